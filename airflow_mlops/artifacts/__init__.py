@@ -1,0 +1,1 @@
+"""The artifact store: immutable datasets with manifests, results of steps, and fingerprints."""

@@ -1,0 +1,33 @@
+"""Results of steps: written to the store before anyone is told, read back by a retry."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow_mlops.artifacts.fingerprints import fingerprint
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.specs.base import Provenance
+
+
+def result_key(step: str, spec: dict[str, Any], provenance: Provenance, generation: int = 0) -> str:
+    """The key of a step's result: stable over retries of a task, new for another spec or a cleared task.
+
+    :param generation: how often a user cleared the task; each clearing asks for a new result
+    """
+    parts = [provenance.dag_id, provenance.run_id, provenance.task_id, str(provenance.map_index)]
+    # "." stays quoted as well: "../" in a run id must not leave the folder.
+    folder = "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
+    return f"results/{folder}/{generation}-{fingerprint([step, spec])[:16]}.json"
+
+
+def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
+    """The finished result under ``key``, or ``None``."""
+    try:
+        return dict(store.read_json(key))
+    except FileNotFoundError:
+        return None
+
+
+def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> None:
+    store.write_json(key, result)

@@ -1,0 +1,85 @@
+"""The errors a user meets. Each message is one sentence or two: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MLOpsError(Exception):
+    """Base of every error this package raises on purpose.
+
+    ``retryable`` says whether the same step may succeed when it simply runs again. Operators fail the
+    task without a retry where it is ``False``.
+    """
+
+    retryable: bool = False
+
+
+class SpecError(MLOpsError):
+    """A parameter is missing, of the wrong type, or contradicts another one."""
+
+
+class ConnectionNotFoundError(MLOpsError):
+    """An Airflow connection that the step names is not defined where the step runs."""
+
+
+class SourceError(MLOpsError):
+    """The source could not be read: unreachable database, failed query, unreadable file."""
+
+    retryable = True
+
+
+class EmptyWindowError(MLOpsError):
+    """The source holds no row in the window that was asked for."""
+
+
+class SchemaError(MLOpsError):
+    """A column is missing, or has another type than it had before."""
+
+
+class StoreError(MLOpsError):
+    """The artifact store could not be read or written."""
+
+    retryable = True
+
+
+class DatasetNotFoundError(MLOpsError):
+    """No dataset of that name exists for that window."""
+
+
+class DatasetCorruptError(MLOpsError):
+    """The bytes of a dataset no longer match the hash in its manifest."""
+
+
+class ValidationError(MLOpsError):
+    """Data did not meet the expectations of its suite."""
+
+
+class FeatureStoreError(MLOpsError):
+    """A Feast repository could not be loaded, applied or read."""
+
+
+class LeakageError(MLOpsError):
+    """A feature is newer than its event, or alone predicts the label suspiciously well."""
+
+
+class TrainingError(MLOpsError):
+    """A model could not be fitted to the data it was given."""
+
+
+class RegistryError(MLOpsError):
+    """The MLflow tracking server or registry could not be used as asked."""
+
+
+class ModelFormatError(MLOpsError):
+    """A model is stored in a format that may run code when it is loaded, or cannot be exported."""
+
+
+class ComputeError(MLOpsError):
+    """The place named by ``run_on`` could not run the step."""
+
+    retryable = True
+
+
+def by_name(name: str) -> type[MLOpsError]:
+    """Return the exception class called ``name``, or :class:`MLOpsError` for a name that is not here."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, MLOpsError) else MLOpsError

@@ -1,0 +1,1 @@
+"""Profiles, drift, realised performance, and what to do about them."""

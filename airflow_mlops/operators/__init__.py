@@ -1,0 +1,40 @@
+"""The operators, one for each stage of the lifecycle. Importing this package imports none of them yet."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_MODULES = {
+    "BuildTrainingSetOperator": "training_set",
+    "EvaluateOperator": "evaluate",
+    "IngestOperator": "ingest",
+    "JoinLabelsOperator": "join_labels",
+    "MaterializeFeaturesOperator": "materialize_features",
+    "MonitorOperator": "monitor",
+    "PromoteOperator": "promote",
+    "RollbackOperator": "rollback",
+    "ScoreOperator": "score",
+    "TrainOperator": "train",
+    "ValidateOperator": "validate",
+}
+__all__ = sorted(_MODULES)
+
+if TYPE_CHECKING:
+    from airflow_mlops.operators.evaluate import EvaluateOperator
+    from airflow_mlops.operators.ingest import IngestOperator
+    from airflow_mlops.operators.join_labels import JoinLabelsOperator
+    from airflow_mlops.operators.materialize_features import MaterializeFeaturesOperator
+    from airflow_mlops.operators.monitor import MonitorOperator
+    from airflow_mlops.operators.promote import PromoteOperator
+    from airflow_mlops.operators.rollback import RollbackOperator
+    from airflow_mlops.operators.score import ScoreOperator
+    from airflow_mlops.operators.train import TrainOperator
+    from airflow_mlops.operators.training_set import BuildTrainingSetOperator
+    from airflow_mlops.operators.validate import ValidateOperator
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

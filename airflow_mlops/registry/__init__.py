@@ -1,0 +1,1 @@
+"""MLflow: runs that survive retries, model versions, aliases, and the ledger of decisions."""

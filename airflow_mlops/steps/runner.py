@@ -1,0 +1,41 @@
+"""Runs one call: finds its step, skips what is finished, stores the result before it is returned."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, get_type_hints
+
+from airflow_mlops import __version__
+from airflow_mlops.artifacts.results import read_result, write_result
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.connections import ConnectionResolver, from_environment
+from airflow_mlops.exceptions import SpecError
+from airflow_mlops.specs.base import Result, StepCall, parse
+from airflow_mlops.steps.context import StepContext
+
+log = logging.getLogger("airflow_mlops.steps")
+
+
+def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
+    """Run ``call`` unless its result is in the store already, and return the result as JSON.
+
+    :raises MLOpsError: what the step raises
+    """
+    if call.version != __version__:
+        raise SpecError(
+            f"The DAG's side has airflow-mlops {call.version}, the side that runs the step has {__version__}: "
+            "install the same version in both."
+        )
+    store = ArtifactStore(call.store)
+    finished = read_result(store, call.key)
+    if finished is not None:
+        log.info("An earlier try finished this step; its result is used and nothing runs again.")
+        return finished
+    module = importlib.import_module(f"airflow_mlops.steps.{call.step}")
+    spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
+    context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance)
+    result: Result = module.run(spec, context)
+    answer = result.model_dump(mode="json")
+    write_result(store, call.key, answer)
+    return answer

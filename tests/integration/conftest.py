@@ -1,0 +1,182 @@
+"""Real services, started once for the whole session: Airflow's metadata database and an MLflow server.
+
+Airflow reads its configuration when it is first imported, so its home is set up here, before any test module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="airflow-mlops-tests-"))
+BUNDLE = HOME / "dags"
+BUNDLE.mkdir()
+os.environ.update(
+    AIRFLOW_HOME=str(HOME),
+    AIRFLOW__CORE__DAGS_FOLDER=str(BUNDLE),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
+    AIRFLOW__MLOPS__ARTIFACTS=f"file://{HOME}/artifacts",
+    AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(HOME / "logs"),
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    FEAST_USAGE="False",
+    GX_ANALYTICS_ENABLED="false",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_home() -> Iterator[None]:
+    yield
+    import shutil
+
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Airflow's metadata database, migrated once."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
+
+
+@dataclass
+class DagRunOutcome:
+    """A finished DAG run."""
+
+    dag_id: str
+    run_id: str
+    state: str
+
+    def states(self) -> dict[str, str]:
+        """State of every task; mapped ones as ``task_id[map_index]``."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            found = session.scalars(
+                select(TaskInstance).where(TaskInstance.dag_id == self.dag_id, TaskInstance.run_id == self.run_id)
+            )
+            return {
+                f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in found
+            }
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """What a task returned or pushed."""
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            row = session.scalars(
+                XComModel.get_many(
+                    run_id=self.run_id, key=key, task_ids=task_id, dag_ids=self.dag_id, map_indexes=map_index
+                )
+            ).first()
+            return XComModel.deserialize_value(row) if row is not None else None
+
+    def asset_events(self) -> list[tuple[str, dict[str, Any]]]:
+        """URI and extra of every asset event the run emitted, oldest first."""
+        from airflow.models.asset import AssetEvent
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            events = session.scalars(
+                select(AssetEvent)
+                .where(AssetEvent.source_dag_id == self.dag_id, AssetEvent.source_run_id == self.run_id)
+                .order_by(AssetEvent.id)
+            )
+            return [(event.asset.uri, dict(event.extra)) for event in events]
+
+
+RunDag = Callable[..., DagRunOutcome]
+
+
+@pytest.fixture
+def run_dag(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDag]:
+    """``run_dag(source, conf=None, connections=None)``: put ``source`` into the DAG bundle, run it for real, say how it ended.
+
+    ``source`` is the text of a DAG file that defines exactly one DAG. ``connections`` maps ids to URIs or JSON.
+    Tasks run in this process, through the same code as in a worker.
+    """
+    written: list[Path] = []
+
+    def run(source: str, conf: dict[str, Any] | None = None, connections: dict[str, str] | None = None) -> DagRunOutcome:
+        from airflow.dag_processing.dagbag import DagBag
+
+        for conn_id, value in (connections or {}).items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
+        file = BUNDLE / f"dag_{len(list(BUNDLE.iterdir()))}_{time.monotonic_ns()}.py"
+        file.write_text(textwrap.dedent(source))
+        written.append(file)
+        bag = DagBag(file, bundle_path=BUNDLE, bundle_name="dags-folder")
+        assert not bag.import_errors, bag.import_errors
+        (dag,) = bag.dags.values()
+        outcome = dag.test(run_conf=conf)
+        return DagRunOutcome(dag.dag_id, outcome.run_id, str(outcome.state))
+
+    yield run
+    for file in written:
+        file.unlink()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[str]:
+    """The address of a real MLflow tracking server on SQLite."""
+    port = free_port()
+    folder = HOME / "mlflow"
+    folder.mkdir()
+    log = (folder / "server.log").open("wb")
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+        ],
+        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            if server.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail(f"MLflow did not start: {(folder / 'server.log').read_text()[-2000:]}")
+        assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+        yield address
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
+        server.wait(timeout=30)
+        log.close()
+
+
+@pytest.fixture
+def mlflow_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The connection ``mlflow_default``, pointing at the real server."""
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server}))
+    return mlflow_server

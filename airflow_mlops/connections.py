@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from airflow_mlops.exceptions import ConnectionNotFoundError, SpecError
 
@@ -26,6 +26,12 @@ class ConnectionInfo(BaseModel):
     extra: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     model_config = {"populate_by_name": True}
+
+    @field_validator("host", "login", "password", "schema_", mode="before")
+    @classmethod
+    def _absent(cls, value: Any) -> Any:
+        # Airflow says "" where a URI has no such part.
+        return value or None
 
     @property
     def secret(self) -> str | None:
@@ -57,7 +63,9 @@ def from_environment(conn_id: str) -> ConnectionInfo:
         return _from_json(conn_id, text) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
     except ValueError:
         # The text may hold a password, so neither it nor the parser's report is shown.
-        raise SpecError(f"{name} is neither JSON nor a URI: write it as Airflow's documentation of connections says.") from None
+        raise SpecError(
+            f"{name} is neither JSON nor a URI: write it as Airflow's documentation of connections says."
+        ) from None
 
 
 def _from_json(conn_id: str, text: str) -> ConnectionInfo:

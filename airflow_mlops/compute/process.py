@@ -35,7 +35,7 @@ class Process(Compute):
     """
 
     python: str
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
 
     template_fields: ClassVar[Sequence[str]] = ("python", "env")
 

@@ -35,8 +35,9 @@ class Window(Model):
     """A half-open interval of time ``[start, end)`` in UTC.
 
     Written as text it is what an Airflow partition key looks like: ``2013``, ``2013-04``, ``2013-04-01``,
-    ``2013-04-01T06`` (that year, month, day or hour), or ``START/END`` with two ISO 8601 instants, where
-    each side may itself be one of the short forms and stands for its beginning.
+    ``2013-04-01T06`` (that year, month, day or hour), ``FIRST..LAST`` from the first of these through the
+    last (``2013-01..2013-04`` is four months), or ``START/END`` with two ISO 8601 instants, where each side
+    may itself be one of the short forms and stands for its beginning.
     """
 
     start: UtcDatetime
@@ -95,6 +96,9 @@ def _iso(value: datetime) -> str:
 
 def _parse_window(text: str) -> dict[str, datetime]:
     text = text.strip()
+    if ".." in text:
+        first, _, last = text.partition("..")
+        return {"start": _parse_window(first)["start"], "end": _parse_window(last)["end"]}
     if "/" in text:
         first, _, last = text.partition("/")
         return {"start": _instant(first), "end": _instant(last)}
@@ -108,7 +112,7 @@ def _parse_window(text: str) -> dict[str, datetime]:
     if _HOUR.match(text):
         return {"start": start, "end": start + timedelta(hours=1)}
     raise ValueError(
-        f"{text!r} is not a window: write 2013, 2013-04, 2013-04-01, 2013-04-01T06 or START/END in ISO 8601"
+        f"{text!r} is not a window: write 2013, 2013-04, 2013-04-01, 2013-04-01T06, FIRST..LAST or START/END in ISO 8601"
     )
 
 

@@ -1,0 +1,146 @@
+"""Replays the months through the example DAGs and says what happened in each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from demo.api import FINISHED, AirflowApi
+
+Say = Callable[[str], None]
+
+
+class ReplayError(Exception):
+    """A month could not be replayed; the message says where and what to look at."""
+
+
+@dataclass
+class Month:
+    """What became of one month; ``None`` where there was nothing to measure."""
+
+    key: str
+    rows: int | None = None
+    drift: str = "-"
+    coverage: float | None = None
+    champion: int | None = None
+    auc: float | None = None
+    decision: str = ""
+
+
+class Replay:
+    """Asks Airflow to run the DAGs as time would have: ingest, (score), monitor, (train).
+
+    Only ``flights_ingest`` and ``flights_monitor`` are triggered, in place of the clock; scoring and training start
+    by themselves, from assets. A month that is finished is not run again.
+    """
+
+    def __init__(self, api: AirflowApi, say: Say, timeout: float = 900) -> None:
+        self.api = api
+        self.say = say
+        self.timeout = timeout
+
+    def month(self, key: str) -> Month:
+        """Run what has not run yet for this month, and read the results back."""
+        self.say(f"{key}  ingesting, validating, materialising features ...")
+        ingest = self._run("flights_ingest", key)
+        score = self._started_by_asset("flights_score", key)
+        self.say(f"{key}  labels are in: monitoring ...")
+        monitor = self._run("flights_monitor", key)
+        verdict = self.api.result("flights_monitor", monitor, "monitor")
+        if verdict["decision"] == "retrain":
+            self.say(f"{key}  {verdict['reason']} Training challengers ...")
+            train = self._started_by_asset("flights_train", key)
+        else:
+            train = None
+        month = self._read(key, ingest, score, monitor, train)
+        self.say(f"{key}  {month.decision}")
+        return month
+
+    def _run(self, dag_id: str, key: str) -> str:
+        run_id = f"replay__{key}"
+        run = self.api.run(dag_id, run_id)
+        if run is None:
+            self.api.trigger(dag_id, run_id, key)
+        elif run["state"] == "failed":
+            self.api.clear(dag_id, run_id)
+        return self._wait(dag_id, run_id)
+
+    def _started_by_asset(self, dag_id: str, key: str) -> str:
+        """Wait for the run that an asset event starts."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            runs = self.api.runs(dag_id, key)
+            if runs:
+                run_id = str(runs[0]["dag_run_id"])
+                if runs[0]["state"] == "failed":
+                    self.api.clear(dag_id, run_id)
+                return self._wait(dag_id, run_id)
+            time.sleep(0.5)
+        raise ReplayError(
+            f"{dag_id} was not started for {key} within two minutes: look at the assets of {self.api.url}/assets."
+        )
+
+    def _wait(self, dag_id: str, run_id: str) -> str:
+        deadline = time.monotonic() + self.timeout
+        while time.monotonic() < deadline:
+            run = self.api.run(dag_id, run_id)
+            if run is not None and run["state"] in FINISHED:
+                if run["state"] == "failed":
+                    self._explain(dag_id, run_id)
+                return run_id
+            time.sleep(0.5)
+        raise ReplayError(
+            f"{dag_id} {run_id} runs for over {self.timeout / 60:.0f} minutes: {self.page(dag_id, run_id)}"
+        )
+
+    def _explain(self, dag_id: str, run_id: str) -> None:
+        """End with the last lines of the task that failed."""
+        for task in self.api.tasks(dag_id, run_id):
+            if task["state"] == "failed":
+                lines = self.api.log(dag_id, run_id, task["task_id"], task["try_number"], task["map_index"])
+                tail = "\n".join(f"    {line}" for line in lines[-15:])
+                raise ReplayError(
+                    f"{dag_id}.{task['task_id']} failed:\n{tail}\n{self.page(dag_id, run_id)}\n"
+                    "`make demo` goes on from here once the cause is mended."
+                )
+        raise ReplayError(f"{dag_id} {run_id} failed: {self.page(dag_id, run_id)}")
+
+    def page(self, dag_id: str, run_id: str) -> str:
+        return f"{self.api.url}/dags/{dag_id}/runs/{run_id}"
+
+    def _read(self, key: str, ingest: str, score: str, monitor: str, train: str | None) -> Month:
+        result = self.api.result
+        ingested = result("flights_ingest", ingest, "ingest_flights")
+        scored = result("flights_score", score, "score")
+        checked = result("flights_monitor", monitor, "monitor")
+        month = Month(key, rows=ingested["dataset"]["rows"], decision=_sentence(checked))
+        if scored:
+            month.champion = scored["version"]["version"]
+        if checked.get("drift"):
+            month.drift = f"{checked['drift']['drifted']} of {checked['drift']['features']}"
+        month.coverage = checked.get("coverage")
+        month.auc = (checked.get("performance") or {}).get("value")
+        if train is not None:
+            promoted = result("flights_train", train, "promote")
+            month.decision += f" {promoted['summary']}"
+        return month
+
+
+def _sentence(checked: dict[str, Any]) -> str:
+    return f"{checked['decision']}: {checked['reason']}"
+
+
+def table(months: list[Month]) -> str:
+    """The months as a table for a terminal."""
+    head = f"{'month':<8} {'rows':>7} {'drifted':>9} {'labels':>7} {'champion':>8} {'AUC':>6}  decision"
+    lines = [head, "-" * len(head)]
+    for month in months:
+        coverage = f"{month.coverage:.1%}" if month.coverage is not None else "-"
+        champion = f"v{month.champion}" if month.champion is not None else "-"
+        auc = f"{month.auc:.3f}" if month.auc is not None else "-"
+        lines.append(
+            f"{month.key:<8} {month.rows or 0:>7,} {month.drift:>9} {coverage:>7} {champion:>8} {auc:>6}  {month.decision}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""Starts, finds and stops the demo's processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+import psutil
+
+from demo.settings import Settings
+
+COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer")
+
+
+class Services:
+    """The demo's processes. Their ids live in ``services.json``, so that a later call finds them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._file = settings.home / "services.json"
+        self._logs = settings.home / "logs"
+
+    def start(self) -> bool:
+        """Start what is not running yet; return whether anything had to be started."""
+        commands = self._commands()
+        running = self._running()
+        missing = [name for name in commands if name not in running]
+        if not missing:
+            return False
+        self._refuse_busy_ports(missing)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        if len(missing) == len(commands):
+            self._migrate()
+        environment = self.settings.environment()
+        for name in missing:
+            with (self._logs / f"{name}.log").open("ab") as log:
+                child = subprocess.Popen(
+                    commands[name],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self.settings.home,
+                    start_new_session=True,
+                )
+            running[name] = psutil.Process(child.pid)
+            self._remember(running)
+        self._wait_until_healthy(running)
+        return True
+
+    def stop(self) -> int:
+        """End every process of the demo; return how many were running."""
+        running = self._running()
+        for process in running.values():
+            _signal_group(process, signal.SIGTERM)
+        _, alive = psutil.wait_procs(list(running.values()), timeout=20)
+        for process in alive:
+            _signal_group(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=5)
+        self._file.unlink(missing_ok=True)
+        return len(running)
+
+    def _commands(self) -> dict[str, list[str]]:
+        store = self.settings.home / "mlflow"
+        store.mkdir(parents=True, exist_ok=True)
+        mlflow = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(self.settings.mlflow_port), "--workers", "1"),
+            *(
+                "--backend-store-uri",
+                f"sqlite:///{store}/mlflow.db",
+                "--artifacts-destination",
+                str(store / "artifacts"),
+            ),
+        ]
+        airflow = {name: [sys.executable, "-m", "airflow", name] for name in COMPONENTS}
+        return {"mlflow": mlflow, **airflow}
+
+    def _running(self) -> dict[str, psutil.Process]:
+        try:
+            known: dict[str, Any] = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for name, entry in known.items():
+            try:
+                process = psutil.Process(entry["pid"])
+                # A process id is used again after a while; the start time tells the two apart.
+                if abs(process.create_time() - entry["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+                    found[name] = process
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def _remember(self, running: dict[str, psutil.Process]) -> None:
+        entries = {name: {"pid": each.pid, "started": each.create_time()} for name, each in running.items()}
+        self._file.write_text(json.dumps(entries, indent=1))
+
+    def _refuse_busy_ports(self, missing: list[str]) -> None:
+        ports = {
+            "api-server": ("AIRFLOW_PORT", self.settings.airflow_port),
+            "mlflow": ("MLFLOW_PORT", self.settings.mlflow_port),
+        }
+        for name, (variable, port) in ports.items():
+            if name in missing and _listening(port):
+                sys.exit(
+                    f"Port {port} is in use by another program: stop that one, or choose another port with "
+                    f"`make demo {variable}={port + 1}`."
+                )
+
+    def _migrate(self) -> None:
+        log = self._logs / "migrate.log"
+        with log.open("wb") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                env=self.settings.environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if done.returncode != 0:
+            sys.exit(f"Airflow's database could not be set up: see {log}.")
+
+    def _wait_until_healthy(self, running: dict[str, psutil.Process], timeout: float = 180) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for name, process in running.items():
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    self._give_up(name, "ended")
+            if self._mlflow_answers() and self._airflow_is_healthy():
+                return
+            time.sleep(0.5)
+        self._give_up("api-server", f"did not become healthy in {timeout:.0f} s")
+
+    def _give_up(self, name: str, what: str) -> None:
+        log = self._logs / f"{name}.log"
+        tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        self.stop()
+        sys.exit(f"{tail}\n{name} {what}; the end of {log} is above.")
+
+    def _mlflow_answers(self) -> bool:
+        return _get(f"{self.settings.mlflow_url}/health") is not None
+
+    def _airflow_is_healthy(self) -> bool:
+        body = _get(f"{self.settings.airflow_url}/api/v2/monitor/health")
+        if body is None:
+            return False
+        health = json.loads(body)
+        return all(
+            (health.get(part) or {}).get("status") == "healthy" for part in ("scheduler", "dag_processor", "triggerer")
+        )
+
+
+def _get(url: str) -> bytes | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bytes(response.read())
+    except OSError:
+        return None
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _signal_group(process: psutil.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

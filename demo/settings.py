@@ -1,0 +1,117 @@
+"""Where the demo keeps its state and which ports it uses; every value can be set in the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Imported once in the scheduler; every task is forked from there and finds them loaded.
+PRELOAD = [
+    "airflow.sdk.execution_time.task_runner",
+    "airflow_mlops.steps.runner",
+    "pandas",
+    "pyarrow.parquet",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "mlflow.sklearn",
+    "onnxruntime",
+    "great_expectations",
+    "feast",
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this demo runs.
+
+    :param home: folder for databases, logs and artifacts
+    :param airflow_port: port of Airflow's pages
+    :param mlflow_port: port of MLflow's pages
+    :param months: the months of 2013 to replay, as partition keys
+    """
+
+    home: Path
+    airflow_port: int
+    mlflow_port: int
+    months: tuple[str, ...]
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Read ``DEMO_HOME``, ``AIRFLOW_PORT``, ``MLFLOW_PORT`` and ``MONTHS`` (how many, 1 to 12)."""
+        count = int(os.environ.get("MONTHS") or 12)
+        if not 1 <= count <= 12:
+            sys.exit(f"MONTHS={count} is out of range: choose 1 to 12.")
+        return cls(
+            home=Path(os.environ.get("DEMO_HOME") or REPOSITORY / ".demo").resolve(),
+            airflow_port=int(os.environ.get("AIRFLOW_PORT") or 8080),
+            mlflow_port=int(os.environ.get("MLFLOW_PORT") or 5000),
+            months=tuple(f"2013-{month:02d}" for month in range(1, count + 1)),
+        )
+
+    @property
+    def airflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.airflow_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def artifacts(self) -> str:
+        return f"file://{self.home}/artifacts"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of every service: the caller's, without its Airflow settings, and the demo's own."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        keys = self._keys()
+        return {
+            **inherited,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "AIRFLOW_HOME": str(self.home / "airflow"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": str(max(2, os.cpu_count() or 2)),
+            "AIRFLOW__CORE__FERNET_KEY": keys["fernet"],
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow/airflow.db",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.airflow_port),
+            "AIRFLOW__API__BASE_URL": self.airflow_url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__SECRET_KEY": keys["api"],
+            "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
+            # The example DAGs do not change while the demo runs: parsing them once a minute is plenty.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "airflow" / "logs"),
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "AIRFLOW__MLOPS__ARTIFACTS": self.artifacts,
+            "AIRFLOW__MLOPS__PRELOAD": ",".join(PRELOAD),
+            "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": self.mlflow_url}),
+            "FLIGHTS_FEATURES_HOME": str(self.home / "feast"),
+            "DO_NOT_TRACK": "true",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "FEAST_USAGE": "False",
+            "GX_ANALYTICS_ENABLED": "false",
+        }
+
+    def _keys(self) -> dict[str, str]:
+        """Keys that all of Airflow's services must share, made once."""
+        file = self.home / "keys.json"
+        if not file.exists():
+            from cryptography.fernet import Fernet
+
+            self.home.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            fernet = Fernet.generate_key().decode()
+            file.write_text(json.dumps({"fernet": fernet, "api": secrets.token_hex(32), "jwt": secrets.token_hex(32)}))
+        return dict(json.loads(file.read_text()))

@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Held: with the newest torch comes the newest CUDA, several GB of it.
+LOCK_TORCH ?= torch==2.13.0
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
 .PHONY: demo stop test lint format bench lock clean
@@ -31,10 +33,11 @@ bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSO
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet $(LOCK_TORCH)
 	build/lock/bin/python -m pip install --quiet --editable . --group dev
 	{ echo "# Written by 'make lock' on Python 3.11; pip install -c constraints.txt holds every version."; \
 	  build/lock/bin/python -m pip freeze --all --exclude-editable \
-	  | grep -v -i -E '^(nvidia-|triton|cuda-|setuptools)' | sed -E 's/\+cpu$$//'; } > constraints.txt
+	  | grep -v -i -E '^(nvidia-|triton|cuda-)' | sed -E 's/\+cpu$$//'; } > constraints.txt
 	rm -rf build/lock
 
 $(BIN)/python:

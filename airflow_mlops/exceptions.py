@@ -57,6 +57,12 @@ class FeatureStoreError(MLOpsError):
     """A Feast repository could not be loaded, applied or read."""
 
 
+class MaterializationError(FeatureStoreError):
+    """Feast failed while it wrote features; what was finished is kept, and a retry goes on from there."""
+
+    retryable = True
+
+
 class LeakageError(MLOpsError):
     """A feature is newer than its event, or alone predicts the label suspiciously well."""
 
@@ -65,8 +71,18 @@ class TrainingError(MLOpsError):
     """A model could not be fitted to the data it was given."""
 
 
+class EvaluationError(MLOpsError):
+    """Predictions could not be measured: no rows, missing labels, one class only, NaN in the scores."""
+
+
 class RegistryError(MLOpsError):
     """The MLflow tracking server or registry could not be used as asked."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The MLflow server did not answer, or answered that it is not well."""
+
+    retryable = True
 
 
 class ModelFormatError(MLOpsError):

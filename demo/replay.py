@@ -116,12 +116,13 @@ class Replay:
         scored = result("flights_score", score, "score")
         checked = result("flights_monitor", monitor, "monitor")
         month = Month(key, rows=ingested["dataset"]["rows"], decision=_sentence(checked))
-        if scored:
-            month.champion = scored["version"]["version"]
-        if checked.get("drift"):
-            month.drift = f"{checked['drift']['drifted']} of {checked['drift']['features']}"
-        month.coverage = checked.get("coverage")
-        month.auc = (checked.get("performance") or {}).get("value")
+        if scored and scored["scored_by"]:
+            month.champion = scored["scored_by"]["version"]
+        metrics = checked["metrics"]
+        if checked["most_drifted"]:
+            month.drift = f"{checked['most_drifted']} {metrics['feature_drift']:.2f}"
+        month.coverage = metrics.get("coverage")
+        month.auc = metrics.get("roc_auc")
         if train is not None:
             promoted = result("flights_train", train, "promote")
             month.decision += f" {promoted['summary']}"
@@ -134,13 +135,13 @@ def _sentence(checked: dict[str, Any]) -> str:
 
 def table(months: list[Month]) -> str:
     """The months as a table for a terminal."""
-    head = f"{'month':<8} {'rows':>7} {'drifted':>9} {'labels':>7} {'champion':>8} {'AUC':>6}  decision"
+    head = f"{'month':<8} {'rows':>7} {'drift (PSI)':>18} {'labels':>7} {'champion':>8} {'AUC':>6}  decision"
     lines = [head, "-" * len(head)]
     for month in months:
         coverage = f"{month.coverage:.1%}" if month.coverage is not None else "-"
         champion = f"v{month.champion}" if month.champion is not None else "-"
         auc = f"{month.auc:.3f}" if month.auc is not None else "-"
         lines.append(
-            f"{month.key:<8} {month.rows or 0:>7,} {month.drift:>9} {coverage:>7} {champion:>8} {auc:>6}  {month.decision}"
+            f"{month.key:<8} {month.rows or 0:>7,} {month.drift:>18} {coverage:>7} {champion:>8} {auc:>6}  {month.decision}"
         )
     return "\n".join(lines)

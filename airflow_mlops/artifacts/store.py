@@ -159,6 +159,31 @@ class ArtifactStore:
         with self.create(key) as file:
             file.write(data)
 
+    def create_exclusive(self, key: str, data: bytes) -> bool:
+        """Write the file ``key`` unless there is one: of several writers at once, exactly one succeeds.
+
+        :return: whether this call wrote it
+        :raises StoreError: the store is full or cannot be written
+        """
+        with self._guard(key):
+            try:
+                if self._local:
+                    self._link_exclusive(key, data)
+                else:
+                    self.fs.pipe_file(self.path(key), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def _link_exclusive(self, key: str, data: bytes) -> None:
+        # A link fails where its target exists, and unlike O_EXCL it never shows a file that is half written.
+        whole = f"{key.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp"
+        self.write_bytes(whole, data)
+        try:
+            os.link(self.path(whole), self.path(key))
+        finally:
+            self.delete(whole)
+
     def read_bytes(self, key: str) -> bytes:
         """The whole content of ``key``.
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator, conf
+from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, Worker
 from airflow_mlops.exceptions import MLOpsError
+from airflow_mlops.settings import default_store
 from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-def default_store() -> str:
-    """The artifact store's URL: ``[mlops] artifacts``, or ``mlops/`` in Airflow's home."""
-    configured: str = conf.get("mlops", "artifacts", fallback="") or ""
-    if configured:
-        return configured
-    home = conf.get("core", "dags_folder", fallback="")
-    return f"file://{Path(home).parent / 'mlops' if home else Path.home() / 'airflow' / 'mlops'}"
 
 
 class StepOperator(BaseOperator):
@@ -53,6 +44,12 @@ class StepOperator(BaseOperator):
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         """Tell Airflow what came of it: asset events, links. Runs on every success, also of a result found finished."""
+
+    def describe_outlets(self, context: Context, extra: dict[str, Any]) -> None:
+        """Put ``extra`` into the event of every asset among this task's outlets; for use in :meth:`finish`."""
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra.update(extra)
 
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_mlops.artifacts.results import result_key

@@ -105,7 +105,10 @@ def test_a_lost_file_is_refused(store):
 
 
 def test_a_column_that_changes_its_type_between_batches_is_named(store):
-    with pytest.raises(SchemaError, match="column 'a' was int64 and is now string"), DatasetWriter(store, "n") as writer:
+    with (
+        pytest.raises(SchemaError, match="column 'a' was int64 and is now string"),
+        DatasetWriter(store, "n") as writer,
+    ):
         writer.write(pa.table({"a": [1]}))
         writer.write(pa.table({"a": ["1"]}))
 

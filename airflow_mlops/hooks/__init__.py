@@ -1,0 +1,1 @@
+"""Hooks: the connections that this package brings to Airflow."""

@@ -1,0 +1,8 @@
+"""Buttons on a task's page: to its MLflow run, its Data Docs, its drift report."""
+
+from __future__ import annotations
+
+from airflow_mlops.links.artifacts import DataDocsLink, ReportLink
+from airflow_mlops.links.mlflow import MLflowRunLink
+
+__all__ = ["DataDocsLink", "MLflowRunLink", "ReportLink"]

@@ -1,0 +1,51 @@
+"""Links to pages in the artifact store, which the plugin serves: a browser opens no ``file://`` or ``s3://`` page."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
+
+from airflow.sdk import conf
+
+from airflow_mlops.links.base import ResultLink
+from airflow_mlops.settings import default_store
+
+
+def page_address(url: str) -> str:
+    """Where Airflow's API server shows the page that the artifact store holds at ``url``.
+
+    An ``http`` address, and a page in another store than ``[mlops] artifacts``, stay as they are.
+    """
+    if urlsplit(url).scheme in ("http", "https"):
+        return url
+    from airflow_mlops.artifacts.store import ArtifactStore
+
+    root = ArtifactStore(default_store()).url_of("").rstrip("/") + "/"
+    if not url.startswith(root):
+        return url
+    base: str = conf.get("api", "base_url", fallback="") or ""
+    return f"{base.rstrip('/')}/mlops/artifacts/{quote(url[len(root) :])}"
+
+
+class ArtifactLink(ResultLink):
+    """Links to the page whose URL the task's result holds under ``key``."""
+
+    key: ClassVar[str]
+
+    def address(self, operator: Any, result: dict[str, Any]) -> str:
+        url = result.get(self.key)
+        return page_address(url) if url else ""
+
+
+class DataDocsLink(ArtifactLink):
+    """From a validation to its Great Expectations Data Docs."""
+
+    name = "Data Docs"
+    key = "docs_url"
+
+
+class ReportLink(ArtifactLink):
+    """From monitoring to its drift report."""
+
+    name = "Drift report"
+    key = "report_url"

@@ -1,0 +1,113 @@
+"""From what was found to what to do.
+
+Retraining needs a reason that retraining can mend: no champion, realised performance that is certainly worse than at
+training, or training data that is too old. Drift alone is worth a look and no more: features drift in every season
+without saying much about the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from airflow_mlops.specs.metrics import METRICS
+from airflow_mlops.specs.monitor import Drift, Findings, Performance, Policy, Verdict
+
+_NAMED = 3
+
+
+def decide(found: Findings) -> Verdict:
+    """The verdict on what was found."""
+    champion, policy = found.champion, found.policy
+    if champion is None:
+        return Verdict(decision="retrain", reason=f"There is no champion: {found.model} has to be trained first.")
+    judged = found.performance if found.unmeasured is None else None
+    worse = judged is not None and is_worse(judged, policy)
+    replaced = found.scored_by is not None and found.scored_by.version != champion.version
+    if judged is not None and worse and not replaced:
+        return Verdict(decision="retrain", reason=_sentence([_compared(judged, policy)]))
+    if too_old(found):
+        return Verdict(
+            decision="retrain",
+            reason=f"The training data of {champion} ended {found.age_days:,.0f} days before the end of "
+            f"{found.window.label}, and {_days(policy.max_age):g} are allowed.",
+        )
+    concerns = _concerns(found)
+    if judged is not None and worse:
+        concerns.insert(0, f"{_compared(judged, policy)}, but {champion} has replaced {found.scored_by} since")
+    if not concerns and judged is not None:
+        return Verdict(decision="healthy", reason=_sentence([_compared(judged, policy), "nothing has drifted"]))
+    if judged is not None and not worse:
+        concerns.append(_compared(judged, policy))
+    return Verdict(decision="watch", reason=_sentence(concerns))
+
+
+def limit(performance: Performance, policy: Policy) -> float | None:
+    """The value of the metric that is only just good enough; ``None`` without a reference."""
+    if performance.reference is None:
+        return None
+    if METRICS[performance.metric].higher_is_better:
+        return performance.reference - policy.tolerance
+    return performance.reference * (1 + policy.tolerance)
+
+
+def is_worse(performance: Performance, policy: Policy) -> bool:
+    """Whether the whole confidence interval lies on the wrong side of the limit."""
+    bound = limit(performance, policy)
+    if bound is None:
+        return False
+    return performance.high < bound if METRICS[performance.metric].higher_is_better else performance.low > bound
+
+
+def too_old(found: Findings) -> bool:
+    """Whether the champion's training data ended longer ago than ``max_age``."""
+    age = found.policy.max_age
+    return age is not None and found.age_days is not None and found.age_days > _days(age)
+
+
+def drifted(drift: Drift | None, threshold: float) -> bool:
+    """Whether a column was measured and has moved by ``threshold`` or more."""
+    return drift is not None and drift.psi is not None and drift.psi >= threshold
+
+
+def _concerns(found: Findings) -> list[str]:
+    policy = found.policy
+    if not found.rows:
+        return [f"there are no predictions in {found.window.label}"]
+    concerns = []
+    if found.unmeasured is not None:
+        concerns.append(f"realised performance is not judged: {found.unmeasured}")
+    if found.rows < policy.min_rows:
+        concerns.append(f"drift is not measured: there are {found.rows:,} rows, {policy.min_rows:,} are needed")
+    if found.prediction is not None and drifted(found.prediction, policy.prediction_drift):
+        concerns.append(f"the predicted scores have drifted (PSI {found.prediction.psi:.2f})")
+    if features := [drift for drift in found.features if drifted(drift, policy.feature_drift)]:
+        concerns.append(f"{_named(features)} (PSI up to {max(drift.psi or 0 for drift in features):.2f})")
+    return concerns
+
+
+def _named(features: Sequence[Drift]) -> str:
+    names = [f"{drift.column} ({drift.note})" if drift.note else drift.column for drift in features[:_NAMED]]
+    if more := len(features) - len(names):
+        names.append(f"{more} more")
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return f"{len(features)} feature{'s have' if len(features) > 1 else ' has'} drifted: {listed}"
+
+
+def _compared(performance: Performance, policy: Policy) -> str:
+    bound, reference = limit(performance, policy), performance.reference
+    more = METRICS[performance.metric].higher_is_better
+    value = f"realised {performance.metric} {performance.value:.3f} ({performance.low:.3f} to {performance.high:.3f})"
+    if is_worse(performance, policy):
+        way, end = ("below", "least") if more else ("above", "most")
+        return f"{value} is {way} {bound:.3f}, the {end} that the {reference:.3f} at training allows"
+    return f"{value} holds: the {reference:.3f} at training allows {'down' if more else 'up'} to {bound:.3f}"
+
+
+def _days(age: timedelta | None) -> float:
+    return age / timedelta(days=1) if age is not None else 0.0
+
+
+def _sentence(clauses: Sequence[str]) -> str:
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}."

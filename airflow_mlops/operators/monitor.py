@@ -1,0 +1,79 @@
+"""Monitoring a model, and asking for retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, AssetAlias
+
+from airflow_mlops.links import ReportLink
+from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.specs.base import parse
+from airflow_mlops.specs.monitor import MonitorSpec, Policy
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class MonitorOperator(StepOperator):
+    """Compares a window with the profile stored at training, decides ``healthy``, ``watch`` or ``retrain``, and for
+    ``retrain`` emits the asset ``mlops://MODEL/retrain``.
+
+    :param model: the registered model's name
+    :param dataset: predictions with labels: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``;
+        where that was skipped (``trigger_rule="none_failed"``) the registry alone decides
+    :param window: the window the report is about, as in ``2013-04``; that of the dataset unless given
+    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.monitor.Policy`
+    :param mlflow_conn_id: the Airflow connection of type ``mlflow``
+    """
+
+    step = "monitor"
+    spec = MonitorSpec
+    template_fields: Sequence[str] = (
+        *StepOperator.template_fields,
+        "model",
+        "dataset",
+        "window",
+        "policy",
+        "mlflow_conn_id",
+    )
+    operator_extra_links = (ReportLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        dataset: Any,
+        window: str | None = None,
+        policy: dict[str, Any] | None = None,
+        mlflow_conn_id: str = "mlflow_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.dataset = dataset
+        self.window = window
+        self.policy = policy or {}
+        self.mlflow_conn_id = mlflow_conn_id
+        if "{{" not in str(self.policy):
+            parse(Policy, self.policy, f"The policy of task {self.task_id!r}")
+        # An alias, because the event is emitted only for one of three decisions.
+        self.retrain_alias = AssetAlias("mlops-retrain" if "{" in model else f"mlops-{model}-retrain")
+        self.add_outlets([self.retrain_alias])
+
+    def build_spec(self, context: Context) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "window": self.window,
+            "policy": self.policy,
+            "mlflow": {"conn_id": self.mlflow_conn_id},
+        }
+
+    def finish(self, result: dict[str, Any], context: Context) -> None:
+        told = {key: result[key] for key in ("decision", "reason", "window", "metrics")}
+        self.describe_outlets(context, told)
+        if result["decision"] == "retrain":
+            asset = Asset(f"mlops://{result['model']}/retrain")
+            context["outlet_events"][self.retrain_alias].add(asset, extra=told)

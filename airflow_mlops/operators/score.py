@@ -1,0 +1,70 @@
+"""Batch scoring with a model's champion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.specs.score import ScoreSpec
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ScoreOperator(StepOperator):
+    """Scores a dataset with the champion's ONNX model and writes a dataset of predictions.
+
+    :param model: the registered model's name
+    :param dataset: the rows to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
+    :param part: the part of the dataset to score; all parts unless given
+    :param window: the time the predictions belong to, as in ``2013-04``; that of the dataset unless given
+    :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
+    :param on_missing: while the model has no champion, ``fail`` the task or ``skip`` it
+    :param mlflow_conn_id: the Airflow connection of type ``mlflow``
+    """
+
+    step = "score"
+    spec = ScoreSpec
+    template_fields: Sequence[str] = (
+        *StepOperator.template_fields, "model", "dataset", "part", "window", "name", "mlflow_conn_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        dataset: Any,
+        part: str | None = None,
+        window: str | None = None,
+        name: str | None = None,
+        on_missing: Literal["fail", "skip"] = "fail",
+        mlflow_conn_id: str = "mlflow_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.dataset = dataset
+        self.part = part
+        self.window = window
+        self.name = name
+        self.on_missing = on_missing
+        self.mlflow_conn_id = mlflow_conn_id
+
+    def build_spec(self, context: Context) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "dataset": self.dataset,
+            "part": self.part,
+            "window": self.window,
+            "name": self.name,
+            "on_missing": self.on_missing,
+            "mlflow": {"conn_id": self.mlflow_conn_id},
+        }
+
+    def finish(self, result: dict[str, Any], context: Context) -> None:
+        if result["dataset"] is None:
+            raise AirflowSkipException(result["summary"])
+        self.describe_outlets(context, {"dataset": result["dataset"], "scored_by": result["scored_by"]})

@@ -1,0 +1,76 @@
+"""``TrainOperator``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.specs.train import TrainSpec, check_trainer
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class TrainOperator(StepOperator):
+    """Fits one candidate to a training set, logs everything about it to MLflow and registers it as a version of ``model``.
+
+    Map over candidates with ``TrainOperator.partial(...).expand(trainer=[...])``.
+
+    :param dataset: a training set with the parts ``train`` and ``test``: the output of BuildTrainingSetOperator
+    :param model: name of the registered model
+    :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a
+        :class:`~airflow_mlops.trainers.FunctionTrainer`, or a dict of the same fields
+    :param experiment: the MLflow experiment; ``model`` unless given
+    :param mlflow_conn_id: the Airflow connection to MLflow
+    :param seed: makes the training repeatable; goes to the estimator's ``random_state`` or the function's ``seed``
+    :param tags: more tags for the MLflow run
+    """
+
+    step = "train"
+    spec = TrainSpec
+    template_fields: Sequence[str] = (
+        *StepOperator.template_fields,
+        "dataset",
+        "model",
+        "trainer",
+        "experiment",
+        "mlflow_conn_id",
+        "seed",
+        "tags",
+    )
+    operator_extra_links = (MLflowRunLink(),)
+
+    def __init__(
+        self,
+        *,
+        dataset: Any,
+        model: str,
+        trainer: Any,
+        experiment: str | None = None,
+        mlflow_conn_id: str = "mlflow_default",
+        seed: int | str = 0,
+        tags: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.model = model
+        self.trainer = trainer
+        self.experiment = experiment
+        self.mlflow_conn_id = mlflow_conn_id
+        self.seed = seed
+        self.tags = tags
+        if isinstance(trainer, dict) and "{{" not in str(trainer):
+            check_trainer(trainer, f"The trainer of task {self.task_id!r}")
+
+    def build_spec(self, context: Context) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "trainer": self.trainer,
+            "seed": self.seed,
+            "mlflow": {"conn_id": self.mlflow_conn_id, "experiment": self.experiment},
+            "tags": self.tags or {},
+        }

@@ -1,0 +1,164 @@
+"""One way to MLflow: the Airflow connection becomes a client, and what MLflow says becomes one clear error."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from airflow_mlops.connections import ConnectionInfo, ConnectionResolver
+from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError, SpecError
+from airflow_mlops.specs.base import MLflowTarget
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # MLflow looks for git when it is imported and warns where there is none.
+    "GIT_PYTHON_REFRESH": "quiet",
+    # Its default of seven retries keeps a task waiting four minutes for a server that is down.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_ATTEMPTS, _TIMEOUT, _PAUSE = 3, 3.0, 1.0
+
+# The credentials this module put into the environment, so that another connection does not inherit them.
+_set_here: dict[str, str] = {}
+
+
+def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
+    """Open the MLflow that ``target`` names and make it MLflow's own default for this process.
+
+    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``); a host
+    without a scheme is reached by HTTP, or by what the connection's schema says. Login and password are used for basic
+    authentication, a password alone as a bearer token.
+
+    :raises RegistryUnavailableError: the server does not answer
+    :raises RegistryError: the server answers, but not as MLflow, or it refuses the credentials
+    """
+    info = connection(target.conn_id)
+    uri = tracking_uri(info)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    _use_credentials(info)
+    if uri.startswith(("http://", "https://")):
+        _wait_for(uri, target.conn_id)
+
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    client = mlflow.MlflowClient(uri, uri)
+    with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
+        client.search_experiments(max_results=1)
+    return client
+
+
+def tracking_uri(info: ConnectionInfo) -> str:
+    """The tracking URI that a connection of type ``mlflow`` stands for.
+
+    :raises SpecError: the connection has no host
+    """
+    host = (info.host or "").rstrip("/")
+    if not host:
+        raise SpecError(f"Connection {info.conn_id!r} has no host: set it to the MLflow tracking URI, as in http://mlflow:5000.")
+    if host == "databricks" or "://" in host:
+        scheme, netloc, path, query, _ = urlsplit(host)
+        if info.port and scheme in ("http", "https") and ":" not in netloc.rpartition("@")[2]:
+            return urlunsplit((scheme, f"{netloc}:{info.port}", path, query, ""))
+        return host
+    return f"{info.schema_ or 'http'}://{host}{f':{info.port}' if info.port else ''}"
+
+
+def _use_credentials(info: ConnectionInfo) -> None:
+    for name, value in _set_here.items():
+        if os.environ.get(name) == value:
+            del os.environ[name]
+    _set_here.clear()
+    if info.login:
+        _set_here.update(MLFLOW_TRACKING_USERNAME=info.login, MLFLOW_TRACKING_PASSWORD=info.secret or "")
+    elif info.secret:
+        _set_here.update(MLFLOW_TRACKING_TOKEN=info.secret)
+    if _set_here:
+        # A token in the environment would win over the connection's login.
+        for name in _CREDENTIALS:
+            os.environ.pop(name, None)
+        os.environ.update(_set_here)
+
+
+def _wait_for(uri: str, conn_id: str) -> None:
+    """Ask the server for a sign of life before MLflow, with its long retries, is even imported."""
+    import requests
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            requests.get(f"{uri}/health", timeout=_TIMEOUT, allow_redirects=False, verify=_verify())
+            return
+        except requests.exceptions.SSLError as error:
+            raise RegistryError(
+                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted here: {error}. "
+                "Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH."
+            ) from None
+        except requests.exceptions.InvalidURL as error:
+            raise SpecError(f"Connection {conn_id!r}: {without_credentials(uri)!r} is not a tracking URI: {error}.") from None
+        except requests.exceptions.RequestException as error:
+            reason = error
+        if attempt + 1 < _ATTEMPTS:
+            time.sleep(_PAUSE)
+    raise RegistryUnavailableError(
+        f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) does not answer: {_cause(reason)}. "
+        "Check that the server runs and that the connection's host and port are right."
+    )
+
+
+def _verify() -> bool | str:
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        return False
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
+
+
+def _cause(error: Exception) -> str:
+    text = str(error).lower()
+    if "refused" in text:
+        return "connection refused"
+    if "timed out" in text:
+        return f"no answer within {_TIMEOUT:g} s"
+    if "resolve" in text or "name or service" in text:
+        return "its name cannot be resolved"
+    return type(error).__name__
+
+
+def without_credentials(uri: str) -> str:
+    """The URI as it may be shown."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+@contextmanager
+def registry_errors(what: str) -> Iterator[None]:
+    """Turn what MLflow raises inside the block into a :class:`RegistryError` that begins with ``what``.
+
+    :param what: what could not be done, without a full stop
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except MlflowException as error:
+        message = " ".join(str(error.message).split())[:500]
+        status = error.get_http_status_code()
+        if status in (401, 403) or " 401 " in message or " 403 " in message:
+            raise RegistryError(
+                f"{what}: MLflow refuses the credentials. Check the connection's login and password."
+            ) from error
+        unwell = status in (429, 502, 503, 504) or "Max retries exceeded" in message or "too many" in message
+        kind = RegistryUnavailableError if unwell else RegistryError
+        raise kind(f"{what}: {message.rstrip('.')}.") from error
+    except RequestException as error:
+        raise RegistryUnavailableError(f"{what}: {_cause(error)}.") from error

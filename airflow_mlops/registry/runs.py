@@ -1,0 +1,96 @@
+"""MLflow runs that survive retries: one run for one key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from airflow_mlops.exceptions import RegistryError
+from airflow_mlops.registry.client import registry_errors, without_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY = "mlops.key"
+
+
+@contextmanager
+def run_for(
+    client: MlflowClient, experiment: str, key: str, name: str, tags: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The one run of ``experiment`` whose tag ``mlops.key`` is ``key``: created the first time, resumed by a retry.
+
+    The run ends ``FINISHED`` with the block, ``FAILED`` where the block raises, ``KILLED`` where it is interrupted.
+
+    :param key: :attr:`StepContext.key`, the same for each retry of a task
+    :param name: the run's name in MLflow's pages
+    :param tags: tags to set on the run
+    :return: the run's id
+    :raises RegistryError: the run can be neither found nor created
+    """
+    with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
+        experiment_id = experiment_for(client, experiment)
+        run_id = _find(client, experiment_id, key)
+        if run_id is None:
+            created = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
+            run_id = created.info.run_id
+        else:
+            client.update_run(run_id, status="RUNNING")
+            for tag, value in (tags or {}).items():
+                client.set_tag(run_id, tag, value)
+    status = "KILLED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        if status == "FINISHED":
+            with registry_errors(f"MLflow run {name!r} cannot be ended"):
+                client.set_terminated(run_id, status)
+        else:
+            # The first error is the one to hear about.
+            with suppress(Exception):
+                client.set_terminated(run_id, status)
+
+
+def experiment_for(client: MlflowClient, name: str) -> str:
+    """The id of the experiment called ``name``, which is created where there is none.
+
+    :raises RegistryError: the experiment was deleted
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            # Mapped tasks start together: another one was first.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise error
+    if found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore -x {found.experiment_id}`) "
+            "or give another `experiment`."
+        )
+    return str(found.experiment_id)
+
+
+def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+    quoted = key.replace("'", "''")
+    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{quoted}'", max_results=1, order_by=["start_time ASC"])
+    return str(runs[0].info.run_id) if runs else None
+
+
+def run_url(client: MlflowClient, run_id: str) -> str | None:
+    """The address of the run's page, where the tracking server has pages."""
+    uri = without_credentials(client.tracking_uri).rstrip("/")
+    if not uri.startswith(("http://", "https://")):
+        return None
+    with registry_errors(f"MLflow run {run_id} cannot be read"):
+        experiment_id = client.get_run(run_id).info.experiment_id
+    return f"{uri}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -1,0 +1,22 @@
+"""The ``[mlops]`` section of Airflow's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import conf
+
+
+def default_store() -> str:
+    """The artifact store's URL: ``[mlops] artifacts``, or the folder ``mlops`` beside the DAGs folder."""
+    configured: str = conf.get("mlops", "artifacts", fallback="") or ""
+    if configured:
+        return configured
+    dags = conf.get("core", "dags_folder", fallback="")
+    return f"file://{Path(dags).parent / 'mlops' if dags else Path.home() / 'airflow' / 'mlops'}"
+
+
+def preload() -> list[str]:
+    """Names of the modules that ``[mlops] preload`` asks the scheduler to import before it starts its workers."""
+    names: str = conf.get("mlops", "preload", fallback="") or ""
+    return [name.strip() for name in names.split(",") if name.strip()]

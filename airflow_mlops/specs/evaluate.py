@@ -1,0 +1,52 @@
+"""What an evaluation is asked for and answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from airflow_mlops.specs.base import DatasetInput, MLflowTarget, ModelVersionRef, Result, Spec
+from airflow_mlops.specs.verdict import Verdict
+
+
+def _as_version(value: Any) -> Any:
+    # The result of a TrainOperator stands for the version it registered.
+    if isinstance(value, dict) and "candidate" in value:
+        return value["candidate"]
+    return value
+
+
+CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
+
+
+class EvaluateSpec(Spec):
+    """Measure candidates and the present champion on the same held-out data.
+
+    :param candidates: the model versions to judge
+    :param model: the registered model they must belong to; that of the candidates unless given
+    :param dataset: the training set whose ``part`` was held out; the one the candidates were trained on unless given
+    :param gates: what a candidate must pass, see :mod:`airflow_mlops.gates.rules`; unless given, to beat the baseline
+        and to be no worse than the champion
+    :param metric: the metric by which one of the passing candidates wins; the task's main metric unless given
+    """
+
+    candidates: list[CandidateInput] = Field(min_length=1)
+    model: str | None = None
+    dataset: DatasetInput | None = None
+    part: str = "test"
+    gates: list[dict[str, Any]] | None = None
+    metric: str | None = None
+    mlflow: MLflowTarget = MLflowTarget()
+
+
+class EvaluateResult(Result):
+    """A verdict.
+
+    :param run_id: the MLflow run of the winner, or of the best candidate where none passed
+    :param reports: for each candidate, ``runs:/RUN/evaluation``: where MLflow keeps the verdict and the plots
+    """
+
+    verdict: Verdict
+    run_id: str
+    reports: list[str]

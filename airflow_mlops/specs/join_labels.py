@@ -1,0 +1,58 @@
+"""Late labels joined to logged predictions: what is asked and what comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from airflow_mlops.specs.base import DatasetRef, Model, Name, Result, Spec
+from airflow_mlops.specs.selection import DatasetLike
+
+
+class LabelColumn(Model):
+    """Where the label comes from.
+
+    :param name: what the label is called
+    :param expression: how it is computed from the labels' columns, as in ``arr_delay > 15``; the column ``name``
+        itself unless given
+    """
+
+    name: str
+    expression: str | None = None
+
+
+def _as_label(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class JoinLabelsSpec(Spec):
+    """Give each prediction its label, where there is one.
+
+    :param on: the columns that name a row, in both datasets
+    :param labels_timestamp: the column that tells which of several labels of a row is the latest
+    :param on_missing: what to do while predictions or labels are not there: ``fail``, or ``skip`` and return no dataset
+    """
+
+    predictions: DatasetLike
+    labels: DatasetLike
+    on: list[str] = Field(min_length=1)
+    label: Annotated[LabelColumn, BeforeValidator(_as_label)]
+    labels_timestamp: str | None = None
+    name: Name
+    on_missing: Literal["fail", "skip"] = "fail"
+
+
+class JoinLabelsResult(Result):
+    """What the join found.
+
+    :param dataset: the predictions with the column ``label``; ``None`` if something was missing and was skipped
+    :param rows: predictions
+    :param labelled: predictions that have a label
+    :param coverage: ``labelled`` as a share of ``rows``
+    """
+
+    dataset: DatasetRef | None
+    rows: int = 0
+    labelled: int = 0
+    coverage: float | None = None

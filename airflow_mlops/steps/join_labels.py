@@ -1,0 +1,145 @@
+"""Late labels joined to logged predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter
+from airflow_mlops.artifacts.expressions import columns, evaluate
+from airflow_mlops.artifacts.selection import select, window_of
+from airflow_mlops.exceptions import DatasetNotFoundError, SchemaError
+from airflow_mlops.specs.join_labels import JoinLabelsResult, JoinLabelsSpec
+from airflow_mlops.steps.context import StepContext
+
+LABEL = "label"
+_LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
+
+
+def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
+    """Write the predictions again with a column ``label``, which is null where no label has come yet."""
+    try:
+        predictions = select(context.store, spec.predictions)
+        labels = select(context.store, spec.labels)
+    except DatasetNotFoundError as error:
+        if spec.on_missing == "skip":
+            return JoinLabelsResult(dataset=None, summary=f"Nothing was joined. {error}")
+        raise
+    label = _aligned(predictions, labels, spec)
+    rows, labelled = len(label), len(label) - label.null_count
+    coverage = labelled / rows if rows else None
+    window = window_of(predictions)
+    with DatasetWriter(context.store, spec.name) as writer:
+        for batch in _labelled(predictions, label):
+            writer.write(batch)
+        manifest, _ = writer.commit(
+            window=window,
+            description=f"{predictions[0].manifest.name} with {spec.label.name} from {labels[0].manifest.name}",
+            source={"predictions": predictions[0].manifest.name, "labels": labels[0].manifest.name},
+            parents=[dataset.ref for dataset in (*predictions, *labels)],
+            details={
+                **predictions[-1].manifest.details,
+                "label": spec.label.name,
+                "label_expression": spec.label.expression,
+                "labelled": labelled,
+                "coverage": coverage,
+            },
+            provenance=context.provenance,
+        )
+    return JoinLabelsResult(
+        dataset=manifest.ref,
+        rows=rows,
+        labelled=labelled,
+        coverage=coverage,
+        summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
+        f"{f' ({coverage:.1%})' if coverage is not None else ''}.",
+    )
+
+
+def _labelled(predictions: Sequence[Dataset], label: pa.Array) -> Iterator[pa.RecordBatch]:
+    done = 0
+    for dataset in predictions:
+        for batch in dataset.batches():
+            yield _with_label(batch, label.slice(done, batch.num_rows))
+            done += batch.num_rows
+    if not done:
+        schema = predictions[0].schema
+        yield _with_label(pa.RecordBatch.from_pylist([], schema=schema), label)
+
+
+def _with_label(batch: pa.RecordBatch, label: pa.Array) -> pa.RecordBatch:
+    if LABEL in batch.schema.names:
+        raise SchemaError(
+            f"The predictions have a column {LABEL!r} already, the name that the join gives to the label."
+        )
+    fields = [*batch.schema, pa.field(LABEL, label.type)]
+    return pa.RecordBatch.from_arrays([*batch.columns, label], schema=pa.schema(fields))
+
+
+def _aligned(predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec) -> pa.Array:
+    """The label of every prediction, in the predictions' order; null where there is none.
+
+    :raises SchemaError: a column is missing, keys differ in type, or labels are ambiguous
+    """
+    left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
+    right, values = _label_table(labels, left.schema, spec)
+    joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
+        right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
+    )
+    if joined.num_rows > left.num_rows and spec.labels_timestamp is None:
+        raise _ambiguous(joined, labels[0].manifest.name, spec.on)
+    row = np.full(left.num_rows, -1)
+    # Labels are in the order of time, so that of several the last one is the latest.
+    np.maximum.at(
+        row, joined[_PREDICTION_ROW].to_numpy(), pc.fill_null(joined[_LABEL_ROW], -1).to_numpy().astype(np.int64)
+    )
+    return values.take(pa.array(row, mask=row < 0))
+
+
+def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
+    plain = [
+        table.schema.field(name).type.value_type
+        if pa.types.is_dictionary(table.schema.field(name).type)
+        else table.schema.field(name).type
+        for name in on
+    ]
+    return table.select(on).cast(pa.schema(zip(on, plain, strict=True)))
+
+
+def _label_table(labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec) -> tuple[pa.Table, pa.Array]:
+    """The labels' keys, cast to the predictions' types, and the labels; both ordered by time where that is known."""
+    expression = spec.label.expression or spec.label.name
+    wanted = {*spec.on, *(columns(expression) if spec.label.expression else [spec.label.name])}
+    if spec.labels_timestamp:
+        wanted.add(spec.labels_timestamp)
+    table = pa.concat_tables([dataset.table(columns=sorted(wanted)) for dataset in labels])
+    if spec.labels_timestamp:
+        order = pc.sort_indices(table[spec.labels_timestamp], null_placement="at_start")
+        table = table.take(order)
+    values = evaluate(expression, table) if spec.label.expression else table[spec.label.name]
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    cast = []
+    for field in keys:
+        found = table[field.name]
+        try:
+            cast.append(found.cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise SchemaError(
+                f"Key {field.name!r} is {field.type} in the predictions and {found.type} in {labels[0].manifest.name}: "
+                "the two cannot be compared."
+            ) from None
+    return pa.table(cast, schema=keys), values
+
+
+def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
+    counted = joined.group_by(list(on)).aggregate([(_LABEL_ROW, "count_distinct")])
+    several = counted.filter(pc.greater(counted[f"{_LABEL_ROW}_count_distinct"], 1))
+    example = ", ".join(f"{key}={several[key][0].as_py()!r}" for key in on)
+    return SchemaError(
+        f"Dataset {name} has more than one label for {several.num_rows:,} of the predictions' keys, such as {example}: "
+        "name the column that says which is the latest in labels_timestamp, or give more columns in `on`."
+    )

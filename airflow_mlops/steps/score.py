@@ -1,0 +1,198 @@
+"""Batch scoring with the champion, streamed: memory stays flat however many rows there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter, Manifest
+from airflow_mlops.artifacts.selection import select, window_of
+from airflow_mlops.exceptions import RegistryError, SchemaError
+from airflow_mlops.registry import models
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.onnx_model import OnnxModel
+from airflow_mlops.specs.base import ModelVersionRef
+from airflow_mlops.specs.model import ModelContract
+from airflow_mlops.specs.score import PREDICTION_COLUMNS, ScoreResult, ScoreSpec
+from airflow_mlops.steps.context import StepContext
+
+if TYPE_CHECKING:
+    from airflow_mlops.specs.base import Window
+
+BATCH_ROWS = 65_536
+
+T = TypeVar("T")
+
+
+def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
+    """Score the dataset and write the predictions."""
+    datasets = select(context.store, spec.dataset)
+    client = connect(spec.mlflow, context.connection)
+    champion = models.champion(client, spec.model)
+    if champion is None:
+        if spec.on_missing == "skip":
+            return ScoreResult(dataset=None, summary=f"{spec.model} has no champion yet: nothing was scored.")
+        raise RegistryError(
+            f"{spec.model} has no champion yet: promote a version, or set on_missing='skip' to skip scoring till then."
+        )
+    model = OnnxModel.load(models.download(client, champion))
+    started = time.perf_counter()
+    manifest = score(
+        datasets,
+        model,
+        champion,
+        name=spec.name or f"{spec.model}_predictions",
+        part=spec.part,
+        window=spec.window or window_of(datasets),
+        context=context,
+    )
+    seconds = time.perf_counter() - started
+    when = f" of {manifest.window.label}" if manifest.window else ""
+    return ScoreResult(
+        dataset=manifest.ref,
+        scored_by=champion,
+        engine=model.engine,
+        rows_per_second=round(manifest.rows / seconds, 1),
+        summary=f"Scored {manifest.rows:,} rows{when} with {champion} in {seconds:.1f} s on {model.engine}.",
+    )
+
+
+def score(
+    datasets: Sequence[Dataset],
+    model: OnnxModel,
+    version: ModelVersionRef,
+    *,
+    name: str,
+    part: str | None,
+    window: Window | None,
+    context: StepContext,
+) -> Manifest:
+    """Write the dataset ``name``: the rows of ``datasets`` with what ``model`` predicts for them.
+
+    Reading, scoring and writing overlap: each works on another batch.
+    """
+    carried = _carried(datasets, model.contract, version)
+    rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
+    with DatasetWriter(context.store, name) as writer, ThreadPoolExecutor(2, "score") as threads:
+        writing: Future[None] | None = None
+        for batch in _ahead(rows, threads):
+            scored = _scored(batch.select(carried), model, version)
+            if writing is not None:
+                writing.result()
+            writing = threads.submit(writer.write, scored)
+        if writing is None:
+            writer.write(_no_rows(datasets[0], carried, model.contract, version))
+        else:
+            writing.result()
+        return writer.commit(
+            window=window,
+            description=f"Predictions of {version}",
+            source={"dataset": datasets[0].manifest.name, "model": version.model, "model_version": version.version},
+            parents=[dataset.ref for dataset in datasets],
+            details=_details(datasets[-1], model, version, carried),
+            provenance=context.provenance,
+        )[0]
+
+
+def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
+    """The columns that predictions keep: keys, event time and features; all where the dataset does not name its keys.
+
+    :raises SchemaError: a feature is missing, or a column has the name of one that scoring adds
+    """
+    features = [feature.name for feature in contract.features]
+    details = datasets[0].manifest.details
+    present = [column.name for column in datasets[0].manifest.columns]
+    carried = present
+    if "keys" in details:
+        wanted = {*details["keys"], details.get("timestamp"), *features}
+        carried = [name for name in present if name in wanted]
+    for dataset in datasets:
+        name, columns = dataset.manifest.name, [column.name for column in dataset.manifest.columns]
+        if missing := [feature for feature in features if feature not in columns]:
+            raise SchemaError(
+                f"Dataset {name} has no column {', '.join(map(repr, missing))}, which {version} needs as a feature: "
+                f"it has {', '.join(columns)}."
+            )
+    if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
+        raise SchemaError(
+            f"Dataset {datasets[0].manifest.name} has a column {', '.join(map(repr, taken))}, a name that scoring "
+            "gives to a column of its own: rename it."
+        )
+    return carried
+
+
+def _scored(batch: pa.RecordBatch, model: OnnxModel, version: ModelVersionRef) -> pa.RecordBatch:
+    started = time.perf_counter()
+    found = model.predict(batch)
+    seconds = time.perf_counter() - started
+    return _with_predictions(
+        batch, model.contract, version, found.prediction, found.score, 1000 * seconds / max(1, batch.num_rows)
+    )
+
+
+def _no_rows(
+    dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
+) -> pa.RecordBatch:
+    """No rows, but all the columns: a window without rows has predictions too, namely none."""
+    schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
+    batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
+
+
+def _with_predictions(
+    batch: pa.RecordBatch,
+    contract: ModelContract,
+    version: ModelVersionRef,
+    prediction: np.ndarray,
+    score: np.ndarray,
+    latency_ms: float,
+) -> pa.RecordBatch:
+    rows = batch.num_rows
+    now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
+    added = [
+        pa.array(prediction, _prediction_type(contract)),
+        pa.array(score, pa.float64()),
+        pa.repeat(pa.scalar(version.model), rows),
+        pa.repeat(pa.scalar(version.version, pa.int64()), rows),
+        pa.repeat(now, rows),
+        pa.repeat(pa.scalar(latency_ms), rows),
+    ]
+    fields = [
+        *batch.schema,
+        *(pa.field(name, array.type) for name, array in zip(PREDICTION_COLUMNS, added, strict=True)),
+    ]
+    return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=pa.schema(fields))
+
+
+def _prediction_type(contract: ModelContract) -> pa.DataType:
+    return pa.float64() if contract.task == "regression" else pa.array(contract.classes).type
+
+
+def _details(dataset: Dataset, model: OnnxModel, version: ModelVersionRef, carried: Sequence[str]) -> dict[str, Any]:
+    details = dataset.manifest.details
+    return {
+        "model": version.model,
+        "model_version": version.version,
+        "run_id": version.run_id,
+        "engine": model.engine,
+        "task": model.contract.task,
+        "features": [feature.name for feature in model.contract.features],
+        "keys": details.get("keys", []),
+        "timestamp": details.get("timestamp")
+        or (model.contract.timestamp if model.contract.timestamp in carried else None),
+    }
+
+
+def _ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
+    """Fetch the next item in a thread while the present one is worked on."""
+    iterator = iter(items)
+    upcoming = threads.submit(next, iterator, None)
+    while (item := upcoming.result()) is not None:
+        upcoming = threads.submit(next, iterator, None)
+        yield item

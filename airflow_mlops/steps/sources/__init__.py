@@ -1,0 +1,42 @@
+"""Where raw rows come from. A source streams Arrow batches and can say in JSON where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_mlops.connections import ConnectionResolver
+from airflow_mlops.specs.ingest import IngestSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_mlops.steps.sources.types import Types
+
+
+class Source(Protocol):
+    """One thing that can be read once."""
+
+    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
+        """Stream the rows; memory stays flat.
+
+        :param types: what is known about the columns' types; a source that has to guess them uses it
+        :raises SourceError: it cannot be read
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Where the rows came from, without credentials; complete once all were read."""
+
+
+def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
+    """The source that ``spec`` names, not yet read.
+
+    :raises ConnectionNotFoundError: its connection is not defined
+    """
+    if spec.files:
+        from airflow_mlops.steps.sources.files import FileSource
+
+        return FileSource(spec)
+    from airflow_mlops.steps.sources.sql import open_query
+
+    return open_query(spec, connection)

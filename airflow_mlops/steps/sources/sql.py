@@ -1,0 +1,99 @@
+"""Queries over Airflow connections: by ADBC where a driver is installed, else by SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from airflow_mlops.connections import ConnectionInfo, ConnectionResolver
+from airflow_mlops.exceptions import SchemaError, SourceError, SpecError
+from airflow_mlops.specs.ingest import IngestSpec
+
+if TYPE_CHECKING:
+    from airflow_mlops.steps.sources.types import Types
+
+
+class QuerySource:
+    """One query on one connection; subclasses know their database."""
+
+    engine: str
+
+    def __init__(self, spec: IngestSpec, info: ConnectionInfo) -> None:
+        assert spec.sql is not None  # noqa: S101 - the spec makes sure of it
+        self.sql = spec.sql.strip().rstrip(";").rstrip()
+        self.window = spec.window
+        self.info = info
+
+    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "sql",
+            "conn_id": self.info.conn_id,
+            "conn_type": self.info.conn_type,
+            "sql": self.sql,
+            "engine": self.engine,
+        }
+
+    def says(self, error: BaseException) -> str:
+        """A driver's report in one line, without the query and without the password."""
+        text = str(error)
+        for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
+            text = text.partition(echo)[0]
+        secret = self.info.secret
+        for hidden in {secret, quote(secret, safe="")} if secret else ():
+            text = text.replace(hidden, "***")
+        return " ".join(text.split()).rstrip(".")
+
+    def refused(self, error: BaseException) -> SpecError:
+        return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.says(error)}.")
+
+    def lost(self, error: BaseException) -> SourceError:
+        return SourceError(
+            f"Connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: {self.says(error)}. "
+            "Nothing was written; a retry starts from the beginning."
+        )
+
+    @contextmanager
+    def adbc_errors(self) -> Iterator[None]:
+        """Turn what an ADBC driver raises into an error of ours."""
+        import adbc_driver_manager
+
+        try:
+            yield
+        except adbc_driver_manager.ProgrammingError as error:
+            raise self.refused(error) from None
+        # While a result is streamed, drivers report through Arrow, which raises OSError.
+        except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+            raise self.lost(error) from None
+
+    def check_names(self, schema: pa.Schema) -> None:
+        """:raises SchemaError: two columns of the result have one name"""
+        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if twice:
+            raise SchemaError(
+                f"The query returns the column {', '.join(map(repr, twice))} more than once: give one of them another name with AS."
+            )
+
+
+def open_query(spec: IngestSpec, connection: ConnectionResolver) -> QuerySource:
+    """The fastest way there is to run the query of ``spec``."""
+    assert spec.conn_id is not None  # noqa: S101 - the spec makes sure of it
+    info = connection(spec.conn_id)
+    if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
+        from airflow_mlops.steps.sources.sqlite import SQLiteSource
+
+        return SQLiteSource(spec, info)
+    if info.conn_type in ("postgres", "postgresql") and find_spec("adbc_driver_postgresql"):
+        from airflow_mlops.steps.sources.postgres import PostgresSource
+
+        return PostgresSource(spec, info)
+    from airflow_mlops.steps.sources.alchemy import AlchemySource
+
+    return AlchemySource(spec, info)

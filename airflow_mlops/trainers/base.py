@@ -1,0 +1,65 @@
+"""What trainers are given and give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_mlops.specs.model import FeatureColumn, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The part of a training set that a model is fitted to.
+
+    :param table: the features as Arrow columns
+    :param frame: the same as the DataFrame that estimators see
+    :param labels: one a row: int64, text, or float64 for a regression
+    :param classes: the different labels, sorted, as JSON values; empty for a regression
+    """
+
+    task: Task
+    label: str
+    features: list[FeatureColumn]
+    table: pa.Table
+    frame: pd.DataFrame
+    labels: NDArray[Any]
+    classes: list[Any]
+
+
+class FittedModel(Protocol):
+    """A model after its training, whatever library it is of.
+
+    :param name: what it is called
+    :param params: what it was trained with, for MLflow
+    :param code: names and SHA-256 of the source files that it was trained by
+    :param packages: names of the Python packages that its stored form needs
+    """
+
+    name: str
+    params: dict[str, Any]
+    code: dict[str, str]
+    packages: list[str]
+
+    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Probabilities, shape (n, k), in the order of the classes, or values, shape (n, 1)."""
+
+    def to_onnx(self, data: TrainingData) -> bytes:
+        """The model as ONNX, with one input a feature, named as it.
+
+        :raises ModelFormatError: it cannot be exported
+        """
+
+    def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
+        """Write the model's own MLflow flavour into ``folder``, which does not exist yet.
+
+        :raises ModelFormatError: it cannot be stored in a format that runs no code when it is loaded
+        """

@@ -1,0 +1,42 @@
+"""Things named by import path, and the hash of the code behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.exceptions import SpecError
+
+
+def load(path: str, what: str) -> Any:
+    """Import ``package.module.Name`` or ``package.module:name``.
+
+    :param what: what it is, for the message
+    :raises SpecError: there is no such thing
+    """
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
+            "Install its package there, or put the module beside the DAG files."
+        ) from None
+    except AttributeError:
+        raise SpecError(f"The {what} {path!r} does not exist: module {module!r} has no {name!r}.") from None
+    except Exception as error:
+        raise SpecError(
+            f"The {what} {path!r} cannot be imported: {module!r} raises {type(error).__name__}: {error}."
+        ) from error
+
+
+def source_hash(thing: Any) -> str:
+    """SHA-256 of the source file that defines ``thing``."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        # Compiled or made at run time: its name is all there is.
+        return hashlib.sha256(repr(thing).encode()).hexdigest()

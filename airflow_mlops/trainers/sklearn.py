@@ -1,0 +1,266 @@
+"""scikit-learn: build the pipeline, fit it, export it, store it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
+from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
+from airflow_mlops.trainers import imports
+from airflow_mlops.trainers.base import TrainingData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+MAX_CATEGORIES = 100
+_TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.")
+
+
+def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> SklearnModel:
+    """Fit the estimator behind its preprocessing.
+
+    :raises SpecError: there is no such estimator, or it does not take these parameters
+    :raises TrainingError: it is of the wrong kind for the task, or cannot be fitted to the data
+    """
+    from sklearn.pipeline import make_pipeline
+
+    estimator = _estimator(spec, data, seed)
+    code = {spec.estimator: imports.source_hash(type(estimator))}
+    if spec.preprocessing:
+        make = imports.load(spec.preprocessing, "preprocessing")
+        code[spec.preprocessing] = imports.source_hash(make)
+        transformer = _user_preprocessing(make, spec.preprocessing, data)
+    else:
+        transformer = preprocessing(estimator, data)
+    pipeline = make_pipeline(transformer, estimator)
+    try:
+        pipeline.fit(data.frame, data.labels)
+    except Exception as error:
+        raise TrainingError(
+            f"{spec.estimator} could not be fitted to {len(data.frame):,} rows of {len(data.features)} features: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return SklearnModel(
+        pipeline,
+        data,
+        name=spec.name or type(estimator).__name__,
+        params={
+            "estimator": spec.estimator,
+            "preprocessing": spec.preprocessing or "by column type",
+            **estimator.get_params(deep=False),
+        },
+        code=code,
+        spec=spec,
+    )
+
+
+def _estimator(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> Any:
+    from sklearn.base import is_classifier, is_regressor
+
+    kind = imports.load(spec.estimator, "estimator")
+    try:
+        estimator = kind(**spec.params)
+        takes_seed = "random_state" in estimator.get_params(deep=False) and "random_state" not in spec.params
+    except (TypeError, AttributeError) as error:
+        raise SpecError(f"The estimator {spec.estimator!r} cannot be made with {spec.params}: {error}.") from None
+    if takes_seed:
+        estimator.set_params(random_state=seed)
+    if data.task == "regression":
+        if not is_regressor(estimator):
+            raise TrainingError(f"{spec.estimator} is no regressor, and {data.label!r} is to be predicted as a number.")
+    elif not is_classifier(estimator):
+        raise TrainingError(f"{spec.estimator} is no classifier, and {data.label!r} has classes.")
+    elif not hasattr(estimator, "predict_proba"):
+        raise TrainingError(
+            f"{spec.estimator} has no predict_proba with these parameters, so it gives no score: wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV (through FunctionTrainer), or take another."
+        )
+    return estimator
+
+
+def _user_preprocessing(make: Any, path: str, data: TrainingData) -> Any:
+    numeric, categorical = _columns(data)
+    try:
+        return make(numeric, categorical)
+    except Exception as error:
+        raise TrainingError(f"Preprocessing {path!r} raised {type(error).__name__}: {error}") from error
+
+
+def preprocessing(estimator: Any, data: TrainingData) -> Any:
+    """A transformer of the features, made from their kinds and from what ``estimator`` is like.
+
+    Trees get codes for text, and -1 for text that was never seen; the rest gets scaled numbers and one column for each
+    of the most frequent values, all 0 for any other text.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    trees = _is_tree(estimator)
+    numeric, categorical = _columns(data)
+    steps: list[Any] = []
+    if not _takes_nan(estimator):
+        steps.append(SimpleImputer(strategy="median"))
+    if not trees:
+        steps.append(StandardScaler())
+    parts: list[tuple[str, Any, list[str]]] = []
+    if numeric:
+        parts.append(("numbers", make_pipeline(*steps) if steps else "passthrough", numeric))
+    for name in categorical:
+        # One encoder a column: skl2onnx joins columns that share one, text and all.
+        encoder = (
+            OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+            if trees
+            else OneHotEncoder(categories=[_frequent(data.frame[name])], handle_unknown="ignore")
+        )
+        parts.append((f"text {name}", encoder, [name]))
+    return ColumnTransformer(parts)
+
+
+def _columns(data: TrainingData) -> tuple[list[str], list[str]]:
+    numeric = [feature.name for feature in data.features if feature.kind != "string"]
+    return numeric, [feature.name for feature in data.features if feature.kind == "string"]
+
+
+def _frequent(values: pd.Series[str]) -> NDArray[Any]:
+    # OneHotEncoder's own max_categories cannot be exported to ONNX. Ties are broken by name, to be repeatable.
+    counts = values.value_counts()
+    chosen = sorted(counts.index, key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
+    return np.array(sorted(chosen), dtype=object)
+
+
+def _is_tree(estimator: Any) -> bool:
+    from sklearn import ensemble, tree
+
+    families = (
+        "BaggingClassifier BaggingRegressor ExtraTreesClassifier ExtraTreesRegressor GradientBoostingClassifier "
+        "GradientBoostingRegressor HistGradientBoostingClassifier HistGradientBoostingRegressor "
+        "RandomForestClassifier RandomForestRegressor"
+    )
+    kinds = (tree.BaseDecisionTree, *(getattr(ensemble, name) for name in families.split()))
+    if isinstance(estimator, (ensemble.BaggingClassifier, ensemble.BaggingRegressor)):
+        return estimator.estimator is None or _is_tree(estimator.estimator)
+    return isinstance(estimator, kinds)
+
+
+def _takes_nan(estimator: Any) -> bool:
+    # Other trees of scikit-learn take NaN too, but their export to ONNX does not know the way a NaN went.
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    return isinstance(estimator, (HistGradientBoostingClassifier, HistGradientBoostingRegressor))
+
+
+class SklearnModel:
+    """A fitted scikit-learn estimator that takes a DataFrame of the features."""
+
+    def __init__(
+        self,
+        estimator: Any,
+        data: TrainingData,
+        *,
+        name: str,
+        params: dict[str, Any],
+        code: dict[str, str],
+        spec: TrainerSpec,
+    ) -> None:
+        self.estimator = estimator
+        self.name = name
+        self.params = params
+        self.code = code
+        self.spec = spec
+        self.task = data.task
+        self.packages = ["scikit-learn", "scipy", "skops" if spec.serialization == "skops" else "cloudpickle"]
+        self._check(data)
+
+    def _check(self, data: TrainingData) -> None:
+        if self.task != "regression" and list(getattr(self.estimator, "classes_", data.classes)) != data.classes:
+            raise TrainingError(
+                f"{self.name} learned the classes {list(self.estimator.classes_)}, the labels are {data.classes}: "
+                "fit it to the labels as they are."
+            )
+
+    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        if self.task == "regression":
+            return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
+        return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
+
+    def to_onnx(self, data: TrainingData) -> bytes:
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
+        kinds = {"number": FloatTensorType, "string": StringTensorType}
+        inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
+        options = None if self.task == "regression" else {id(self.estimator): {"zipmap": False}}
+        try:
+            exported: bytes = to_onnx(self.estimator, initial_types=inputs, options=options).SerializeToString()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelFormatError(
+                f"{self.name} cannot be exported to ONNX, which scoring needs: {type(error).__name__}: {reason}. "
+                "Take an estimator and transformers that skl2onnx supports "
+                "(https://onnx.ai/sklearn-onnx/supported.html), one text column per encoder."
+            ) from error
+        return exported
+
+    def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
+        import mlflow.sklearn
+
+        trusted = self._trusted_types() if self.spec.serialization == "skops" else None
+        with _without_torch(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlflow.sklearn.save_model(
+                self.estimator,
+                str(folder),
+                mlflow_model=model,
+                serialization_format=self.spec.serialization,
+                signature=model.signature,
+                input_example=example,
+                pip_requirements=requirements,
+                skops_trusted_types=trusted,
+            )
+
+    def _trusted_types(self) -> list[str]:
+        """The types in the model that skops does not know, if all of them may be trusted.
+
+        :raises ModelFormatError: naming those the author must name
+        """
+        with _without_torch():
+            import skops.io
+
+            try:
+                found = skops.io.get_untrusted_types(data=skops.io.dumps(self.estimator))
+            except Exception as error:
+                raise ModelFormatError(
+                    f"{self.name} cannot be stored by skops: {type(error).__name__}: {error}. Use functions and classes "
+                    "that are defined at the top of a module, or ask for serialization='cloudpickle', which can run "
+                    "code when the model is loaded."
+                ) from error
+        named = set(self.spec.trusted_types)
+        if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
+            raise ModelFormatError(
+                f"{self.name} holds types that nobody has reviewed: read their code and, if they are harmless, "
+                f"add trusted_types={sorted([*named, *unknown])!r} to the trainer."
+            )
+        return sorted(found)
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hide array libraries from skops, which imports all of scikit-learn and thereby each of them (torch: 3 s)."""
+    hidden = [name for name in ("torch", "dask", "cupy", "jax") if name not in sys.modules and "skops.io" not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)

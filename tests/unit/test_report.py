@@ -1,0 +1,120 @@
+"""The page: it stands alone, says the verdict first, and shows data as text."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+from airflow_mlops.monitoring.report import render
+from airflow_mlops.specs.base import ModelVersionRef
+from airflow_mlops.specs.monitor import Bin, Drift, Performance, Policy, Report, Verdict
+
+V1 = ModelVersionRef(model="delays", version=1, run_id="r")
+
+
+def report(month: int = 4, decision: str = "watch", count: int = 3, **fields) -> Report:
+    bins = [Bin(label=f"{n} to {n + 1}", reference=0.1, current=0.2) for n in range(10)]
+    names = [f"<script>f{n}</script>" for n in range(count)]
+    reason = "Because 1 < 2 & <b>bold</b>."
+    known = {
+        "model": "delays", "window": f"2013-{month:02}", "created": datetime(2013, 5, 1, tzinfo=timezone.utc),
+        "verdict": Verdict(decision=decision, reason=reason), "policy": Policy(), "champion": V1,
+        "scored_by": V1, "rows": 6_000, "labelled": 5_000, "coverage": 5 / 6,
+        "performance": Performance(metric="roc_auc", value=0.7, low=0.69, high=0.71, reference=0.72, labels=5_000),
+        "prediction": Drift(column="score", kind="numeric", psi=0.01, bins=bins),
+        "features": [
+            Drift(column=name, kind="numeric", psi=1 / (n + 1), ks=0.1, bins=bins) for n, name in enumerate(names)
+        ],
+    }  # fmt: skip
+    return Report(**{**known, **fields})
+
+
+class Page(HTMLParser):
+    """Collects tags, text, and what a page would fetch."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.words, self.fetched, self.open = [], [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_a_page_is_well_formed_stands_alone_and_escapes_what_comes_from_data():
+    page = render(report(), [report(1), report(2), report(3)])
+    found = Page(page)
+    assert not found.open
+    assert not found.fetched
+    assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
+    assert not [what for what in ("url(", "@import", "<b>bold", "<script>") if what in page]
+    for picture in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(picture)
+
+
+def test_the_verdict_comes_first():
+    words = " ".join(Page(render(report(decision="retrain"))).words)
+    assert (
+        words.index("retrain") < words.index("Because 1 < 2") < words.index("6,000") < words.index("About this report")
+    )
+
+
+def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
+    earlier = [report(1, "healthy"), report(2, "watch"), report(3, "retrain", performance=None)]
+    page = render(report(decision="retrain"), earlier)
+    assert "2013-01: roc_auc 0.700 (0.690 to 0.710), v1, healthy" in page
+    assert "2013-02: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
+    assert "2013-03:" not in page
+    # One of each is in the legend.
+    assert (page.count("<circle"), page.count("<polygon")) == (2, 2)
+
+
+def test_a_window_about_which_nothing_is_known_has_a_page_too():
+    bare = {
+        "scored_by": None,
+        "rows": 0,
+        "labelled": 0,
+        "coverage": None,
+        "performance": None,
+        "prediction": None,
+        "features": [],
+    }
+    assert not Page(render(report(champion=None, **bare))).open
+    words = " ".join(
+        Page(
+            render(
+                report(
+                    unmeasured="there are no labels",
+                    **{
+                        **bare,
+                        "features": [Drift(column="temp", kind="numeric", note="not measured: 3 rows, 200 are needed")],
+                    },
+                )
+            )
+        ).words
+    )
+    assert "not judged: there are no labels" in words
+    assert "not measured: 3 rows, 200 are needed" in words
+
+
+def test_many_features_stay_under_a_megabyte():
+    page = render(report(count=400), [report(month) for month in range(1, 4)] * 12)
+    assert len(page.encode()) < 1_000_000
+    assert page.count("f399") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc
         timestamp="time_hour",
     )
     exported = linear("binary", FEATURES, WEIGHTS)
-    scores = OnnxModel.from_bytes(exported, contract).predict(training).score
+    scores = OnnxModel(exported, contract).predict(training).score
     known = ModelProfile(
         features=profile(training.to_batches(), FEATURES), scores=profile(pa.table({"score": scores}).to_batches())
     )
@@ -82,10 +83,8 @@ def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc
     run = client.create_run("0")
     client.log_artifacts(run.info.run_id, str(folder), "model")
     client.set_terminated(run.info.run_id)
-    try:
+    with suppress(MlflowException):  # it is there already
         client.create_registered_model(model)
-    except MlflowException as error:
-        assert error.error_code == "RESOURCE_ALREADY_EXISTS"
     made = client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
     client.set_registered_model_alias(model, "champion", made.version)
     return ModelVersionRef(model=model, version=int(made.version), run_id=run.info.run_id)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TrainOperator(StepOperator):
-    """Fits one candidate to a training set, logs everything about it to MLflow and registers it as a version of ``model``.
+    """Fits one candidate to a training set, logs all about it to MLflow and registers it as a version of ``model``.
 
     Map over candidates with ``TrainOperator.partial(...).expand(trainer=[...])``.
 

@@ -34,9 +34,9 @@ _set_here: dict[str, str] = {}
 def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
     """Open the MLflow that ``target`` names and make it MLflow's own default for this process.
 
-    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``); a host
-    without a scheme is reached by HTTP, or by what the connection's schema says. Login and password are used for basic
-    authentication, a password alone as a bearer token.
+    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``); a
+    host without a scheme is reached by HTTP, or by what the connection's schema says. Login and password are used for
+    basic authentication, a password alone as a bearer token.
 
     :raises RegistryUnavailableError: the server does not answer
     :raises RegistryError: the server answers, but not as MLflow, or it refuses the credentials
@@ -66,7 +66,9 @@ def tracking_uri(info: ConnectionInfo) -> str:
     """
     host = (info.host or "").rstrip("/")
     if not host:
-        raise SpecError(f"Connection {info.conn_id!r} has no host: set it to the MLflow tracking URI, as in http://mlflow:5000.")
+        raise SpecError(
+            f"Connection {info.conn_id!r} has no host: set it to the MLflow tracking URI, as in http://mlflow:5000."
+        )
     if host == "databricks" or "://" in host:
         scheme, netloc, path, query, _ = urlsplit(host)
         if info.port and scheme in ("http", "https") and ":" not in netloc.rpartition("@")[2]:
@@ -101,11 +103,13 @@ def _wait_for(uri: str, conn_id: str) -> None:
             return
         except requests.exceptions.SSLError as error:
             raise RegistryError(
-                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted here: {error}. "
-                "Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH."
+                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted here: "
+                f"{error}. Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH."
             ) from None
         except requests.exceptions.InvalidURL as error:
-            raise SpecError(f"Connection {conn_id!r}: {without_credentials(uri)!r} is not a tracking URI: {error}.") from None
+            raise SpecError(
+                f"Connection {conn_id!r}: {without_credentials(uri)!r} is not a tracking URI: {error}."
+            ) from None
         except requests.exceptions.RequestException as error:
             reason = error
         if attempt + 1 < _ATTEMPTS:

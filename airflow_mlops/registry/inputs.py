@@ -47,16 +47,18 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
+    of = pa.types
     return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    )  # fmt: skip
+        of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind) or of.is_null(kind)
+    )
 
 
 def _index(schema: pa.Schema, name: str) -> int:
     index = schema.get_field_index(name)
     if index < 0:
-        raise SchemaError(f"The data has no column {name!r}, which is a feature of the model: it has {', '.join(schema.names)}.")
+        raise SchemaError(
+            f"The data has no column {name!r}, which is a feature of the model: it has {', '.join(schema.names)}."
+        )
     return int(index)
 
 

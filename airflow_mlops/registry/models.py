@@ -23,7 +23,7 @@ CHAMPION = "champion"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
-    """The version of ``model`` that the alias ``champion`` points at, or ``None``: no champion yet, or no such model."""
+    """The version of ``model`` with the alias ``champion``, or ``None``: no champion yet, or no such model."""
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"The champion of {model!r} cannot be looked up"):
@@ -54,8 +54,13 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
     with registry_errors(f"The files of {ref} cannot be fetched from MLflow"):
         found = client.get_model_version(ref.model, str(ref.version))
         # The source is in the name: the same version number may mean another model on another server.
-        identity = "\n".join([client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)])
-        folder = _cache() / f"{ref.model.replace('/', '_')}-v{ref.version}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        identity = "\n".join(
+            [client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)]
+        )
+        folder = (
+            _cache()
+            / f"{ref.model.replace('/', '_')}-v{ref.version}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        )
         if folder.is_dir():
             return folder
         partial = folder.with_name(f".{uuid.uuid4().hex}")

@@ -56,8 +56,8 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Rows are spread over threads here, and each thread runs the whole graph on its rows: measured on tree ensembles
-        # and on linear models that costs half the processor time of ONNX Runtime's own threads inside each operator.
+        # Rows are spread over threads here, and each thread runs the whole graph on its rows: that costs about half
+        # the processor time of ONNX Runtime's own threads, which split every single operator.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         try:

@@ -74,8 +74,8 @@ def experiment_for(client: MlflowClient, name: str) -> str:
                 raise error
     if found.lifecycle_stage != "active":
         raise RegistryError(
-            f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore -x {found.experiment_id}`) "
-            "or give another `experiment`."
+            f"MLflow experiment {name!r} was deleted: restore it "
+            f"(`mlflow experiments restore -x {found.experiment_id}`) or give another `experiment`."
         )
     return str(found.experiment_id)
 

@@ -248,7 +248,7 @@ def _seen(field: pa.Field, times: Int64s, ttl: timedelta | None) -> Any:
 
     condition = pc.field(field.name) <= at(int(times.max()), up=True)
     if ttl is not None:
-        condition &= pc.field(field.name) >= at(int(times.min()), up=False)
+        condition &= pc.field(field.name) >= at(int(times.min()) - _micro(ttl), up=False)
     return condition
 
 

@@ -111,11 +111,12 @@ class SourceFolder:
         """
         key = _file_name(dataset, valid_from)
         schema = self._schema(dataset, valid_from)
-        if self._footer(key) == schema:
+        present = self._footer(key)
+        if present is not None and present.equals(schema) and present.metadata == schema.metadata:
             return None
-        rows = self._write(key, dataset, schema, valid_from)
+        # Last, so that a try which dies before leaves this window to be published again.
         self._retype_others(key, schema)
-        return rows
+        return self._write(key, dataset, schema, valid_from)
 
     def _schema(self, dataset: Dataset, valid_from: datetime | None) -> pa.Schema:
         present = dataset.schema

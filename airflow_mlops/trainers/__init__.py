@@ -49,8 +49,8 @@ class SklearnTrainer(dict[str, Any]):
 class FunctionTrainer(dict[str, Any]):
     """Trains with a function of your own, called as ``function(X, y, params=params, seed=seed)``.
 
-    ``X`` is a pandas DataFrame of the features (float64, and text), ``y`` a NumPy array of the labels. It returns a fitted
-    estimator with scikit-learn's interface that takes such a DataFrame and can be exported to ONNX.
+    ``X`` is a pandas DataFrame of the features (float64, and text), ``y`` a NumPy array of the labels. It returns a
+    fitted estimator with scikit-learn's interface that takes such a DataFrame and can be exported to ONNX.
 
     :param function: its import path, as in ``my_package.my_module:train``; the module must be importable where the
         step runs, as is one beside the DAG files

@@ -40,13 +40,13 @@ class FittedModel(Protocol):
 
     :param name: what it is called
     :param params: what it was trained with, for MLflow
-    :param code: names and SHA-256 of the source files that it was trained by
+    :param sources: import path and object of each class and function that made it
     :param packages: names of the Python packages that its stored form needs
     """
 
     name: str
     params: dict[str, Any]
-    code: dict[str, str]
+    sources: dict[str, Any]
     packages: list[str]
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:

@@ -41,6 +41,6 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int) -> SklearnMode
         data,
         name=spec.name or function.__name__,
         params={"function": spec.function, **spec.params},
-        code={spec.function: imports.source_hash(function)},
+        sources={spec.function: function},
         spec=spec,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,21 @@ def source_hash(thing: Any) -> str:
     except (OSError, TypeError):
         # Compiled or made at run time: its name is all there is.
         return hashlib.sha256(repr(thing).encode()).hexdigest()
+
+
+def commit(thing: Any) -> str | None:
+    """The git commit of the checkout that ``thing``'s source file lies in, if it lies in one."""
+    try:
+        file = Path(inspect.getfile(inspect.unwrap(thing)))
+        if "site-packages" in file.parts:
+            return None
+        found = subprocess.run(  # noqa: S603 - the file lies beside the DAGs, its author names it
+            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - whichever git the worker has
+            cwd=file.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, TypeError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_CATEGORIES = 100
-_TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.")
+_TRUSTED = ("sklearn.", "numpy.", "scipy.")
 
 
 def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> SklearnModel:
@@ -34,10 +33,10 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> SklearnModel
     from sklearn.pipeline import make_pipeline
 
     estimator = _estimator(spec, data, seed)
-    code = {spec.estimator: imports.source_hash(type(estimator))}
+    sources: dict[str, Any] = {spec.estimator: type(estimator)}
     if spec.preprocessing:
         make = imports.load(spec.preprocessing, "preprocessing")
-        code[spec.preprocessing] = imports.source_hash(make)
+        sources[spec.preprocessing] = make
         transformer = _user_preprocessing(make, spec.preprocessing, data)
     else:
         transformer = preprocessing(estimator, data)
@@ -58,7 +57,7 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> SklearnModel
             "preprocessing": spec.preprocessing or "by column type",
             **estimator.get_params(deep=False),
         },
-        code=code,
+        sources=sources,
         spec=spec,
     )
 
@@ -170,13 +169,13 @@ class SklearnModel:
         *,
         name: str,
         params: dict[str, Any],
-        code: dict[str, str],
+        sources: dict[str, Any],
         spec: TrainerSpec,
     ) -> None:
         self.estimator = estimator
         self.name = name
         self.params = params
-        self.code = code
+        self.sources = sources
         self.spec = spec
         self.task = data.task
         self.packages = ["scikit-learn", "scipy", "skops" if spec.serialization == "skops" else "cloudpickle"]
@@ -216,7 +215,7 @@ class SklearnModel:
         import mlflow.sklearn
 
         trusted = self._trusted_types() if self.spec.serialization == "skops" else None
-        with _without_torch(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mlflow.sklearn.save_model(
                 self.estimator,
@@ -234,17 +233,15 @@ class SklearnModel:
 
         :raises ModelFormatError: naming those the author must name
         """
-        with _without_torch():
-            import skops.io
-
-            try:
-                found = skops.io.get_untrusted_types(data=skops.io.dumps(self.estimator))
-            except Exception as error:
-                raise ModelFormatError(
-                    f"{self.name} cannot be stored by skops: {type(error).__name__}: {error}. Use functions and classes "
-                    "that are defined at the top of a module, or ask for serialization='cloudpickle', which can run "
-                    "code when the model is loaded."
-                ) from error
+        skops = _skops()
+        try:
+            found = skops.get_untrusted_types(data=skops.dumps(self.estimator))
+        except Exception as error:
+            raise ModelFormatError(
+                f"{self.name} cannot be stored by skops: {type(error).__name__}: {error}. Use functions and classes "
+                "that are defined at the top of a module, or ask for serialization='cloudpickle', which can run "
+                "code when the model is loaded."
+            ) from error
         named = set(self.spec.trusted_types)
         if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
             raise ModelFormatError(
@@ -254,13 +251,14 @@ class SklearnModel:
         return sorted(found)
 
 
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Hide array libraries from skops, which imports all of scikit-learn and thereby each of them (torch: 3 s)."""
-    hidden = [name for name in ("torch", "dask", "cupy", "jax") if name not in sys.modules and "skops.io" not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
+def _skops() -> Any:
+    """Import skops. It imports all of scikit-learn, and thereby every array library there is (torch alone: 3 s)."""
+    if "skops.io" not in sys.modules:
+        hidden = [name for name in ("torch", "dask", "cupy", "jax") if name not in sys.modules]
+        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+        try:
+            importlib.import_module("skops.io")
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
+    return sys.modules["skops.io"]

@@ -203,7 +203,7 @@ class LiveAirflow:
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """The XCom of a task that is not mapped."""
-        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false"
         return self.get(path)["value"]
 
     def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:

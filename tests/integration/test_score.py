@@ -49,7 +49,8 @@ def test_predictions_keep_keys_features_and_say_who_made_them_when_and_how_fast(
     result = do(store, champion, scoring_set(store, data, "2013-04"))
     assert result.scored_by == champion
     assert result.engine.startswith("onnxruntime ")
-    assert "Scored 2,000 rows of 2013-04" in result.summary and result.engine in result.summary
+    assert "Scored 2,000 rows of 2013-04" in result.summary
+    assert result.engine in result.summary
     dataset = open_dataset(store, result.dataset)
     assert (dataset.manifest.name, dataset.manifest.window.label) == (f"{champion.model}_predictions", "2013-04")
     found = dataset.table()

@@ -123,8 +123,9 @@ def test_what_could_not_be_measured_is_watched_and_said(fields, said):
 
 @given(
     st.sampled_from([None, V1, V2]), st.sampled_from([None, V1]), st.sampled_from([0, 10, 6_000]),
-    st.sampled_from([None, auc(0.5), auc(0.7)]), st.sampled_from([None, "it is Sunday"]), st.sampled_from([None, 10.0, 99.0]),
-    st.sampled_from([[], [drift(9.0)]]), st.sampled_from([None, timedelta(days=30)]),
+    st.sampled_from([None, auc(0.5), auc(0.7)]), st.sampled_from([None, "it is Sunday"]),
+    st.sampled_from([None, 10.0, 99.0]), st.sampled_from([[], [drift(9.0)]]),
+    st.sampled_from([None, timedelta(days=30)]),
 )  # fmt: skip
 def test_every_finding_leads_to_one_decision_in_one_sentence(
     champion, by, rows, performance, why, age, features, limit

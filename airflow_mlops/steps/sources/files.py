@@ -146,9 +146,13 @@ class _File:
     def kinds(self, guessed: pa.Schema) -> dict[str, pa.DataType]:
         """The type to read each column as. What looks like a time stays text: raw data is kept as it is."""
         known = dict(zip(self.first.names, self.first.types, strict=True)) if self.first else {}
-        return {
-            field.name: known.get(field.name) or self.types.get(field.name) or _untimed(field.type) for field in guessed
-        }
+        kinds = {}
+        for field in guessed:
+            kind = known.get(field.name) or self.types.get(field.name) or _untimed(field.type)
+            # Numbers are read as numbers and become times afterwards.
+            counted = pa.types.is_temporal(kind) and pa.types.is_integer(field.type)
+            kinds[field.name] = field.type if counted else kind
+        return kinds
 
     def wanted(self, present: Sequence[str]) -> list[str]:
         """The columns to read, of those that are present.

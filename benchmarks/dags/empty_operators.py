@@ -1,0 +1,23 @@
+"""The shape of ``every_operator.py`` with EmptyOperators: what Airflow itself costs."""
+
+from __future__ import annotations
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, PartitionedAtRuntime
+
+with DAG("empty_operators", schedule=PartitionedAtRuntime(), catchup=False, default_args={"owner": "me"}):
+    ingest = EmptyOperator(task_id="ingest")
+    validate = EmptyOperator(task_id="validate")
+    features = EmptyOperator(task_id="features")
+    training_set = EmptyOperator(task_id="training_set", outlets=[Asset("mlops://delays/training_set")])
+    train = EmptyOperator.partial(task_id="train").expand(doc=["one", "two"])
+    evaluate = EmptyOperator(task_id="evaluate")
+    promote = EmptyOperator(task_id="promote")
+    score = EmptyOperator(task_id="score")
+    join_labels = EmptyOperator(task_id="join_labels")
+    monitor = EmptyOperator(task_id="monitor")
+    rollback = EmptyOperator(task_id="rollback", params={"reason": "asked for"})
+    ingest >> validate >> training_set >> [train, evaluate, score]
+    train >> evaluate >> promote >> score >> join_labels >> monitor >> rollback
+    validate >> join_labels
+    features >> training_set

@@ -1,0 +1,60 @@
+"""One DAG with all eleven operators, wired as a lifecycle; it is parsed, never run."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Asset, PartitionedAtRuntime
+
+from airflow_mlops.compute import Process
+from airflow_mlops.operators import (
+    BuildTrainingSetOperator,
+    EvaluateOperator,
+    IngestOperator,
+    JoinLabelsOperator,
+    MaterializeFeaturesOperator,
+    MonitorOperator,
+    PromoteOperator,
+    RollbackOperator,
+    ScoreOperator,
+    TrainOperator,
+    ValidateOperator,
+)
+from airflow_mlops.trainers import SklearnTrainer
+
+with DAG(
+    "every_operator",
+    schedule=PartitionedAtRuntime(),
+    catchup=False,
+    default_args={"model": "delays", "run_on": Process(python="/opt/ml/bin/python")},
+):
+    raw = IngestOperator(task_id="ingest", name="flights", conn_id="db", sql="SELECT 1", window="{{ partition_key }}")
+    valid = ValidateOperator(task_id="validate", dataset=raw.output, suite="suite.json", on_failure="quarantine")
+    features = MaterializeFeaturesOperator(task_id="features", repo="features", window="{{ partition_key }}")
+    data = BuildTrainingSetOperator(
+        task_id="training_set",
+        name="delays_training",
+        repo="features",
+        entities=valid.output,
+        timestamp="time_hour",
+        feature_service="delays",
+        label={"name": "late", "expression": "arr_delay > 15"},
+        outlets=[Asset("mlops://delays/training_set")],
+    )
+    fits = TrainOperator.partial(task_id="train", dataset=data.output).expand(
+        trainer=[
+            SklearnTrainer("sklearn.ensemble.HistGradientBoostingClassifier"),
+            SklearnTrainer("sklearn.linear_model.LogisticRegression"),
+        ]
+    )
+    verdict = EvaluateOperator(
+        task_id="evaluate", dataset=data.output, candidates=fits.output, gates=[{"metric": "roc_auc", "min": 0.6}]
+    )
+    promote = PromoteOperator(task_id="promote", verdict=verdict.output)
+    score = ScoreOperator(task_id="score", dataset=data.output, window="{{ partition_key }}")
+    joined = JoinLabelsOperator(
+        task_id="join_labels", predictions=score.output, labels=valid.output, on=["flight"], label="late"
+    )
+    monitor = MonitorOperator(task_id="monitor", dataset=joined.output, window="{{ partition_key }}")
+    rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "asked for"})
+    features >> data
+    promote >> score
+    monitor >> rollback

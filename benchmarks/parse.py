@@ -1,0 +1,89 @@
+"""Parsing a DAG file with all eleven operators against the same DAG of EmptyOperators.
+
+``python -m benchmarks.parse [--repeat N]``. Each parse is a fresh interpreter that has imported what Airflow's DAG
+processor has imported before it parses anything; the medians count. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DAGS = Path(__file__).parent / "dags"
+SIDES = {
+    "operators": "all eleven operators of airflow-mlops",
+    "empty": "the same DAG of EmptyOperators",
+}
+FILES = {"operators": DAGS / "every_operator.py", "empty": DAGS / "empty_operators.py"}
+HEAVY = ("feast", "great_expectations", "kubernetes", "mlflow", "numpy", "pandas", "pyarrow", "sklearn", "torch")
+TARGET = 0.25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    print(f"Parsing one DAG file in a fresh interpreter, median of {arguments.repeat}:")
+    for side, text in SIDES.items():
+        print(f"  {side:10} {text}")
+    found: dict[str, list[dict[str, object]]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory(prefix="mlops-bench-") as home:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        env |= {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+        # The first of each side warms the file cache and is not counted.
+        for _ in range(arguments.repeat + 1):
+            for side, file in FILES.items():
+                command = [sys.executable, "-m", "benchmarks.parse", "--measure", str(file)]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env).stdout
+                found[side].append(json.loads(output.splitlines()[-1]))
+    figures = {side: summary(runs[1:]) for side, runs in found.items()}
+    print(f"\n{'':12}{'seconds':>9}{'min':>8}{'max':>8}{'modules':>9}   heavy imports")
+    for side, row in figures.items():
+        heavy = ", ".join(row["heavy"]) or "none"
+        print(f"  {side:10}{row['seconds']:9.3f}{row['min']:8.3f}{row['max']:8.3f}{row['modules']:9}   {heavy}")
+    more = round(figures["operators"]["seconds"] - figures["empty"]["seconds"], 3)
+    print(f"\nThe operators cost {more:.3f} s more; the target is at most {TARGET} s.\n")
+    print(json.dumps({"benchmark": "parse", **figures, "difference": more, "target": TARGET, "met": more <= TARGET}))
+
+
+def summary(runs: list[dict]) -> dict:
+    seconds = [run["seconds"] for run in runs]
+    return {
+        "seconds": round(statistics.median(seconds), 3),
+        "min": round(min(seconds), 3),
+        "max": round(max(seconds), 3),
+        "modules": runs[-1]["modules"],
+        "heavy": runs[-1]["heavy"],
+    }
+
+
+def measure(file: Path) -> None:
+    """Parse one file in this process and print what it took."""
+    import airflow.dag_processing.processor  # noqa: F401
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk import DAG, Asset, BaseOperator  # noqa: F401 - the DAG processor has them too
+
+    before = set(sys.modules)
+    started = time.perf_counter()
+    bag = DagBag(file, bundle_path=file.parent, bundle_name="benchmark")
+    seconds = time.perf_counter() - started
+    if bag.import_errors or not bag.dags:
+        sys.exit(f"{file} does not parse: {bag.import_errors}")
+    new = set(sys.modules) - before
+    heavy = sorted(name for name in HEAVY if name in new)
+    print(json.dumps({"seconds": seconds, "modules": len(new), "heavy": heavy}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Monitoring against a real registry: score, join, compare, decide, and ask for retraining only where that is the answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError
+from airflow_mlops.specs.base import DatasetRef, MLflowTarget, parse
+from airflow_mlops.specs.join_labels import JoinLabelsSpec
+from airflow_mlops.specs.monitor import MonitorSpec, Report
+from airflow_mlops.specs.score import ScoreSpec
+from airflow_mlops.steps import join_labels, monitor, score
+from airflow_mlops.steps.context import StepContext
+from tests.deployed import flights, promote, scoring_set, write
+
+
+@pytest.fixture
+def client(mlflow_connection):
+    from airflow_mlops.connections import from_environment
+    from airflow_mlops.registry.client import connect
+
+    return connect(MLflowTarget(), from_environment)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def champion(client, store, tmp_path):
+    return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+
+
+def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None)) -> DatasetRef:
+    """Score ``data`` and join the labels of the rows ``known``."""
+    context = StepContext(store=store)
+    made = score.run(ScoreSpec(model=champion.model, dataset=scoring_set(store, data, window)), context).dataset
+    labels = data.select(["flight", "arr_delay"]).take(pa.array(np.arange(data.num_rows)[known]))
+    spec = {
+        "predictions": made, "labels": write(store, "flights", labels, window), "on": ["flight"],
+        "label": {"name": "late", "expression": "arr_delay > 15"}, "name": f"{champion.model}_outcomes",
+    }  # fmt: skip
+    return join_labels.run(JoinLabelsSpec(**spec), context).dataset
+
+
+def watch(store, champion, dataset, window: str | None = None, **policy):
+    spec = MonitorSpec(model=champion.model, dataset=dataset, window=window, policy=policy)
+    return monitor.run(spec, StepContext(store=store))
+
+
+def stored(store, champion, window: str) -> Report:
+    return Report.model_validate(store.read_json(f"reports/{champion.model}/{window}.json"))
+
+
+def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2)))
+    assert result.decision == "healthy", result.reason
+    assert result.metrics["rows"] == result.metrics["labelled"] == 2_000
+    assert result.metrics["roc_auc"] == pytest.approx(0.76, abs=0.04)
+    assert result.metrics["roc_auc_low"] < result.metrics["roc_auc"] < result.metrics["roc_auc_high"]
+    assert result.metrics["roc_auc_reference"] == 0.75
+    assert result.metrics["feature_drift"] < 0.1
+    assert result.metrics["prediction_drift"] < 0.1
+    assert (result.metric, result.champion, result.scored_by) == ("roc_auc", champion, champion)
+    assert result.report_url == store.url_of(f"reports/{champion.model}/2013-04.html")
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert result.reason in page
+    report = stored(store, champion, "2013-04")
+    assert {drift.column for drift in report.features} == {"distance", "wind"}
+    assert report.age_days == 30
+    # XCom holds the numbers; what is drawn stays in the store.
+    assert len(result.model_dump_json()) < 2_000
+
+
+def test_features_that_move_while_the_model_holds_are_watched(store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
+    assert result.decision == "watch"
+    assert "1 feature has drifted: distance" in result.reason
+    assert "realised roc_auc" in result.reason
+    assert "holds" in result.reason
+    assert result.most_drifted == "distance"
+
+
+def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_windows(store, champion):
+    watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2)))
+    result = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, noise=8)))
+    assert result.decision == "retrain"
+    assert "below 0.730, the least that the 0.750 at training allows" in result.reason
+    page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
+    assert "2013-04: roc_auc" in page
+    assert "2013-05: roc_auc" in page
+    # A window that is looked at again knows only what came before it, and replaces its own report.
+    watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
+    assert "2013-05" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert len(store.keys(f"reports/{champion.model}")) == 4
+
+
+def test_a_broken_report_of_an_earlier_window_is_left_out(store, champion):
+    store.write_bytes(f"reports/{champion.model}/2013-02.json", b"{broken")
+    store.write_json(f"reports/{champion.model}/2013-03.json", {"of": "another format"})
+    assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
+
+
+def test_too_few_labels_are_watched_and_said(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(50))
+    result = watch(store, champion, made)
+    assert result.decision == "watch"
+    assert result.reason == "Realised performance is not judged: there are 50 labels, 200 are needed."
+    assert result.metrics["coverage"] == 0.025
+    made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(300))
+    assert "15.0% of the predictions have a label, 50% are needed" in watch(store, champion, made).reason
+    assert watch(store, champion, made, min_coverage=0.1).decision == "retrain"
+
+
+def test_predictions_without_labels_are_watched_for_drift_alone(store, champion):
+    outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
+    result = watch(store, champion, {"name": f"{champion.model}_predictions", "window": "2013-04"})
+    assert result.decision == "watch"
+    assert "no labels were joined to the predictions" in result.reason
+    assert result.most_drifted == "distance"
+
+
+def odd(**columns) -> pa.Table:
+    data = flights(400, seed=2)
+    for name, values in columns.items():
+        data = data.set_column(data.schema.get_field_index(name), name, values)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (odd(arr_delay=pa.array([60.0] * 400)), "all 400 labels are of the positive class"),
+        (odd(arr_delay=pa.array([1.0] * 400)), "all 400 labels are of the negative class"),
+        (odd(arr_delay=pa.nulls(400, pa.float64())), "there are no labels"),
+        (odd(arr_delay=pa.array([float("nan")] * 400)), "there are no labels"),
+        (odd(wind=pa.nulls(400, pa.float64())), "wind (no row has a value)"),
+        (odd(wind=pa.array([float("inf")] * 400)), "wind (no row has a value)"),
+        (odd(distance=pa.array([float("nan")] * 400)), "distance (no row has a value)"),
+        (odd(distance=pa.array([1e308, -1e308] * 200)), "distance"),
+        (flights(400, seed=2).slice(0, 0), "There are no predictions in 2013-04."),
+        (flights(400, seed=2).slice(0, 3), "there are 3 labels, 200 are needed"),
+    ],
+    ids=["all late", "none late", "no label", "nan label", "missing", "infinite", "nan", "huge", "empty", "three rows"],
+)  # fmt: skip
+def test_a_window_in_which_something_is_wrong_gets_a_verdict_that_says_so(data, said, store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", data))
+    assert result.decision == "watch"
+    assert said in result.reason
+    json.dumps(result.model_dump(mode="json"), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, "", {}, {"dataset": None}, {"name": "nobodys_outcomes", "window": "2013-04"}]
+)
+def test_without_predictions_the_registry_alone_decides(nothing, store, champion, client):
+    spec = {"model": "nobody", "dataset": nothing, "window": "2013-04"}
+    result = monitor.run(parse(MonitorSpec, spec, "the test"), StepContext(store=store))
+    assert (result.decision, result.champion) == ("retrain", None)
+    assert result.reason == "There is no champion: nobody has to be trained first."
+    result = monitor.run(parse(MonitorSpec, {**spec, "model": champion.model}, "the test"), StepContext(store=store))
+    assert (result.decision, result.reason) == ("watch", "There are no predictions in 2013-04.")
+    # The champion's training data ended in March.
+    old = {**spec, "model": champion.model, "window": "2013-08", "policy": {"max_age": "P100D"}}
+    result = monitor.run(parse(MonitorSpec, old, "the test"), StepContext(store=store))
+    assert result.decision == "retrain"
+    assert "ended 153 days before the end of 2013-08" in result.reason
+
+
+def test_a_bad_version_that_has_been_replaced_is_not_retrained_again(store, champion, client, tmp_path):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    newer = promote(client, tmp_path, store, champion.model)
+    result = watch(store, champion, made)
+    assert (result.decision, result.champion, result.scored_by) == ("watch", newer, champion)
+    assert f"but {newer} has replaced {champion} since" in result.reason
+
+
+def test_what_is_configured_wrongly_is_named(store, champion, client, tmp_path):
+    made = outcomes(store, champion, "2013-04", flights(seed=2))
+    with pytest.raises(SpecError, match=r"policy.metric='rmse' cannot be measured on predictions of a binary model"):
+        watch(store, champion, made, metric="rmse")
+    other = promote(client, tmp_path, store, f"other_{uuid.uuid4().hex[:8]}")
+    with pytest.raises(SpecError, match=f"holds predictions of {champion.model}, not of {other.model}"):
+        watch(store, other, made)
+    with pytest.raises(SpecError, match="has no time window: say with window="):
+        watch(store, champion, None)
+    with pytest.raises(DatasetNotFoundError, match="is not in the artifact store"):
+        watch(store, champion, DatasetRef(name="gone", id="0" * 64, rows=1, window="2013-04"))
+    with pytest.raises(SpecError, match="policy.tolerance: Input should be greater than or equal to 0"):
+        parse(MonitorSpec, {"model": "m", "policy": {"tolerance": -1}}, "The test")
+
+
+def test_a_version_without_a_profile_cannot_be_monitored(store, champion, client):
+    from airflow_mlops.registry.models import download
+
+    made = outcomes(store, champion, "2013-04", flights(seed=2))
+    (download(client, champion) / "mlops" / "profile.json").unlink()
+    with pytest.raises(ModelFormatError, match=r"has no mlops/profile.json to compare with"):
+        watch(store, champion, made)
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import JoinLabelsOperator, MonitorOperator
+
+with DAG("monitor_{model}_{month}", default_args={{"model": "{model}"}}):
+    joined = JoinLabelsOperator(
+        task_id="join_labels",
+        predictions={{"name": "{model}_predictions", "window": "{month}"}}, labels={{"name": "flights_{model}"}},
+        on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}}, on_missing="skip",
+    )
+    MonitorOperator(task_id="monitor", dataset=joined.output, window="{month}", trigger_rule="none_failed")
+"""
+
+
+def test_only_a_window_that_asks_for_retraining_emits_the_asset(run_dag, client, tmp_path):
+    from airflow_mlops.settings import default_store
+
+    store = ArtifactStore(default_store())
+    model = f"delays_{uuid.uuid4().hex[:8]}"
+
+    def month(name: str, **how):
+        data = flights(seed=int(name[-1]), **how)
+        spec = ScoreSpec(model=model, dataset=scoring_set(store, data, name, f"scoring_{model}"))
+        score.run(spec, StepContext(store=store))
+        write(store, f"flights_{model}", data.select(["flight", "arr_delay"]), name)
+
+    first = run_dag(DAG.format(model=model, month="2013-03"))
+    assert first.states() == {"join_labels": "skipped", "monitor": "success"}
+    ((uri, extra),) = first.asset_events()
+    assert uri == f"mlops://{model}/retrain"
+    assert extra["reason"] == f"There is no champion: {model} has to be trained first."
+
+    promote(client, tmp_path, store, model)
+    month("2013-04")
+    quiet = run_dag(DAG.format(model=model, month="2013-04"))
+    assert quiet.states() == {"join_labels": "success", "monitor": "success"}
+    assert quiet.xcom("monitor")["decision"] == "healthy"
+    assert quiet.asset_events() == []
+
+    store.fs.rm(store.path(f"datasets/flights_{model}/windows"), recursive=True)
+    month("2013-05", noise=8)
+    loud = run_dag(DAG.format(model=model, month="2013-05"))
+    ((uri, extra),) = loud.asset_events()
+    assert uri == f"mlops://{model}/retrain"
+    assert (extra["decision"], extra["metrics"]["rows"]) == ("retrain", 2_000)
+    assert extra["window"].startswith("2013-05-01")
+
+
+def test_a_policy_that_is_wrong_is_a_mistake_in_the_dag():
+    from airflow_mlops.operators import MonitorOperator
+
+    with pytest.raises(SpecError, match="The policy of task 'm' cannot run as it is configured: tolerence"):
+        MonitorOperator(task_id="m", model="delays", dataset=None, policy={"tolerence": 0.1})
+
+
+def test_the_step_imports_no_training_library():
+    heavy = (
+        "sklearn",
+        "scipy",
+        "torch",
+        "feast",
+        "great_expectations",
+        "airflow",
+        "pandas",
+        "matplotlib",
+        "onnxruntime",
+    )
+    code = f"import sys, airflow_mlops.steps.monitor; print([module for module in {heavy} if module in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

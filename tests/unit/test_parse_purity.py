@@ -1,0 +1,97 @@
+"""Parsing a DAG loads no library that only a running step needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OPERATORS = sorted(
+    f"airflow_mlops.operators.{file.stem}"
+    for file in (ROOT / "airflow_mlops" / "operators").glob("*.py")
+    if file.stem not in ("__init__", "base")
+)
+DAGS = sorted((ROOT / "dags").glob("*.py"))
+
+HEAVY = {
+    "datasketches", "feast", "fsspec", "great_expectations", "kubernetes", "matplotlib", "mlflow", "numpy", "onnx",
+    "onnxruntime", "pandas", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy", "torch",
+}  # fmt: skip
+# Airflow itself loads these before it parses anything; it must not be from us that they come.
+AIRFLOWS_OWN = {"fsspec", "requests", "sqlalchemy"}
+
+# Says which modules each statement of ``sys.argv`` brings that Airflow, ready to parse, has not loaded.
+PROBE = """
+import json, sys
+import airflow.dag_processing.processor
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, Asset, BaseOperator
+def loaded():
+    return {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
+before = loaded()
+exec(sys.argv[1])
+print(json.dumps({"before": sorted(before), "new": sorted(loaded() - before)}))
+"""
+
+
+def probe(statement: str, folder: Path) -> tuple[set[str], set[str]]:
+    """Top-level modules loaded before and by ``statement``, in a fresh interpreter."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env |= {"AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, statement], env=env, cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    return set(found["before"]), set(found["new"])
+
+
+def parse(file: Path) -> str:
+    return (
+        f"bag = DagBag({str(file)!r}, bundle_path=__import__('pathlib').Path({str(file.parent)!r}), bundle_name='b');"
+        "assert not bag.import_errors, bag.import_errors"
+    )
+
+
+def test_the_probe_sees_what_is_loaded(tmp_path):
+    before, new = probe("import pandas", tmp_path)
+    assert {"pandas", "numpy"} <= new
+    # If Airflow came to load one of these on its own, the tests below would be blind to it.
+    assert before & HEAVY == AIRFLOWS_OWN
+
+
+def test_importing_every_operator_and_everything_a_dag_file_names_loads_nothing_heavy(tmp_path):
+    modules = [*OPERATORS, "airflow_mlops.compute", "airflow_mlops.links", "airflow_mlops.trainers"]
+    _, new = probe("\n".join(f"import {module}" for module in modules), tmp_path)
+    assert "airflow_mlops" in new
+    assert new & HEAVY == set()
+
+
+def test_importing_the_package_of_operators_imports_none_of_them(tmp_path):
+    _, new = probe(
+        "import airflow_mlops.operators as o; assert not [m for m in sys.modules if 'ingest' in m]", tmp_path
+    )
+    assert new == {"airflow_mlops"}
+
+
+def test_a_dag_of_all_operators_loads_nothing_heavy(tmp_path):
+    statement = parse(ROOT / "benchmarks" / "dags" / "every_operator.py")
+    used = "; ".join(f"assert {module!r} in sys.modules" for module in OPERATORS)
+    _, new = probe(f"{statement}; {used}", tmp_path)
+    assert new & HEAVY == set()
+
+
+@pytest.mark.parametrize("file", DAGS, ids=lambda file: file.name)
+def test_an_example_dag_loads_nothing_heavy(file, tmp_path):
+    _, new = probe(parse(file), tmp_path)
+    assert new & HEAVY == set()
+
+
+def test_the_plugin_that_every_task_loads_is_light(tmp_path):
+    _, new = probe("import airflow_mlops.plugin, airflow_mlops.hooks.mlflow", tmp_path)
+    assert new & {*HEAVY, "fastapi"} == set()

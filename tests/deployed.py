@@ -52,7 +52,7 @@ def scoring_set(store: ArtifactStore, data: pa.Table, window: str, name: str = "
     return write(store, name, data, window, details)
 
 
-def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc: float = 0.75) -> ModelVersionRef:
+def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc: float = 0.86) -> ModelVersionRef:
     """Register a version of ``model`` that was trained on the first quarter, and make it champion."""
     from mlflow.exceptions import MlflowException
 

@@ -89,8 +89,10 @@ def _numeric(reference: NumericColumn, current: NumericColumn) -> dict[str, Any]
         points = np.unique([*reference.quantiles(_RANKS), *current.quantiles(_RANKS)])
         found["ks"] = float(np.abs(reference.cdf(points) - current.cdf(points)).max())
         if reference.std:
-            distance = np.abs(reference.quantiles(_RANKS) / reference.std - current.quantiles(_RANKS) / reference.std)
-            found["wasserstein"] = float(distance.mean()) if math.isfinite(distance.mean()) else None
+            with np.errstate(over="ignore", invalid="ignore"):
+                apart = (reference.quantiles(_RANKS) / reference.std) - (current.quantiles(_RANKS) / reference.std)
+                moved = float(np.abs(apart).mean())
+            found["wasserstein"] = moved if math.isfinite(moved) else None
     labels = [f"{_short(a)} to {_short(b)}" if a != b else _short(a) for a, b in pairwise(reference.edges)]
     return {**found, "bins": _bins([f"below {_short(low)}", *labels, f"above {_short(high)}", "missing"], before, now)}
 

@@ -294,8 +294,8 @@ def _plot(drift: Drift, name: str, reference: str) -> str:
             f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(label)}</text>'
             f'<rect x="{left}" y="{y}" width="{item.reference * scale:.1f}" height="8" fill="{_BLUE}"/>'
             f'<rect x="{left}" y="{y + 9}" width="{item.current * scale:.1f}" height="8" fill="{_ORANGE}"/>'
-            f'<text x="{left + max(item.reference, item.current) * scale + 5:.1f}" y="{y + 13}">{item.current:.1%}</text>'
-            "</g>"
+            f'<text x="{left + max(item.reference, item.current) * scale + 5:.1f}" y="{y + 13}">'
+            f"{item.current:.1%}</text></g>"
         )
     psi = f" · PSI {drift.psi:.3f}" if drift.psi is not None else ""
     picture = _svg(width, len(drift.bins) * line + 4, f"{name}: shares by bin, at training and in this window", parts)

@@ -23,10 +23,11 @@ class IngestOperator(StepOperator):
     operators takes, and puts it into the events of the task's asset outlets.
 
     :param name: name of the dataset
-    :param window: the time the rows belong to, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; a snapshot without
-        a window if not given
+    :param window: the time the rows belong to, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; the dataset is a
+        snapshot without a window if not given
     :param conn_id: Airflow connection of the database
-    :param sql: the query, or the path of a ``.sql`` file; ``:start`` and ``:end`` are the window's bounds, the end excluded
+    :param sql: the query, or the path of a ``.sql`` file; ``:start`` and ``:end`` are the window's bounds, the end
+        excluded
     :param files: instead of a query, one or more fsspec URLs, globs allowed: CSV, JSON lines or Parquet
     :param format: ``csv``, ``jsonl`` or ``parquet``; seen from the files' suffix if not given
     :param time_column: the files' column by which rows belong to the window: timestamps, dates or ISO 8601 text.

@@ -103,7 +103,7 @@ def _wait_for(uri: str, conn_id: str) -> None:
             return
         except requests.exceptions.SSLError as error:
             raise RegistryError(
-                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted here: "
+                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted: "
                 f"{error}. Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH."
             ) from None
         except requests.exceptions.InvalidURL as error:

@@ -443,7 +443,9 @@ def _from_store(
     try:
         with feast_repo.quietly():
             refs = [f"{request.view.name}:{name}" for name in request.features]
-            found = store.get_historical_features(entity_df=entity_df, features=refs).to_df()
+            with feast_repo.locked(store, shared=True):
+                job = store.get_historical_features(entity_df=entity_df, features=refs)
+            found = job.to_df()
     except Exception as error:
         raise FeatureStoreError(
             f"Feast's offline store failed for feature view {request.view.name!r}: {feast_repo.one_line(error)}."

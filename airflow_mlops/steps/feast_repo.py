@@ -74,8 +74,9 @@ def open_store(repo: str) -> FeatureStore:
 
             store = FeatureStore(repo_path=str(folder))
             _make_folders(store)
-            # Both load the modules of the configured stores.
-            _ = store.registry, store.provider
+            # Both load the modules of the configured stores, and the registry is read.
+            with _lock(_registry_file(store), shared=True):
+                _ = store.registry, store.provider
     except Exception as error:
         raise FeatureStoreError(f"{config} cannot be used: {one_line(error)}.") from error
     return store
@@ -98,30 +99,34 @@ def _registry_file(store: FeatureStore) -> Path | None:
 
 @contextmanager
 def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
-    """Hold the repository's registry file for this task alone, or together with others that only read it.
+    """Hold the repository's registry for this task alone, or together with others that only read it.
 
-    Feast reads the whole file, changes it and writes it back in place: of two tasks at once, one would lose what the
-    other wrote, and a reader could see half a file. A registry in a database or an object store is left to Feast.
+    Feast reads the whole registry file, changes it and writes it back in place: of two tasks at once, one would lose
+    what the other wrote, or read half a file. A registry in a database or an object store is left to Feast.
     """
     registry = _registry_file(store)
-    if registry is None:
-        yield
-        return
-    lock = Path(f"{registry}.lock")
-    if not os.access(lock if lock.exists() else lock.parent, os.W_OK):
-        # Where nothing can be written, nothing changes either.
-        yield
-        return
-    with lock.open("ab") as handle:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("Waiting for another task that uses the Feast registry %s.", registry)
-            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with _lock(registry, shared):
         # Whoever held it may have written.
-        if registry.exists():
+        if registry is not None and registry.exists():
             refresh: Callable[[], None] = store.refresh_registry
             refresh()
+        yield
+
+
+@contextmanager
+def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
+    lock = Path(f"{registry}.lock")
+    # Where nothing can be written, nothing changes either.
+    if registry is None or not os.access(lock if lock.exists() else lock.parent, os.W_OK):
+        yield
+        return
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with lock.open("ab") as handle:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("Waiting for another task that uses the Feast registry %s.", registry)
+            fcntl.flock(handle, kind)
         yield
 
 
@@ -165,11 +170,8 @@ def apply(store: FeatureStore, contents: RepoContents) -> None:
         with quietly():
             apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=False)
     except (Exception, SystemExit) as error:
-        hint = ""
-        if isinstance(error, FileNotFoundError):
-            hint = " The file of a source is not there: write it first, or give a dataset for it in sources."
         raise FeatureStoreError(
-            f"Feast could not apply the repository {store.repo_path}: {one_line(error)}.{hint}"
+            f"Feast could not apply the repository {store.repo_path}: {one_line(error)}.{hint(error)}"
         ) from error
 
 
@@ -217,6 +219,13 @@ def _where(error: BaseException, folder: Path) -> str:
         return f"{Path(error.filename).name}, line {error.lineno}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
     return f"{Path(own[-1].filename).relative_to(folder)}, line {own[-1].lineno}" if own else folder.name
+
+
+def hint(error: BaseException) -> str:
+    """What to do about an error of Feast, where that is known."""
+    if isinstance(error, FileNotFoundError):
+        return " The file of a source is not there: write it first, or give a dataset for it in sources."
+    return ""
 
 
 def one_line(error: BaseException) -> str:

@@ -36,7 +36,8 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
     if resumed is None:
         with feast_repo.locked(store):
             published = _prepare(store, spec, context)
-    views = _views(store, spec.feature_views)
+    with feast_repo.locked(store, shared=True):
+        views = _views(store, spec.feature_views)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
     online = _Online(store, views, valid_from)
     done, skipped = 0, 0
@@ -133,8 +134,8 @@ class _Online:
                     self._store.materialize(start, end, feature_views=names)
             except Exception as error:
                 raise MaterializationError(
-                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {feast_repo.one_line(error)}. "
-                    "Earlier chunks are done; a retry goes on with this one."
+                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {feast_repo.one_line(error)}."
+                    f"{feast_repo.hint(error)} Earlier chunks are done; a retry goes on with this one."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
 

@@ -155,26 +155,31 @@ def _realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findi
     try:
         estimate = performance.measure(metric, outcomes, policy.confidence)
     except performance.UnmeasurableError as error:
-        return {**known, "unmeasured": str(error)}
-    known["performance"] = Performance(
-        metric=metric,
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        reference=contract.metrics.get(metric),
-        labels=outcomes.rows,
-    )
-    return {**known, "unmeasured": _too_little(known["performance"], coverage, policy)}
+        return {**known, "unmeasured": _too_little(outcomes.rows, coverage, policy) or str(error)}
+    reference = contract.metrics.get(metric)
+    without = f"{metric} was not measured at training" if reference is None else None
+    return {
+        **known,
+        "unmeasured": _too_little(outcomes.rows, coverage, policy) or without,
+        "performance": Performance(
+            metric=metric,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            reference=reference,
+            labels=outcomes.rows,
+        ),
+    }
 
 
-def _too_little(measured: Performance, coverage: float, policy: Policy) -> str | None:
-    """Why what was measured is no ground for a judgement, if so."""
-    if measured.labels < policy.min_labels:
-        return f"there are {measured.labels:,} labels, {policy.min_labels:,} are needed"
+def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
+    """Why the labels are no ground for a judgement, if so."""
+    if not labels:
+        return "there are no labels"
+    if labels < policy.min_labels:
+        return f"there are {labels:,} labels, {policy.min_labels:,} are needed"
     if coverage < policy.min_coverage:
         return f"{coverage:.1%} of the predictions have a label, {policy.min_coverage:.0%} are needed"
-    if measured.reference is None:
-        return f"{measured.metric} was not measured at training"
     return None
 
 

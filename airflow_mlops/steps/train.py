@@ -19,7 +19,7 @@ from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, TrainingError
 from airflow_mlops.gates.metrics import compute
-from airflow_mlops.monitoring.profiles import profile
+from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.registry.models import of_run, register
@@ -366,15 +366,12 @@ def _signature(contract: ModelContract) -> ModelSignature:
 
 def _profiles(contract: ModelContract, train: TrainingData, predictions: Predictions) -> dict[str, Any]:
     """What the features looked like in training and what was predicted on the held-out part, for monitoring."""
-    columns = {"score": pa.array(predictions.score)}
-    if contract.task != "regression":
-        columns["prediction"] = pa.array(predictions.prediction)
-    answers = pa.RecordBatch.from_pydict(columns)
-    names = [feature.name for feature in contract.features]
-    return {
-        "features": profile(train.table.to_batches(), names).model_dump(mode="json"),
-        "predictions": profile([answers], list(columns)).model_dump(mode="json"),
-    }
+    scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
+    known = ModelProfile(
+        features=profile(train.table.to_batches(), [feature.name for feature in contract.features]),
+        scores=profile([scores]),
+    )
+    return known.model_dump(mode="json")
 
 
 def _log_run(

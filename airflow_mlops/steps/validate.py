@@ -108,12 +108,15 @@ def _read_json(path: str) -> dict[str, Any]:
 
 def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
     from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     known = {key: content[key] for key in ("name", "expectations", "meta", "notes", "id") if key in content}
     if not known.get("expectations"):
         raise SpecError(f"{what} has no expectations: there is nothing to validate.")
     try:
-        return ExpectationSuite(**{"name": "suite", **known})
+        # One by one: given all at once, a suite leaves out what it does not understand and only logs that.
+        expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in known.pop("expectations")]
+        return ExpectationSuite(**{"name": "suite", **known, "expectations": expectations})
     except Exception as error:
         raise SpecError(f"{what} is not a suite of Great Expectations: {type(error).__name__}: {error}.") from error
 

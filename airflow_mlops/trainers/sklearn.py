@@ -182,9 +182,12 @@ class SklearnModel:
         self._check(data)
 
     def _check(self, data: TrainingData) -> None:
-        if self.task != "regression" and list(getattr(self.estimator, "classes_", data.classes)) != data.classes:
+        if self.task == "regression":
+            return
+        learned = np.asarray(getattr(self.estimator, "classes_", data.classes)).tolist()
+        if learned != data.classes:
             raise TrainingError(
-                f"{self.name} learned the classes {list(self.estimator.classes_)}, the labels are {data.classes}: "
+                f"{self.name} learned the classes {learned}, the labels are {data.classes}: "
                 "fit it to the labels as they are."
             )
 

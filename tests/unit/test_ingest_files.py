@@ -185,7 +185,7 @@ def test_rows_without_a_time_are_counted(tmp_path, context, ingest, caplog):
 
 def test_a_time_that_cannot_be_read_is_shown(tmp_path, context, ingest):
     write(tmp_path, "csv", [{"t": "04/01/2013", "n": 1}])
-    with pytest.raises(SchemaError, match=r"time column 't' of .* is not ISO 8601 throughout: .*04/01/2013"):
+    with pytest.raises(SchemaError, match=r"time column 't' of .* is not ISO 8601.*04/01/2013"):
         ingest(tmp_path / "rows.csv", window="2013-04", time_column="t")
     write(tmp_path, "csv", [{"t": 1364774400, "n": 1}])
     with pytest.raises(SchemaError, match="holds int64: say what it means"):
@@ -264,7 +264,7 @@ def test_a_json_field_that_comes_late_is_named_and_can_be_declared(tmp_path, con
 def test_files_that_differ_are_named(form, tmp_path, context, ingest):
     write(tmp_path, form, [{"n": 1, "s": "a"}], "a")
     write(tmp_path, form, [{"n": "x", "s": "b"}], "b")
-    with pytest.raises(SchemaError, match="'n'|types="):
+    with pytest.raises(SchemaError, match=r"('n'|types=)"):
         ingest(tmp_path / f"*.{form}")
     write(tmp_path, form, [{"s": "b", "n": 2}], "b")
     assert table(context, ingest(tmp_path / f"*.{form}"))["n"].to_pylist() == [1, 2]
@@ -287,7 +287,9 @@ class TestBetweenWindows:
 
     def test_a_column_that_is_gone_is_named(self, ingest):
         path = self.april({"n": 1})
-        with pytest.raises(SchemaError, match=r"in the window 2013-03 has the column 's', 'e', which .* columns=\['n'\]"):
+        with pytest.raises(
+            SchemaError, match=r"in the window 2013-03 has the column 's', 'e', which .* columns=\['n'\]"
+        ):
             ingest(path, window="2013-04")
         assert ingest(path, window="2013-04", columns=["n"]).dataset.rows == 1
 
@@ -299,7 +301,9 @@ class TestBetweenWindows:
 
     def test_a_type_that_changed_in_parquet_is_named(self, ingest):
         pq.write_table(pa.table({"n": ["1"], "s": ["a"], "e": ["x"]}), self.folder / "april.parquet")
-        with pytest.raises(SchemaError, match=r"has the column 'n' as int64, and now it is string: .*types=\{'n': 'string'\}"):
+        with pytest.raises(
+            SchemaError, match=r"has the column 'n' as int64, and now it is string: .*types=\{'n': 'string'\}"
+        ):
             ingest(self.folder / "april.parquet", window="2013-04")
 
     def test_what_is_guessed_follows_the_other_window(self, ingest, context):

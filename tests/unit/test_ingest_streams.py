@@ -1,4 +1,4 @@
-"""The same rows become the same batches, a reader never runs far ahead, and placeholders are found where they are meant."""
+"""The same rows become the same batches, a reader never runs far ahead, placeholders are found where they are meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.specs.ingest import bind, bounds
@@ -21,6 +21,7 @@ def batches(sizes):
         first += size
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 7))
 def test_however_rows_arrive_they_are_cut_the_same(sizes, rows):
     cut = list(rechunk(batches(sizes), rows))
@@ -34,6 +35,7 @@ def test_wide_rows_are_cut_early_to_bound_memory():
     assert [batch.num_rows for batch in rechunk(wide, 1000, max_bytes=20_000)] == [20] * 5
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=20))
 def test_a_thread_reads_ahead_and_keeps_the_order(sizes):
     with prefetch(batches(sizes)) as ahead:
@@ -62,11 +64,14 @@ def test_the_reader_waits_for_the_writer_and_stops_with_it():
         finally:
             closed.set()
 
-    before = threading.active_count()
-    with pytest.raises(RuntimeError, match="disk"), prefetch(endless(), max_bytes=24_000) as ahead:
-        next(ahead)
+    def write(batches):
+        next(batches)
         time.sleep(0.1)
         raise RuntimeError("disk")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="disk"), prefetch(endless(), max_bytes=24_000) as ahead:
+        write(ahead)
     assert closed.is_set()
     assert threading.active_count() == before
     assert len(made) <= 6

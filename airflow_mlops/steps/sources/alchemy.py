@@ -32,6 +32,8 @@ _DIALECTS = {
 
 
 class AlchemySource(QuerySource):
+    """A query that SQLAlchemy runs."""
+
     engine = "SQLAlchemy"
 
     def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
@@ -53,11 +55,13 @@ class AlchemySource(QuerySource):
         # Every colon but those of our own placeholders is SQL.
         marked = bind(self.sql, {"start": "\0start", "end": "\0end"}).replace(":", "\\:").replace("\0", ":")
         try:
-            with engine.connect().execution_options(stream_results=True, max_row_buffer=BATCH_ROWS) as connection:
+            with engine.connect() as connection:
                 if engine.dialect.name == "postgresql":
                     connection.execute(text("SET synchronize_seqscans = off"))
                     connection.execute(text("SET TIME ZONE 'UTC'"))
-                result = connection.execute(text(marked), self._parameters(engine.dialect.name))
+                streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
+                parameters = self._parameters(engine.dialect.name)
+                result = connection.execute(text(marked), parameters, execution_options=streamed)
                 names = list(result.keys())
                 self.check_names(pa.schema([(name, pa.null()) for name in names]))
                 yield from _batches(names, result.partitions(BATCH_ROWS), types)

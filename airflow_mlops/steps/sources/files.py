@@ -111,18 +111,19 @@ def _instants(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
             f"The time column {column!r} of {_name(file)} holds {kind}: "
             f"say what it means, as in types={{{column!r}: 'timestamp[s, tz=UTC]'}} for seconds since 1970."
         )
-    problem = None
-    for target in (pa.timestamp("us", "UTC"), pa.timestamp("us")):
-        try:
-            times = pc.cast(values, target, safe=False)
-        except pa.ArrowInvalid as error:
-            problem = str(error).partition(" as a scalar")[0]
-        else:
-            return times.cast(pa.timestamp("us", "UTC"))
-    raise SchemaError(
-        f"The time column {column!r} of {_name(file)} is not ISO 8601 throughout: {problem}. "
-        "Convert it, or put the rows into windows by the files' names instead of time_column=."
-    )
+    utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
+    try:
+        return pc.cast(values, utc, safe=False)
+    except pa.ArrowInvalid:
+        pass  # text without a zone
+    try:
+        return pc.cast(pc.cast(values, naive, safe=False), utc)
+    except pa.ArrowInvalid as error:
+        problem = str(error).partition(" as a scalar")[0]
+        raise SchemaError(
+            f"The time column {column!r} of {_name(file)} is not ISO 8601, or not all with or all without a zone: "
+            f"{problem}. Convert it, or put the rows into windows by the files' names instead of time_column=."
+        ) from None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -210,7 +211,7 @@ def _csv(file: _File) -> Iterator[pa.RecordBatch]:
 
     read = csv.ReadOptions(block_size=BLOCK_BYTES)
     parse = csv.ParseOptions(delimiter=file.spec.delimiter, newlines_in_values=True)
-    # An empty cell is null, a quoted empty text is not; of the rest nothing is taken for null unasked ("NA" is a country).
+    # An empty cell is null, a quoted empty text is not. Nothing else is taken for null unasked: "NA" is a country.
     nulls = {
         "null_values": ["", *file.spec.null_values],
         "strings_can_be_null": True,

@@ -31,6 +31,8 @@ _SETUP = (
 
 
 class PostgresSource(QuerySource):
+    """A query on PostgreSQL."""
+
     engine = "ADBC"
 
     def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
@@ -64,11 +66,12 @@ class PostgresSource(QuerySource):
         # A folder of a Unix socket is a host, too.
         host = quote(info.host or "", safe=":[]") + (f":{info.port}" if info.port else "")
         extra = {key: value for key, value in info.extra.items() if key in _LIBPQ}
-        return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{urlencode({**_DEFAULTS, **extra}, quote_via=quote)}"
+        options = urlencode({**_DEFAULTS, **extra}, quote_via=quote)
+        return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{options}"
 
 
 def _readable(sql: str, schema: pa.Schema) -> str:
-    """The query, with columns of types that Arrow does not have (enums, ``uuid``, ``inet``, ``interval``, ...) as text."""
+    """The query, with columns of types that Arrow does not have (``uuid``, ``inet``, ``interval``, ...) as text."""
     if not any(map(_foreign, schema)):
         return sql
     columns = []

@@ -78,7 +78,8 @@ class QuerySource:
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise SchemaError(
-                f"The query returns the column {', '.join(map(repr, twice))} more than once: give one of them another name with AS."
+                f"The query returns the column {', '.join(map(repr, twice))} more than once: "
+                "give one of them another name with AS."
             )
 
 

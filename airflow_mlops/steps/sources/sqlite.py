@@ -32,25 +32,32 @@ _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 
 
 def database_path(info: ConnectionInfo) -> Path:
-    """The file of an SQLite connection: its host, or the path of its URI, as Airflow's hook reads them."""
+    """The file of an SQLite connection: its host, or the path of its URI, as Airflow's hook reads them.
+
+    :raises SourceError: it is not there; SQLite would make an empty one
+    """
     parts = [part for part in (info.host, info.schema_) if part]
-    return Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
+    path = Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
+    if not path.is_file():
+        raise SourceError(f"Connection {info.conn_id!r} names the SQLite file {path}, which is not there.")
+    return path
 
 
 class SQLiteSource(QuerySource):
+    """A query on an SQLite file, which is opened for reading only."""
+
     engine = "ADBC"
 
     def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
         import adbc_driver_sqlite.dbapi as driver
 
-        path = database_path(self.info)
-        if not path.is_file():
-            raise SourceError(f"Connection {self.info.conn_id!r} names the SQLite file {path}, which is not there.")
-        uri = f"file:{quote(str(path))}?mode=ro"
+        uri = f"file:{quote(str(database_path(self.info)))}?mode=ro"
         with self.adbc_errors(), driver.connect(uri) as connection, connection.cursor() as cursor:
+            sql = bind(self.sql, {"start": "?1", "end": "?2"})
+            # A query that cannot run is said to be one here, before it is wrapped.
+            cursor.adbc_prepare(sql)
             names, expected = self._expected(cursor, types)
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": BATCH_ROWS})
-            sql = bind(self.sql, {"start": "?1", "end": "?2"})
             first = ", ".join(_VALUES[str(expected[name])] if name in expected else "NULL" for name in names)
             cursor.execute(f"SELECT {first} UNION ALL SELECT * FROM (\n{sql}\n)", self._parameters())  # noqa: S608
             reader = cursor.fetch_record_batch()
@@ -87,7 +94,7 @@ class SQLiteSource(QuerySource):
             # A column that an earlier window has as well is compared with that window later.
             guessed = name in types.earlier and name not in types.declared
             if name in expected and not guessed and field.type != expected[name]:
-                raise types.conflict(name, expected[name], f"{field.type} values")
+                raise types.conflict(name, types.declared.get(name, expected[name]), f"{field.type} values")
 
     def _parameters(self) -> list[str] | None:
         return [sqlite_text(self.window.start), sqlite_text(self.window.end)] if self.window else None
@@ -113,14 +120,16 @@ def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
 
 
 def _affinity(declared: str) -> pa.DataType | None:
-    """Column affinity by SQLite's own rules; those of numeric affinity (``DATE``, ``BOOLEAN``, ...) may hold anything."""
+    """Column affinity by SQLite's own rules, where it settles the type of the values.
+
+    Columns of numeric affinity (``DATE``, ``BOOLEAN``, ...) may hold anything, and SQLite calls a column ``BLOB`` that
+    is declared as nothing at all.
+    """
     declared = declared.upper()
     if "INT" in declared:
         return pa.int64()
     if any(part in declared for part in ("CHAR", "CLOB", "TEXT")):
         return pa.string()
-    if "BLOB" in declared:
-        return pa.binary()
     if any(part in declared for part in ("REAL", "FLOA", "DOUB")):
         return pa.float64()
     return None

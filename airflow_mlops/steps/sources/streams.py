@@ -43,50 +43,63 @@ def prefetch(batches: Iterator[pa.RecordBatch], max_bytes: int = 16 << 20) -> It
     Drivers and the Parquet writer release the interpreter's lock, so reading and writing overlap. Leaving the
     block stops the thread; the generator is closed there, where it ran.
     """
-    changed = threading.Condition()
-    ready: deque[pa.RecordBatch] = deque()
-    waiting_bytes = 0
-    stopped = finished = False
-    failure: BaseException | None = None
-
-    def read() -> None:
-        nonlocal waiting_bytes, finished, failure
-        try:
-            for batch in batches:
-                with changed:
-                    changed.wait_for(lambda: stopped or waiting_bytes < max_bytes)
-                    if stopped:
-                        break
-                    ready.append(batch)
-                    waiting_bytes += batch.nbytes
-                    changed.notify_all()
-            batches.close()  # type: ignore[attr-defined] # a generator
-        except BaseException as error:  # noqa: BLE001 - raised again where the batches are used
-            failure = error
-        with changed:
-            finished = True
-            changed.notify_all()
-
-    def serve() -> Iterator[pa.RecordBatch]:
-        nonlocal waiting_bytes
-        while True:
-            with changed:
-                changed.wait_for(lambda: ready or finished)
-                if not ready:
-                    break
-                batch = ready.popleft()
-                waiting_bytes -= batch.nbytes
-                changed.notify_all()
-            yield batch
-        if failure is not None:
-            raise failure
-
-    reader = threading.Thread(target=read, name="mlops-read", daemon=True)
+    ahead = _Ahead(batches, max_bytes)
+    reader = threading.Thread(target=ahead.read, name="mlops-read", daemon=True)
     reader.start()
     try:
-        yield serve()
+        yield ahead.serve()
     finally:
-        with changed:
-            stopped = True
-            changed.notify_all()
+        ahead.stop()
         reader.join()
+
+
+class _Ahead:
+    """A queue between two threads that is bounded by the bytes in it."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], max_bytes: int) -> None:
+        self._batches = batches
+        self._max_bytes = max_bytes
+        self._changed = threading.Condition()
+        self._ready: deque[pa.RecordBatch] = deque()
+        self._bytes = 0
+        self._stopped = self._finished = False
+        self._failure: BaseException | None = None
+
+    def read(self) -> None:
+        try:
+            for batch in self._batches:
+                if not self._put(batch):
+                    break
+            self._batches.close()  # type: ignore[attr-defined] # a generator
+        except BaseException as error:  # noqa: BLE001 - raised again where the batches are used
+            self._failure = error
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def _put(self, batch: pa.RecordBatch) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._bytes < self._max_bytes)
+            if not self._stopped:
+                self._ready.append(batch)
+                self._bytes += batch.nbytes
+                self._changed.notify_all()
+            return not self._stopped
+
+    def serve(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._finished)
+                if not self._ready:
+                    break
+                batch = self._ready.popleft()
+                self._bytes -= batch.nbytes
+                self._changed.notify_all()
+            yield batch
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-DAGS = Path(__file__).parent / "dags"
+DAGS = Path(__file__).parent / "dags" / "parse"
 SIDES = {
     "operators": "all eleven operators of airflow-mlops",
     "empty": "the same DAG of EmptyOperators",

@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 FEATURES = str(HERE / "flights_features")
 SUITE = str(HERE / "suites" / "flights.json")
 # Where Feast keeps its registry, its online store and its sources; the repository's feature_store.yaml reads it.
-os.environ.setdefault("FLIGHTS_FEATURES_HOME", os.path.join(os.environ.get("AIRFLOW_HOME", "~/airflow"), "flights_features"))
+os.environ.setdefault(
+    "FLIGHTS_FEATURES_HOME", os.path.join(os.environ.get("AIRFLOW_HOME", "~/airflow"), "flights_features")
+)
 os.environ["FLIGHTS_FEATURES_HOME"] = os.path.expanduser(os.environ["FLIGHTS_FEATURES_HOME"])
 
 # Found without importing the package: that is slow, and only its files are wanted.

@@ -45,6 +45,8 @@ class FileEntry(Model):
 
 
 class ColumnEntry(Model):
+    """One column of a dataset."""
+
     name: str
     type: str
 
@@ -267,9 +269,7 @@ class DatasetWriter:
             writer.close()
             files.close()
             self._written.append(key)
-            entries.append(
-                FileEntry(path=key, part=part, rows=self._rows[part], bytes=file.bytes, sha256=file.sha256)
-            )
+            entries.append(FileEntry(path=key, part=part, rows=self._rows[part], bytes=file.bytes, sha256=file.sha256))
         self._open = {}
         identity = {
             "name": self.name,

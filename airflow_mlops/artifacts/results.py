@@ -30,4 +30,5 @@ def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
 
 
 def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> None:
+    """Store a finished result under ``key``."""
     store.write_json(key, result)

@@ -77,7 +77,9 @@ class ArtifactStore:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
-            raise StoreError(f"The artifact store {self.url!r} cannot be opened: {error}. Check [mlops] artifacts.") from error
+            raise StoreError(
+                f"The artifact store {self.url!r} cannot be opened: {error}. Check [mlops] artifacts."
+            ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
 
     def __repr__(self) -> str:
@@ -89,7 +91,7 @@ class ArtifactStore:
 
     def url_of(self, key: str) -> str:
         """The key as a full URL that a person or another tool can open."""
-        return cast(str, self.fs.unstrip_protocol(self.path(key)))
+        return cast("str", self.fs.unstrip_protocol(self.path(key)))
 
     @contextmanager
     def create(self, key: str) -> Iterator[HashingFile]:
@@ -111,7 +113,7 @@ class ArtifactStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("wb", buffering=0)
         try:
-            yield cast(BinaryIO, file)
+            yield cast("BinaryIO", file)
             with self._guard(key):
                 os.fsync(file.fileno())
                 file.close()
@@ -190,7 +192,7 @@ class ArtifactStore:
         :raises FileNotFoundError: there is no such key
         """
         try:
-            return cast(bytes, self.fs.cat_file(self.path(key)))
+            return cast("bytes", self.fs.cat_file(self.path(key)))
         except FileNotFoundError:
             raise
         except OSError as error:

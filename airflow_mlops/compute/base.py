@@ -29,7 +29,7 @@ class Compute(ABC):
         :raises MLOpsError: the step failed, or could not be run here
         """
 
-    def on_kill(self) -> None:
+    def on_kill(self) -> None:  # noqa: B027 - a step in the task's own process ends with it
         """Stop what runs. Called when a user ends the task, never on a normal exit."""
 
 
@@ -58,5 +58,3 @@ def airflow_connection(conn_id: str) -> ConnectionInfo:
         port=found.port,
         extra=found.extra_dejson,
     )
-
-

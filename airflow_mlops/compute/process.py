@@ -58,11 +58,7 @@ class Process(Compute):
         return result
 
     def _environment(self, conn_ids: set[str]) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _KEPT or name.startswith(_KEPT_PREFIXES)
-        }
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
         # Connections travel in the environment: unlike arguments, other users cannot read it.
         secrets = {environment_name(conn_id): to_json(airflow_connection(conn_id)) for conn_id in sorted(conn_ids)}
         return {**kept, **secrets, "PYTHONUNBUFFERED": "1", **self.env}
@@ -83,7 +79,8 @@ class Process(Compute):
         except OSError as error:
             raise SpecError(f"Python {self.python!r} cannot be started on this worker: {error.strerror}.") from None
         self._child = child
-        assert child.stdin is not None and child.stdout is not None  # noqa: S101 - both are pipes
+        assert child.stdin is not None
+        assert child.stdout is not None
         try:
             try:
                 with child.stdin:

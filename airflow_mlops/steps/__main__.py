@@ -17,6 +17,7 @@ from airflow_mlops.steps.runner import run_call
 
 
 def main() -> int:
+    """Run the call on standard input; return the exit status."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     call = StepCall.model_validate_json(sys.stdin.buffer.read())
     try:

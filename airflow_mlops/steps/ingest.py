@@ -95,7 +95,7 @@ def _check_declared(schema: pa.Schema, types: Types) -> None:
 
 def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
     """Refuse what would break who reads both windows. What the user spelled out is taken as meant."""
-    assert earlier.window is not None  # noqa: S101 - only windows have neighbours
+    assert earlier.window is not None  # only windows have neighbours
     before = {column.name: column.type for column in earlier.columns}
     where = f"Dataset {spec.name} in the window {earlier.window.label}"
     gone = [name for name in before if name not in found.names and spec.columns is None]

@@ -124,7 +124,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
 def _validate(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
     """Run the suite and build the Data Docs of this one validation in ``site``."""
     import great_expectations as gx
-    from great_expectations.checkpoint import UpdateDataDocsAction
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     gx_context = gx.get_context(mode="ephemeral")

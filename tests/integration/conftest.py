@@ -71,9 +71,7 @@ class DagRunOutcome:
             found = session.scalars(
                 select(TaskInstance).where(TaskInstance.dag_id == self.dag_id, TaskInstance.run_id == self.run_id)
             )
-            return {
-                f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in found
-            }
+            return {f"{ti.task_id}[{ti.map_index}]" if ti.map_index >= 0 else ti.task_id: str(ti.state) for ti in found}
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """What a task returned or pushed."""
@@ -115,7 +113,9 @@ def run_dag(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDa
     """
     written: list[Path] = []
 
-    def run(source: str, conf: dict[str, Any] | None = None, connections: dict[str, str] | None = None) -> DagRunOutcome:
+    def run(
+        source: str, conf: dict[str, Any] | None = None, connections: dict[str, str] | None = None
+    ) -> DagRunOutcome:
         from airflow.dag_processing.dagbag import DagBag
 
         for conn_id, value in (connections or {}).items():

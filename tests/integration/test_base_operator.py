@@ -7,7 +7,7 @@ import sys
 import pytest
 
 # A step that counts how often it ran, and fails on its first attempt where told to.
-STEP = '''
+STEP = """
 from pathlib import Path
 from airflow_mlops.exceptions import SourceError, SpecError
 from airflow_mlops.specs.base import Result, Spec
@@ -29,9 +29,9 @@ def run(spec: CountSpec, context) -> CountResult:
     if spec.fail == "always":
         raise SpecError("The counter cannot count: give it fingers.")
     return CountResult(runs=runs, summary=f"Counted {runs} run.")
-'''
+"""
 
-DAG = '''
+DAG = """
 import sys
 from datetime import timedelta
 from airflow.sdk import DAG
@@ -54,7 +54,7 @@ class CountOperator(StepOperator):
 
 with DAG("count_{name}", default_args={{"retries": 2, "retry_delay": timedelta(0)}}):
     CountOperator(task_id="count", file="{{{{ dag_run.conf['file'] }}}}", {arguments})
-'''
+"""
 
 
 @pytest.fixture
@@ -85,7 +85,9 @@ def test_a_result_is_returned_by_reference_and_logged_in_one_sentence(place, cou
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
 def test_a_retry_returns_the_finished_result_without_running_again(place, count_step, run_dag, tmp_path):
     name = "lost_" + place.split("(")[0].lower()
-    run = run_dag(DAG.format(name=name, arguments=f"run_on={place}, lose_result=True"), conf={"file": str(tmp_path / "n")})
+    run = run_dag(
+        DAG.format(name=name, arguments=f"run_on={place}, lose_result=True"), conf={"file": str(tmp_path / "n")}
+    )
     assert run.states() == {"count": "success"}
     assert (tmp_path / "n").read_text() == "1"
 
@@ -110,4 +112,6 @@ def test_what_cannot_pass_is_not_retried_and_says_why(place, count_step, run_dag
 def test_a_python_that_is_not_there_is_named(count_step, run_dag, tmp_path, capfd):
     source = DAG.format(name="nowhere", arguments="run_on=Process(python='/nowhere/python')")
     assert run_dag(source, conf={"file": str(tmp_path / "n")}).states() == {"count": "failed"}
-    assert "Python '/nowhere/python' cannot be started on this worker: No such file or directory" in capfd.readouterr().out
+    assert (
+        "Python '/nowhere/python' cannot be started on this worker: No such file or directory" in capfd.readouterr().out
+    )

@@ -193,7 +193,8 @@ def test_a_column_that_changes_its_type_is_named(postgres, ingest):  # noqa: F81
     query = "SELECT * FROM changing WHERE t >= :start AND t < :end"
     postgres.execute(
         "DROP TABLE IF EXISTS changing",
-        "CREATE TABLE changing AS SELECT d AS t, 1 AS n FROM generate_series('2013-03-01', '2013-05-01', '1 day'::interval) d",
+        """CREATE TABLE changing AS
+        SELECT d AS t, 1 AS n FROM generate_series('2013-03-01'::date, '2013-05-01', '1 day') d""",
     )
     ingest(query, window="2013-03")
     postgres.execute("ALTER TABLE changing ALTER n TYPE text")

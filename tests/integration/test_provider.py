@@ -187,8 +187,9 @@ KEYS = st.lists(
 
 @given(key=KEYS)
 def test_no_key_leaves_the_folders_that_are_shown(store, key):
-    from airflow_mlops.plugin.pages import artifact
     from fastapi import HTTPException
+
+    from airflow_mlops.plugin.pages import artifact
 
     if key in ("reports/flights/april.html", "docs/static/plot.png", "docs/notes.unknown"):
         return

@@ -42,7 +42,7 @@ with DAG("features_{name}", default_args={{"model": "delays", "run_on": {place},
         keys=["carrier", "flight", "origin", "dest", "tailnum", "time_hour"],
         label={{"name": "late", "expression": "arr_delay > 15"}},
         split={{"method": "time", "test_size": "{{{{ dag_run.conf['held_out'] }}}}"}},
-        outlets=[Asset("mlops://delays/training")],
+        outlets=[Asset("mlops://delays/training")], {options}
     )
     features >> rows
 """
@@ -75,9 +75,9 @@ def store(airflow_db) -> ArtifactStore:
     return store
 
 
-def run_flights(run_dag, store, tmp_path, monkeypatch, name, place="Worker()", extra=""):
+def run_flights(run_dag, store, tmp_path, monkeypatch, name, place="Worker()", **text):
     monkeypatch.setenv("FLIGHTS_FEATURES_HOME", str(tmp_path / "feast"))
-    source = DAG.format(name=name, place=place, repo=str(FLIGHTS), extra=extra)
+    source = DAG.format(name=name, place=place, repo=str(FLIGHTS), **{"extra": "", "options": "", **text})
     return run_dag(
         source.replace("\"{{ dag_run.conf['planes'] }}\"", repr(store.planes)),
         conf={"month": "2013-01", "held_out": "7D"},
@@ -100,8 +100,8 @@ def test_a_month_becomes_features_and_a_training_set(place, store, run_dag, tmp_
     assert rows["rows"] == {"train": known.num_rows - held_out, "test": held_out}
     late = pc.mean(pc.greater(known["arr_delay"], 15)).as_py()
     assert rows["summary"] == (
-        f"Built delays_{name} with {known.num_rows - held_out:,} train and {held_out:,} test rows and 18 features, split "
-        f"by time, {late:.1%} positive; {flights.ref.rows - known.num_rows} rows without a label were left out."
+        f"Built delays_{name} with {known.num_rows - held_out:,} train and {held_out:,} test rows and 18 features, "
+        f"split by time, {late:.1%} positive; {flights.ref.rows - known.num_rows} rows without a label were left out."
     )
     logged = capfd.readouterr().out
     assert rows["summary"] in logged
@@ -119,11 +119,19 @@ def test_a_month_becomes_features_and_a_training_set(place, store, run_dag, tmp_
 
 
 def test_a_leak_fails_the_task_for_good_and_says_which_feature(store, run_dag, tmp_path, monkeypatch, capfd):
-    run = run_flights(run_dag, store, tmp_path, monkeypatch, "leak", extra="'dep_delay'")
-    assert run.states()["rows"] == "success"
-    run = run_flights(run_dag, store, tmp_path, monkeypatch, "told", extra="'arr_delay'")
+    run = run_flights(
+        run_dag,
+        store,
+        tmp_path,
+        monkeypatch,
+        "leak",
+        extra="'dep_delay'",
+        options="max_single_feature_score=0.9, retries=2,",
+    )
     assert run.states() == {"features": "success", "rows": "failed"}
-    assert "the label is made from 'arr_delay', so a model would be told the answer" in capfd.readouterr().out
+    logged = capfd.readouterr().out
+    assert "LeakageError: This feature alone predicts 'late' better than 0.9: 'dep_delay' (AUC 0.9" in logged
+    assert logged.count("Joining features to") == 1, "another try cannot help"
 
 
 def test_mistakes_in_a_dag_file_show_when_it_is_parsed():

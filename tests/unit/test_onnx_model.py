@@ -65,9 +65,7 @@ def strange(rows: int = 200, seed: int = 5) -> pa.Table:
     table = table.set_column(
         table.schema.get_field_index("carrier"), "carrier", pa.array(["??", "ZZ", "", None] * (rows // 4))
     )
-    return table.set_column(
-        table.schema.get_field_index("distance"), "distance", pc.multiply(table["distance"], 1e6)
-    )
+    return table.set_column(table.schema.get_field_index("distance"), "distance", pc.multiply(table["distance"], 1e6))
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -185,7 +183,9 @@ def test_the_engine_is_named(forest):
 
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, forest):
-    with pytest.raises(ModelFormatError, match=r"has no mlops/contract.json: the version was not made by TrainOperator"):
+    with pytest.raises(
+        ModelFormatError, match=r"has no mlops/contract.json: the version was not made by TrainOperator"
+    ):
         OnnxModel.load(tmp_path)
     (tmp_path / "mlops").mkdir()
     (tmp_path / "mlops/contract.json").write_text("{}")

@@ -204,7 +204,11 @@ def test_the_seed_reaches_the_estimator_unless_it_has_one_of_its_own(store):
     [
         ({"estimator": "sklearn.nowhere.Model"}, SpecError, "there is no module 'sklearn.nowhere'"),
         ({"estimator": "sklearn.linear_model.Nothing"}, SpecError, "module 'sklearn.linear_model' has no 'Nothing'"),
-        ({"estimator": LOGISTIC, "params": {"c": 1}}, SpecError, "cannot be made with .* unexpected keyword argument 'c'"),
+        (
+            {"estimator": LOGISTIC, "params": {"c": 1}},
+            SpecError,
+            "cannot be made with .* unexpected keyword argument 'c'",
+        ),
         ({"estimator": LOGISTIC, "params": {"C": -1}}, TrainingError, "could not be fitted to 600 rows of 5 features"),
         ({"estimator": "sklearn.linear_model.Ridge"}, TrainingError, "is no classifier, and 'late' has classes"),
         ({"estimator": "sklearn.svm.LinearSVC"}, TrainingError, "has no predict_proba"),
@@ -302,7 +306,9 @@ def test_preprocessing_of_the_user_takes_the_place_of_ours(store, mine):
 
 def test_what_cannot_be_exported_says_what_to_do(store, mine):
     model, train, _ = fitted(store, SklearnTrainer("sklearn.neighbors.RadiusNeighborsClassifier", {"radius": 1e9}))
-    with pytest.raises(ModelFormatError, match="RadiusNeighborsClassifier cannot be exported to ONNX.*skl2onnx supports"):
+    with pytest.raises(
+        ModelFormatError, match="RadiusNeighborsClassifier cannot be exported to ONNX.*skl2onnx supports"
+    ):
         model.to_onnx(train)
 
 

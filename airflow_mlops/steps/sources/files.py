@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -275,7 +275,8 @@ def _jsonl(file: _File) -> Iterator[pa.RecordBatch]:
         raise
 
 
-def _explain_json(file: _File, kinds: dict[str, pa.DataType], problem: str) -> NoReturn | None:
+def _explain_json(file: _File, kinds: dict[str, pa.DataType], problem: str) -> None:
+    """Raise what Arrow's report means, where it can be told."""
     if found := _JSON_KIND.search(problem):
         raise file.types.conflict(found[1], kinds.get(found[1], found[2]), f"a {found[3]}") from None
     if found := _JSON_VALUE.search(problem):
@@ -288,7 +289,6 @@ def _explain_json(file: _File, kinds: dict[str, pa.DataType], problem: str) -> N
             f"{_name(file.file)} has the field {name!r}, which the lines before did not have: "
             f"say which type it has with types={{{name!r}: ...}}, or name the columns to keep with columns=[...]."
         ) from None
-    return None
 
 
 def _lines(file: _File) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ class QuerySource:
     engine: str
 
     def __init__(self, spec: IngestSpec, info: ConnectionInfo) -> None:
-        assert spec.sql is not None  # noqa: S101 - the spec makes sure of it
+        assert spec.sql is not None  # the spec makes sure of it
         self.sql = spec.sql.strip().rstrip(";").rstrip()
         self.window = spec.window
         self.info = info
@@ -85,7 +85,7 @@ class QuerySource:
 
 def open_query(spec: IngestSpec, connection: ConnectionResolver) -> QuerySource:
     """The fastest way there is to run the query of ``spec``."""
-    assert spec.conn_id is not None  # noqa: S101 - the spec makes sure of it
+    assert spec.conn_id is not None  # the spec makes sure of it
     info = connection(spec.conn_id)
     if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
         from airflow_mlops.steps.sources.sqlite import SQLiteSource

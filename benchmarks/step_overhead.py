@@ -41,7 +41,7 @@ def main() -> None:
     if arguments.script:
         work(*arguments.script)
         return
-    print(__doc__.partition("\n\n")[2].partition("\n\nA task's")[0])
+    print(__doc__)
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
         file = Path(folder) / "rows.csv"
         file.write_text("n,x,s\n" + "".join(f"{n},{n / 7},text {n % 100}\n" for n in range(arguments.rows)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ def table(months: list[Month]) -> str:
         coverage = f"{month.coverage:.1%}" if month.coverage is not None else "-"
         champion = f"v{month.champion}" if month.champion is not None else "-"
         auc = f"{month.auc:.3f}" if month.auc is not None else "-"
-        lines.append(
-            f"{month.key:<8} {month.rows or 0:>7,} {month.drift:>18} {coverage:>7} {champion:>8} {auc:>6}  {month.decision}"
+        facts = f"{month.key:<8} {month.rows or 0:>7,} {month.drift:>18} {coverage:>7} {champion:>8} {auc:>6}  "
+        lines += textwrap.wrap(
+            month.decision, len(facts) + 78, initial_indent=facts, subsequent_indent=" " * len(facts)
         )
     return "\n".join(lines)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from airflow.sdk import conf
 
 from airflow_mlops.links.base import ResultLink
 from airflow_mlops.settings import default_store
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import TaskInstanceKey
 
 
 def page_address(url: str) -> str:
@@ -38,10 +41,28 @@ class ArtifactLink(ResultLink):
 
 
 class DataDocsLink(ArtifactLink):
-    """From a validation to its Great Expectations Data Docs."""
+    """From a validation to its Great Expectations Data Docs.
+
+    A validation that failed returns nothing; the link then leads to the index of the dataset's Data Docs.
+    """
 
     name = "Data Docs"
     key = "docs_url"
+
+    def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
+        return super().get_link(operator, ti_key=ti_key) or _index(operator)
+
+
+def _index(operator: Any) -> str:
+    from airflow_mlops.artifacts.store import ArtifactStore
+
+    given = operator.dataset
+    dataset = given.get("dataset", given) if isinstance(given, dict) else {}
+    if "id" not in dataset:
+        return ""
+    store = ArtifactStore(operator.store or default_store())
+    key = f"docs/{dataset['name']}/{dataset['id'][:16]}/index.html"
+    return page_address(store.url_of(key)) if store.exists(key) else ""
 
 
 class ReportLink(ArtifactLink):

@@ -23,6 +23,7 @@ _SETTINGS = {
     # Its default of seven retries keeps a task waiting four minutes for a server that is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ATTEMPTS, _TIMEOUT, _PAUSE = 3, 3.0, 1.0

@@ -119,8 +119,7 @@ def register(
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
     """The version of ``model`` that the run made, if there is one."""
-    quoted = model.replace("'", "''")
-    found = client.search_model_versions(f"name = '{quoted}' AND run_id = '{run_id}'")
+    found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 
 

@@ -81,8 +81,9 @@ def experiment_for(client: MlflowClient, name: str) -> str:
 
 
 def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    quoted = key.replace("'", "''")
-    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{quoted}'", max_results=1, order_by=["start_time ASC"])
+    # MLflow's filters know no escapes.
+    quoted = f'"{key}"' if "'" in key else f"'{key}'"
+    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted}", max_results=1, order_by=["start_time ASC"])
     return str(runs[0].info.run_id) if runs else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -214,13 +214,3 @@ def _file_name(dataset: Dataset, valid_from: datetime | None) -> str:
     if dataset.manifest.window is not None:
         return f"{dataset.manifest.window.key}.parquet"
     return f"{valid_from:%Y%m%dT%H%M%SZ}.parquet" if valid_from is not None else "all.parquet"
-
-
-def origins(path: str, filesystem: Any = None) -> Iterator[str]:
-    """Which datasets (``NAME:ID``) the files of a source were published from."""
-    import pyarrow.dataset as ds
-
-    for fragment in ds.dataset(path, filesystem=filesystem, format="parquet").get_fragments():
-        origin = (fragment.physical_schema.metadata or {}).get(_ORIGIN)
-        if origin:
-            yield ":".join(origin.decode().split(":")[:2])

@@ -308,7 +308,7 @@ def _parity(model: FittedModel, onnx_model: OnnxModel, test: TrainingData) -> fl
 
 
 def _measure(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
-    return compute(
+    found = compute(
         contract.task,
         test.labels,
         predictions.prediction,
@@ -317,6 +317,12 @@ def _measure(contract: ModelContract, test: TrainingData, predictions: Predictio
         contract.classes,
         positive=contract.positive,
     )
+    return _in_order(found)
+
+
+def _in_order(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of this package among ``metrics``, in the order that all results have."""
+    return {name: metrics[name] for name in METRICS if name in metrics}
 
 
 def _package(
@@ -460,4 +466,4 @@ def _log_model(
 def _logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
-    return {name: logged[name] for name in METRICS if name in logged}
+    return _in_order(logged)

@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,15 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     )
 
 
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+
+
 def _quiet() -> None:
     # A hundred lines about registering functions, at import, would bury what the task has to say.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    # Data Docs leave a cell out where their renderer fails, and log its traceback.
+    logging.getLogger("great_expectations.render").setLevel(logging.CRITICAL)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
@@ -88,10 +95,10 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     try:
         suite = getattr(importlib.import_module(module), name)()
     except Exception as error:
-        raise SpecError(f"The suite {given!r} cannot be made: {type(error).__name__}: {error}.") from error
+        raise SpecError(f"The suite {given!r} cannot be made: {_line(error)}.") from error
     if not isinstance(suite, ExpectationSuite):
         raise SpecError(f"{given!r} returned {type(suite).__name__}: return a great_expectations.ExpectationSuite.")
-    return suite
+    return _unowned(suite.name, suite.expectations, suite.meta, suite.notes)
 
 
 def _read_json(path: str) -> dict[str, Any]:
@@ -107,18 +114,23 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
-    from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    known = {key: content[key] for key in ("name", "expectations", "meta", "notes", "id") if key in content}
-    if not known.get("expectations"):
+    if not content.get("expectations"):
         raise SpecError(f"{what} has no expectations: there is nothing to validate.")
     try:
         # One by one: given all at once, a suite leaves out what it does not understand and only logs that.
-        expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in known.pop("expectations")]
-        return ExpectationSuite(**{"name": "suite", **known, "expectations": expectations})
+        expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in content["expectations"]]
+        return _unowned(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except Exception as error:
-        raise SpecError(f"{what} is not a suite of Great Expectations: {type(error).__name__}: {error}.") from error
+        raise SpecError(f"{what} is not a suite of Great Expectations: {_line(error)}.") from error
+
+
+def _unowned(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:
+    """A suite of copies. What Great Expectations stored has ids, and is taken to be another suite's."""
+    from great_expectations import ExpectationSuite
+
+    return ExpectationSuite(name=name, expectations=[copy(one) for one in expectations], meta=meta, notes=notes)
 
 
 def _validate(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
@@ -150,15 +162,13 @@ def _validate(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     try:
         done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
     except Exception as error:
-        raise ValidationError(
-            f"Suite {suite.name!r} could not be run on dataset {name}: {type(error).__name__}: {error}."
-        ) from error
+        raise ValidationError(f"Suite {suite.name!r} could not be run on dataset {name}: {_line(error)}.") from error
     return next(iter(done.run_results.values()))
 
 
 def _publish(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
     """Copy the Data Docs into the artifact store; return the URL of the page with the results."""
-    # Named by what was validated, so that the same validation again replaces its pages.
+    # Named by what was validated: one folder a dataset, in it a page for each time that it was validated.
     folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
     page = ""
     for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _LEFT_OUT):

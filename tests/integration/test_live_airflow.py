@@ -175,9 +175,13 @@ def test_a_retry_repeats_nothing_and_a_cleared_task_runs_again(airflow: LiveAirf
     assert len(results(airflow)) == 2
 
 
-def test_airflow_shows_the_provider_and_the_plugin(airflow: LiveAirflow):
+def test_airflow_shows_the_provider_the_plugin_and_the_connection_form(airflow: LiveAirflow):
     providers = {p["package_name"] for p in airflow.get("/api/v2/providers?limit=100")["providers"]}
     assert "airflow-mlops" in providers
     plugins = {p["name"]: p for p in airflow.get("/api/v2/plugins?limit=100")["plugins"]}
     assert plugins["mlops"]["fastapi_apps"][0]["url_prefix"] == "/mlops"
     assert airflow.get("/api/v2/plugins/importErrors")["total_entries"] == 0
+    forms = {form["connection_type"]: form for form in airflow.get("/ui/connections/hook_meta")}
+    assert forms["mlflow"]["hook_name"] == "MLflow"
+    assert forms["mlflow"]["standard_fields"]["host"]["title"] == "Tracking URI"
+    assert list(forms["mlflow"]["extra_fields"]) == ["ui_url"]

@@ -141,6 +141,35 @@ def test_the_links_to_pages_lead_to_the_api_server(run_dag, monkeypatch, tmp_pat
     assert run.xcom("work", "_link_ReportLink") == result["report_url"]
 
 
+VALIDATION = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator, ValidateOperator
+
+SUITE = {{"name": "s", "expectations": [
+    {{"type": "expect_column_values_to_be_between", "kwargs": {{"column": "n", "max_value": {limit}}}}}
+]}}
+with DAG("docs_link_{limit}"):
+    rows = IngestOperator(task_id="ingest", name="link_numbers", files={file!r})
+    ValidateOperator(task_id="validate", dataset=rows.output, suite=SUITE)
+"""
+
+
+@pytest.mark.parametrize(("limit", "state", "page"), [(9, "success", "/validations/"), (1, "failed", "/index.html")])
+def test_a_validation_links_to_its_data_docs_also_when_it_fails(limit, state, page, run_dag, tmp_path, monkeypatch):
+    from urllib.parse import unquote
+
+    from airflow_mlops.plugin.pages import artifact
+
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com")
+    (tmp_path / "rows.csv").write_text("n\n1\n2\n")
+    run = run_dag(VALIDATION.format(limit=limit, file=str(tmp_path / "rows.csv")))
+    assert run.states()["validate"] == state
+    link = run.xcom("validate", "_link_DataDocsLink")
+    assert page in link
+    served = artifact(unquote(link.removeprefix("https://airflow.example.com/mlops/artifacts/")))
+    assert b"Great Expectations" in served.body or b"great_expectations" in served.body
+
+
 @pytest.fixture(scope="module")
 def store():
     from airflow_mlops.artifacts.store import ArtifactStore

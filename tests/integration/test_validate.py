@@ -180,6 +180,33 @@ def test_a_suite_built_in_python_and_one_written_by_great_expectations(context, 
         run(ValidateSpec(dataset=flights, suite="no_such_thing"), context)
 
 
+def stored_suite():
+    """A suite as a Great Expectations project hands it out: stored, with ids."""
+    import great_expectations as gx
+
+    stored = gx.get_context(mode="ephemeral").suites.add(make_suite())
+    assert stored.id
+    assert stored.expectations[0].id
+    return stored
+
+
+def test_a_suite_out_of_a_great_expectations_project_is_taken_as_it_is(context, flights, tmp_path):
+    import great_expectations as gx
+
+    project = gx.get_context(mode="file", project_root_dir=tmp_path)
+    stored = project.suites.add(
+        gx.ExpectationSuite(
+            name="In a project",
+            notes="kept by GX",
+            expectations=[gx.expectations.ExpectColumnValuesToNotBeNull(column="carrier", mostly=0.5, notes="some")],
+        )
+    )
+    (file,) = (tmp_path / "gx" / "expectations").glob("*.json")
+    assert json.loads(file.read_text())["id"] == stored.id
+    assert run(ValidateSpec(dataset=flights, suite=str(file)), context).success
+    assert run(ValidateSpec(dataset=flights, suite=f"{__name__}:stored_suite"), context).success
+
+
 DAG = """
 from airflow.sdk import DAG, Asset
 from airflow_mlops.operators import ValidateOperator

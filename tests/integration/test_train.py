@@ -1,0 +1,356 @@
+"""Training for real: what lands in MLflow loads in every way it should, once, and the same each time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+
+import numpy as np
+import pytest
+
+from airflow_mlops.artifacts.datasets import open_dataset
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.connections import from_environment
+from airflow_mlops.exceptions import ModelFormatError, RegistryUnavailableError, TrainingError
+from airflow_mlops.monitoring.profiles import ModelProfile
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.inputs import frame
+from airflow_mlops.registry.models import download
+from airflow_mlops.registry.onnx_model import OnnxModel
+from airflow_mlops.specs.base import MLflowTarget, Provenance
+from airflow_mlops.specs.train import TrainSpec
+from airflow_mlops.steps import train
+from airflow_mlops.steps.context import StepContext
+from tests.training import FEATURES, flights, training_set
+
+LOGISTIC, HGB = "sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"
+
+
+@pytest.fixture
+def client(mlflow_connection):
+    return connect(MLflowTarget(), from_environment)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def model():
+    return f"late_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def learn(client, store, model):
+    """``learn(trainer, key=..., **spec)`` trains one candidate."""
+
+    def learn(trainer, key=None, dataset=None, **fields):
+        dataset = dataset or training_set(store)
+        spec = TrainSpec(dataset=dataset, model=model, trainer=trainer, **fields)
+        context = StepContext(
+            store, key or uuid.uuid4().hex, provenance=Provenance(dag_id="d", task_id="t", map_index=2)
+        )
+        return train.run(spec, context)
+
+    return learn
+
+
+def runs(client, name):
+    return client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+
+def versions(client, name):
+    return client.search_model_versions(f"name = '{name}'")
+
+
+def test_one_stored_model_loads_as_scikit_learn_as_onnx_and_as_pyfunc(client, store, learn):
+    import mlflow.onnx
+    import mlflow.sklearn
+    from onnxruntime import InferenceSession
+
+    result = learn({"estimator": LOGISTIC})
+    uri = f"models:/{result.candidate.model}/{result.candidate.version}"
+    test = open_dataset(store, result.dataset).table("test")
+    ours = OnnxModel.load(download(client, result.candidate))
+    seen = frame(test, ours.contract.features)
+    found = ours.predict(test)
+
+    loaded = mlflow.sklearn.load_model(uri)
+    np.testing.assert_allclose(loaded.predict_proba(seen)[:, 1], found.score, atol=1e-5)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(uri).predict(seen), found.prediction)
+    session = InferenceSession(mlflow.onnx.load_model(uri).SerializeToString())
+    kinds = {"tensor(float)": np.float32, "tensor(string)": object}
+    feeds = {item.name: seen[item.name].to_numpy().astype(kinds[item.type])[:, None] for item in session.get_inputs()}
+    label, probabilities = session.run(None, feeds)
+    np.testing.assert_array_equal(label, found.prediction)
+    np.testing.assert_allclose(probabilities[:, 1], found.score, atol=1e-6)
+
+    # Nothing in it is a pickle.
+    assert {file.suffix for file in download(client, result.candidate).rglob("*") if file.is_file()} <= {
+        "", ".json", ".onnx", ".skops", ".txt", ".yaml", ".yml",
+    }  # fmt: skip
+
+
+def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
+    result = learn({"estimator": HGB, "params": {"max_iter": 10}})
+    folder = download(client, result.candidate)
+    contract = OnnxModel.load(folder).contract
+    assert contract.metrics == result.metrics
+    assert [feature.name for feature in contract.features] == FEATURES
+    assert (contract.task, contract.label, contract.classes, contract.positive) == ("binary", "late", [0, 1], 1)
+    assert (contract.dataset_name, contract.dataset_id) == (result.dataset.name, result.dataset.id)
+    known = ModelProfile.model_validate_json((folder / "mlops/profile.json").read_text())
+    assert known.features.rows == 600
+    assert set(known.features.columns) == set(FEATURES)
+    assert known.scores.rows == 300
+    assert set(known.scores.columns) == {"score"}
+
+
+def test_everything_about_a_training_is_in_its_run(client, learn):
+    result = learn({"estimator": LOGISTIC, "params": {"C": 0.5}, "name": "small"}, seed=3, tags={"team": "delays"})
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == result.trainer == "small"
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["estimator"] == LOGISTIC
+    assert (params["C"], params["seed"], params["train_rows"], params["test_rows"]) == ("0.5", "3", "600", "300")
+    assert {name: metrics[name] for name in result.metrics} == pytest.approx(result.metrics)
+    assert metrics["onnx_max_difference"] < 1e-5
+    assert metrics["fit_seconds"] > 0
+    assert tags["mlops.dataset"] == result.dataset.id
+    assert (tags["mlops.seed"], tags["mlops.dag_id"], tags["mlops.map_index"], tags["team"]) == (
+        "3",
+        "d",
+        "2",
+        "delays",
+    )
+    assert len(tags["mlops.code"]) == len(tags["mlops.environment"]) == 64
+    (logged,) = run.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("late_training", result.dataset.id[:36])
+    assert {item.path for item in client.list_artifacts(result.run_id)} >= {"environment.json", "code.json"}
+
+    version = client.get_model_version(result.candidate.model, str(result.candidate.version))
+    assert version.status == "READY"
+    assert version.tags["mlops.status"] == "candidate"
+    assert version.tags["mlops.dataset"] == result.dataset.id
+    assert version.run_id == result.run_id
+    import mlflow.models
+
+    info = mlflow.models.get_model_info(f"models:/{version.name}/{version.version}")
+    assert info.signature.inputs.input_names() == FEATURES
+    assert {"sklearn", "onnx", "python_function"} <= set(info.flavors)
+    assert info.saved_input_example_info
+    assert result.run_url.endswith(f"/runs/{result.run_id}")
+    assert result.summary.startswith(
+        f"Trained small on 600 rows of late_training, registered as {result.candidate}: roc_auc 0."
+    )
+
+
+def test_the_same_data_code_and_seed_give_the_same_metrics_and_another_seed_others(learn):
+    trainer = {"estimator": "sklearn.ensemble.RandomForestClassifier", "params": {"n_estimators": 10}}
+    first, second, other = learn(trainer), learn(trainer), learn(trainer, seed=1)
+    assert first.run_id != second.run_id
+    assert first.metrics == second.metrics
+    assert first.metrics != other.metrics
+
+
+@pytest.mark.parametrize(("task", "estimator"), [("multiclass", HGB), ("regression", "sklearn.linear_model.Ridge")])
+def test_other_tasks_are_trained_too(task, estimator, client, store, learn):
+    import mlflow.pyfunc
+
+    dataset = training_set(store, task=task)
+    result = learn({"estimator": estimator, "params": {"max_iter": 10}}, dataset=dataset)
+    assert {"multiclass": "roc_auc_ovr", "regression": "rmse"}[task] in result.metrics
+    model = OnnxModel.load(download(client, result.candidate))
+    table = flights(50, task, seed=7)
+    answers = mlflow.pyfunc.load_model(f"models:/{result.candidate.model}/1").predict(
+        frame(table, model.contract.features)
+    )
+    if task == "multiclass":
+        assert model.contract.classes == ["early", "late", "on time"]
+        assert (answers == model.predict(table).prediction).all()
+    else:
+        np.testing.assert_allclose(answers, model.predict(table).prediction, atol=1e-5)
+
+
+# Retries
+
+
+def test_a_retry_after_registration_registers_nothing_again(client, learn, model):
+    first = learn({"estimator": LOGISTIC}, key="results/one.json")
+    again = learn({"estimator": LOGISTIC}, key="results/one.json")
+    assert again == first
+    assert len(runs(client, model)) == len(versions(client, model)) == 1
+
+
+@pytest.mark.parametrize("point", ["_package", "_log_run", "_log_model", "register"])
+def test_a_retry_after_a_failure_goes_on_in_the_same_run(point, client, learn, model, monkeypatch):
+    with monkeypatch.context() as broken:
+        real = getattr(train, point)
+
+        def fail(*args, **kwargs):
+            # Before the registration nothing is lost that was done before the network went away.
+            if point != "register":
+                real(*args, **kwargs)
+            raise ConnectionError("the network went away")
+
+        broken.setattr(train, point, fail)
+        with pytest.raises(ConnectionError):
+            learn({"estimator": LOGISTIC}, key="results/one.json")
+        assert [run.info.status for run in runs(client, model)] == ["FAILED"]
+        assert versions(client, model) == []
+    result = learn({"estimator": LOGISTIC}, key="results/one.json")
+    (run,) = runs(client, model)
+    assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
+    assert [int(found.version) for found in versions(client, model)] == [1]
+    logged = client.search_logged_models([run.info.experiment_id])
+    assert [item.status.value for item in logged] == ["READY"]
+
+
+def test_every_candidate_has_its_own_run_and_version(client, learn, model):
+    results = [learn({"estimator": LOGISTIC, "params": {"C": c}}, key=f"results/{c}") for c in (0.1, 1.0)]
+    assert [result.candidate.version for result in results] == [1, 2]
+    assert len({result.run_id for result in results}) == len(runs(client, model)) == 2
+
+
+# What goes wrong
+
+
+def test_data_that_cannot_be_learned_from_leaves_no_run(client, store, learn, model):
+    table = flights(100)
+    same = table.set_column(table.schema.get_field_index("late"), "late", [[True] * 100])
+    with pytest.raises(TrainingError, match="there is nothing to tell apart"):
+        learn({"estimator": LOGISTIC}, dataset=training_set(store, train=same))
+    assert client.get_experiment_by_name(model) is None
+
+
+def test_a_server_that_is_down_is_a_failure_that_may_be_retried(store, model):
+    from airflow_mlops.connections import ConnectionInfo
+
+    spec = TrainSpec(dataset=training_set(store), model=model, trainer={"estimator": LOGISTIC})
+    nowhere = ConnectionInfo(conn_id="m", conn_type="mlflow", host="http://127.0.0.1:9")
+    with pytest.raises(RegistryUnavailableError, match="does not answer"):
+        train.run(spec, StepContext(store, "k", connection=lambda conn_id: nowhere))
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "my_model.py").write_text("""
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+class Wrong(LogisticRegression):
+    def predict_proba(self, X):
+        return super().predict_proba(X)[:, ::-1]
+
+def numbers(X, y, *, params, seed):
+    columns = make_column_transformer(("passthrough", ["hour", "weekend"]))
+    return make_pipeline(columns, LogisticRegression(random_state=seed, **params)).fit(X, y)
+
+def custom(X, y, *, params, seed):
+    columns = make_column_transformer((FunctionTransformer(), ["hour", "weekend"]))
+    return make_pipeline(columns, LogisticRegression()).fit(X, y)
+
+def wrong(X, y, *, params, seed):
+    import skl2onnx
+    from skl2onnx.operator_converters.linear_classifier import convert_sklearn_linear_classifier
+    from skl2onnx.shape_calculators.linear_classifier import calculate_linear_classifier_output_shapes
+    skl2onnx.update_registered_converter(
+        Wrong, "Wrong", calculate_linear_classifier_output_shapes, convert_sklearn_linear_classifier,
+        options={"zipmap": [True, False, "columns"], "nocl": [True, False], "output_class_labels": [True, False],
+                 "raw_scores": [True, False]},
+    )
+    columns = make_column_transformer(("passthrough", ["hour", "weekend"]))
+    return make_pipeline(columns, Wrong()).fit(X, y)
+""")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("my_model", None)
+
+
+def test_a_function_of_the_user_is_trained_and_scores(client, store, learn, mine):
+    result = learn({"function": "my_model:numbers", "params": {"C": 0.3}})
+    assert result.trainer == "numbers"
+    run = client.get_run(result.run_id)
+    assert (run.data.params["function"], run.data.params["C"]) == ("my_model:numbers", "0.3")
+    model = OnnxModel.load(download(client, result.candidate))
+    assert model.predict(flights(20)).score.shape == (20,)
+
+
+def test_an_export_that_answers_differently_is_refused(client, learn, model, mine):
+    with pytest.raises(
+        ModelFormatError, match="ONNX export of wrong answers differently from the model itself, by up to"
+    ):
+        learn({"function": "my_model:wrong"})
+    assert [run.info.status for run in runs(client, model)] == ["FAILED"]
+    assert versions(client, model) == []
+
+
+def test_cloudpickle_is_used_when_it_is_asked_for(client, learn, mine):
+    result = learn({"function": "my_model:custom", "serialization": "cloudpickle"})
+    folder = download(client, result.candidate)
+    assert (folder / "model.pkl").is_file()
+    assert OnnxModel.load(folder).predict(flights(5)).score.shape == (5,)
+
+
+# In Airflow
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import TrainOperator
+from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+
+with DAG("train_{name}", default_args={{"model": "{name}"}}):
+    TrainOperator.partial(task_id="train", dataset={dataset!r}, seed="{{{{ 4 + 3 }}}}", store={store!r}).expand(
+        trainer=[
+            SklearnTrainer("{logistic}", {{"C": 0.5}}, name="{{{{ 'tem' + 'plated' }}}}"),
+            {{"estimator": "sklearn.tree.DecisionTreeClassifier", "params": {{"max_depth": 3}}}},
+        ]
+    )
+"""
+
+
+def test_a_dag_maps_over_candidates(client, store, model, run_dag, mlflow_connection, capfd):
+    dataset = training_set(store)
+    source = DAG.format(name=model, dataset=dataset.model_dump(mode="json"), store=store.url, logistic=LOGISTIC)
+    run = run_dag(source)
+    assert run.states() == {"train[0]": "success", "train[1]": "success"}
+    results = [run.xcom("train", map_index=index) for index in (0, 1)]
+    assert [result["trainer"] for result in results] == ["templated", "DecisionTreeClassifier"]
+    assert {result["candidate"]["version"] for result in results} == {1, 2}
+    assert client.get_run(results[0]["run_id"]).data.params["seed"] == "7"
+    assert "Trained templated on 600 rows of late_training, registered as " in capfd.readouterr().out
+
+
+def test_a_mapped_trainer_serialises_and_shows():
+    from airflow.sdk import DAG as Dag  # noqa: N811
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from airflow_mlops.operators import TrainOperator
+    from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+
+    trainers = [SklearnTrainer(LOGISTIC, {"C": 1.0}), FunctionTrainer("mine:train")]
+    with Dag("serialised") as dag:
+        TrainOperator.partial(task_id="train", dataset={"name": "d"}, model="late").expand(trainer=trainers)
+        TrainOperator(task_id="one", dataset={"name": "d"}, model="late", trainer=trainers[0])
+    found = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    text = json.dumps(found)
+    assert LOGISTIC in text
+    assert "mine:train" in text
+    again = DagSerialization.from_dict(found)
+    assert again.task_dict["one"].trainer == trainers[0]
+    assert again.task_dict["train"].expand_input.value["trainer"][1]["function"] == "mine:train"
+
+
+def test_a_mistake_in_a_trainer_is_found_while_the_dag_is_parsed():
+    from airflow_mlops.exceptions import SpecError
+    from airflow_mlops.operators import TrainOperator
+
+    with pytest.raises(SpecError, match="The trainer of task 'train' cannot run as it is configured: parms"):
+        TrainOperator(task_id="train", dataset={}, model="late", trainer={"estimator": LOGISTIC, "parms": {}})

@@ -35,5 +35,7 @@ training and with the performance measured then, writes the drift report (the bu
         task_id="monitor",
         dataset=outcomes.output,
         window="{{ partition_key }}",
+        # Much worse than at training, or not retrained for over two months: drift alone is a poor reason.
+        policy={"tolerance": 0.02, "max_age": "P70D"},
         trigger_rule="none_failed",
     )

@@ -14,6 +14,7 @@ from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
 from airflow_mlops.trainers import imports
 from airflow_mlops.trainers.base import TrainingData
+from airflow_mlops.trainers.onnx_trees import split_forests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,7 +205,8 @@ class SklearnModel:
         inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
         options = None if self.task == "regression" else {id(self.estimator): {"zipmap": False}}
         try:
-            exported: bytes = to_onnx(self.estimator, initial_types=inputs, options=options).SerializeToString()
+            converted = to_onnx(self.estimator, initial_types=inputs, options=options)
+            exported: bytes = split_forests(converted).SerializeToString()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelFormatError(

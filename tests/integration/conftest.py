@@ -5,8 +5,10 @@ Airflow reads its configuration when it is first imported, so its home is set up
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -140,6 +142,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def end_group(server: subprocess.Popen[bytes]) -> None:
+    """End a server and all it started; MLflow waits for its workers, and they wait for their clients."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=5)
+
+
 @pytest.fixture(scope="session")
 def mlflow_server() -> Iterator[str]:
     """The address of a real MLflow tracking server on SQLite."""
@@ -169,9 +180,7 @@ def mlflow_server() -> Iterator[str]:
         assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
         yield address
     finally:
-        if server.poll() is None:
-            os.killpg(server.pid, 15)
-        server.wait(timeout=30)
+        end_group(server)
         log.close()
 
 

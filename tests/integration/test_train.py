@@ -306,7 +306,7 @@ from airflow.sdk import DAG
 from airflow_mlops.operators import TrainOperator
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
 
-with DAG("train_{name}", default_args={{"model": "{name}"}}):
+with DAG("train_{name}", schedule=None, default_args={{"model": "{name}"}}):
     TrainOperator.partial(task_id="train", dataset={dataset!r}, seed="{{{{ 4 + 3 }}}}", store={store!r}).expand(
         trainer=[
             SklearnTrainer("{logistic}", {{"C": 0.5}}, name="{{{{ 'tem' + 'plated' }}}}"),
@@ -336,7 +336,7 @@ def test_a_mapped_trainer_serialises_and_shows():
     from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
 
     trainers = [SklearnTrainer(LOGISTIC, {"C": 1.0}), FunctionTrainer("mine:train")]
-    with Dag("serialised") as dag:
+    with Dag("serialised", schedule=None) as dag:
         TrainOperator.partial(task_id="train", dataset={"name": "d"}, model="late").expand(trainer=trainers)
         TrainOperator(task_id="one", dataset={"name": "d"}, model="late", trainer=trainers[0])
     found = json.loads(json.dumps(DagSerialization.to_dict(dag)))

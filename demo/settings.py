@@ -13,16 +13,24 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Imported once in the scheduler; every task is forked from there and finds them loaded.
 PRELOAD = [
+    "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
-    "airflow_mlops.steps.runner",
-    "pandas",
-    "pyarrow.parquet",
-    "sklearn.ensemble",
-    "sklearn.linear_model",
-    "mlflow.sklearn",
-    "onnxruntime",
+    *(
+        f"airflow_mlops.steps.{step}"
+        for step in ("ingest", "validate", "materialize_features", "training_set", "train")
+    ),
+    *(f"airflow_mlops.steps.{step}" for step in ("evaluate", "promote", "score", "join_labels", "monitor")),
     "great_expectations",
     "feast",
+    "mlflow.sklearn",
+    "mlflow.tracking",
+    "onnxruntime",
+    "pandas",
+    "skl2onnx",
+    "skops.io",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.pipeline",
 ]
 
 

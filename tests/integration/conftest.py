@@ -38,6 +38,8 @@ os.environ.update(
     DO_NOT_TRACK="true",
     FEAST_USAGE="False",
     GX_ANALYTICS_ENABLED="false",
+    # Threads that wait by spinning keep each other from working where tests share few cores.
+    OMP_WAIT_POLICY="PASSIVE",
 )
 
 

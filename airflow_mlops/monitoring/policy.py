@@ -82,7 +82,8 @@ def _concerns(found: Findings) -> list[str]:
     if found.prediction is not None and drifted(found.prediction, policy.prediction_drift):
         concerns.append(f"the predicted scores have drifted (PSI {found.prediction.psi:.2f})")
     if features := [drift for drift in found.features if drifted(drift, policy.feature_drift)]:
-        concerns.append(f"{_named(features)} (PSI up to {max(drift.psi or 0 for drift in features):.2f})")
+        largest = f"{max(drift.psi or 0 for drift in features):.2f}"
+        concerns.append(f"{_named(features)} (PSI {'up to ' if len(features) > 1 else ''}{largest})")
     return concerns
 
 

@@ -24,7 +24,7 @@ p{margin:4px 0 12px;max-width:75ch}.muted{color:#55606d}
 .badge{background:var(--c);color:var(--t);font-weight:700;font-size:20px;padding:8px 16px;border-radius:6px;
  white-space:nowrap}
 .verdict p{margin:0;font-size:16px}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0 0;padding:0}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:18px 0 0;padding:0}
 .figures div{border:1px solid #dfe3e8;border-radius:6px;padding:10px 12px}
 .figures dt{font-size:12px;color:#55606d}.figures dd{margin:0;font-size:20px;font-weight:600}
 .figures small{display:block;font-size:12px;font-weight:400;color:#55606d}

@@ -18,7 +18,7 @@ from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.ingest import run
 
 WINDOW = "SELECT * FROM x WHERE t >= :start AND t < :end"
-MANY = 9000
+MANY = 20_000
 
 
 @pytest.fixture

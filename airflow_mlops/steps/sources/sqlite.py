@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.steps.sources.types import Types
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 16_384
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+) but got ([\w/]+)")
 _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
+from airflow_mlops.registry.client import unimportable
 from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
 from airflow_mlops.trainers import imports
 from airflow_mlops.trainers.base import TrainingData
@@ -104,7 +104,7 @@ def preprocessing(estimator: Any, data: TrainingData) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
     trees = _is_tree(estimator)
     numeric, categorical = _columns(data)
@@ -115,7 +115,8 @@ def preprocessing(estimator: Any, data: TrainingData) -> Any:
         steps.append(StandardScaler())
     parts: list[tuple[str, Any, list[str]]] = []
     if numeric:
-        parts.append(("numbers", make_pipeline(*steps) if steps else "passthrough", numeric))
+        # "passthrough" alone would not join its columns in ONNX.
+        parts.append(("numbers", make_pipeline(*steps) if steps else FunctionTransformer(), numeric))
     for name in categorical:
         # One encoder a column: skl2onnx joins columns that share one, text and all.
         encoder = (
@@ -203,9 +204,12 @@ class SklearnModel:
 
         kinds = {"number": FloatTensorType, "string": StringTensorType}
         inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
-        options = None if self.task == "regression" else {id(self.estimator): {"zipmap": False}}
+        estimator = _exportable(self.estimator, data)
+        options = None if self.task == "regression" else {id(estimator): {"zipmap": False}}
         try:
-            converted = to_onnx(self.estimator, initial_types=inputs, options=options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converted = to_onnx(estimator, initial_types=inputs, options=options)
             exported: bytes = split_forests(converted).SerializeToString()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -256,14 +260,20 @@ class SklearnModel:
         return sorted(found)
 
 
+def _exportable(estimator: Any, data: TrainingData) -> Any:
+    """What skl2onnx converts: the best of a search, behind a step that joins the inputs where there is none."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline, make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline):
+        return estimator
+    join = ColumnTransformer([("features", FunctionTransformer(), list(data.frame.columns))])
+    return make_pipeline(join.fit(data.frame.head(1)), estimator)
+
+
 def _skops() -> Any:
     """Import skops. It imports all of scikit-learn, and thereby every array library there is (torch alone: 3 s)."""
-    if "skops.io" not in sys.modules:
-        hidden = [name for name in ("torch", "dask", "cupy", "jax") if name not in sys.modules]
-        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-        try:
-            importlib.import_module("skops.io")
-        finally:
-            for name in hidden:
-                sys.modules.pop(name, None)
-    return sys.modules["skops.io"]
+    with unimportable("torch", "dask", "cupy", "jax"):
+        return importlib.import_module("skops.io")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -17,6 +19,21 @@ from airflow_mlops.registry.models import champion, version
 from airflow_mlops.registry.runs import KEY, experiment_for, run_for, run_url
 from airflow_mlops.specs.base import MLflowTarget
 from tests.integration.conftest import free_port
+
+
+def test_reaching_mlflow_imports_neither_feast_nor_torch(mlflow_connection):
+    code = """
+import sys
+from airflow_mlops.connections import from_environment
+from airflow_mlops.registry.client import connect
+from airflow_mlops.specs.base import MLflowTarget
+client = connect(MLflowTarget(), from_environment)
+client.search_registered_models()
+print([name for name in ("feast", "torch", "sklearn", "matplotlib") if name in sys.modules])
+import feast  # it can still be had
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 def connection(**fields):

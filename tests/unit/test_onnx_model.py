@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,17 +41,19 @@ REGRESSORS = {
 }
 
 
-def data(task: str, rows: int = 600, seed: int = 1) -> TrainingData:
-    table = flights(rows, task, seed)
-    features = feature_columns(table.schema, FEATURES)
+def data(task: str, names: Sequence[str] = FEATURES) -> TrainingData:
+    table = flights(600, task, seed=1)
+    features = feature_columns(table.schema, names)
     labels = table["late"].to_numpy()
     labels = labels.astype(int) if task == "binary" else labels
     classes = [] if task == "regression" else np.unique(labels).tolist()
     return TrainingData(task, "late", features, table, frame(table, features), labels, classes)
 
 
-def trained(estimator: str, params: dict, task: str) -> tuple[sklearn.SklearnModel, OnnxModel]:
-    learned = data(task)
+def trained(
+    estimator: str, params: dict, task: str, names: Sequence[str] = FEATURES
+) -> tuple[sklearn.SklearnModel, OnnxModel]:
+    learned = data(task, names)
     model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), learned, 0)
     contract = ModelContract(
         task=task, label="late", features=learned.features, classes=learned.classes,
@@ -83,6 +87,15 @@ def test_the_export_of_a_classifier_gives_the_same_probabilities(estimator, task
         else:
             np.testing.assert_array_equal(found.score, found.probabilities[:, 1])
             assert (found.prediction == (found.score >= 0.5)).all()
+
+
+@pytest.mark.parametrize("names", [["distance", "hour"], ["hour"], ["carrier", "tail"], ["tail"]])
+@pytest.mark.parametrize("estimator", list(CLASSIFIERS)[2:5])
+def test_features_may_all_be_numbers_or_all_be_text(estimator, names):
+    model, exported = trained(estimator, CLASSIFIERS[estimator], "binary", names)
+    for table in (flights(300, seed=9), strange()):
+        expected = model.predict(frame(table, exported.contract.features))
+        np.testing.assert_allclose(exported.predict(table).probabilities, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("estimator", REGRESSORS)

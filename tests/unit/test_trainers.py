@@ -232,12 +232,19 @@ def mine(tmp_path, monkeypatch):
         from sklearn.base import BaseEstimator, ClassifierMixin
         from sklearn.compose import make_column_transformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
         def train(X, y, *, params, seed):
             numbers = make_column_transformer((StandardScaler(), ["hour", "weekend"]))
             return make_pipeline(numbers, LogisticRegression(random_state=seed, **params)).fit(X, y)
+
+        def bare(X, y, *, params, seed):
+            return LogisticRegression().fit(X, y)
+
+        def searched(X, y, *, params, seed):
+            return GridSearchCV(train(X, y, params={}, seed=seed), {"logisticregression__C": [0.1, 1.0]}, cv=2).fit(X, y)
 
         def with_function(X, y, *, params, seed):
             numbers = make_column_transformer((FunctionTransformer(double), ["hour"]))
@@ -268,10 +275,8 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_trainers", None)
 
 
-def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
-    model, train, test = fitted(store, FunctionTrainer("my_trainers:train", {"C": 0.5}))
-    assert model.name == "train"
-    assert model.params == {"function": "my_trainers:train", "C": 0.5}
+def answers(model, train, test):
+    """What the export says of the held-out rows."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(model.to_onnx(train))
@@ -280,7 +285,20 @@ def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
         item.name: test.frame[item.name].to_numpy().astype(kinds[item.type]).reshape(-1, 1)
         for item in session.get_inputs()
     }
-    np.testing.assert_allclose(session.run(None, feeds)[1], model.predict(test.frame), atol=1e-5)
+    return session.run(None, feeds)[1]
+
+
+def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
+    model, train, test = fitted(store, FunctionTrainer("my_trainers:train", {"C": 0.5}))
+    assert model.name == "train"
+    assert model.params == {"function": "my_trainers:train", "C": 0.5}
+    np.testing.assert_allclose(answers(model, train, test), model.predict(test.frame), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "features"), [("bare", ["hour", "weekend"]), ("searched", FEATURES)])
+def test_a_bare_estimator_and_the_best_of_a_search_are_exported_too(store, mine, name, features):
+    model, train, test = fitted(store, FunctionTrainer(f"my_trainers:{name}"), features=features)
+    np.testing.assert_allclose(answers(model, train, test), model.predict(test.frame), atol=1e-5)
 
 
 @pytest.mark.parametrize(

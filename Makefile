@@ -1,4 +1,4 @@
-# make demo | stop | test | lint | bench | lock
+# make demo | stop | test | lint | bench | images | lock
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK_TORCH ?= torch==2.13.0
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: demo stop test lint format bench lock clean
+.PHONY: demo stop test lint format bench images lock clean
 
 demo: $(VENV)/.demo-installed ## A year of flights through the whole lifecycle; DETACH=1 returns after the table
 	@$(BIN)/python -m demo up $(if $(DETACH),--detach)
@@ -27,8 +27,11 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+images: ## The runner images for pods and the Airflow image, with docker or buildah
+	docker/build $(IMAGES)
+
 bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSON
-	@for name in parse step_overhead ingest score; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in parse step_overhead pod_overhead ingest torch_training gates score; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from airflow_mlops.exceptions import ConnectionNotFoundError, SpecError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+# Airflow's connection types whose SQLAlchemy dialect has another name.
+_DIALECTS = {
+    "postgres": "postgresql",
+    "mssql": "mssql+pymssql",
+    "redshift": "postgresql",
+    "databricks_sql": "databricks",
+}
 
 
 class ConnectionInfo(BaseModel):
@@ -100,6 +111,30 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
         port=parts.port,
         extra=extra,
     )
+
+
+def sqlalchemy_url(info: ConnectionInfo) -> URL:
+    """The connection as SQLAlchemy takes it. The extra ``sqlalchemy_scheme`` names another dialect or driver, as in
+    ``mysql+pymysql``, and ``sqlalchemy_query`` more options."""
+    from sqlalchemy import URL
+
+    return URL.create(
+        str(info.extra.get("sqlalchemy_scheme") or _DIALECTS.get(info.conn_type, info.conn_type)),
+        username=info.login,
+        password=info.secret,
+        host=info.host,
+        port=info.port,
+        database=info.schema_,
+        query={str(key): str(value) for key, value in dict(info.extra.get("sqlalchemy_query") or {}).items()},
+    )
+
+
+def without_secret(text: str, info: ConnectionInfo) -> str:
+    """What a driver reports, in one line and without the password."""
+    secret = info.secret
+    for hidden in {secret, quote(secret, safe="")} if secret else ():
+        text = text.replace(hidden, "***")
+    return " ".join(text.split()).rstrip(".")
 
 
 def to_json(info: ConnectionInfo) -> str:

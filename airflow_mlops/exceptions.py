@@ -85,6 +85,10 @@ class RegistryUnavailableError(RegistryError):
     retryable = True
 
 
+class ApprovalTimeoutError(MLOpsError):
+    """Nobody answered a request for approval in time, and the task was told to fail then."""
+
+
 class ModelFormatError(MLOpsError):
     """A model is stored in a format that may run code when it is loaded, or cannot be exported."""
 
@@ -93,6 +97,27 @@ class ComputeError(MLOpsError):
     """The place named by ``run_on`` could not run the step."""
 
     retryable = True
+
+
+class ImageError(ComputeError):
+    """A container image cannot be pulled, or what it is asked to run is not in it."""
+
+    retryable = False
+
+
+class NoCapacityError(ComputeError):
+    """No node could take the pod for as long as the task was willing to wait."""
+
+
+class MemoryLimitError(ComputeError):
+    """The step needed more memory than it was given, and was ended for it.
+
+    :param grows: whether the next try gets more
+    """
+
+    def __init__(self, message: str, grows: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = grows
 
 
 def by_name(name: str) -> type[MLOpsError]:

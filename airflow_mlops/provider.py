@@ -12,6 +12,7 @@ _STAGES = (
     "validate",
     "materialize_features",
     "training_set",
+    "search",
     "train",
     "evaluate",
     "promote",
@@ -56,6 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "cli": ["airflow_mlops.cli.definition.get_cli_commands"],
         "extra-links": [
             "airflow_mlops.links.artifacts.DataDocsLink",
             "airflow_mlops.links.artifacts.ReportLink",
@@ -73,6 +75,14 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "s3://my-bucket/mlops",
+                        "default": "",
+                    },
+                    "run_on": {
+                        "description": "Where the steps of operators run that have no ``run_on=``: ``Worker``, or JSON "
+                        "with the arguments of ``Process`` or ``Pod``.",
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": '{"Pod": {"image": "airflow-mlops-runner:0.1.0-cpu", "env_from": ["mlops"]}}',
                         "default": "",
                     },
                     "preload": {

@@ -27,6 +27,7 @@ MODELS = {
     "GradientBoostingClassifier": ("sklearn.ensemble.GradientBoostingClassifier", {}),
     "RandomForestClassifier": ("sklearn.ensemble.RandomForestClassifier", {"min_samples_leaf": 5}),
     "MLPClassifier": ("sklearn.neural_network.MLPClassifier", {"max_iter": 20}),
+    "SVR": ("sklearn.svm.SVR", {"C": 0.5}),
     "Ridge": ("sklearn.linear_model.Ridge", {}),
     "HistGradientBoostingRegressor": ("sklearn.ensemble.HistGradientBoostingRegressor", {}),
     "RandomForestRegressor": ("sklearn.ensemble.RandomForestRegressor", {"min_samples_leaf": 5}),

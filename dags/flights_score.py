@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow.sdk import DAG, PartitionedAssetTimetable
-from flights import FEATURES, KEYS, SCHEDULE_COLUMNS, TAGS, default_args, flights_ready, predictions_ready
+from flights import JOIN, TAGS, default_args, flights_ready, predictions_ready
 
 from airflow_mlops.operators import BuildTrainingSetOperator, ScoreOperator
 
@@ -25,14 +25,10 @@ month is skipped.
     rows = BuildTrainingSetOperator(
         task_id="scoring_set",
         name="flight_delays_scoring",
-        repo=FEATURES,
         entities={"name": "flights_valid", "window": "{{ partition_key }}"},
-        timestamp="time_hour",
-        feature_service="delays",
-        columns=SCHEDULE_COLUMNS,
-        keys=KEYS,
         label=None,
         split=None,
+        **JOIN,
     )
     ScoreOperator(
         task_id="score",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable
-from flights import FEATURES, KEYS, LABEL, SCHEDULE_COLUMNS, TAGS, default_args, retrain_wanted
+from flights import GATES, JOIN, LABEL, TAGS, default_args, retrain_wanted
 
 from airflow_mlops.operators import BuildTrainingSetOperator, EvaluateOperator, PromoteOperator, TrainOperator
 from airflow_mlops.trainers import SklearnTrainer
@@ -35,14 +35,10 @@ ledger keeps the decision with its numbers.
     data = BuildTrainingSetOperator(
         task_id="training_set",
         name="flight_delays_training",
-        repo=FEATURES,
         entities={"name": "flights_valid", "window": "{{ params.first_month }}..{{ partition_key }}"},
-        timestamp="time_hour",
-        feature_service="delays",
-        columns=SCHEDULE_COLUMNS,
-        keys=KEYS,
         label=LABEL,
         split={"method": "time", "test_size": "{{ params.held_out }}"},
+        **JOIN,
     )
     challengers = TrainOperator.partial(task_id="train", dataset=data.output).expand(
         trainer=[
@@ -53,14 +49,5 @@ ledger keeps the decision with its numbers.
             SklearnTrainer("sklearn.linear_model.LogisticRegression", params={"C": 0.1, "max_iter": 300}),
         ]
     )
-    verdict = EvaluateOperator(
-        task_id="evaluate",
-        dataset=data.output,
-        candidates=challengers.output,
-        gates=[
-            {"metric": "roc_auc", "min": 0.55},
-            {"metric": "average_precision", "better_than_baseline_by": 0.02},
-            {"metric": "roc_auc", "better_than_champion_by": 0.0},
-        ],
-    )
+    verdict = EvaluateOperator(task_id="evaluate", dataset=data.output, candidates=challengers.output, gates=GATES)
     PromoteOperator(task_id="promote", verdict=verdict.output)

@@ -32,12 +32,17 @@ def held_out(task: Task = "binary", rows: int = 1_000, seed: int = 0) -> pa.Tabl
 
 
 def training_set(
-    store: ArtifactStore, task: Task = "binary", name: str = "delays_training", test: pa.Table | None = None
+    store: ArtifactStore,
+    task: Task = "binary",
+    name: str = "delays_training",
+    test: pa.Table | None = None,
+    parts: Sequence[str] = ("train", "test"),
 ) -> DatasetRef:
     """A training set as BuildTrainingSetOperator writes it."""
     details = {"label": "label", "task": task, "features": list(FEATURES), "timestamp": None, "keys": ["flight"]}
     with DatasetWriter(store, name) as writer:
-        writer.write(held_out(task, 500, seed=1), "train")
+        if "train" in parts:
+            writer.write(held_out(task, 500, seed=1), "train")
         writer.write(held_out(task) if test is None else test, "test")
         manifest, _ = writer.commit(details=details)
     return manifest.ref
@@ -52,6 +57,8 @@ def register(
     model: str = "delays",
     task: Task = "binary",
     features: Sequence[str] = FEATURES,
+    threshold: float = 0.5,
+    positive: Any = True,
 ) -> ModelVersionRef:
     """Make a version of ``model`` that weighs the features as told: (2, 0) is the truth, (0, 0) knows nothing."""
     classes: list[Any] = {"binary": [False, True], "multiclass": ["early", "late", "on time"], "regression": []}[task]
@@ -60,7 +67,8 @@ def register(
         label="label",
         features=[FeatureColumn(name=name, kind="number") for name in features],
         classes=classes,
-        positive=True if task == "binary" else None,
+        positive=positive if task == "binary" else None,
+        threshold=threshold,
         dataset_name=dataset.name,
         dataset_id=dataset.id,
     )

@@ -160,6 +160,22 @@ class Dataset:
             with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns) if columns is not None else None)
 
+    def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
+        """Where the rows lie: each file, and the number of each row group in it."""
+        found = []
+        for file in self.files(part):
+            with self._open(file) as handle:
+                found += [(file, number) for number in range(pq.read_metadata(handle).num_row_groups)]
+        return found
+
+    def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
+        """The rows of one row group."""
+        file, number = place
+        with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            table = parquet.read_row_group(number, columns=list(columns)).combine_chunks()
+        batches = table.to_batches()
+        return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
     def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows as one Arrow table."""
         self.require(columns or ())

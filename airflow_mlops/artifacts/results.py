@@ -15,10 +15,22 @@ def result_key(step: str, spec: dict[str, Any], provenance: Provenance, generati
 
     :param generation: how often a user cleared the task; each clearing asks for a new result
     """
-    parts = [provenance.dag_id, provenance.run_id, provenance.task_id, str(provenance.map_index)]
-    # "." stays quoted as well: "../" in a run id must not leave the folder.
-    folder = "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
+    folder = f"{task_folder(provenance)}/{provenance.map_index}"
     return f"results/{folder}/{generation}-{fingerprint([step, spec])[:16]}.json"
+
+
+def task_folder(provenance: Provenance) -> str:
+    """A name for a task of one DAG run that all its mapped instances share."""
+    parts = [provenance.dag_id, provenance.run_id, provenance.task_id]
+    # "." stays quoted as well: "../" in a run id must not leave the folder.
+    return "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
+
+
+def earlier_results(store: ArtifactStore, key: str) -> int:
+    """How often a user cleared the task after it had succeeded: results of the same step under other generations."""
+    folder, _, name = key.rpartition("/")
+    _, _, own = name.partition("-")
+    return sum(found != key and found.endswith(f"-{own}") for found in store.keys(folder)) if own else 0
 
 
 def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:

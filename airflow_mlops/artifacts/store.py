@@ -89,6 +89,10 @@ class ArtifactStore:
         """The key as a path of the underlying filesystem."""
         return f"{self.root.rstrip('/')}/{key}"
 
+    def local_path(self, key: str) -> Path | None:
+        """The key as a path of the operating system, where the store is a folder."""
+        return Path(self.path(key)) if self._local else None
+
     def url_of(self, key: str) -> str:
         """The key as a full URL that a person or another tool can open."""
         return cast("str", self.fs.unstrip_protocol(self.path(key)))

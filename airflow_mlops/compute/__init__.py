@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import json
+
 from airflow_mlops.compute.base import Compute
+from airflow_mlops.compute.pod import Pod
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
+from airflow_mlops.exceptions import SpecError
 
-__all__ = ["Compute", "Process", "Worker"]
+_PLACES: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod}
+
+
+def from_text(text: str) -> Compute:
+    """A place written as text: ``Worker``, or JSON as in ``{"Pod": {"image": "...", "memory": "4Gi"}}``.
+
+    :raises SpecError: it is neither
+    """
+    try:
+        ((name, options),) = (json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()
+        return _PLACES[name](**options)
+    except SpecError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"{text!r} names no place to run steps ({error}): write Worker, "
+            '{"Process": {"python": "/path/to/python"}} or {"Pod": {"image": "..."}}.'
+        ) from None
+
+
+__all__ = ["Compute", "Pod", "Process", "Worker", "from_text"]

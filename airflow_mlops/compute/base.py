@@ -29,6 +29,21 @@ class Compute(ABC):
         :raises MLOpsError: the step failed, or could not be run here
         """
 
+    def resume(self, call: StepCall, event: dict[str, Any], context: Context, log: Any) -> dict[str, Any]:
+        """Go on where :meth:`run` deferred the task.
+
+        :param event: what the trigger says
+        """
+        raise NotImplementedError(f"{type(self).__name__} never defers.")
+
+    def facts(self) -> dict[str, str]:
+        """What is known of the place after the step has run there, for the record."""
+        return {}
+
+    def serialize(self) -> dict[str, Any]:
+        """What the task's rendered fields show."""
+        return {}
+
     def on_kill(self) -> None:  # noqa: B027 - a step in the task's own process ends with it
         """Stop what runs. Called when a user ends the task, never on a normal exit."""
 
@@ -42,12 +57,21 @@ def airflow_connection(conn_id: str) -> ConnectionInfo:
     from airflow.sdk.exceptions import AirflowException
 
     try:
-        found = BaseHook.get_connection(conn_id)
+        return connection_info(conn_id, BaseHook.get_connection(conn_id))
     except AirflowException:
-        raise ConnectionNotFoundError(
-            f"Connection {conn_id!r} is not defined in Airflow: add it under Admin, Connections, "
-            f"with `airflow connections add {conn_id}`, or as AIRFLOW_CONN_{conn_id.upper()}."
-        ) from None
+        raise undefined(conn_id) from None
+
+
+def undefined(conn_id: str) -> ConnectionNotFoundError:
+    """The error where Airflow has no such connection."""
+    return ConnectionNotFoundError(
+        f"Connection {conn_id!r} is not defined in Airflow: add it under Admin, Connections, "
+        f"with `airflow connections add {conn_id}`, or as AIRFLOW_CONN_{conn_id.upper()}."
+    )
+
+
+def connection_info(conn_id: str, found: Any) -> ConnectionInfo:
+    """A connection of Airflow's, as steps see it."""
     return ConnectionInfo(
         conn_id=conn_id,
         conn_type=found.conn_type or "",

@@ -20,6 +20,12 @@ def ui_address(connection: ConnectionInfo) -> str:
     return without_credentials(address) if address.startswith(("http://", "https://")) else ""
 
 
+def run_page(conn_id: str, run_id: str) -> str:
+    """The page of an MLflow run; empty if that MLflow has no pages."""
+    address = ui_address(airflow_connection(conn_id))
+    return f"{address}/#/runs/{quote(run_id)}" if address else ""
+
+
 class MLflowRunLink(ResultLink):
     """From a training or an evaluation to the run that records it.
 
@@ -30,13 +36,11 @@ class MLflowRunLink(ResultLink):
     name = "MLflow run"
 
     def address(self, operator: Any, result: dict[str, Any]) -> str:
-        run_id = _run_id(result)
-        if not run_id:
-            return ""
-        address = ui_address(airflow_connection(getattr(operator, "mlflow_conn_id", "mlflow_default")))
-        return f"{address}/#/runs/{quote(run_id)}" if address else ""
+        run_id = run_id_of(result)
+        return run_page(getattr(operator, "mlflow_conn_id", "mlflow_default"), run_id) if run_id else ""
 
 
-def _run_id(result: dict[str, Any]) -> str:
+def run_id_of(result: dict[str, Any]) -> str:
+    """The MLflow run that a result is about; empty if it names none."""
     nested = (value for value in result.values() if isinstance(value, dict))
     return next((str(found["run_id"]) for found in (result, *nested) if found.get("run_id")), "")

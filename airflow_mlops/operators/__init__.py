@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _MODULES = {
+    "Approval": "approval",
     "BuildTrainingSetOperator": "training_set",
     "EvaluateOperator": "evaluate",
     "IngestOperator": "ingest",
@@ -15,12 +16,14 @@ _MODULES = {
     "PromoteOperator": "promote",
     "RollbackOperator": "rollback",
     "ScoreOperator": "score",
+    "SearchOperator": "search",
     "TrainOperator": "train",
     "ValidateOperator": "validate",
 }
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
+    from airflow_mlops.operators.approval import Approval
     from airflow_mlops.operators.evaluate import EvaluateOperator
     from airflow_mlops.operators.ingest import IngestOperator
     from airflow_mlops.operators.join_labels import JoinLabelsOperator
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.promote import PromoteOperator
     from airflow_mlops.operators.rollback import RollbackOperator
     from airflow_mlops.operators.score import ScoreOperator
+    from airflow_mlops.operators.search import SearchOperator
     from airflow_mlops.operators.train import TrainOperator
     from airflow_mlops.operators.training_set import BuildTrainingSetOperator
     from airflow_mlops.operators.validate import ValidateOperator

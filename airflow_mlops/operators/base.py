@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
-from airflow_mlops.compute import Compute, Worker
+from airflow_mlops.compute import Compute
 from airflow_mlops.exceptions import MLOpsError
-from airflow_mlops.settings import default_store
+from airflow_mlops.links.mlflow import run_page
+from airflow_mlops.notifications import URLS, Event, Notify
+from airflow_mlops.settings import default_place, default_store
 from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+_TOLD = "mlops.told"
 
 
 class StepOperator(BaseOperator):
@@ -23,8 +27,9 @@ class StepOperator(BaseOperator):
 
     A subclass names its step and its spec, and builds the spec's fields from its own, rendered, attributes.
 
-    :param run_on: where the step runs; :class:`~airflow_mlops.compute.Worker` unless given
+    :param run_on: where the step runs; ``[mlops] run_on`` unless given, which is the worker by default
     :param store: URL of the artifact store; ``[mlops] artifacts`` unless given
+    :param notify: whom to tell of what happened; nobody unless given
     """
 
     step: ClassVar[str]
@@ -32,15 +37,44 @@ class StepOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("run_on", "store")
     ui_color = "#e8f0fe"
+    # What ran and what it answered, for lineage.
+    _ran: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
 
-    def __init__(self, *, run_on: Compute | None = None, store: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        run_on: Compute | None = None,
+        store: str | None = None,
+        notify: Notify | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.run_on = run_on or Worker()
+        self.run_on = run_on or default_place()
         self.store = store
+        self.notify = notify
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         """The spec's fields, from this operator's attributes after rendering."""
         raise NotImplementedError
+
+    def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
+        """What has to happen before the step may run; returns the spec that it runs with. It may park the task.
+
+        :param resumed: whether the step has been started before, and was waited for in the triggerer
+        """
+        return spec
+
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
+        """What there is to tell of ``result``, if anything; for ``notify``. Runs only where somebody wants to know."""
+        return None
+
+    def urls(self, context: Context, run_id: str | None = None, **more: str) -> dict[str, str]:
+        """Where to look, for an event: this task, its MLflow run, and ``more``; empty where there is nothing."""
+        run = ""
+        # The step may know a connection that Airflow does not, from a Secret say.
+        with suppress(MLOpsError):
+            run = run_page(getattr(self, "mlflow_conn_id", ""), run_id) if run_id else ""
+        return {**dict.fromkeys(URLS, ""), "task": context["ti"].log_url, "run": run, **more}
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         """Tell Airflow what came of it: asset events, links. Runs on every success, also of a result found finished."""
@@ -52,32 +86,74 @@ class StepOperator(BaseOperator):
                 context["outlet_events"][outlet].extra.update(extra)
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_mlops.artifacts.results import result_key
+        return self._run(context, None)
 
-        try:
+    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Where a task goes on that ``run_on`` deferred; the name is KubernetesPodOperator's."""
+        return self._run(context, event)
+
+    def _run(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
+        with no_retry_in_vain():
             spec = parse(self.spec, self.build_spec(context), f"Task {self.task_id!r}")
-            content = spec.model_dump(mode="json")
-            provenance = _provenance(context)
-            call = StepCall(
-                step=self.step,
-                spec=content,
-                store=self.store or default_store(),
-                key=result_key(self.step, content, provenance, _generation(context)),
-                version=__version__,
-                provenance=provenance,
-            )
-            result = self.run_on.run(call, spec.connections(), context, self.log)
-        except MLOpsError as error:
-            if error.retryable:
-                raise
-            # Airflow's way to say that another try cannot help.
-            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+            spec = self.before_step(spec, context, resumed=event is not None)
+            call = self.call(spec, context)
+            self._ran = call, None
+            if event is None:
+                result = self.run_on.run(call, spec.connections(), context, self.log)
+            else:
+                result = self.run_on.resume(call, event, context, self.log)
+        self._ran = call, result
         self.log.info("%s", result["summary"])
         self.finish(result, context)
+        if self.notify is not None:
+            self._tell(self.notify, result, call.key, context)
         return result
+
+    def _tell(self, notify: Notify, result: dict[str, Any], key: str, context: Context) -> None:
+        states = context["task_state_store"]
+        try:
+            # A retry that finds the finished result has nothing new to tell.
+            if states.get(_TOLD) != key and (event := self.event(result, context)) is not None:
+                notify.send(event, context, self.log)
+                states.set(_TOLD, key)
+        except Exception as error:  # noqa: BLE001 - the work is done
+            self.log.warning("Nobody was told: %s", error)
+
+    def call(self, spec: Spec, context: Context) -> StepCall:
+        """The step, ready to run anywhere."""
+        from airflow_mlops.artifacts.results import result_key
+
+        content = spec.model_dump(mode="json")
+        provenance = _provenance(context)
+        return StepCall(
+            step=self.step,
+            spec=content,
+            store=self.store or default_store(),
+            key=result_key(self.step, content, provenance, _generation(context)),
+            version=__version__,
+            provenance=provenance,
+        )
 
     def on_kill(self) -> None:
         self.run_on.on_kill()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """What the task read and made. Called by apache-airflow-providers-openlineage, after a failure too."""
+        from airflow_mlops.lineage import lineage_of
+
+        return lineage_of(*self._ran)
+
+
+@contextmanager
+def no_retry_in_vain() -> Iterator[None]:
+    """Fail the task without a retry where another try cannot help."""
+    try:
+        yield
+    except MLOpsError as error:
+        if error.retryable:
+            raise
+        # Airflow's way to say so.
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
 def _provenance(context: Context) -> Provenance:
@@ -89,6 +165,7 @@ def _provenance(context: Context) -> Provenance:
         map_index=-1 if ti.map_index is None else ti.map_index,
         try_number=ti.try_number,
         partition_key=context.get("partition_key"),
+        user=context["dag_run"].triggering_user_name,
     )
 
 

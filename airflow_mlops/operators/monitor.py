@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, AssetAlias
 
 from airflow_mlops.links import ReportLink
+from airflow_mlops.links.artifacts import page_address
+from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.base import parse
 from airflow_mlops.specs.monitor import MonitorSpec, Policy
@@ -70,6 +72,13 @@ class MonitorOperator(StepOperator):
             "policy": self.policy,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }
+
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
+        if result["decision"] == "healthy":
+            return None
+        champion = result["champion"] or {}
+        urls = self.urls(context, report=page_address(result["report_url"]))
+        return Event("drift", result["model"], result["summary"], champion.get("version"), result["reason"], urls)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         told = {key: result[key] for key in ("decision", "reason", "window", "metrics")}

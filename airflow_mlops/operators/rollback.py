@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.promote import champion_alias, emit_champion
+from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_if_lost
 from airflow_mlops.specs.rollback import RollbackSpec
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ class RollbackOperator(StepOperator):
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }
 
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
+        if not result["rolled_back"]:
+            return None
+        champion = result["champion"]
+        urls = self.urls(context, champion["run_id"], ledger=result["ledger_url"])
+        return Event("rolled_back", result["model"], result["summary"], champion["version"], result["reason"], urls)
+
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["rolled_back"]:
             emit_champion(self.champion_alias, context, result)
+        else:
+            emit_if_lost(self.champion_alias, context, result)

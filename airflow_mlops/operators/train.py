@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.train import TrainSpec, check_trainer
 
@@ -21,7 +23,9 @@ class TrainOperator(StepOperator):
     :param dataset: a training set with the parts ``train`` and ``test``: the output of BuildTrainingSetOperator
     :param model: name of the registered model
     :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a
-        :class:`~airflow_mlops.trainers.FunctionTrainer`, or a dict of the same fields
+        :class:`~airflow_mlops.trainers.TorchTrainer`, a :class:`~airflow_mlops.trainers.FunctionTrainer`, a
+        :class:`~airflow_mlops.trainers.Search` of one of them, a dict of the same fields, or the output of a
+        SearchOperator, which stands for the best that it found
     :param experiment: the MLflow experiment; ``model`` unless given
     :param mlflow_conn_id: the Airflow connection to MLflow
     :param seed: makes the training repeatable; goes to the estimator's ``random_state`` or the function's ``seed``
@@ -65,11 +69,25 @@ class TrainOperator(StepOperator):
         if isinstance(trainer, dict) and "{{" not in str(trainer):
             check_trainer(trainer, f"The trainer of task {self.task_id!r}")
 
+    def finish(self, result: dict[str, Any], context: Context) -> None:
+        super().finish(result, context)
+        facts = self.run_on.facts()
+        if digest := facts.get("image_digest"):
+            # A pod does not know the digest of its own image.
+            tags = {"mlops.image": facts["image"], "mlops.image_digest": digest}
+            MLflowHook(self.mlflow_conn_id).tag_run(result["run_id"], tags)
+
+    def event(self, result: dict[str, Any], context: Context) -> Event:
+        candidate = result["candidate"]
+        urls = self.urls(context, result["run_id"])
+        return Event("registered", candidate["model"], result["summary"], candidate["version"], urls=urls)
+
     def build_spec(self, context: Context) -> dict[str, Any]:
         return {
             "dataset": self.dataset,
             "model": self.model,
-            "trainer": self.trainer,
+            # A mapped search gives the results of its workers.
+            "trainer": self.trainer if isinstance(self.trainer, dict) else list(self.trainer),
             "seed": self.seed,
             "mlflow": {"conn_id": self.mlflow_conn_id, "experiment": self.experiment},
             "tags": self.tags or {},

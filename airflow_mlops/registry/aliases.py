@@ -1,62 +1,136 @@
 """Moving the champion: the ledger says what was decided, and MLflow's aliases follow it.
 
 The entry is written first. A task that dies before the alias is moved has its move finished by its own retry, or by
-whichever task decides next; so there is no move without an entry, and no entry that stays without its move.
+whichever task decides next; so there is no move without an entry, and no entry that stays without its move. A task that
+was held up while others decided may put the alias back to where its own move says: it looks at the ledger afterwards, and
+marks the model before, so that the next one mends it if this one dies there.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import Entry
-from airflow_mlops.registry.models import CHAMPION
+from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.models import CHAMPION, champion
 from airflow_mlops.specs.base import ModelVersionRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PREVIOUS = "previous_champion"
-SINCE_TAG, REPLACED_TAG, LEDGER_TAG = "mlops.champion_since", "mlops.replaced", "mlops.ledger_entry"
+SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
+LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
+# On the registered model, while its aliases are being moved: the number of the entry that says so.
+MOVING_TAG = "mlops.moving"
+_MENDING_SECONDS = 1.0
 
 
-def carry_out(client: MlflowClient, entries: Sequence[Entry]) -> None:
-    """Point the alias ``champion`` where the last move among ``entries`` says, unless that was done before.
+def carry_out(client: MlflowClient, ledger: Ledger) -> None:
+    """Point the alias ``champion`` where the ledger's last move says, unless that was done before.
 
-    The new champion is tagged with the time, what it replaced and the entry's number; the alias
+    The new champion is tagged with the time, what it replaced, and the entry's number and SHA-256; the alias
     ``previous_champion`` keeps the replaced version. Earlier moves are done: whoever decides carries out first
     what was decided before.
 
     :raises RegistryError: the version is gone, or MLflow refuses
     """
-    move = next((entry for entry in reversed(entries) if entry.moves), None)
+    # Read anew, however short ago that was: a move that is no longer the last one must not be carried out.
+    move = last_move(ledger.entries())
     if move is None or move.champion is None:
         return
-    model, version = move.champion.model, str(move.champion.version)
     with registry_errors(f"{move.champion} cannot be made champion"):
-        # This tag is set last: while it is missing, the move is not finished. An alias that a person moved
-        # afterwards stays where it was put.
-        if client.get_model_version(model, version).tags.get(SINCE_TAG) == move.time.isoformat():
+        # An alias that a person moved after the move was finished stays where it was put.
+        if not is_unfinished(client, move):
             return
-        client.set_registered_model_alias(model, CHAMPION, version)
-        if move.replaced is not None:
-            client.set_registered_model_alias(model, PREVIOUS, str(move.replaced.version))
-        client.set_model_version_tag(model, version, LEDGER_TAG, str(move.seq))
-        client.set_model_version_tag(model, version, REPLACED_TAG, str(move.replaced.version) if move.replaced else "")
-        client.set_model_version_tag(model, version, SINCE_TAG, move.time.isoformat())
+        client.set_registered_model_tag(ledger.model, MOVING_TAG, str(move.seq))
+        while True:
+            _move(client, ledger.model, move)
+            newest = last_move(ledger.entries())
+            if newest is None or newest.seq == move.seq:
+                break
+            # Others decided in the meantime, and may have moved the alias before this task did.
+            move = newest
+        client.delete_registered_model_tag(ledger.model, MOVING_TAG)
 
 
-def settle(client: MlflowClient, entries: Sequence[Entry]) -> None:
-    """Finish the last move, if the task that wrote it down died before it was carried out."""
+def _move(client: MlflowClient, model: str, move: Entry) -> None:
+    assert move.champion is not None
+    version = str(move.champion.version)
+    client.set_registered_model_alias(model, CHAMPION, version)
+    if move.replaced is not None:
+        client.set_registered_model_alias(model, PREVIOUS, str(move.replaced.version))
+    tags = {
+        LEDGER_TAG: str(move.seq),
+        HASH_TAG: move.sha256,
+        REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
+        # Last: while it is missing, the move is not finished.
+        SINCE_TAG: move.time.isoformat(),
+    }
+    for name, value in tags.items():
+        client.set_model_version_tag(model, version, name, value)
+
+
+def last_move(entries: Sequence[Entry]) -> Entry | None:
+    """The last promotion or rollback."""
+    return next((entry for entry in reversed(entries) if entry.moves), None)
+
+
+def is_unfinished(client: MlflowClient, move: Entry) -> bool:
+    """Whether a task died, or is at work, between writing ``move`` down and moving the aliases."""
+    assert move.champion is not None
+    model, version = move.champion.model, str(move.champion.version)
+    since = client.get_model_version(model, version).tags.get(SINCE_TAG)
+    return since != move.time.isoformat() or MOVING_TAG in client.get_registered_model(model).tags
+
+
+def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
+    """The champion, after the last move was finished, if the task that wrote it down died before it was carried out."""
+    _settle(client, ledger)
+    now = champion(client, ledger.model)
+    move = last_move(entries)
+    if move is None or move.champion is None or now == move.champion:
+        return now
+    # A person moved the alias; or a task that was held up has just put it back, and is about to mend that.
+    time.sleep(_MENDING_SECONDS)
+    _settle(client, ledger)
+    return champion(client, ledger.model)
+
+
+def _settle(client: MlflowClient, ledger: Ledger) -> None:
     try:
-        carry_out(client, entries)
+        carry_out(client, ledger)
     except RegistryUnavailableError:
         raise
     except RegistryError:
         # Somebody deleted that version since; what is champion now is for the caller to see.
         return
+
+
+def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
+    """The ledger's entries, after MLflow was asked as well whether they are all there and unchanged.
+
+    The chain of hashes does not show that its last entries were changed or cut off; MLflow keeps the hash of each move.
+
+    :raises RegistryError: an entry was changed, removed or inserted; it names the entry and its file
+    """
+    entries = ledger.entries()
+    with registry_errors(f"The versions of {ledger.model!r} cannot be read"):
+        versions = client.search_model_versions(f"name = '{ledger.model}'")
+    for version in versions:
+        seq, known = version.tags.get(LEDGER_TAG), version.tags.get(HASH_TAG)
+        if seq is None or known is None:
+            continue
+        entry = entries[int(seq) - 1] if int(seq) <= len(entries) else None
+        if entry is None or entry.sha256 != known:
+            raise ledger.broken(
+                f"entry {seq}, {ledger.url(int(seq))}, {'is missing' if entry is None else 'was changed'}, "
+                f"as MLflow knows of v{version.version}"
+            )
+    return entries
 
 
 def former_champions(entries: Sequence[Entry]) -> list[int]:

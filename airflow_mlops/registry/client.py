@@ -165,8 +165,10 @@ def _cause(error: Exception) -> str:
 
 def without_credentials(uri: str) -> str:
     """The URI as it may be shown."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    # Not by urlunsplit, which makes sqlite://path of sqlite:////path.
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 @contextmanager

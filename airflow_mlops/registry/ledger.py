@@ -5,8 +5,10 @@ Layout under the artifact store, for a model called MODEL::
     ledger/MODEL/00000001.json
     ledger/MODEL/00000002.json
 
-Each entry holds the SHA-256 of the file before, so a changed, removed or inserted entry shows. An object store has no
-append; a file is created only where there is none yet, so two writers never take the same number.
+Each entry holds the SHA-256 of the file before, so a changed, removed or inserted entry shows; that of each promotion and
+rollback is also kept in MLflow, on the version it made champion (:mod:`airflow_mlops.registry.aliases`), so that the end of the
+chain cannot be cut off unseen. An object store has no append; a file is created only where there is none yet, so two writers
+never take the same number.
 """
 
 from __future__ import annotations
@@ -15,17 +17,32 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import RegistryError
+from airflow_mlops.specs.approval import ApprovalRecord
 from airflow_mlops.specs.base import Model, ModelVersionRef, Provenance, UtcDatetime
 from airflow_mlops.specs.verdict import CandidateVerdict
 
-Kind = Literal["promoted", "refused", "rolled_back"]
+
+class Origin(Model):
+    """What a version was made from, as its MLflow run says; empty where that does not.
+
+    :param dataset: id of the training set
+    :param package: version of ``airflow_mlops`` that trained it
+    :param code: hash of the trainer's code
+    :param environment: hash of Python's version and of the packages that the model's requirements pin
+    """
+
+    version: int
+    dataset: str = ""
+    package: str = ""
+    code: str = ""
+    environment: str = ""
 
 
 class Decision(Model):
@@ -35,8 +52,9 @@ class Decision(Model):
     :param champion: the champion after it, if there is one
     :param candidates: what was found about each candidate: metrics and gates with their numbers
     :param code: version of ``airflow_mlops``, and the tags of the new champion's run that name its code and data
+    :param origins: what each candidate, or the version rolled back to, was made from
     :param reason: one sentence
-    :param approval: who approved, where somebody was asked
+    :param approval: who approved or rejected it, and when; ``None`` where nobody was asked
     """
 
     decision: Literal["promoted", "refused", "rolled_back"]
@@ -46,9 +64,10 @@ class Decision(Model):
     dataset_name: str | None = None
     dataset_id: str | None = None
     code: dict[str, str] = Field(default_factory=dict)
+    origins: list[Origin] = Field(default_factory=list)
     provenance: Provenance = Provenance()
     reason: str
-    approval: dict[str, Any] | None = None
+    approval: ApprovalRecord | None = None
 
     @property
     def moves(self) -> bool:
@@ -63,6 +82,7 @@ class Entry(Decision):
     :param id: names the task that decided (:attr:`StepContext.key`), so that a retry finds what it wrote
     :param time: when it was written, UTC
     :param previous: SHA-256 of the file before, empty for the first
+    :param sha256: of this entry's own file; not in it
     """
 
     seq: int
@@ -70,6 +90,7 @@ class Entry(Decision):
     model: str
     time: UtcDatetime
     previous: str
+    sha256: str = Field(default="", exclude=True)
 
 
 class Ledger:
@@ -83,9 +104,35 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All entries, oldest first.
 
-        :raises RegistryError: an entry was changed, removed or inserted
+        :raises RegistryError: an entry was changed, removed or inserted; it names the entry and its file
         """
-        return self._read()[0]
+        entries: list[Entry] = []
+        for key in self.store.keys(self.folder):
+            data = self.store.read_bytes(key)
+            try:
+                entry = Entry.model_validate_json(data)
+            except ValidationError as error:
+                raise self.broken(f"{self.store.url_of(key)} is not an entry") from error
+            seq = len(entries) + 1
+            if key > self._key(seq):
+                if self.store.exists(self._key(seq)):
+                    # A folder that is written while it is listed may show a file and not the one before.
+                    return self.entries()
+                raise self.broken(f"entry {seq}, {self.url(seq)}, is missing")
+            if key != self._key(seq) or entry.seq != seq:
+                raise self.broken(f"{self.store.url_of(key)} is not entry {seq}, which would come here")
+            if entry.previous != (entries[-1].sha256 if entries else ""):
+                raise self.broken(self._where(entries, entry))
+            entries.append(entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}))
+        return entries
+
+    def _where(self, entries: list[Entry], entry: Entry) -> str:
+        if not entries:
+            return f"entry 1, {self.url(entry.seq)}, was written after another one, which is gone"
+        return (
+            f"entry {entries[-1].seq}, {self.url(entries[-1].seq)}, is not what it was when entry {entry.seq}, "
+            f"{self.url(entry.seq)}, was written after it"
+        )
 
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
         """Write down, once, what ``decide`` makes of the entries so far.
@@ -97,7 +144,7 @@ class Ledger:
         :param decide: returns ``None`` where there is nothing to write down
         """
         while True:
-            entries, previous = self._read()
+            entries = self.entries()
             for entry in entries:
                 if entry.id == entry_id:
                     return entry
@@ -110,37 +157,25 @@ class Ledger:
                 id=entry_id,
                 model=self.model,
                 time=datetime.now(timezone.utc),
-                previous=previous,
+                previous=entries[-1].sha256 if entries else "",
             )
             data = json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode()
             if self.store.create_exclusive(self._key(entry.seq), data):
-                return entry
+                return entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
 
-    def url(self, entry: Entry) -> str:
-        """Where the entry's file lies."""
-        return self.store.url_of(self._key(entry.seq))
+    def url(self, seq: int) -> str:
+        """Where the file of the entry with this number lies."""
+        return self.store.url_of(self._key(seq))
 
     def _key(self, seq: int) -> str:
         return f"{self.folder}/{seq:08d}.json"
 
-    def _read(self) -> tuple[list[Entry], str]:
-        """All entries, and the SHA-256 of the last one's file."""
-        entries: list[Entry] = []
-        previous = ""
-        for key in self.store.keys(self.folder):
-            data = self.store.read_bytes(key)
-            try:
-                entry = Entry.model_validate_json(data)
-            except ValidationError as error:
-                raise self._broken(key, "it is not an entry") from error
-            if entry.seq != len(entries) + 1 or entry.previous != previous:
-                raise self._broken(key, "the entry before it is not the one it was written after")
-            entries.append(entry)
-            previous = hashlib.sha256(data).hexdigest()
-        return entries, previous
+    def broken(self, problem: str) -> RegistryError:
+        """The error that says what is wrong with the chain.
 
-    def _broken(self, key: str, problem: str) -> RegistryError:
+        :param problem: which entry, which file, and what about it
+        """
         return RegistryError(
-            f"The ledger of {self.model!r} was tampered with: see {self.store.url_of(key)}, {problem}. "
-            f"Restore the files under {self.folder} from a backup."
+            f"The ledger of {self.model!r} was tampered with: {problem}. "
+            f"Restore the files under {self.store.url_of(self.folder)} from a backup."
         )

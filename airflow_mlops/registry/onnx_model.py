@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from airflow_mlops.exceptions import ModelFormatError, SchemaError
 from airflow_mlops.registry import inputs
+from airflow_mlops.registry.scorer import Predictions, from_values
 from airflow_mlops.specs.model import ModelContract
 
 if TYPE_CHECKING:
@@ -26,21 +26,6 @@ MODEL_FILE, CONTRACT_FILE, PROFILE_FILE = "model.onnx", "mlops/contract.json", "
 # Rows given to ONNX Runtime at once: wide intermediate tensors (one-hot columns) stay in the processor's cache.
 _ROWS = 4096
 _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says about n rows.
-
-    :param prediction: the predicted class label or value, shape (n,)
-    :param score: float64, shape (n,): the positive class's probability (binary), the value (regression) or the
-        largest probability (multiclass)
-    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression
-    """
-
-    prediction: NDArray[Any]
-    score: NDArray[np.float64]
-    probabilities: NDArray[np.float64] | None
 
 
 class OnnxModel:
@@ -67,6 +52,7 @@ class OnnxModel:
         except Exception as error:
             raise ModelFormatError(f"ONNX Runtime cannot load the model: {error}.") from error
         self.contract = contract
+        self.size_bytes = len(model)
         self._inputs: list[NodeArg] = self._session.get_inputs()
         known = {feature.name for feature in contract.features}
         if unknown := [node.name for node in self._inputs if node.name not in known]:
@@ -122,20 +108,7 @@ class OnnxModel:
         else:
             for start in starts:
                 run(start)
-        return self._predictions(found)
-
-    def _predictions(self, found: NDArray[np.float64]) -> Predictions:
-        contract = self.contract
-        if contract.task == "regression":
-            return Predictions(found[:, 0], found[:, 0], None)
-        classes = np.asarray(contract.classes)
-        if classes.dtype.kind == "U":
-            classes = classes.astype(object)
-        if contract.task == "multiclass":
-            return Predictions(classes[found.argmax(axis=1)], found.max(axis=1), found)
-        positive = contract.classes.index(contract.positive)
-        score = np.ascontiguousarray(found[:, positive])
-        return Predictions(classes[np.where(score >= contract.threshold, positive, 1 - positive)], score, found)
+        return from_values(found, self.contract)
 
 
 def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
@@ -161,6 +134,11 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
+def has_contract(folder: Path) -> bool:
+    """Whether the model was made by TrainOperator."""
+    return (folder / CONTRACT_FILE).exists()
+
+
 def read_contract(folder: Path) -> ModelContract:
     """The contract in a model's folder.
 
@@ -171,8 +149,8 @@ def read_contract(folder: Path) -> ModelContract:
         return ModelContract.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise ModelFormatError(
-            f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator. Train it there, or with a "
-            "function of your own through FunctionTrainer."
+            f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator. Train it there, by "
+            "FunctionTrainer with a function of your own, so that it has an ONNX form to score and monitor with."
         ) from None
     except ValidationError as error:
         raise ModelFormatError(f"{file} is not a model contract: {error.errors()[0]['msg']}.") from None

@@ -164,7 +164,7 @@ class ModelVersionRef(Model):
 
     :param model: the registered model's name
     :param version: its version
-    :param run_id: the MLflow run that made it
+    :param run_id: the MLflow run that made it; empty where none did
     """
 
     model: str

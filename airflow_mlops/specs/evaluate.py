@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StrictBool
 
 from airflow_mlops.specs.base import DatasetInput, MLflowTarget, ModelVersionRef, Result, Spec
+from airflow_mlops.specs.card import Card
 from airflow_mlops.specs.verdict import Verdict
 
 
@@ -14,7 +15,8 @@ def _as_version(value: Any) -> Any:
     # The result of a TrainOperator stands for the version it registered.
     if isinstance(value, dict) and "candidate" in value:
         return value["candidate"]
-    return value
+    # MLflow knows the run of a version that someone else registered, if it has one.
+    return {"run_id": "", **value} if isinstance(value, dict) else value
 
 
 CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
@@ -23,12 +25,14 @@ CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 class EvaluateSpec(Spec):
     """Measure candidates and the present champion on the same held-out data.
 
-    :param candidates: the model versions to judge
+    :param candidates: the model versions to judge; without ``run_id`` the registry is asked for it
     :param model: the registered model they must belong to; that of the candidates unless given
     :param dataset: the training set whose ``part`` was held out; the one the candidates were trained on unless given
     :param gates: what a candidate must pass, see :mod:`airflow_mlops.gates.rules`; unless given, to beat the baseline
-        and to be no worse than the champion
+        and, with 95% confidence, the champion
     :param metric: the metric by which one of the passing candidates wins; the task's main metric unless given
+    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_model`
+    :param card: what the candidates' cards say of purpose, limits and owner
     """
 
     candidates: list[CandidateInput] = Field(min_length=1)
@@ -37,14 +41,17 @@ class EvaluateSpec(Spec):
     part: str = "test"
     gates: list[dict[str, Any]] | None = None
     metric: str | None = None
+    allow_pyfunc: StrictBool = False
+    card: Card = Card()
     mlflow: MLflowTarget = MLflowTarget()
 
 
 class EvaluateResult(Result):
     """A verdict.
 
-    :param run_id: the MLflow run of the winner, or of the best candidate where none passed
-    :param reports: for each candidate, ``runs:/RUN/evaluation``: where MLflow keeps the verdict and the plots
+    :param run_id: the MLflow run of the winner, or of the best candidate where none passed; empty if it has none
+    :param reports: for each candidate that has a run, ``runs:/RUN/evaluation``: where MLflow keeps the verdict, the
+        plots and the model card
     """
 
     verdict: Verdict

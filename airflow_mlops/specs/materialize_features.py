@@ -56,6 +56,7 @@ class MaterializeFeaturesResult(Result):
     :param feature_views: the views that were materialised
     :param chunks: chunks of time materialised by this try
     :param chunks_skipped: chunks that an earlier try had finished
+    :param features: the Feast type of each feature, by view
     :param published: rows published for each source by this task; sources that held these datasets already are left out
     """
 
@@ -63,5 +64,6 @@ class MaterializeFeaturesResult(Result):
     window: Window
     feature_views: list[str]
     chunks: int
+    features: dict[str, dict[str, str]] = Field(default_factory=dict)
     chunks_skipped: int = 0
     published: dict[str, int] = Field(default_factory=dict)

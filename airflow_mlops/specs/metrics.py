@@ -8,10 +8,14 @@ from airflow_mlops.specs.model import Task
 
 
 class Metric(NamedTuple):
-    """What is known about a metric without computing it."""
+    """What is known about a metric without computing it.
+
+    :param of_labels: whether it takes predicted labels, and no probabilities or values
+    """
 
     tasks: tuple[Task, ...]
     higher_is_better: bool
+    of_labels: bool = False
 
     def better(self, value: float, other: float) -> bool:
         """Whether ``value`` is strictly better than ``other``."""
@@ -23,12 +27,12 @@ METRICS: dict[str, Metric] = {
     "average_precision": Metric(("binary",), True),
     "brier": Metric(("binary",), False),
     "ece": Metric(("binary",), False),
-    "f1": Metric(("binary",), True),
-    "precision": Metric(("binary",), True),
-    "recall": Metric(("binary",), True),
+    "f1": Metric(("binary",), True, of_labels=True),
+    "precision": Metric(("binary",), True, of_labels=True),
+    "recall": Metric(("binary",), True, of_labels=True),
     "log_loss": Metric(("binary", "multiclass"), False),
-    "accuracy": Metric(("binary", "multiclass"), True),
-    "f1_macro": Metric(("multiclass",), True),
+    "accuracy": Metric(("binary", "multiclass"), True, of_labels=True),
+    "f1_macro": Metric(("multiclass",), True, of_labels=True),
     "roc_auc_ovr": Metric(("multiclass",), True),
     "rmse": Metric(("regression",), False),
     "mae": Metric(("regression",), False),

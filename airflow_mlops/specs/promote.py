@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from airflow_mlops.specs.approval import ApprovalRecord
 from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef, Result, Spec
 from airflow_mlops.specs.verdict import VerdictInput
 
@@ -13,10 +14,14 @@ class PromoteSpec(Spec):
 
     :param verdict: what an evaluation found
     :param model: the registered model, which must be the verdict's; the verdict's unless given
+    :param needs_approval: whether people have to agree
+    :param approval: what people said about it; ``None`` where nobody was asked
     """
 
     verdict: VerdictInput
     model: str | None = None
+    needs_approval: bool = False
+    approval: ApprovalRecord | None = None
     mlflow: MLflowTarget = MLflowTarget()
 
     @model_validator(mode="after")
@@ -30,9 +35,11 @@ class PromoteResult(Result):
     """What became of the champion.
 
     :param promoted: whether the winner is champion because of this task
+    :param winner: the version that was to be promoted, if there was one
     :param champion: the champion now
     :param replaced: the champion before, if it was replaced
     :param reason: one sentence that says why
+    :param approval: who approved or rejected it, and when; ``None`` where nobody was asked
     :param ledger_url: the ledger entry, if something was decided
     :param dataset_id: the dataset the decision rests on
     :param metrics: the new champion's metrics on the held-out data
@@ -40,9 +47,11 @@ class PromoteResult(Result):
 
     promoted: bool
     model: str
+    winner: ModelVersionRef | None
     champion: ModelVersionRef | None
     replaced: ModelVersionRef | None = None
     reason: str
+    approval: ApprovalRecord | None = None
     ledger_url: str | None = None
     dataset_id: str
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,33 @@ def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
             log.info("Waiting for another task that uses the Feast registry %s.", registry)
             fcntl.flock(handle, kind)
         yield
+
+
+def missing_features(store: FeatureStore, service: str | None, refs: Sequence[str]) -> list[str]:
+    """Those of ``refs`` that the registry no longer has.
+
+    :param service: the feature service they came from, if they came from one: it must still offer them
+    :param refs: features as ``view:feature``, by the names that the service gives its views
+    :raises FeatureStoreError: the registry cannot be read
+    """
+    try:
+        with locked(store, shared=True):
+            views = {view.name: {field.name for field in view.features} for view in store.list_all_feature_views()}
+            services = {item.name: item.feature_view_projections for item in store.list_feature_services()}
+    except Exception as error:
+        raise FeatureStoreError(
+            f"The registry of Feast project {store.project} cannot be read: {one_line(error)}."
+        ) from error
+    if service is None:
+        offered = {f"{view}:{name}" for view, names in views.items() for name in names}
+    else:
+        offered = {
+            f"{item.name_to_use()}:{field.name}"
+            for item in services.get(service, ())
+            for field in item.features
+            if field.name in views.get(item.name, ())
+        }
+    return [ref for ref in refs if ref not in offered]
 
 
 def parse_repo(store: FeatureStore) -> RepoContents:

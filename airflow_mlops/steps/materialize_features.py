@@ -38,6 +38,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
             published = _prepare(store, spec, context)
     with feast_repo.locked(store, shared=True):
         views = _views(store, spec.feature_views)
+        features = _features(store, views)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
     online = _Online(store, views, valid_from)
     done, skipped = 0, 0
@@ -54,6 +55,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
         project=store.project,
         window=spec.window,
         feature_views=views,
+        features=features,
         chunks=done,
         chunks_skipped=skipped,
         published=published,
@@ -111,6 +113,17 @@ def _views(store: FeatureStore, asked: list[str] | None) -> list[str]:
             f"it has {', '.join(sorted(online)) or 'none'}."
         )
     return list(asked) if asked is not None else sorted(online)
+
+
+def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, str]]:
+    known = (
+        *store.list_batch_feature_views(),
+        *store.list_stream_feature_views(),
+        *store.list_on_demand_feature_views(),
+    )
+    return {
+        view.name: {field.name: str(field.dtype) for field in view.features} for view in known if view.name in views
+    }
 
 
 class _Online:

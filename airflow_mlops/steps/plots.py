@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from airflow_mlops.gates.evidence import Measurement
-from airflow_mlops.gates.metrics import encode, is_positive, reliability
+from airflow_mlops.gates.metrics import reliability
+from airflow_mlops.gates.rows import encode, is_positive
 from airflow_mlops.specs.model import ModelContract
 
 if TYPE_CHECKING:
@@ -38,14 +39,15 @@ def draw(
     :param importance: by how much ``metric`` gets worse when a feature is shuffled
     :return: the files
     """
-    models = [candidate, *([champion] if champion else [])]
+    scored = not candidate.gives_labels_alone
+    models = [candidate, *([champion] if champion and not champion.gives_labels_alone else [])]
     figures: dict[str, Figure] = {}
-    if contract.task == "binary":
+    if contract.task == "binary" and scored:
         positive = is_positive(truth, contract.classes, contract.positive)
         figures["roc"] = _roc(positive, models)
         figures["precision_recall"] = _precision_recall(positive, models)
         figures["calibration"] = _calibration(positive, models, contract.positive)
-    if contract.task == "multiclass":
+    if contract.task == "multiclass" and scored:
         figures["roc"] = _roc_by_class(truth, candidate, contract.classes)
     if contract.task == "regression":
         figures["residuals"] = _residuals(np.asarray(truth, dtype=np.float64), candidate, contract.label)

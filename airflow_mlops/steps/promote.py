@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops import __version__
-from airflow_mlops.registry.aliases import carry_out, settle
+from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
-from airflow_mlops.registry.models import champion
+from airflow_mlops.registry.origins import origin
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.promote import PromoteResult, PromoteSpec
 from airflow_mlops.steps.context import StepContext
@@ -24,12 +24,12 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
     ledger = Ledger(context.store, verdict.model)
 
     def decide(entries: list[Entry]) -> Decision | None:
-        settle(client, entries)
-        now = champion(client, verdict.model)
+        now = settled_champion(client, ledger, entries)
         winner = verdict.winner
-        if winner is not None and now is not None and winner.version == now.version:
+        rejected = spec.approval is not None and not spec.approval.granted
+        if winner is not None and now is not None and winner.version == now.version and not rejected:
             return None
-        refusal = _refusal(verdict.champion, now) if winner is not None else verdict.reason
+        refusal = _refusal(spec, now) if winner is not None else verdict.reason
         return Decision(
             decision="refused" if refusal else "promoted",
             replaced=now,
@@ -38,20 +38,29 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
             dataset_name=verdict.dataset_name,
             dataset_id=verdict.dataset_id,
             code={"airflow_mlops": __version__, **(_code(client, winner) if winner else {})},
+            origins=[origin(client, found.candidate) for found in verdict.candidates],
             provenance=context.provenance,
             reason=refusal or verdict.reason,
+            approval=spec.approval,
         )
 
     entry = ledger.record(context.key, decide)
     if entry is None:
         return _unchanged(spec)
     if entry.moves:
-        carry_out(client, ledger.entries())
-    return _result(spec, entry, ledger.url(entry))
+        carry_out(client, ledger)
+    return _result(spec, entry, ledger.url(entry.seq))
 
 
-def _refusal(evaluated: ModelVersionRef | None, now: ModelVersionRef | None) -> str:
+def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
+    if spec.approval is not None and not spec.approval.granted:
+        said = str(spec.approval)
+        return f"{said[0].upper()}{said[1:]}."
+    evaluated = spec.verdict.champion
     if (evaluated and evaluated.version) == (now and now.version):
+        if spec.needs_approval and spec.approval is None:
+            # The task saw another champion, whose place the winner could not have taken.
+            return "It needs approval and nobody was asked, as the champion changed meanwhile: clear the task to ask."
         return ""
     was = f"v{evaluated.version}" if evaluated else "no champion"
     return (
@@ -61,7 +70,9 @@ def _refusal(evaluated: ModelVersionRef | None, now: ModelVersionRef | None) -> 
 
 
 def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
-    """The tags of the winner's run that say what it was made from."""
+    """The tags of the winner's run that say what it was made from; a version without a run has none."""
+    if not winner.run_id:
+        return {}
     with registry_errors(f"The MLflow run of {winner} cannot be read"):
         tags = client.get_run(winner.run_id).data.tags
     return {name: value for name, value in tags.items() if name.startswith("mlops.")}
@@ -73,8 +84,10 @@ def _unchanged(spec: PromoteSpec) -> PromoteResult:
     return PromoteResult(
         promoted=False,
         model=spec.verdict.model,
+        winner=winner,
         champion=winner,
         reason=reason,
+        approval=spec.approval,
         dataset_id=spec.verdict.dataset_id,
         summary=f"Nothing to promote: {reason}",
     )
@@ -85,15 +98,18 @@ def _result(spec: PromoteSpec, entry: Entry, ledger_url: str) -> PromoteResult:
     if entry.moves:
         assert verdict.winner is not None
         instead = f"in place of v{entry.replaced.version}" if entry.replaced else "as its first champion"
-        summary = f"Promoted {verdict.winner} {instead}: {entry.reason}"
+        approved = f" ({entry.approval})" if entry.approval else ""
+        summary = f"Promoted {verdict.winner} {instead}{approved}: {entry.reason}"
     else:
         summary = f"Nothing was promoted for {verdict.model}: {entry.reason}"
     return PromoteResult(
         promoted=entry.moves,
         model=verdict.model,
+        winner=verdict.winner,
         champion=entry.champion,
         replaced=entry.replaced if entry.moves else None,
         reason=entry.reason,
+        approval=entry.approval,
         ledger_url=ledger_url,
         dataset_id=verdict.dataset_id,
         metrics=verdict.of(verdict.winner).metrics if entry.moves and verdict.winner else {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from typing import Any, get_type_hints
@@ -18,16 +19,31 @@ from airflow_mlops.steps.context import StepContext
 log = logging.getLogger("airflow_mlops.steps")
 
 
+def read_call(text: str | bytes) -> StepCall:
+    """The call as another process wrote it.
+
+    :raises SpecError: that process has another version of this package
+    """
+    content = json.loads(text)
+    # Before the rest is looked at: another version may know other fields.
+    _check_version(str(content.get("version")))
+    return StepCall.model_validate(content)
+
+
+def _check_version(version: str) -> None:
+    if version != __version__:
+        raise SpecError(
+            f"The DAG's side has airflow-mlops {version}, the side that runs the step has {__version__}: "
+            "install the same version in both."
+        )
+
+
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
     """Run ``call`` unless its result is in the store already, and return the result as JSON.
 
     :raises MLOpsError: what the step raises
     """
-    if call.version != __version__:
-        raise SpecError(
-            f"The DAG's side has airflow-mlops {call.version}, the side that runs the step has {__version__}: "
-            "install the same version in both."
-        )
+    _check_version(call.version)
     store = ArtifactStore(call.store)
     finished = read_result(store, call.key)
     if finished is not None:
@@ -39,6 +55,10 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     module = importlib.import_module(f"airflow_mlops.steps.{call.step}")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
     context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance)
+    # As Kubeflow Trainer tells torchrun. All nodes get the same call, and the first one stores the result.
+    if int(os.environ.get("PET_NODE_RANK") or 0):
+        module.assist(spec, context)
+        return {}
     result: Result = module.run(spec, context)
     answer = result.model_dump(mode="json")
     write_result(store, call.key, answer)

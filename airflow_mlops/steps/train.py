@@ -7,39 +7,45 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
-from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, TrainingError
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.exceptions import ModelFormatError, SpecError
 from airflow_mlops.gates.metrics import compute
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.client import connect, registry_errors
-from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.registry.models import of_run, register
-from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel, Predictions
+from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
 from airflow_mlops.registry.runs import run_for, run_url
+from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.model import ModelContract, Task
-from airflow_mlops.specs.train import TrainResult, TrainSpec
+from airflow_mlops.specs.model import ModelContract
+from airflow_mlops.specs.search import SearchSpec
+from airflow_mlops.specs.train import SearchTrainerSpec, TorchTrainerSpec, TrainResult, TrainSpec
 from airflow_mlops.steps.context import StepContext
+from airflow_mlops.steps.surroundings import used
+from airflow_mlops.steps.training import SAMPLE_ROWS, TEST, TRAIN, check_parts, read_part, run_tags
 from airflow_mlops.trainers import imports
-from airflow_mlops.trainers.base import FittedModel, TrainingData
+from airflow_mlops.trainers.base import FittedModel, TrainingData, TrainingRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model, ModelSignature
-    from numpy.typing import NDArray
 
-TRAIN, TEST = "train", "test"
 PARITY_ROWS = 1000
+# In the MLflow run.
+TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
 # ONNX computes in single precision: by how much its answers may differ, as a share of the answers' range.
 PARITY_TOLERANCE = 1e-3
 EXAMPLE_ROWS = 5
@@ -55,19 +61,18 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
     :raises RegistryError: MLflow cannot be used
     """
-    dataset = open_dataset(context.store, spec.dataset)
-    train, test = _read(dataset, TRAIN), _read(dataset, TEST)
-    _check(dataset, train, test)
+    spec = _searched(spec, context)
+    dataset, train, test = load(spec, context.store)
     client = connect(spec.mlflow, context.connection)
-    name = _name(spec)
+    name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
-    with run_for(client, experiment, context.key, name, _tags(spec, dataset, context)) as run_id:
+    with run_for(client, experiment, context.key, name, run_tags(spec, dataset, context)) as run_id:
         candidate = of_run(client, spec.model, run_id)
         if candidate is None:
             candidate, metrics = _train(spec, context, client, run_id, dataset, train, test)
         else:
             context.progress(f"An earlier try of this task registered {candidate}: nothing is trained again.")
-            metrics = _logged_metrics(client, run_id)
+            metrics = logged_metrics(client, run_id)
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
         candidate=candidate,
@@ -81,141 +86,108 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     )
 
 
-def _name(spec: TrainSpec) -> str:
-    """What the candidate is called: as the user says, or as the class or the function is."""
-    path = str(getattr(spec.trainer, "estimator", None) or getattr(spec.trainer, "function", ""))
-    return spec.trainer.name or path.replace(":", ".").rpartition(".")[2]
+def load(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
+    """The training set and its two parts, after a look at whether a model can learn from them.
 
-
-def _read(dataset: Dataset, part: str) -> TrainingData:
-    """One part of the training set, as models take it.
-
-    :raises TrainingError: it is no training set, or its labels cannot be learned
+    :raises TrainingError: naming what it cannot learn from
     """
-    details, name = dataset.manifest.details, dataset.manifest.name
-    label, task, names = details.get("label"), details.get("task"), list(details.get("features") or ())
-    if not label or not task or not names:
-        raise TrainingError(
-            f"Dataset {name} is no training set: it does not say what its label and its features are. "
-            "Build it with BuildTrainingSetOperator and a label."
-        )
-    try:
-        table = dataset.table(part, [*names, label])
-    except DatasetNotFoundError:
-        raise TrainingError(
-            f"Training set {name} has no part {part!r}: build it with a split, so that the model is measured on rows "
-            "it has not seen."
-        ) from None
-    features = feature_columns(table.schema, names)
-    labels = _labels(table.column(label), task, f"Label {label!r} in part {part!r} of {name}")
-    classes = [] if task == "regression" else np.unique(labels).tolist()
-    table = table.select(names).combine_chunks()
-    return TrainingData(task, label, features, table, frame(table, features), labels, classes)
+    dataset = open_dataset(store, spec.dataset)
+    # A network is fitted to a stream, and its module reads that for itself.
+    streamed = isinstance(spec.trainer, TorchTrainerSpec)
+    train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    check_parts(dataset, {TRAIN: train, TEST: test})
+    return dataset, train, test
 
 
-def _labels(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:
-    """The labels: float64 for a regression, int64 or text for classes.
+def _searched(spec: TrainSpec, context: StepContext) -> TrainSpec:
+    """The same with the trainer that a search finds, where one is asked for."""
+    if not isinstance(spec.trainer, SearchTrainerSpec):
+        return spec
+    # Needs Optuna.
+    from airflow_mlops.steps import search
 
-    :raises TrainingError: some are missing, infinite or fractions
+    fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
+    result = search.run_alone(SearchSpec(search=spec.trainer, **fields), context)
+    return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
+
+
+def assist(spec: TrainSpec, context: StepContext) -> None:
+    """Help the first of several nodes to train; that one stores what comes of it.
+
+    :raises TrainingError: a process of this node failed
     """
-    values = column.combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if missing := values.null_count:
-        raise TrainingError(
-            f"{where} is missing in {missing:,} of {len(values):,} rows: leave them out before training."
-        )
-    if pa.types.is_boolean(values.type):
-        values = pc.cast(values, pa.int64())
-    text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    if text and task != "regression":
-        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=object)
-    try:
-        numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowException:
-        raise TrainingError(f"{where} is of type {values.type}, which is no label for a {task} task.") from None
-    if bad := int((~np.isfinite(numbers)).sum()):
-        raise TrainingError(
-            f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows: leave them out before training."
-        )
-    if task == "regression":
-        return np.asarray(numbers)
-    whole = numbers.astype(np.int64)
-    if (whole != numbers).any():
-        raise TrainingError(
-            f"{where} holds fractions, and the task is {task}: make it a regression, or classes of them."
-        )
-    return whole
+    from airflow_mlops.trainers import torch
+
+    if not isinstance(spec.trainer, TorchTrainerSpec):
+        raise SpecError(f"{spec.trainer.label} trains on one node: several are for TorchTrainer.")
+    dataset = open_dataset(context.store, spec.dataset)
+    train = read_part(dataset, TRAIN, SAMPLE_ROWS)
+    run = TrainingRun(
+        dataset=dataset,
+        part=TRAIN,
+        checkpoint=_checkpoint(context),
+        progress=context.progress,
+        log=lambda epoch, metrics: None,
+        log_files=lambda folder, name: None,
+        finished=lambda: context.store.exists(context.key),
+    )
+    torch.assist(spec.trainer, train, spec.seed, run)
 
 
-def _check(dataset: Dataset, train: TrainingData, test: TrainingData) -> None:
-    """Find what no model could learn from, before anything is started.
+@dataclass(frozen=True)
+class Fitted:
+    """A model that was trained and measured, before it is stored.
 
-    :raises TrainingError: naming the column or the part
+    :param exported: its ONNX form
+    :param predictions: for the held-out part
+    :param metrics: of these predictions
+    :param onnx_difference: by how much the ONNX form's answers differ
+    :param seconds: how long the fit took
     """
-    name = dataset.manifest.name
-    for part, data in ((TRAIN, train), (TEST, test)):
-        if not len(data.labels):
-            raise TrainingError(f"Part {part!r} of {name} has no rows.")
-        infinite = {
-            feature.name: rows
-            for feature in data.features
-            if feature.kind != "string" and (rows := int(np.isinf(data.frame[feature.name].to_numpy()).sum()))
-        }
-        if infinite:
-            raise TrainingError(
-                f"Part {part!r} of {name} holds infinite values, or such beyond single precision, in "
-                f"{_counts(infinite)}: replace them by nulls, which stand for missing values, or leave the rows out."
-            )
-    empty = [name for name in train.table.column_names if _all_missing(train, name)]
-    if empty:
-        raise TrainingError(
-            f"Feature {', '.join(map(repr, empty))} of {name} has no value in any row of part {TRAIN!r}: "
-            "leave it out of the training set, or find out why it is empty."
-        )
-    if train.task == "regression":
-        return
-    if len(train.classes) < 2:
-        raise TrainingError(
-            f"All {len(train.labels):,} rows of part {TRAIN!r} of {name} have the label {train.classes[0]!r}: "
-            "there is nothing to tell apart. Take a longer window."
-        )
-    if train.task == "binary" and len(train.classes) > 2:
-        raise TrainingError(
-            f"Label {train.label!r} of {name} has {len(train.classes)} classes, and the task is binary."
-        )
-    if unknown := [value for value in test.classes if value not in train.classes]:
-        raise TrainingError(
-            f"Part {TEST!r} of {name} has the label {unknown[0]!r}, which is not in part {TRAIN!r}: "
-            "take a longer window, or another split."
-        )
+
+    model: FittedModel
+    exported: bytes
+    contract: ModelContract
+    predictions: Predictions
+    metrics: dict[str, float]
+    onnx_difference: float
+    seconds: float
 
 
-def _counts(rows: dict[str, int]) -> str:
-    return ", ".join(f"{name!r} ({count:,} row{'s' if count > 1 else ''})" for name, count in rows.items())
+def fit(
+    spec: TrainSpec, context: StepContext, dataset: Dataset, train: TrainingData, test: TrainingData, run: TrainingRun
+) -> Fitted:
+    """Fit, export and measure one candidate.
+
+    :raises TrainingError: the estimator cannot learn from the data
+    :raises ModelFormatError: it cannot be exported
+    """
+    trainer: Any = importlib.import_module(f"airflow_mlops.trainers.{spec.trainer.kind}")
+    with _Phase(context, "Fitted") as fitting:
+        model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
+    with _Phase(context, "Exported to ONNX and measured"):
+        exported = model.to_onnx(train)
+        contract = _contract(dataset, train)
+        onnx_model = OnnxModel(exported, contract)
+        difference = _parity(model, onnx_model, test)
+        predictions = onnx_model.predict(test.table)
+        metrics = _measure(contract, test, predictions)
+    contract = contract.model_copy(update={"metrics": metrics})
+    return Fitted(model, exported, contract, predictions, metrics, difference, fitting.seconds)
 
 
-def _all_missing(data: TrainingData, name: str) -> bool:
-    column = data.table.column(name)
-    kind = next(feature.kind for feature in data.features if feature.name == name)
-    return column.null_count == len(column) or (kind != "string" and bool(data.frame[name].isna().all()))
+def code(model: FittedModel) -> dict[str, str]:
+    """SHA-256 of the source file behind each class and function that made the model, by import path."""
+    return {path: imports.source_hash(source) for path, source in model.sources.items()}
 
 
-def _tags(spec: TrainSpec, dataset: Dataset, context: StepContext) -> dict[str, str]:
-    manifest, provenance = dataset.manifest, context.provenance
-    tags = {
-        "mlops.model": spec.model,
-        "mlops.dataset": manifest.id,
-        "mlops.dataset_name": manifest.name,
-        "mlops.window": manifest.window.label if manifest.window else "",
-        "mlops.parents": ",".join(manifest.parents),
-        "mlops.seed": str(spec.seed),
-        "mlops.dag_id": provenance.dag_id,
-        "mlops.dag_run_id": provenance.run_id,
-        "mlops.task_id": provenance.task_id,
-        "mlops.map_index": str(provenance.map_index) if provenance.map_index >= 0 else "",
-    }
-    return {**{tag: value for tag, value in tags.items() if value}, **spec.tags}
+def environment(model: FittedModel) -> dict[str, str]:
+    """Version of Python, of this package and of each package that the stored model needs."""
+    return {"python": platform.python_version(), "airflow-mlops": version("airflow-mlops"), **_packages(model)}
+
+
+def _packages(model: FittedModel) -> dict[str, str]:
+    return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
 
 
 def _train(
@@ -228,25 +200,15 @@ def _train(
     test: TrainingData,
 ) -> tuple[ModelVersionRef, dict[str, float]]:
     """Fit, measure and store; what is in the run before a failure is overwritten by the next try."""
-    trainer: Any = importlib.import_module(f"airflow_mlops.trainers.{spec.trainer.kind}")
-    with _Phase(context, "Fitted") as fitting:
-        model: FittedModel = trainer.fit(spec.trainer, train, spec.seed)
-    with _Phase(context, "Exported to ONNX and measured"):
-        exported = model.to_onnx(train)
-        contract = _contract(dataset, train)
-        onnx_model = OnnxModel(exported, contract)
-        difference = _parity(model, onnx_model, test)
-        predictions = onnx_model.predict(test.table)
-        metrics = _measure(contract, test, predictions)
-        contract = contract.model_copy(update={"metrics": metrics})
+    fitted = fit(spec, context, dataset, train, test, _training_run(context, client, run_id, dataset))
+    model, metrics = fitted.model, fitted.metrics
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         with _Phase(context, "Packaged"):
-            packages = {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
-            description = _package(folder, model, exported, contract, train, predictions, packages)
+            description = _package(folder, fitted, dataset, train)
         with _Phase(context, "Logged"), registry_errors(f"The candidate {model.name!r} cannot be logged to MLflow"):
-            facts = {"onnx_max_difference": difference, "fit_seconds": fitting.seconds}
-            _log_run(client, run_id, spec, dataset, model, train, test, {**metrics, **facts}, packages)
+            facts = {"onnx_max_difference": fitted.onnx_difference, "fit_seconds": fitted.seconds}
+            _log_run(client, run_id, spec, dataset, model, train, test, {**metrics, **facts})
             model_id = _log_model(client, run_id, spec, description, folder, metrics)
     tags = {
         "mlops.dataset": dataset.manifest.id,
@@ -254,7 +216,51 @@ def _train(
         "mlops.trainer": model.name,
         "mlops.status": "candidate",
     }
-    return register(client, spec.model, run_id, model_id, tags), metrics
+    candidate = register(client, spec.model, run_id, model_id, tags)
+    _drop_checkpoint(context)
+    return candidate, metrics
+
+
+def _checkpoint(context: StepContext) -> str:
+    return f"checkpoints/{context.key.removesuffix('.json')}.pt"
+
+
+def _drop_checkpoint(context: StepContext) -> None:
+    with suppress(FileNotFoundError):
+        context.store.delete(_checkpoint(context))
+
+
+def _training_run(context: StepContext, client: MlflowClient, run_id: str, dataset: Dataset) -> TrainingRun:
+    def log(epoch: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            # A retry that goes on from a checkpoint may come through an epoch again.
+            if all(known.step != epoch for known in client.get_metric_history(run_id, name)):
+                client.log_metric(run_id, name, value, step=epoch)
+
+    return TrainingRun(
+        dataset=dataset,
+        part=TRAIN,
+        checkpoint=_checkpoint(context),
+        progress=context.progress,
+        log=log,
+        log_files=lambda folder, name: client.log_artifacts(run_id, str(folder), name),
+    )
+
+
+@contextmanager
+def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]:
+    """A training run that leaves nothing behind: no metrics, no files, no checkpoint."""
+    try:
+        yield TrainingRun(
+            dataset=dataset,
+            part=TRAIN,
+            checkpoint=_checkpoint(context),
+            progress=context.progress,
+            log=lambda epoch, metrics: None,
+            log_files=lambda folder, name: None,
+        )
+    finally:
+        _drop_checkpoint(context)
 
 
 class _Phase:
@@ -327,21 +333,19 @@ def _in_order(metrics: dict[str, float]) -> dict[str, float]:
 
 def _package(
     folder: Path,
-    model: FittedModel,
-    exported: bytes,
-    contract: ModelContract,
+    fitted: Fitted,
+    dataset: Dataset,
     train: TrainingData,
-    predictions: Predictions,
-    packages: dict[str, str],
 ) -> Model:
     """One MLflow model directory with the model's own flavour, the ONNX flavour, the contract and the profile."""
     import onnx
     from mlflow.models import Model
 
+    model, contract = fitted.model, fitted.contract
     description = Model(signature=_signature(contract))
-    requirements = [f"{name}=={found}" for name, found in packages.items()]
+    requirements = [f"{name}=={found}" for name, found in _packages(model).items()]
     model.save(folder, description, requirements, train.frame.head(EXAMPLE_ROWS))
-    (folder / MODEL_FILE).write_bytes(exported)
+    (folder / MODEL_FILE).write_bytes(fitted.exported)
     description.add_flavor(
         "onnx",
         onnx_version=onnx.__version__,
@@ -352,7 +356,7 @@ def _package(
     )
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
-        (PROFILE_FILE, _profiles(contract, train, predictions)),
+        (PROFILE_FILE, _profiles(contract, dataset, fitted.predictions)),
     ):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
@@ -370,11 +374,12 @@ def _signature(contract: ModelContract) -> ModelSignature:
     return ModelSignature(inputs, Schema([ColSpec(output)]))
 
 
-def _profiles(contract: ModelContract, train: TrainingData, predictions: Predictions) -> dict[str, Any]:
+def _profiles(contract: ModelContract, dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     """What the features looked like in training and what was predicted on the held-out part, for monitoring."""
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
+    names = [feature.name for feature in contract.features]
     known = ModelProfile(
-        features=profile(train.table.to_batches(), [feature.name for feature in contract.features]),
+        features=profile(dataset.batches(TRAIN, names), names),
         scores=profile([scores]),
     )
     return known.model_dump(mode="json")
@@ -389,18 +394,18 @@ def _log_run(
     train: TrainingData,
     test: TrainingData,
     metrics: dict[str, float],
-    packages: dict[str, str],
 ) -> None:
     from mlflow.entities import Dataset as LoggedDataset
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
     manifest = dataset.manifest
-    environment = {"python": platform.python_version(), "airflow-mlops": version("airflow-mlops"), **packages}
-    code = {path: imports.source_hash(source) for path, source in model.sources.items()}
+    surrounding, sources = environment(model), code(model)
     tags = {
+        **used(),
         "mlops.trainer": model.name,
-        "mlops.code": fingerprint([code, environment["airflow-mlops"]]),
-        "mlops.environment": fingerprint(environment),
+        "mlops.package": surrounding["airflow-mlops"],
+        "mlops.code": fingerprint([sources, surrounding["airflow-mlops"]]),
+        "mlops.environment": fingerprint(surrounding),
     }
     commit = next(filter(None, map(imports.commit, model.sources.values())), None)
     if commit:
@@ -424,8 +429,10 @@ def _log_run(
     )
     for start in range(0, len(new), _BATCH):
         client.log_batch(run_id, params=new[start : start + _BATCH])
-    client.log_dict(run_id, environment, "environment.json")
-    client.log_dict(run_id, code, "code.json")
+    client.log_dict(run_id, surrounding, ENVIRONMENT_FILE)
+    client.log_dict(run_id, sources, CODE_FILE)
+    # What to ask for to get the same model again.
+    client.log_dict(run_id, spec.model_dump(mode="json", exclude={"tags"}), TRAINING_FILE)
     logged = LoggedDataset(
         name=manifest.name,
         digest=manifest.id[:36],
@@ -463,7 +470,8 @@ def _log_model(
     return str(logged.model_id)
 
 
-def _logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
+def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
+    """The metrics on the held-out part, as the run has them."""
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
     return _in_order(logged)

@@ -139,7 +139,10 @@ class _Features:
         return _Joined(dict(zip(names, found.values(), strict=True)), self._request.refs, self._request.join_keys)
 
     def describe(self) -> dict[str, Any]:
-        return {"feast_project": self._store.project} if self._store is not None else {}
+        if self._store is None:
+            return {}
+        # Where to look whether the features are still there, when an older model is to be champion again.
+        return {"feast_project": self._store.project, "feast_repo": str(self._store.repo_path.absolute())}
 
 
 def _names(refs: Sequence[str], taken: Sequence[str]) -> list[str]:

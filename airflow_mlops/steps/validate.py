@@ -46,6 +46,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         docs_url = _publish(Path(site), context.store, dataset)
     _refuse_errors(found, suite.name)
     outcomes = [_outcome(result) for result in found.results]
+    context.store.write_json(_outcomes_key(context.key), [outcome.model_dump() for outcome in outcomes])
     failed = [outcome for outcome in outcomes if not outcome.success]
     met = f"{len(outcomes) - len(failed)} of {len(outcomes)} expectations of suite {suite.name!r} are met"
     where = f"{dataset.manifest.name}{f' {spec.dataset.window.label}' if spec.dataset.window else ''}"
@@ -62,6 +63,18 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         docs_url=docs_url,
         summary=f"Validated {table.num_rows:,} rows of {where}: {met}{'; the failures are only a warning' if failed else ''}.",
     )
+
+
+def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
+    """What the validation whose result has the key ``key`` found, also where it failed and has no result."""
+    try:
+        return [ExpectationOutcome.model_validate(found) for found in store.read_json(_outcomes_key(key))]
+    except FileNotFoundError:
+        return []
+
+
+def _outcomes_key(key: str) -> str:
+    return f"checkpoints/{key.removesuffix('.json')}/outcomes.json"
 
 
 def _line(error: Exception) -> str:

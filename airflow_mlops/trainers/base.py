@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from mlflow.models import Model
     from numpy.typing import NDArray
+
+    from airflow_mlops.artifacts.datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,28 @@ class TrainingData:
     frame: pd.DataFrame
     labels: NDArray[Any]
     classes: list[Any]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training may use beside its data.
+
+    :param dataset: the training set, to be streamed
+    :param part: the part to learn from
+    :param checkpoint: key in the dataset's store; the same on every retry of the task
+    :param progress: says in the task's log how far it is
+    :param log: writes metrics of one epoch to the MLflow run; what it raises ends the training
+    :param log_files: puts a folder's files into the run, under a name
+    :param finished: whether the step's result is there already, by another node's work
+    """
+
+    dataset: Dataset
+    part: str
+    checkpoint: str
+    progress: Callable[[str], None]
+    log: Callable[[int, dict[str, float]], None]
+    log_files: Callable[[Path, str], None]
+    finished: Callable[[], bool] = lambda: False
 
 
 class FittedModel(Protocol):

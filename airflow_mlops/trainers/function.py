@@ -7,11 +7,11 @@ import inspect
 from airflow_mlops.exceptions import SpecError, TrainingError
 from airflow_mlops.specs.train import FunctionTrainerSpec
 from airflow_mlops.trainers import imports
-from airflow_mlops.trainers.base import TrainingData
+from airflow_mlops.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.trainers.sklearn import SklearnModel
 
 
-def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int) -> SklearnModel:
+def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
     """Call the function and take the estimator it returns.
 
     :raises SpecError: there is no such function, or it takes other arguments

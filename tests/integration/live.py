@@ -34,7 +34,7 @@ class LiveAirflow:
     :param home: an empty folder for its home
     :param dags: the folder with the DAG files
     :param env: further environment variables; they win over the ones made here
-    :param all_admins: no login is needed; otherwise requests carry the token of the user ``admin``
+    :param all_admins: no login is needed; otherwise requests carry a user's token, ``admin``'s unless told
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LiveAirflow:
             **(env or {}),
         }
         self._all_admins = all_admins
-        self._token: str | None = None
+        self._tokens: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> LiveAirflow:
@@ -74,12 +74,8 @@ class LiveAirflow:
                 [sys.executable, "-m", "airflow", "db", "migrate"],
                 env=self.env, check=True, capture_output=True, timeout=300,
             )  # fmt: skip
-            for name, arguments in COMPONENTS.items():
-                with (self.home / f"{name}.log").open("wb") as log:
-                    self._processes[name] = subprocess.Popen(
-                        [sys.executable, "-m", "airflow", *arguments],
-                        env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    )  # fmt: skip
+            for name in COMPONENTS:
+                self.start(name)
             self.until(self._healthy, "Airflow is healthy", timeout=180)
         except BaseException:
             self._stop()
@@ -90,6 +86,32 @@ class LiveAirflow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+
+    def start(self, component: str) -> None:
+        """Start a component, or start it again."""
+        with (self.home / f"{component}.log").open("ab") as log:
+            self._processes[component] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *COMPONENTS[component]],
+                env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self, component: str) -> None:
+        """End a component and all it started, without a word of warning."""
+        process = self._processes[component]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def kill_tasks(self) -> int:
+        """End the processes that run tasks, and those that supervise them, without a word of warning."""
+        import psutil
+
+        killed = 0
+        for worker in psutil.Process(self._processes["scheduler"].pid).children():
+            if tasks := worker.children(recursive=True):
+                for process in (worker, *tasks):
+                    process.kill()
+                    killed += 1
+        return killed
 
     def _stop(self) -> None:
         for process in self._processes.values():
@@ -131,12 +153,12 @@ class LiveAirflow:
         raise TimeoutError(f"Waited {timeout:.0f} s in vain until {what}.\n{self.output('scheduler')[-3000:]}")
 
     def request(
-        self, method: str, path: str, body: Any = None, *, token: bool = True
+        self, method: str, path: str, body: Any = None, *, token: bool = True, user: str = "admin"
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One HTTP request; an error status is returned like any other."""
         headers = {"Content-Type": "application/json"}
         if token and not self._all_admins:
-            headers["Authorization"] = f"Bearer {self._login()}"
+            headers["Authorization"] = f"Bearer {self._login(user)}"
         request = urllib.request.Request(
             self.url + path, None if body is None else json.dumps(body).encode(), headers, method=method
         )
@@ -147,14 +169,14 @@ class LiveAirflow:
             with error:
                 return error.code, error.headers, error.read()
 
-    def _login(self) -> str:
-        if self._token is None:
+    def _login(self, user: str) -> str:
+        if user not in self._tokens:
             passwords = json.loads((self.home / "simple_auth_manager_passwords.json.generated").read_text())
-            credentials = {"username": "admin", "password": passwords["admin"]}
+            credentials = {"username": user, "password": passwords[user]}
             status, _, body = self.request("POST", "/auth/token", credentials, token=False)
             assert status == 201, body
-            self._token = json.loads(body)["access_token"]
-        return self._token
+            self._tokens[user] = json.loads(body)["access_token"]
+        return self._tokens[user]
 
     def call(self, method: str, path: str, body: Any = None, *, token: bool = True) -> Any:
         """One request to the API; what it answers in JSON.
@@ -214,6 +236,26 @@ class LiveAirflow:
         """Clear tasks of a run, as a user does to run them again."""
         body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": list(task_ids)}
         self.call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+
+    def fail(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Mark a task failed, as a user does to end it."""
+        self.call("PATCH", f"{self._run(dag_id, run_id)}/taskInstances/{task_id}", {"new_state": "failed"})
+
+    def request_for_approval(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Wait until a run asks for approval, and return what it asks."""
+        path = f"{self._run(dag_id, run_id)}/hitlDetails?response_received=false&state=awaiting_input"
+
+        def asked() -> dict[str, Any] | None:
+            found = self.get(path)["hitl_details"]
+            return dict(found[0]) if found else None
+
+        return dict(self.until(asked, f"{dag_id} {run_id} asks for approval"))
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, note: str = "", user: str = "admin") -> int:
+        """Answer a request for approval; the status of Airflow's answer."""
+        body = {"chosen_options": [option], "params_input": {"note": note}}
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
+        return self.request("PATCH", path, body, user=user)[0]
 
     def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The lines of one try of a task that is not mapped."""

@@ -70,6 +70,12 @@ def test_the_best_candidate_wins_and_every_number_is_that_of_the_held_out_part(c
     assert verdict.baseline_metrics["roc_auc"] == 0.5
     assert verdict.champion is None
     assert [gate.explanation for gate in verdict.of(good).gates][1] == "There is no champion yet."
+    assert verdict.policy.startswith("There is no champion yet, so the first model is judged by absolute gates")
+    assert verdict.of(good).reason == f"It passed every gate, with roc_auc {expected:.4g}."
+    assert verdict.of(weak).reason == (
+        f"It passed every gate with roc_auc {verdict.of(weak).metrics['roc_auc']:.4g}, but {good} is better "
+        f"({expected:.4g})."
+    )
     assert "Measured 2 candidates on 1,000 held-out rows of delays_training: " in result.summary
     assert f"{good} passed every gate with roc_auc {expected:.4g} (there was no champion)." in result.summary
 
@@ -83,10 +89,13 @@ def test_the_champion_is_measured_on_the_same_rows_and_must_be_met(client, conte
     assert verdict.champion_metrics["roc_auc"] > verdict.of(worse).metrics["roc_auc"]
     assert verdict.winner is None
     assert not verdict.of(worse).passed
-    assert "is not at least" in verdict.reason
-    # The champion itself, measured again, is no worse than itself.
+    assert "but above 0 was asked" in verdict.reason
+    # The champion itself, measured again, is no better than itself, and no worse.
     again = judge(context, champion, worse).verdict
-    assert again.winner == champion
+    assert again.winner is None
+    assert again.of(champion).gates[1].improvement == 0
+    gates = [{"metric": "roc_auc", "better_than_champion_by": -0.001}]
+    assert judge(context, champion, worse, gates=gates).verdict.winner == champion
 
 
 def test_gates_decide_and_no_candidate_that_fails_one_can_win(context, make):
@@ -95,9 +104,77 @@ def test_gates_decide_and_no_candidate_that_fails_one_can_win(context, make):
     gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
     result = judge(context, good, gates=gates)
     assert result.verdict.winner is None
-    assert [gate.passed for gate in result.verdict.of(good).gates] == [True, False]
+    # The last is asked of everyone.
+    assert [gate.passed for gate in result.verdict.of(good).gates] == [True, False, True]
     assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
     assert result.run_id == good.run_id
+
+
+def test_who_beats_neither_baseline_is_refused_whatever_is_declared(context, make):
+    dataset = training_set(context.store)
+    useless = make(dataset, USELESS)
+    verdict = judge(context, useless, gates=[{"metric": "accuracy", "min": 0.1}]).verdict
+    tree = verdict.tree_metrics["roc_auc"]
+    assert 0.7 < tree < 0.9
+    assert verdict.winner is None
+    assert verdict.of(useless).reason == (
+        "It failed: roc_auc 0.5 is not better than baseline (0.5) and not better than a decision tree of depth 3 "
+        f"({tree:.4g})."
+    )
+    # Without rows to fit a tree to, the other baseline remains.
+    only = training_set(context.store, name="only", test=held_out(), parts=("test",))
+    verdict = judge(context, make(only, USELESS), gates=[{"metric": "accuracy", "min": 0.1}]).verdict
+    assert (verdict.winner, verdict.tree_metrics) == (None, {})
+
+
+def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp_path):
+    dataset = training_set(context.store)
+    champion, good = make(dataset, (2, 1)), make(dataset, GOOD)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    gates = [
+        {"metric": "average_precision", "better_than_champion_by": 0.0},
+        {"metric": "log_loss", "slices": ["distance", "wind"], "not_worse_than_champion_by": 0.05, "discover": True},
+        {"metric": "ece", "max": 0.1, "confidence": 0.9},
+        {"behaviour": "direction", "feature": "distance", "direction": "increasing"},
+        {"behaviour": "invariance", "feature": "wind"},
+        {"fairness": "equalized_odds", "sensitive": "wind", "max_difference": 0.2},
+        {"max_latency_ms": 1_000, "rows": 10},
+        {"max_size_mb": 1},
+    ]
+    verdict = judge(context, good, gates=gates).verdict
+    assert verdict.winner == good, verdict.reason
+    assert verdict.policy == "The champion v1 stays unless a candidate passes every gate on the same rows."
+    found = verdict.of(good).gates
+    assert sum(item.rows for item in found[1].slices if "discovered" not in item.name) == 2_000
+    file = client.download_artifacts(good.run_id, "evaluation/verdict.json", str(tmp_path))
+    with open(file) as kept:
+        assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
+            item.model_dump(mode="json") for item in found[1].slices
+        ]
+    # The other way round, what looks at the wind is refused by each gate that forbids it.
+    client.set_registered_model_alias(champion.model, "champion", str(good.version))
+    refused = judge(context, champion, gates=gates).verdict.of(champion)
+    assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
+
+
+def test_a_gate_that_does_not_suit_the_task_is_an_error(context, make):
+    dataset = training_set(context.store, "regression")
+    good = make(dataset, GOOD, task="regression")
+    declared = {"fairness": "equalized_odds", "sensitive": "wind", "max_difference": 0.2}
+    with pytest.raises(SpecError, match="is for binary tasks, and this one is regression"):
+        judge(context, good, gates=[declared])
+
+
+def test_a_champion_of_another_positive_class_is_not_compared(client, context, make):
+    dataset = training_set(context.store)
+    other, good = make(dataset, GOOD, positive=False), make(dataset, GOOD)
+    client.set_registered_model_alias(other.model, "champion", str(other.version))
+    verdict = judge(context, good).verdict
+    assert verdict.winner is None
+    assert "its positive class is False, that of the candidates True" in verdict.reason
+    assert verdict.policy == (
+        "The champion could not be measured, so no candidate passes a gate that compares with it."
+    )
 
 
 def test_of_equals_the_older_wins(context, make):
@@ -132,7 +209,7 @@ def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, 
         names = {
             item.path.removeprefix("evaluation/") for item in client.list_artifacts(candidate.run_id, "evaluation")
         }
-        assert names == {"verdict.json", *(f"{plot}.png" for plot in plots)}
+        assert names == {"verdict.json", "model_card.md", "model_card.html", *(f"{plot}.png" for plot in plots)}
         tags = client.get_run(candidate.run_id).data.tags
         assert tags["mlops.verdict"] == outcome
         assert tags["mlops.evaluated_on"] == dataset.id
@@ -144,8 +221,9 @@ def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, 
 def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(context, client, make):
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
-    candidate = evaluate.Candidate(good, evaluate.OnnxModel.load(evaluate.download(client, good)))
-    data = evaluate._held_out(EvaluateSpec(candidates=[good]), [candidate], context)
+    folder = evaluate.download(client, good)
+    candidate = evaluate.Candidate(good, evaluate.OnnxModel.load(folder))
+    data = evaluate._held_out(EvaluateSpec(candidates=[good]), {good: folder}, context)
     found = evaluate._importance(candidate, data, "roc_auc")
     assert found["distance"] > 0.2
     assert found["wind"] == 0

@@ -227,7 +227,7 @@ def test_rolling_back_goes_to_the_champion_before_and_again_to_the_one_before_th
         do(store, found, key)
     result = back(store, v1.model, "d")
     assert (result.rolled_back, result.champion, result.replaced) == (True, v2, v3)
-    assert result.summary == f"Rolled {v1.model} back from v3 to v2: It was wrong about snow."
+    assert result.summary.startswith(f"Rolled {v1.model} back from v3 to v2: It was wrong about snow.")
     assert champion(client, v1.model) == v2
     # The same task again is a retry and rolls nothing back twice.
     assert back(store, v1.model, "d").champion == v2
@@ -295,13 +295,13 @@ with DAG("judge_{model}", schedule=None, default_args={{"model": "{model}"}}):
 
 @pytest.fixture
 def registered(client, airflow_db, tmp_path):
-    """A useless and a good candidate, trained on a set in Airflow's artifact store."""
+    """A weak and a good candidate, trained on a set in Airflow's artifact store."""
     import os
 
     store = ArtifactStore(os.environ["AIRFLOW__MLOPS__ARTIFACTS"])
     model = f"delays_{uuid.uuid4().hex[:8]}"
     dataset = training_set(store)
-    weights = ((0, 0), (2, 0))
+    weights = ((1, 2), (2, 0))
     return [register(client, tmp_path / str(w), dataset, w, model=model) for w in weights]
 
 
@@ -325,12 +325,12 @@ def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_th
     registered, gates_file, run_dag, capfd
 ):
     gates_file(GATES)
-    useless, good = registered
+    weak, good = registered
     source = DAG.format(model=good.model, candidates=[item.model_dump() for item in registered], more="")
     first = run_dag(source)
     assert set(first.states().values()) == {"success"}, first.states()
     verdict = first.xcom("evaluate")["verdict"]
-    assert [len(item["gates"]) for item in verdict["candidates"]] == [2, 2]
+    assert [len(item["gates"]) for item in verdict["candidates"]] == [3, 3]
     assert first.xcom("promote")["promoted"]
     ((uri, extra),) = first.asset_events()
     assert uri == f"mlops://{good.model}/champion"
@@ -338,8 +338,8 @@ def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_th
     assert extra["dataset_id"] == verdict["dataset_id"]
     assert extra["metrics"]["roc_auc"] > 0.8
     assert f"Promoted {good} as its first champion" in capfd.readouterr().out
-    # The useless one alone does not get past the champion: no event, and no failure.
-    alone = DAG.format(model=good.model, candidates=[useless.model_dump()], more="")
+    # The weak one alone does not get past the champion: no event, and no failure.
+    alone = DAG.format(model=good.model, candidates=[weak.model_dump()], more="")
     second = run_dag(alone)
     assert set(second.states().values()) == {"success"}
     assert not second.xcom("promote")["promoted"]
@@ -349,16 +349,17 @@ def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_th
 
 def test_a_rollback_says_so_on_the_asset(registered, gates_file, run_dag):
     gates_file("- {metric: roc_auc, min: 0.0}\n")
-    useless, good = registered
-    run_dag(DAG.format(model=good.model, candidates=[useless.model_dump()], more=""))
+    # Not the useless one: what is no better than a baseline is never promoted.
+    weak, good = registered
+    run_dag(DAG.format(model=good.model, candidates=[weak.model_dump()], more=""))
     more = (
         'promote >> RollbackOperator(task_id="rollback", reason="Snow.", to_version="{{ dag_run.conf.get(\'to\') }}")'
     )
     run = run_dag(DAG.format(model=good.model, candidates=[good.model_dump()], more=more))
     assert set(run.states().values()) == {"success"}, run.states()
-    assert run.xcom("rollback")["champion"] == useless.model_dump()
+    assert run.xcom("rollback")["champion"] == weak.model_dump()
     assert [(uri, extra["version"], extra["reason"]) for uri, extra in run.asset_events()][-1] == (
-        f"mlops://{good.model}/champion", useless.version, "Snow.",
+        f"mlops://{good.model}/champion", weak.version, "Snow.",
     )  # fmt: skip
 
 
@@ -391,6 +392,8 @@ def test_literal_gates_that_are_wrong_are_named_when_the_operator_is_made():
 
     with pytest.raises(SpecError, match=r"Gate 1 .* must have a metric and one of"):
         EvaluateOperator(task_id="evaluate", candidates=[], gates=[{"metric": "roc_auc"}])
+    with pytest.raises(SpecError, match=r"'rocauc' is not a metric: .* \(did you mean 'roc_auc'\?\)"):
+        EvaluateOperator(task_id="evaluate", candidates=[], metric="rocauc")
     # What is a template is looked at when it is rendered.
     EvaluateOperator(task_id="later", candidates=[], gates=[{"metric": "roc_auc", "min": "{{ params.min }}"}])
 

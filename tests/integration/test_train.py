@@ -9,6 +9,7 @@ import uuid
 import numpy as np
 import pytest
 
+from airflow_mlops import __version__
 from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.connections import from_environment
@@ -22,6 +23,7 @@ from airflow_mlops.specs.base import MLflowTarget, Provenance
 from airflow_mlops.specs.train import TrainSpec
 from airflow_mlops.steps import train
 from airflow_mlops.steps.context import StepContext
+from airflow_mlops.trainers import TorchTrainer
 from tests.training import FEATURES, flights, training_set
 
 LOGISTIC, HGB = "sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"
@@ -127,9 +129,12 @@ def test_everything_about_a_training_is_in_its_run(client, learn):
         "delays",
     )
     assert len(tags["mlops.code"]) == len(tags["mlops.environment"]) == 64
+    assert tags["mlops.package"] == __version__
     (logged,) = run.inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("late_training", result.dataset.id[:36])
-    assert {item.path for item in client.list_artifacts(result.run_id)} >= {"environment.json", "code.json"}
+    assert {item.path for item in client.list_artifacts(result.run_id)} >= {
+        "environment.json", "code.json", "training.json",
+    }  # fmt: skip
 
     version = client.get_model_version(result.candidate.model, str(result.candidate.version))
     assert version.status == "READY"
@@ -354,3 +359,55 @@ def test_a_mistake_in_a_trainer_is_found_while_the_dag_is_parsed():
 
     with pytest.raises(SpecError, match="The trainer of task 'train' cannot run as it is configured: parms"):
         TrainOperator(task_id="train", dataset={}, model="late", trainer={"estimator": LOGISTIC, "parms": {}})
+
+
+TORCH = {"epochs": 3, "batch_size": 64, "checkpoint_every": 2}
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_network_is_registered_and_scores_as_pyfunc_does(task, client, store, learn):
+    import mlflow.pyfunc
+    import torch
+
+    dataset = training_set(store, task=task)
+    result = learn(TorchTrainer(**TORCH), dataset=dataset)
+    assert result.trainer == "TabularNetwork"
+    folder = download(client, result.candidate)
+    onnx_model = OnnxModel.load(folder)
+    test = open_dataset(store, dataset).table("test")
+    seen = frame(test, onnx_model.contract.features)
+    found = onnx_model.predict(test)
+    uri = f"models:/{result.candidate.model}/{result.candidate.version}"
+    answers = mlflow.pyfunc.load_model(uri).predict(seen)
+    if task == "regression":
+        np.testing.assert_allclose(answers, found.prediction, rtol=1e-5)
+    else:
+        assert list(answers) == list(found.prediction)
+        assert len(set(answers)) > 1
+    # The weights can be read without running any code.
+    assert torch.load(folder / "weights.pt", weights_only=True)
+    profile = ModelProfile.model_validate_json((folder / "mlops/profile.json").read_bytes())
+    assert profile.features.rows == 600
+    assert set(profile.features.columns) == set(FEATURES)
+
+
+def test_a_networks_loss_curve_is_in_its_run_once_and_its_checkpoint_is_gone(client, store, learn, model, monkeypatch):
+    from airflow_mlops.trainers import torch as trainer
+
+    dataset, key = training_set(store), f"results/{uuid.uuid4().hex}.json"
+    log_curves = trainer._log_curves
+    monkeypatch.setattr(trainer, "_log_curves", lambda *_: (_ for _ in ()).throw(RuntimeError("evicted")))
+    with pytest.raises(RuntimeError, match="evicted"):
+        learn(TorchTrainer(**TORCH), key=key, dataset=dataset)
+    checkpoint = f"checkpoints/{key.removesuffix('.json')}.pt"
+    assert store.exists(checkpoint)
+    monkeypatch.setattr(trainer, "_log_curves", log_curves)
+    result = learn(TorchTrainer(**TORCH), key=key, dataset=dataset)
+    (run,) = runs(client, model)
+    assert run.info.run_id == result.run_id
+    for name in ("train_loss", "validation_loss"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [0, 1, 2]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tensorboard")]
+    assert run.data.params["batch_size"] == "64"
+    assert not store.exists(checkpoint)
+    assert int(run.data.tags["mlops.peak_memory_mb"]) > 50

@@ -51,9 +51,11 @@ def test_a_fixed_bound_is_passed_at_the_bound():
         ("rmse", "-10%", 10.5, 10.0, 11.0, True),
     ],
 )
-def test_the_champion_must_be_met_in_the_direction_of_the_metric(metric, margin, candidate, champion, asked, passed):
+def test_without_confidence_the_champion_must_be_met_in_the_direction_of_the_metric(
+    metric, margin, candidate, champion, asked, passed
+):
     found = check(
-        {"metric": metric, "better_than_champion_by": margin},
+        {"metric": metric, "better_than_champion_by": margin, "confidence": None},
         candidate={metric: candidate},
         champion={metric: champion},
     )
@@ -94,7 +96,7 @@ def test_who_passes_with_a_margin_passes_without_one_and_a_better_value_never_fa
     better = candidate + 1 if METRICS[metric].higher_is_better else candidate - 1
 
     def passes(value: float, by: float) -> bool:
-        declared = {"metric": metric, "better_than_champion_by": by}
+        declared = {"metric": metric, "better_than_champion_by": by, "confidence": None}
         return check(declared, candidate={metric: value}, champion={metric: champion}).passed
 
     if passes(candidate, margin):
@@ -102,9 +104,28 @@ def test_who_passes_with_a_margin_passes_without_one_and_a_better_value_never_fa
         assert passes(better, margin)
 
 
-def test_default_gates_ask_for_better_than_the_baseline_and_not_worse_than_the_champion():
-    names = [gate.name for gate in default_gates("regression")]
-    assert names == ["rmse better than the baseline", "rmse not worse than the champion"]
+def test_default_gates_ask_for_better_than_the_baseline_and_than_the_champion():
+    baseline, champion = default_gates("regression")
+    assert [baseline.name, champion.name] == ["rmse better than the baseline", "rmse better than the champion"]
+    assert (champion.better_than_champion_by.amount, champion.confidence) == (0, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ({"better_than_champion_by": 0.01}, "roc_auc better than the champion by 0.01"),
+        ({"better_than_champion_by": "-2%"}, "roc_auc not worse than the champion by 2%"),
+        ({"better_than_champion_by": 0, "confidence": None}, "roc_auc not worse than the champion"),
+    ],
+)
+def test_a_gate_on_the_champion_is_called_what_it_asks(declared, name):
+    (gate,) = parse_gates([{"metric": "roc_auc", **declared}])
+    assert gate.name == name
+
+
+def test_an_interval_needs_predictions():
+    with pytest.raises(SpecError, match="Of m v2 there are only numbers and no predictions"):
+        check({"metric": "roc_auc", "better_than_champion_by": 0}, candidate={"roc_auc": 1}, champion={"roc_auc": 0})
 
 
 @pytest.mark.parametrize(
@@ -121,7 +142,19 @@ def test_default_gates_ask_for_better_than_the_baseline_and_not_worse_than_the_c
         ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "give min or max"),
         ([{"metric": "roc_auc", "better_than_champion_by": "x%"}], "should be a valid number"),
         ([{"min": 0.6}], "metric: Field required"),
-        ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "color: Extra inputs are not permitted"),
+        ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "key 'color', which it cannot have: choose one of conf"),
+        ([{"metric": "rocauc", "min": 0.6}], r"\(did you mean 'roc_auc'\?\)"),
+        ([{"metric": "f1", "better_then_champion_by": 0}], r"\(did you mean 'better_than_champion_by'\?\)"),
+        ([{"metric": "f1", "better_than_champion_by": 0, "confidense": 1}], r"\(did you mean 'confidence'\?\)"),
+        ([{"metric": "f1", "better_than_champion_by": 0, "confidence": 95}], "confidence: Input should be less than 1"),
+        ([{"behaviour": "directional", "feature": "wind"}], r"\(did you mean 'direction'\?\)"),
+        ([{"fairness": "equalised_odds", "sensitive": "sex"}], r"\(did you mean 'equalized_odds'\?\)"),
+        ([{"behaviour": "direction", "feature": "wind"}], "direction: Field required"),
+        ([{"metric": "f1", "not_worse_than_champion_by": 0.1}], "slices: Field required"),
+        ([{"metric": "f1", "slices": [], "not_worse_than_champion_by": 0.1}], "slices: List should have at least 1"),
+        ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "a tolerance is 0 or more"),
+        ([{"max_latency_ms": 0}], "max_latency_ms: Input should be greater than 0"),
+        (["roc_auc"], "Gate 1 is 'roc_auc': it must be a dict"),
     ],
 )
 def test_a_wrong_declaration_is_named(declared, message):

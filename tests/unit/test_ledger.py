@@ -90,23 +90,55 @@ def test_many_writers_at_once_each_get_a_number_of_their_own(tmp_path):
     assert {entry.id for entry in entries} == {f"{number}-{turn}" for number in range(8) for turn in range(3)}
 
 
-@pytest.mark.parametrize("tampering", ["change", "remove", "garbage", "reorder"])
-def test_tampering_shows(store, tampering):
+@pytest.mark.parametrize(
+    ("tampering", "said"),
+    [
+        ("change", "entry 2, {2}, is not what it was when entry 3, {3}, was written after it"),
+        ("remove", "entry 2, {2}, is missing"),
+        ("remove the first", "entry 1, {1}, is missing"),
+        ("garbage", "{2} is not an entry"),
+        ("reorder", "{2} is not entry 2, which would come here"),
+        ("insert", "{2b} is not entry 3, which would come here"),
+        ("begin anew", "entry 1, {1}, was written after another one, which is gone"),
+    ],
+)
+def test_tampering_shows_and_says_where(store, tampering, said):
     ledger = Ledger(store, "delays")
     for number in range(1, 4):
         keep(ledger, str(number), promotion(number))
-    second = "ledger/delays/00000002.json"
+    first, second, third = (f"ledger/delays/0000000{number}.json" for number in (1, 2, 3))
     if tampering == "change":
-        content = store.read_json(second)
-        store.write_json(second, {**content, "reason": "It is much better."})
-    elif tampering == "remove":
-        store.delete(second)
+        store.write_json(second, {**store.read_json(second), "reason": "It is much better."})
+    elif tampering.startswith("remove"):
+        store.delete(first if "first" in tampering else second)
     elif tampering == "garbage":
         store.write_bytes(second, b"{")
+    elif tampering == "reorder":
+        store.write_bytes(second, store.read_bytes(third))
+    elif tampering == "insert":
+        store.write_bytes("ledger/delays/00000002b.json", store.read_bytes(second))
     else:
-        store.write_bytes(second, store.read_bytes("ledger/delays/00000003.json"))
-    with pytest.raises(RegistryError, match="ledger of 'delays' was tampered with"):
+        store.write_json(first, {**store.read_json(second), "seq": 1})
+    places = {name: store.url_of(f"ledger/delays/0000000{name}.json") for name in ("1", "2", "3", "2b")}
+    for name, place in places.items():
+        said = said.replace(f"{{{name}}}", place)
+    with pytest.raises(RegistryError, match="ledger of 'delays' was tampered with") as broken:
         ledger.entries()
+    assert said in str(broken.value)
+
+
+def test_a_folder_that_is_written_while_it_is_listed_is_listed_again(store, monkeypatch):
+    ledger = Ledger(store, "delays")
+    for number in range(1, 4):
+        keep(ledger, str(number), promotion(number))
+    real, lists = ArtifactStore.keys, []
+
+    def keys(self, prefix):
+        lists.append(real(self, prefix))
+        return lists[-1] if len(lists) > 1 else [key for key in lists[-1] if not key.endswith("2.json")]
+
+    monkeypatch.setattr(ArtifactStore, "keys", keys)
+    assert [entry.seq for entry in ledger.entries()] == [1, 2, 3]
 
 
 def test_a_models_name_cannot_leave_the_ledger(store):

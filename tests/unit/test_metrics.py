@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from airflow_mlops.exceptions import EvaluationError
-from airflow_mlops.gates.metrics import baseline, compute, encode, reliability
+from airflow_mlops.gates.metrics import baseline, compute, reliability
+from airflow_mlops.gates.rows import encode
 from airflow_mlops.specs.metrics import MAIN_METRIC, METRICS
 
 

@@ -17,7 +17,8 @@ OPERATORS = sorted(
 
 HEAVY = {
     "datasketches", "feast", "fsspec", "great_expectations", "kubernetes", "matplotlib", "mlflow", "numpy", "onnx",
-    "onnxruntime", "pandas", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy", "torch",
+    "onnxruntime", "openlineage", "optuna", "pandas", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn", "skops",
+    "sqlalchemy", "torch",
 }  # fmt: skip
 # Airflow itself loads these before it parses anything; it must not be from us that they come.
 AIRFLOWS_OWN = {"fsspec", "sqlalchemy"}

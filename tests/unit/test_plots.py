@@ -10,7 +10,7 @@ import pytest
 
 from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.gates.metrics import compute
-from airflow_mlops.registry.onnx_model import Predictions
+from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.steps import plots
 

@@ -34,6 +34,15 @@ def test_every_module_that_the_metadata_names_is_there(module):
     assert find_spec(module) is not None
 
 
+def test_the_commands_that_the_metadata_names_are_there():
+    from airflow._shared.module_loading import import_string
+
+    (path,) = INFO["cli"]
+    (group,) = import_string(path)()
+    assert group.name == "mlops"
+    assert [command.name for command in group.subcommands] == ["ledger", "rollback", "reproduce"]
+
+
 def test_every_setting_says_what_it_is_for_and_has_a_default():
     for name, option in INFO["config"]["mlops"]["options"].items():
         assert len(option["description"]) > 40, name

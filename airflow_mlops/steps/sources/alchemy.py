@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from airflow_mlops.connections import sqlalchemy_url
 from airflow_mlops.exceptions import SpecError
 from airflow_mlops.specs.ingest import bind
 from airflow_mlops.steps.sources.sql import QuerySource
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from airflow_mlops.steps.sources.types import Types
 
 BATCH_ROWS = 16_384
-# Airflow's connection types whose SQLAlchemy dialect has another name.
-_DIALECTS = {
-    "postgres": "postgresql",
-    "mssql": "mssql+pymssql",
-    "redshift": "postgresql",
-    "databricks_sql": "databricks",
-}
 
 
 class AlchemySource(QuerySource):
@@ -78,15 +72,7 @@ class AlchemySource(QuerySource):
         info = self.info
         if info.conn_type == "sqlite":
             return URL.create("sqlite", database=f"file:{database_path(info)}", query={"mode": "ro", "uri": "true"})
-        return URL.create(
-            str(info.extra.get("sqlalchemy_scheme") or _DIALECTS.get(info.conn_type, info.conn_type)),
-            username=info.login,
-            password=info.secret,
-            host=info.host,
-            port=info.port,
-            database=info.schema_,
-            query={str(key): str(value) for key, value in dict(info.extra.get("sqlalchemy_query") or {}).items()},
-        )
+        return sqlalchemy_url(info)
 
     def _parameters(self, dialect: str) -> dict[str, Any]:
         if self.window is None:

@@ -34,7 +34,9 @@ _SUFFIXES = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-_CREDENTIALS = re.compile(r"//[^/@]*@")
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+# A signed URL carries its signature in the query.
+_QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
 _CSV_CELL = re.compile(r"In CSV column #(\d+): (?:.*)CSV conversion error to .+?: invalid value '(.*?)'", re.DOTALL)
 _JSON_KIND = re.compile(r"Column\(/([^/)]+)[^)]*\) changed from (\w+) to (\w+)")
 _JSON_VALUE = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
@@ -71,7 +73,7 @@ class FileSource:
             except ValueError as error:
                 raise SpecError(f"{_public(url)} is not a URL that fsspec can open: {error}.") from None
             except (OSError, zipfile.BadZipFile) as error:
-                raise SourceError(f"{_public(url)} could not be opened: {error}.") from None
+                raise SourceError(f"{_public(url)} could not be opened: {_public(str(error))}.") from None
             if not found:
                 raise SourceError(f"No file matches {_public(url)}.")
             yield from sorted(found, key=lambda file: str(file.path))
@@ -374,7 +376,9 @@ def _failures(file: OpenFile) -> Iterator[None]:
     except FileNotFoundError:
         raise SourceError(f"{_name(file)} does not exist.") from None
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, ValueError) as error:
-        raise SourceError(f"{_name(file)} could not be read: {' '.join(str(error).split()).rstrip('.')}.") from None
+        raise SourceError(
+            f"{_name(file)} could not be read: {_public(' '.join(str(error).split())).rstrip('.')}."
+        ) from None
 
 
 def _name(file: OpenFile) -> str:
@@ -382,5 +386,5 @@ def _name(file: OpenFile) -> str:
 
 
 def _public(url: str) -> str:
-    """A URL without the credentials that may stand in it."""
-    return _CREDENTIALS.sub("//", url)
+    """A URL, or what an error says of one, without the credentials that may stand in it."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("//", url))

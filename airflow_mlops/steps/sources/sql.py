@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pyarrow as pa
 
-from airflow_mlops.connections import ConnectionInfo, ConnectionResolver
+from airflow_mlops.connections import ConnectionInfo, ConnectionResolver, without_secret
 from airflow_mlops.exceptions import SchemaError, SourceError, SpecError
 from airflow_mlops.specs.ingest import IngestSpec
 
@@ -46,10 +45,7 @@ class QuerySource:
         text = str(error)
         for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
             text = text.partition(echo)[0]
-        secret = self.info.secret
-        for hidden in {secret, quote(secret, safe="")} if secret else ():
-            text = text.replace(hidden, "***")
-        return " ".join(text.split()).rstrip(".")
+        return without_secret(text, self.info)
 
     def refused(self, error: BaseException) -> SpecError:
         return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.says(error)}.")

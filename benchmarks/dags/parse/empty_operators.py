@@ -10,14 +10,15 @@ with DAG("empty_operators", schedule=PartitionedAtRuntime(), catchup=False, defa
     validate = EmptyOperator(task_id="validate")
     features = EmptyOperator(task_id="features")
     training_set = EmptyOperator(task_id="training_set", outlets=[Asset("mlops://delays/training_set")])
-    train = EmptyOperator.partial(task_id="train").expand(doc=["one", "two"])
+    search = EmptyOperator.partial(task_id="search").expand(doc=["one", "two"])
+    train = EmptyOperator(task_id="train")
     evaluate = EmptyOperator(task_id="evaluate")
     promote = EmptyOperator(task_id="promote")
     score = EmptyOperator(task_id="score")
     join_labels = EmptyOperator(task_id="join_labels")
     monitor = EmptyOperator(task_id="monitor")
     rollback = EmptyOperator(task_id="rollback", params={"reason": "asked for"})
-    ingest >> validate >> training_set >> [train, evaluate, score]
-    train >> evaluate >> promote >> score >> join_labels >> monitor >> rollback
+    ingest >> validate >> training_set >> [search, train, evaluate, score]
+    search >> train >> evaluate >> promote >> score >> join_labels >> monitor >> rollback
     validate >> join_labels
     features >> training_set

@@ -1,4 +1,4 @@
-"""One DAG with all eleven operators, wired as a lifecycle; it is parsed, never run."""
+"""One DAG with all twelve operators, wired as a lifecycle; it is parsed, never run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from airflow_mlops.operators import (
     PromoteOperator,
     RollbackOperator,
     ScoreOperator,
+    SearchOperator,
     TrainOperator,
     ValidateOperator,
 )
-from airflow_mlops.trainers import SklearnTrainer
+from airflow_mlops.trainers import Float, Search, SklearnTrainer
 
 with DAG(
     "every_operator",
@@ -39,12 +40,16 @@ with DAG(
         label={"name": "late", "expression": "arr_delay > 15"},
         outlets=[Asset("mlops://delays/training_set")],
     )
-    fits = TrainOperator.partial(task_id="train", dataset=data.output).expand(
-        trainer=[
+    search = SearchOperator.partial(
+        task_id="search",
+        dataset=data.output,
+        search=Search(
             SklearnTrainer("sklearn.ensemble.HistGradientBoostingClassifier"),
-            SklearnTrainer("sklearn.linear_model.LogisticRegression"),
-        ]
-    )
+            {"learning_rate": Float(0.01, 0.3, log=True)},
+            trials=40,
+        ),
+    ).expand(worker=[0, 1])
+    fits = TrainOperator(task_id="train", dataset=data.output, trainer=search.output)
     verdict = EvaluateOperator(
         task_id="evaluate", dataset=data.output, candidates=fits.output, gates=[{"metric": "roc_auc", "min": 0.6}]
     )

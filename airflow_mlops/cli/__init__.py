@@ -1,0 +1,1 @@
+"""``airflow mlops``: the commands that this provider adds to Airflow's own."""

@@ -1,0 +1,163 @@
+"""What the commands of ``airflow mlops`` do. An error is one sentence on standard error and exit status 1."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from airflow.cli.simple_table import AirflowConsole
+from airflow.utils.cli import action_cli, suppress_logs_and_warning
+from airflow.utils.platform import getuser
+
+from airflow_mlops import __version__
+from airflow_mlops.cli import server
+from airflow_mlops.exceptions import ConnectionNotFoundError, MLOpsError, RegistryUnavailableError
+from airflow_mlops.settings import default_store
+from airflow_mlops.specs.base import MLflowTarget, Provenance, StepCall, parse
+
+if TYPE_CHECKING:
+    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.registry.ledger import Entry, Ledger
+
+_log = logging.getLogger("airflow_mlops.cli")
+
+
+def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+    @functools.wraps(function)
+    def run(args: Namespace) -> None:
+        try:
+            function(args)
+        except MLOpsError as error:
+            raise SystemExit(str(error)) from None
+
+    # Airflow notes who ran which command in its audit log.
+    command: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
+    return command
+
+
+@_command
+def ledger(args: Namespace) -> None:
+    """``airflow mlops ledger MODEL``."""
+    found = _ledger(args)
+    if args.verify:
+        entries, doubt = _verify(found, args)
+        _require(entries, found)
+        print(
+            f"The ledger of {args.model} is whole: {len(entries)} entries, the last of {entries[-1].time:%F %T} UTC.{doubt}"
+        )
+        return
+    entries = found.entries()
+    _require(entries, found)
+    AirflowConsole().print_as([_row(entry) for entry in entries], args.output)
+
+
+def _ledger(args: Namespace) -> Ledger:
+    from airflow_mlops.registry.ledger import Ledger
+
+    return Ledger(_store(args), args.model)
+
+
+def _store(args: Namespace) -> ArtifactStore:
+    from airflow_mlops.artifacts.store import ArtifactStore
+
+    return ArtifactStore(args.store or default_store())
+
+
+def _require(entries: list[Entry], ledger: Ledger) -> None:
+    if not entries:
+        raise MLOpsError(
+            f"{ledger.store.url} has no ledger of {ledger.model!r}: check the name, and give --store if it lies elsewhere."
+        )
+
+
+def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
+    """The entries, and what could not be verified."""
+    from airflow_mlops.registry.aliases import verify
+    from airflow_mlops.registry.client import connect
+
+    try:
+        client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
+    except (ConnectionNotFoundError, RegistryUnavailableError) as error:
+        return ledger.entries(), f" MLflow was not asked whether the last entries are missing: {error}"
+    return verify(client, ledger), ""
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    judged = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
+    provenance = entry.provenance
+    return {
+        "entry": entry.seq,
+        "time": entry.time.isoformat(timespec="seconds"),
+        "decision": entry.decision,
+        "version": ", ".join(str(ref.version) for ref in judged if ref is not None),
+        "replaced": str(entry.replaced.version) if entry.moves and entry.replaced else "",
+        "user": (entry.approval.by if entry.approval else provenance.user) or "",
+        "run": " ".join(filter(None, [provenance.dag_id, provenance.run_id])),
+        "reason": entry.reason,
+    }
+
+
+@_command
+def rollback(args: Namespace) -> None:
+    """``airflow mlops rollback MODEL --reason ...``."""
+    from airflow_mlops.specs.rollback import RollbackSpec
+    from airflow_mlops.steps import rollback as step
+    from airflow_mlops.steps.context import StepContext
+
+    fields = {
+        "model": args.model,
+        "to_version": args.to_version,
+        "reason": args.reason,
+        "mlflow": {"conn_id": args.mlflow_conn_id},
+    }
+    spec = parse(RollbackSpec, fields, "The rollback")
+    user = getuser()
+    context = StepContext(
+        store=_store(args),
+        key=step.interrupted(spec, _store(args), server.connection, user) or f"cli/{uuid.uuid4().hex}",
+        connection=server.connection,
+        provenance=Provenance(user=user),
+    )
+    result = step.run(spec, context)
+    print(result.summary)
+    if result.rolled_back:
+        server.emit_champion(result)
+
+
+@_command
+def reproduce(args: Namespace) -> None:
+    """``airflow mlops reproduce MODEL VERSION``."""
+    from airflow_mlops.compute import Process
+    from airflow_mlops.connections import environment_name, to_json
+    from airflow_mlops.specs.reproduce import ReproduceResult, ReproduceSpec
+
+    store = _store(args)
+    fields = {"model": args.model, "version": args.version, "mlflow": {"conn_id": args.mlflow_conn_id}}
+    call = StepCall(
+        step="reproduce",
+        spec=parse(ReproduceSpec, fields, "The reproduction").model_dump(mode="json"),
+        store=store.url,
+        key=f"results/cli/{uuid.uuid4().hex}.json",
+        version=__version__,
+        provenance=Provenance(user=getuser()),
+    )
+    environment = {
+        environment_name(args.mlflow_conn_id): to_json(server.connection(args.mlflow_conn_id)),
+        # A trainer's own modules lie beside the DAG files.
+        "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, server.dags_folder()])),
+    }
+    try:
+        answer = Process(sys.executable, environment).run(call, set(), {}, _log)
+    finally:
+        store.delete(call.key)
+    result = ReproduceResult.model_validate(answer)
+    AirflowConsole().print_as([item.model_dump() for item in result.comparisons], args.output)
+    print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
+    if not result.reproduced:
+        raise SystemExit(1)

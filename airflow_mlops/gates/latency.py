@@ -1,0 +1,66 @@
+"""How long a prediction may take."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from airflow_mlops.gates.base import Gate, Positive
+from airflow_mlops.specs.verdict import GateResult
+
+if TYPE_CHECKING:
+    from airflow_mlops.gates.evidence import Evidence
+
+WARM_UP, REPETITIONS, SECONDS = 5, 200, 5.0
+
+
+class Latency(Gate):
+    """``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
+
+    The model is asked 200 times, or for five seconds if that is less (at least ten times), for held-out rows, in the
+    place where the evaluation runs: from Arrow columns to predictions, as ScoreOperator asks it.
+
+    :param rows: how many rows are asked for at once
+    :param quantile: which of the times counts
+    """
+
+    max_latency_ms: Positive
+    rows: Annotated[int, Field(gt=0)] = 1
+    quantile: Literal["p50", "p95"] = "p95"
+
+    @property
+    def name(self) -> str:
+        return f"{self._what} within {self.max_latency_ms:g} ms ({self.quantile})"
+
+    @property
+    def _what(self) -> str:
+        return f"prediction of {self.rows:,} row{'s' if self.rows > 1 else ''}"
+
+    def check(self, evidence: Evidence) -> GateResult:
+        import numpy as np
+        import pyarrow as pa
+
+        model, data = self._model(evidence), self._data(evidence)
+        features = [feature.name for feature in model.contract.features]
+        known = min(self.rows, len(data.truth))
+        batch = data.take(features, np.arange(known))
+        if known < self.rows:
+            batch = batch.take(pa.array(np.arange(self.rows) % known))
+        times: list[float] = []
+        until = perf_counter() + SECONDS
+        while len(times) < WARM_UP + 10 or (perf_counter() < until and len(times) < WARM_UP + REPETITIONS):
+            start = perf_counter()
+            model.predict(batch)
+            times.append(1_000 * (perf_counter() - start))
+        middle, slow = np.quantile(times[WARM_UP:], [0.5, 0.95])
+        measured = float(slow if self.quantile == "p95" else middle)
+        passed = measured <= self.max_latency_ms
+        return self._answer(
+            measured,
+            self.max_latency_ms,
+            passed,
+            f"A {self._what} takes {middle:.3g} ms (p50) or {slow:.3g} ms (p95), {'and' if passed else 'but'} at most "
+            f"{self.max_latency_ms:g} ms were asked for {self.quantile}.",
+        )

@@ -1,0 +1,122 @@
+"""Not worse than the champion on any part of the rows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from airflow_mlops.gates.base import Confidence, Margin, MarginInput, MetricGate, percent
+from airflow_mlops.specs.verdict import GateResult, SliceResult
+
+if TYPE_CHECKING:
+    from airflow_mlops.gates.comparison import Comparison
+    from airflow_mlops.gates.evidence import Evidence, Measurement
+    from airflow_mlops.gates.slicing import Slice
+
+LEAST_ROWS = 30
+"""On fewer rows nothing is said about a slice."""
+
+
+def _no_gain(margin: Margin) -> Margin:
+    if margin.amount < 0:
+        raise ValueError("a tolerance is 0 or more")
+    return margin
+
+
+class NotWorseOnSlices(MetricGate):
+    """``{"metric": "log_loss", "slices": ["carrier", "distance"], "not_worse_than_champion_by": 0.01}``.
+
+    Fails where the candidate is worse than the champion by more than the tolerance on some slice, with confidence: the
+    upper bound of the improvement there is below minus the tolerance. A slice that is too small to tell is uncertain
+    and fails nothing. The confidence is that of all slices together: with m slices each bound has the confidence
+    ``1 - (1 - confidence) / m`` (Bonferroni).
+
+    :param slices: columns of the held-out data, features or not, see :func:`airflow_mlops.gates.slicing.by_column`
+    :param discover: look for the worst slices as well, among these columns and the candidate's features, see
+        :func:`airflow_mlops.gates.slicing.discover`
+    :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a share of the champion's value on
+        the slice (``"2%"``)
+    """
+
+    against_champion: ClassVar[bool] = True
+
+    slices: list[str] = Field(min_length=1)
+    not_worse_than_champion_by: Annotated[MarginInput, AfterValidator(_no_gain)]
+    confidence: Confidence = 0.95
+    discover: bool = False
+
+    @property
+    def name(self) -> str:
+        tolerance = self.not_worse_than_champion_by
+        more = " and where it loses most" if self.discover else ""
+        return (
+            f"{self.metric} not worse than the champion{f' by {tolerance}' if tolerance.amount else ''} "
+            f"on slices by {', '.join(self.slices)}{more}"
+        )
+
+    def _check(self, evidence: Evidence) -> GateResult:
+        self._measured(evidence.candidate)
+        if evidence.champion is None:
+            return self._without_champion(evidence)
+        from airflow_mlops.gates.comparison import compare
+
+        (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(evidence.champion)
+        slices = self._slices(evidence, evidence.champion)
+        large = [part for part in slices if len(part.index) >= LEAST_ROWS]
+        compared = compare(self.metric, mine, theirs, resampling, [part.index for part in large]) if large else []
+        found = dict(zip((part.name for part in large), compared, strict=True))
+        each = 1 - (1 - self.confidence) / max(1, len(found))
+        results = [self._judge(part, found.get(part.name), each) for part in slices]
+        return self._result(results, evidence.champion, each)
+
+    def _slices(self, evidence: Evidence, champion: Measurement) -> list[Slice]:
+        from airflow_mlops.gates.slicing import Slice, by_column, discover
+        from airflow_mlops.gates.statistics import losses
+
+        data = self._data(evidence)
+        found = [part for column in self.slices for part in by_column(column, data.column(column))]
+        if self.discover:
+            columns = list(
+                dict.fromkeys([*self.slices, *(item.name for item in self._model(evidence).contract.features)])
+            )
+            lost = losses(evidence.rows(evidence.candidate)[0]) - losses(evidence.rows(champion)[0])
+            found += [Slice(f"{part.name} (discovered)", part.index) for part in discover(lost, columns, data.batches)]
+        return found
+
+    def _judge(self, part: Slice, found: Comparison | None, confidence: float) -> SliceResult:
+        if found is None or not math.isfinite(found.improvement.standard_error):
+            return SliceResult(name=part.name, rows=len(part.index), state="uncertain")
+        low, high = found.improvement.lower(confidence), found.improvement.upper(confidence)
+        least = -self.not_worse_than_champion_by.step(found.champion)
+        return SliceResult(
+            name=part.name,
+            rows=found.rows,
+            candidate=found.candidate,
+            champion=found.champion,
+            improvement=found.improvement.value,
+            low=low,
+            high=high,
+            state="worse" if high < least else "fine" if low >= least else "uncertain",
+        )
+
+    def _result(self, results: list[SliceResult], champion: Measurement, confidence: float) -> GateResult:
+        worse = [item for item in results if item.state == "worse"]
+        uncertain = sum(item.state == "uncertain" for item in results)
+        tolerance = self.not_worse_than_champion_by
+        least = min((item.improvement for item in results if item.improvement is not None), default=None)
+        by = f" by more than {tolerance}" if tolerance.amount else ""
+        where = "; ".join(
+            f"{item.name} ({item.candidate:.4g} against {item.champion:.4g} on {item.rows:,} rows)" for item in worse
+        )
+        doubt = f", and {uncertain} too small or too close to tell" if uncertain else ""
+        return self._answer(
+            least,
+            None if tolerance.relative else -tolerance.amount,
+            not worse,
+            f"With {percent(self.confidence)} confidence {self.metric} is worse than {champion.name}'s{by} on "
+            f"{len(worse) or 'none'} of {len(results)} slices{doubt}{f': {where}' if worse else ''}.",
+            confidence=confidence,
+            slices=results,
+        )

@@ -1,0 +1,197 @@
+"""Parts of the held-out rows: by the values of a column, and where one model loses most to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BINS, LEVELS, FEW = 4, 20, 12
+LEARN_ROWS, DEPTH, LISTED = 50_000, 2, 4
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the rows.
+
+    :param name: which, in words, such as ``carrier = UA``
+    :param index: their positions, ascending
+    """
+
+    name: str
+    index: NDArray[np.integer[Any]] = field(repr=False)
+
+
+def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
+    """The rows by the value of one column; together they are all rows.
+
+    A column of numbers or times with more than twelve values is cut at its quartiles. Of other columns the twenty most
+    frequent values are slices, and the rest together is one. Rows without a value are one as well.
+    """
+    missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    kind = encoded.type.value_type
+    ordered = any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
+    if (ordered or pa.types.is_temporal(kind)) and len(encoded.dictionary) > FEW:
+        yield from _bins(name, encoded, missing)
+    else:
+        yield from _levels(name, encoded, missing)
+    if missing.any():
+        yield Slice(f"{name} missing", np.flatnonzero(missing))
+
+
+def _bins(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
+    known = pc.drop_null(encoded.dictionary)
+    # Positions in the sorted values stand for the values, so that times need no arithmetic.
+    order = np.asarray(pc.sort_indices(known))
+    place = np.empty(len(encoded.dictionary), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    codes = place[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+    edges = np.unique(np.quantile(codes[~missing], np.arange(1, BINS) / BINS, method="higher"))
+    edges = edges[edges > codes[~missing].min()]
+    words = [_text(known[int(order[edge])]) for edge in edges]
+    number = np.searchsorted(edges, codes, side="right")
+    for count in range(len(edges) + 1):
+        low = f"{words[count - 1]} <= " if count else ""
+        high = f" < {words[count]}" if count < len(edges) else ""
+        yield Slice(f"{low}{name}{high}", np.flatnonzero((number == count) & ~missing))
+
+
+def _levels(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
+    codes = np.where(missing, -1, pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False))
+    counts = np.bincount(codes[~missing], minlength=len(encoded.dictionary))
+    texts = [_text(value) for value in encoded.dictionary]
+    order = sorted(np.flatnonzero(counts), key=lambda code: (-counts[code], texts[code]))
+    for code in order[:LEVELS]:
+        yield Slice(f"{name} = {texts[code]}", np.flatnonzero(codes == code))
+    if rest := order[LEVELS:]:
+        yield Slice(f"{name} = any of {len(rest):,} others", np.flatnonzero(np.isin(codes, rest)))
+
+
+def _text(value: pa.Scalar) -> str:
+    found = value.as_py()
+    return f"{found:.6g}" if isinstance(found, float) else str(found)
+
+
+def discover(
+    lost: NDArray[np.float64],
+    columns: Sequence[str],
+    batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]],
+    seed: int = 0,
+) -> list[Slice]:
+    """Where the rows lose most, found on one half of them and returned as parts of the other half.
+
+    A regression tree of depth 2 (conditions on one column, and on two) is fitted to ``lost``, on at most 50,000 rows of
+    one random half; its nodes that lose on average are the slices. What was found on the one half is no luck on the
+    other, so a test there needs no correction for the search (the honest trees of S. Athey and G. Imbens, "Recursive
+    Partitioning for Heterogeneous Causal Effects", PNAS 2016).
+
+    :param lost: by how much the candidate's loss is above the champion's, one a row
+    :param batches: reads columns of all rows, in order
+    :return: the worst first; none where nothing loses
+    """
+    random = np.random.default_rng(seed)
+    half = random.random(len(lost)) < 0.5
+    learn = np.zeros(len(lost), dtype=bool)
+    learn[random.permutation(np.flatnonzero(half))[:LEARN_ROWS]] = True
+    encoders = {name: _Encoder(name) for name in columns}
+    read = list(_rows(columns, batches, learn))
+    for name, encoder in encoders.items():
+        encoder.fit(pa.chunked_array([_plain(batch.column(name)) for batch in read]).combine_chunks(), lost[learn])
+    from sklearn.tree import DecisionTreeRegressor
+
+    seen = np.concatenate([_encode(encoders, batch) for batch in read])
+    leaf = max(30, len(seen) // 50)
+    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=leaf, random_state=0).fit(seen, lost[learn])
+    worst = [node for node in np.argsort(-tree.tree_.value[:, 0, 0]) if node and tree.tree_.value[node, 0, 0] > 0]
+    if not worst:
+        return []
+    paths = [
+        tree.decision_path(_encode(encoders, batch)).toarray()[:, worst].astype(bool)
+        for batch in _rows(columns, batches, ~half)
+    ]
+    inside, where = np.concatenate(paths), np.flatnonzero(~half)
+    names = _names(tree.tree_, list(encoders.values()))
+    return [Slice(names[node], where[inside[:, number]]) for number, node in enumerate(worst)]
+
+
+def _rows(
+    columns: Sequence[str], batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]], chosen: NDArray[np.bool_]
+) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in batches(columns):
+        mine = chosen[start : start + batch.num_rows]
+        start += batch.num_rows
+        if mine.any():
+            yield batch.filter(pa.array(mine))
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _encode(encoders: dict[str, _Encoder], batch: pa.RecordBatch) -> NDArray[np.float32]:
+    return np.stack([encoder.encode(_plain(batch.column(name))) for name, encoder in encoders.items()], axis=1)
+
+
+class _Encoder:
+    """A column as numbers for the tree: a number as it is, anything else by the place of its value among all values,
+    ordered by their average loss, which is the order in which the best split of them is found.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.values: list[Any] | None = None
+        self.holes = False
+
+    def fit(self, values: pa.Array, lost: NDArray[np.float64]) -> None:
+        self.holes = bool(pc.any(pc.is_null(values, nan_is_null=True)).as_py())
+        if _is_number(values.type):
+            return
+        encoded = values.cast(pa.string()).dictionary_encode()
+        size = len(encoded.dictionary) + 1
+        codes = pc.fill_null(encoded.indices, size - 1).to_numpy(zero_copy_only=False)
+        means = np.bincount(codes, lost, size) / np.maximum(1, np.bincount(codes, minlength=size))
+        self.values = [encoded.dictionary[int(code)].as_py() for code in np.argsort(means[:-1])]
+
+    def encode(self, values: pa.Array) -> NDArray[np.float32]:
+        if self.values is None:
+            return np.asarray(pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32)
+        places = pc.index_in(values.cast(pa.string()), pa.array(self.values, pa.string()))
+        return np.asarray(pc.cast(places, pa.float32()).to_numpy(zero_copy_only=False), np.float32)
+
+    def condition(self, threshold: float, below: bool) -> str:
+        if self.values is None:
+            return f"{self.name} {'<=' if below else '>'} {threshold:.6g}"
+        split = int(threshold) + 1
+        chosen = self.values[:split] if below else self.values[split:]
+        listed = ", ".join(sorted(map(str, chosen))[:LISTED])
+        more = f" and {len(chosen) - LISTED} more" if len(chosen) > LISTED else ""
+        return f"{self.name} = {listed}{more}" if len(chosen) == 1 else f"{self.name} in {{{listed}{more}}}"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    of = pa.types
+    return bool(of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind))
+
+
+def _names(tree: Any, encoders: Sequence[_Encoder]) -> dict[int, str]:
+    """The conditions that lead to each node of a tree."""
+    names: dict[int, str] = {0: ""}
+    for node in range(tree.node_count):
+        if tree.children_left[node] < 0:
+            continue
+        left_takes_missing = bool(tree.missing_go_to_left[node])
+        for child, below in ((tree.children_left[node], True), (tree.children_right[node], False)):
+            condition = encoders[tree.feature[node]].condition(float(tree.threshold[node]), below)
+            if left_takes_missing == below and encoders[tree.feature[node]].holes:
+                condition += " or missing"
+            names[int(child)] = f"{names[node]} and {condition}" if names[node] else condition
+    return names

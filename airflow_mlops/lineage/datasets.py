@@ -1,0 +1,136 @@
+"""Datasets of the artifact store, and what Feast keeps, as OpenLineage's datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from openlineage.client.event_v2 import InputDataset, OutputDataset
+from openlineage.client.facet_v2 import (
+    base_subset_dataset,
+    input_statistics_input_dataset,
+    output_statistics_output_dataset,
+)
+
+from airflow_mlops.artifacts.datasets import Manifest, open_dataset
+from airflow_mlops.artifacts.selection import select
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.exceptions import DatasetNotFoundError
+from airflow_mlops.lineage import facets
+from airflow_mlops.lineage.facets import Facets
+from airflow_mlops.lineage.naming import place
+from airflow_mlops.specs.base import DatasetRef
+from airflow_mlops.specs.selection import DatasetSelection
+
+
+class Datasets:
+    """The datasets of one artifact store. All windows of a name are one dataset; each is a version of it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self.store = ArtifactStore(url)
+
+    def name(self, key: str) -> tuple[str, str]:
+        """Namespace and name of what the store holds under ``key``."""
+        return place(f"{self._url}/{key}")
+
+    def manifest(self, ref: DatasetRef) -> Manifest:
+        """:raises DatasetNotFoundError: it is not in this store"""
+        return open_dataset(self.store, ref).manifest
+
+    def read(
+        self,
+        chosen: DatasetRef | DatasetSelection,
+        *,
+        part: str | None = None,
+        into: Manifest | None = None,
+        told: Facets | None = None,
+    ) -> InputDataset:
+        """A dataset that was read.
+
+        :param part: the only part that was read
+        :param into: what was made of it, which knows exactly which windows were read
+        :param told: more facets about the reading
+        """
+        manifests = self._manifests(chosen, into)
+        files = [file for manifest in manifests for file in manifest.files if part in (None, file.part)]
+        namespace, name = self.name(f"datasets/{chosen.name}")
+        read: Facets = dict(told or {})
+        if manifests:
+            read["inputStatistics"] = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
+                rowCount=sum(file.rows for file in files),
+                size=sum(file.bytes for file in files),
+                fileCount=len(files),
+            )
+        if partitions := _partitions(manifests):
+            condition = base_subset_dataset.PartitionSubsetCondition(partitions=partitions)
+            read["subset"] = base_subset_dataset.InputSubsetInputDatasetFacet(inputCondition=condition)
+        return InputDataset(namespace=namespace, name=name, facets=self._facets(manifests), inputFacets=read)
+
+    def written(self, ref: DatasetRef) -> OutputDataset:
+        """A dataset that was written."""
+        manifest = self.manifest(ref)
+        namespace, name = self.name(f"datasets/{ref.name}")
+        wrote: Facets = {
+            "outputStatistics": output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
+                rowCount=manifest.rows, size=sum(file.bytes for file in manifest.files), fileCount=len(manifest.files)
+            )
+        }
+        if partitions := _partitions([manifest]):
+            condition = base_subset_dataset.PartitionSubsetCondition(partitions=partitions)
+            wrote["subset"] = base_subset_dataset.OutputSubsetOutputDatasetFacet(outputCondition=condition)
+        return OutputDataset(namespace=namespace, name=name, facets=self._facets([manifest]), outputFacets=wrote)
+
+    def unwritten(self, name: str) -> OutputDataset:
+        """A dataset that a task would have written."""
+        namespace, name = self.name(f"datasets/{name}")
+        return OutputDataset(namespace=namespace, name=name)
+
+    def _manifests(self, chosen: DatasetRef | DatasetSelection, into: Manifest | None) -> list[Manifest]:
+        try:
+            if isinstance(chosen, DatasetSelection) and into is not None:
+                return self._parents(into, chosen.name)
+            return [dataset.manifest for dataset in select(self.store, chosen)]
+        except DatasetNotFoundError:
+            return []
+
+    def _parents(self, manifest: Manifest, name: str) -> list[Manifest]:
+        found = []
+        for parent in manifest.parents:
+            try:
+                found.append(self.manifest(DatasetRef(name=name, id=parent, rows=0)))
+            except DatasetNotFoundError:
+                continue  # a parent of another name
+        return found
+
+    def _facets(self, manifests: Sequence[Manifest]) -> Facets:
+        source = facets.source(*_source(self._url))
+        if not manifests:
+            return source
+        last = manifests[-1]
+        return {
+            **source,
+            **facets.schema((column.name, column.type) for column in last.columns),
+            **facets.about(last.description, last.owner),
+            **(facets.version(last.id) if len(manifests) == 1 else {}),
+        }
+
+
+def _source(url: str) -> tuple[str, str]:
+    namespace, name = place(url)
+    return namespace, f"{namespace}://{name}" if namespace == "file" else f"{namespace}/{name}"
+
+
+def _partitions(manifests: Sequence[Manifest]) -> list[base_subset_dataset.Partition]:
+    return [
+        base_subset_dataset.Partition(dimensions={"window": manifest.window.label}, identifier=manifest.id)
+        for manifest in manifests
+        if manifest.window is not None
+    ]
+
+
+def feature_view(project: str, view: str, features: Mapping[str, str]) -> tuple[str, str, Facets]:
+    """Namespace, name and facets of a feature view or service. They are named as in Feast's own OpenLineage events.
+
+    :param features: the type of each feature, as far as it is known
+    """
+    return project, view, {**facets.source("feast", f"feast://{project}"), **facets.schema(features)}

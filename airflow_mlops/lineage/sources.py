@@ -1,0 +1,92 @@
+"""What rows were ingested from: tables and files outside the artifact store."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.providers.openlineage.extractors import OperatorLineage
+from airflow.providers.openlineage.sqlparser import DatabaseInfo, SQLParser
+from airflow.sdk import BaseHook
+from openlineage.client.event_v2 import InputDataset
+from openlineage.client.facet_v2 import input_statistics_input_dataset
+
+from airflow_mlops.artifacts.datasets import Manifest
+from airflow_mlops.compute.base import airflow_connection
+from airflow_mlops.exceptions import ConnectionNotFoundError
+from airflow_mlops.lineage import facets
+from airflow_mlops.lineage.naming import connection_namespace, place
+from airflow_mlops.specs.ingest import IngestSpec
+from airflow_mlops.steps.sources.sqlite import database_path
+
+log = logging.getLogger(__name__)
+
+# A glob that matches more files than this is named instead of them.
+_MOST_FILES = 100
+
+
+def files(spec: IngestSpec, made: Manifest | None) -> list[InputDataset]:
+    """The files that were read, or before that, those that were asked for."""
+    read: list[dict[str, Any]] = list(made.source.get("read") or ()) if made else []
+    # What is read from inside an archive has only the name that it has there.
+    if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in spec.files):
+        asked = [place(url) for url in spec.files]
+        return [InputDataset(namespace, name, facets=facets.source(namespace)) for namespace, name in asked]
+    whole = made.columns if made is not None and spec.columns is None else ()
+    columns = facets.schema((column.name, column.type) for column in whole)
+    found = []
+    for file in read:
+        namespace, name = place(file["file"])
+        statistics = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(size=file["bytes"], fileCount=1)
+        found.append(
+            InputDataset(
+                namespace=namespace,
+                name=name,
+                facets={**facets.source(namespace), **facets.version(file["sha256"]), **columns},
+                inputFacets={"inputStatistics": statistics},
+            )
+        )
+    return found
+
+
+def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
+    """The tables that a query reads, named as the provider of their database names them, and the query."""
+    assert spec.conn_id is not None  # the spec makes sure of it
+    assert spec.sql is not None
+    hook, info, dialect, schema = _database(spec.conn_id)
+    parser = SQLParser(dialect=dialect, default_schema=schema)
+    found = parser.generate_openlineage_metadata_from_sql(spec.sql, hook, info, use_connection=False)
+    for table in found.inputs:
+        table.facets = {**(table.facets or {}), **facets.source(table.namespace)}
+    return OperatorLineage(inputs=found.inputs, run_facets=found.run_facets, job_facets=found.job_facets)
+
+
+def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
+    """The connection's hook, what OpenLineage calls its database, the SQL dialect and the default schema."""
+    try:
+        known = airflow_connection(conn_id)
+    except ConnectionNotFoundError:
+        return None, DatabaseInfo(scheme=connection_namespace(conn_id)), None, None
+    if known.conn_type == "sqlite":
+        # A database is a file; its provider gives it no name.
+        return None, DatabaseInfo(scheme="sqlite", authority=str(database_path(known).absolute())), "sqlite", "main"
+    try:
+        hook = BaseHook.get_hook(conn_id)
+        info = hook.get_openlineage_database_info(BaseHook.get_connection(conn_id))
+        if info is not None:
+            dialect = hook.get_openlineage_database_dialect(BaseHook.get_connection(conn_id))
+            return hook, info, dialect, _default_schema(hook)
+    except Exception as error:  # noqa: BLE001 - no provider for this database, or one that knows no OpenLineage
+        log.debug("Connection %r has no hook that names its database: %s", conn_id, type(error).__name__)
+    authority = f"{known.host}:{known.port}" if known.port else known.host
+    return None, DatabaseInfo(scheme=known.conn_type, authority=authority, database=known.schema_), None, None
+
+
+def _default_schema(hook: Any) -> str | None:
+    """The schema of tables that are named without one. Some databases have to be asked."""
+    try:
+        return str(hook.get_openlineage_default_schema())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the query itself has been answered
+        log.debug("The default schema could not be asked for: %s", type(error).__name__)
+        return DbApiHook.get_openlineage_default_schema(hook)

@@ -1,0 +1,61 @@
+"""What evaluation asks of a model, wherever it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from airflow_mlops.specs.model import ModelContract
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about n rows.
+
+    :param prediction: the predicted class label or value, shape (n,)
+    :param score: float64, shape (n,): the positive class's probability (binary), the value (regression) or the
+        largest probability (multiclass). Of a classifier that gives labels alone: 1 for the positive class and 0 for the
+        other (binary), or the label's position among the contract's classes (multiclass)
+    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression, and
+        where a classifier gives labels alone
+    """
+
+    prediction: NDArray[Any]
+    score: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None
+
+
+class Scorer(Protocol):
+    """A loaded model.
+
+    :param size_bytes: how large its stored form is
+    """
+
+    contract: ModelContract
+    size_bytes: int
+
+    def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
+        """Predict every row of ``data``; it may have more columns than the features, in any order.
+
+        :raises SchemaError: a feature is missing, or has another type than the model takes
+        """
+
+
+def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predictions:
+    """The predictions of a model that gives a probability for each class, shape (n, k), or a value, shape (n, 1)."""
+    if contract.task == "regression":
+        return Predictions(found[:, 0], found[:, 0], None)
+    classes = np.asarray(contract.classes)
+    if classes.dtype.kind == "U":
+        classes = classes.astype(object)
+    if contract.task == "multiclass":
+        return Predictions(classes[found.argmax(axis=1)], found.max(axis=1), found)
+    positive = contract.classes.index(contract.positive)
+    score = np.ascontiguousarray(found[:, positive])
+    return Predictions(classes[np.where(score >= contract.threshold, positive, 1 - positive)], score, found)

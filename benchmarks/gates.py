@@ -1,0 +1,258 @@
+"""How often the default improvement gate is wrong, and what judging 1,000,000 rows takes.
+
+``python -m benchmarks.gates [--repetitions N] [--rows N] [--memory GIB] [--cores N]``. The rates are of seeded
+simulations, each with new rows and two new models: two that are equally good by construction (A/A), and one that is
+better by the smallest improvement that the gate says it finds. What a whole evaluation takes is measured in a process
+of its own that may use two cores and 2 GiB of memory. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPETITIONS, SIMULATED_ROWS = 400, 2_000
+ROWS, SLICES = 1_000_000, 50
+METRICS = ("roc_auc", "log_loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--memory", type=float, default=2.0, help="GiB that the evaluation may use")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--measure", metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(Path(arguments.measure), arguments.rows, arguments.memory)
+    else:
+        compare(arguments.repetitions, arguments.rows, arguments.memory, arguments.cores)
+
+
+def compare(repetitions: int, rows: int, memory: float, cores: int) -> None:
+    figures: dict[str, Any] = {}
+    print(f"The default improvement gate on {SIMULATED_ROWS:,} rows, {repetitions} repetitions:")
+    for metric in METRICS:
+        false, power, size = rates(metric, repetitions)
+        print(
+            f"  {metric:10} promotes {false:6.1%} of equals, and {power:6.1%} of those better by {size:.3g}", flush=True
+        )
+        figures[metric] = {"false_promotion_rate": false, "power": power, "improvement": size}
+    taken = evaluate(rows, memory, cores)
+    print(
+        f"Judging {rows:,} rows with {taken['rounds']:,} bootstrap rounds and {taken['slices']} slices on {cores} cores "
+        f"takes {taken['seconds']:.1f} s and {taken['peak_mb']:,} MB."
+    )
+    print(
+        json.dumps(
+            {
+                "benchmark": "gates",
+                "repetitions": repetitions,
+                "false_promotion_rate": max(item["false_promotion_rate"] for item in figures.values()),
+                "power": min(item["power"] for item in figures.values()),
+                "metrics": figures,
+                "rows": rows,
+                **taken,
+            }
+        )
+    )
+
+
+def rates(metric: str, repetitions: int, rows: int = SIMULATED_ROWS) -> tuple[float, float, float]:
+    """The share of equally good candidates that pass, the share of better ones that do, and how much better these are.
+
+    How much better is planned ahead, as a user would: on rows of their own, the gate is asked what it could detect.
+    """
+    truths = [judge(metric, 0.0, rows, seed) for seed in range(repetitions)]
+    planned = sum(item.detectable for item in truths[:40]) / len(truths[:40])
+    quality = better_by(metric, planned)
+    found = [judge(metric, quality, rows, seed + 1_000_000) for seed in range(repetitions)]
+    return (
+        sum(item.passed for item in truths) / repetitions,
+        sum(item.passed for item in found) / repetitions,
+        planned,
+    )
+
+
+def judge(metric: str, quality: float, rows: int, seed: int) -> Any:
+    """What the default improvement gate says about a candidate that sees the truth with ``quality`` less noise."""
+    from airflow_mlops.gates.rules import default_gates
+
+    gate = default_gates("binary", metric)[1]
+    return gate.check(evidence(rows, quality, seed))
+
+
+def evidence(rows: int, quality: float, seed: int) -> Any:
+    """Two models on the same rows. Both see the same signal and each its own noise, the candidate ``quality`` less."""
+    import numpy as np
+
+    from airflow_mlops.gates.evidence import Evidence, Measurement
+    from airflow_mlops.gates.metrics import measure
+    from airflow_mlops.gates.resampling import Resampling
+
+    pair = models(rows, quality, np.random.default_rng(seed))
+    candidate, champion = (
+        Measurement(name, measure(one), None, one) for name, one in zip(("m v2", "m v1"), pair, strict=True)
+    )
+    return Evidence(
+        task="binary", truth=pair[0].truth, candidate=candidate, baseline=Measurement("baseline", {}),
+        champion=champion, resampling=Resampling(rows, seed=seed),
+    )  # fmt: skip
+
+
+def models(rows: int, quality: float, random: Any) -> list[Any]:
+    import numpy as np
+
+    from airflow_mlops.gates.rows import Rows
+
+    signal = random.normal(size=rows)
+    truth = random.random(rows) < 1 / (1 + np.exp(-1.5 * signal))
+    found = []
+    for noise in (1 - quality, 1.0):
+        # The best forecast from a signal behind noise of this size, so that it is calibrated as well.
+        seen = (signal + noise * random.normal(size=rows)) / (1 + noise**2)
+        shrunk = 1.5 / np.sqrt(1 + np.pi * 1.5**2 * noise**2 / (1 + noise**2) / 8)
+        score = 1 / (1 + np.exp(-shrunk * seen))
+        found.append(Rows("binary", truth, score >= 0.5, score))
+    return found
+
+
+def better_by(metric: str, improvement: float) -> float:
+    """The quality that makes a candidate better by ``improvement``, found on very many rows."""
+    import numpy as np
+
+    from airflow_mlops.gates.statistics import statistic
+    from airflow_mlops.specs.metrics import METRICS as KNOWN
+
+    sign = 1 if KNOWN[metric].higher_is_better else -1
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        candidate, champion = models(400_000, middle, np.random.default_rng(0))
+        known = statistic(metric, candidate)
+        reached = sign * (known.of(candidate) - known.of(champion))
+        low, high = (middle, high) if reached < improvement else (low, middle)
+    return high
+
+
+def evaluate(rows: int, memory: float, cores: int) -> dict[str, Any]:
+    """Measure in a child, on the first cores of this process."""
+    with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
+        prepare(Path(folder), rows)
+        child = [
+            sys.executable,
+            "-m",
+            "benchmarks.gates",
+            "--measure",
+            folder,
+            "--rows",
+            str(rows),
+            "--memory",
+            str(memory),
+        ]
+        threads = {name: str(cores) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+        def pin() -> None:
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+        done = subprocess.run(child, capture_output=True, text=True, env={**os.environ, **threads}, preexec_fn=pin)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+COLUMNS = ("carrier", "origin", "hour", "distance")
+
+
+def prepare(folder: Path, rows: int) -> None:
+    """A held-out part with two columns of text and two of numbers, whose slices together are fifty or a few less."""
+    import numpy as np
+    import pyarrow as pa
+
+    from airflow_mlops.artifacts.datasets import DatasetWriter
+    from airflow_mlops.artifacts.store import ArtifactStore
+
+    random = np.random.default_rng(1)
+    signal = random.normal(size=rows)
+    table = pa.table(
+        {
+            "carrier": pa.array(random.integers(25, size=rows).astype(str)),
+            "origin": pa.array(random.integers(14, size=rows).astype(str)),
+            "hour": pa.array(random.integers(11, size=rows)),
+            "distance": pa.array(random.normal(size=rows)),
+            "signal": signal,
+            "label": random.random(rows) < 1 / (1 + np.exp(-1.5 * signal)),
+        }
+    )
+    with DatasetWriter(ArtifactStore(f"file://{folder}/store"), "held_out") as writer:
+        writer.write(table, "test")
+        found = writer.commit(details={"label": "label", "task": "binary"})[0]
+    (folder / "rows.json").write_text(found.ref.model_dump_json())
+
+
+def measure(folder: Path, rows: int, memory: float) -> None:
+    """Judge by the default gates and by slices, in this process, and print what it took; imports are not counted."""
+    import numpy as np
+    import sklearn.tree  # noqa: F401 - as in a worker that has trained
+
+    from airflow_mlops.artifacts.datasets import open_dataset
+    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
+    from airflow_mlops.gates.metrics import baseline
+    from airflow_mlops.gates.metrics import measure as measure_all
+    from airflow_mlops.gates.resampling import ROUNDS, Resampling
+    from airflow_mlops.gates.rows import Rows
+    from airflow_mlops.gates.rules import default_gates, parse_gates
+    from airflow_mlops.specs.base import DatasetRef
+
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30), int(memory * 2**30)))
+    store = ArtifactStore(f"file://{folder}/store")
+    dataset = open_dataset(store, DatasetRef.model_validate_json((folder / "rows.json").read_text()))
+    truth = dataset.table("test", ["label"])["label"].to_numpy()
+    signal = dataset.table("test", ["signal"])["signal"].to_numpy()
+    random = np.random.default_rng(2)
+    pair = []
+    for noise in (0.9, 1.0):
+        score = 1 / (1 + np.exp(-(signal + noise * random.normal(size=rows))))
+        pair.append(Rows("binary", truth, score >= 0.5, score))
+    gates = [
+        *default_gates("binary"),
+        *parse_gates(
+            [
+                {"metric": metric, "slices": COLUMNS, "not_worse_than_champion_by": 0.01}
+                for metric in ("roc_auc", "log_loss")
+            ]
+        ),
+        *parse_gates(
+            [{"metric": "log_loss", "better_than_champion_by": 0}, {"metric": "ece", "max": 0.2, "confidence": 0.95}]
+        ),
+    ]
+    wall = time.perf_counter()
+    candidate, champion = (
+        Measurement(name, measure_all(one), None, one) for name, one in zip(("m v2", "m v1"), pair, strict=True)
+    )
+    found = Evidence(
+        task="binary", truth=truth, candidate=candidate, champion=champion,
+        baseline=Measurement("baseline", baseline("binary", truth, [False, True])),
+        data=HeldOut(dataset, "test", "label", "binary", truth), resampling=Resampling(rows),
+    )  # fmt: skip
+    results = [gate.check(found) for gate in gates]
+    seconds = time.perf_counter() - wall
+    assert all(item.passed for item in results), [item.explanation for item in results]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    slices = len(results[2].slices)
+    print(json.dumps({"seconds": round(seconds, 2), "peak_mb": round(peak), "rounds": ROUNDS, "slices": slices}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""What a step costs in a Kubernetes pod, and in another Python, against the same step in the Airflow worker.
+
+``python -m benchmarks.pod_overhead [--repeat N] [--rows N]``. The step is the ingestion of a small CSV file, so nearly all
+of the time is the way there and back. A live Airflow (scheduler, LocalExecutor, API server, triggerer) runs, in turns:
+
+- ``worker``: the operator, in the worker;
+- ``process``: with ``run_on=Process(...)``, in another Python on the worker;
+- ``pod``, ``pod_deferrable``: with ``run_on=Pod(...)``, where the task waits in the worker or in the triggerer;
+- ``bare``: what would be used instead, a KubernetesPodOperator as it comes. It runs ``true`` in the same image, and no step.
+
+A task's time is that from its start to its end as Airflow records them. Its parts, which add up to it:
+
+- ``asking``: Airflow starts the task, and asks for the pod (or starts the process);
+- ``scheduling``: the cluster chooses a node;
+- ``start``: the node makes the container, up to the first line that Python runs;
+- ``imports`` and ``step``: all imports of the step's Python, and the rest of what it does;
+- ``ending``: from Python's end until the cluster says that the container has ended (the kubelet looks once a second);
+- ``result``: the task finds that out, reads log and result, deletes the pod, and ends.
+
+The cluster's own timestamps have a resolution of 1 s, so the clock is read when a watch tells the change, and by Python
+where the step runs: the cluster must run on this machine, where all clocks are one. It is the one of KUBECONFIG, and its
+node has the image MLOPS_TEST_IMAGE; MLOPS_TEST_SOURCE=1 runs the checkout in place of the package in the image. The first
+round warms everything and is not counted; the median of the others counts, for each part by itself.
+
+Airflow's scheduler may fail a deferred task that goes on before it knows that its first process has ended, as happens with
+pods of a few seconds. A task that is lost that way is named, and left out of the median. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.integration.live import LiveAirflow
+
+ROOT = Path(__file__).parents[1]
+IMAGE = os.environ.get("MLOPS_TEST_IMAGE", "localhost/airflow-mlops-runner:test")
+TASKS = ("worker", "process", "pod", "pod_deferrable", "bare")
+PARTS = ("asking", "scheduling", "start", "imports", "step", "ending", "result")
+NUMBER = "{{ params.number }}"
+
+# A ``sitecustomize``, which Python runs before anything else.
+CLOCK = """
+import atexit, builtins, json, os, threading, time
+
+marks = {"python": time.time(), "imports": 0.0}
+plain, main, depth = builtins.__import__, threading.get_ident(), 0
+
+def timed(*args, **kwargs):
+    global depth
+    if depth or threading.get_ident() != main:
+        return plain(*args, **kwargs)
+    depth, begun = 1, time.perf_counter()
+    try:
+        return plain(*args, **kwargs)
+    finally:
+        depth = 0
+        marks["imports"] += time.perf_counter() - begun
+
+def tell():
+    with open(os.environ["BENCHMARK_MARKS"], "w") as file:
+        json.dump({**marks, "end": time.time()}, file)
+
+if "BENCHMARK_MARKS" in os.environ:
+    builtins.__import__ = timed
+    atexit.register(tell)
+"""
+
+
+class Cluster(NamedTuple):
+    """A namespace of the cluster that a kubeconfig names."""
+
+    core: Any
+    namespace: str
+    kubeconfig: str
+
+    @property
+    def connection(self) -> str:
+        """Airflow's connection to it."""
+        extra = {"kube_config_path": self.kubeconfig, "namespace": self.namespace}
+        return json.dumps({"conn_type": "kubernetes", "extra": extra})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=20_000)
+    arguments = parser.parse_args()
+    print(__doc__)
+    with shared_folder(arguments.rows) as folder, namespace() as cluster:
+        medians = measure(folder, cluster, arguments.repeat)
+    show(medians)
+    figures = {
+        "worker_seconds": medians["worker"].get("total"),
+        **flat("process", medians, ("asking", "imports", "step", "result")),
+        **flat("pod", medians, PARTS),
+        **flat("pod_deferrable", medians, PARTS),
+        "bare_kubernetes_pod_operator_seconds": medians["bare"].get("total"),
+    }
+    described = {"rows": arguments.rows, "repeat": arguments.repeat, "image": IMAGE}
+    print(json.dumps({"benchmark": "pod_overhead", **described, **figures}))
+
+
+@contextmanager
+def shared_folder(rows: int) -> Iterator[Path]:
+    """A folder of this machine with the file, which pods mount."""
+    folder = Path(tempfile.mkdtemp(prefix="mlops-bench-"))
+    # Pods are not root, and this process may be.
+    old = os.umask(0)
+    try:
+        folder.chmod(0o777)
+        (folder / "rows.csv").write_text("n,x,s\n" + "".join(f"{n},{n / 7},text {n % 100}\n" for n in range(rows)))
+        for name in ("clock", "marks", "artifacts"):
+            (folder / name).mkdir()
+        (folder / "clock" / "sitecustomize.py").write_text(CLOCK)
+        yield folder
+    finally:
+        os.umask(old)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def namespace() -> Iterator[Cluster | None]:
+    """A namespace of the cluster; or none, loudly, where there is no cluster."""
+    from kubernetes import client, config
+    from urllib3.exceptions import HTTPError
+
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if not kubeconfig:
+        print("NO CLUSTER: KUBECONFIG is not set, so NO POD IS MEASURED, only worker and process.\n")
+        yield None
+        return
+    core = client.CoreV1Api(config.new_client_from_config(kubeconfig))
+    try:
+        core.list_node()
+    except HTTPError as error:
+        print(f"NO CLUSTER: {kubeconfig} leads nowhere ({error}), so NO POD IS MEASURED, only worker and process.\n")
+        yield None
+        return
+    name = f"mlops-bench-{uuid.uuid4().hex[:6]}"
+    core.create_namespace({"metadata": {"name": name}})
+    try:
+        yield Cluster(core, name, kubeconfig)
+    finally:
+        core.delete_namespace(name, grace_period_seconds=0)
+
+
+def measure(folder: Path, cluster: Cluster | None, repeat: int) -> dict[str, dict[str, float]]:
+    """Run all tasks in turns, and return for each the median of its time and of the time's parts."""
+    seconds: dict[str, dict[str, list[float]]] = {task: defaultdict(list) for task in TASKS}
+    env = {"AIRFLOW__MLOPS__ARTIFACTS": f"file://{folder}/artifacts"}
+    if cluster:
+        # The connection says which cluster, and nothing else may.
+        env |= {"AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection, "KUBECONFIG": ""}
+    moments = watch(cluster) if cluster else {}
+    with tempfile.TemporaryDirectory(prefix="mlops-bench-") as home:
+        dag_ids = write_dags(Path(home) / "dags", folder, cluster)
+        with LiveAirflow(Path(home), Path(home) / "dags", env) as airflow:
+            for number in range(repeat + 1):
+                for task in [task for dag_id in dag_ids for task in run(airflow, dag_id, number)]:
+                    name = task["task_id"]
+                    if task["state"] != "success":
+                        print(f"Round {number}: Airflow's scheduler failed {name}, which had been deferred.")
+                        continue
+                    mark = f"{name}-{number}"
+                    file = folder / "marks" / mark
+                    marks = json.loads(file.read_text()) if file.exists() else {}
+                    found = {"total": task["duration"], **parts(task, marks, moments.get(mark, {}))}
+                    for part, value in found.items() if number else ():
+                        seconds[name][part].append(value)
+    return {
+        name: {part: round(statistics.median(values), 3) for part, values in found.items()}
+        for name, found in seconds.items()
+    }
+
+
+def write_dags(dags: Path, folder: Path, cluster: Cluster | None) -> list[str]:
+    """Write the DAG files, and return the ids of their DAGs."""
+    env = {"PYTHONPATH": f"{folder}/clock", "BENCHMARK_MARKS": f"{folder}/marks/process-{NUMBER}"}
+    places = {"worker": "Worker()", "process": f"Process(sys.executable, {env})"}
+    if cluster:
+        places |= {task: pod_text(task, folder, cluster) for task in ("pod", "pod_deferrable")}
+    ingest = "IngestOperator(task_id={0!r}, name='{0}_{1}', files={2!r}, run_on={3})"
+    tasks = [ingest.format(task, NUMBER, str(folder / "rows.csv"), place) for task, place in places.items()]
+    imports = "from airflow_mlops.compute import *\nfrom airflow_mlops.operators import IngestOperator"
+    dags.mkdir()
+    write_dag(dags / "steps.py", imports, tasks)
+    if cluster is None:
+        return ["steps"]
+    # In a file of its own: every task of a file pays for its imports.
+    options = {"image": IMAGE, "image_pull_policy": "IfNotPresent", "namespace": cluster.namespace, "cmds": ["true"]}
+    imports = "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator"
+    write_dag(dags / "bare.py", imports, [f"KubernetesPodOperator(task_id='bare', **{options})"])
+    return ["steps", "bare"]
+
+
+def pod_text(task: str, folder: Path, cluster: Cluster) -> str:
+    """The Python text of the pod of a task."""
+    mark = f"{task}-{NUMBER}"
+    mounted = {"shared": folder, **({"source": ROOT} if os.environ.get("MLOPS_TEST_SOURCE") else {})}
+    options = {
+        "image": IMAGE,
+        "image_pull_policy": "IfNotPresent",
+        "namespace": cluster.namespace,
+        "deferrable": task == "pod_deferrable",
+        "labels": {"mark": mark},
+        "env": {"PYTHONPATH": f"{folder}/clock:{ROOT}", "BENCHMARK_MARKS": f"{folder}/marks/{mark}"},
+        "volumes": [{"name": name, "hostPath": {"path": str(path)}} for name, path in mounted.items()],
+        "volume_mounts": [{"name": name, "mountPath": str(path)} for name, path in mounted.items()],
+    }
+    return f"Pod(**{options})"
+
+
+def write_dag(file: Path, imports: str, tasks: list[str]) -> None:
+    lines = ",\n        ".join(tasks)
+    file.write_text(
+        f"import sys\nfrom airflow.sdk import DAG, chain\n{imports}\n\n"
+        f"with DAG({file.stem!r}, schedule=None, params={{'number': 0}}):\n    chain(\n        {lines}\n    )\n"
+    )
+
+
+def run(airflow: LiveAirflow, dag_id: str, number: int) -> list[dict[str, Any]]:
+    """Run a DAG once, and return its tasks."""
+    run_id = airflow.trigger(dag_id, {"number": number})
+    state = airflow.wait(dag_id, run_id, timeout=600)
+    tasks = airflow.task_instances(dag_id, run_id)
+    failed = [task["task_id"] for task in tasks if task["state"] == "failed"]
+    log = "\n".join(airflow.logs(dag_id, run_id, name) for name in failed)
+    # A task that the scheduler failed says nothing of it itself.
+    if state != "success" and (failed != ["pod_deferrable"] or "Task failed with exception" in log):
+        sys.exit(f"The run of {dag_id} ended as {state}:\n{log[-5000:]}")
+    return tasks
+
+
+def watch(cluster: Cluster) -> dict[str, dict[str, float]]:
+    """From now on note when the cluster says what of the pods that have a mark."""
+    from kubernetes.watch import Watch
+
+    moments: dict[str, dict[str, float]] = defaultdict(dict)
+
+    def follow() -> None:
+        for event in Watch().stream(cluster.core.list_namespaced_pod, cluster.namespace):
+            now, pod = time.time(), event["raw_object"]
+            noted = moments[pod["metadata"].get("labels", {}).get("mark", "")]
+            noted.setdefault("created", now)
+            if any(item["type"] == "PodScheduled" for item in pod["status"].get("conditions", [])):
+                noted.setdefault("scheduled", now)
+            if any("terminated" in item["state"] for item in pod["status"].get("containerStatuses", [])):
+                noted.setdefault("ended", now)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return moments
+
+
+def parts(task: dict[str, Any], marks: dict[str, float], moments: dict[str, float]) -> dict[str, float]:
+    """The parts of a task's time: of one in the worker none, of one in a process those that it has."""
+    if not marks:
+        return {}
+    started, ended = (datetime.fromisoformat(task[name]).timestamp() for name in ("start_date", "end_date"))
+    inside = {"imports": marks["imports"], "step": marks["end"] - marks["python"] - marks["imports"]}
+    if not moments:
+        return {"asking": marks["python"] - started, **inside, "result": ended - marks["end"]}
+    return {
+        "asking": moments["created"] - started,
+        "scheduling": moments["scheduled"] - moments["created"],
+        "start": marks["python"] - moments["scheduled"],
+        **inside,
+        "ending": moments["ended"] - marks["end"],
+        "result": ended - moments["ended"],
+    }
+
+
+def flat(name: str, medians: dict[str, dict[str, float]], parts: tuple[str, ...]) -> dict[str, float | None]:
+    """The figures of one task, under names of their own."""
+    found = medians[name]
+    return {f"{name}_seconds": found.get("total"), **{f"{name}_{part}_seconds": found.get(part) for part in parts}}
+
+
+def show(medians: dict[str, dict[str, float]]) -> None:
+    print(f"{'median, in seconds':20}{'total':>8}{'over worker':>13}" + "".join(f"{part:>12}" for part in PARTS))
+    for name, found in medians.items():
+        if not found:
+            print(f"  {name:18}{'not measured':>12}")
+            continue
+        over = "" if name == "worker" else f"{found['total'] - medians['worker']['total']:.2f}"
+        row = "".join(f"{found[part]:12.2f}" if part in found else f"{'':12}" for part in PARTS)
+        print(f"  {name:18}{found['total']:8.2f}{over:>13}{row}".rstrip())
+    print()
+
+
+if __name__ == "__main__":
+    main()

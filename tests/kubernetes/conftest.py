@@ -1,0 +1,295 @@
+"""A namespace of a real cluster, with the rights that the documentation asks for and no others.
+
+Any cluster will do that KUBECONFIG names and whose nodes see this machine's ``/tmp`` and address, as a cluster on the
+same machine does. ``MLOPS_TEST_IMAGE`` is the runner image that its nodes have; ``MLOPS_TEST_SOURCE=1`` runs the
+checkout in place of the package in the image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, end_group, free_port, mlflow_server, run_dag
+
+__all__ = ["airflow_db", "free_port", "mlflow_server", "run_dag"]
+
+ROOT = Path(__file__).parents[2]
+ROLE = ROOT / "docs" / "kubernetes" / "role.yaml"
+IMAGE = os.environ.get("MLOPS_TEST_IMAGE", "localhost/airflow-mlops-runner:test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+@dataclass
+class Cluster:
+    """The cluster as its administrator sees it, and a namespace for the tests.
+
+    :param host: this machine's address as pods see it
+    :param folder: a folder of this machine that pods may mount at the same path
+    """
+
+    core: Any
+    namespace: str
+    host: str
+    folder: Path
+    kubeconfig: str
+    contexts: list[str]
+    image: str = IMAGE
+    volumes: list[Path] = field(default_factory=list)
+
+    @property
+    def store(self) -> str:
+        return f"file://{self.folder}/artifacts"
+
+    @property
+    def connection(self) -> str:
+        """Airflow's connection to the cluster: as the user ``airflow``, where the cluster knows one."""
+        extra = {"kube_config_path": self.kubeconfig, "namespace": self.namespace}
+        if "airflow" in self.contexts:
+            extra["cluster_context"] = "airflow"
+        return json.dumps({"conn_type": "kubernetes", "extra": extra})
+
+    def pod(self, **options: Any) -> str:
+        """The Python text of a ``Pod(...)`` that runs the probe step and mounts the shared folder."""
+        return f"Pod(**{self.pod_fields(**options)!r})"
+
+    def pod_fields(self, **options: Any) -> dict[str, Any]:
+        volumes = [{"name": "shared", "hostPath": {"path": str(self.folder)}}]
+        mounts = [{"name": "shared", "mountPath": str(self.folder)}]
+        paths = [str(self.folder / "probe")]
+        if os.environ.get("MLOPS_TEST_SOURCE"):
+            volumes.append({"name": "source", "hostPath": {"path": str(ROOT)}})
+            mounts.append({"name": "source", "mountPath": "/source", "readOnly": True})
+            paths.append("/source")
+        usual = {
+            "image": self.image,
+            "image_pull_policy": "IfNotPresent",
+            "namespace": self.namespace,
+            "volumes": [*volumes, *options.pop("volumes", [])],
+            "volume_mounts": [*mounts, *options.pop("volume_mounts", [])],
+            "env": {"PYTHONPATH": ":".join(paths), **options.pop("env", {})},
+        }
+        return {**usual, **options}
+
+    def pods(self) -> list[Any]:
+        return self.core.list_namespaced_pod(self.namespace).items
+
+    def wait_for_pod(self, phase: str = "Running", seconds: float = 60) -> Any:
+        """The one pod, once it is in ``phase``."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = [pod for pod in self.pods() if pod.status.phase == phase]
+            if found:
+                return found[0]
+            time.sleep(0.2)
+        raise AssertionError(f"no pod is {phase}: {[(pod.metadata.name, pod.status.phase) for pod in self.pods()]}")
+
+    def wait_until_empty(self, seconds: float = 30) -> float:
+        """Seconds until no pod is left."""
+        start = time.monotonic()
+        while self.pods():
+            assert time.monotonic() - start < seconds, [pod.metadata.name for pod in self.pods()]
+            time.sleep(0.2)
+        return time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if not kubeconfig:
+        pytest.skip("NO CLUSTER: KUBECONFIG is not set, so nothing that runs on Kubernetes was tested")
+    from kubernetes import client, config
+
+    contexts, _ = config.list_kube_config_contexts(kubeconfig)
+    api = config.new_client_from_config(kubeconfig)
+    core = client.CoreV1Api(api)
+    (node, *_) = core.list_node().items
+    host = next(address.address for address in node.status.addresses if address.type == "InternalIP")
+    name = f"mlops-test-{uuid.uuid4().hex[:6]}"
+    core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
+    for document in yaml.safe_load_all(ROLE.read_text()):
+        _grant(api, name, document)
+    folder = Path(tempfile.mkdtemp(prefix="mlops-kubernetes-tests-"))
+    (folder / "probe").mkdir()
+    for file in ("probe_step.py", "sitecustomize.py"):
+        shutil.copy(Path(__file__).parent / "probe" / file, folder / "probe" / file)
+    (folder / "artifacts").mkdir()
+    # Pods are not root, and this process may be.
+    old = os.umask(0)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777)
+    try:
+        yield Cluster(core, name, host, folder, kubeconfig, [context["name"] for context in contexts])
+    finally:
+        os.umask(old)
+        core.delete_namespace(name, grace_period_seconds=0)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _grant(api: Any, namespace: str, document: dict[str, Any]) -> None:
+    """Create the Role, and bind it to the user ``airflow`` in place of the service account in the documentation."""
+    from kubernetes import client
+
+    rights = client.RbacAuthorizationV1Api(api)
+    document["metadata"]["namespace"] = namespace
+    if document["kind"] == "Role":
+        rights.create_namespaced_role(namespace, document)
+    elif document["kind"] == "RoleBinding":
+        document["subjects"] = [{"kind": "User", "name": "airflow", "apiGroup": "rbac.authorization.k8s.io"}]
+        rights.create_namespaced_role_binding(namespace, document)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Do something while the block runs; its failure is a failure of the test."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield
+    thread.join(timeout=60)
+    assert not errors, errors
+    assert not thread.is_alive()
+
+
+def evict(cluster: Cluster) -> None:
+    """Evict the one pod that runs, as draining its node does."""
+    pod = cluster.wait_for_pod()
+    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod.metadata.name}}
+    cluster.core.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, eviction)
+
+
+@contextmanager
+def mlflow_for_pods(cluster: Cluster, folder: Path) -> Iterator[str]:
+    """The address of an MLflow server that pods reach, with its files in ``folder``."""
+    folder.mkdir()
+    port = free_port()
+    address = f"http://{cluster.host}:{port}"
+    with (folder / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--host", cluster.host, "--port", str(port),
+                "--workers", "1", "--allowed-hosts", "*", "--backend-store-uri",
+                f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/mlflow",
+            ],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=1).read()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            else:
+                pytest.fail(f"{address} did not start")
+            yield address
+        finally:
+            end_group(server)
+
+
+@contextmanager
+def advertised(cluster: Cluster, resource: str, count: int) -> Iterator[None]:
+    """The node says that it has GPUs, unless it does; they schedule as real ones do."""
+    (node, *_) = cluster.core.list_node().items
+    path = f"/status/capacity/{resource.replace('/', '~1')}"
+    if int(node.status.capacity.get(resource, 0)) >= count:
+        yield
+        return
+    cluster.core.patch_node_status(node.metadata.name, [{"op": "add", "path": path, "value": str(count)}])
+    try:
+        yield
+    finally:
+        cluster.core.patch_node_status(node.metadata.name, [{"op": "remove", "path": path}])
+
+
+DAG = """
+import sys
+from datetime import timedelta
+sys.path.insert(0, {probe!r})
+from airflow.sdk import DAG
+from airflow_mlops.compute import Pod, Process, Worker
+from airflow_mlops.operators.base import StepOperator
+from probe_step import ProbeSpec
+
+class ProbeOperator(StepOperator):
+    step = "probe"
+    spec = ProbeSpec
+    template_fields = (*StepOperator.template_fields, "options")
+    def __init__(self, *, options, **kwargs):
+        super().__init__(**kwargs)
+        self.options = options
+    def build_spec(self, context):
+        return dict(self.options)
+
+with DAG({dag_id!r}, default_args={{"store": {store!r}, "retry_delay": timedelta(0), {default_args}}}):
+    {tasks}
+"""
+
+ProbeDag = Callable[..., str]
+RunProbe = Callable[..., DagRunOutcome]
+
+
+@pytest.fixture
+def probe_dag(cluster: Cluster) -> ProbeDag:
+    """The text of a DAG of one probe: ``probe_dag(pod, options, arguments)``."""
+
+    def text(pod: str, options: dict[str, Any], arguments: str = "", default_args: str = "", tasks: str = "") -> str:
+        task = f"ProbeOperator(task_id='probe', options={options!r}, run_on={pod}, {arguments})"
+        return DAG.format(
+            probe=str(cluster.folder / "probe"),
+            store=cluster.store,
+            dag_id=f"probe_{uuid.uuid4().hex[:8]}",
+            default_args=default_args,
+            tasks=tasks or task,
+        )
+
+    return text
+
+
+@pytest.fixture
+def run_probe(cluster: Cluster, probe_dag: ProbeDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch) -> RunProbe:
+    """Run a DAG of one probe to its end."""
+    # The connection says which cluster, and nothing else may.
+    monkeypatch.delenv("KUBECONFIG")
+
+    def run(pod: str, options: dict[str, Any], arguments: str = "", **further: Any) -> DagRunOutcome:
+        return run_dag(
+            probe_dag(pod, options, arguments, **further), connections={"kubernetes_default": cluster.connection}
+        )
+
+    return run
+
+
+@pytest.fixture
+def counter(cluster: Cluster) -> Path:
+    """A file that gets a line whenever the probe runs."""
+    return cluster.folder / f"runs-{uuid.uuid4().hex[:8]}"

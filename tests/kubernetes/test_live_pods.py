@@ -1,0 +1,127 @@
+"""Pods under a real scheduler, triggerer and workers, which die and are interfered with."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.live import LiveAirflow
+from tests.kubernetes.conftest import Cluster, ProbeDag, advertised
+
+GPU = "mlops.test/gpu"
+GPUS = 2
+
+
+@pytest.fixture(scope="module")
+def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
+    home = tmp_path_factory.mktemp("live") / "home"
+    (home / "dags").mkdir(parents=True)
+    env = {
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
+        "KUBECONFIG": "",
+    }
+    with LiveAirflow(home, home / "dags", env) as running:
+        yield running
+
+
+@pytest.fixture
+def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
+    """Start a run of a DAG of one probe; gives the ids of DAG and run."""
+
+    def go(pod: str, options: dict, arguments: str = "", **further) -> tuple[str, str]:
+        source = probe_dag(pod, options, arguments, **further)
+        dag_id = source.split("with DAG('")[1].split("'")[0]
+        (airflow.home / "dags" / f"{dag_id}.py").write_text(textwrap.dedent(source))
+        return dag_id, airflow.trigger(dag_id)
+
+    yield go
+    for pod in cluster.pods():
+        cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_pod_goes_on(airflow, cluster, start, counter):
+    dag_id, run_id = start(cluster.pod(deferrable=False), {"counter": str(counter), "seconds": 25}, "retries=1")
+    pod = cluster.wait_for_pod()
+    airflow.until(counter.exists, "the step runs")
+    assert airflow.kill_tasks() >= 2
+    assert airflow.wait(dag_id, run_id) == "success"
+    assert airflow.task_instances(dag_id, run_id)[0]["try_number"] == 2
+    assert airflow.xcom(dag_id, run_id, "probe")["runs"] == 1
+    assert counter.read_text() == f"{pod.metadata.name}\n"
+    assert "Reconnecting to pod" in airflow.logs(dag_id, run_id, "probe", 2)
+    cluster.wait_until_empty()
+
+
+def test_a_triggerer_that_dies_is_replaced_and_the_pod_goes_on(airflow, cluster, start, counter):
+    dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20}, "retries=0")
+    airflow.until(counter.exists, "the step runs")
+    airflow.kill("triggerer")
+    airflow.start("triggerer")
+    assert airflow.wait(dag_id, run_id, timeout=180) == "success"
+    assert len(counter.read_text().splitlines()) == 1
+    cluster.wait_until_empty()
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
+def test_a_task_that_is_marked_failed_takes_its_pod_along(airflow, cluster, start, counter, deferrable):
+    dag_id, run_id = start(cluster.pod(deferrable=deferrable), {"counter": str(counter), "seconds": 600})
+    airflow.until(counter.exists, "the step runs")
+    if deferrable:
+        airflow.until(lambda: airflow.task_instances(dag_id, run_id)[0]["state"] == "deferred", "the task is deferred")
+    airflow.fail(dag_id, run_id, "probe")
+    assert cluster.wait_until_empty() < 25
+    assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"
+
+
+def test_a_task_that_is_cleared_starts_over_in_a_new_pod(airflow, cluster, start, counter):
+    dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20})
+    airflow.until(counter.exists, "the step runs")
+    first = cluster.wait_for_pod().metadata.name
+    airflow.until(lambda: airflow.task_instances(dag_id, run_id)[0]["state"] == "deferred", "the task is deferred")
+    airflow.clear(dag_id, run_id, "probe")
+    airflow.until(lambda: first not in [pod.metadata.name for pod in cluster.pods()], "the first pod is gone", 30)
+    assert airflow.wait(dag_id, run_id) == "success"
+    names = counter.read_text().splitlines()
+    assert len(names) == 2
+    assert names[0] == first != names[1]
+    cluster.wait_until_empty()
+
+
+@pytest.fixture
+def gpus(cluster: Cluster) -> Iterator[None]:
+    with advertised(cluster, GPU, GPUS):
+        yield
+
+
+def test_ten_mapped_tasks_share_two_gpus_and_wait_without_a_worker_slot(airflow, cluster, start, counter, gpus):
+    pod = cluster.pod(deferrable=True, gpus=1, gpu_resource=GPU, schedule_timeout=300)
+    counters = [str(counter) + f"-{n}" for n in range(10)]
+    tasks = (
+        f"ProbeOperator.partial(task_id='probe', run_on={pod})"
+        f".expand(options=[{{'counter': c, 'seconds': 4}} for c in {counters!r}])"
+    )
+    dag_id, run_id = start(pod, {}, tasks=tasks)
+    most_running = most_deferred = 0
+    while not (runs := airflow.runs(dag_id)) or runs[0]["state"] in ("queued", "running"):
+        running = sum(
+            any(status.state.running for status in pod.status.container_statuses or []) for pod in cluster.pods()
+        )
+        states = [task["state"] for task in airflow.task_instances(dag_id, run_id)]
+        most_running, most_deferred = max(most_running, running), max(most_deferred, states.count("deferred"))
+        time.sleep(0.5)
+    assert runs[0]["state"] == "success"
+    assert most_running == GPUS
+    # More than there are worker slots.
+    assert most_deferred > int(airflow.env["AIRFLOW__CORE__PARALLELISM"])
+    assert all(os.path.exists(name) for name in counters)
+    cluster.wait_until_empty()

@@ -69,8 +69,13 @@ MarginInput = Annotated[Margin, BeforeValidator(_as_margin)]
 
 
 class Gate(Model):
-    """Something a candidate must pass. A subclass's fields are how it is declared."""
+    """Something a candidate must pass. A subclass's fields are how it is declared.
 
+    :cvar tasks: for which it has a meaning
+    :cvar costly: whether only candidates that pass every other gate are asked
+    """
+
+    costly: ClassVar[bool] = False
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "multiclass", "regression")
 
     @property

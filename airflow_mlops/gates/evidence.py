@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import Dataset
+from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.resampling import Resampling
 from airflow_mlops.gates.rows import Rows
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airflow_mlops.registry.scorer import Predictions, Scorer
+    from airflow_mlops.specs.reproduce import ReproduceResult
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Evidence:
     :param data: the held-out data itself
     :param candidates: among how many candidates this one is
     :param resampling: the bootstrap's weights, shared by all candidates and gates
+    :param store: where other datasets are
+    :param reproduce: trains the candidate again, and compares
     """
 
     task: Task
@@ -110,6 +114,8 @@ class Evidence:
     data: HeldOut | None = None
     candidates: int = 1
     resampling: Resampling | None = field(default=None, repr=False)
+    store: ArtifactStore | None = None
+    reproduce: Callable[[], ReproduceResult] | None = None
 
     def rows(self, of: Measurement) -> tuple[Rows, Resampling]:
         """One model's rows, and how to resample them.

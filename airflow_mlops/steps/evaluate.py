@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.evaluate import EvaluateResult, EvaluateSpec
 from airflow_mlops.specs.metrics import MAIN_METRIC, METRICS
 from airflow_mlops.specs.model import ModelContract, Task
+from airflow_mlops.specs.reproduce import ReproduceResult, ReproduceSpec
 from airflow_mlops.specs.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.steps import model_card
 from airflow_mlops.steps.baselines import small_tree
@@ -132,6 +134,8 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
                 data=data,
                 candidates=len(candidates),
                 resampling=resampling,
+                store=context.store,
+                reproduce=partial(_reproduce, candidate.ref, spec, context),
             ),
         )
         for candidate, measurement in zip(candidates, measured, strict=True)
@@ -303,13 +307,24 @@ def _measure_champion(
 
 
 def _judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> CandidateVerdict:
-    results = [gate.check(evidence) for gate in gates]
+    results = [None if gate.costly else gate.check(evidence) for gate in gates]
+    if all(result is None or result.passed for result in results):
+        results = [result or gate.check(evidence) for gate, result in zip(gates, results, strict=True)]
+    answered = [result for result in results if result is not None]
     return CandidateVerdict(
         candidate=ref,
         metrics=dict(evidence.candidate.metrics),
-        gates=results,
-        passed=all(result.passed for result in results),
+        gates=answered,
+        passed=all(result.passed for result in answered),
     )
+
+
+def _reproduce(ref: ModelVersionRef, spec: EvaluateSpec, context: StepContext) -> ReproduceResult:
+    from airflow_mlops.steps import reproduce
+
+    # Each has checkpoints of its own.
+    own = replace(context, key=f"{context.key.removesuffix('.json')}-v{ref.version}.json")
+    return reproduce.run(ReproduceSpec(model=ref.model, version=ref.version, mlflow=spec.mlflow), own)
 
 
 def _policy(ref: ModelVersionRef | None, problem: str | None) -> str:

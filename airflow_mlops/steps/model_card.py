@@ -122,8 +122,8 @@ class Facts:
         return {name: self.tags[tag] for tag, name in _LINEAGE.items() if self.tags.get(tag)}
 
     def _answers(self, kind: type[Gate]) -> list[GateResult]:
-        results = zip(self.gates, self.found.gates, strict=True)
-        return [result for gate, result in results if isinstance(gate, kind)]
+        named = {gate.name for gate in self.gates if isinstance(gate, kind)}
+        return [result for result in self.found.gates if result.gate in named]
 
 
 def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.artifacts import expressions
 from airflow_mlops.artifacts.datasets import DATA, Dataset, DatasetWriter
+from airflow_mlops.artifacts.identity import row_ids
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.exceptions import EmptyWindowError, SchemaError, SpecError, TrainingError
 from airflow_mlops.specs.model import Task
@@ -73,7 +74,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     if label is not None and task is not None:
         _require_classes(table[label], task, label, "the events")
         details["single_feature"] = leakage.refuse_telling(
-            table, features, label, task, splits.row_ids(table, identity), spec.max_single_feature_score
+            table, features, label, task, row_ids(table, identity), spec.max_single_feature_score
         )
     parts = {DATA: table}
     if spec.split is not None:

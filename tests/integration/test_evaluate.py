@@ -110,6 +110,14 @@ def test_gates_decide_and_no_candidate_that_fails_one_can_win(context, make):
     assert result.run_id == good.run_id
 
 
+def test_a_candidate_that_cannot_be_trained_again_fails_the_gate_and_not_the_task(context, make):
+    dataset = training_set(context.store)
+    good = make(dataset, GOOD)
+    verdict = judge(context, good, gates=[{"reproducible": True}]).verdict
+    assert verdict.winner is None
+    assert f"{good} cannot be reproduced: its MLflow run {good.run_id} has no training.json" in verdict.reason
+
+
 def test_who_beats_neither_baseline_is_refused_whatever_is_declared(context, make):
     dataset = training_set(context.store)
     useless = make(dataset, USELESS)

@@ -12,8 +12,9 @@ from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.connections import from_environment
 from airflow_mlops.registry.client import connect
 from airflow_mlops.specs.base import MLflowTarget
+from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import train
+from airflow_mlops.steps import evaluate, train
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
 from tests.training import flights, training_set
@@ -181,3 +182,25 @@ def test_a_network_may_differ_in_its_last_digits_and_no_other_model_may():
     assert verdict(TorchTrainer(), 0.7, 0.7001) == "differs"
     assert verdict(TorchTrainer(), 0.7, 0.7001, on_gpu=True) == "within tolerance"
     assert verdict(TorchTrainer(precision="bf16"), 0.7, 0.75) == "differs"
+
+
+def test_as_a_gate_only_what_can_be_trained_again_is_promoted(learn, client, store):
+    def judge(*candidates, **options):
+        gates = [{"reproducible": True}, {"metric": "roc_auc", "min": 0.6, **options}]
+        spec = EvaluateSpec(candidates=[made.candidate for made in candidates], gates=gates)
+        return evaluate.run(spec, StepContext(store, f"results/{uuid.uuid4().hex}.json")).verdict
+
+    same, other = learn(FOREST, seed=3), learn(FOREST, seed=4)
+    tamper(client, other.run_id, seed=5)
+    verdict = judge(same, other)
+    assert verdict.winner == same.candidate
+    kept, differs = (verdict.of(made.candidate).gates[0] for made in (same, other))
+    assert (kept.passed, kept.measured) == (True, 0)
+    assert kept.explanation == f"{same.candidate} is reproduced."
+    assert not differs.passed
+    assert differs.measured > 0
+    assert f"{other.candidate} is not reproduced: seed, metric roc_auc" in differs.explanation
+    assert f"metric roc_auc was {other.metrics['roc_auc']!r} and is " in differs.explanation
+    # Whoever fails anyway is not trained again.
+    (refused,) = judge(same, min=0.999).candidates
+    assert [gate.gate for gate in refused.gates] == ["roc_auc at least 0.999", "roc_auc better than a simple model"]

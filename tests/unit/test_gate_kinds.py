@@ -17,6 +17,7 @@ from airflow_mlops.gates.resampling import Resampling
 from airflow_mlops.gates.rows import Rows, prepare
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.registry.onnx_model import OnnxModel
+from airflow_mlops.specs.base import Window
 from airflow_mlops.specs.model import FeatureColumn, ModelContract
 from airflow_mlops.steps.baselines import small_tree
 from tests.candidates import FEATURES, held_out, linear
@@ -39,13 +40,13 @@ def table(task="binary", rows=ROWS, seed=0):
     )
 
 
-def stored(folder, test, task="binary", train=None):
+def stored(folder, test, task="binary", train=None, name="flights", details=None, window=None):
     store = ArtifactStore(f"file://{folder}/store")
-    with DatasetWriter(store, "flights") as writer:
+    with DatasetWriter(store, name) as writer:
         if train is not None:
             writer.write(train, "train")
         writer.write(test, "test")
-        manifest, _ = writer.commit(details={"label": "label", "task": task})
+        manifest, _ = writer.commit(details=details or {"label": "label", "task": task}, window=window)
     return HeldOut(open_dataset(store, manifest.ref), "test", "label", task, test["label"].to_numpy())
 
 
@@ -85,6 +86,14 @@ def evidence(data, candidate=(2, 0), champion=None, **more):
         resampling=Resampling(len(data.truth)),
         **more,
     )
+
+
+def learned_from(data, other):
+    """A model that was trained on the dataset of ``other``."""
+    ref = other.dataset.ref
+    promised = contract().model_copy(update={"dataset_name": ref.name, "dataset_id": ref.id})
+    found = evidence(data, store=data.dataset.store)
+    return replace(found, model=OnnxModel(linear("binary", FEATURES, (2, 0)), promised))
 
 
 def check(declared, found):
@@ -382,6 +391,82 @@ def test_the_models_size_is_that_of_its_file(data):
     assert check({"max_size_mb": size}, found).measured == pytest.approx(size)
     assert check({"max_size_mb": size}, found).passed
     assert not check({"max_size_mb": size * 0.99}, found).passed
+
+
+def known(table):
+    """The same rows as a training set that says what its rows are called."""
+    return table, {"label": "label", "task": "binary", "keys": ["flight"], "timestamp": None}
+
+
+def test_a_feature_that_gives_the_answer_away_is_leakage(tmp_path):
+    rows, details = known(held_out(rows=ROWS))
+    told = rows.set_column(2, "wind", pa.array(rows["label"].to_numpy().astype(float)))
+    for test, passed in ((rows, True), (told, False)):
+        data = stored(tmp_path, test, train=held_out(rows=500, seed=1), details=details)
+        result = check({"max_single_feature_score": 0.99}, learned_from(data, data))
+        assert result.passed is passed
+        assert result.rows == ROWS
+    assert result.measured == 1
+    assert result.explanation == "'wind' (AUC 1.0000) alone predicts 'label' better than 0.99."
+
+
+def test_held_out_rows_that_were_learned_from_are_leakage(tmp_path):
+    rows, details = known(held_out(rows=ROWS))
+    data = stored(tmp_path, rows, train=rows.slice(0, 0), details=details)
+    apart = rows.set_column(0, "flight", pa.array(np.arange(ROWS) + ROWS))
+    for train, seen in ((apart, 0), (pa.concat_tables([rows.slice(100, 30), apart]), 30), (rows, ROWS)):
+        other = stored(tmp_path, apart, train=train, name="others", details=details)
+        result = check({"max_single_feature_score": 0.99}, learned_from(data, other))
+        assert result.passed is (seen == 0)
+        assert (f"It learned from {seen:,} of the 4,000 held-out rows" in result.explanation) is bool(seen)
+    swapped = replace(learned_from(data, data), data=replace(data, part="train", truth=data.truth[:0]))
+    assert "The part 'train' is what it learned from." in check({"max_single_feature_score": 0.99}, swapped).explanation
+
+
+def test_where_it_is_not_known_what_was_learned_from_leakage_is_not_ruled_out(tmp_path):
+    rows, details = known(held_out(rows=ROWS))
+    data = stored(tmp_path, rows, train=rows.slice(0, 0), details=details)
+    unknown = replace(learned_from(data, data), model=model((2, 0)))
+    named_otherwise = stored(tmp_path, rows, train=rows, name="b", details={**details, "keys": ["wind"]})
+    gone = stored(tmp_path / "elsewhere", rows, train=rows, name="gone", details=details)
+    for found, why in (
+        (unknown, "may have seen these rows."),
+        (learned_from(data, named_otherwise), "names its rows by other columns"),
+        (learned_from(data, gone), "is gone"),
+    ):
+        result = check({"max_single_feature_score": 0.99}, found)
+        assert not result.passed
+        assert why in result.explanation
+
+
+def test_what_is_served_must_have_the_features(tmp_path):
+    data = stored(tmp_path, held_out(rows=ROWS))
+    found = evidence(data, store=data.dataset.store)
+    served = held_out(rows=50, seed=3)
+    cases = {
+        "whole": (served, True, "whole has all 2 features, and 0 of 50 rows get a score that is no number."),
+        "empty": (served.slice(0, 0), True, "empty has all 2 features, and no row to score."),
+        "lacking": (
+            served.drop_columns(["wind"]),
+            False,
+            "lacking lacks 'wind' of the 2 features that the model needs.",
+        ),
+        "retyped": (served.set_column(2, "wind", pa.array(["windy"] * 50)), False, "It cannot score retyped: "),
+        "broken": (
+            served.set_column(1, "distance", pa.array([float("nan"), *[0.0] * 49])),
+            False,
+            "broken has all 2 features, but 1 of 50 rows get a score that is no number.",
+        ),
+    }
+    for name, (rows, passed, explanation) in cases.items():
+        # The latest is what counts.
+        stored(tmp_path, served.drop_columns(["wind", "distance"]), name=name, window=Window.model_validate("2013-03"))
+        stored(tmp_path, rows, name=name, window=Window.model_validate("2013-04"))
+        result = check({"can_score": {"name": name}}, found)
+        assert (result.passed, result.explanation.startswith(explanation)) == (passed, True), result.explanation
+    missing = check({"can_score": {"name": "nobody"}}, found)
+    assert not missing.passed
+    assert missing.explanation.startswith("There is nothing to try it on: ")
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])

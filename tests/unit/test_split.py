@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mlops.artifacts.identity import row_ids
 from airflow_mlops.exceptions import SchemaError, SpecError, TrainingError
 from airflow_mlops.specs.base import parse
 from airflow_mlops.specs.training_set import Split
-from airflow_mlops.steps.splits import divide, row_ids
+from airflow_mlops.steps.splits import divide
 
 HOUR = 3_600_000_000
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from airflow_mlops.artifacts.identity import row_ids
 from airflow_mlops.exceptions import LeakageError
-from airflow_mlops.steps.leakage import SAMPLE_ROWS, _auc, refuse_newer, refuse_telling
-from airflow_mlops.steps.splits import row_ids
+from airflow_mlops.gates.telling import SAMPLE_ROWS, _auc
+from airflow_mlops.steps.leakage import refuse_newer, refuse_telling
 
 ROWS = 4000
 RNG = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,9 +54,9 @@ class StepOperator(BaseOperator):
         self.store = store
         self.notify = notify
 
+    @abstractmethod
     def build_spec(self, context: Context) -> dict[str, Any]:
         """The spec's fields, from this operator's attributes after rendering."""
-        raise NotImplementedError
 
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
         """What has to happen before the step may run; returns the spec that it runs with. It may park the task.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -50,9 +51,9 @@ class TrainerSpec(Model):
         return self.name or self.path.replace(":", ".").rpartition(".")[2]
 
     @property
+    @abstractmethod
     def path(self) -> str:
         """Import path of what is trained."""
-        raise NotImplementedError
 
     def with_values(self, values: dict[str, Any]) -> TrainerSpec:
         """The same trainer with what a search chose: fields of its own where they are searchable, else ``params``.

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from airflow_mlops.specs.base import StepCall
+from tests.feature_repo import FEATURE_STORE
 from tests.integration.live import LiveAirflow
 
 pytestmark = pytest.mark.slow
@@ -27,15 +28,6 @@ SCHEMAS = Path(__file__).parents[2] / "airflow_mlops" / "lineage" / "schemas"
 SECRET = "pw-" + uuid.uuid4().hex
 START = datetime(2013, 4, 1, tzinfo=timezone.utc)
 
-FEAST = """
-project: small
-provider: local
-registry: registry.db
-online_store:
-  type: sqlite
-  path: online.db
-entity_key_serialization_version: 3
-"""
 FEATURES = """
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64, String
@@ -173,7 +165,7 @@ def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, 
     (folder / "weather.csv").write_text("\n".join(["time,origin,wind", *lines]))
     repo = folder / "features"
     repo.mkdir()
-    (repo / "feature_store.yaml").write_text(FEAST)
+    (repo / "feature_store.yaml").write_text(FEATURE_STORE)
     (repo / "definitions.py").write_text(FEATURES)
     used = {
         "model": f"delays_{uuid.uuid4().hex[:8]}",

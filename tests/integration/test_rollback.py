@@ -28,19 +28,11 @@ from airflow_mlops.steps import feast_repo, train
 from airflow_mlops.steps import training_set as training_set_step
 from airflow_mlops.steps.context import StepContext
 from tests import candidates
+from tests.feature_repo import FEATURE_STORE
 from tests.integration.test_promote import back, do, verdict
 from tests.training import flights, training_set
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
-CONFIG = """
-project: small
-provider: local
-registry: registry.db
-online_store:
-  type: sqlite
-  path: online.db
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64, String
@@ -127,7 +119,7 @@ def test_the_decision_threshold_goes_back_with_the_model(client, store, model, t
 def repo(tmp_path):
     folder = tmp_path / "features"
     folder.mkdir()
-    (folder / "feature_store.yaml").write_text(CONFIG)
+    (folder / "feature_store.yaml").write_text(FEATURE_STORE)
     times = [START + timedelta(hours=hour) for hour in range(100)]
     random = np.random.default_rng(0)
     pq.write_table(

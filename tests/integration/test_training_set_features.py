@@ -19,20 +19,12 @@ from airflow_mlops.specs.training_set import TrainingSetSpec
 from airflow_mlops.steps import feast_join, feast_repo
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.training_set import run
+from tests.feature_repo import FEATURE_STORE
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 UTC = pa.timestamp("us", "UTC")
 TTL = timedelta(minutes=150)
 
-CONFIG = """
-project: small
-provider: local
-registry: registry.db
-online_store:
-  type: sqlite
-  path: online.db
-entity_key_serialization_version: 3
-"""
 DEFINITIONS = """
 from datetime import timedelta
 import pandas as pd
@@ -69,7 +61,7 @@ there = FeatureService(name="there", features=[
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small_features")
-    (folder / "feature_store.yaml").write_text(CONFIG)
+    (folder / "feature_store.yaml").write_text(FEATURE_STORE)
     (folder / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     write_hourly(folder, [("EWR", 0, 0, 1, "a")])
     pq.write_table(

@@ -27,6 +27,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, end_group, free_port, mlflow_server, run_dag
+from tests.integration.live import LiveAirflow
 
 __all__ = ["airflow_db", "free_port", "mlflow_server", "run_dag"]
 
@@ -293,3 +294,22 @@ def run_probe(cluster: Cluster, probe_dag: ProbeDag, run_dag: RunDag, monkeypatc
 def counter(cluster: Cluster) -> Path:
     """A file that gets a line whenever the probe runs."""
     return cluster.folder / f"runs-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="module")
+def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
+    """A scheduler, a triggerer and workers that notice soon when one of them dies."""
+    home = tmp_path_factory.mktemp("live") / "home"
+    (home / "dags").mkdir(parents=True)
+    env = {
+        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
+        "KUBECONFIG": "",
+    }
+    with LiveAirflow(home, home / "dags", env) as running:
+        yield running

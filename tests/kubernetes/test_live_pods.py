@@ -16,24 +16,6 @@ GPU = "mlops.test/gpu"
 GPUS = 2
 
 
-@pytest.fixture(scope="module")
-def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    home = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    env = {
-        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
-        "KUBECONFIG": "",
-    }
-    with LiveAirflow(home, home / "dags", env) as running:
-        yield running
-
-
 @pytest.fixture
 def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
     """Start a run of a DAG of one probe; gives the ids of DAG and run."""

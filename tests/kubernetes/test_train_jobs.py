@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -471,24 +470,6 @@ def test_an_api_server_that_refuses_and_drops_requests_goes_unnoticed(cluster, t
 
 
 # Under a real scheduler, triggerer and workers, which die and are interfered with.
-
-
-@pytest.fixture(scope="module")
-def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    home: Path = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    env = {
-        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
-        "KUBECONFIG": "",
-    }
-    with LiveAirflow(home, home / "dags", env) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_mlops.steps.sources.types import Types
 
 
-class QuerySource:
+class QuerySource(ABC):
     """One query on one connection; subclasses know their database."""
 
     engine: str
@@ -28,8 +29,9 @@ class QuerySource:
         self.window = spec.window
         self.info = info
 
+    @abstractmethod
     def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
-        raise NotImplementedError
+        """The rows as they come."""
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -108,6 +108,8 @@ class Settings:
             "FLIGHTS_FEATURES_HOME": str(self.home / "feast"),
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Nine processes for scheduled evaluations of language models.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "FEAST_USAGE": "False",
             "GX_ANALYTICS_ENABLED": "false",
         }

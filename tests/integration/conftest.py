@@ -153,37 +153,43 @@ def end_group(server: subprocess.Popen[bytes]) -> None:
             server.wait(timeout=5)
 
 
+@contextlib.contextmanager
+def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
+    """The address of a real MLflow tracking server on SQLite, with its files in ``folder``."""
+    folder.mkdir()
+    address = f"http://{host}:{(port := free_port())}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", *options,
+                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
+            ],
+            # Nine processes that nobody here needs.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            for _ in range(240):
+                if server.poll() is not None:
+                    break
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=1).read()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            else:
+                pytest.fail(f"MLflow did not start: {(folder / 'server.log').read_text()[-2000:]}")
+            assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+            yield address
+        finally:
+            end_group(server)
+
+
 @pytest.fixture(scope="session")
 def mlflow_server() -> Iterator[str]:
-    """The address of a real MLflow tracking server on SQLite."""
-    port = free_port()
-    folder = HOME / "mlflow"
-    folder.mkdir()
-    log = (folder / "server.log").open("wb")
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
-        ],
-        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            if server.poll() is not None:
-                break
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1).read()
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"MLflow did not start: {(folder / 'server.log').read_text()[-2000:]}")
-        assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+    """The address of a real MLflow tracking server."""
+    with run_mlflow(HOME / "mlflow", "127.0.0.1") as address:
         yield address
-    finally:
-        end_group(server)
-        log.close()
 
 
 @pytest.fixture

@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, end_group, free_port, mlflow_server, run_dag
+from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, mlflow_server, run_dag, run_mlflow
 from tests.integration.live import LiveAirflow
 
-__all__ = ["airflow_db", "free_port", "mlflow_server", "run_dag"]
+__all__ = ["airflow_db", "mlflow_server", "run_dag"]
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "docs" / "kubernetes" / "role.yaml"
@@ -188,33 +185,9 @@ def evict(cluster: Cluster) -> None:
     cluster.core.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, eviction)
 
 
-@contextmanager
-def mlflow_for_pods(cluster: Cluster, folder: Path) -> Iterator[str]:
+def mlflow_for_pods(cluster: Cluster, folder: Path) -> AbstractContextManager[str]:
     """The address of an MLflow server that pods reach, with its files in ``folder``."""
-    folder.mkdir()
-    port = free_port()
-    address = f"http://{cluster.host}:{port}"
-    with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", cluster.host, "--port", str(port),
-                "--workers", "1", "--allowed-hosts", "*", "--backend-store-uri",
-                f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/mlflow",
-            ],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{address}/health", timeout=1).read()
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            else:
-                pytest.fail(f"{address} did not start")
-            yield address
-        finally:
-            end_group(server)
+    return run_mlflow(folder, cluster.host, "--allowed-hosts", "*")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from airflow_mlops.gates.bounds import Bound
 from airflow_mlops.gates.champion import BetterThanChampion
 from airflow_mlops.gates.fairness import Fairness
 from airflow_mlops.gates.latency import Latency
+from airflow_mlops.gates.onnx_parity import OnnxParity
 from airflow_mlops.gates.size import Size
 from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.specs.base import parse
@@ -32,6 +33,7 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "fairness": {"demographic_parity": Fairness, "equalized_odds": Fairness},
     "max_latency_ms": Latency,
     "max_size_mb": Size,
+    "max_onnx_difference": OnnxParity,
 }
 """Which gate a declaration means: the key that only that gate has, or that key's value."""
 

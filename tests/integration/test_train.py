@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.registry.models import download
 from airflow_mlops.registry.onnx_model import OnnxModel
 from airflow_mlops.specs.base import MLflowTarget, Provenance
+from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import score, train
+from airflow_mlops.steps import evaluate, score, train
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.trainers import TorchTrainer
 from tests.training import FEATURES, flights, stamped, training_set
@@ -155,7 +157,7 @@ def test_everything_about_a_training_is_in_its_run(client, learn):
     )
 
 
-def test_what_float32_cannot_answer_is_exported_and_scored_in_float64(client, store, learn):
+def test_what_float32_cannot_answer_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
     import mlflow.sklearn
 
     features = [*FEATURES, "announced"]
@@ -165,6 +167,13 @@ def test_what_float32_cannot_answer_is_exported_and_scored_in_float64(client, st
     assert (parity.precision, parity.rows, parity.label_flips) == ("float64", 300, 0)
     assert parity.max_difference < 1e-12
     assert client.get_run(result.run_id).data.metrics["onnx_max_difference"] == parity.max_difference
+
+    gates = [{"max_onnx_difference": 1e-12, "label_flips": 0}]
+    context = StepContext(store, "evaluation")
+    verdict = evaluate.run(EvaluateSpec(candidates=[result.candidate], gates=gates), context).verdict
+    assert verdict.winner == result.candidate
+    card = client.download_artifacts(result.run_id, "evaluation/model_card.md", str(tmp_path))
+    assert f"| ONNX export | {parity} |" in Path(card).read_text()
 
     name = result.candidate.model
     client.set_registered_model_alias(name, "champion", str(result.candidate.version))

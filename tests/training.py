@@ -40,6 +40,17 @@ def flights(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
     )
 
 
+def stamped(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
+    """Flights with the second they were announced, of two hours in 2023: float32 tells 128 seconds from the next 128,
+    and cannot hold what has to be taken off to scale them."""
+    table, random = flights(rows, task, seed), np.random.default_rng(seed)
+    announced = 1.7e9 + random.uniform(0, 7_200, rows)
+    late = (announced - 1.7e9) / 900 - 4 + random.logistic(size=rows)
+    return table.append_column("announced", pa.array(announced, mask=random.random(rows) < 0.05)).set_column(
+        table.schema.get_field_index("late"), "late", pa.array(late > 0 if task == "binary" else late)
+    )
+
+
 def training_set(
     store: ArtifactStore,
     train: pa.Table | None = None,

@@ -17,6 +17,7 @@ from airflow_mlops.gates.champion import BetterThanChampion
 from airflow_mlops.gates.fairness import Fairness
 from airflow_mlops.gates.latency import Latency
 from airflow_mlops.gates.leakage import Leakage
+from airflow_mlops.gates.onnx_parity import OnnxParity
 from airflow_mlops.gates.reproducibility import Reproducible
 from airflow_mlops.gates.signature import Signature
 from airflow_mlops.gates.size import Size
@@ -38,6 +39,7 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "max_single_feature_score": Leakage,
     "can_score": Signature,
     "reproducible": Reproducible,
+    "max_onnx_difference": OnnxParity,
 }
 """Which gate a declaration means: the key that only that gate has, or that key's value."""
 

@@ -1,6 +1,6 @@
 """From Arrow columns to a model's inputs: one way for training and for scoring, so that the two cannot differ.
 
-Numbers are rounded to single precision, which is what ONNX models compute in, and a missing one becomes NaN. Text stays
+Numbers are rounded to single precision, which is what most ONNX models compute in, and a missing one becomes NaN. Text stays
 text, and a missing one becomes the empty text.
 """
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from airflow_mlops.specs.base import Model
 
 Task = Literal["binary", "multiclass", "regression"]
+Precision = Literal["float32", "float64"]
 
 
 class FeatureColumn(Model):
@@ -21,6 +22,40 @@ class FeatureColumn(Model):
     kind: Literal["number", "integer", "string"]
 
 
+class Parity(Model):
+    """How near a model's ONNX export is to the model itself, on held-out rows.
+
+    A row's difference is the largest of its absolute differences, of probabilities (a classifier) or of the value.
+
+    :param precision: what the export computes in
+    :param rows: on how many rows they were compared
+    :param max_difference: the largest difference
+    :param p99_difference: 99% of the rows differ by at most this
+    :param label_flips: rows whose predicted label differs; ``None``, as what follows, for a regression
+    :param near_threshold: rows so near the contract's threshold (multiclass: a tie) that the largest difference could
+        change their label, those whose label differs among them
+    """
+
+    precision: Precision
+    rows: int
+    max_difference: float
+    p99_difference: float
+    label_flips: int | None = None
+    near_threshold: int | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"differs from the model by at most {self.max_difference:.2g} (p99 {self.p99_difference:.2g}) on "
+            f"{self.rows:,} held-out rows in {self.precision}"
+        )
+        if self.label_flips is None:
+            return text
+        return (
+            f"{text}, {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are near enough to "
+            "another label that theirs could"
+        )
+
+
 class ModelContract(Model):
     """Stored beside every model as ``mlops/contract.json``; scoring, evaluation and monitoring read nothing else about it.
 
@@ -29,6 +64,7 @@ class ModelContract(Model):
     :param positive: for a binary task, the class whose probability is the score
     :param threshold: for a binary task, a score at or above it predicts ``positive``
     :param metrics: what was measured on the held-out part of the training set, by metric name
+    :param parity: how near the ONNX export is to the model; ``None`` in contracts from before that was kept
     :param dataset_id: the training set's id
     :param dataset_name: the training set's name
     :param timestamp: the training set's event time column, if it has one
@@ -41,6 +77,7 @@ class ModelContract(Model):
     positive: Any = None
     threshold: float = 0.5
     metrics: dict[str, float] = Field(default_factory=dict)
+    parity: Parity | None = None
     dataset_name: str
     dataset_id: str
     timestamp: str | None = None

@@ -14,18 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import ModelFormatError, SpecError
+from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.metrics import compute
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.models import of_run, register
-from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
+from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.base import ModelVersionRef
@@ -33,6 +32,7 @@ from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.search import SearchSpec
 from airflow_mlops.specs.train import SearchTrainerSpec, TorchTrainerSpec, TrainResult, TrainSpec
+from airflow_mlops.steps import parity
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.surroundings import used
 from airflow_mlops.steps.training import SAMPLE_ROWS, TEST, TRAIN, check_parts, read_part, run_tags
@@ -43,11 +43,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model, ModelSignature
 
-PARITY_ROWS = 1000
 # In the MLflow run.
 TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
-# ONNX computes in single precision: by how much its answers may differ, as a share of the answers' range.
-PARITY_TOLERANCE = 1e-3
 EXAMPLE_ROWS = 5
 _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 # The most that MLflow takes in one request.
@@ -141,7 +138,6 @@ class Fitted:
     :param exported: its ONNX form
     :param predictions: for the held-out part
     :param metrics: of these predictions
-    :param onnx_difference: by how much the ONNX form's answers differ
     :param seconds: how long the fit took
     """
 
@@ -150,7 +146,6 @@ class Fitted:
     contract: ModelContract
     predictions: Predictions
     metrics: dict[str, float]
-    onnx_difference: float
     seconds: float
 
 
@@ -166,14 +161,11 @@ def fit(
     with _Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with _Phase(context, "Exported to ONNX and measured"):
-        exported = model.to_onnx(train)
         contract = _contract(dataset, train)
-        onnx_model = OnnxModel(exported, contract)
-        difference = _parity(model, onnx_model, test)
-        predictions = onnx_model.predict(test.table)
-        metrics = _measure(contract, test, predictions)
-    contract = contract.model_copy(update={"metrics": metrics})
-    return Fitted(model, exported, contract, predictions, metrics, difference, fitting.seconds)
+        export = parity.export(model, contract, train, test, context.progress)
+        metrics = _measure(contract, test, export.predictions)
+    contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
+    return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds)
 
 
 def code(model: FittedModel) -> dict[str, str]:
@@ -207,7 +199,7 @@ def _train(
         with _Phase(context, "Packaged"):
             description = _package(folder, fitted, dataset, train)
         with _Phase(context, "Logged"), registry_errors(f"The candidate {model.name!r} cannot be logged to MLflow"):
-            facts = {"onnx_max_difference": fitted.onnx_difference, "fit_seconds": fitted.seconds}
+            facts = {**parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
             _log_run(client, run_id, spec, dataset, model, train, test, {**metrics, **facts})
             model_id = _log_model(client, run_id, spec, description, folder, metrics)
     tags = {
@@ -293,24 +285,6 @@ def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
         dataset_id=dataset.manifest.id,
         timestamp=dataset.manifest.details.get("timestamp"),
     )
-
-
-def _parity(model: FittedModel, onnx_model: OnnxModel, test: TrainingData) -> float:
-    """The largest difference between the model's answers and its export's, on some rows.
-
-    :raises ModelFormatError: they differ by more than rounding
-    """
-    expected = model.predict(test.frame.head(PARITY_ROWS))
-    found = onnx_model.predict(test.table.slice(0, PARITY_ROWS))
-    answers = found.score.reshape(-1, 1) if found.probabilities is None else found.probabilities
-    difference = float(np.abs(answers - expected).max())
-    scale = max(1.0, float(np.ptp(expected))) if test.task == "regression" else 1.0
-    if not difference <= PARITY_TOLERANCE * scale:
-        raise ModelFormatError(
-            f"The ONNX export of {model.name} answers differently from the model itself, by up to {difference:.3g} "
-            f"on {len(expected):,} rows: take other parameters or preprocessing, or report it to skl2onnx."
-        )
-    return difference
 
 
 def _measure(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:

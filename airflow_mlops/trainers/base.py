@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_mlops.specs.model import FeatureColumn, Task
+from airflow_mlops.specs.model import FeatureColumn, Precision, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +77,10 @@ class FittedModel(Protocol):
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Probabilities, shape (n, k), in the order of the classes, or values, shape (n, 1)."""
 
-    def to_onnx(self, data: TrainingData) -> bytes:
+    def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         """The model as ONNX, with one input a feature, named as it.
 
-        :raises ModelFormatError: it cannot be exported
+        :raises ModelFormatError: it cannot be exported, or not in this precision
         """
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:

@@ -22,11 +22,18 @@ def multiply_kernels(model: ModelProto) -> ModelProto:
     rounding, its answers stay. Left alone are classifiers of more than two classes, or with probabilities of their own
     (``SVC(probability=True)``, which scikit-learn finds by an iteration that stops early)."""
     nodes: list[NodeProto] = []
+    precision = np.float64 if _is_double(model) else np.float32
     for node in model.graph.node:
-        nodes.extend(_Machine(node, model.graph.initializer).nodes if _can_be_written(node) else [node])
+        nodes.extend(_Machine(node, model.graph.initializer, precision).nodes if _can_be_written(node) else [node])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
+
+
+def _is_double(model: ModelProto) -> bool:
+    from onnx import TensorProto
+
+    return any(item.type.tensor_type.elem_type == TensorProto.DOUBLE for item in model.graph.input)
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -47,10 +54,11 @@ def _can_be_written(node: NodeProto) -> bool:
 class _Machine:
     """The nodes that take the place of one."""
 
-    def __init__(self, node: NodeProto, initializers: Any) -> None:
+    def __init__(self, node: NodeProto, initializers: Any, precision: type) -> None:
         self._svm = _attributes(node)
         self._rows, self._prefix = node.input[0], node.output[-1]
         self._initializers = initializers
+        self._precision = precision
         self.nodes: list[NodeProto] = []
         if node.op_type == "SVMRegressor":
             self._add("Identity", self._decision(), output=node.output[0])
@@ -64,11 +72,11 @@ class _Machine:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def _constant(self, value: Any, kind: type = np.float32) -> str:
+    def _constant(self, value: Any, kind: type | None = None) -> str:
         from onnx import numpy_helper
 
         name = f"{self._prefix}_constant_{len(self._initializers)}"
-        self._initializers.append(numpy_helper.from_array(np.asarray(value, dtype=kind), name))
+        self._initializers.append(numpy_helper.from_array(np.asarray(value, dtype=kind or self._precision), name))
         return name
 
     def _decision(self) -> str:

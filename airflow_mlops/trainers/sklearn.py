@@ -11,9 +11,11 @@ import numpy as np
 
 from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.registry.client import unimportable
+from airflow_mlops.specs.model import Precision
 from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
 from airflow_mlops.trainers import imports
 from airflow_mlops.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.trainers.onnx_double import conversions
 from airflow_mlops.trainers.onnx_svm import multiply_kernels
 from airflow_mlops.trainers.onnx_trees import split_forests
 
@@ -217,11 +219,12 @@ class SklearnModel:
             return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
         return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
 
-    def to_onnx(self, data: TrainingData) -> bytes:
-        from skl2onnx import to_onnx
-        from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
+        from skl2onnx import convert_sklearn
+        from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
-        kinds = {"number": FloatTensorType, "string": StringTensorType}
+        double = precision == "float64"
+        kinds = {"number": DoubleTensorType if double else FloatTensorType, "string": StringTensorType}
         inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
         estimator = _exportable(self.estimator, data)
         # Distances as one operator of ONNX Runtime's own: a loop over the rows takes twenty times as long.
@@ -231,7 +234,13 @@ class SklearnModel:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                converted = to_onnx(estimator, initial_types=inputs, options=options)
+                converted = convert_sklearn(
+                    estimator,
+                    name=f"ONNX({type(estimator).__name__})",
+                    initial_types=inputs,
+                    options=options,
+                    **(conversions() if double else {}),
+                )
             exported: bytes = multiply_kernels(split_forests(converted)).SerializeToString()
         except Exception as error:
             reason = " ".join(str(error).split())[:300]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from airflow_mlops.exceptions import ModelFormatError
+from airflow_mlops.specs.model import Precision
 from airflow_mlops.specs.train import TorchTrainerSpec
 from airflow_mlops.trainers import imports, torch_processes
 from airflow_mlops.trainers.base import TrainingData, TrainingRun
@@ -123,9 +124,11 @@ class TorchModel:
             return np.asarray(found.numpy() * scale + mean)
         return np.asarray(torch.softmax(found, dim=1).numpy())
 
-    def to_onnx(self, data: TrainingData) -> bytes:
+    def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         from airflow_mlops.trainers.torch_onnx import export
 
+        if precision != "float32":
+            raise ModelFormatError(f"{self.name} is a network, which computes in float32: there is no more in it.")
         if self._exported is None:
             try:
                 self._exported = export(self.network, self.reader)

@@ -35,6 +35,7 @@ GATES = [
     {"behaviour": "direction", "feature": "distance", "direction": "increasing"},
     {"max_latency_ms": 1_000},
     {"max_size_mb": 5},
+    {"max_onnx_difference": 0},
 ]
 
 

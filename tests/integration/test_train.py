@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +17,17 @@ from airflow_mlops.connections import from_environment
 from airflow_mlops.exceptions import ModelFormatError, RegistryUnavailableError, TrainingError
 from airflow_mlops.monitoring.profiles import ModelProfile
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.inputs import frame
+from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.registry.models import download
 from airflow_mlops.registry.onnx_model import OnnxModel
 from airflow_mlops.specs.base import MLflowTarget, Provenance
+from airflow_mlops.specs.evaluate import EvaluateSpec
+from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import train
+from airflow_mlops.steps import evaluate, score, train
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.trainers import TorchTrainer
-from tests.training import FEATURES, flights, training_set
+from tests.training import FEATURES, flights, stamped, training_set
 
 LOGISTIC, HGB = "sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"
 
@@ -119,7 +122,8 @@ def test_everything_about_a_training_is_in_its_run(client, learn):
     assert params["estimator"] == LOGISTIC
     assert (params["C"], params["seed"], params["train_rows"], params["test_rows"]) == ("0.5", "3", "600", "300")
     assert {name: metrics[name] for name in result.metrics} == pytest.approx(result.metrics)
-    assert metrics["onnx_max_difference"] < 1e-5
+    assert 0 < metrics["onnx_p99_difference"] <= metrics["onnx_max_difference"] < 1e-5
+    assert metrics["onnx_label_flips"] <= metrics["onnx_near_threshold"] < 3
     assert metrics["fit_seconds"] > 0
     assert tags["mlops.dataset"] == result.dataset.id
     assert (tags["mlops.seed"], tags["mlops.dag_id"], tags["mlops.map_index"], tags["team"]) == (
@@ -151,6 +155,34 @@ def test_everything_about_a_training_is_in_its_run(client, learn):
     assert result.summary.startswith(
         f"Trained small on 600 rows of late_training, registered as {result.candidate}: roc_auc 0."
     )
+
+
+def test_what_float32_cannot_answer_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
+    import mlflow.sklearn
+
+    features = [*FEATURES, "announced"]
+    dataset = training_set(store, stamped(600, seed=1), stamped(300, seed=2), features=features)
+    result = learn({"estimator": LOGISTIC}, dataset=dataset)
+    parity = OnnxModel.load(download(client, result.candidate)).contract.parity
+    assert (parity.precision, parity.rows, parity.label_flips) == ("float64", 300, 0)
+    assert parity.max_difference < 1e-12
+    assert client.get_run(result.run_id).data.metrics["onnx_max_difference"] == parity.max_difference
+
+    gates = [{"max_onnx_difference": 1e-12, "label_flips": 0}]
+    context = StepContext(store, "evaluation")
+    verdict = evaluate.run(EvaluateSpec(candidates=[result.candidate], gates=gates), context).verdict
+    assert verdict.winner == result.candidate
+    card = client.download_artifacts(result.run_id, "evaluation/model_card.md", str(tmp_path))
+    assert f"| ONNX export | {parity} |" in Path(card).read_text()
+
+    name = result.candidate.model
+    client.set_registered_model_alias(name, "champion", str(result.candidate.version))
+    scored = score.run(ScoreSpec(model=name, dataset=dataset, part="test"), StepContext(store))
+    table = open_dataset(store, dataset).table("test")
+    fitted = mlflow.sklearn.load_model(f"models:/{name}/1")
+    expected = fitted.predict_proba(frame(table, feature_columns(table.schema, features)))[:, 1]
+    found = open_dataset(store, scored.dataset).table()["score"].to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_the_same_data_code_and_seed_give_the_same_metrics_and_another_seed_others(learn):
@@ -289,7 +321,9 @@ def test_a_function_of_the_user_is_trained_and_scores(client, store, learn, mine
 
 def test_an_export_that_answers_differently_is_refused(client, learn, model, mine):
     with pytest.raises(
-        ModelFormatError, match="ONNX export of wrong answers differently from the model itself, by up to"
+        ModelFormatError,
+        match=r"ONNX export of wrong answers differently from the model itself: it differs .* on 300 held-out rows in "
+        r"float32, \d+ predicted labels differ, .*; in float64 it differs",
     ):
         learn({"function": "my_model:wrong"})
     assert [run.info.status for run in runs(client, model)] == ["FAILED"]

@@ -17,8 +17,9 @@ from airflow_mlops.gates.resampling import Resampling
 from airflow_mlops.gates.rows import Rows, prepare
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.registry.onnx_model import OnnxModel
+from airflow_mlops.registry.pyfunc_model import PyfuncModel
 from airflow_mlops.specs.base import Window
-from airflow_mlops.specs.model import FeatureColumn, ModelContract
+from airflow_mlops.specs.model import FeatureColumn, ModelContract, Parity
 from airflow_mlops.steps.baselines import small_tree
 from tests.candidates import FEATURES, held_out, linear
 
@@ -467,6 +468,55 @@ def test_what_is_served_must_have_the_features(tmp_path):
     missing = check({"can_score": {"name": "nobody"}}, found)
     assert not missing.passed
     assert missing.explanation.startswith("There is nothing to try it on: ")
+
+
+def exported(found, **measured):
+    """The same evidence where the candidate's contract says how near its export was."""
+    kept = {"precision": "float32", "rows": 1_000, "max_difference": 2e-4, "p99_difference": 3e-7, **measured}
+    parity = Parity(**{"label_flips": 2, "near_threshold": 5, **kept})
+    promised = found.model.contract.model_copy(update={"parity": parity})
+    return replace(found, model=OnnxModel(linear(found.task, FEATURES, (2, 0)), promised))
+
+
+def test_the_export_must_be_near_the_model(data):
+    found = exported(evidence(data))
+    result = check({"max_onnx_difference": 2e-4}, found)
+    assert (result.passed, result.measured, result.asked, result.rows) == (True, 2e-4, 2e-4, 1_000)
+    assert result.explanation == (
+        "The ONNX export differs from the model by at most 0.0002 (p99 3e-07) on 1,000 held-out rows in float32, 2 predicted "
+        "labels differ, and 5 rows are near enough to another label that theirs could, and at most 0.0002 (max) were asked."
+    )
+    far = check({"max_onnx_difference": 1e-4}, found)
+    assert not far.passed
+    assert far.explanation.endswith("but at most 0.0001 (max) were asked.")
+    nearly = {"max_onnx_difference": 1e-6, "quantile": "p99"}
+    assert check(nearly, found).measured == 3e-7
+    assert check({**nearly, "label_flips": 0.002}, found).passed
+    flipped = check({**nearly, "label_flips": 0.001}, found)
+    assert not flipped.passed
+    assert flipped.explanation.endswith("but at most 0.001 of the labels were asked.")
+    assert not check({"max_onnx_difference": 0}, found).passed
+
+
+def test_an_export_of_which_nothing_is_known_fails_and_a_model_without_one_passes(data):
+    declared = {"max_onnx_difference": 1e-5, "label_flips": 0}
+    old = check(declared, evidence(data))
+    assert (old.passed, old.measured) == (False, None)
+    assert old.explanation.endswith("before that was kept: train it again.")
+    elsewhere = PyfuncModel("m v2", lambda frame: frame, contract(), [pa.float64()] * len(FEATURES), 0)
+    foreign = check(declared, replace(evidence(data), model=elsewhere))
+    assert (foreign.passed, foreign.measured) == (True, None)
+    assert foreign.explanation == "The model came from elsewhere: it has no ONNX export, and answers as it is."
+
+
+def test_a_regression_has_no_labels_to_flip(tmp_path):
+    rows = stored(tmp_path, table("regression"), "regression")
+    found = exported(evidence(rows), label_flips=None, near_threshold=None)
+    assert check({"max_onnx_difference": 1e-3}, found).explanation.endswith(
+        "on 1,000 held-out rows in float32, and at most 0.001 (max) were asked."
+    )
+    with pytest.raises(SpecError, match="has label_flips, and a regression has no labels: leave it out"):
+        check({"max_onnx_difference": 1e-3, "label_flips": 0}, found)
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])

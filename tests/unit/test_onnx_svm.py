@@ -18,17 +18,17 @@ KERNELS = {
 }
 
 
-def answers(fitted):
+def answers(fitted, rows=X):
     import onnxruntime
     from onnx import checker
     from skl2onnx import to_onnx
 
     options = {id(fitted): {"zipmap": False}} if hasattr(fitted, "classes_") else None
-    model = multiply_kernels(to_onnx(fitted, X[:1], options=options))
+    model = multiply_kernels(to_onnx(fitted, rows[:1], options=options))
     checker.check_model(model)
     kinds = [node.op_type for node in model.graph.node]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return kinds, session.run(None, {"X": X})
+    return kinds, session.run(None, {"X": rows})
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -40,6 +40,21 @@ def test_a_regression_answers_as_scikit_learn_does(kernel):
     assert "SVMRegressor" not in kinds
     assert found.shape == (900, 1)
     np.testing.assert_allclose(found[:, 0], fitted.predict(X), atol=5e-4)
+
+
+def test_in_double_precision_it_is_nearer():
+    from sklearn import svm
+
+    fitted = svm.SVR().fit(X[:800], SIGNAL[:800])
+    expected, rows = fitted.predict(X), X.astype(np.float64)
+    single, double = (np.abs(answers(fitted, of)[1][0][:, 0] - expected).max() for of in (X, rows))
+    # ONNX's attributes, and with them the support vectors' weights, are in single precision.
+    assert double < 5e-7 < single
+    calibrated = svm.SVC().fit(X[:800], SIGNAL[:800] > 0)
+    kinds, (label, scores) = answers(calibrated, rows)
+    assert "SVMClassifier" not in kinds
+    assert scores.dtype == np.float64
+    assert (label == calibrated.predict(X)).all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_mlops.artifacts.datasets import DatasetWriter, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import SpecError, TrainingError
+from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.specs.train import TorchTrainerSpec, check_trainer
 from airflow_mlops.trainers import TorchTrainer
@@ -128,6 +128,8 @@ def test_a_regression_learns_and_answers_the_same_in_onnx(dataset):
     found = model.predict(unseen.select(["x", "y", "plan"]).to_pandas())
     assert np.corrcoef(found[:, 0], unseen["amount"].to_numpy())[0, 1] > 0.95
     np.testing.assert_allclose(exported(model, unseen), found, rtol=1e-4)
+    with pytest.raises(ModelFormatError, match="is a network, which computes in float32"):
+        model.to_onnx(None, "float64")
 
 
 @pytest.mark.parametrize("names", [["x", "y"], ["plan"]], ids=["numbers", "texts"])

@@ -29,8 +29,9 @@ def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
     """The model, with one input a feature and the output ``probabilities`` after ``label``, or ``value``.
 
     :param ebm: a fitted ExplainableBoostingClassifier or ExplainableBoostingRegressor
-    :param features: its inputs, in order
-    :raises ModelFormatError: it learned from a text as a number or the other way round, or its link function is unknown
+    :param features: what it was given; features that no term uses become no inputs
+    :raises ModelFormatError: it learned from something else, from a text as a number or the other way round, or its
+        link function has no export
     """
     import onnx
     from onnx import helper
@@ -103,7 +104,7 @@ class _Graph:
     def _add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         from onnx import helper
 
-        output = self._name(attributes.pop("output", kind))
+        output = self._name(attributes.pop("output", f"{kind} {len(self.nodes)}"))
         domain = {"domain": _ML} if kind in ("LabelEncoder", "TreeEnsembleRegressor") else {}
         self.nodes.append(helper.make_node(kind, inputs, [output], **domain, **attributes))
         return output

@@ -105,7 +105,7 @@ def test_a_feature_that_no_term_has_is_no_input():
 
 
 def test_features_may_be_called_what_the_graph_calls_its_own():
-    names = ["label", "constant 0", "probabilities", "Sum"]
+    names = ["label", "constant 0", "probabilities", "Concat 0"]
     frame = X.set_axis(names, axis=1)
     with ebm.quietly():
         model = ExplainableBoostingClassifier(feature_types=TYPES, interactions=1, **QUICK)

@@ -34,7 +34,8 @@ class TrainerSpec(Model):
     :param params: keyword arguments of the estimator, or what the function gets as ``params``
     :param name: what the candidate is called in MLflow; the estimator's or the function's name unless given
     :param serialization: how the scikit-learn flavour is stored; ``cloudpickle`` can run code when it is loaded
-    :param trusted_types: types outside scikit-learn, NumPy and SciPy that the stored model may hold
+    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
+        hold
     """
 
     params: dict[str, Any] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from airflow_mlops.artifacts.datasets import Manifest, open_dataset
 from airflow_mlops.exceptions import (
@@ -38,6 +39,7 @@ from airflow_mlops.registry.onnx_model import OnnxModel, has_contract, read_cont
 from airflow_mlops.registry.scorer import Predictions, Scorer
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.evaluate import EvaluateResult, EvaluateSpec
+from airflow_mlops.specs.explanation import FILE, FOLDER, Explanation
 from airflow_mlops.specs.metrics import MAIN_METRIC, METRICS
 from airflow_mlops.specs.model import ModelContract, Task
 from airflow_mlops.specs.reproduce import ReproduceResult, ReproduceSpec
@@ -415,7 +417,18 @@ def _facts(
         tags=run.tags,
         params=run.params,
         reproducible=TRAINING_FILE in files,
+        explanation=_explanation(client, context, ref) if {TRAINING_FILE, FOLDER} <= files else None,
     )
+
+
+def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRef) -> Explanation | None:
+    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        content = Path(client.download_artifacts(ref.run_id, f"{FOLDER}/{FILE}", folder)).read_bytes()
+    try:
+        return Explanation.model_validate_json(content)
+    except ValidationError:
+        context.progress(f"What {ref} says of itself was written by another version of airflow-mlops: it is left out.")
+        return None
 
 
 def _trained_on(contract: ModelContract, data: HeldOut, context: StepContext) -> Manifest | None:
@@ -440,14 +453,15 @@ def _log(
     facts: model_card.Facts,
 ) -> None:
     """Verdict, plots, model card and tags into the candidate's run, and a description into the registry."""
-    from airflow_mlops.steps import plots
+    from airflow_mlops.steps import explanation, plots
 
     ref = candidate.ref
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
         drawn = plots.draw(folder, data.truth, candidate.contract, measurement, rival, facts.importance, verdict.metric)
-        about = model_card.write(folder, facts, drawn)
+        explained = explanation.draw(folder, facts.explanation) if facts.explanation else []
+        about = model_card.write(folder, facts, drawn, explained)
         client.log_artifacts(ref.run_id, temporary, ARTIFACTS)
         client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)
         client.set_tag(ref.run_id, "mlops.verdict", facts.outcome)

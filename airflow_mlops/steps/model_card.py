@@ -27,6 +27,7 @@ from airflow_mlops.gates.resampling import ROUNDS, Resampling
 from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.card import Card
+from airflow_mlops.specs.explanation import Explanation
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.train import SEARCH
 from airflow_mlops.specs.verdict import CandidateVerdict, GateResult, Verdict
@@ -66,6 +67,7 @@ class Facts:
     :param tags: of the version's MLflow run
     :param params: of the same run
     :param reproducible: whether the run says how to train the version again
+    :param explanation: what the version says of itself, if it is a glass box
     """
 
     ref: ModelVersionRef
@@ -82,6 +84,7 @@ class Facts:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     reproducible: bool
+    explanation: Explanation | None = None
 
     @property
     def found(self) -> CandidateVerdict:
@@ -138,10 +141,11 @@ def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tup
     return found
 
 
-def write(folder: Path, facts: Facts, plots: Sequence[Path]) -> str:
+def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
     """Write the card in both forms beside the plots.
 
     :param plots: PNG files in ``folder``
+    :param explained: such of what the version says of itself
     :return: its first paragraph, in Markdown
     """
     # Whatever is not part of the template is escaped on its way out.
@@ -158,6 +162,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path]) -> str:
     text = environment.get_template("model_card.md.jinja").render(
         facts=facts,
         plots=[plot.name for plot in plots],
+        explained=[plot.name for plot in explained],
         now=datetime.now(timezone.utc),
         confidence=percent(CONFIDENCE),
         rounds=ROUNDS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from airflow_mlops.gates.evidence import Measurement
@@ -23,7 +24,11 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 CLASS_COLOURS = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 CURVE_POINTS, SCATTER_POINTS, BARS, CELLS = 1_000, 5_000, 20, 12
 
+# Around whatever draws: what is between two dollars in a name is no formula.
+literally = rc_context({"text.parse_math": False})
 
+
+@literally
 def draw(
     folder: Path,
     truth: NDArray[Any],
@@ -55,6 +60,11 @@ def draw(
         figures["confusion"] = _confusion(truth, candidate, contract.classes)
     if importance:
         figures["importance"] = _importance(importance, metric, candidate.name)
+    return save(folder, figures)
+
+
+def save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write each figure as NAME.png."""
     files = []
     for name, figure in figures.items():
         file = folder / f"{name}.png"
@@ -63,15 +73,17 @@ def draw(
     return files
 
 
-def _figure(title: str, width: float = 5.6, height: float = 4.8) -> tuple[Figure, Axes]:
+def new_figure(title: str, width: float = 5.6, height: float = 4.8) -> tuple[Figure, Axes]:
+    """One plot, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    _plain(axes)
+    plain(axes)
     axes.set_title(title, loc="left", fontsize=11)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """No box around the plot, and a grid that stays behind it."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -106,7 +118,7 @@ def _unit_square(axes: Axes, x: str, y: str) -> None:
 def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
     from sklearn.metrics import roc_curve
 
-    figure, axes = _figure("ROC curve")
+    figure, axes = new_figure("ROC curve")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance (AUC 0.5)")
     for model, look in _styles(models):
         false_rate, true_rate, _ = roc_curve(positive, _score(model))
@@ -120,7 +132,7 @@ def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
 def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> Figure:
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure, axes = _figure("ROC curve of each class against the rest")
+    figure, axes = new_figure("ROC curve of each class against the rest")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     codes = encode(truth, classes)
     assert model.predictions is not None
@@ -142,7 +154,7 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
 def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
     from sklearn.metrics import precision_recall_curve
 
-    figure, axes = _figure("Precision and recall")
+    figure, axes = new_figure("Precision and recall")
     share = positive.mean()
     axes.axhline(share, color=GREY, linestyle=":", label=f"chance (precision {share:.3f})")
     for model, look in _styles(models):
@@ -157,8 +169,8 @@ def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) ->
 def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: Any) -> Figure:
     figure = Figure(figsize=(5.6, 5.4), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    _plain(axes)
-    _plain(below)
+    plain(axes)
+    plain(below)
     axes.set_title("Calibration", loc="left", fontsize=11)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect")
     for model, look in _styles(models):
@@ -183,7 +195,7 @@ def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> F
     counts = np.bincount(true[known] * size + predicted[known], minlength=size * size).reshape(size, size)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.6, min(12.0, 1.6 + 0.7 * size))
-    figure, axes = _figure(f"Confusion matrix of {model.name}", side + 0.8, side)
+    figure, axes = new_figure(f"Confusion matrix of {model.name}", side + 0.8, side)
     axes.grid(visible=False)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(size), [str(item) for item in classes], rotation=45 if size > 4 else 0)
@@ -207,7 +219,7 @@ def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Fi
     bins = _bins(np.concatenate([truth, value]))
     low, high = bins[0], bins[-1]
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
     left.scatter(value[kept], truth[kept], s=8, alpha=0.35, color=BLUE, linewidths=0, rasterized=True)
     left.plot([low, high], [low, high], color=GREY, linestyle=":")
     left.set(xlim=(low, high), ylim=(low, high), xlabel=f"predicted {label}", ylabel=f"true {label}")
@@ -233,7 +245,7 @@ def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _importance(importance: Mapping[str, float], metric: str, name: str) -> Figure:
     top = sorted(importance.items(), key=lambda item: item[1], reverse=True)[:BARS]
-    figure, axes = _figure(f"Feature importance for {name}", 6.4, 1.6 + 0.27 * len(top))
+    figure, axes = new_figure(f"Feature importance for {name}", 6.4, 1.6 + 0.27 * len(top))
     axes.barh([feature for feature, _ in top], [drop for _, drop in top], color=BLUE)
     axes.set_ylim(len(top) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

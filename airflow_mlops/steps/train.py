@@ -28,6 +28,7 @@ from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.base import ModelVersionRef
+from airflow_mlops.specs.explanation import FOLDER
 from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.search import SearchSpec
@@ -201,6 +202,7 @@ def _train(
         with _Phase(context, "Logged"), registry_errors(f"The candidate {model.name!r} cannot be logged to MLflow"):
             facts = {**parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
             _log_run(client, run_id, spec, dataset, model, train, test, {**metrics, **facts})
+            _log_explanation(client, run_id, model, train)
             model_id = _log_model(client, run_id, spec, description, folder, metrics)
     tags = {
         "mlops.dataset": dataset.manifest.id,
@@ -415,6 +417,18 @@ def _log_run(
         profile=json.dumps({"num_rows": manifest.rows, **dataset.ref.parts}),
     )
     client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+
+
+def _log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
+    found = model.explain(train)
+    if found is None:
+        return
+    # Imports Matplotlib.
+    from airflow_mlops.steps import explanation
+
+    with tempfile.TemporaryDirectory() as folder:
+        explanation.write(Path(folder), found)
+        client.log_artifacts(run_id, folder, FOLDER)
 
 
 def _log_model(

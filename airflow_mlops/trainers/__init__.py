@@ -15,13 +15,17 @@ Serialization = Literal["skops", "cloudpickle"]
 class SklearnTrainer(dict[str, Any]):
     """Trains a scikit-learn estimator; preprocessing is fitted with it and is part of the model.
 
+    InterpretML's ``interpret.glassbox.ExplainableBoostingClassifier`` and ``...Regressor`` (extra ``interpret``) take the
+    features as they are, and tell in MLflow what they have learned.
+
     :param estimator: import path of the estimator's class, as in ``sklearn.linear_model.LogisticRegression``
     :param params: its keyword arguments
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``.
         Unless given, numbers are imputed (median) where the estimator takes no NaN and scaled unless it is made of
         trees, and text becomes codes for trees and one-hot columns of its 100 most frequent values for the rest
     :param name: what the candidate is called in MLflow; the class's name unless given
-    :param trusted_types: types outside scikit-learn, NumPy and SciPy that the stored model may hold
+    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
+        hold
     :param serialization: ``cloudpickle`` stores models that skops cannot, and can run code when they are loaded
     """
 
@@ -56,7 +60,8 @@ class FunctionTrainer(dict[str, Any]):
         step runs, as is one beside the DAG files
     :param params: any JSON, handed over as it is
     :param name: what the candidate is called in MLflow; the function's name unless given
-    :param trusted_types: types outside scikit-learn, NumPy and SciPy that the stored model may hold
+    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
+        hold
     :param serialization: ``cloudpickle`` stores models that skops cannot, and can run code when they are loaded
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_mlops.specs.explanation import Explanation
 from airflow_mlops.specs.model import FeatureColumn, Precision, Task
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class FittedModel(Protocol):
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Probabilities, shape (n, k), in the order of the classes, or values, shape (n, 1)."""
+
+    def explain(self, data: TrainingData) -> Explanation | None:
+        """What the model says of itself; ``None`` unless it is a glass box.
+
+        :param data: what it was fitted to
+        """
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         """The model as ONNX, with one input a feature, named as it.

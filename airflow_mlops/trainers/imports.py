@@ -11,6 +11,9 @@ from typing import Any
 
 from airflow_mlops.exceptions import SpecError
 
+# Extras of this package that are called as the module they bring.
+_EXTRAS = {"interpret": "InterpretML"}
+
 
 def load(path: str, what: str) -> Any:
     """Import ``package.module.Name`` or ``package.module:name``.
@@ -22,6 +25,11 @@ def load(path: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
+        if error.name in _EXTRAS:
+            raise SpecError(
+                f"The {what} {path!r} needs {_EXTRAS[error.name]}, which is not installed where the step runs: install "
+                f"airflow-mlops[{error.name}]."
+            ) from None
         raise SpecError(
             f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
             "Install its package there, or put the module beside the DAG files."

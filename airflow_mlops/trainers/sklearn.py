@@ -1,4 +1,4 @@
-"""scikit-learn: build the pipeline, fit it, export it, store it."""
+"""scikit-learn, and what has its interface: build the pipeline, fit it, export it, store it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.registry.client import unimportable
 from airflow_mlops.specs.model import Precision
 from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
-from airflow_mlops.trainers import imports
+from airflow_mlops.trainers import ebm, imports
 from airflow_mlops.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.trainers.onnx_double import conversions
+from airflow_mlops.trainers.onnx_ebm import to_onnx as ebm_to_onnx
 from airflow_mlops.trainers.onnx_svm import multiply_kernels
 from airflow_mlops.trainers.onnx_trees import split_forests
 
@@ -24,29 +25,41 @@ if TYPE_CHECKING:
     from mlflow.models import Model
     from numpy.typing import NDArray
 
+    from airflow_mlops.specs.explanation import Explanation
+
 MAX_CATEGORIES = 100
-_TRUSTED = ("sklearn.", "numpy.", "scipy.")
+_TRUSTED = ("sklearn.", "numpy.", "scipy.", "interpret.glassbox.")
 
 
 def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
-    """Fit the estimator behind its preprocessing.
+    """Fit the estimator behind its preprocessing; one that explains itself by the features gets them as they are.
 
-    :raises SpecError: there is no such estimator, or it does not take these parameters
+    :raises SpecError: there is no such estimator, or it does not take these parameters or this preprocessing
     :raises TrainingError: it is of the wrong kind for the task, or cannot be fitted to the data
     """
     from sklearn.pipeline import make_pipeline
 
     estimator = _estimator(spec, data, seed)
+    params = estimator.get_params(deep=False)
     sources: dict[str, Any] = {spec.estimator: type(estimator)}
-    if spec.preprocessing:
+    prepared = spec.preprocessing or "by column type"
+    if ebm.is_ebm(estimator):
+        if spec.preprocessing:
+            raise SpecError(
+                f"{spec.estimator} takes numbers, text and missing values as they are, so that it can be read: leave "
+                "preprocessing out."
+            )
+        ebm.set_types(estimator, data.features)
+        pipeline, prepared = estimator, "none"
+    elif spec.preprocessing:
         make = imports.load(spec.preprocessing, "preprocessing")
         sources[spec.preprocessing] = make
-        transformer = _user_preprocessing(make, spec.preprocessing, data)
+        pipeline = make_pipeline(_user_preprocessing(make, spec.preprocessing, data), estimator)
     else:
-        transformer = preprocessing(estimator, data)
-    pipeline = make_pipeline(transformer, estimator)
+        pipeline = make_pipeline(preprocessing(estimator, data), estimator)
     try:
-        pipeline.fit(data.frame, data.labels)
+        with ebm.quietly():
+            pipeline.fit(data.frame, data.labels)
     except Exception as error:
         raise TrainingError(
             f"{spec.estimator} could not be fitted to {len(data.frame):,} rows of {len(data.features)} features: "
@@ -56,11 +69,7 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
         pipeline,
         data,
         name=spec.name or type(estimator).__name__,
-        params={
-            "estimator": spec.estimator,
-            "preprocessing": spec.preprocessing or "by column type",
-            **estimator.get_params(deep=False),
-        },
+        params={"estimator": spec.estimator, "preprocessing": prepared, **params},
         sources=sources,
         spec=spec,
     )
@@ -202,6 +211,10 @@ class SklearnModel:
         self.spec = spec
         self.task = data.task
         self.packages = ["scikit-learn", "scipy", "skops" if spec.serialization == "skops" else "cloudpickle"]
+        # The best of a search stands for it.
+        self._best = getattr(estimator, "best_estimator_", estimator)
+        if ebm.is_ebm(self._best):
+            self.packages.append(ebm.PACKAGE)
         self._check(data)
 
     def _check(self, data: TrainingData) -> None:
@@ -219,14 +232,21 @@ class SklearnModel:
             return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
         return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
 
+    def explain(self, data: TrainingData) -> Explanation | None:
+        return ebm.explain(self._best, data) if ebm.is_ebm(self._best) else None
+
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
+        if ebm.is_ebm(self._best):
+            if precision != "float32":
+                raise ModelFormatError(f"{self.name} has one export, which adds up in float64: there is no other.")
+            return ebm_to_onnx(self._best, data.features).SerializeToString()
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
         double = precision == "float64"
         kinds = {"number": DoubleTensorType if double else FloatTensorType, "string": StringTensorType}
         inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
-        estimator = _exportable(self.estimator, data)
+        estimator = _exportable(self._best, data)
         # Distances as one operator of ONNX Runtime's own: a loop over the rows takes twenty times as long.
         options: dict[Any, dict[str, Any]] = {kind: {"optim": "cdist"} for kind in _nearest()}
         if self.task != "regression":
@@ -292,12 +312,11 @@ class SklearnModel:
 
 
 def _exportable(estimator: Any, data: TrainingData) -> Any:
-    """What skl2onnx converts: the best of a search, behind a step that joins the inputs where there is none."""
+    """What skl2onnx converts: the estimator, behind a step that joins the inputs where there is none."""
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    estimator = getattr(estimator, "best_estimator_", estimator)
     if isinstance(estimator, Pipeline):
         return estimator
     join = ColumnTransformer([("features", FunctionTransformer(), list(data.frame.columns))])

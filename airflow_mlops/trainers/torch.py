@@ -124,6 +124,9 @@ class TorchModel:
             return np.asarray(found.numpy() * scale + mean)
         return np.asarray(torch.softmax(found, dim=1).numpy())
 
+    def explain(self, data: TrainingData) -> None:
+        return None
+
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         from airflow_mlops.trainers.torch_onnx import export
 

@@ -75,6 +75,13 @@ def test_a_model_that_is_always_right_and_one_that_says_one_thing_are_drawn(tmp_
     assert drawn(file)
 
 
+def test_dollars_in_names_make_no_formula(tmp_path):
+    truth, contract, candidate = measure("binary", 20)
+    odd = contract.model_copy(update={"label": r"$\x$"})
+    files = plots.draw(tmp_path, truth, odd, candidate, None, {r"$\y$": 0.5, "$_in_$": 0.1}, "roc_auc")
+    assert all(drawn(file) for file in files)
+
+
 def test_without_importances_there_is_no_plot_of_them(tmp_path):
     truth, contract, candidate = measure("binary", 20)
     names = [file.stem for file in plots.draw(tmp_path, truth, contract, candidate, None, {}, "roc_auc")]

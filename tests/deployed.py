@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import DatasetWriter
 from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.monitoring.calibration import calibrate
+from airflow_mlops.monitoring.performance import Outcomes
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.onnx_model import OnnxModel
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef, Window
@@ -71,8 +73,11 @@ def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc
     )
     exported = linear("binary", FEATURES, WEIGHTS)
     scores = OnnxModel(exported, contract).predict(training).score
+    late = training["arr_delay"].to_numpy() > 15
     known = ModelProfile(
-        features=profile(training.to_batches(), FEATURES), scores=profile(pa.table({"score": scores}).to_batches())
+        features=profile(training.to_batches(), FEATURES),
+        scores=profile(pa.table({"score": scores}).to_batches()),
+        calibration=calibrate("binary", Outcomes(late, scores, (scores >= 0.5) == late)),
     )
     folder = folder / uuid.uuid4().hex
     (folder / "mlops").mkdir(parents=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -65,7 +65,7 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     """
     parts: list[Outcomes] = []
     for batch in batches:
-        labelled = batch.filter(pc.invert(pc.is_null(batch.column(LABEL), nan_is_null=True)))
+        labelled = _labelled(batch)
         if labelled.num_rows:
             parts.append(_regression(labelled) if contract.task == "regression" else _classes(labelled, contract))
     if not parts:
@@ -76,6 +76,19 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
         np.concatenate([part.right for part in parts]),
         sum(part.skipped for part in parts),
     )
+
+
+def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
+    """The scores, a batch at a time, each of shape (n,).
+
+    :param batches: with the column ``score``, and :data:`LABEL` where only rows with a label are wanted
+    """
+    for batch in batches:
+        yield _score(_labelled(batch) if labelled else batch)
+
+
+def _labelled(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.filter(pc.invert(pc.is_null(batch.column(LABEL), nan_is_null=True)))
 
 
 def _regression(batch: pa.RecordBatch) -> Outcomes:

@@ -2,7 +2,8 @@
 
 Retraining needs a reason that retraining can mend: no champion, realised performance that is certainly worse than at
 training, or training data that is too old. Drift alone is worth a look and no more: features drift in every season
-without saying much about the model.
+without saying much about the model. Estimated performance is worth a look too, and says why: it knows the inputs alone,
+so that what the inputs do not explain is concept drift.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def decide(found: Findings) -> Verdict:
     worse = judged is not None and is_worse(judged, policy)
     replaced = found.scored_by is not None and found.scored_by.version != champion.version
     if judged is not None and worse and not replaced:
-        return Verdict(decision="retrain", reason=_sentence([_compared(judged, policy)]))
+        return Verdict(decision="retrain", reason=_sentence([_compared(judged, policy), *_cause(found)]))
     if too_old(found):
         return Verdict(
             decision="retrain",
@@ -65,6 +66,23 @@ def too_old(found: Findings) -> bool:
     return age is not None and found.age_days is not None and found.age_days > _days(age)
 
 
+def immature(found: Findings) -> str | None:
+    """Why labels are still to come, in one clause; ``None`` once the policy's grace is over."""
+    grace, since = found.policy.grace, found.created - found.window.end
+    if grace is None or since >= grace:
+        return None
+    ended = f"ended {_days(since):.3g} days ago" if since > timedelta(0) else "has not ended"
+    return f"the window {ended}, and its labels get {_days(grace):g} days from its end"
+
+
+def unforeseen(found: Findings) -> bool | None:
+    """Whether realised performance lies outside the interval that was estimated; ``None`` unless it can be judged."""
+    realised, estimated = found.performance, found.estimated
+    if realised is None or estimated is None or found.unmeasured is not None:
+        return None
+    return not estimated.low <= realised.value <= estimated.high
+
+
 def drifted(drift: Drift | None, threshold: float) -> bool:
     """Whether a column was measured and has moved by ``threshold`` or more."""
     return drift is not None and drift.psi is not None and drift.psi >= threshold
@@ -77,6 +95,8 @@ def _concerns(found: Findings) -> list[str]:
     concerns = []
     if found.unmeasured is not None:
         concerns.append(f"realised performance is not judged: {found.unmeasured}")
+        if found.estimated is not None and found.estimated.reference is not None:
+            concerns.append(_compared(found.estimated, policy, "estimated"))
     if found.rows < policy.min_rows:
         concerns.append(f"drift is not measured: there are {found.rows:,} rows, {policy.min_rows:,} are needed")
     if found.prediction is not None and drifted(found.prediction, policy.prediction_drift):
@@ -95,10 +115,31 @@ def _named(features: Sequence[Drift]) -> str:
     return f"{len(features)} feature{'s have' if len(features) > 1 else ' has'} drifted: {listed}"
 
 
-def _compared(performance: Performance, policy: Policy) -> str:
+def _cause(found: Findings) -> list[str]:
+    """What the estimate, which knows the inputs alone, says about realised performance that is certainly worse."""
+    estimated = found.estimated
+    if estimated is None:
+        return []
+    expected = f"from the scores alone {estimated.low:.3f} to {estimated.high:.3f} was estimated"
+    if is_worse(estimated, found.policy):
+        return [f"the inputs explain it, at least in part: {expected}"]
+    if not unforeseen(found) or all(drift.psi is None for drift in found.features):
+        return []
+    if _inputs_drifted(found):
+        return [f"the inputs have drifted, but that does not explain it: {expected}"]
+    return [f"concept drift: the inputs have not drifted, and {expected}"]
+
+
+def _inputs_drifted(found: Findings) -> bool:
+    policy = found.policy
+    scores = found.prediction is not None and drifted(found.prediction, policy.prediction_drift)
+    return scores or any(drifted(drift, policy.feature_drift) for drift in found.features)
+
+
+def _compared(performance: Performance, policy: Policy, how: str = "realised") -> str:
     bound, reference = limit(performance, policy), performance.reference
     more = METRICS[performance.metric].higher_is_better
-    value = f"realised {performance.metric} {performance.value:.3f} ({performance.low:.3f} to {performance.high:.3f})"
+    value = f"{how} {performance.metric} {performance.value:.3f} ({performance.low:.3f} to {performance.high:.3f})"
     if is_worse(performance, policy):
         way, end = ("below", "least") if more else ("above", "most")
         return f"{value} is {way} {bound:.3f}, the {end} that the {reference:.3f} at training allows"

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from airflow_mlops.exceptions import SchemaError
+from airflow_mlops.monitoring.calibration import Calibration
 from airflow_mlops.specs.base import Model
 
 BINS = 10
@@ -128,10 +129,13 @@ class ModelProfile(Model):
 
     :param features: a profile of the features in the training part
     :param scores: a profile of the column ``score`` predicted for the held-out part
+    :param calibration: what such a score says about the outcome; ``None`` where the held-out part could not tell, and
+        in profiles of earlier versions of this package
     """
 
     features: Profile
     scores: Profile
+    calibration: Calibration | None = None
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
 
-from airflow_mlops.monitoring.policy import drifted, limit
+from airflow_mlops.monitoring.policy import drifted, limit, unforeseen
 from airflow_mlops.specs.monitor import Drift, Performance, Report
 
 # Okabe and Ito's colours keep apart under every kind of colour blindness; marks differ in shape and words as well.
@@ -86,6 +86,7 @@ def _figures(report: Report) -> str:
         figures.append((f"Realised {found.metric}", f"{found.value:.3f}", interval))
         if found.reference is not None:
             figures.append((f"{found.metric} at training", f"{found.reference:.3f}", _asked(found, report)))
+    figures += _expected(report)
     if report.prediction is not None and report.prediction.psi is not None:
         figures.append(
             ("Score drift", f"{report.prediction.psi:.2f}", f"PSI; {policy.prediction_drift:g} is worth a look")
@@ -106,21 +107,45 @@ def _figures(report: Report) -> str:
     return f'<dl class="figures">{cards}</dl>\n'
 
 
+def _expected(report: Report) -> list[tuple[str, str, str]]:
+    """What is known without the labels, and about their coming."""
+    figures = []
+    if (found := report.estimated) is not None:
+        outside = unforeseen(report)
+        checked = "" if outside is None else f"; the realised value lies {'outside' if outside else 'inside'}"
+        more = f"from the scores alone; {report.policy.confidence:.0%} interval {found.low:.3f} to {found.high:.3f}"
+        figures.append((f"Estimated {found.metric}", f"{found.value:.3f}", f"{more}{checked}"))
+    if (delay := report.label_delay) is not None:
+        more = f"the median; 90% within {delay.p90:.3g}, 99% within {delay.p99:.3g}"
+        figures.append(("Label delay", f"{delay.median:.3g} days", more))
+    return figures
+
+
 def _asked(found: Performance, report: Report) -> str:
     bound = limit(found, report.policy)
     return f"good enough: {'from' if bound is not None and bound <= (found.reference or 0) else 'up to'} {bound:.3f}"
 
 
 def _timeline(reports: Sequence[Report]) -> str:
-    shown = [report for report in reports if report.performance is not None]
-    if not shown:
+    known = [found.metric for report in reports for found in (report.performance, report.estimated) if found]
+    if not known:
         return ""
-    metric = (shown[-1].performance or shown[0].performance).metric  # type: ignore[union-attr]  # all have one
-    shown = [report for report in shown if report.performance is not None and report.performance.metric == metric]
+    metric = known[-1]
+    shown = [
+        report
+        for report in reports
+        if any(found is not None and found.metric == metric for found in (report.performance, report.estimated))
+    ]
+    estimates = (
+        f'<svg width="14" height="12" class="inline" aria-hidden="true">{_estimate_mark(7, 6)}</svg> estimated from the '
+        "scores alone. "
+        if any(report.estimated is not None for report in shown)
+        else ""
+    )
     return (
-        f"<h2>Realised {escape(metric)} over time</h2>"
+        f"<h2>{escape(metric)} over time</h2>"
         '<p class="muted">Each mark is a window with its confidence interval, in the shape of what was decided: '
-        f"{_legend()}. The dashed line is what the model reached at training.</p>"
+        f"{_legend()}. {estimates}The dashed line is what the model reached at training.</p>"
         f"<figure>{_timeline_plot(shown, metric)}</figure>\n"
     )
 
@@ -142,10 +167,22 @@ def _mark(decision: str, x: float, y: float) -> str:
     return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
 
 
+def _estimate_mark(x: float, y: float) -> str:
+    path = f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z"
+    return f'<path d="{path}" fill="#fff" stroke="#3c4450" stroke-width="1.4"/>'
+
+
 def _timeline_plot(reports: Sequence[Report], metric: str) -> str:
     width, height, left, right, top, bottom = 1000, 250, 52, 16, 12, 44
-    found = [report.performance for report in reports if report.performance is not None]
-    values = [value for item in found for value in (item.low, item.high, item.reference) if value is not None]
+    found = [
+        [
+            item if item is not None and item.metric == metric else None
+            for item in (report.performance, report.estimated)
+        ]
+        for report in reports
+    ]
+    known = [item for pair in found for item in pair if item is not None]
+    values = [value for item in known for value in (item.low, item.high, item.reference) if value is not None]
     margin = (max(values) - min(values)) * 0.08 or 0.01
     low, high = min(values) - margin, max(values) + margin
     step = (width - left - right) / len(reports)
@@ -163,22 +200,27 @@ def _timeline_plot(reports: Sequence[Report], metric: str) -> str:
         )
         parts.append(f'<text x="{left - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
     every = max(1, -(-len(reports) // 14))
-    for index, (report, item) in enumerate(zip(reports, found, strict=True)):
+    for index, (report, (realised, estimated)) in enumerate(zip(reports, found, strict=True)):
         x = across(index)
-        if item.reference is not None:
-            y = up(item.reference)
+        reference = next((item.reference for item in (realised, estimated) if item is not None), None)
+        if reference is not None:
+            y = up(reference)
             parts.append(
                 f'<line x1="{x - step / 2:.1f}" x2="{x + step / 2:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_GREY}" '
                 'stroke-width="1.5" stroke-dasharray="5 4"/>'
             )
-        interval = f"{item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
         version = f"v{report.scored_by.version}" if report.scored_by else ""
-        tip = f"{report.window.label}: {metric} {interval}, {version}, {report.verdict.decision}"
-        parts.append(
-            f"<g><title>{escape(tip)}</title>"
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{up(item.low):.1f}" y2="{up(item.high):.1f}" stroke="#3c4450"/>'
-            f"{_mark(report.verdict.decision, x, up(item.value))}</g>"
-        )
+        for item, how, at in ((estimated, "estimated ", min(x + 12, x + step * 0.3)), (realised, "", x)):
+            if item is None:
+                continue
+            interval = f"{item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
+            tip = f"{report.window.label}: {how}{metric} {interval}, {version}, {report.verdict.decision}"
+            y, dashed = up(item.value), ' stroke-dasharray="3 2"' if how else ""
+            parts.append(
+                f"<g><title>{escape(tip)}</title>"
+                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{up(item.low):.1f}" y2="{up(item.high):.1f}" stroke="#3c4450"'
+                f"{dashed}/>{_estimate_mark(at, y) if how else _mark(report.verdict.decision, at, y)}</g>"
+            )
         if (len(reports) - 1 - index) % every == 0:
             parts.append(
                 f'<text x="{x:.1f}" y="{height - 26}" text-anchor="middle">{escape(report.window.label[:10])}</text>'

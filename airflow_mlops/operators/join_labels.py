@@ -22,8 +22,8 @@ class JoinLabelsOperator(StepOperator):
     :param labels: the rows that hold the labels, in the same two forms
     :param on: the columns that name a row, in both
     :param label: the labels' column, or ``{"name": "late", "expression": "arr_delay > 15"}``
-    :param labels_timestamp: the column that tells which of several labels of a row is the latest; without it more
-        than one label for a row is an error
+    :param labels_timestamp: the column that tells which of several labels of a row is the latest and, if it is a time,
+        when it came; without it more than one label for a row is an error
     :param name: the name of the joined dataset; ``MODEL_outcomes`` unless given
     :param on_missing: while there are no predictions or no labels, ``fail`` the task or ``skip`` it
     """

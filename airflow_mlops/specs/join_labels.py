@@ -30,7 +30,8 @@ class JoinLabelsSpec(Spec):
     """Give each prediction its label, where there is one.
 
     :param on: the columns that name a row, in both datasets
-    :param labels_timestamp: the column that tells which of several labels of a row is the latest
+    :param labels_timestamp: the column that tells which of several labels of a row is the latest, and, if it is a time,
+        when it came
     :param on_missing: what to do while predictions or labels are not there: ``fail``, or ``skip`` and return no dataset
     """
 

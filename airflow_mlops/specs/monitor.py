@@ -18,6 +18,7 @@ from airflow_mlops.specs.base import (
     UtcDatetime,
     Window,
 )
+from airflow_mlops.specs.durations import Duration
 from airflow_mlops.specs.model import Task
 from airflow_mlops.specs.selection import OptionalDatasetLike
 
@@ -44,6 +45,7 @@ class Policy(Model):
     :param min_rows: with fewer rows drift is not measured
     :param min_labels: with fewer labels performance is not judged
     :param min_coverage: with a smaller share of labelled predictions performance is not judged
+    :param grace: how long after a window's end its labels may take; before that performance is not judged
     :param max_age: retrain when the champion's training data ended longer ago than this, seen from the window's end
     """
 
@@ -55,6 +57,7 @@ class Policy(Model):
     min_rows: int = Field(default=200, ge=1)
     min_labels: int = Field(default=200, ge=1)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
+    grace: Duration | None = None
     max_age: timedelta | None = None
 
 
@@ -108,11 +111,12 @@ class Drift(Model):
 
 
 class Performance(Model):
-    """Realised performance: predictions against the labels that came later.
+    """Performance: realised, predictions against the labels that came later; or estimated, from the scores alone.
 
     :param low: lower end of the confidence interval
     :param high: upper end of it
     :param reference: the same metric on the held-out data at training
+    :param labels: how many labels it was measured on; of an estimate, how many rows it is for
     """
 
     metric: str
@@ -121,6 +125,14 @@ class Performance(Model):
     high: float
     reference: float | None = None
     labels: int
+
+
+class LabelDelay(Model):
+    """How long after their event labels came, in days: half of them within ``median``, 90% within ``p90``."""
+
+    median: float
+    p90: float
+    p99: float
 
 
 class Verdict(Model):
@@ -139,6 +151,9 @@ class Findings(Model):
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param age_days: from the end of the champion's training data to the end of the window
     :param unmeasured: why realised performance was not measured or not judged, if so; one clause
+    :param estimated: what the metric should be, from the scores alone: of the rows that have a label where realised
+        performance is judged, so that the two can be compared, else of all rows
+    :param label_delay: of the labels that have come, where the time of their coming is known
     :param notes: what else is worth knowing
     """
 
@@ -155,6 +170,8 @@ class Findings(Model):
     age_days: float | None = None
     performance: Performance | None = None
     unmeasured: str | None = None
+    estimated: Performance | None = None
+    label_delay: LabelDelay | None = None
     prediction: Drift | None = None
     features: list[Drift] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
@@ -170,8 +187,8 @@ class MonitorResult(Result):
     """The decision, and the numbers it stands on.
 
     :param metrics: ``rows``, ``labelled``, ``coverage``, ``feature_drift`` (the largest), ``prediction_drift``, and
-        realised performance under the metric's own name with ``_low``, ``_high`` and ``_reference``; only what was
-        measured
+        realised performance under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with
+        ``estimated_`` before it, ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
     :param metric: the name of that metric
     :param most_drifted: the feature that moved most
     :param report_url: where the page is in the artifact store

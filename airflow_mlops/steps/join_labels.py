@@ -15,12 +15,15 @@ from airflow_mlops.exceptions import DatasetNotFoundError, SchemaError
 from airflow_mlops.specs.join_labels import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.steps.context import StepContext
 
-LABEL = "label"
+LABEL, LABEL_AT = "label", "label_at"
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
-    """Write the predictions again with a column ``label``, which is null where no label has come yet."""
+    """Write the predictions again with a column ``label``, which is null where no label has come yet.
+
+    Where ``labels_timestamp`` is a time, a column ``label_at`` says when the label came.
+    """
     try:
         predictions = select(context.store, spec.predictions)
         labels = select(context.store, spec.labels)
@@ -28,12 +31,13 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"Nothing was joined. {error}")
         raise
-    label = _aligned(predictions, labels, spec)
+    added = _aligned(predictions, labels, spec)
+    label = added[LABEL]
     rows, labelled = len(label), len(label) - label.null_count
     coverage = labelled / rows if rows else None
     window = window_of(predictions)
     with DatasetWriter(context.store, spec.name) as writer:
-        for batch in _labelled(predictions, label):
+        for batch in _labelled(predictions, added):
             writer.write(batch)
         manifest, _ = writer.commit(
             window=window,
@@ -59,33 +63,35 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     )
 
 
-def _labelled(predictions: Sequence[Dataset], label: pa.Array) -> Iterator[pa.RecordBatch]:
+def _labelled(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:
     done = 0
     for dataset in predictions:
         for batch in dataset.batches():
-            yield _with_label(batch, label.slice(done, batch.num_rows))
+            yield _with(batch, {name: values.slice(done, batch.num_rows) for name, values in added.items()})
             done += batch.num_rows
     if not done:
         schema = predictions[0].schema
-        yield _with_label(pa.RecordBatch.from_pylist([], schema=schema), label)
+        yield _with(pa.RecordBatch.from_pylist([], schema=schema), added)
 
 
-def _with_label(batch: pa.RecordBatch, label: pa.Array) -> pa.RecordBatch:
-    if LABEL in batch.schema.names:
-        raise SchemaError(
-            f"The predictions have a column {LABEL!r} already, the name that the join gives to the label."
-        )
-    fields = [*batch.schema, pa.field(LABEL, label.type)]
-    return pa.RecordBatch.from_arrays([*batch.columns, label], schema=pa.schema(fields))
+def _with(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
+    for name in added:
+        if name in batch.schema.names:
+            what = "the label" if name == LABEL else "the time of the label"
+            raise SchemaError(
+                f"The predictions have a column {name!r} already, the name that the join gives to {what}."
+            )
+    fields = [*batch.schema, *(pa.field(name, values.type) for name, values in added.items())]
+    return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
 
 
-def _aligned(predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec) -> pa.Array:
-    """The label of every prediction, in the predictions' order; null where there is none.
+def _aligned(predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec) -> dict[str, pa.Array]:
+    """The label of every prediction, and its time if known, in the predictions' order; null where there is none.
 
     :raises SchemaError: a column is missing, keys differ in type, or labels are ambiguous
     """
     left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
-    right, values = _label_table(labels, left.schema, spec)
+    right, values, times = _label_table(labels, left.schema, spec)
     joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
         right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
     )
@@ -96,7 +102,12 @@ def _aligned(predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: Jo
     np.maximum.at(
         row, joined[_PREDICTION_ROW].to_numpy(), pc.fill_null(joined[_LABEL_ROW], -1).to_numpy().astype(np.int64)
     )
-    return values.take(pa.array(row, mask=row < 0))
+    rows = pa.array(row, mask=row < 0)
+    label = values.take(rows)
+    if times is None:
+        return {LABEL: label}
+    came = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
+    return {LABEL: label, LABEL_AT: came}
 
 
 def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
@@ -109,8 +120,14 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
     return table.select(on).cast(pa.schema(zip(on, plain, strict=True)))
 
 
-def _label_table(labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec) -> tuple[pa.Table, pa.Array]:
-    """The labels' keys, cast to the predictions' types, and the labels; both ordered by time where that is known."""
+def _label_table(
+    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec
+) -> tuple[pa.Table, pa.Array, pa.Array | None]:
+    """The labels' keys, cast to the predictions' types, the labels, and their times where these are known.
+
+    All are ordered by time then.
+    """
+    times = None
     expression = spec.label.expression or spec.label.name
     wanted = {*spec.on, *(columns(expression) if spec.label.expression else [spec.label.name])}
     if spec.labels_timestamp:
@@ -119,6 +136,8 @@ def _label_table(labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpe
     if spec.labels_timestamp:
         order = pc.sort_indices(table[spec.labels_timestamp], null_placement="at_start")
         table = table.take(order)
+        if _is_time(table[spec.labels_timestamp].type):
+            times = table[spec.labels_timestamp].combine_chunks()
     values = evaluate(expression, table) if spec.label.expression else table[spec.label.name]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
@@ -132,7 +151,11 @@ def _label_table(labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpe
                 f"Key {field.name!r} is {field.type} in the predictions and {found.type} in {labels[0].manifest.name}: "
                 "the two cannot be compared."
             ) from None
-    return pa.table(cast, schema=keys), values
+    return pa.table(cast, schema=keys), values, times
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:

@@ -14,9 +14,11 @@ from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError, StoreError
-from airflow_mlops.monitoring import performance
+from airflow_mlops.monitoring import estimation, performance
+from airflow_mlops.monitoring.calibration import LossModel, ProbabilityCalibration
+from airflow_mlops.monitoring.delays import LABEL_AT, label_delay
 from airflow_mlops.monitoring.drift import compare
-from airflow_mlops.monitoring.policy import decide
+from airflow_mlops.monitoring.policy import decide, immature, unforeseen
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.monitoring.report import render
 from airflow_mlops.registry import models
@@ -27,6 +29,7 @@ from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import (
     REALISED,
     Findings,
+    LabelDelay,
     MonitorResult,
     MonitorSpec,
     Performance,
@@ -111,12 +114,14 @@ def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVers
     features = list(reference.features.columns)
     current = profile(batch for dataset in datasets for batch in dataset.batches(columns=[*features, "score"]))
     scores = compare(reference.scores, current, found.policy.min_rows)
-    return {
+    known = {
         "scored_by": scored_by,
         "features": compare(reference.features, current, found.policy.min_rows),
         "prediction": next((drift for drift in scores if drift.column == "score"), None),
+        "label_delay": _label_delay(datasets),
         **_realised(datasets, contract, found),
     }
+    return {**known, **_estimated(datasets, contract, reference.calibration, found.model_copy(update=known))}
 
 
 def _read_profile(folder: Path) -> ModelProfile:
@@ -131,14 +136,18 @@ def _read_profile(folder: Path) -> ModelProfile:
         raise ModelFormatError(f"{file} is not a profile: {error.errors()[0]['msg']}.") from None
 
 
-def _realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findings) -> dict[str, Any]:
-    policy = found.policy
+def _metric(policy: Policy, contract: ModelContract) -> str:
     metric = policy.metric or REALISED[contract.task][0]
     if metric not in REALISED[contract.task]:
         raise SpecError(
             f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model: "
             f"use one of {', '.join(REALISED[contract.task])}."
         )
+    return metric
+
+
+def _realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findings) -> dict[str, Any]:
+    policy, metric = found.policy, _metric(found.policy, contract)
     if not all(performance.LABEL in (column.name for column in dataset.manifest.columns) for dataset in datasets):
         return {"unmeasured": "no labels were joined to the predictions"}
     batches = (batch for dataset in datasets for batch in dataset.batches(columns=performance.COLUMNS))
@@ -155,20 +164,12 @@ def _realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findi
     try:
         estimate = performance.measure(metric, outcomes, policy.confidence)
     except performance.UnmeasurableError as error:
-        return {**known, "unmeasured": _too_little(outcomes.rows, coverage, policy) or str(error)}
-    reference = contract.metrics.get(metric)
-    without = f"{metric} was not measured at training" if reference is None else None
+        return {**known, "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or str(error)}
+    without = f"{metric} was not measured at training" if metric not in contract.metrics else None
     return {
         **known,
-        "unmeasured": _too_little(outcomes.rows, coverage, policy) or without,
-        "performance": Performance(
-            metric=metric,
-            value=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
-            reference=reference,
-            labels=outcomes.rows,
-        ),
+        "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or without,
+        "performance": _performance(metric, estimate, contract, outcomes.rows),
     }
 
 
@@ -181,6 +182,56 @@ def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
     if coverage < policy.min_coverage:
         return f"{coverage:.1%} of the predictions have a label, {policy.min_coverage:.0%} are needed"
     return None
+
+
+def _label_delay(datasets: Sequence[Dataset]) -> LabelDelay | None:
+    event_time = str(datasets[-1].manifest.details.get("timestamp"))
+    wanted = [LABEL_AT, event_time]
+    if not all({*wanted} <= {column.name for column in dataset.manifest.columns} for dataset in datasets):
+        return None
+    return label_delay((batch for dataset in datasets for batch in dataset.batches(columns=wanted)), event_time)
+
+
+def _estimated(
+    datasets: Sequence[Dataset],
+    contract: ModelContract,
+    calibration: ProbabilityCalibration | LossModel | None,
+    found: Findings,
+) -> dict[str, Any]:
+    """What the metric should be, from the scores alone, and how that fits the labels where they are known."""
+    policy, metric = found.policy, _metric(found.policy, contract)
+    judged = found.performance is not None and found.unmeasured is None
+    columns = ["score", performance.LABEL] if judged else ["score"]
+    batches = (batch for dataset in datasets for batch in dataset.batches(columns=columns))
+    try:
+        if calibration is None:
+            raise performance.UnmeasurableError("the version's profile does not say what its scores mean")
+        scores = estimation.collect(performance.scores(batches, labelled=judged), calibration)
+        if scores.total < policy.min_rows:
+            raise performance.UnmeasurableError(f"there are {scores.total:,} scores, {policy.min_rows:,} are needed")
+        threshold = contract.threshold if contract.task == "binary" else None
+        estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
+    except performance.UnmeasurableError as error:
+        return {"notes": [*found.notes, f"Performance was not estimated from the scores alone: {error}."]}
+    estimated = _performance(metric, estimate, contract, scores.total)
+    outside = unforeseen(found.model_copy(update={"estimated": estimated}))
+    if outside is None:
+        return {"estimated": estimated}
+    where = "outside: the scores no longer mean what they meant at training" if outside else "inside"
+    interval = f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    checked = f"From the scores alone {metric} was estimated at {interval}; the realised value lies {where}."
+    return {"estimated": estimated, "notes": [*found.notes, checked]}
+
+
+def _performance(metric: str, estimate: performance.Estimate, contract: ModelContract, rows: int) -> Performance:
+    return Performance(
+        metric=metric,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        reference=contract.metrics.get(metric),
+        labels=rows,
+    )
 
 
 def _publish(report: Report, store: ArtifactStore) -> str:
@@ -217,13 +268,16 @@ def _result(report: Report, url: str) -> MonitorResult:
         "feature_drift": report.features[0].psi if report.features else None,
         "prediction_drift": report.prediction.psi if report.prediction else None,
     }
-    if realised is not None:
-        metrics |= {
-            realised.metric: realised.value,
-            f"{realised.metric}_low": realised.low,
-            f"{realised.metric}_high": realised.high,
-            f"{realised.metric}_reference": realised.reference,
-        }
+    for prefix, found in (("", realised), ("estimated_", report.estimated)):
+        if found is not None:
+            metrics |= {
+                f"{prefix}{found.metric}": found.value,
+                f"{prefix}{found.metric}_low": found.low,
+                f"{prefix}{found.metric}_high": found.high,
+                f"{prefix}{found.metric}_reference": found.reference,
+            }
+    if report.label_delay is not None:
+        metrics |= {f"label_delay_{name}": days for name, days in report.label_delay}
     return MonitorResult(
         decision=verdict.decision,
         reason=verdict.reason,

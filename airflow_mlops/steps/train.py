@@ -21,6 +21,8 @@ from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.metrics import compute
+from airflow_mlops.monitoring.calibration import calibrate
+from airflow_mlops.monitoring.performance import outcomes
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.models import of_run, register
@@ -198,7 +200,7 @@ def _train(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         with _Phase(context, "Packaged"):
-            description = _package(folder, fitted, dataset, train)
+            description = _package(folder, fitted, dataset, train, test)
         with _Phase(context, "Logged"), registry_errors(f"The candidate {model.name!r} cannot be logged to MLflow"):
             facts = {**parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
             _log_run(client, run_id, spec, dataset, model, train, test, {**metrics, **facts})
@@ -312,6 +314,7 @@ def _package(
     fitted: Fitted,
     dataset: Dataset,
     train: TrainingData,
+    test: TrainingData,
 ) -> Model:
     """One MLflow model directory with the model's own flavour, the ONNX flavour, the contract and the profile."""
     import onnx
@@ -332,7 +335,7 @@ def _package(
     )
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
-        (PROFILE_FILE, _profiles(contract, dataset, fitted.predictions)),
+        (PROFILE_FILE, _profiles(contract, dataset, test, fitted.predictions)),
     ):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
@@ -350,13 +353,19 @@ def _signature(contract: ModelContract) -> ModelSignature:
     return ModelSignature(inputs, Schema([ColSpec(output)]))
 
 
-def _profiles(contract: ModelContract, dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
-    """What the features looked like in training and what was predicted on the held-out part, for monitoring."""
+def _profiles(
+    contract: ModelContract, dataset: Dataset, test: TrainingData, predictions: Predictions
+) -> dict[str, Any]:
+    """What the features looked like in training, what was predicted on the held-out part and what it was worth."""
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
+    labelled = pa.RecordBatch.from_pydict(
+        {"label": test.labels, "prediction": predictions.prediction, "score": predictions.score}
+    )
     names = [feature.name for feature in contract.features]
     known = ModelProfile(
         features=profile(dataset.batches(TRAIN, names), names),
         scores=profile([scores]),
+        calibration=calibrate(contract.task, outcomes([labelled], contract)),
     )
     return known.model_dump(mode="json")
 

@@ -171,3 +171,17 @@ def test_a_task_joins_what_is_there_and_is_skipped_where_nothing_is(month, state
     if state == "success":
         assert run.xcom("join_labels")["dataset"]["name"] == "joined_outcomes"
         assert run.xcom("join_labels")["coverage"] == 0.5
+
+
+def test_the_time_of_a_label_is_kept_where_it_is_one(store):
+    made = predictions(store, flight=[1, 2, 3, 4])
+    days = [datetime(2013, 4, day) for day in (3, 9, 5, 6)]
+    when = labels(store, flight=[1, 1, 2, 3], arr_delay=[20.0, 3.0, 40.0, None], landed=days)
+    found = joined(store, join(store, made, when, labels_timestamp="landed"))
+    assert found["label"] == [False, True, None, None]
+    assert found["label_at"] == [datetime(2013, 4, 9), datetime(2013, 4, 5), None, None]
+    order = labels(store, flight=[1, 2], arr_delay=[20.0, 3.0], version=[1, 2])
+    assert "label_at" not in joined(store, join(store, made, order, labels_timestamp="version"))
+    taken = predictions(store, flight=[1], label_at=[0])
+    with pytest.raises(SchemaError, match="column 'label_at' already, the name that the join gives to the time of the"):
+        join(store, taken, when, labels_timestamp="landed")

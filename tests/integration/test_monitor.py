@@ -75,6 +75,12 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert result.reason in page
     report = stored(store, champion, "2013-04")
+    assert (
+        result.metrics["estimated_roc_auc_low"] < result.metrics["roc_auc"] < result.metrics["estimated_roc_auc_high"]
+    )
+    assert report.estimated.labels == 2_000
+    assert report.notes[-1].endswith("; the realised value lies inside.")
+    assert report.notes[-1] in page
     assert {drift.column for drift in report.features} == {"distance", "wind"}
     assert report.age_days == 30
     # XCom holds the numbers; what is drawn stays in the store.
@@ -94,7 +100,7 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2)))
     result = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, noise=8)))
     assert result.decision == "retrain"
-    assert "below 0.840, the least that the 0.860 at training allows" in result.reason
+    assert "below 0.840, the least that the 0.860 at training allows; concept drift: the inputs have" in result.reason
     page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
     assert "2013-04: roc_auc" in page
     assert "2013-05: roc_auc" in page
@@ -114,7 +120,9 @@ def test_too_few_labels_are_watched_and_said(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(50))
     result = watch(store, champion, made)
     assert result.decision == "watch"
-    assert result.reason == "Realised performance is not judged: there are 50 labels, 200 are needed."
+    assert result.reason.startswith(
+        "Realised performance is not judged: there are 50 labels, 200 are needed; estimated"
+    )
     assert result.metrics["coverage"] == 0.025
     made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(300))
     assert "15.0% of the predictions have a label, 50% are needed" in watch(store, champion, made).reason
@@ -127,6 +135,70 @@ def test_predictions_without_labels_are_watched_for_drift_alone(store, champion)
     assert result.decision == "watch"
     assert "no labels were joined to the predictions" in result.reason
     assert result.most_drifted == "distance"
+
+
+def test_without_labels_performance_is_estimated_from_the_scores(store, champion):
+    data = flights(seed=2)
+    # Flights that are all alike cannot be told apart, by the best of models.
+    alike = data.set_column(
+        data.schema.get_field_index("distance"), "distance", pa.array(data["distance"].to_numpy() * 0.3)
+    )
+    outcomes(store, champion, "2013-04", alike)
+    result = watch(store, champion, {"name": f"{champion.model}_predictions", "window": "2013-04"})
+    assert result.decision == "watch"
+    assert "estimated roc_auc 0.6" in result.reason
+    assert "is below 0.840, the least that the 0.860 at training allows" in result.reason
+    assert "roc_auc" not in result.metrics
+    # The estimate is of all rows, and of those with a label once it is compared with them.
+    made = outcomes(store, champion, "2013-04", data, known=slice(1_500))
+    watch(store, champion, made)
+    assert stored(store, champion, "2013-04").estimated.labels == 1_500
+    watch(store, champion, made, min_labels=1_501)
+    assert stored(store, champion, "2013-04").estimated.labels == 2_000
+
+
+def test_what_cannot_be_estimated_is_noted(store, champion, client):
+    from airflow_mlops.registry.models import download
+
+    made = outcomes(store, champion, "2013-04", flights(100, seed=2))
+    watch(store, champion, made)
+    noted = "Performance was not estimated from the scores alone: "
+    assert stored(store, champion, "2013-04").notes == [f"{noted}there are 100 scores, 200 are needed."]
+    file = download(client, champion) / "mlops" / "profile.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "calibration": None}))
+    assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
+    assert stored(store, champion, "2013-04").notes == [
+        f"{noted}the version's profile does not say what its scores mean."
+    ]
+
+
+def test_within_the_grace_of_its_labels_a_window_is_not_judged(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    result = watch(store, champion, made, grace="100000D")
+    assert result.decision == "watch"
+    assert "and its labels get 100000 days from its end; estimated roc_auc" in result.reason
+    assert "holds" in result.reason
+    assert stored(store, champion, "2013-04").performance is not None
+    assert watch(store, champion, made, grace="1D").decision == "retrain"
+
+
+def test_labels_that_say_when_they_came_have_a_delay(store, champion):
+    data = flights(seed=2)
+    made = score.run(
+        ScoreSpec(model=champion.model, dataset=scoring_set(store, data, "2013-04")), StepContext(store=store)
+    ).dataset
+    days = np.arange(2_000) / 100
+    came = data["time_hour"].to_numpy() + (days * 86_400_000_000).astype("timedelta64[us]")
+    labels = data.select(["flight", "arr_delay"]).append_column("landed", pa.array(came, pa.timestamp("us", "UTC")))
+    spec = {
+        "predictions": made, "labels": write(store, "flights", labels, "2013-04"), "on": ["flight"],
+        "label": {"name": "late", "expression": "arr_delay > 15"}, "labels_timestamp": "landed", "name": "outcomes",
+    }  # fmt: skip
+    result = watch(store, champion, join_labels.run(JoinLabelsSpec(**spec), StepContext(store=store)).dataset)
+    assert [result.metrics[f"label_delay_{name}"] for name in ("median", "p90", "p99")] == pytest.approx(
+        [10.0, 18.0, 19.8], abs=0.3
+    )
+    assert "Label delay" in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
 
 
 def odd(**columns) -> pa.Table:

@@ -111,6 +111,7 @@ def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
     assert set(known.features.columns) == set(FEATURES)
     assert known.scores.rows == 300
     assert set(known.scores.columns) == {"score"}
+    assert known.calibration.rows == 300
 
 
 def test_everything_about_a_training_is_in_its_run(client, learn):

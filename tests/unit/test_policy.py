@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mlops.monitoring.policy import decide, is_worse
+from airflow_mlops.monitoring.policy import decide, immature, is_worse, unforeseen
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.monitor import Drift, Findings, Performance, Policy
 
@@ -121,20 +121,90 @@ def test_what_could_not_be_measured_is_watched_and_said(fields, said):
     assert said in verdict.reason
 
 
+UNJUDGED = {"unmeasured": "there are no labels", "performance": None}
+
+
+def test_an_estimate_that_is_certainly_worse_is_watched_and_never_retrained():
+    verdict = decide(findings(estimated=auc(0.65), **UNJUDGED))
+    assert verdict.decision == "watch"
+    assert verdict.reason == (
+        "Realised performance is not judged: there are no labels; estimated roc_auc 0.650 (0.640 to 0.660) is below "
+        "0.680, the least that the 0.700 at training allows."
+    )
+    assert "estimated roc_auc 0.700 (0.690 to 0.710) holds" in decide(findings(estimated=auc(0.7), **UNJUDGED)).reason
+    assert "estimated" not in decide(findings(estimated=auc(0.7, reference=None), **UNJUDGED)).reason
+
+
+def test_where_there_are_labels_they_decide_and_not_the_estimate():
+    assert decide(findings(estimated=auc(0.5))) == decide(findings())
+    assert decide(findings(estimated=auc(0.7), performance=auc(0.65))).decision == "retrain"
+
+
+def test_what_falls_while_the_inputs_stay_is_concept_drift():
+    fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
+    said = "from the scores alone 0.690 to 0.710 was estimated."
+    assert decide(findings(**fallen)).reason.endswith(f"; concept drift: the inputs have not drifted, and {said}")
+    moved = f"the inputs have drifted, but that does not explain it: {said}"
+    assert decide(findings(**fallen, features=[drift(9.0)])).reason.endswith(moved)
+    assert decide(findings(**fallen, prediction=drift(9.0, "score"))).reason.endswith(moved)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"estimated": auc(0.65)}, "; the inputs explain it, at least in part: from the scores alone 0.640 to 0.660"),
+        # Nobody can tell.
+        ({"estimated": auc(0.69, half=0.05)}, "training allows."),
+        ({"estimated": None}, "training allows."),
+        ({"estimated": auc(0.7), "features": [Drift(column="temp", kind="numeric")]}, "training allows."),
+    ],
+)
+def test_without_grounds_concept_drift_is_not_said(fields, said):
+    verdict = decide(findings(performance=auc(0.65), **fields))
+    assert verdict.decision == "retrain"
+    assert said in verdict.reason
+    assert "concept drift" not in verdict.reason
+
+
+def test_the_truth_is_foreseen_where_it_lies_inside_the_interval():
+    assert unforeseen(findings(estimated=auc(0.705))) is False
+    assert unforeseen(findings(estimated=auc(0.75))) is True
+    assert unforeseen(findings(estimated=auc(0.65))) is True
+    assert unforeseen(findings()) is None
+    assert unforeseen(findings(estimated=auc(0.75), **UNJUDGED)) is None
+    assert unforeseen(findings(estimated=auc(0.75), unmeasured="the window ended 1 days ago")) is None
+
+
+@pytest.mark.parametrize(
+    ("grace", "days", "said"),
+    [
+        ("7D", 2.5, "the window ended 2.5 days ago, and its labels get 7 days from its end"),
+        ("7D", -1, "the window has not ended, and its labels get 7 days from its end"),
+        ("7D", 7, None),
+        ("7D", 100, None),
+        ("12h", 0.4, "the window ended 0.4 days ago, and its labels get 0.5 days from its end"),
+        (None, -1, None),
+    ],
+)
+def test_a_window_within_its_grace_is_immature(grace, days, said):
+    end = datetime(2013, 5, 1, tzinfo=timezone.utc)
+    assert immature(findings({"grace": grace}, created=end + timedelta(days=days))) == said
+
+
 @given(
     st.sampled_from([None, V1, V2]), st.sampled_from([None, V1]), st.sampled_from([0, 10, 6_000]),
     st.sampled_from([None, auc(0.5), auc(0.7)]), st.sampled_from([None, "it is Sunday"]),
     st.sampled_from([None, 10.0, 99.0]), st.sampled_from([[], [drift(9.0)]]),
-    st.sampled_from([None, timedelta(days=30)]),
+    st.sampled_from([None, timedelta(days=30)]), st.sampled_from([None, auc(0.5), auc(0.7)]),
 )  # fmt: skip
 def test_every_finding_leads_to_one_decision_in_one_sentence(
-    champion, by, rows, performance, why, age, features, limit
+    champion, by, rows, performance, why, age, features, limit, estimated
 ):
     if performance is None and why is None and rows:
         why = "it is Monday"
     found = findings(
         {"max_age": limit}, champion=champion, scored_by=by, rows=rows, performance=performance, unmeasured=why,
-        age_days=age, features=features,
+        age_days=age, features=features, estimated=estimated,
     )  # fmt: skip
     verdict = decide(found)
     assert verdict.reason.endswith(".")

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from airflow_mlops.monitoring.report import render
 from airflow_mlops.specs.base import ModelVersionRef
-from airflow_mlops.specs.monitor import Bin, Drift, Performance, Policy, Report, Verdict
+from airflow_mlops.specs.monitor import Bin, Drift, LabelDelay, Performance, Policy, Report, Verdict
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 
@@ -84,6 +84,32 @@ def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
     assert "2013-03:" not in page
     # One of each is in the legend.
     assert (page.count("<circle"), page.count("<polygon")) == (2, 2)
+
+
+def estimate(value: float) -> Performance:
+    return Performance(metric="roc_auc", value=value, low=value - 0.02, high=value + 0.02, reference=0.72, labels=6_000)
+
+
+def test_an_estimate_stands_beside_the_truth_and_alone_until_the_truth_is_known():
+    young = {"performance": None, "unmeasured": "the window ended 2 days ago", "estimated": estimate(0.71)}
+    page = render(report(5, **young), [report(3, estimated=estimate(0.76)), report(4, estimated=estimate(0.705))])
+    words = " ".join(Page(page).words)
+    assert "Estimated roc_auc 0.710 from the scores alone; 95% interval 0.690 to 0.730" in words
+    assert "2013-03: estimated roc_auc 0.760 (0.740 to 0.780), v1, watch" in page
+    assert "2013-03: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
+    assert "2013-05: estimated roc_auc 0.710" in page
+    assert "2013-05: roc_auc" not in page
+    # One more in the legend.
+    assert page.count("<path") == 4
+    assert "the realised value lies" not in words
+    assert "the realised value lies inside" in render(report(estimated=estimate(0.705)))
+    assert "the realised value lies outside" in render(report(estimated=estimate(0.76)))
+    assert "<path" not in render(report())
+
+
+def test_the_delay_of_labels_is_shown():
+    words = " ".join(Page(render(report(label_delay=LabelDelay(median=1.25, p90=6.0, p99=21.04)))).words)
+    assert "Label delay 1.25 days the median; 90% within 6, 99% within 21" in words
 
 
 def test_a_window_about_which_nothing_is_known_has_a_page_too():

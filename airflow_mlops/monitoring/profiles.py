@@ -124,7 +124,8 @@ class Profile(Model):
 
 
 class ModelProfile(Model):
-    """What a model was made with, stored beside it as ``mlops/profile.json``; monitoring compares windows with it.
+    """What a model was made with, stored beside it as ``mlops/profile.json``; monitoring compares windows with it. For a
+    model from elsewhere evaluation makes it, from the dataset that it measures on.
 
     :param features: a profile of the features in the training part
     :param scores: a profile of the column ``score`` predicted for the held-out part
@@ -152,6 +153,19 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
                 raise SchemaError(f"Column {name!r} is gone: it is in earlier rows, not in later ones.")
             counter.update(name, batch.column(index))
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})
+
+
+def model_profile(
+    training: Iterable[pa.RecordBatch], features: Sequence[str], score: npt.NDArray[np.float64]
+) -> ModelProfile:
+    """What to compare later windows with.
+
+    :param training: the rows of the training part
+    :param features: the columns that the model takes
+    :param score: what it predicted for the held-out part, shape (n,)
+    """
+    scores = pa.RecordBatch.from_pydict({"score": pa.array(score)})
+    return ModelProfile(features=profile(training, features), scores=profile([scores]))
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:

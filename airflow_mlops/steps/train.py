@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import ModelFormatError, SpecError
 from airflow_mlops.gates.metrics import compute
-from airflow_mlops.monitoring.profiles import ModelProfile, profile
+from airflow_mlops.monitoring.profiles import model_profile
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.models import of_run, register
 from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
@@ -376,13 +375,8 @@ def _signature(contract: ModelContract) -> ModelSignature:
 
 def _profiles(contract: ModelContract, dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     """What the features looked like in training and what was predicted on the held-out part, for monitoring."""
-    scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     names = [feature.name for feature in contract.features]
-    known = ModelProfile(
-        features=profile(dataset.batches(TRAIN, names), names),
-        scores=profile([scores]),
-    )
-    return known.model_dump(mode="json")
+    return model_profile(dataset.batches(TRAIN, names), names, predictions.score).model_dump(mode="json")
 
 
 def _log_run(

@@ -48,6 +48,34 @@ def training_set(
     return manifest.ref
 
 
+def training_rows(task: Task = "binary") -> tuple[Any, Any]:
+    """The features and the labels of the part ``train``, as pandas has them."""
+    rows = held_out(task, 500, seed=1).to_pandas()
+    return rows[list(FEATURES)], rows["label"]
+
+
+def from_elsewhere(
+    model: str,
+    flavour: Any,
+    fitted: Any = None,
+    *,
+    answer: Any = None,
+    features: Sequence[str] = FEATURES,
+    **options: Any,
+) -> dict[str, Any]:
+    """Register a version the way any user of MLflow does, and say which.
+
+    :param answer: what it answers with, for the signature; without it there is none
+    """
+    from mlflow.models import infer_signature
+
+    signature = infer_signature(training_rows()[0][list(features)], answer) if answer is not None else None
+    options = {"signature": signature, "pip_requirements": ["mlflow"], **options}
+    args = (fitted,) if fitted is not None else ()
+    info = flavour.log_model(*args, name="model", registered_model_name=model, **options)
+    return {"model": model, "version": int(info.registered_model_version)}
+
+
 def register(
     client: Any,
     folder: Path,

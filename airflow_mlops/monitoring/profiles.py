@@ -125,7 +125,8 @@ class Profile(Model):
 
 
 class ModelProfile(Model):
-    """What a model was made with, stored beside it as ``mlops/profile.json``; monitoring compares windows with it.
+    """What a model was made with, stored beside it as ``mlops/profile.json``; monitoring compares windows with it. For a
+    model from elsewhere evaluation makes it, from the dataset that it measures on.
 
     :param features: a profile of the features in the training part
     :param scores: a profile of the column ``score`` predicted for the held-out part

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class ScoreOperator(StepOperator):
-    """Scores a dataset with the champion's ONNX model and writes a dataset of predictions.
+    """Scores a dataset with the champion and writes a dataset of predictions: by its ONNX model, or by MLflow's flavour if
+    TrainOperator did not make it.
 
     :param model: the registered model's name
     :param dataset: the rows to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
@@ -23,6 +24,8 @@ class ScoreOperator(StepOperator):
     :param window: the time the predictions belong to, as in ``2013-04``; that of the dataset unless given
     :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
     :param on_missing: while the model has no champion, ``fail`` the task or ``skip`` it
+    :param allow_pyfunc: load a champion that TrainOperator did not make by ``mlflow.pyfunc``, which runs code that comes
+        with it; without it only one is loaded that can run none. No template, so that only the DAG's author says it
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
 
@@ -41,6 +44,7 @@ class ScoreOperator(StepOperator):
         window: str | None = None,
         name: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",
+        allow_pyfunc: bool = False,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:
@@ -51,6 +55,7 @@ class ScoreOperator(StepOperator):
         self.window = window
         self.name = name
         self.on_missing = on_missing
+        self.allow_pyfunc = allow_pyfunc
         self.mlflow_conn_id = mlflow_conn_id
 
     def build_spec(self, context: Context) -> dict[str, Any]:
@@ -61,6 +66,7 @@ class ScoreOperator(StepOperator):
             "window": self.window,
             "name": self.name,
             "on_missing": self.on_missing,
+            "allow_pyfunc": self.allow_pyfunc,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }
 

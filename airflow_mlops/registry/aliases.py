@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
 LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
+# Which contract counts, of a version that does not bring one (:mod:`airflow_mlops.registry.contracts`).
+CONTRACT_TAG = "mlops.contract"
 # On the registered model, while its aliases are being moved: the number of the entry that says so.
 MOVING_TAG = "mlops.moving"
 _MENDING_SECONDS = 1.0
@@ -67,11 +69,18 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
         LEDGER_TAG: str(move.seq),
         HASH_TAG: move.sha256,
         REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
+        **_contract(move),
         # Last: while it is missing, the move is not finished.
         SINCE_TAG: move.time.isoformat(),
     }
     for name, value in tags.items():
         client.set_model_version_tag(model, version, name, value)
+
+
+def _contract(move: Entry) -> dict[str, str]:
+    """A rollback judges nothing, so what the version was promoted with is what it goes back to."""
+    found = next((item.contract_sha256 for item in move.candidates if item.candidate == move.champion), None)
+    return {CONTRACT_TAG: found} if found else {}
 
 
 def last_move(entries: Sequence[Entry]) -> Entry | None:

@@ -45,6 +45,11 @@ class Origin(Model):
     environment: str = ""
 
 
+def folder_name(name: str) -> str:
+    """The name of a registered model, which may hold anything, as the name of one folder."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
 class Decision(Model):
     """What was decided about a model's champion, and on what grounds.
 
@@ -99,7 +104,7 @@ class Ledger:
     def __init__(self, store: ArtifactStore, model: str) -> None:
         self.store = store
         self.model = model
-        self.folder = f"ledger/{quote(model, safe='').replace('.', '%2E')}"
+        self.folder = f"ledger/{folder_name(model)}"
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first.

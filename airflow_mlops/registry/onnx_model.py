@@ -148,9 +148,6 @@ def read_contract(folder: Path) -> ModelContract:
     try:
         return ModelContract.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise ModelFormatError(
-            f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator. Train it there, by "
-            "FunctionTrainer with a function of your own, so that it has an ONNX form to score and monitor with."
-        ) from None
+        raise ModelFormatError(f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator.") from None
     except ValidationError as error:
         raise ModelFormatError(f"{file} is not a model contract: {error.errors()[0]['msg']}.") from None

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.exceptions import EvaluationError, ModelFormatError, SchemaError
 from airflow_mlops.registry import inputs
-from airflow_mlops.registry.scorer import Predictions, from_values
+from airflow_mlops.registry.scorer import Predictions, class_labels, from_values
 from airflow_mlops.specs.model import FeatureColumn, ModelContract, Task
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class PyfuncModel:
     :param name: what to call it in an error
     :param answer: asks the model, for a DataFrame of the types that its signature names
     :param types: for each feature of the contract, the type to give it in
+    :param engine: what computes the predictions, for logs and reports
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class PyfuncModel:
         contract: ModelContract,
         types: Sequence[pa.DataType],
         size_bytes: int,
+        engine: str,
     ) -> None:
         self._name = name
         self._answer = answer
         self._types = dict(zip((item.name for item in contract.features), types, strict=True))
         self.contract = contract
         self.size_bytes = size_bytes
+        self.engine = engine
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predict every row of ``data``; it may have more columns than the features, in any order.
@@ -136,12 +139,14 @@ class PyfuncModel:
             raise EvaluationError(
                 f"{self._name} answers with {found.tolist()[0]!r}, and the labels are {_listed(contract.classes)}."
             )
+        # The model's 1 is the dataset's True; its 2 is none of the dataset's labels, and stays what it is.
+        found = class_labels(contract)[codes] if (codes >= 0).all() else found.astype(object)
         score = codes == position[contract.positive] if contract.task == "binary" else codes
         return Predictions(found, score.astype(np.float64), None)
 
 
 def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model from the folder of its version.
+    """Load a model from the folder of its version, to measure it on ``target``.
 
     :param name: what to call it in an error, such as ``delays v3``
     :param folder: what :func:`airflow_mlops.registry.models.download` returns
@@ -149,6 +154,35 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
     :raises ModelFormatError: it cannot be loaded, or would run code that nobody allowed
     :raises SchemaError: it has no signature, or one that the dataset does not meet
     """
+    description = _description(folder, name)
+    features, types = _features(description, name, target)
+    ask, classes = _answer(folder, name, description, allow_pyfunc)
+    contract = ModelContract(
+        task=target.task,
+        label=target.label,
+        features=features,
+        # Nothing says what it was trained on.
+        dataset_name="",
+        dataset_id="",
+        **_labels(name, target, classes),
+    )
+    return PyfuncModel(name, ask, contract, types, _size(folder), _engine(description))
+
+
+def load_measured(folder: Path, name: str, contract: ModelContract, *, allow_pyfunc: bool) -> PyfuncModel:
+    """Load a model that was measured before, to predict as it did then. The rest is as in :func:`load`.
+
+    :param contract: what :func:`airflow_mlops.registry.contracts.known` says
+    """
+    description = _description(folder, name)
+    given = {item.name: item for item in _inputs(description, name)}
+    types = [_type(given[feature.name], name)[1] for feature in contract.features]
+    ask, _ = _answer(folder, name, description, allow_pyfunc)
+    return PyfuncModel(name, ask, contract, types, _size(folder), _engine(description))
+
+
+def _description(folder: Path, name: str) -> Model:
+    """What the model's own files say about it."""
     from mlflow.models import Model
 
     try:
@@ -162,25 +196,27 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
             f"{name} was not made by TrainOperator and has no flavour python_function (it has {flavours}): log it by the "
             "log_model of one of MLflow's flavours, or train it with TrainOperator."
         )
-    features, types = _features(description, name, target)
+    return description
+
+
+def _answer(folder: Path, name: str, description: Model, allow_pyfunc: bool) -> Answer:
     answer = _unasked(folder, name, description)
     if answer is None and not allow_pyfunc:
         raise ModelFormatError(
             f"Loading {name} would run code that comes with it ({_what_runs(description)}): if you trust whoever "
             "registers versions of it, say allow_pyfunc=True."
         )
-    ask, classes = answer or _by_mlflow(folder, name, description)
-    contract = ModelContract(
-        task=target.task,
-        label=target.label,
-        features=features,
-        # Nothing says what it was trained on.
-        dataset_name="",
-        dataset_id="",
-        **_labels(name, target, classes),
-    )
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return PyfuncModel(name, ask, contract, types, size)
+    return answer or _by_mlflow(folder, name, description)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _engine(description: Model) -> str:
+    import mlflow
+
+    return f"{_loader(description)} (mlflow {mlflow.__version__})"
 
 
 def _labels(name: str, target: Target, classes: Sequence[Any] | None) -> dict[str, Any]:
@@ -202,7 +238,8 @@ def _listed(labels: Sequence[Any]) -> str:
     return ", ".join(map(repr, labels[:10])) + (", …" if len(labels) > 10 else "")
 
 
-def _features(description: Model, name: str, target: Target) -> tuple[list[FeatureColumn], list[pa.DataType]]:
+def _inputs(description: Model, name: str) -> list[Any]:
+    """The columns that the signature names, each with its ``name``, ``type`` and whether it is ``required``."""
     signature = description.signature
     if signature is None or signature.inputs is None:
         raise SchemaError(
@@ -213,7 +250,11 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
         raise SchemaError(
             f"The signature of {name} is a tensor and names no columns: log it with one inferred from a DataFrame."
         )
-    specs = [item for item in signature.inputs.inputs if item.required or item.name in target.schema.names]
+    return list(signature.inputs.inputs)
+
+
+def _features(description: Model, name: str, target: Target) -> tuple[list[FeatureColumn], list[pa.DataType]]:
+    specs = [item for item in _inputs(description, name) if item.required or item.name in target.schema.names]
     if missing := [item.name for item in specs if item.name not in target.schema.names]:
         raise SchemaError(
             f"{name} needs the feature {', '.join(map(repr, missing))}, which dataset {target.dataset} does not have."
@@ -363,6 +404,9 @@ class _Imports:
 def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> Any:
     """One feature in the type that the model takes, as pandas has it."""
     values = inputs.column(data, name)
+    (present,) = inputs.feature_columns(data.schema, [name])
+    if (present.kind == "string") != pa.types.is_string(kind) and not pa.types.is_null(values.type):
+        raise SchemaError(f"Feature {name!r} is {kind} for the model and {values.type} in the data.")
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)

@@ -58,6 +58,7 @@ class Parity(Model):
 
 class ModelContract(Model):
     """Stored beside every model as ``mlops/contract.json``; scoring, evaluation and monitoring read nothing else about it.
+    That of a model from elsewhere is found out by evaluation and kept by :mod:`airflow_mlops.registry.contracts`.
 
     :param features: input columns, in order
     :param classes: class labels in the order of the probability columns, as JSON values; empty for regression
@@ -65,7 +66,7 @@ class ModelContract(Model):
     :param threshold: for a binary task, a score at or above it predicts ``positive``
     :param metrics: what was measured on the held-out part of the training set, by metric name
     :param parity: how near the ONNX export is to the model; ``None`` in contracts from before that was kept
-    :param dataset_id: the training set's id
+    :param dataset_id: the training set's id; of a model from elsewhere, that of the one it was measured on
     :param dataset_name: the training set's name
     :param timestamp: the training set's event time column, if it has one
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from airflow_mlops.specs.base import DatasetRef, MLflowTarget, ModelVersionRef, Name, Result, Spec, Window
 from airflow_mlops.specs.selection import DatasetLike
 
@@ -19,6 +21,7 @@ class ScoreSpec(Spec):
     :param window: the time the predictions belong to; that of ``dataset`` unless given
     :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
     :param on_missing: what to do while the model has no champion: ``fail``, or ``skip`` and return no dataset
+    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_model`
     """
 
     model: Name
@@ -27,6 +30,7 @@ class ScoreSpec(Spec):
     window: Window | None = None
     name: Name | None = None
     on_missing: Literal["fail", "skip"] = "fail"
+    allow_pyfunc: bool = Field(default=False, strict=True)
     mlflow: MLflowTarget = MLflowTarget()
 
 
@@ -35,7 +39,7 @@ class ScoreResult(Result):
 
     :param dataset: the predictions; ``None`` if there is no champion and ``on_missing`` is ``skip``
     :param scored_by: the model version that made them
-    :param engine: what computed them, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)``
+    :param engine: what computed them, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or ``mlflow.xgboost (mlflow 3.17.2)``
     :param rows_per_second: over the whole step's reading, scoring and writing
     """
 

@@ -77,6 +77,8 @@ class CandidateVerdict(Model):
     :param gates: every gate's answer
     :param passed: whether all of them were passed
     :param reason: why it won, or why it did not; one sentence
+    :param contract_sha256: names what evaluation found out about a version from elsewhere, as that is kept for scoring
+        and monitoring; ``None`` for one that TrainOperator made, which brings its contract
     """
 
     candidate: ModelVersionRef
@@ -84,6 +86,7 @@ class CandidateVerdict(Model):
     gates: list[GateResult]
     passed: bool
     reason: str = ""
+    contract_sha256: str | None = None
 
 
 class Verdict(Model):

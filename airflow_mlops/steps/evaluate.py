@@ -32,7 +32,8 @@ from airflow_mlops.gates.resampling import Resampling
 from airflow_mlops.gates.rows import Rows, prepare
 from airflow_mlops.gates.rules import default_gates, parse_gates
 from airflow_mlops.gates.statistics import statistic
-from airflow_mlops.registry import pyfunc_model
+from airflow_mlops.monitoring.reference import model_profile
+from airflow_mlops.registry import contracts, pyfunc_model
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.models import champion, download, version
 from airflow_mlops.registry.onnx_model import OnnxModel, has_contract, read_contract
@@ -48,6 +49,7 @@ from airflow_mlops.steps import model_card
 from airflow_mlops.steps.baselines import small_tree
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.train import TRAINING_FILE
+from airflow_mlops.steps.training import TRAIN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,7 +146,14 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     ]
     best = _best([item for item in found if item.passed] or found, metric)
     winner = best.candidate if best.passed else None
-    found = [item.model_copy(update={"reason": _why(item, best, metric)}) for item in found]
+    kept = {
+        candidate.ref: _keep_contract(client, context, candidate, measurement, data)
+        for candidate, measurement in zip(candidates, measured, strict=True)
+    }
+    found = [
+        item.model_copy(update={"reason": _why(item, best, metric), "contract_sha256": kept[item.candidate]})
+        for item in found
+    ]
     verdict = Verdict(
         model=model,
         dataset_name=data.dataset.manifest.name,
@@ -266,6 +275,31 @@ def _measure(candidate: Candidate, data: HeldOut) -> Measurement:
         raise EvaluationError(
             f"{candidate.ref} on part {data.part!r} of {data.dataset.manifest.name}: {error}"
         ) from None
+
+
+def _keep_contract(
+    client: MlflowClient, context: StepContext, candidate: Candidate, measurement: Measurement, data: HeldOut
+) -> str | None:
+    """Keep what is known now of a version that does not say it itself, for scoring and monitoring.
+
+    :return: the SHA-256 that names it; ``None`` for a version that TrainOperator made
+    """
+    if not isinstance(candidate.model, pyfunc_model.PyfuncModel):
+        return None
+    dataset = data.dataset
+    contract = candidate.contract.model_copy(
+        update={
+            "metrics": dict(measurement.metrics),
+            "dataset_name": dataset.manifest.name,
+            "dataset_id": dataset.manifest.id,
+            "timestamp": dataset.manifest.details.get("timestamp"),
+        }
+    )
+    assert measurement.predictions is not None
+    names = [feature.name for feature in contract.features]
+    rows = dataset.batches(TRAIN if TRAIN in dataset.ref.parts else data.part, names)
+    profile = model_profile(rows, contract, data.truth, measurement.predictions)
+    return contracts.keep(client, context.store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 
 def _measure_tree(data: HeldOut, contract: ModelContract) -> Measurement | None:

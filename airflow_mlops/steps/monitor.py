@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -21,9 +20,10 @@ from airflow_mlops.monitoring.drift import compare
 from airflow_mlops.monitoring.policy import decide, immature, unforeseen
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.monitoring.report import render
-from airflow_mlops.registry import models
+from airflow_mlops.registry import contracts, models
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.onnx_model import PROFILE_FILE, read_contract
+from airflow_mlops.registry.contracts import Known
+from airflow_mlops.registry.onnx_model import PROFILE_FILE
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import (
@@ -62,10 +62,13 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         rows=sum(dataset.manifest.rows for dataset in datasets),
     )
     if champion is not None:
-        found = found.model_copy(update=_about_champion(found, champion, client, context.store))
+        known = contracts.known(client, context.store, champion)
+        found = found.model_copy(update=_about_champion(found, champion, known, context.store))
         if found.rows:
             scored_by = _scored_by(datasets, champion, client)
-            found = found.model_copy(update=_measured(found, datasets, scored_by, models.download(client, scored_by)))
+            if scored_by != champion:
+                known = contracts.known(client, context.store, scored_by)
+            found = found.model_copy(update=_measured(found, datasets, scored_by, known))
     report = Report(**dict(found), verdict=decide(found))
     return _result(report, _publish(report, context.store))
 
@@ -82,11 +85,8 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
         return []
 
 
-def _about_champion(
-    found: Findings, champion: ModelVersionRef, client: MlflowClient, store: ArtifactStore
-) -> dict[str, Any]:
-    contract = read_contract(models.download(client, champion))
-    trained_on = DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)
+def _about_champion(found: Findings, champion: ModelVersionRef, known: Known, store: ArtifactStore) -> dict[str, Any]:
+    trained_on = DatasetRef(name=known.contract.dataset_name, id=known.contract.dataset_id, rows=0)
     try:
         trained = open_dataset(store, trained_on).manifest.window
     except DatasetNotFoundError:
@@ -94,7 +94,11 @@ def _about_champion(
     if trained is None:
         unknown = f"The age of {champion} is not known: its training set has no time window in this artifact store."
         return {"notes": [*found.notes, unknown]} if found.policy.max_age else {}
-    return {"age_days": (found.window.end - trained.end) / timedelta(days=1)}
+    age: dict[str, Any] = {"age_days": (found.window.end - trained.end) / timedelta(days=1)}
+    if known.elsewhere and found.policy.max_age:
+        guessed = f"{champion} came from elsewhere: its age is that of the training set it was measured on."
+        age["notes"] = [*found.notes, guessed]
+    return age
 
 
 def _scored_by(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
@@ -109,35 +113,35 @@ def _scored_by(datasets: Sequence[Dataset], champion: ModelVersionRef, client: M
     return champion if number == champion.version else models.version(client, champion.model, number)
 
 
-def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, folder: Path) -> dict[str, Any]:
-    contract, reference = read_contract(folder), _read_profile(folder)
+def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known) -> dict[str, Any]:
+    reference = _reference(known, scored_by)
     features = list(reference.features.columns)
     current = profile(batch for dataset in datasets for batch in dataset.batches(columns=[*features, "score"]))
     scores = compare(reference.scores, current, found.policy.min_rows)
-    known = {
+    measured = {
         "scored_by": scored_by,
         "features": compare(reference.features, current, found.policy.min_rows),
         "prediction": next((drift for drift in scores if drift.column == "score"), None),
         "label_delay": _label_delay(datasets),
-        **_realised(datasets, contract, found),
+        **_realised(datasets, known.contract, found),
     }
-    return {**known, **_estimated(datasets, contract, reference.calibration, found.model_copy(update=known))}
+    so_far = found.model_copy(update=measured)
+    return {**measured, **_estimated(datasets, known.contract, reference.calibration, so_far)}
 
 
-def _read_profile(folder: Path) -> ModelProfile:
-    file = folder / PROFILE_FILE
+def _reference(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
+    if known.profile is None:
+        raise ModelFormatError(f"{scored_by} has no {PROFILE_FILE} to compare with: train it with TrainOperator.")
     try:
-        return ModelProfile.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise ModelFormatError(
-            f"{folder} has no {PROFILE_FILE} to compare with: the version was not made by TrainOperator."
-        ) from None
+        return ModelProfile.model_validate(known.profile)
     except ValidationError as error:
-        raise ModelFormatError(f"{file} is not a profile: {error.errors()[0]['msg']}.") from None
+        raise ModelFormatError(f"The profile of {scored_by} is not one: {error.errors()[0]['msg']}.") from None
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    metric = policy.metric or REALISED[contract.task][0]
+    # A classifier that gives labels alone has no roc_auc to compare with, but accuracy.
+    measured = [name for name in REALISED[contract.task] if name in contract.metrics]
+    metric = policy.metric or (measured or REALISED[contract.task])[0]
     if metric not in REALISED[contract.task]:
         raise SpecError(
             f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model: "

@@ -9,7 +9,8 @@ from airflow_mlops import __version__
 from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.connections import ConnectionResolver
-from airflow_mlops.exceptions import FeatureStoreError, MLOpsError, RegistryError
+from airflow_mlops.exceptions import FeatureStoreError, MLOpsError, ModelFormatError, RegistryError, StoreError
+from airflow_mlops.registry import contracts
 from airflow_mlops.registry.aliases import (
     carry_out,
     champion_before,
@@ -21,7 +22,7 @@ from airflow_mlops.registry.aliases import (
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.models import version
-from airflow_mlops.registry.origins import contract, origin
+from airflow_mlops.registry.origins import origin
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef, Provenance
 from airflow_mlops.specs.rollback import RollbackResult, RollbackSpec
 from airflow_mlops.steps.context import StepContext
@@ -127,8 +128,8 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
     :raises RegistryError: naming the features that are gone
     """
     try:
-        known = contract(client, target)
-    except RegistryError:
+        known = contracts.known(client, store, target).contract
+    except (ModelFormatError, RegistryError, StoreError):
         return f"the contract of v{target.version} cannot be read."
     try:
         manifest = open_dataset(store, DatasetRef(name=known.dataset_name, id=known.dataset_id, rows=0)).manifest

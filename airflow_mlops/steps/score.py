@@ -13,16 +13,20 @@ import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.artifacts.selection import select, window_of
-from airflow_mlops.exceptions import RegistryError, SchemaError
-from airflow_mlops.registry import models
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.exceptions import EvaluationError, RegistryError, SchemaError
+from airflow_mlops.registry import contracts, models, pyfunc_model
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.onnx_model import OnnxModel
+from airflow_mlops.registry.onnx_model import OnnxModel, has_contract
+from airflow_mlops.registry.scorer import Scorer
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.score import PREDICTION_COLUMNS, ScoreResult, ScoreSpec
 from airflow_mlops.steps.context import StepContext
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from airflow_mlops.specs.base import Window
 
 BATCH_ROWS = 65_536
@@ -41,7 +45,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         raise RegistryError(
             f"{spec.model} has no champion yet: promote a version, or set on_missing='skip' to skip scoring till then."
         )
-    model = OnnxModel.load(models.download(client, champion))
+    model = _load(client, context.store, champion, spec.allow_pyfunc)
     started = time.perf_counter()
     manifest = score(
         datasets,
@@ -63,9 +67,18 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     )
 
 
+def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
+    """:raises ModelFormatError: it cannot be loaded, would run code that nobody allowed, or was never evaluated"""
+    folder = models.download(client, ref)
+    if has_contract(folder):
+        return OnnxModel.load(folder)
+    contract = contracts.known(client, store, ref).contract
+    return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
+
+
 def score(
     datasets: Sequence[Dataset],
-    model: OnnxModel,
+    model: Scorer,
     version: ModelVersionRef,
     *,
     name: str,
@@ -127,7 +140,7 @@ def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: Mode
     return carried
 
 
-def _scored(batch: pa.RecordBatch, model: OnnxModel, version: ModelVersionRef) -> pa.RecordBatch:
+def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> pa.RecordBatch:
     started = time.perf_counter()
     found = model.predict(batch)
     seconds = time.perf_counter() - started
@@ -155,8 +168,13 @@ def _with_predictions(
 ) -> pa.RecordBatch:
     rows = batch.num_rows
     now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
+    try:
+        predicted = pa.array(prediction, _prediction_type(contract))
+    except pa.ArrowException as error:
+        # One from elsewhere may answer with any label.
+        raise EvaluationError(f"{version} predicts what is none of its classes {contract.classes}: {error}.") from error
     added = [
-        pa.array(prediction, _prediction_type(contract)),
+        predicted,
         pa.array(score, pa.float64()),
         pa.repeat(pa.scalar(version.model), rows),
         pa.repeat(pa.scalar(version.version, pa.int64()), rows),
@@ -174,7 +192,7 @@ def _prediction_type(contract: ModelContract) -> pa.DataType:
     return pa.float64() if contract.task == "regression" else pa.array(contract.classes).type
 
 
-def _details(dataset: Dataset, model: OnnxModel, version: ModelVersionRef, carried: Sequence[str]) -> dict[str, Any]:
+def _details(dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str]) -> dict[str, Any]:
     details = dataset.manifest.details
     return {
         "model": version.model,

@@ -14,16 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.metrics import compute
-from airflow_mlops.monitoring.calibration import calibrate
-from airflow_mlops.monitoring.performance import outcomes
-from airflow_mlops.monitoring.profiles import ModelProfile, profile
+from airflow_mlops.monitoring.reference import model_profile
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.models import of_run, register
 from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
@@ -333,9 +329,11 @@ def _package(
         onnx_session_options=None,
         code=None,
     )
+    features = [feature.name for feature in contract.features]
+    profile = model_profile(dataset.batches(TRAIN, features), contract, test.labels, fitted.predictions)
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
-        (PROFILE_FILE, _profiles(contract, dataset, test, fitted.predictions)),
+        (PROFILE_FILE, profile.model_dump(mode="json")),
     ):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
@@ -351,23 +349,6 @@ def _signature(contract: ModelContract) -> ModelSignature:
     answer: Any = contract.classes[0] if contract.classes else 0.0
     output = {str: "string", int: "long", float: "double"}[type(answer)]
     return ModelSignature(inputs, Schema([ColSpec(output)]))
-
-
-def _profiles(
-    contract: ModelContract, dataset: Dataset, test: TrainingData, predictions: Predictions
-) -> dict[str, Any]:
-    """What the features looked like in training, what was predicted on the held-out part and what it was worth."""
-    scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
-    labelled = pa.RecordBatch.from_pydict(
-        {"label": test.labels, "prediction": predictions.prediction, "score": predictions.score}
-    )
-    names = [feature.name for feature in contract.features]
-    known = ModelProfile(
-        features=profile(dataset.batches(TRAIN, names), names),
-        scores=profile([scores]),
-        calibration=calibrate(contract.task, outcomes([labelled], contract)),
-    )
-    return known.model_dump(mode="json")
 
 
 def _log_run(

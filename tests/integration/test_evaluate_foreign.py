@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from pathlib import Path
 
 import lightgbm
@@ -24,9 +25,9 @@ from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.promote import PromoteSpec
-from airflow_mlops.steps import evaluate, promote, score
+from airflow_mlops.steps import evaluate, promote
 from airflow_mlops.steps.context import StepContext
-from tests.candidates import FEATURES, held_out, register, training_set
+from tests.candidates import FEATURES, from_elsewhere, held_out, register, training_rows, training_set
 
 GATES = [
     {"metric": "roc_auc", "min": 0.6},
@@ -60,21 +61,7 @@ def model(client):
 @pytest.fixture
 def log(model):
     """``log(flavour, fitted, ...)`` registers a version the way any user of MLflow does, and says which."""
-
-    def log(flavour, fitted=None, *, answer=None, features=FEATURES, **options):
-        known = training_rows("binary")[0][list(features)] if answer is not None else None
-        signature = infer_signature(known, answer) if answer is not None else None
-        options = {"signature": signature, "pip_requirements": ["mlflow"], **options}
-        args = (fitted,) if fitted is not None else ()
-        info = flavour.log_model(*args, name="model", registered_model_name=model, **options)
-        return {"model": model, "version": int(info.registered_model_version)}
-
-    return log
-
-
-def training_rows(task):
-    rows = held_out(task, 500, seed=1).to_pandas()
-    return rows[list(FEATURES)], rows["label"]
+    return partial(from_elsewhere, model)
 
 
 def logistic(task="binary"):
@@ -114,12 +101,10 @@ def test_a_version_of_mlflows_own_is_judged_promoted_and_champion(client, contex
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
-    # It is the champion that the next one has to beat, but nothing to score with.
+    # It is the champion that the next one has to beat.
     again = judge(context, weak, gates=GATES).verdict
     assert (again.winner, again.champion) == (None, verdict.winner)
     assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
-    with pytest.raises(ModelFormatError, match="not made by TrainOperator. Train it there, by FunctionTrainer"):
-        score.run(score.ScoreSpec(model=model, dataset=dataset), context)
 
 
 def test_verdict_and_plots_are_in_the_run_of_a_version_that_has_one(client, context, log):

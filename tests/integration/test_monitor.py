@@ -19,6 +19,7 @@ from airflow_mlops.specs.monitor import MonitorSpec, Report
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.steps import join_labels, monitor, score
 from airflow_mlops.steps.context import StepContext
+from tests.candidates import register, training_set
 from tests.deployed import flights, promote, scoring_set, write
 
 
@@ -270,13 +271,12 @@ def test_what_is_configured_wrongly_is_named(store, champion, client, tmp_path):
         parse(MonitorSpec, {"model": "m", "policy": {"tolerance": -1}}, "The test")
 
 
-def test_a_version_without_a_profile_cannot_be_monitored(store, champion, client):
-    from airflow_mlops.registry.models import download
-
-    made = outcomes(store, champion, "2013-04", flights(seed=2))
-    (download(client, champion) / "mlops" / "profile.json").unlink()
-    with pytest.raises(ModelFormatError, match=r"has no mlops/profile.json to compare with"):
-        watch(store, champion, made)
+def test_a_version_without_a_profile_cannot_be_monitored(store, champion, client, tmp_path):
+    bare = register(client, tmp_path / "bare", training_set(store), (2, 0), model=champion.model)
+    client.set_registered_model_alias(champion.model, "champion", str(bare.version))
+    made = outcomes(store, bare, "2013-04", flights(seed=2))
+    with pytest.raises(ModelFormatError, match=f"{bare} has no mlops/profile.json to compare with: train it with"):
+        watch(store, bare, made)
 
 
 DAG = """

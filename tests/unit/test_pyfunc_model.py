@@ -27,7 +27,7 @@ def model(answer, task="binary", types=None, classes=None):
         dataset_name="",
         dataset_id="",
     )
-    return PyfuncModel("delays v1", lambda frame: answer, contract, list(types.values()), 0)
+    return PyfuncModel("delays v1", lambda frame: answer, contract, list(types.values()), 0, "")
 
 
 P = [0.2, 0.9, 0.5]
@@ -69,6 +69,25 @@ def test_labels_alone(answer, task, classes, score):
     found = model(answer, task, classes=classes).predict(ROWS)
     assert found.score.tolist() == score
     assert found.probabilities is None
+
+
+def test_labels_are_those_of_the_dataset():
+    assert str(model(np.array([0, 1, 1])).predict(ROWS).prediction.tolist()) == "[False, True, True]"
+    # What the dataset does not know stays as it is.
+    assert model(["late", "never", "early"], "multiclass").predict(ROWS).prediction.tolist() == [
+        "late",
+        "never",
+        "early",
+    ]
+
+
+def test_a_column_without_a_value_fits_any_type():
+    given = []
+    asked = model([True] * 3, types={"wind": pa.float64(), "gate": pa.string()})
+    asked._answer = lambda frame: given.append(frame) or [True] * 3
+    asked.predict(pa.table({"wind": pa.nulls(3), "gate": pa.nulls(3)}))
+    (frame,) = given
+    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {"wind": "float64", "gate": "object"}
 
 
 def test_values():
@@ -114,7 +133,9 @@ def test_columns_come_in_the_types_of_the_signature():
     [
         ([1.0, None, 3.0], pa.int64(), "'wind' is int64 for the model, and is missing in some rows"),
         ([1.5, 2.0, 3.0], pa.int64(), "'wind' cannot be given to the model as int64"),
-        (["a", "b", "c"], pa.float64(), "'wind' cannot be given to the model as double"),
+        (["a", "b", "c"], pa.float64(), "'wind' is double for the model and string in the data"),
+        (["1", "2", "3"], pa.int64(), "'wind' is int64 for the model and string in the data"),
+        ([1, 2, 3], pa.string(), "'wind' is string for the model and int64 in the data"),
     ],
 )
 def test_columns_that_do_not_fit_are_an_error(values, kind, message):

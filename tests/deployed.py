@@ -54,7 +54,9 @@ def scoring_set(store: ArtifactStore, data: pa.Table, window: str, name: str = "
     return write(store, name, data, window, details)
 
 
-def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc: float = 0.86) -> ModelVersionRef:
+def promote(
+    client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc: float = 0.86, calibrated: bool = True
+) -> ModelVersionRef:
     """Register a version of ``model`` that was trained on the first quarter, and make it champion."""
     from mlflow.exceptions import MlflowException
 
@@ -77,7 +79,7 @@ def promote(client: Any, folder: Path, store: ArtifactStore, model: str, roc_auc
     known = ModelProfile(
         features=profile(training.to_batches(), FEATURES),
         scores=profile(pa.table({"score": scores}).to_batches()),
-        calibration=calibrate("binary", Outcomes(late, scores, (scores >= 0.5) == late)),
+        calibration=calibrate("binary", Outcomes(late, scores, (scores >= 0.5) == late)) if calibrated else None,
     )
     folder = folder / uuid.uuid4().hex
     (folder / "mlops").mkdir(parents=True)

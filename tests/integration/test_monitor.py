@@ -158,15 +158,13 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     assert stored(store, champion, "2013-04").estimated.labels == 2_000
 
 
-def test_what_cannot_be_estimated_is_noted(store, champion, client):
-    from airflow_mlops.registry.models import download
-
+def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
     made = outcomes(store, champion, "2013-04", flights(100, seed=2))
     watch(store, champion, made)
     noted = "Performance was not estimated from the scores alone: "
     assert stored(store, champion, "2013-04").notes == [f"{noted}there are 100 scores, 200 are needed."]
-    file = download(client, champion) / "mlops" / "profile.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "calibration": None}))
+    # As one that was trained before calibrations were kept.
+    champion = promote(client, tmp_path, store, champion.model, calibrated=False)
     assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
     assert stored(store, champion, "2013-04").notes == [
         f"{noted}the version's profile does not say what its scores mean."

@@ -65,11 +65,6 @@ def too_old(found: Findings) -> bool:
     return age is not None and found.age_days is not None and found.age_days > _days(age)
 
 
-def drifted(drift: Drift | None, threshold: float) -> bool:
-    """Whether a column was measured and has moved by ``threshold`` or more."""
-    return drift is not None and drift.psi is not None and drift.psi >= threshold
-
-
 def _concerns(found: Findings) -> list[str]:
     policy = found.policy
     if not found.rows:
@@ -79,11 +74,11 @@ def _concerns(found: Findings) -> list[str]:
         concerns.append(f"realised performance is not judged: {found.unmeasured}")
     if found.rows < policy.min_rows:
         concerns.append(f"drift is not measured: there are {found.rows:,} rows, {policy.min_rows:,} are needed")
-    if found.prediction is not None and drifted(found.prediction, policy.prediction_drift):
-        concerns.append(f"the predicted scores have drifted (PSI {found.prediction.psi:.2f})")
-    if features := [drift for drift in found.features if drifted(drift, policy.feature_drift)]:
-        largest = f"{max(drift.psi or 0 for drift in features):.2f}"
-        concerns.append(f"{_named(features)} (PSI {'up to ' if len(features) > 1 else ''}{largest})")
+    if found.prediction is not None and found.prediction.drifted:
+        concerns.append(f"the predicted scores have drifted (by {found.prediction.effect:.1%} of the rows)")
+    if features := [drift for drift in found.features if drift.drifted]:
+        largest = f"{max(drift.effect or 0 for drift in features):.1%} of the rows"
+        concerns.append(f"{_named(features)} (by {'up to ' if len(features) > 1 else ''}{largest})")
     return concerns
 
 

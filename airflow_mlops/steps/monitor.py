@@ -14,8 +14,7 @@ from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError, StoreError
-from airflow_mlops.monitoring import performance
-from airflow_mlops.monitoring.drift import compare
+from airflow_mlops.monitoring import drift, performance
 from airflow_mlops.monitoring.policy import decide
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.monitoring.report import render
@@ -110,11 +109,15 @@ def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVers
     contract, reference = read_contract(folder), _read_profile(folder)
     features = list(reference.features.columns)
     current = profile(batch for dataset in datasets for batch in dataset.batches(columns=[*features, "score"]))
-    scores = compare(reference.scores, current, found.policy.min_rows)
+    measured = drift.measure(reference.features, current, found.policy)
+    scores = drift.measure(reference.scores, current, found.policy)
+    # Judged together: a false alarm is one whatever it is about.
+    judged = drift.judge([*measured, *scores], found.policy)
     return {
         "scored_by": scored_by,
-        "features": compare(reference.features, current, found.policy.min_rows),
-        "prediction": next((drift for drift in scores if drift.column == "score"), None),
+        "features": drift.ranked(judged[: len(measured)]),
+        "prediction": next((item for item in judged[len(measured) :] if item.column == "score"), None),
+        "drift_tests": drift.tests_of(judged, found.policy),
         **_realised(datasets, contract, found),
     }
 
@@ -214,8 +217,9 @@ def _result(report: Report, url: str) -> MonitorResult:
         "rows": report.rows,
         "labelled": report.labelled,
         "coverage": report.coverage,
-        "feature_drift": report.features[0].psi if report.features else None,
-        "prediction_drift": report.prediction.psi if report.prediction else None,
+        "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
+        "feature_drift": report.features[0].effect if report.features else None,
+        "prediction_drift": report.prediction.effect if report.prediction else None,
     }
     if realised is not None:
         metrics |= {
@@ -233,7 +237,7 @@ def _result(report: Report, url: str) -> MonitorResult:
         scored_by=report.scored_by,
         metrics={name: value for name, value in metrics.items() if value is not None},
         metric=realised.metric if realised is not None else None,
-        most_drifted=report.features[0].column if report.features and report.features[0].psi is not None else None,
+        most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
         report_url=url,
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
     )

@@ -264,15 +264,17 @@ class _Numbers:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         values = array.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        # A copy, since the sketch takes nothing that is read-only.
         finite = values[np.isfinite(values)]
-        nan = int(np.isnan(values).sum())
+        nan = int(np.isnan(values).sum()) if len(finite) < len(values) else 0
         self.nan += nan
         self.infinite += len(values) - len(finite) - nan
         if len(finite):
-            self.sketch.update(np.ascontiguousarray(finite))
+            self.sketch.update(finite)
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = float(finite.mean())
-                self._moments(len(finite), mean, float(np.square(finite - mean).sum()))
+                apart = finite - mean
+                self._moments(len(finite), mean, float(np.square(apart, out=apart).sum()))
 
     def add(self, column: Any) -> None:
         self.rows += column.rows

@@ -131,7 +131,7 @@ def ours(folder: Path, times: int = 1) -> dict[str, Any]:
     from airflow_mlops.monitoring.profiles import Profile, profile
     from airflow_mlops.specs.monitor import Policy
 
-    batch_rows = 32_768  # as in the step
+    batch_rows = 16_384  # as in the step
     new = _opened(folder, "new")
     start, worked = time.perf_counter(), time.process_time()
     reference = Profile.model_validate_json((folder / "profile.json").read_bytes())

@@ -66,6 +66,11 @@ def test_cucconis_of_two_values_is_the_chi_square_test_of_them():
     assert significance.cucconi(counted([600, 0], [90, 0])) == 1
 
 
+def test_cucconis_does_not_trust_its_approximation_where_few_rows_decide():
+    pair = counted([9_990, 10], [48, 2])
+    assert significance.cucconi(pair) == pytest.approx(stats.fisher_exact(np.stack(pair).astype(int)).pvalue, rel=0.6)
+
+
 def test_chi_square_is_scipys_once_rare_values_are_merged():
     before, now = [900, 600, 300, 3, 2, 1], [280, 240, 80, 2, 0, 1]
     merged = np.array([[900, 600, 306], [280, 240, 83]], dtype=float)

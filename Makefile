@@ -31,7 +31,7 @@ images: ## The runner images for pods and the Airflow image, with docker or buil
 	docker/build $(IMAGES)
 
 bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSON
-	@for name in parse step_overhead pod_overhead ingest torch_training gates score estimation; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in parse step_overhead pod_overhead ingest torch_training gates score drift false_alarms estimation; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

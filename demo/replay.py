@@ -121,7 +121,7 @@ class Replay:
             month.champion = scored["scored_by"]["version"]
         metrics = checked["metrics"]
         if checked["most_drifted"]:
-            month.drift = f"{checked['most_drifted']} {metrics['feature_drift']:.2f}"
+            month.drift = f"{checked['most_drifted']} {metrics['feature_drift']:.0%}"
         month.coverage = metrics.get("coverage")
         month.auc = metrics.get("roc_auc")
         if train is not None:
@@ -136,7 +136,7 @@ def _sentence(checked: dict[str, Any]) -> str:
 
 def table(months: list[Month]) -> str:
     """The months as a table for a terminal."""
-    head = f"{'month':<8} {'rows':>7} {'drift (PSI)':>18} {'labels':>7} {'champion':>8} {'AUC':>6}  decision"
+    head = f"{'month':<8} {'rows':>7} {'most drifted':>18} {'labels':>7} {'champion':>8} {'AUC':>6}  decision"
     lines = [head, "-" * len(head)]
     for month in months:
         coverage = f"{month.coverage:.1%}" if month.coverage is not None else "-"

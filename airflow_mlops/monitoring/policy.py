@@ -83,11 +83,6 @@ def unforeseen(found: Findings) -> bool | None:
     return not estimated.low <= realised.value <= estimated.high
 
 
-def drifted(drift: Drift | None, threshold: float) -> bool:
-    """Whether a column was measured and has moved by ``threshold`` or more."""
-    return drift is not None and drift.psi is not None and drift.psi >= threshold
-
-
 def _concerns(found: Findings) -> list[str]:
     policy = found.policy
     if not found.rows:
@@ -99,11 +94,11 @@ def _concerns(found: Findings) -> list[str]:
             concerns.append(_compared(found.estimated, policy, "estimated"))
     if found.rows < policy.min_rows:
         concerns.append(f"drift is not measured: there are {found.rows:,} rows, {policy.min_rows:,} are needed")
-    if found.prediction is not None and drifted(found.prediction, policy.prediction_drift):
-        concerns.append(f"the predicted scores have drifted (PSI {found.prediction.psi:.2f})")
-    if features := [drift for drift in found.features if drifted(drift, policy.feature_drift)]:
-        largest = f"{max(drift.psi or 0 for drift in features):.2f}"
-        concerns.append(f"{_named(features)} (PSI {'up to ' if len(features) > 1 else ''}{largest})")
+    if found.prediction is not None and found.prediction.drifted:
+        concerns.append(f"the predicted scores have drifted (by {found.prediction.effect:.1%} of the rows)")
+    if features := [drift for drift in found.features if drift.drifted]:
+        largest = f"{max(drift.effect or 0 for drift in features):.1%} of the rows"
+        concerns.append(f"{_named(features)} (by {'up to ' if len(features) > 1 else ''}{largest})")
     return concerns
 
 
@@ -123,17 +118,11 @@ def _cause(found: Findings) -> list[str]:
     expected = f"from the scores alone {estimated.low:.3f} to {estimated.high:.3f} was estimated"
     if is_worse(estimated, found.policy):
         return [f"the inputs explain it, at least in part: {expected}"]
-    if not unforeseen(found) or all(drift.psi is None for drift in found.features):
+    if not unforeseen(found) or all(drift.effect is None for drift in found.features):
         return []
-    if _inputs_drifted(found):
+    if any(drift.drifted for drift in [*found.features, *([found.prediction] if found.prediction else [])]):
         return [f"the inputs have drifted, but that does not explain it: {expected}"]
     return [f"concept drift: the inputs have not drifted, and {expected}"]
-
-
-def _inputs_drifted(found: Findings) -> bool:
-    policy = found.policy
-    scores = found.prediction is not None and drifted(found.prediction, policy.prediction_drift)
-    return scores or any(drifted(drift, policy.feature_drift) for drift in found.features)
 
 
 def _compared(performance: Performance, policy: Policy, how: str = "realised") -> str:

@@ -29,6 +29,8 @@ TOP = 50
 _QUANTILES_K = 512
 _FREQUENT_LG_K = 10
 _DISTINCT_LG_K = 11
+# The sketch's errors are stated at 99% confidence, two-sided.
+_Z99 = 2.576
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,6 +80,25 @@ class NumericColumn(Model):
         """The finite values at ``ranks`` between 0 and 1; empty where there is no finite value."""
         return np.asarray(_numbers(self.sketch).get_quantiles(list(ranks), True) if self.valid else [], dtype=float)
 
+    def points(self) -> tuple[Floats, Floats]:
+        """The finite values that the sketch has kept, and how many rows each stands for: 1 up to 512 values."""
+        kept = np.asarray(list(_numbers(self.sketch)) if self.valid else [], dtype=float).reshape(-1, 2)
+        return kept[:, 0], kept[:, 1]
+
+    @property
+    def rank_error(self) -> float:
+        """Standard error of the share of values up to a point; 0 where every value was kept."""
+        return self._error(False)
+
+    @property
+    def bin_error(self) -> float:
+        """Standard error of the share of values between two points; 0 where every value was kept."""
+        return self._error(True)
+
+    def _error(self, pmf: bool) -> float:
+        sketch = _numbers(self.sketch)
+        return sketch.normalized_rank_error(pmf) / _Z99 if sketch.is_estimation_mode() else 0.0
+
 
 class CategoricalColumn(Model):
     """A profile of text, or of booleans (values ``true`` and ``false``).
@@ -103,12 +124,18 @@ class CategoricalColumn(Model):
         """The number of rows with a value."""
         return self.rows - self.missing
 
-    def counts(self, values: Sequence[str]) -> Floats:
-        """Rows of each of ``values``; 0 for one too rare to be kept."""
+    def counts(self) -> dict[str, int]:
+        """Rows of each value, without those too rare to be kept."""
         if not self.valid:
-            return np.zeros(len(values))
-        found = datasketches.frequent_strings_sketch.deserialize(base64.b64decode(self.sketch))
-        return np.asarray([found.get_estimate(value) for value in values], dtype=float)
+            return {}
+        every = _frequent(self.sketch).get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
+        return {value: count for value, count, _, _ in every}
+
+    @property
+    def error(self) -> float:
+        """By how much the share of a value may be off; 0 where every value was kept."""
+        sketch = _frequent(self.sketch)
+        return (sketch.get_upper_bound("") - sketch.get_lower_bound("")) / self.valid if self.valid else 0.0
 
 
 ColumnProfile = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
@@ -242,15 +269,17 @@ class _Numbers:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         values = array.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        # A copy, since the sketch takes nothing that is read-only.
         finite = values[np.isfinite(values)]
-        nan = int(np.isnan(values).sum())
+        nan = int(np.isnan(values).sum()) if len(finite) < len(values) else 0
         self.nan += nan
         self.infinite += len(values) - len(finite) - nan
         if len(finite):
-            self.sketch.update(np.ascontiguousarray(finite))
+            self.sketch.update(finite)
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = float(finite.mean())
-                self._moments(len(finite), mean, float(np.square(finite - mean).sum()))
+                apart = finite - mean
+                self._moments(len(finite), mean, float(np.square(apart, out=apart).sum()))
 
     def add(self, column: Any) -> None:
         self.rows += column.rows
@@ -326,7 +355,7 @@ class _Values:
     def add(self, column: Any) -> None:
         self.rows += column.rows
         self.missing += column.missing
-        self.frequent.merge(datasketches.frequent_strings_sketch.deserialize(base64.b64decode(column.sketch)))
+        self.frequent.merge(_frequent(column.sketch))
         self.distinct.update(datasketches.hll_sketch.deserialize(base64.b64decode(column.distinct_sketch)))
 
     def result(self) -> CategoricalColumn:
@@ -346,6 +375,10 @@ class _Values:
 
 def _numbers(sketch: str) -> Any:
     return datasketches.kll_doubles_sketch.deserialize(base64.b64decode(sketch))
+
+
+def _frequent(sketch: str) -> Any:
+    return datasketches.frequent_strings_sketch.deserialize(base64.b64decode(sketch))
 
 
 def _text(data: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
 
-from airflow_mlops.monitoring.policy import drifted, limit, unforeseen
+from airflow_mlops.monitoring.policy import limit, unforeseen
 from airflow_mlops.specs.monitor import Drift, Performance, Report
 
 # Okabe and Ito's colours keep apart under every kind of colour blindness; marks differ in shape and words as well.
@@ -31,7 +31,7 @@ p{margin:4px 0 12px;max-width:75ch}.muted{color:#55606d}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:5px 8px;border-bottom:1px solid #e6e9ed;vertical-align:middle}
 th{color:#55606d;font-weight:600;vertical-align:bottom}th:first-child,td:first-child,td.note,th.note{text-align:left}
-td.note{color:#55606d}
+td.note,td small{color:#55606d}td small{display:block;font-size:11px;white-space:nowrap}
 .wide{overflow-x:auto}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(310px,1fr));gap:18px;margin-top:10px}
 .plots figure{margin:0;border:1px solid #e6e9ed;border-radius:6px;padding:10px 12px}
@@ -87,14 +87,15 @@ def _figures(report: Report) -> str:
         if found.reference is not None:
             figures.append((f"{found.metric} at training", f"{found.reference:.3f}", _asked(found, report)))
     figures += _expected(report)
-    if report.prediction is not None and report.prediction.psi is not None:
+    if report.prediction is not None and report.prediction.effect is not None:
         figures.append(
-            ("Score drift", f"{report.prediction.psi:.2f}", f"PSI; {policy.prediction_drift:g} is worth a look")
+            ("Score drift", f"{report.prediction.effect:.1%}", f"of the rows; {_judgement(report.prediction)}")
         )
-    measured = [drift for drift in report.features if drift.psi is not None]
+    measured = [drift for drift in report.features if drift.effect is not None]
     if measured:
-        moved = sum(drifted(drift, policy.feature_drift) for drift in measured)
-        figures.append(("Features drifted", f"{moved} of {len(measured)}", f"PSI of {policy.feature_drift:g} or more"))
+        moved = sum(drift.drifted for drift in measured)
+        alarms = f"false alarms in at most {policy.false_alarm_rate:.0%} of windows"
+        figures.append(("Features drifted", f"{moved} of {len(measured)}", alarms))
     if report.champion is not None:
         age = (
             f"its data ended {report.age_days:,.0f} days earlier" if report.age_days is not None else "present champion"
@@ -119,6 +120,11 @@ def _expected(report: Report) -> list[tuple[str, str, str]]:
         more = f"the median; 90% within {delay.p90:.3g}, 99% within {delay.p99:.3g}"
         figures.append(("Label delay", f"{delay.median:.3g} days", more))
     return figures
+
+
+def _judgement(drift: Drift) -> str:
+    p_value = f"adjusted p {_p(drift.adjusted_p_value)}"
+    return f"drifted, {p_value}" if drift.drifted else f"not drifted, {p_value}"
 
 
 def _asked(found: Performance, report: Report) -> str:
@@ -262,50 +268,84 @@ def _scores(report: Report) -> str:
 def _features(report: Report) -> str:
     if not report.features:
         return ""
-    threshold = report.policy.feature_drift
     plotted = [drift for drift in report.features if drift.bins]
-    rows = "".join(_row(drift, threshold) for drift in report.features)
-    more = f" The {_PLOTS} that moved most are drawn." if len(plotted) > _PLOTS else ""
+    full = max([0.1, *(drift.effect or 0 for drift in report.features)])
+    rows = "".join(_row(drift, full, report.policy.min_effect) for drift in report.features)
+    more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
+    heads = (
+        "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
+        "Wasser-<br>stein", "Missing<br>now", "Missing at<br>training", "Unseen<br>values",
+    )  # fmt: skip
     return (
-        "<h2>Features</h2>"
-        '<p class="muted">The largest drift first. PSI, the population stability index, and Jensen-Shannon distance '
-        "compare the bins below; KS and Wasserstein compare the whole distributions, the latter in standard deviations."
-        f'{more}</p><div class="wide"><table><thead><tr><th scope="col">Feature</th><th scope="col">PSI</th>'
-        '<th scope="col"></th><th scope="col">Jensen-<br>Shannon</th><th scope="col">KS</th>'
-        '<th scope="col">Wasser-<br>stein</th><th scope="col">Missing<br>now</th>'
-        '<th scope="col">Missing at<br>training</th>'
-        '<th scope="col">Unseen<br>values</th><th scope="col" class="note">Note</th></tr></thead>'
+        f"<h2>Features</h2>{_testing(report)}"
+        '<p class="muted">What has drifted comes first, then by size. Drift is the share of rows that the deciding test '
+        "found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
+        "Jensen-Shannon distance compare the bins below; Kolmogorov-Smirnov (KS) and Wasserstein distance compare whole "
+        "distributions of numbers, the latter in standard deviations; total variation compares the shares of values. "
+        f"Below each is its p-value by itself, uncorrected.{more}</p>"
+        '<div class="wide"><table><thead><tr><th scope="col">Feature</th>'
+        + "".join(f'<th scope="col">{head}</th>' for head in heads)
+        + '<th scope="col" class="note">Note</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         f"{_key()}"
         f'<div class="plots">{"".join(_plot(drift, drift.column, "training") for drift in plotted[:_PLOTS])}</div>\n'
     )
 
 
-def _row(drift: Drift, threshold: float) -> str:
+def _testing(report: Report) -> str:
+    found = report.drift_tests
+    if found is None:
+        return ""
+    return (
+        f"<p>{found.tests} tests were done on {found.columns} columns, the scores among them. With nothing changed, at "
+        f"most {found.false_alarm_rate:.0%} of windows raise any alarm: p-values are corrected for their number "
+        f"({escape(found.correction)}). A change that concerns less than {found.min_effect:.1%} of the rows raises "
+        "none.</p>"
+    )
+
+
+def _row(drift: Drift, full: float, floor: float) -> str:
     bar = ""
-    if drift.psi is not None:
-        full = 2 * threshold
-        width = 90 * min(drift.psi, full) / full
-        colour = _RED if drifted(drift, threshold) else _BLUE
+    if drift.effect is not None:
+        colour = _RED if drift.drifted else _BLUE
+        least = 90 * min(floor / full, 1)
         bar = _svg(
             96,
             14,
-            f"PSI {drift.psi:.3f}, threshold {threshold:g}",
+            f"drift {drift.effect:.1%}, {floor:.1%} counts",
             [
-                f'<rect x="0" y="3" width="{width:.1f}" height="8" fill="{colour}"/>',
-                '<line x1="45" x2="45" y1="0" y2="14" stroke="#1c1c1c" stroke-dasharray="2 2"/>',
+                f'<rect x="0" y="3" width="{90 * drift.effect / full:.1f}" height="8" fill="{colour}"/>',
+                f'<line x1="{least:.1f}" x2="{least:.1f}" y1="0" y2="14" stroke="#1c1c1c" stroke-dasharray="2 2"/>',
             ],
         )
-    moved = drifted(drift, threshold)
+    apart = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
-        f"<b>{escape(drift.column)}</b>" if moved else escape(drift.column),
-        _number(drift.psi, ".3f"),
+        f"<b>{escape(drift.column)}</b>" if drift.drifted else escape(drift.column),
+        _number(drift.effect, ".1%"),
         bar,
-        *(_number(value, ".2f") for value in (drift.jensen_shannon, drift.ks, drift.wasserstein)),
-        *(_number(value, ".1%") for value in (drift.missing, drift.missing_reference, drift.unseen)),
+        escape(_p(drift.adjusted_p_value)),
+        escape((drift.test or "-").replace("_", " ")),
+        _tested(drift, "psi", drift.psi, ".3f"),
+        _tested(drift, "jensen_shannon", drift.jensen_shannon, ".2f"),
+        _tested(drift, *apart, ".2f"),
+        _tested(drift, "wasserstein", drift.wasserstein, ".2f"),
+        _tested(drift, "missing", drift.missing, ".1%"),
+        _number(drift.missing_reference, ".1%"),
+        _tested(drift, "unseen", drift.unseen, ".1%"),
     ]
-    note = escape(drift.note or ("drifted" if moved else ""))
-    return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="note">{note}</td></tr>'
+    note = "; ".join(item for item in ("drifted" if drift.drifted else None, drift.note) if item)
+    return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="note">{escape(note)}</td></tr>'
+
+
+def _tested(drift: Drift, name: str, value: float | None, how: str) -> str:
+    p_value = drift.p_values.get(name)
+    return _number(value, how) + (f"<small>p {escape(_p(p_value))}</small>" if p_value is not None else "")
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _number(value: float | None, how: str) -> str:
@@ -339,9 +379,9 @@ def _plot(drift: Drift, name: str, reference: str) -> str:
             f'<text x="{left + max(item.reference, item.current) * scale + 5:.1f}" y="{y + 13}">'
             f"{item.current:.1%}</text></g>"
         )
-    psi = f" · PSI {drift.psi:.3f}" if drift.psi is not None else ""
+    moved = f" · {drift.effect:.1%}" if drift.effect is not None else ""
     picture = _svg(width, len(drift.bins) * line + 4, f"{name}: shares by bin, at training and in this window", parts)
-    return f"<figure><figcaption><b>{escape(name)}</b>{psi}</figcaption>{picture}</figure>"
+    return f"<figure><figcaption><b>{escape(name)}</b>{moved}</figcaption>{picture}</figure>"
 
 
 def _svg(width: float, height: float, title: str, parts: Iterable[str]) -> str:

@@ -40,8 +40,9 @@ class Policy(Model):
     :param tolerance: how much worse than at training is still good enough: a difference for metrics where more is
         better, a share of the reference for errors and losses
     :param confidence: of the interval around realised performance
-    :param feature_drift: population stability index of a feature that is worth a look
-    :param prediction_drift: the same for the predicted scores
+    :param false_alarm_rate: the share of windows in which anything may be said to have drifted although nothing has
+    :param min_effect: the share of rows that a change must concern to be called drift, however sure it is; 0.1 standard
+        deviations of a normal distribution are 0.04
     :param min_rows: with fewer rows drift is not measured
     :param min_labels: with fewer labels performance is not judged
     :param min_coverage: with a smaller share of labelled predictions performance is not judged
@@ -52,9 +53,9 @@ class Policy(Model):
     metric: str | None = None
     tolerance: float = Field(default=0.02, ge=0)
     confidence: float = Field(default=0.95, ge=0.5, lt=1)
-    feature_drift: float = Field(default=0.2, gt=0)
-    prediction_drift: float = Field(default=0.2, gt=0)
-    min_rows: int = Field(default=200, ge=1)
+    false_alarm_rate: float = Field(default=0.05, gt=0, lt=1)
+    min_effect: float = Field(default=0.02, ge=0, lt=1)
+    min_rows: int = Field(default=50, ge=1)
     min_labels: int = Field(default=200, ge=1)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     grace: Duration | None = None
@@ -84,16 +85,29 @@ class Bin(Model):
 
 
 class Drift(Model):
-    """How far a column has moved from what it was at training.
+    """How far a column has moved from what it was at training, and whether that is more than chance.
 
     :param psi: population stability index over the bins of the reference, with one bin more for missing values
     :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
     :param ks: largest distance between the two distribution functions; numbers only
     :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
         numbers only
+    :param total_variation: total variation distance, the share of values that would have to change to what they were at
+        training; text and booleans only
     :param missing: share of rows that are missing, NaN or infinite now
     :param missing_reference: the same at training
-    :param unseen: share of rows with a value that training never saw; text only
+    :param unseen: share of rows with a value that training never saw; text and booleans of up to about 700 values
+    :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
+        nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
+        ``missing``
+    :param test: which of these decides: the surest
+    :param effect: how large the change is that it found, as a share of rows: the Kolmogorov-Smirnov distance for
+        ``ks`` and ``cucconi``, total variation distance for ``chi_square``, the share that is ``unseen``, the difference
+        of the shares that are ``missing``
+    :param tests: how many tests could have decided
+    :param p_value: that of the column: the deciding test's times ``tests``
+    :param adjusted_p_value: the same, adjusted for the number of columns; at most the policy's ``false_alarm_rate``
+        where the column has drifted, and 1 where the effect is below the policy's ``min_effect``
     :param note: what is odd about the column, or why it was not measured
     """
 
@@ -103,11 +117,36 @@ class Drift(Model):
     jensen_shannon: float | None = None
     ks: float | None = None
     wasserstein: float | None = None
+    total_variation: float | None = None
     missing: float = 0.0
     missing_reference: float = 0.0
     unseen: float | None = None
+    p_values: dict[str, float] = Field(default_factory=dict)
+    test: str | None = None
+    effect: float | None = None
+    tests: int = 0
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    drifted: bool = False
     note: str | None = None
     bins: list[Bin] = Field(default_factory=list)
+
+
+class DriftTests(Model):
+    """What the drift of a window was tested by: with nothing changed, the share of windows in which anything is said
+    to have drifted is at most ``false_alarm_rate``.
+
+    :param min_effect: the floor below which a change is no drift
+    :param columns: columns tested, the scores among them
+    :param tests: tests done on them
+    :param correction: for the tests within a column, and for the columns
+    """
+
+    false_alarm_rate: float
+    min_effect: float
+    columns: int
+    tests: int
+    correction: str = "Bonferroni within a column, Benjamini-Hochberg over the columns"
 
 
 class Performance(Model):
@@ -154,6 +193,7 @@ class Findings(Model):
     :param estimated: what the metric should be, from the scores alone: of the rows that have a label where realised
         performance is judged, so that the two can be compared, else of all rows
     :param label_delay: of the labels that have come, where the time of their coming is known
+    :param drift_tests: how drift was tested; ``None`` where nothing was compared
     :param notes: what else is worth knowing
     """
 
@@ -174,6 +214,7 @@ class Findings(Model):
     label_delay: LabelDelay | None = None
     prediction: Drift | None = None
     features: list[Drift] = Field(default_factory=list)
+    drift_tests: DriftTests | None = None
     notes: list[str] = Field(default_factory=list)
 
 
@@ -186,11 +227,12 @@ class Report(Findings):
 class MonitorResult(Result):
     """The decision, and the numbers it stands on.
 
-    :param metrics: ``rows``, ``labelled``, ``coverage``, ``feature_drift`` (the largest), ``prediction_drift``, and
-        realised performance under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with
-        ``estimated_`` before it, ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
+    :param metrics: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (how many), ``feature_drift`` (the share of
+        rows by which ``most_drifted`` moved), ``prediction_drift`` (the same of the scores), and realised performance
+        under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with ``estimated_`` before it,
+        ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
     :param metric: the name of that metric
-    :param most_drifted: the feature that moved most
+    :param most_drifted: of the features that have drifted, or of all if none has, the one that moved most
     :param report_url: where the page is in the artifact store
     """
 

@@ -13,10 +13,9 @@ from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError, StoreError
-from airflow_mlops.monitoring import estimation, performance
+from airflow_mlops.monitoring import drift, estimation, performance
 from airflow_mlops.monitoring.calibration import LossModel, ProbabilityCalibration
 from airflow_mlops.monitoring.delays import LABEL_AT, label_delay
-from airflow_mlops.monitoring.drift import compare
 from airflow_mlops.monitoring.policy import decide, immature, unforeseen
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.monitoring.report import render
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _HISTORY = 36
+# Smaller than elsewhere, so that a check fits beside other tasks; it takes no longer.
+BATCH_ROWS = 16_384
 
 
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
@@ -116,17 +117,22 @@ def _scored_by(datasets: Sequence[Dataset], champion: ModelVersionRef, client: M
 def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known) -> dict[str, Any]:
     reference = _reference(known, scored_by)
     features = list(reference.features.columns)
-    current = profile(batch for dataset in datasets for batch in dataset.batches(columns=[*features, "score"]))
-    scores = compare(reference.scores, current, found.policy.min_rows)
-    measured = {
+    columns = [*features, "score"]
+    current = profile(batch for item in datasets for batch in item.batches(columns=columns, batch_rows=BATCH_ROWS))
+    measured = drift.measure(reference.features, current, found.policy)
+    scores = drift.measure(reference.scores, current, found.policy)
+    # Judged together: a false alarm is one whatever it is about.
+    judged = drift.judge([*measured, *scores], found.policy)
+    found_here = {
         "scored_by": scored_by,
-        "features": compare(reference.features, current, found.policy.min_rows),
-        "prediction": next((drift for drift in scores if drift.column == "score"), None),
+        "features": drift.ranked(judged[: len(measured)]),
+        "prediction": next((item for item in judged[len(measured) :] if item.column == "score"), None),
+        "drift_tests": drift.tests_of(judged, found.policy),
         "label_delay": _label_delay(datasets),
         **_realised(datasets, known.contract, found),
     }
-    so_far = found.model_copy(update=measured)
-    return {**measured, **_estimated(datasets, known.contract, reference.calibration, so_far)}
+    so_far = found.model_copy(update=found_here)
+    return {**found_here, **_estimated(datasets, known.contract, reference.calibration, so_far)}
 
 
 def _reference(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
@@ -269,8 +275,9 @@ def _result(report: Report, url: str) -> MonitorResult:
         "rows": report.rows,
         "labelled": report.labelled,
         "coverage": report.coverage,
-        "feature_drift": report.features[0].psi if report.features else None,
-        "prediction_drift": report.prediction.psi if report.prediction else None,
+        "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
+        "feature_drift": report.features[0].effect if report.features else None,
+        "prediction_drift": report.prediction.effect if report.prediction else None,
     }
     for prefix, found in (("", realised), ("estimated_", report.estimated)):
         if found is not None:
@@ -291,7 +298,7 @@ def _result(report: Report, url: str) -> MonitorResult:
         scored_by=report.scored_by,
         metrics={name: value for name, value in metrics.items() if value is not None},
         metric=realised.metric if realised is not None else None,
-        most_drifted=report.features[0].column if report.features and report.features[0].psi is not None else None,
+        most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
         report_url=url,
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
     )

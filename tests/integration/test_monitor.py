@@ -83,6 +83,10 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert report.notes[-1].endswith("; the realised value lies inside.")
     assert report.notes[-1] in page
     assert {drift.column for drift in report.features} == {"distance", "wind"}
+    # Two numeric features and the score: Kolmogorov-Smirnov's and Cucconi's test each, and of what is missing.
+    assert (report.drift_tests.columns, report.drift_tests.false_alarm_rate) == (3, 0.05)
+    assert not any(drift.drifted for drift in (*report.features, report.prediction))
+    assert report.prediction.adjusted_p_value > 0.05
     assert report.age_days == 30
     # XCom holds the numbers; what is drawn stays in the store.
     assert len(result.model_dump_json()) < 2_000
@@ -91,7 +95,8 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
 def test_features_that_move_while_the_model_holds_are_watched(store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
     assert result.decision == "watch"
-    assert "1 feature has drifted: distance" in result.reason
+    assert "1 feature has drifted: distance (by 37." in result.reason
+    assert result.metrics["features_drifted"] == 1
     assert "realised roc_auc" in result.reason
     assert "holds" in result.reason
     assert result.most_drifted == "distance"
@@ -159,10 +164,10 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
 
 
 def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
-    made = outcomes(store, champion, "2013-04", flights(100, seed=2))
+    made = outcomes(store, champion, "2013-04", flights(40, seed=2))
     watch(store, champion, made)
     noted = "Performance was not estimated from the scores alone: "
-    assert stored(store, champion, "2013-04").notes == [f"{noted}there are 100 scores, 200 are needed."]
+    assert stored(store, champion, "2013-04").notes == [f"{noted}there are 40 scores, 50 are needed."]
     # As one that was trained before calibrations were kept.
     champion = promote(client, tmp_path, store, champion.model, calibrated=False)
     assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"

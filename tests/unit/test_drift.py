@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.monitoring.drift import compare, jensen_shannon, psi
+from airflow_mlops.monitoring.drift import compare, jensen_shannon, judge, psi
 from airflow_mlops.monitoring.profiles import Profile, profile
+from airflow_mlops.specs.monitor import Drift, Policy
 
 RANDOM = np.random.default_rng(7)
 COUNTS = st.lists(st.integers(0, 10_000), min_size=2, max_size=12).filter(any)
@@ -21,8 +23,11 @@ def of(**columns) -> Profile:
     return profile(pa.table(columns).to_batches())
 
 
-def only(reference: Profile, current: Profile, min_rows: int = 1):
-    (found,) = compare(reference, current, min_rows)
+ANY = Policy(min_rows=1)
+
+
+def only(reference: Profile, current: Profile, min_rows: int = 1, **policy) -> Drift:
+    (found,) = compare(reference, current, Policy(min_rows=min_rows, **policy))
     return found
 
 
@@ -52,9 +57,10 @@ def test_the_same_distribution_shows_no_drift():
     found = compare(
         of(x=RANDOM.normal(size=50_000), s=RANDOM.choice(list("abc"), 50_000)),
         of(x=RANDOM.normal(size=20_000), s=RANDOM.choice(list("abc"), 20_000)),
-        1,
+        ANY,
     )
     assert all(drift.psi < 0.01 and drift.jensen_shannon < 0.03 for drift in found)
+    assert not any(drift.drifted for drift in found)
     (x,) = (drift for drift in found if drift.column == "x")
     assert x.ks < 0.03
     assert x.wasserstein < 0.04
@@ -73,7 +79,7 @@ def test_the_larger_drift_comes_first_and_is_larger_for_a_larger_shift():
     found = compare(
         of(a=base[0], b=base[1], c=base[2]),
         of(a=base[0] + 0.3, b=base[1] + 1.5, c=base[2]),
-        1,
+        ANY,
     )
     assert [drift.column for drift in found] == ["b", "a", "c"]
     assert found[0].psi > 0.25 > found[1].psi > 0.02 > found[2].psi
@@ -113,11 +119,13 @@ def test_a_column_without_any_value_has_drifted_and_says_so(nothing):
         found = only(reference, of(x=nothing))
         assert found.note == "no row has a value"
         assert found.psi > 1
+        assert (found.drifted, found.test, found.effect) == (True, "missing", 1)
 
 
 def test_a_value_training_never_saw_is_counted():
     found = only(of(s=["UA", "AA"] * 500), of(s=["UA", "AA", "AA", "9E"] * 100))
     assert found.unseen == pytest.approx(0.25)
+    assert found.p_values["unseen"] < 0.001
     assert shares(found) == {"AA": 0.5, "UA": 0.25, "9E": 0.25}
 
 
@@ -136,4 +144,163 @@ def test_what_cannot_be_measured_says_why():
     assert only(of(x=[1.0] * 10), reference, 200).note == "not measured: 10 rows at training, 200 are needed"
     assert "it was numeric at training and is categorical now" in only(reference, of(x=["a"] * 500)).note
     assert "no row had a value at training" in only(of(x=pa.nulls(500)), reference).note
-    assert all(drift.psi is None for drift in compare(reference, of(x=["a"] * 500), 1))
+    assert all(drift.psi is None and not drift.drifted for drift in compare(reference, of(x=["a"] * 500), ANY))
+
+
+SIZES = [(300, 200), (5_000, 60)]
+
+
+@pytest.mark.parametrize(("rows", "window"), SIZES)
+def test_measures_are_those_of_scipy_where_every_value_was_kept(rows, window):
+    """The smaller window as well as both samples within what a sketch keeps whole."""
+    from scipy import spatial, stats
+
+    random = np.random.default_rng(rows)
+    first, second = random.normal(size=min(rows, 512)), random.normal(0.2, 1.1, size=window)
+    found = only(of(x=first), of(x=second))
+    apart = stats.ks_2samp(first, second)
+    assert found.ks == pytest.approx(apart.statistic, abs=1e-9)
+    assert found.p_values["ks"] == pytest.approx(apart.pvalue, abs=1e-9)
+    moved = stats.wasserstein_distance(first, second) / first.std(ddof=1)
+    assert found.wasserstein == pytest.approx(moved, abs=1e-9)
+
+    old, new = (random.choice(list("abcd"), size, p=[0.4, 0.3, 0.2, 0.1]) for size in (rows, window * 20))
+    found = only(of(x=old), of(x=new))
+    table = np.asarray([[(values == letter).sum() for letter in "abcd"] for values in (old, new)], dtype=float)
+    expected = stats.contingency.expected_freq(table)
+    if expected.min() >= 50:
+        assert found.p_values["chi_square"] == pytest.approx(
+            stats.chi2_contingency(table, correction=False).pvalue, abs=1e-9
+        )
+    else:
+        assert found.p_values["chi_square"] == pytest.approx(
+            stats.chi2_contingency(table, correction=False).pvalue, abs=0.15
+        )
+    p, q = table[0] / rows, table[1] / window / 20
+    assert found.total_variation == pytest.approx(np.abs(p - q).sum() / 2, abs=1e-9)
+    assert found.jensen_shannon == pytest.approx(spatial.distance.jensenshannon(p, q, 2), abs=1e-9)
+    smooth = [(row + 0.5) / (row + 0.5).sum() for row in np.hstack([table, np.zeros((2, 2))])]
+    assert found.psi == pytest.approx(stats.entropy(*smooth) + stats.entropy(*smooth[::-1]), abs=1e-9)
+
+
+def test_measures_of_many_rows_are_within_the_error_of_the_sketch():
+    from scipy import stats
+
+    first, second = RANDOM.normal(size=60_000), RANDOM.normal(0.05, 1, 40_000)
+    reference, current = of(x=first), of(x=second)
+    found = only(reference, current)
+    error = 4 * math.hypot(reference.columns["x"].rank_error, current.columns["x"].rank_error)
+    assert found.ks == pytest.approx(stats.ks_2samp(first, second).statistic, abs=error)
+    # A standard deviation apart is at most about this much of a density apart.
+    assert found.wasserstein == pytest.approx(stats.wasserstein_distance(first, second), abs=6 * error)
+
+
+def test_a_change_of_spread_that_leaves_the_middle_is_found_by_cucconis_test():
+    found = only(of(x=RANDOM.normal(size=5_000)), of(x=RANDOM.normal(0, 1.25, 1_000)))
+    assert (found.drifted, found.test) == (True, "cucconi")
+    assert found.p_values["cucconi"] < found.p_values["ks"] / 10
+
+
+def test_what_is_certain_but_too_small_is_no_drift():
+    first, second = (
+        of(x=[0] * 80_000 + [1] * 20_000, s=["a"] * 100_000),
+        of(x=[0] * 78_500 + [1] * 21_500, s=["a"] * 99_900 + ["b"] * 100),
+    )
+    found = {drift.column: drift for drift in compare(first, second, Policy())}
+    for drift in found.values():
+        assert drift.p_value < 1e-3
+        assert drift.effect < 0.02
+        assert (drift.adjusted_p_value, drift.drifted) == (1, False)
+    assert all(drift.drifted for drift in compare(first, second, Policy(min_effect=0.0005)))
+
+
+def test_a_small_certain_change_does_not_hide_a_large_one():
+    missing = [None] * 300
+    reference, current = of(x=list(range(30_000))), of(x=[*missing, *range(1_000, 30_700)])
+    found = only(reference, current)
+    assert found.p_values["missing"] < min(found.p_values["ks"], found.p_values["cucconi"])
+    assert found.p_value == 3 * found.p_values[found.test]
+    assert found.drifted
+    assert found.test in ("ks", "cucconi")
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.5))
+@settings(deadline=None)
+def test_no_column_is_said_to_have_drifted_unless_benjamini_and_hochberg_say_so(values, rate):
+    drifts = [Drift(column="x", kind="numeric", effect=0.5, p_value=value, tests=1) for value in values]
+    small = Drift(column="s", kind="numeric", effect=0.01, p_value=0.0, tests=1)
+    unmeasured = Drift(column="n", kind="numeric", note="not measured")
+    judged = judge([*drifts, small, unmeasured], Policy(false_alarm_rate=rate))
+    assert [drift.column for drift in judged[-2:]] == ["s", "n"]
+    assert not any(drift.drifted for drift in judged[-2:])
+    ordered, count = sorted(values), len(values) + 1
+    reached = max((rank for rank, value in enumerate(ordered, 1) if value <= rate * rank / count), default=0)
+    # At the border a rounding decides.
+    assert abs(sum(drift.drifted for drift in judged) - reached) <= sum(
+        math.isclose(value, rate * rank / count) for rank, value in enumerate(ordered, 1)
+    )
+    assert all(drift.adjusted_p_value >= drift.p_value for drift in judged[:-2])
+
+
+ODD = st.lists(
+    st.one_of(st.none(), st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e308, -1e308]), st.floats(-9, 9)),
+    max_size=60,
+)
+
+
+@given(ODD, ODD, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_window_holds_it_gets_a_verdict(before, now, text):
+    def one(values) -> Profile:
+        if text:
+            return profile(
+                [pa.record_batch({"x": pa.array([None if v is None else str(v) for v in values], pa.string())})]
+            )
+        return profile([pa.record_batch({"x": pa.array(values, pa.float64())})])
+
+    found = only(one(before), one(now))
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+    if found.p_value is None:
+        assert found.note.startswith("not measured: ")
+        assert found.adjusted_p_value is None
+    else:
+        assert 0 <= found.p_value <= found.adjusted_p_value <= 1
+        assert 0 <= found.effect <= 1
+        assert all(0 <= value <= 1 for value in found.p_values.values())
+    if sorted(map(str, before)) == sorted(map(str, now)):
+        assert not found.drifted
+
+
+@pytest.mark.parametrize("values", [[], [1.0], ["a"], [None], [math.inf] * 80, [None] * 80, ["a"] * 80, [2.0] * 80])
+def test_windows_with_next_to_nothing_in_them(values):
+    kind = pa.string() if isinstance(next(iter(values), None), str) else pa.float64()
+    current = profile([pa.record_batch({"x": pa.array(values, kind)})])
+    for reference in (of(x=RANDOM.normal(size=400)), of(x=["a", "b"] * 200)):
+        found = only(reference, current, min_rows=50)
+        if len(values) < 50:
+            assert found.note == f"not measured: {len(values)} rows, 50 are needed"
+        elif found.kind != current.columns["x"].kind and current.columns["x"].valid:
+            assert "not measured: it was" in found.note
+        else:
+            assert found.drifted
+
+
+def test_shapes_that_break_approximations_raise_no_more_alarms_than_promised():
+    """Rare flags, many noughts, heavy tails, rare values: 400 columns that did not change, each by itself."""
+    random = np.random.default_rng(3)
+
+    def column(rows: int, kind: int):
+        return (
+            lambda: (random.random(rows) < 0.01).astype(float),
+            lambda: np.where(random.random(rows) < 0.95, 0, random.lognormal(size=rows)),
+            lambda: random.lognormal(0, 3, rows),
+            lambda: np.minimum(random.zipf(1.5, rows), 400).astype(str),
+            lambda: random.integers(0, 300, rows).astype(str),
+        )[kind]()
+
+    found = [
+        only(of(x=column(rows, kind)), of(x=column(window, kind)))
+        for kind in range(5)
+        for rows, window in ((600, 60), (300, 900)) * 40
+    ]
+    assert sum(drift.p_value <= 0.05 for drift in found) <= 400 * 0.05 + 3 * math.sqrt(400 * 0.05 * 0.95)

@@ -22,8 +22,8 @@ def auc(value: float, half: float = 0.01, reference: float | None = 0.7, metric:
     )
 
 
-def drift(psi: float, column: str = "temp", note: str | None = None) -> Drift:
-    return Drift(column=column, kind="numeric", psi=psi, note=note)
+def drift(effect: float, column: str = "temp", note: str | None = None) -> Drift:
+    return Drift(column=column, kind="numeric", psi=1.0, effect=effect, drifted=effect > 0.1, note=note)
 
 
 def findings(policy: dict[str, Any] | None = None, **fields: Any) -> Findings:
@@ -45,12 +45,12 @@ def test_a_model_that_holds_while_nothing_moves_is_healthy():
 
 
 def test_drift_alone_is_watched_and_never_retrained():
-    features = [drift(9.0), drift(8.0, "humid"), drift(0.3, "wind"), drift(0.25, "gust", "no row has a value")]
-    verdict = decide(findings(features=features, prediction=drift(5.0, "score")))
+    features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust", "no row has a value")]
+    verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
     assert verdict.decision == "watch"
     assert verdict.reason.startswith(
-        "The predicted scores have drifted (PSI 5.00); "
-        "4 features have drifted: temp, humid, wind and 1 more (PSI up to 9.00)"
+        "The predicted scores have drifted (by 12.3% of the rows); "
+        "4 features have drifted: temp, humid, wind and 1 more (by up to 54.0% of the rows)"
     )
 
 
@@ -112,7 +112,7 @@ def test_a_bad_version_that_was_replaced_is_not_retrained_again():
         ),
         ({"unmeasured": "all 900 labels are of the positive class", "performance": None}, "all 900 labels are of"),
         ({"rows": 0, "performance": None}, "There are no predictions in 2013-04."),
-        ({"rows": 150}, "Drift is not measured: there are 150 rows, 200 are needed; realised roc_auc"),
+        ({"rows": 30}, "Drift is not measured: there are 30 rows, 50 are needed; realised roc_auc"),
     ],
 )
 def test_what_could_not_be_measured_is_watched_and_said(fields, said):
@@ -145,8 +145,8 @@ def test_what_falls_while_the_inputs_stay_is_concept_drift():
     said = "from the scores alone 0.690 to 0.710 was estimated."
     assert decide(findings(**fallen)).reason.endswith(f"; concept drift: the inputs have not drifted, and {said}")
     moved = f"the inputs have drifted, but that does not explain it: {said}"
-    assert decide(findings(**fallen, features=[drift(9.0)])).reason.endswith(moved)
-    assert decide(findings(**fallen, prediction=drift(9.0, "score"))).reason.endswith(moved)
+    assert decide(findings(**fallen, features=[drift(0.9)])).reason.endswith(moved)
+    assert decide(findings(**fallen, prediction=drift(0.9, "score"))).reason.endswith(moved)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_window_within_its_grace_is_immature(grace, days, said):
 @given(
     st.sampled_from([None, V1, V2]), st.sampled_from([None, V1]), st.sampled_from([0, 10, 6_000]),
     st.sampled_from([None, auc(0.5), auc(0.7)]), st.sampled_from([None, "it is Sunday"]),
-    st.sampled_from([None, 10.0, 99.0]), st.sampled_from([[], [drift(9.0)]]),
+    st.sampled_from([None, 10.0, 99.0]), st.sampled_from([[], [drift(0.9)]]),
     st.sampled_from([None, timedelta(days=30)]), st.sampled_from([None, auc(0.5), auc(0.7)]),
 )  # fmt: skip
 def test_every_finding_leads_to_one_decision_in_one_sentence(

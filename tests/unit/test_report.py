@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from airflow_mlops.monitoring.report import render
 from airflow_mlops.specs.base import ModelVersionRef
-from airflow_mlops.specs.monitor import Bin, Drift, LabelDelay, Performance, Policy, Report, Verdict
+from airflow_mlops.specs.monitor import Bin, Drift, DriftTests, LabelDelay, Performance, Policy, Report, Verdict
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 
@@ -23,9 +23,14 @@ def report(month: int = 4, decision: str = "watch", count: int = 3, **fields) ->
         "verdict": Verdict(decision=decision, reason=reason), "policy": Policy(), "champion": V1,
         "scored_by": V1, "rows": 6_000, "labelled": 5_000, "coverage": 5 / 6,
         "performance": Performance(metric="roc_auc", value=0.7, low=0.69, high=0.71, reference=0.72, labels=5_000),
-        "prediction": Drift(column="score", kind="numeric", psi=0.01, bins=bins),
+        "prediction": Drift(column="score", kind="numeric", psi=0.01, effect=0.031, adjusted_p_value=0.2, bins=bins),
+        "drift_tests": DriftTests(false_alarm_rate=0.05, min_effect=0.02, columns=count + 1, tests=2 * count + 2),
         "features": [
-            Drift(column=name, kind="numeric", psi=1 / (n + 1), ks=0.1, bins=bins) for n, name in enumerate(names)
+            Drift(
+                column=name, kind="numeric", psi=0.5, ks=0.1, p_values={"ks": 1e-9}, test="ks", effect=1 / (n + 1),
+                p_value=1e-9, adjusted_p_value=1e-8, drifted=n == 0, bins=bins,
+            )
+            for n, name in enumerate(names)
         ],
     }  # fmt: skip
     return Report(**{**known, **fields})
@@ -74,6 +79,17 @@ def test_the_verdict_comes_first():
     assert (
         words.index("retrain") < words.index("Because 1 < 2") < words.index("6,000") < words.index("About this report")
     )
+
+
+def test_the_false_alarm_rate_the_tests_and_their_correction_are_stated():
+    words = " ".join(Page(render(report())).words)
+    assert "8 tests were done on 4 columns" in words
+    assert "With nothing changed, at most 5% of windows raise any alarm" in words
+    assert "Bonferroni within a column, Benjamini-Hochberg over the columns" in words
+    assert "A change that concerns less than 2.0% of the rows raises none" in words
+    assert "1 of 3 false alarms in at most 5% of windows" in words
+    assert "3.1% of the rows; not drifted, adjusted p 0.200" in words
+    assert "p < 0.001" in words
 
 
 def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
@@ -130,14 +146,14 @@ def test_a_window_about_which_nothing_is_known_has_a_page_too():
                     unmeasured="there are no labels",
                     **{
                         **bare,
-                        "features": [Drift(column="temp", kind="numeric", note="not measured: 3 rows, 200 are needed")],
+                        "features": [Drift(column="temp", kind="numeric", note="not measured: 3 rows, 50 are needed")],
                     },
                 )
             )
         ).words
     )
     assert "not judged: there are no labels" in words
-    assert "not measured: 3 rows, 200 are needed" in words
+    assert "not measured: 3 rows, 50 are needed" in words
 
 
 def test_many_features_stay_under_a_megabyte():

@@ -1,0 +1,200 @@
+"""How often drift is found where there is none, and how often where there is some.
+
+``python -m benchmarks.false_alarms [--windows N] [--evidently-windows N] [--cores N]``. Every seeded window has 50 to
+100,000 rows and 10 to 100 features (numbers of four shapes, every fifth one text) that are drawn as the 10,000 rows of
+its reference were. Then one feature is shifted by 0.1 standard deviations. Beside ours: SciPy's Kolmogorov-Smirnov
+(numbers) and chi-square tests on the rows themselves, each at 5% and corrected by Benjamini and Hochberg, the latter
+at a level that gives it the same share of false alarms as ours has; and Evidently by its own rules, in an environment
+of its own, on the first of the same windows. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+WINDOWS, EVIDENTLY_WINDOWS = 1_000, 40
+REFERENCE = 10_000
+ROWS, FEATURES = (50, 100_000), (10, 100)
+SHIFT = 0.1
+BANDS = ((50, 500), (500, 5_000), (5_000, 100_001))
+_LETTERS, _SHARES = list("abcdefgh"), [0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.015, 0.005]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=WINDOWS)
+    parser.add_argument("--evidently-windows", type=int, default=EVIDENTLY_WINDOWS, help="0 leaves Evidently out")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--evidently", type=int, metavar="WINDOW", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.evidently is not None:
+        print(json.dumps(by_evidently(arguments.evidently)))
+    else:
+        compare(arguments.windows, min(arguments.evidently_windows, arguments.windows), arguments.cores)
+
+
+def compare(windows: int, evidently_windows: int, cores: int) -> None:
+    start = time.perf_counter()
+    with ProcessPoolExecutor(cores) as pool:
+        found = list(pool.map(judge, range(windows), chunksize=4))
+    figures = {"benchmark": "false_alarms", "windows": windows, "shift": SHIFT, **rates(found)}
+    figures["seconds"] = round(time.perf_counter() - start, 1)
+    print(f"{windows:,} windows of {ROWS[0]} to {ROWS[1]:,} rows and {FEATURES[0]} to {FEATURES[1]} features:")
+    print(f"{'':44}{'all':>8}" + "".join(f"{f'{a:,} to {b - 1:,}':>18}" for a, b in BANDS) + "  rows")
+    _row("alarms without drift, ours", found, lambda item: item["alarm"])
+    _row("  SciPy's tests, each at 5%", found, lambda item: min(item["plain"]) <= 0.05)
+    level = figures["ks_level"]
+    _row(f"  SciPy's, corrected, at {level:.3f}", found, lambda item: item["ks"] <= level)
+    _row(f"shift of {SHIFT} found, ours", found, lambda item: item["found"])
+    _row(f"  SciPy's, corrected, at {level:.3f}", found, lambda item: item["ks_shifted"] <= level)
+    if evidently_windows:
+        figures |= beside(evidently_windows, cores)
+    print(json.dumps(figures))
+
+
+def _row(name: str, found: list[dict[str, Any]], of: Any) -> None:
+    parts = [[of(item) for item in found if low <= item["rows"] < high] for low, high in BANDS]
+    shares = [f"{sum(part) / len(part):.1%}" if part else "-" for part in parts]
+    overall = sum(map(sum, parts)) / len(found)
+    print(f"{name:44}{overall:8.1%}" + "".join(f"{share:>18}" for share in shares), flush=True)
+
+
+def rates(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The shares of windows with a false alarm and with the shift found, ours and SciPy's at the same false alarms."""
+    alarms = sum(item["alarm"] for item in found)
+    # As many of the undrifted windows lie at or below this level as alarm with ours.
+    level = sorted(item["ks"] for item in found)[alarms - 1] if alarms else 0.0
+    share = len(found)
+    return {
+        "false_alarm_rate": round(alarms / share, 4),
+        "power": round(sum(item["found"] for item in found) / share, 4),
+        "ks_power": round(sum(item["ks_shifted"] <= level for item in found) / share, 4),
+        "ks_level": round(level, 4),
+        "uncorrected_false_alarm_rate": round(sum(min(item["plain"]) <= 0.05 for item in found) / share, 4),
+    }
+
+
+def plan(window: int, most_rows: int, most_features: int) -> tuple[int, int]:
+    """The rows and features of a window."""
+    import numpy as np
+
+    random = np.random.default_rng([window, 0])
+    rows = round(math.exp(random.uniform(math.log(ROWS[0]), math.log(most_rows))))
+    return rows, int(random.integers(FEATURES[0], most_features + 1))
+
+
+def column(window: int, feature: int, part: int, rows: int) -> Any:
+    """The values of a feature: the first is normal with a standard deviation of 1, every fifth is text.
+
+    :param part: 0 for the reference, 1 for the window
+    """
+    import numpy as np
+
+    random = np.random.default_rng([window, feature, part, 1])
+    if feature % 5 == 4:
+        return np.array(_LETTERS)[random.choice(len(_LETTERS), rows, p=_SHARES)]
+    shape = (
+        lambda: random.normal(size=rows),
+        lambda: random.lognormal(size=rows),
+        lambda: random.poisson(2, rows).astype(float),
+        lambda: np.where(random.random(rows) < 0.3, 0.0, random.exponential(size=rows)),
+    )
+    return shape[feature % 5]()
+
+
+def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1]) -> dict[str, Any]:
+    """What ours and SciPy's tests say about a window without drift, and about its first feature once that is shifted."""
+    from scipy import stats
+
+    from airflow_mlops.monitoring import drift
+    from airflow_mlops.specs.monitor import Policy
+
+    rows, features = plan(window, most_rows, most_features)
+    before, now = ([column(window, feature, part, size) for feature in range(features)] for part, size in
+                   enumerate((REFERENCE, rows)))  # fmt: skip
+    shifted = now[0] + SHIFT
+    policy = Policy()
+    measured = drift.measure(profiled(before), profiled(now), policy)
+    moved = drift.measure(profiled(before[:1]), profiled([shifted]), policy)
+    plain = [by_scipy(*pair) for pair in zip(before, now, strict=True)]
+    return {
+        "rows": rows,
+        "alarm": any(item.drifted for item in drift.judge(measured, policy)),
+        "found": drift.judge([*moved, *measured[1:]], policy)[0].drifted,
+        "plain": plain,
+        "ks": float(stats.false_discovery_control(plain).min()),
+        "ks_shifted": float(stats.false_discovery_control([by_scipy(before[0], shifted), *plain[1:]])[0]),
+    }
+
+
+def profiled(columns: list[Any]) -> Any:
+    import pyarrow as pa
+
+    from airflow_mlops.monitoring.profiles import profile
+
+    return profile(pa.table({f"f{index}": values for index, values in enumerate(columns)}).to_batches())
+
+
+def by_scipy(before: Any, now: Any) -> float:
+    """The p-value of the plain test on the rows."""
+    import numpy as np
+    from scipy import stats
+
+    if before.dtype.kind == "f":
+        return float(stats.ks_2samp(before, now, method="asymp").pvalue)
+    known, codes = np.unique(np.concatenate([before, now]), return_inverse=True)
+    counts = [np.bincount(part, minlength=len(known)) for part in np.split(codes, [len(before)])]
+    return float(stats.chi2_contingency(counts, correction=False).pvalue)
+
+
+def beside(windows: int, cores: int) -> dict[str, Any]:
+    """Evidently on the first windows, each in a process of its own Python."""
+    from benchmarks.evidently import VERSION, environment
+
+    python = environment()
+    start = time.perf_counter()
+    with ProcessPoolExecutor(cores) as pool:
+        found = list(pool.map(partial(_child, str(python)), range(windows)))
+    _row(f"  Evidently {VERSION} on {windows} of them, any column", found, lambda item: item["drifted"] > 0)
+    _row("  Evidently, half of the columns or more", found, lambda item: item["drifted"] >= item["features"] / 2)
+    return {
+        "evidently_false_alarm_rate": round(sum(item["drifted"] > 0 for item in found) / windows, 4),
+        "evidently_windows": windows,
+        "evidently_seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _child(python: str, window: int) -> dict[str, Any]:
+    command = [python, "-W", "ignore", "-m", "benchmarks.false_alarms", "--evidently", str(window)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def by_evidently(window: int) -> dict[str, Any]:
+    """How many columns of a window Evidently finds drifted."""
+    import pandas as pd
+
+    from benchmarks.evidently import drifted
+
+    rows, features = plan(window, ROWS[1], FEATURES[1])
+    before, now = (
+        pd.DataFrame({f"f{feature}": column(window, feature, part, size) for feature in range(features)})
+        for part, size in enumerate((REFERENCE, rows))
+    )
+    texts = [f"f{feature}" for feature in range(features) if feature % 5 == 4]
+    return {"rows": rows, "features": features, "drifted": sum(drifted(before, now, texts))}
+
+
+if __name__ == "__main__":
+    main()

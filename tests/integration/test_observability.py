@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.observability.export import export
-from airflow_mlops.observability.metrics import METRICS, scored
+from airflow_mlops.observability.metrics import METRICS, monitored, scored
 from airflow_mlops.specs.base import MLflowTarget
 from tests.deployed import flights, promote, scoring_set
 from tests.integration.conftest import end_group, free_port
-from tests.observed import dashboard, groups, score_result
+from tests.observed import dashboard, groups, monitor_result, score_result
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,14 @@ def test_the_pushgateway_holds_the_last_run_of_each_model(pushgateway, caplog):
     export(groups()["champion"], log)
     export(scored(score_result()), log)
     export(scored(score_result(7, number=4)), log)
+    export(groups()["monitor"], log)
+    export(monitored({**monitor_result(), "metrics": {"rows": 5}}), log)
     found = pushed(pushgateway)
     assert found["airflow_mlops_score_rows", "airflow_mlops_score", "4"] == 7
     assert ("airflow_mlops_score_rows", "airflow_mlops_score", "3") not in found
+    assert found["airflow_mlops_monitor_rows", "airflow_mlops_monitor", "3"] == 5
+    # What was not measured this time is not as it was the last time.
+    assert ("airflow_mlops_monitor_coverage_ratio", "airflow_mlops_monitor", "3") not in found
     assert found["airflow_mlops_champion_version", "airflow_mlops_champion", ""] == 3
     assert caplog.records == []
 

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -166,6 +167,12 @@ def test_a_way_that_fails_is_a_warning_and_the_others_go_on(folder, monkeypatch,
     assert re.fullmatch(r"No metrics go to the Pushgateway http://127.0.0.1:9: .*Connection refused.*", refused)
 
 
+def test_a_missing_library_is_named(folder, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    export(scored(score_result()), log)
+    assert caplog.messages[0].endswith("; install airflow-mlops[prometheus].")
+
+
 def test_a_result_that_cannot_be_read_fails_no_task(capsys):
     ScoreOperator(task_id="score", model="delays", dataset={})._export({"summary": "of another version"})
     assert "No metrics were exported: 'scored_by'" in capsys.readouterr().out
@@ -247,36 +254,42 @@ def test_promtool_accepts_the_alert_rules():
     assert f"SUCCESS: {len(alerts())} rules found" in done.stdout
 
 
-FELL = monitored(monitor_result("retrain", **performance(value=0.7)))
-WORSE = monitored(monitor_result("retrain", **performance(metric="rmse", value=0.9)))
-HEALTHY, IMMATURE = monitored(monitor_result()), monitored(monitor_result("watch", **performance(value=0.7)))
-REFUSED, PROMOTED = decided(promote_result(False), "promoted"), decided(promote_result(), "promoted")
+def at(second: int, samples: list[Sample]) -> list[Sample]:
+    """The samples as of a time on promtool's clock, which starts at 0."""
+    return [item._replace(value=second) if "completed" in item.metric.name else item for item in samples]
+
+
+FELL = at(0, monitored(monitor_result("retrain", **performance(value=0.7))))
+ROSE = at(0, monitored(monitor_result("retrain", **performance(metric="rmse", value=0.9))))
+HEALTHY = at(0, monitored(monitor_result()))
+IMMATURE = at(0, monitored(monitor_result("watch", **performance(value=0.7))))
+SCORED, NO_ROWS = at(0, scored(score_result())), at(0, scored(score_result(0)))
+PROMOTED, REFUSED = at(60, decided(promote_result(), "promoted")), at(60, decided(promote_result(False), "promoted"))
+REFUSED_BEFORE = at(-60, REFUSED)
 
 
 @pytest.mark.parametrize(
     ("samples", "days", "expected"),
     [
-        pytest.param([*HEALTHY, *PROMOTED, *scored(score_result())], 1, set(), id="all is well"),
+        pytest.param([*HEALTHY, *PROMOTED, *SCORED], 1, set(), id="all is well"),
         pytest.param(IMMATURE, 3, set(), id="labels that are not enough to judge by"),
         pytest.param(FELL, 0, {"ModelPerformanceFell"}, id="a metric fell"),
-        pytest.param([*WORSE, *PROMOTED], 0, {"ModelPerformanceFell"}, id="an error rose"),
+        pytest.param([*ROSE, *PROMOTED], 0, {"ModelPerformanceFell"}, id="an error rose"),
         pytest.param(FELL, 2, {"ModelPerformanceFell", "ModelRetrainingOverdue"}, id="nothing came of it"),
         pytest.param([*FELL, *PROMOTED], 2, {"ModelPerformanceFell"}, id="a candidate was promoted since"),
         pytest.param(
             [*FELL, *REFUSED], 2, {"ModelPerformanceFell", "ModelRetrainingRefused"}, id="candidates were refused"
         ),
+        pytest.param([*FELL, *REFUSED_BEFORE], 0, {"ModelPerformanceFell"}, id="candidates of an earlier time were"),
         pytest.param([*HEALTHY, *REFUSED], 2, set(), id="refused without need"),
-        pytest.param(scored(score_result(0)), 0, {"ModelScoredNoRows"}, id="no rows"),
-        pytest.param([*HEALTHY, *scored(score_result())], 41, {"ModelNotMonitored", "ModelNotScoring"}, id="silence"),
+        pytest.param(NO_ROWS, 0, {"ModelScoredNoRows"}, id="no rows"),
+        pytest.param([*HEALTHY, *SCORED], 41, {"ModelNotMonitored", "ModelNotScoring"}, id="silence"),
     ],
 )
 def test_alerts_fire_when_they_should(samples, days, expected, tmp_path):
-    # promtool's clock starts at 0; what became of the champion was decided a minute after the check.
-    completed = {"monitor": 0, "score": 0, "champion": 60}
     series = []
     for metric, value, labels in samples:
         matchers = ",".join(f'{name}="{text}"' for name, text in labels.items())
-        value = completed[metric.group] if "completed" in metric.name else value
         series.append({"series": f"{metric.prometheus}{{{matchers}}}", "values": f"{value}+0x{days * 24}"})
     asked = {
         "expr": 'sum by (alertname) (ALERTS{alertstate="firing"})',

@@ -94,6 +94,23 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "airflow_mlops.operators.train,pyarrow.dataset,pandas,sklearn.ensemble,mlflow",
                         "default": "",
                     },
+                    "prometheus_textfile": {
+                        "description": "A folder that Prometheus's node exporter reads (its option "
+                        "``--collector.textfile.directory``): what monitoring, scoring and promotion found is written "
+                        "there, one file for each model and stage. Empty means none.",
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "/var/lib/prometheus/node-exporter",
+                        "default": "",
+                    },
+                    "prometheus_pushgateway": {
+                        "description": "Address of a Prometheus Pushgateway, which gets what monitoring, scoring and "
+                        "promotion found. Empty means none.",
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "http://pushgateway.example:9091",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -33,6 +33,16 @@ def default_place() -> Compute:
         raise SpecError(f"[mlops] run_on: {error}") from None
 
 
+def prometheus_textfile() -> str:
+    """The folder of the node exporter's textfile collector: ``[mlops] prometheus_textfile``; empty for none."""
+    return conf.get("mlops", "prometheus_textfile", fallback="") or ""
+
+
+def prometheus_pushgateway() -> str:
+    """The Pushgateway's address: ``[mlops] prometheus_pushgateway``; empty for none."""
+    return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
+
+
 def preload() -> list[str]:
     """Names of the modules that ``[mlops] preload`` asks the scheduler to import before it starts its workers."""
     names: str = conf.get("mlops", "preload", fallback="") or ""

@@ -15,6 +15,8 @@ from airflow_mlops.compute import Compute
 from airflow_mlops.exceptions import MLOpsError
 from airflow_mlops.links.mlflow import run_page
 from airflow_mlops.notifications import URLS, Event, Notify
+from airflow_mlops.observability.export import export
+from airflow_mlops.observability.metrics import Sample
 from airflow_mlops.settings import default_place, default_store
 from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
@@ -77,6 +79,10 @@ class StepOperator(BaseOperator):
             run = run_page(getattr(self, "mlflow_conn_id", ""), run_id) if run_id else ""
         return {**dict.fromkeys(URLS, ""), "task": context["ti"].log_url, "run": run, **more}
 
+    def samples(self, result: dict[str, Any]) -> list[Sample]:
+        """What of ``result`` is worth a time series; nothing unless a subclass says so."""
+        return []
+
     def finish(self, result: dict[str, Any], context: Context) -> None:
         """Tell Airflow what came of it: asset events, links. Runs on every success, also of a result found finished."""
 
@@ -106,9 +112,16 @@ class StepOperator(BaseOperator):
         self._ran = call, result
         self.log.info("%s", result["summary"])
         self.finish(result, context)
+        self._export(result)
         if self.notify is not None:
             self._tell(self.notify, result, call.key, context)
         return result
+
+    def _export(self, result: dict[str, Any]) -> None:
+        try:
+            export(self.samples(result), self.log)
+        except Exception as error:  # noqa: BLE001 - the work is done
+            self.log.warning("No metrics were exported: %s", error)
 
     def _tell(self, notify: Notify, result: dict[str, Any], key: str, context: Context) -> None:
         states = context["task_state_store"]

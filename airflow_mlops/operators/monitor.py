@@ -10,6 +10,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_mlops.links import ReportLink
 from airflow_mlops.links.artifacts import page_address
 from airflow_mlops.notifications import Event
+from airflow_mlops.observability.metrics import Sample, monitored
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.base import parse
 from airflow_mlops.specs.monitor import MonitorSpec, Policy
@@ -79,6 +80,9 @@ class MonitorOperator(StepOperator):
         champion = result["champion"] or {}
         urls = self.urls(context, report=page_address(result["report_url"]))
         return Event("drift", result["model"], result["summary"], champion.get("version"), result["reason"], urls)
+
+    def samples(self, result: dict[str, Any]) -> list[Sample]:
+        return monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         told = {key: result[key] for key in ("decision", "reason", "window", "metrics")}

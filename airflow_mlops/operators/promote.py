@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
+from airflow_mlops.observability.metrics import Sample, decided
 from airflow_mlops.operators.approval import Approval, answer_page, recall, remember, request
 from airflow_mlops.operators.base import StepOperator, no_retry_in_vain
 from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_if_lost
@@ -118,6 +119,9 @@ class PromoteOperator(StepOperator):
         about = result["winner"] or {}
         urls = self.urls(context, about.get("run_id"), ledger=result["ledger_url"])
         return Event(name, result["model"], result["summary"], about.get("version"), result["reason"], urls)
+
+    def samples(self, result: dict[str, Any]) -> list[Sample]:
+        return decided(result, "promoted")
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["promoted"]:

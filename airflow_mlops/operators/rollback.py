@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
+from airflow_mlops.observability.metrics import Sample, decided
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_if_lost
 from airflow_mlops.specs.rollback import RollbackSpec
@@ -67,6 +68,9 @@ class RollbackOperator(StepOperator):
         champion = result["champion"]
         urls = self.urls(context, champion["run_id"], ledger=result["ledger_url"])
         return Event("rolled_back", result["model"], result["summary"], champion["version"], result["reason"], urls)
+
+    def samples(self, result: dict[str, Any]) -> list[Sample]:
+        return decided(result, "rolled_back")
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["rolled_back"]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_mlops.observability.metrics import Sample, scored
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.score import ScoreSpec
 
@@ -69,6 +70,9 @@ class ScoreOperator(StepOperator):
             "allow_pyfunc": self.allow_pyfunc,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }
+
+    def samples(self, result: dict[str, Any]) -> list[Sample]:
+        return scored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["dataset"] is None:

@@ -17,7 +17,7 @@ OPERATORS = sorted(
 
 HEAVY = {
     "datasketches", "feast", "fsspec", "great_expectations", "interpret", "kubernetes", "matplotlib", "mlflow", "numpy",
-    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn",
+    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn",
     "skops", "sqlalchemy", "torch",
 }  # fmt: skip
 # Airflow itself loads these before it parses anything; it must not be from us that they come.

@@ -1,0 +1,76 @@
+"""Where samples go: Airflow's own metrics always; Prometheus by a textfile or a Pushgateway where configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow_mlops.observability.metrics import Sample
+from airflow_mlops.settings import prometheus_pushgateway, prometheus_textfile
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_TIMEOUT = 10.0
+
+
+def export(samples: Sequence[Sample], log: Any) -> None:
+    """Hand on the samples of one model and one group.
+
+    They replace what was handed on before for that model and group. A way that fails gets a warning in the log: the
+    work is done.
+    """
+    if not samples:
+        return
+    ways: list[tuple[str, Callable[[], None]]] = [("Airflow's metrics", lambda: _to_airflow(samples))]
+    if folder := prometheus_textfile():
+        ways.append((f"the folder {folder}", lambda: _to_textfile(samples, Path(folder))))
+    if gateway := prometheus_pushgateway():
+        ways.append((f"the Pushgateway {gateway}", lambda: _to_pushgateway(samples, gateway)))
+    for name, hand_on in ways:
+        try:
+            hand_on()
+        except ImportError as error:
+            log.warning("No metrics go to %s: %s; install airflow-mlops[prometheus].", name, error)
+        except Exception as error:  # noqa: BLE001 - the work is done
+            log.warning("No metrics go to %s: %s", name, error)
+
+
+def _to_airflow(samples: Sequence[Sample]) -> None:
+    from airflow.sdk.observability import stats
+
+    for metric, value, labels in samples:
+        # InfluxDB's line protocol, which StatsD may speak, knows no empty tag.
+        stats.gauge(metric.name, value, tags={name: text for name, text in labels.items() if text})
+
+
+def _to_textfile(samples: Sequence[Sample], folder: Path) -> None:
+    from prometheus_client import write_to_textfile
+
+    group, model = _key(samples)
+    write_to_textfile(str(folder / f"airflow_mlops_{group}_{quote(model, safe='')}.prom"), _registry(samples))
+
+
+def _to_pushgateway(samples: Sequence[Sample], gateway: str) -> None:
+    from prometheus_client import push_to_gateway
+
+    group, model = _key(samples)
+    job = f"airflow_mlops_{group}"
+    push_to_gateway(gateway, job=job, registry=_registry(samples), grouping_key={"model": model}, timeout=_TIMEOUT)
+
+
+def _key(samples: Sequence[Sample]) -> tuple[str, str]:
+    return samples[0].metric.group, samples[0].labels["model"]
+
+
+def _registry(samples: Sequence[Sample]) -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry, Gauge
+
+    registry = CollectorRegistry()
+    metrics = {sample.metric for sample in samples}
+    gauges = {item: Gauge(item.prometheus, item.help, item.labels, registry=registry) for item in metrics}
+    for metric, value, labels in samples:
+        gauges[metric].labels(**labels).set(value)
+    return registry

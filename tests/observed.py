@@ -29,7 +29,14 @@ def performance(prefix: str = "", metric: str = "roc_auc", value: float = 0.85) 
 
 
 def monitor_result(decision: str = "healthy", **metrics: float) -> dict[str, Any]:
-    counted = {"rows": 2_000, "labelled": 1_500, "coverage": 0.75, "feature_drift": 0.1, "prediction_drift": 0.05}
+    counted = {
+        "rows": 2_000,
+        "labelled": 1_500,
+        "coverage": 0.75,
+        "features_drifted": 1,
+        "feature_drift": 0.1,
+        "prediction_drift": 0.05,
+    }
     delays = {"label_delay_median": 1.0, "label_delay_p90": 2.5, "label_delay_p99": 7.0}
     result = MonitorResult(
         decision=decision, reason="", model="delays", window="2013-04", champion=version(4), scored_by=version(),

@@ -61,8 +61,9 @@ METRICS: dict[str, Metric] = {
         Metric("mlops.monitor.rows", "Predictions in the window."),
         Metric("mlops.monitor.labelled_rows", "Predictions in the window that have a label."),
         Metric("mlops.monitor.coverage_ratio", "Share of the predictions that have a label."),
-        Metric("mlops.monitor.feature_drift_psi", "Population stability index of the feature that moved most."),
-        Metric("mlops.monitor.prediction_drift_psi", "Population stability index of the scores."),
+        Metric("mlops.monitor.features_drifted", "Features that have drifted."),
+        Metric("mlops.monitor.feature_drift_ratio", "Share of rows by which the most drifted feature has moved."),
+        Metric("mlops.monitor.prediction_drift_ratio", "Share of rows by which the scores have moved."),
         Metric("mlops.monitor.performance", "The model's performance in the window.", _PERFORMANCE),
         Metric("mlops.monitor.performance_low", "Lower end of its confidence interval.", _PERFORMANCE),
         Metric("mlops.monitor.performance_high", "Upper end of its confidence interval.", _PERFORMANCE),
@@ -96,8 +97,9 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
         "rows": measured.get("rows"),
         "labelled_rows": measured.get("labelled"),
         "coverage_ratio": measured.get("coverage"),
-        "feature_drift_psi": measured.get("feature_drift"),
-        "prediction_drift_psi": measured.get("prediction_drift"),
+        "features_drifted": measured.get("features_drifted"),
+        "feature_drift_ratio": measured.get("feature_drift"),
+        "prediction_drift_ratio": measured.get("prediction_drift"),
     }
     return [
         *_one_of("mlops.monitor.decision", get_args(Decision), result["decision"], about),

@@ -10,11 +10,12 @@ from airflow_mlops.artifacts.store import ArtifactStore
 from tests.reports import publish
 
 DAG = """
+from datetime import timedelta
 from airflow.sdk import DAG
 from airflow_mlops.sensors import ModelHealthSensor
 
 with DAG("model_health_{name}"):
-    ModelHealthSensor(task_id="well", model="delays", store={store!r}, poke_interval=0.1, retries=1, **{options!r})
+    ModelHealthSensor(task_id="well", model="delays", store={store!r}, poke_interval=0.1, retries=1, retry_delay=timedelta(0), **{options!r})
 """
 
 
@@ -44,7 +45,6 @@ def test_a_model_that_is_well_is_told_with_a_link_to_its_report(run_dag, store):
 @pytest.mark.parametrize(
     ("decision", "options", "state"),
     [
-        # Airflow's state for a try that may follow would be up_for_retry.
         ("retrain", {}, "failed"),
         ("retrain", {"soft_fail": True}, "skipped"),
         ("retrain", {"accept": ["retrain"]}, "success"),

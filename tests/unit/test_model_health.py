@@ -157,6 +157,16 @@ def test_a_watcher_fires_once_for_each_new_report_and_for_none_that_was_there(st
     ]
 
 
+def test_a_watcher_reads_a_report_again_only_when_its_file_changes(store):
+    files = watching._Files(store.url, "delays")
+    assert files.changed() == {}
+    key = publish(store, "2013-04")
+    assert list(files.changed()) == [key]
+    assert files.changed() == {}
+    publish(store, "2013-04", "retrain")
+    assert files.changed()[key].verdict.decision == "retrain"
+
+
 def test_a_watcher_fires_for_the_decisions_it_is_asked_for(store, monkeypatch):
     monkeypatch.setattr(watching, "_DELIVERY", 0)
 

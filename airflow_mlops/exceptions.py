@@ -85,6 +85,10 @@ class RegistryUnavailableError(RegistryError):
     retryable = True
 
 
+class ModelUnhealthyError(MLOpsError):
+    """Monitoring's verdict on a model is none of those that the task accepts."""
+
+
 class ApprovalTimeoutError(MLOpsError):
     """Nobody answered a request for approval in time, and the task was told to fail then."""
 

@@ -34,6 +34,23 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": _NAME, "python-modules": [f"airflow_mlops.operators.{stage}" for stage in _STAGES]}
         ],
+        "sensors": [
+            {
+                "integration-name": _NAME,
+                "python-modules": ["airflow_mlops.sensors.feature_freshness", "airflow_mlops.sensors.model_health"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": _NAME,
+                "python-modules": [
+                    "airflow_mlops.triggers.pod",
+                    "airflow_mlops.triggers.report",
+                    "airflow_mlops.triggers.sensing",
+                    "airflow_mlops.triggers.train_job",
+                ],
+            }
+        ],
         "hooks": [{"integration-name": _NAME, "python-modules": ["airflow_mlops.hooks.mlflow"]}],
         "connection-types": [
             {

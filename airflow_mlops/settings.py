@@ -6,9 +6,6 @@ from pathlib import Path
 
 from airflow.sdk import conf
 
-from airflow_mlops.compute import Compute, Worker, from_text
-from airflow_mlops.exceptions import SpecError
-
 
 def default_store() -> str:
     """The artifact store's URL: ``[mlops] artifacts``, or the folder ``mlops`` beside the DAGs folder."""
@@ -17,20 +14,6 @@ def default_store() -> str:
         return configured
     dags = conf.get("core", "dags_folder", fallback="")
     return f"file://{Path(dags).parent / 'mlops' if dags else Path.home() / 'airflow' / 'mlops'}"
-
-
-def default_place() -> Compute:
-    """Where steps run whose operator does not say: ``[mlops] run_on``, or the worker.
-
-    :raises SpecError: the setting cannot be read
-    """
-    configured: str = conf.get("mlops", "run_on", fallback="") or ""
-    if not configured:
-        return Worker()
-    try:
-        return from_text(configured)
-    except SpecError as error:
-        raise SpecError(f"[mlops] run_on: {error}") from None
 
 
 def prometheus_textfile() -> str:

@@ -12,3 +12,15 @@ online_store:
 entity_key_serialization_version: 3
 """
 """A ``feature_store.yaml``: everything in files beside it."""
+
+PLACES = """
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Int64, String
+
+place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
+places = FileSource(name="places", path="places.parquet", timestamp_field="at")
+schema = [Field(name="place", dtype=String), Field(name="value", dtype=Int64)]
+first = FeatureView(name="first", entities=[place], schema=schema, source=places)
+second = FeatureView(name="second", entities=[place], schema=schema, source=places)
+"""
+"""Two views of ``places.parquet``: ``place``, ``at`` and ``value``."""

@@ -224,6 +224,20 @@ class ArtifactStore:
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
+    def info(self, key: str) -> dict[str, Any] | None:
+        """What the filesystem says of ``key``, or ``None`` where it is gone: its size, and more.
+
+        Replacing a file changes what is said of it wherever the filesystem knows times or hashes.
+
+        :raises StoreError: the store cannot be read
+        """
+        try:
+            return dict(self.fs.info(self.path(key)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failed("read", key, error) from error
+
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))

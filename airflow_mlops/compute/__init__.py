@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from airflow.sdk import conf
+
 from airflow_mlops.compute.base import Compute
 from airflow_mlops.compute.pod import Pod
 from airflow_mlops.compute.process import Process
@@ -30,4 +32,18 @@ def from_text(text: str) -> Compute:
         ) from None
 
 
-__all__ = ["Compute", "Pod", "Process", "Worker", "from_text"]
+def default_place() -> Compute:
+    """Where steps run whose operator does not say: ``[mlops] run_on``, or the worker.
+
+    :raises SpecError: the setting cannot be read
+    """
+    configured: str = conf.get("mlops", "run_on", fallback="") or ""
+    if not configured:
+        return Worker()
+    try:
+        return from_text(configured)
+    except SpecError as error:
+        raise SpecError(f"[mlops] run_on: {error}") from None
+
+
+__all__ = ["Compute", "Pod", "Process", "Worker", "default_place", "from_text"]

@@ -11,13 +11,13 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
-from airflow_mlops.compute import Compute
+from airflow_mlops.compute import Compute, default_place
 from airflow_mlops.exceptions import MLOpsError
 from airflow_mlops.links.mlflow import run_page
 from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.observability.export import export
 from airflow_mlops.observability.metrics import Sample
-from airflow_mlops.settings import default_place, default_store
+from airflow_mlops.settings import default_store
 from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from airflow_mlops.artifacts import reports
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
@@ -246,25 +246,21 @@ def _performance(metric: str, estimate: performance.Estimate, contract: ModelCon
 
 def _publish(report: Report, store: ArtifactStore) -> str:
     """Write the report as a page and as JSON, and return the page's URL."""
-    folder = f"reports/{report.model}"
-    name = report.window.label
-    if re.search(r"[^\w.-]", name):
-        name = report.window.key
-    page = render(report, _history(report, store, folder))
-    store.write_bytes(f"{folder}/{name}.html", page.encode())
-    store.write_json(f"{folder}/{name}.json", report.model_dump(mode="json"))
-    return store.url_of(f"{folder}/{name}.html")
+    key = reports.key(report.model, report.window)
+    page = render(report, _history(report, store))
+    store.write_bytes(reports.page(key), page.encode())
+    store.write_json(key, report.model_dump(mode="json"))
+    return store.url_of(reports.page(key))
 
 
-def _history(report: Report, store: ArtifactStore, folder: str) -> list[Report]:
+def _history(report: Report, store: ArtifactStore) -> list[Report]:
     """Reports on earlier windows, by time. What cannot be read, an older version's for instance, is left out."""
     found = []
-    for key in store.keys(folder):
-        if key.endswith(".json"):
-            try:
-                found.append(Report.model_validate(store.read_json(key)))
-            except (StoreError, ValidationError, FileNotFoundError):
-                continue
+    for key in reports.keys(store, report.model):
+        try:
+            found.append(Report.model_validate(store.read_json(key)))
+        except (StoreError, ValidationError, FileNotFoundError):
+            continue
     earlier = [item for item in found if item.window.start < report.window.start]
     return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
 

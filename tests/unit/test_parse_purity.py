@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 OPERATORS = sorted(
     f"airflow_mlops.operators.{file.stem}"
     for file in (ROOT / "airflow_mlops" / "operators").glob("*.py")
     if file.stem not in ("__init__", "base")
 )
+SENSORS = ["airflow_mlops.sensors.feature_freshness", "airflow_mlops.sensors.model_health"]
 
 HEAVY = {
     "datasketches", "feast", "fsspec", "great_expectations", "interpret", "kubernetes", "matplotlib", "mlflow", "numpy",
@@ -67,20 +70,41 @@ def test_the_probe_sees_what_is_loaded(tmp_path):
 
 
 def test_importing_every_operator_and_everything_a_dag_file_names_loads_nothing_heavy(tmp_path):
-    modules = [*OPERATORS, "airflow_mlops.compute", "airflow_mlops.links", "airflow_mlops.trainers"]
+    others = ["compute", "links", "trainers", "triggers.report"]
+    modules = [*OPERATORS, *SENSORS, *(f"airflow_mlops.{name}" for name in others)]
     _, new = probe("\n".join(f"import {module}" for module in modules), tmp_path)
     assert set(OPERATORS) <= new
     assert new & HEAVY == set()
 
 
-def test_importing_the_package_of_operators_imports_none_of_them(tmp_path):
-    _, new = probe("import airflow_mlops.operators", tmp_path)
-    assert new == {"airflow_mlops.operators"}
+@pytest.mark.parametrize("package", ["airflow_mlops.operators", "airflow_mlops.sensors"])
+def test_importing_a_package_of_them_imports_none_of_them(package, tmp_path):
+    _, new = probe(f"import {package}", tmp_path)
+    assert new == {package}
 
 
 def test_a_dag_of_all_operators_loads_nothing_heavy(tmp_path):
     _, new = probe(parse(ROOT / "benchmarks" / "dags" / "parse" / "every_operator.py"), tmp_path)
     assert set(OPERATORS) <= new
+    assert new & HEAVY == set()
+
+
+SENSING = """
+from airflow.sdk import DAG, Asset, AssetWatcher
+from airflow_mlops.sensors import FeatureFreshnessSensor, ModelHealthSensor
+from airflow_mlops.triggers.report import MonitorReportTrigger
+
+watched = Asset("reports", watchers=[AssetWatcher(name="reports", trigger=MonitorReportTrigger("churn"))])
+with DAG("sensing", schedule=[watched]):
+    ModelHealthSensor(task_id="well", model="churn", deferrable=True)
+    FeatureFreshnessSensor(task_id="fresh", repo="features", max_age="1D", deferrable=True)
+"""
+
+
+def test_a_dag_of_sensors_and_a_watcher_loads_nothing_heavy(tmp_path):
+    (tmp_path / "sensing.py").write_text(SENSING)
+    _, new = probe(parse(tmp_path / "sensing.py"), tmp_path)
+    assert {*SENSORS, "airflow_mlops.triggers.report"} <= new
     assert new & HEAVY == set()
 
 

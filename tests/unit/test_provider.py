@@ -29,7 +29,10 @@ def test_the_installed_package_names_its_provider_and_its_plugin():
     assert plugin.value == INFO["plugins"][0]["plugin-class"].replace(".MLOps", ":MLOps")
 
 
-@pytest.mark.parametrize("module", [m for o in (*INFO["operators"], *INFO["hooks"]) for m in o["python-modules"]])
+KINDS = ("operators", "sensors", "triggers", "hooks")
+
+
+@pytest.mark.parametrize("module", [m for kind in KINDS for o in INFO[kind] for m in o["python-modules"]])
 def test_every_module_that_the_metadata_names_is_there(module):
     assert find_spec(module) is not None
 

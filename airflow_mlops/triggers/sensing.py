@@ -1,0 +1,103 @@
+"""Looks again and again for what a sensor waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_mlops.exceptions import ComputeError, MLOpsError, by_name
+
+
+class SensingTrigger(BaseTrigger):
+    """Fires when what a sensor waits for is there, or can no longer come.
+
+    Its event holds the sensor's ``result``, or the ``error``'s name in :mod:`airflow_mlops.exceptions` and its ``message``.
+
+    :param spec: what is waited for, as JSON
+    :param poke_interval: seconds between two looks
+    """
+
+    def __init__(self, spec: dict[str, Any], poke_interval: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.spec = spec
+        self.poke_interval = poke_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.{type(self).__name__}", {"spec": self.spec, "poke_interval": self.poke_interval}
+
+    @abstractmethod
+    async def look(self) -> dict[str, Any] | None:
+        """The result, or ``None`` while there is none."""
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        event: dict[str, Any]
+        try:
+            while (found := await self.look()) is None:
+                await asyncio.sleep(self.poke_interval)
+            event = {"result": found}
+        except MLOpsError as error:
+            event = {"error": type(error).__name__, "message": str(error)}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+
+class ModelHealthTrigger(SensingTrigger):
+    """Waits for a report on a model.
+
+    :param store: URL of the artifact store
+    """
+
+    def __init__(self, spec: dict[str, Any], poke_interval: float, store: str) -> None:
+        super().__init__(spec, poke_interval)
+        self.store = store
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        path, arguments = super().serialize()
+        return path, {**arguments, "store": self.store}
+
+    async def look(self) -> dict[str, Any] | None:
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> dict[str, Any] | None:
+        from airflow_mlops.artifacts.store import ArtifactStore
+        from airflow_mlops.monitoring.health import look
+        from airflow_mlops.specs.health import ModelHealthSpec
+
+        found = look(ModelHealthSpec.model_validate(self.spec), ArtifactStore(self.store))
+        return None if found is None else found.model_dump(mode="json")
+
+
+class FeatureFreshnessTrigger(SensingTrigger):
+    """Waits until features are materialised.
+
+    Each look is a process of its own: Feast takes seconds to import and much memory, which other triggers would feel.
+    """
+
+    async def look(self) -> dict[str, Any] | None:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "airflow_mlops.steps.feature_freshness"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, err = await child.communicate(json.dumps(self.spec).encode())
+        finally:
+            # The task was ended, or the triggerer is.
+            if child.returncode is None:
+                child.kill()
+        if child.returncode:
+            last = err.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ComputeError(f"The Feast registry of {self.spec['repo']} could not be looked at: {last}")
+        said = json.loads(out.strip().rpartition(b"\n")[2])
+        if "error" in said:
+            raise by_name(said["error"])(said["message"])
+        if said["result"] is None:
+            self.log.info("%s", err.decode(errors="replace").strip())
+        result: dict[str, Any] | None = said["result"]
+        return result

@@ -92,6 +92,28 @@ class Approval:
 
         raise TaskAwaitingInput(method_name="execute_complete", kwargs={"about": about}, timeout=self.timeout)
 
+    def wait_again(self, context: Context, about: str) -> NoReturn:
+        """Wait as :meth:`wait` does for the answer to what an earlier try asked, but in the triggerer.
+
+        The answer may be there. Then Airflow 3.3 would resume the task before its scheduler knows that the worker is
+        done, take it for killed, and so use up its retries.
+        """
+        from airflow.providers.standard.triggers.hitl import HITLTrigger
+        from airflow.sdk.exceptions import TaskDeferred
+
+        until = datetime.now(timezone.utc) + self.timeout if self.timeout is not None else None
+        raise TaskDeferred(
+            trigger=HITLTrigger(
+                ti_id=context["ti"].id,
+                options=[APPROVE, REJECT],
+                defaults=_DEFAULTS[self.on_timeout],
+                params={},
+                timeout_datetime=until,
+            ),
+            method_name="execute_complete",
+            kwargs={"about": about},
+        )
+
     def read(self, event: dict[str, Any]) -> ApprovalRecord:
         """The answer, from what Airflow resumes the task with.
 

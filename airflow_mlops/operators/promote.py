@@ -70,7 +70,7 @@ class PromoteOperator(StepOperator):
             return spec.model_copy(update={"approval": answer})
         if asked:
             # The worker died on the way to the answer. To ask again would take it back.
-            self.approval.wait(about)
+            self.approval.wait_again(context, about)
         if not resumed and self._is_open(spec):
             self._ask(self.approval, spec.verdict, about, context)
         return spec

@@ -29,6 +29,8 @@ CONTRACT_TAG = "mlops.contract"
 # On the registered model, while its aliases are being moved: the number of the entry that says so.
 MOVING_TAG = "mlops.moving"
 _MENDING_SECONDS = 1.0
+# What SQLAlchemy's drivers call a row that is there already, and how often in a row that may happen.
+_LOST_RACES, _RACES = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
@@ -40,6 +42,17 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
     :raises RegistryError: the version is gone, or MLflow refuses
     """
+    for left in reversed(range(_RACES)):
+        try:
+            _carry_out(client, ledger)
+            return
+        except RegistryError as error:
+            # MLflow inserts what it does not find, so of two that do so at once one is refused. Now it is there.
+            if not left or not any(name in str(error) for name in _LOST_RACES):
+                raise
+
+
+def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
     # Read anew, however short ago that was: a move that is no longer the last one must not be carried out.
     move = last_move(ledger.entries())
     if move is None or move.champion is None:

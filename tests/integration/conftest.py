@@ -55,6 +55,12 @@ def _remove_home() -> Iterator[None]:
 def airflow_db() -> None:
     """Airflow's metadata database, migrated once."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
+    from airflow.models import import_all_models
+    from sqlalchemy.orm import configure_mappers
+
+    # While there is one thread: two that come to it at once, as in dag.test(), wait for each other's imports.
+    import_all_models()
+    configure_mappers()
 
 
 @dataclass

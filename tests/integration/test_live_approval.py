@@ -71,10 +71,10 @@ def dag(dag_id, operator, **options):
         @task
         def evaluate(dag_run=None):
             return json.loads(Path(dag_run.conf["verdict"]).read_text())
-        operator(task_id="promote", verdict=evaluate(), retry_delay=timedelta(0), **{"retries": 1, **options})
+        operator(task_id="promote", verdict=evaluate(), retries=1, retry_delay=timedelta(0), **options)
 
 dag("approve", PromoteOperator, approval=Approval(assignees=["ada", {"id": "admin", "name": "The admin"}]))
-dag("slow", SlowPromoteOperator, approval=Approval(assignees=["ada"]), retries=3)
+dag("slow", SlowPromoteOperator, approval=Approval(assignees=["ada"]))
 dag("hurry", PromoteOperator, approval=Approval(timeout=timedelta(seconds=1)))
 dag("later", UnluckyPromoteOperator, approval=Approval(timeout=timedelta(hours=1)), run_on=Later())
 """
@@ -259,7 +259,6 @@ def test_an_answer_that_a_dying_worker_did_not_take_is_not_asked_for_again(airfl
     airflow.until(marker.exists, "the answer arrives at a worker")
     assert airflow.kill_tasks() >= 2
     assert airflow.wait("slow", run_id) == "success"
-    # A busy machine may lose another worker to the short heartbeats of this Airflow.
-    assert promote_task(airflow, "slow", run_id)["try_number"] >= 2
+    assert promote_task(airflow, "slow", run_id)["try_number"] == 2
     assert [(entry.approval.by, entry.approval.note) for entry in model.entries()] == [("ada", "Now.")]
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]

@@ -503,7 +503,7 @@ def test_an_export_of_which_nothing_is_known_fails_and_a_model_without_one_passe
     old = check(declared, evidence(data))
     assert (old.passed, old.measured) == (False, None)
     assert old.explanation.endswith("before that was kept: train it again.")
-    elsewhere = PyfuncModel("m v2", lambda frame: frame, contract(), [pa.float64()] * len(FEATURES), 0)
+    elsewhere = PyfuncModel("m v2", lambda frame: frame, contract(), [pa.float64()] * len(FEATURES), 0, "mine")
     foreign = check(declared, replace(evidence(data), model=elsewhere))
     assert (foreign.passed, foreign.measured) == (True, None)
     assert foreign.explanation == "The model came from elsewhere: it has no ONNX export, and answers as it is."

@@ -19,9 +19,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from airflow_mlops.artifacts.store import ArtifactStore
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-mlops-tests-"))
 BUNDLE = HOME / "dags"
@@ -203,3 +208,21 @@ def mlflow_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> st
     """The connection ``mlflow_default``, pointing at the real server."""
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server}))
     return mlflow_server
+
+
+@pytest.fixture
+def client(mlflow_connection: str) -> MlflowClient:
+    """A client of the real server."""
+    from airflow_mlops.connections import from_environment
+    from airflow_mlops.registry.client import connect
+    from airflow_mlops.specs.base import MLflowTarget
+
+    return connect(MLflowTarget(), from_environment)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An artifact store of this test alone."""
+    from airflow_mlops.artifacts.store import ArtifactStore
+
+    return ArtifactStore(f"file://{tmp_path}/store")

@@ -10,27 +10,14 @@ import uuid
 
 import pytest
 
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.registry.models import champion
 from airflow_mlops.specs.approval import ApprovalRecord
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef, Provenance
+from airflow_mlops.specs.base import ModelVersionRef, Provenance
 from airflow_mlops.specs.promote import PromoteSpec
 from airflow_mlops.steps import promote
 from airflow_mlops.steps.context import StepContext
 from tests.integration.test_promote import verdict
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.inputs import frame
 from airflow_mlops.registry.models import download
 from airflow_mlops.registry.onnx_model import OnnxModel
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.reproduce import ReproduceSpec
 from airflow_mlops.specs.train import TrainSpec
@@ -32,11 +29,6 @@ TRAINERS = {
     "multiclass": CLASSIFIER,
     "regression": SklearnTrainer("interpret.glassbox.ExplainableBoostingRegressor", QUICK),
 }
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

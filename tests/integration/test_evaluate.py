@@ -13,21 +13,12 @@ from sklearn.metrics import roc_auc_score
 from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import EvaluationError, SchemaError, SpecError
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.steps import evaluate
 from airflow_mlops.steps.context import StepContext
 from tests.candidates import held_out, register, training_set
 
 GOOD, WEAK, USELESS, NOT_A_NUMBER = (2, 0), (1, 2), (0, 0), (float("nan"), 0)
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

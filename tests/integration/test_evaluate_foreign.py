@@ -22,7 +22,6 @@ from sklearn.svm import LinearSVC
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import EvaluationError, ModelFormatError, SchemaError, SpecError
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.promote import PromoteSpec
 from airflow_mlops.steps import evaluate, promote
@@ -38,14 +37,6 @@ GATES = [
     {"max_size_mb": 5},
     {"max_onnx_difference": 0},
 ]
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

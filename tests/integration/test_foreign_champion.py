@@ -14,12 +14,11 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.svm import LinearSVC
 
 from airflow_mlops.artifacts.datasets import DatasetWriter, open_dataset
-from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import EvaluationError, ModelFormatError, SchemaError
 from airflow_mlops.registry import contracts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.models import version
-from airflow_mlops.specs.base import MLflowTarget, Window
+from airflow_mlops.specs.base import Window
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.join_labels import JoinLabelsSpec
 from airflow_mlops.specs.monitor import MonitorSpec, Report
@@ -47,19 +46,6 @@ class Own(mlflow.pyfunc.PythonModel):
 class Words(Own):
     def predict(self, context, model_input, params=None):
         return np.where(model_input["distance"] > 3, 2, model_input["distance"] > 0)
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

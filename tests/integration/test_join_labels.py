@@ -21,11 +21,6 @@ from tests.deployed import write
 LATE = {"name": "late", "expression": "arr_delay > 15"}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
-
-
 def predictions(store, window: str | None = "2013-04", **columns):
     rows = len(next(iter(columns.values())))
     data = pa.table({**columns, "score": [0.5] * rows})

@@ -16,7 +16,7 @@ import pytest
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.models import champion
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef
+from airflow_mlops.specs.base import ModelVersionRef
 from tests.integration.live import LiveAirflow
 from tests.integration.test_promote_approval import verdict
 
@@ -96,14 +96,6 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Ite
     with LiveAirflow(home, home / "dags", env, all_admins=False) as running:
         yield running
     shutil.rmtree(home)
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
 
 
 class Model:

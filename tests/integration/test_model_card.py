@@ -18,7 +18,7 @@ from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.comparison import estimate
 from airflow_mlops.gates.resampling import Resampling
 from airflow_mlops.gates.rows import prepare
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef, Window
+from airflow_mlops.specs.base import ModelVersionRef, Window
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.steps import evaluate, model_card
 from airflow_mlops.steps.context import StepContext
@@ -26,14 +26,6 @@ from tests.candidates import held_out, register, training_set
 
 GOOD, WEAK = (2, 0), (1, 2)
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(1)> [x](javascript:alert(1)) | ![y](http://evil) *a* `b` # c"
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError
-from airflow_mlops.specs.base import DatasetRef, MLflowTarget, parse
+from airflow_mlops.specs.base import DatasetRef, parse
 from airflow_mlops.specs.join_labels import JoinLabelsSpec
 from airflow_mlops.specs.monitor import MonitorSpec, Report
 from airflow_mlops.specs.score import ScoreSpec
@@ -21,19 +21,6 @@ from airflow_mlops.steps import join_labels, monitor, score
 from airflow_mlops.steps.context import StepContext
 from tests.candidates import register, training_set
 from tests.deployed import flights, promote, scoring_set, write
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import RegistryError, SpecError
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.models import champion
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef, Provenance, parse
+from airflow_mlops.specs.base import ModelVersionRef, Provenance, parse
 from airflow_mlops.specs.promote import PromoteSpec
 from airflow_mlops.specs.rollback import RollbackSpec
 from airflow_mlops.specs.verdict import CandidateVerdict, GateResult, Verdict
@@ -20,19 +20,6 @@ from airflow_mlops.steps.context import StepContext
 from tests.candidates import register, training_set
 
 PROVENANCE = Provenance(dag_id="delays_train", run_id="manual", task_id="promote", user="ada")
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

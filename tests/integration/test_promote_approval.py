@@ -12,19 +12,11 @@ import pytest
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.models import champion
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef
+from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.promote import PromoteSpec
 from airflow_mlops.specs.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.steps import promote
 from airflow_mlops.steps.context import StepContext
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

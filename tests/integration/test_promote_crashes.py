@@ -11,12 +11,10 @@ import uuid
 import pytest
 
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
 from airflow_mlops.registry.aliases import MOVING_TAG, verify
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.models import champion
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef
+from airflow_mlops.specs.base import ModelVersionRef
 from tests.integration.test_promote import back, do, verdict
 
 WRITES = (
@@ -27,16 +25,6 @@ WRITES = (
 )
 # Its entry, the mark, two aliases, four tags, the mark's removal.
 STEPS = 9
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from airflow_mlops.connections import ConnectionInfo, from_environment
+from airflow_mlops.connections import ConnectionInfo
 from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.registry.client import connect, tracking_uri
 from airflow_mlops.registry.models import champion, version
@@ -38,11 +38,6 @@ import feast  # it can still be had
 
 def connection(**fields):
     return lambda conn_id: ConnectionInfo(conn_id=conn_id, conn_type="mlflow", **fields)
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
 
 
 @pytest.fixture

@@ -8,10 +8,6 @@ import uuid
 
 import pytest
 
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
-from airflow_mlops.registry.client import connect
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.train import TrainSpec
 from airflow_mlops.steps import evaluate, train
@@ -30,16 +26,6 @@ def fit(X, y, *, params, seed):
     numbers = make_column_transformer((SimpleImputer(), ["distance", "hour", "weekend"]))
     return make_pipeline(numbers, LogisticRegression(C=0.5)).fit(X, y)
 """
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

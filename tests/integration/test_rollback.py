@@ -15,13 +15,10 @@ import pytest
 
 from airflow_mlops.artifacts.datasets import DatasetWriter, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
 from airflow_mlops.exceptions import RegistryError
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.models import champion, download
 from airflow_mlops.registry.onnx_model import OnnxModel
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.train import TrainSpec
 from airflow_mlops.specs.training_set import TrainingSetSpec
 from airflow_mlops.steps import feast_repo, train
@@ -45,16 +42,6 @@ weather = FeatureView(
 delays = FeatureService(name="{service}", features=[weather.with_name("origin")])
 """
 WIND = ', Field(name="wind", dtype=Float64)'
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

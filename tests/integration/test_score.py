@@ -15,24 +15,10 @@ import pytest
 from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, RegistryError, SchemaError
-from airflow_mlops.specs.base import MLflowTarget
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.steps import score
 from airflow_mlops.steps.context import StepContext
 from tests.deployed import FEATURES, flights, promote, scoring_set, write
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry.client import connect
-
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

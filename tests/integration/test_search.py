@@ -19,8 +19,7 @@ from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.connections import ConnectionInfo, from_environment
 from airflow_mlops.exceptions import SpecError, StoreError, TrainingError
-from airflow_mlops.registry.client import connect
-from airflow_mlops.specs.base import MLflowTarget, Provenance
+from airflow_mlops.specs.base import Provenance
 from airflow_mlops.specs.search import SearchSpec
 from airflow_mlops.specs.train import TrainSpec
 from airflow_mlops.steps import search, search_objective, train
@@ -35,16 +34,6 @@ TREES = {
     "min_samples_leaf": Int(1, 100, log=True),
     "criterion": Categorical(["gini", "entropy"]),
 }
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 
-from airflow_mlops.artifacts.store import ArtifactStore
 from tests.reports import publish
 
 DAG = """
@@ -17,11 +16,6 @@ from airflow_mlops.sensors import ModelHealthSensor
 with DAG("model_health_{name}"):
     ModelHealthSensor(task_id="well", model="delays", store={store!r}, poke_interval=0.1, retries=1, retry_delay=timedelta(0), **{options!r})
 """
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 def run(run_dag, store, **options):

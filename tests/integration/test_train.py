@@ -12,15 +12,12 @@ import pytest
 
 from airflow_mlops import __version__
 from airflow_mlops.artifacts.datasets import open_dataset
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.connections import from_environment
 from airflow_mlops.exceptions import ModelFormatError, RegistryUnavailableError, TrainingError
 from airflow_mlops.monitoring.profiles import ModelProfile
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.inputs import feature_columns, frame
 from airflow_mlops.registry.models import download
 from airflow_mlops.registry.onnx_model import OnnxModel
-from airflow_mlops.specs.base import MLflowTarget, Provenance
+from airflow_mlops.specs.base import Provenance
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.specs.train import TrainSpec
@@ -30,16 +27,6 @@ from airflow_mlops.trainers import TorchTrainer
 from tests.training import FEATURES, flights, stamped, training_set
 
 LOGISTIC, HGB = "sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"
-
-
-@pytest.fixture
-def client(mlflow_connection):
-    return connect(MLflowTarget(), from_environment)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

@@ -12,18 +12,12 @@ import pytest
 
 from airflow_mlops import __version__
 from airflow_mlops.artifacts.results import read_result
-from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.connections import from_environment
 from airflow_mlops.registry.client import connect
 from airflow_mlops.specs.base import MLflowTarget, Provenance, StepCall
 from airflow_mlops.specs.train import TrainSpec
 from airflow_mlops.trainers import TorchTrainer
 from tests.training import training_set
-
-
-@pytest.fixture
-def store(tmp_path):
-    return ArtifactStore(f"file://{tmp_path}/store")
 
 
 @pytest.fixture

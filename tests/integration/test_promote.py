@@ -181,6 +181,32 @@ def test_a_crash_that_nobody_retries_is_completed_by_the_next_decision(client, s
     assert champion(client, v1.model) == v3
 
 
+@pytest.mark.parametrize(("lost", "promoted"), [(4, True), (5, False)])
+def test_a_race_for_a_tag_that_is_lost_is_run_again(lost, promoted, client, store, versions, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    real, calls = type(client).set_registered_model_tag, []
+
+    # What MLflow answers then, which cannot be had at will.
+    def overtaken(self, *args):
+        calls.append(args)
+        if len(calls) <= lost:
+            raise MlflowException(
+                "BAD_REQUEST: (sqlite3.IntegrityError) UNIQUE constraint failed: registered_model_tags.key"
+            )
+        return real(self, *args)
+
+    monkeypatch.setattr(type(client), "set_registered_model_tag", overtaken)
+    v1, _, _ = versions
+    if not promoted:
+        with pytest.raises(RegistryError, match="UNIQUE constraint failed"):
+            do(store, verdict(v1, None), "a")
+        return
+    assert do(store, verdict(v1, None), "a").promoted
+    assert champion(client, v1.model) == v1
+    assert len(Ledger(store, v1.model).entries()) == 1
+
+
 def test_an_alias_that_a_person_moved_is_respected(client, store, versions):
     v1, v2, v3 = versions
     do(store, verdict(v1, None), "a")

@@ -129,7 +129,7 @@ def ours(folder: Path, times: int = 1) -> dict[str, Any]:
 
     from airflow_mlops.monitoring.drift import compare
     from airflow_mlops.monitoring.profiles import Profile, profile
-    from airflow_mlops.specs.monitor import Policy
+    from airflow_mlops.specs.policy import Policy
 
     batch_rows = 16_384  # as in the step
     new = _opened(folder, "new")

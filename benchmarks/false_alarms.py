@@ -116,7 +116,7 @@ def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1
     from scipy import stats
 
     from airflow_mlops.monitoring import drift
-    from airflow_mlops.specs.monitor import Policy
+    from airflow_mlops.specs.policy import Policy
 
     rows, features = plan(window, most_rows, most_features)
     before, now = ([column(window, feature, part, size) for feature in range(features)] for part, size in

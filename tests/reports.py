@@ -7,7 +7,8 @@ from datetime import datetime, timedelta, timezone
 from airflow_mlops.artifacts import reports
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.specs.base import Window
-from airflow_mlops.specs.monitor import Policy, Report, Verdict
+from airflow_mlops.specs.monitor import Report, Verdict
+from airflow_mlops.specs.policy import Policy
 
 
 def publish(

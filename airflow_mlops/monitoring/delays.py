@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.monitoring.profiles import NumericColumn, profile
+from airflow_mlops.monitoring.columns.numeric import NumericColumn
+from airflow_mlops.monitoring.profiles import profile
 from airflow_mlops.specs.monitor import LabelDelay
 
 LABEL_AT = "label_at"

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.monitor import Drift, Findings, Performance, Policy, Verdict
+from airflow_mlops.specs.monitor import Findings, Performance, Verdict
+from airflow_mlops.specs.policy import Policy
 
 _NAMED = 3
 

@@ -36,6 +36,17 @@ _KOLMOGOROV_LIMIT = 2_000
 _MOST_ROWS = 500_000_000
 
 
+class Test(NamedTuple):
+    """A test of a column, one of those that decide about it.
+
+    :param effect: in shares of rows, from 0 to 1
+    """
+
+    name: str
+    effect: float
+    p_value: float
+
+
 class Pair(NamedTuple):
     """Two samples over the same points, bins or values.
 

@@ -13,7 +13,8 @@ from airflow_mlops.notifications import Event
 from airflow_mlops.observability.metrics import Sample, monitored
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.base import parse
-from airflow_mlops.specs.monitor import MonitorSpec, Policy
+from airflow_mlops.specs.monitor import MonitorSpec
+from airflow_mlops.specs.policy import Policy
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,7 +28,7 @@ class MonitorOperator(StepOperator):
     :param dataset: predictions with labels: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``;
         where that was skipped (``trigger_rule="none_failed"``) the registry alone decides
     :param window: the window the report is about, as in ``2013-04``; that of the dataset unless given
-    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.monitor.Policy`
+    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.policy.Policy`
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
 

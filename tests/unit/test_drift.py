@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.monitoring.drift import compare, jensen_shannon, judge, psi
+from airflow_mlops.monitoring.divergence import jensen_shannon, psi
+from airflow_mlops.monitoring.drift import compare, judge
 from airflow_mlops.monitoring.profiles import Profile, profile
-from airflow_mlops.specs.monitor import Drift, Policy
+from airflow_mlops.specs.drift import Drift
+from airflow_mlops.specs.policy import Policy
 
 RANDOM = np.random.default_rng(7)
 COUNTS = st.lists(st.integers(0, 10_000), min_size=2, max_size=12).filter(any)

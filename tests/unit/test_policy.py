@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from airflow_mlops.monitoring.policy import decide, immature, is_worse, unforeseen
 from airflow_mlops.specs.base import ModelVersionRef
-from airflow_mlops.specs.monitor import Drift, Findings, Performance, Policy
+from airflow_mlops.specs.drift import Drift
+from airflow_mlops.specs.monitor import Findings, Performance
+from airflow_mlops.specs.policy import Policy
 
 V1, V2 = (ModelVersionRef(model="delays", version=number, run_id="r") for number in (1, 2))
 

@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 
 from airflow_mlops.monitoring.report import render
 from airflow_mlops.specs.base import ModelVersionRef
-from airflow_mlops.specs.monitor import Bin, Drift, DriftTests, LabelDelay, Performance, Policy, Report, Verdict
+from airflow_mlops.specs.drift import Bin, Drift, DriftTests
+from airflow_mlops.specs.monitor import LabelDelay, Performance, Report, Verdict
+from airflow_mlops.specs.policy import Policy
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 

@@ -1,0 +1,56 @@
+"""The drift of a column of categories or booleans.
+
+Pearson's chi-square test finds a change of the shares, another one values that the reference never had.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from airflow_mlops.monitoring import significance
+from airflow_mlops.monitoring.columns.base import Floats
+from airflow_mlops.monitoring.columns.categorical import TOP, CategoricalColumn
+from airflow_mlops.monitoring.divergence import binned_measures, bins, shrunk
+from airflow_mlops.monitoring.significance import Pair, Test
+
+_SHOWN = 12
+
+
+def compare(reference: CategoricalColumn, current: CategoricalColumn) -> tuple[dict[str, Any], list[Test]]:
+    """The measures of a :class:`~airflow_mlops.specs.drift.Drift`, and the tests that decide."""
+    known, seen = reference.counts(), current.counts()
+    exact = not reference.error and not current.error
+    candidates = [*known, *seen] if exact else [value for column in (reference, current) for value, _ in column.top]
+    # By their rows in both together: the most frequent of one are frequent there partly by chance.
+    together = {value: known.get(value, 0) + seen.get(value, 0) for value in candidates}
+    values = sorted(together, key=lambda value: (-together[value], value))[:TOP]
+    before, now = _counted(reference, known, values), _counted(current, seen, values)
+    # Half the largest error stands for its spread.
+    errors = reference.error / 2, current.error / 2
+    found = binned_measures(before, now, shrunk(before, now, *errors))
+    tests = []
+    if current.valid:
+        pair = shrunk(before[:-1], now[:-1], *errors)
+        apart = float(np.abs(before[:-1] / before[:-1].sum() - now[:-1] / now[:-1].sum()).sum() / 2)
+        found["total_variation"] = apart
+        if (pair.total > 0).sum() > 1:
+            tests.append(Test("chi_square", apart, significance.chi_square(pair)))
+        if exact:
+            every = Pair(
+                *(np.asarray([rows.get(value, 0) for value in together], dtype=float) for rows in (known, seen))
+            )
+            found["unseen"] = float(every.now[every.before == 0].sum() / current.rows)
+            tests.append(Test("unseen", found["unseen"], significance.never_seen(every)))
+    elif exact:
+        found["unseen"] = 0.0
+    common = np.argsort(-(before[:-2] / reference.rows + now[:-2] / current.rows), kind="stable")
+    shown, rest = common[:_SHOWN], common[_SHOWN:]
+    grouped = [np.asarray([*rows[shown], rows[rest].sum() + rows[-2], rows[-1]]) for rows in (before, now)]
+    return {**found, "bins": bins([*(values[index] for index in shown), "others", "missing"], *grouped)}, tests
+
+
+def _counted(column: CategoricalColumn, rows: dict[str, int], values: list[str]) -> Floats:
+    counts = [rows.get(value, 0) for value in values]
+    return np.asarray([*counts, max(0, column.valid - sum(counts)), column.missing], dtype=float)

@@ -1,0 +1,53 @@
+"""What columns of every kind have in common."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Floats = npt.NDArray[np.float64]
+
+
+class Counter(Protocol):
+    """Counts the values of one column as they stream by."""
+
+    kind: Any
+    rows: int
+    missing: int
+
+    def update(self, name: str, array: pa.Array) -> None:
+        """Count ``array``, some more rows of column ``name``.
+
+        :raises SchemaError: they are of another kind than those before
+        """
+
+    def add(self, column: Any) -> None:
+        """Count the rows that ``column``, a profile of the same kind, was made from."""
+
+    def result(self) -> Any:
+        """The profile of all rows counted so far."""
+
+
+def plain(data_type: pa.DataType) -> pa.DataType:
+    """``data_type`` without the dictionary around it."""
+    return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """``array`` without the dictionary around its values."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def encoded(data: bytes) -> str:
+    """A sketch as JSON can hold it."""
+    return base64.b64encode(data).decode()
+
+
+def finite(value: float) -> float | None:
+    """``value`` as JSON can hold it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,80 @@
+"""Drift: how far columns have moved, and how that was tested."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from airflow_mlops.specs.base import Model
+
+
+class Bin(Model):
+    """One bar of a histogram: its label and the shares of rows in it, at training and now."""
+
+    label: str
+    reference: float
+    current: float
+
+
+class Drift(Model):
+    """How far a column has moved from what it was at training, and whether that is more than chance.
+
+    :param psi: population stability index over the bins of the reference, with one bin more for missing values
+    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
+    :param ks: largest distance between the two distribution functions; numbers only
+    :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
+        numbers only
+    :param total_variation: total variation distance, the share of values that would have to change to what they were at
+        training; text and booleans only
+    :param missing: share of rows that are missing, NaN or infinite now
+    :param missing_reference: the same at training
+    :param unseen: share of rows with a value that training never saw; text and booleans of up to about 700 values
+    :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
+        nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
+        ``missing``
+    :param test: which of these decides: the surest
+    :param effect: how large the change is that it found, as a share of rows: the Kolmogorov-Smirnov distance for
+        ``ks`` and ``cucconi``, total variation distance for ``chi_square``, the share that is ``unseen``, the difference
+        of the shares that are ``missing``
+    :param tests: how many tests could have decided
+    :param p_value: that of the column: the deciding test's times ``tests``
+    :param adjusted_p_value: the same, adjusted for the number of columns; at most the policy's ``false_alarm_rate``
+        where the column has drifted, and 1 where the effect is below the policy's ``min_effect``
+    :param note: what is odd about the column, or why it was not measured
+    """
+
+    column: str
+    kind: str
+    psi: float | None = None
+    jensen_shannon: float | None = None
+    ks: float | None = None
+    wasserstein: float | None = None
+    total_variation: float | None = None
+    missing: float = 0.0
+    missing_reference: float = 0.0
+    unseen: float | None = None
+    p_values: dict[str, float] = Field(default_factory=dict)
+    test: str | None = None
+    effect: float | None = None
+    tests: int = 0
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    drifted: bool = False
+    note: str | None = None
+    bins: list[Bin] = Field(default_factory=list)
+
+
+class DriftTests(Model):
+    """What the drift of a window was tested by: with nothing changed, the share of windows in which anything is said
+    to have drifted is at most ``false_alarm_rate``.
+
+    :param min_effect: the floor below which a change is no drift
+    :param columns: columns tested, the scores among them
+    :param tests: tests done on them
+    :param correction: for the tests within a column, and for the columns
+    """
+
+    false_alarm_rate: float
+    min_effect: float
+    columns: int
+    tests: int
+    correction: str = "Bonferroni within a column, Benjamini-Hochberg over the columns"

@@ -1,0 +1,70 @@
+"""Monitoring's report: written as a page and as JSON, and summed up as the step's result."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from airflow_mlops.artifacts import reports
+from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.exceptions import StoreError
+from airflow_mlops.monitoring.report import render
+from airflow_mlops.specs.monitor import MonitorResult, Report
+
+_HISTORY = 36
+
+
+def publish(report: Report, store: ArtifactStore) -> str:
+    """Write the report as a page and as JSON, and return the page's URL."""
+    key = reports.key(report.model, report.window)
+    page = render(report, history(report, store))
+    store.write_bytes(reports.page(key), page.encode())
+    store.write_json(key, report.model_dump(mode="json"))
+    return store.url_of(reports.page(key))
+
+
+def history(report: Report, store: ArtifactStore) -> list[Report]:
+    """Reports on earlier windows, by time. What cannot be read, an older version's for instance, is left out."""
+    found = []
+    for key in reports.keys(store, report.model):
+        try:
+            found.append(Report.model_validate(store.read_json(key)))
+        except (StoreError, ValidationError, FileNotFoundError):
+            continue
+    earlier = [item for item in found if item.window.start < report.window.start]
+    return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
+
+
+def result(report: Report, url: str) -> MonitorResult:
+    """What goes to XCom."""
+    verdict, realised = report.verdict, report.performance
+    metrics: dict[str, float | None] = {
+        "rows": report.rows,
+        "labelled": report.labelled,
+        "coverage": report.coverage,
+        "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
+        "feature_drift": report.features[0].effect if report.features else None,
+        "prediction_drift": report.prediction.effect if report.prediction else None,
+    }
+    for prefix, found in (("", realised), ("estimated_", report.estimated)):
+        if found is not None:
+            metrics |= {
+                f"{prefix}{found.metric}": found.value,
+                f"{prefix}{found.metric}_low": found.low,
+                f"{prefix}{found.metric}_high": found.high,
+                f"{prefix}{found.metric}_reference": found.reference,
+            }
+    if report.label_delay is not None:
+        metrics |= {f"label_delay_{name}": days for name, days in report.label_delay}
+    return MonitorResult(
+        decision=verdict.decision,
+        reason=verdict.reason,
+        model=report.model,
+        window=report.window,
+        champion=report.champion,
+        scored_by=report.scored_by,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        metric=realised.metric if realised is not None else None,
+        most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
+        report_url=url,
+        summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
+    )

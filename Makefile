@@ -1,4 +1,4 @@
-# make demo | stop | test | lint | bench | images | lock
+# make demo | stop | test | lint | bench | images | schema | lock
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK_TORCH ?= torch==2.13.0
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: demo stop test lint format bench images lock clean
+.PHONY: demo stop test lint format bench images schema lock clean
 
 demo: $(VENV)/.demo-installed ## A year of flights through the whole lifecycle; DETACH=1 returns after the table
 	@$(BIN)/python -m demo up $(if $(DETACH),--detach)
@@ -32,6 +32,9 @@ images: ## The runner images for pods and the Airflow image, with docker or buil
 
 bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSON
 	@for name in parse step_overhead pod_overhead ingest torch_training gates score drift false_alarms estimation; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
+	$(BIN)/python -m airflow_mlops.specs.report_schema > docs/report.schema.json
 
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

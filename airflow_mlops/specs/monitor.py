@@ -115,8 +115,12 @@ class Findings(Model):
 
 
 class Report(Findings):
-    """The findings and the verdict on them; stored as ``reports/MODEL/WINDOW.json`` beside the page."""
+    """The findings and the verdict on them; stored as ``reports/MODEL/WINDOW.json`` beside the page.
 
+    :param format: raised when a field is taken away or means something else; ``docs/report.schema.json`` describes it
+    """
+
+    format: int = 1
     verdict: Verdict
 
 

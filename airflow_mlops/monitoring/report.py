@@ -41,6 +41,10 @@ svg text{font:11px system-ui,sans-serif;fill:#3c4450}
 code{font:12px ui-monospace,SFMono-Regular,Menlo,monospace}a{color:#0b5c92}
 dl.about{display:grid;grid-template-columns:max-content 1fr;gap:2px 18px;font-size:13px}dl.about dt{color:#55606d}
 dl.about dd{margin:0;overflow-wrap:anywhere}
+@page{size:A4 landscape;margin:12mm}
+@media print{body{max-width:none;padding:0;font-size:12px;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+ .wide{overflow-x:visible}table{font-size:11px}thead{display:table-header-group}
+ tr,figure,.verdict,.figures div{break-inside:avoid}h2,h2+p{break-after:avoid}}
 """
 
 

@@ -162,3 +162,10 @@ def test_many_features_stay_under_a_megabyte():
     page = render(report(count=400), [report(month) for month in range(1, 4)] * 12)
     assert len(page.encode()) < 1_000_000
     assert page.count("f399") == 1
+
+
+def test_a_printed_page_keeps_its_table_whole_and_its_colours():
+    style = render(report()).partition("@media print")[2].partition("</style>")[0]
+    # On paper nothing scrolls, a heading stays with what follows, and browsers drop colours unless told.
+    for wanted in (".wide{overflow-x:visible}", "table-header-group", "break-inside:avoid", "print-color-adjust:exact"):
+        assert wanted in style

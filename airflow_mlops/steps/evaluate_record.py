@@ -27,7 +27,7 @@ from airflow_mlops.specs.verdict import Verdict
 from airflow_mlops.steps import model_card
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.evaluate_measurement import IMPORTANCE_ROWS, Compared, Measured, importance
-from airflow_mlops.steps.train import TRAINING_FILE
+from airflow_mlops.steps.train_record import TRAINING_FILE
 from airflow_mlops.steps.training import TRAIN
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import json
 import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops import __version__
 from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.registry.client import registry_errors
@@ -39,7 +39,7 @@ def code(model: FittedModel) -> dict[str, str]:
 
 def environment(model: FittedModel) -> dict[str, str]:
     """Version of Python, of this package and of each package that the stored model needs."""
-    return {"python": platform.python_version(), "airflow-mlops": version("airflow-mlops"), **packages(model)}
+    return {"python": platform.python_version(), "airflow-mlops": __version__, **packages(model)}
 
 
 def log_run(

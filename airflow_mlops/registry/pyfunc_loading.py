@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.exceptions import ModelFormatError
+from airflow_mlops.exceptions import ModelFormatError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,8 +109,7 @@ def _by_skops(file: Path, name: str) -> Answer | None:
     except UntrustedTypesFoundException:
         return None
     except Exception as error:
-        reason = " ".join(str(error).split())[:500].rstrip(".")
-        raise ModelFormatError(f"{name} cannot be loaded by skops: {type(error).__name__}: {reason}.") from error
+        raise ModelFormatError(f"{name} cannot be loaded by skops: {one_line(error, 500)}.") from error
 
 
 def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
@@ -122,9 +121,8 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
             model = mlflow.pyfunc.load_model(str(folder))
             raw = model.get_raw_model() if _loader(description) in _ESTIMATORS else None
     except Exception as error:
-        reason = " ".join(str(error).split())[:500].rstrip(".")
         raise ModelFormatError(
-            f"MLflow cannot load {name}: {type(error).__name__}: {reason}. The packages it needs are in its "
+            f"MLflow cannot load {name}: {one_line(error, 500)}. The packages it needs are in its "
             "requirements.txt: install them where the step runs, or let it run elsewhere by run_on."
         ) from error
     ask, classes = _probabilities(raw) or (model.predict, None)

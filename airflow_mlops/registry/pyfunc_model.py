@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.exceptions import EvaluationError, SchemaError
+from airflow_mlops.exceptions import EvaluationError, SchemaError, one_line
 from airflow_mlops.registry import inputs
 from airflow_mlops.registry.pyfunc_loading import describe, engine, load_answer
 from airflow_mlops.registry.scorer import Predictions, class_labels, from_values
@@ -89,8 +89,7 @@ class PyfuncModel:
         except EvaluationError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise EvaluationError(f"{self._name} raised {type(error).__name__}: {reason}") from error
+            raise EvaluationError(f"{self._name} raised {one_line(error, 300)}") from error
 
     def _predictions(self, found: NDArray[Any], rows: int) -> Predictions:
         contract = self.contract

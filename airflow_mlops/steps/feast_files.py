@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.exceptions import FeatureStoreError, LeakageError
-from airflow_mlops.steps import feast_repo
+from airflow_mlops.exceptions import FeatureStoreError, LeakageError, one_line
 from airflow_mlops.steps.feast_point_in_time import Int64s, known_rows, micros
 from airflow_mlops.steps.feast_request import ViewRequest
 from airflow_mlops.steps.feast_sources import as_utc
@@ -85,7 +84,7 @@ def _read_source(store: FeatureStore, request: ViewRequest, times: Int64s, ttl: 
         )
     except (OSError, pa.ArrowException) as error:
         raise FeatureStoreError(
-            f"The source of feature view {view.name!r}, {source.path}, cannot be read: {feast_repo.one_line(error)}."
+            f"The source of feature view {view.name!r}, {source.path}, cannot be read: {one_line(error)}."
         ) from error
     column = as_utc(table[_TIME], f"{names[_TIME]!r} in the source of feature view {view.name!r}")
     table = table.set_column(table.schema.get_field_index(_TIME), _TIME, column)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.exceptions import FeatureStoreError
+from airflow_mlops.exceptions import FeatureStoreError, one_line
 from airflow_mlops.steps import feast_files, feast_repo
 from airflow_mlops.steps.feast_request import FeatureRequest, OnDemandRequest, ViewRequest
 
@@ -61,7 +61,7 @@ def _from_store(
             found = job.to_df()
     except Exception as error:
         raise FeatureStoreError(
-            f"Feast's offline store failed for feature view {request.view.name!r}: {feast_repo.one_line(error)}."
+            f"Feast's offline store failed for feature view {request.view.name!r}: {one_line(error)}."
         ) from error
     position = np.full(events.num_rows, -1, np.int64)
     position[found[_EVENT].to_numpy(np.int64)] = np.arange(len(found))
@@ -84,7 +84,7 @@ def _computed(item: OnDemandRequest, found: dict[str, pa.ChunkedArray], events: 
             computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
     except Exception as error:
         raise FeatureStoreError(
-            f"On-demand feature view {item.view.name!r} could not be computed: {feast_repo.one_line(error)}."
+            f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}."
         ) from error
     return {f"{item.alias}:{name}": computed[name] for name in item.features}
 

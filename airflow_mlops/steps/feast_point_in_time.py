@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_mlops.exceptions import FeatureStoreError
+from airflow_mlops.exceptions import FeatureStoreError, one_line
 from airflow_mlops.steps import feast_repo
 from airflow_mlops.steps.feast_sources import UTC
 
@@ -156,7 +156,7 @@ class _PointInTime:
                 self._store = self._store or self._apply()
                 found = self._store.get_historical_features(entity_df=events, features=[f"known:{_ROW}"]).to_df()
         except Exception as error:
-            raise FeatureStoreError(f"Feast's offline store failed: {feast_repo.one_line(error)}.") from error
+            raise FeatureStoreError(f"Feast's offline store failed: {one_line(error)}.") from error
         found = found[found[_ROW].notna()]
         return found[_EVENT].to_numpy(np.int64), found[_ROW].to_numpy(np.int64)
 

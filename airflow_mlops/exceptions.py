@@ -128,3 +128,12 @@ def by_name(name: str) -> type[MLOpsError]:
     """Return the exception class called ``name``, or :class:`MLOpsError` for a name that is not here."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, MLOpsError) else MLOpsError
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error of another library says, for use inside a sentence: its class and message, without a full stop.
+
+    :param most: how many characters of the message to keep; all unless given
+    """
+    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())[:most].rstrip(". ")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

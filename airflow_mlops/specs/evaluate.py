@@ -31,7 +31,7 @@ class EvaluateSpec(Spec):
     :param gates: what a candidate must pass, see :mod:`airflow_mlops.gates.rules`; unless given, to beat the baseline
         and, with 95% confidence, the champion
     :param metric: the metric by which one of the passing candidates wins; the task's main metric unless given
-    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_model`
+    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_loading`
     :param card: what the candidates' cards say of purpose, limits and owner
     """
 

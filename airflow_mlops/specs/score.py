@@ -21,7 +21,7 @@ class ScoreSpec(Spec):
     :param window: the time the predictions belong to; that of ``dataset`` unless given
     :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
     :param on_missing: what to do while the model has no champion: ``fail``, or ``skip`` and return no dataset
-    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_model`
+    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_loading`
     """
 
     model: Name

@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.exceptions import FeatureStoreError
+from airflow_mlops.exceptions import FeatureStoreError, one_line
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -253,9 +253,3 @@ def hint(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return " The file of a source is not there: write it first, or give a dataset for it in sources."
     return ""
-
-
-def one_line(error: BaseException) -> str:
-    """The error's class and message, for use inside a sentence."""
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

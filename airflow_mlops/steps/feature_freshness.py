@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.exceptions import FeatureStoreError, MLOpsError
+from airflow_mlops.exceptions import FeatureStoreError, MLOpsError, one_line
 from airflow_mlops.specs.base import Window
 from airflow_mlops.specs.feature_freshness import FeatureFreshnessResult, FeatureFreshnessSpec
 from airflow_mlops.steps import feast_repo
@@ -57,7 +57,7 @@ def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
             views = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
     except Exception as error:
         raise FeatureStoreError(
-            f"The registry of Feast project {store.project} cannot be read: {feast_repo.one_line(error)}."
+            f"The registry of Feast project {store.project} cannot be read: {one_line(error)}."
         ) from error
     return {view.name: list(view.materialization_intervals) for view in views if view.online}
 

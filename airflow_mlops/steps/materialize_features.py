@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.artifacts.selection import select
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import FeatureStoreError, MaterializationError
+from airflow_mlops.exceptions import FeatureStoreError, MaterializationError, one_line
 from airflow_mlops.specs.base import Window
 from airflow_mlops.specs.materialize_features import MaterializeFeaturesResult, MaterializeFeaturesSpec, PublishedSource
 from airflow_mlops.steps import feast_repo
@@ -147,7 +147,7 @@ class _Online:
                     self._store.materialize(start, end, feature_views=names)
             except Exception as error:
                 raise MaterializationError(
-                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {feast_repo.one_line(error)}."
+                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
                     f"{feast_repo.hint(error)} Earlier chunks are done; a retry goes on with this one."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))

@@ -15,9 +15,11 @@ from airflow_mlops.registry.models import version
 from airflow_mlops.specs.base import ModelVersionRef, parse
 from airflow_mlops.specs.reproduce import Comparison, ReproduceResult, ReproduceSpec
 from airflow_mlops.specs.train import TorchTrainerSpec, TrainSpec
-from airflow_mlops.steps import train
+from airflow_mlops.steps import train_record
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.surroundings import surroundings
+from airflow_mlops.steps.train_fit import fit, load
+from airflow_mlops.steps.train_runs import scratch_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,25 +44,25 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         tags = client.get_run(ref.run_id).data.tags
     recorded = _recorded(client, ref)
-    code, environment = (_read(client, ref, file) for file in (train.CODE_FILE, train.ENVIRONMENT_FILE))
-    dataset, training, test = train.load(recorded, context.store)
+    code, environment = (_read(client, ref, file) for file in (train_record.CODE_FILE, train_record.ENVIRONMENT_FILE))
+    dataset, training, test = load(recorded, context.store)
     context.progress(f"Training {ref} again on {dataset.manifest.name} ({dataset.manifest.id[:12]}).")
-    with train.scratch_run(context, dataset) as scratch:
-        fitted = train.fit(recorded, context, dataset, training, test, scratch)
+    with scratch_run(context, dataset) as scratch:
+        fitted = fit(recorded, context, dataset, training, test, scratch)
     gpus = tags.get(_GPU, ""), surroundings().get(_GPU, "")
     comparisons = [
         _same("data", tags.get("mlops.dataset", ""), dataset.manifest.id),
         _same("seed", tags.get("mlops.seed", ""), str(recorded.seed)),
-        *_all("code", code, train.code(fitted.model), "differs"),
-        *_all("package", environment, train.environment(fitted.model), "noted"),
+        *_all("code", code, train_record.code(fitted.model), "differs"),
+        *_all("package", environment, train_record.environment(fitted.model), "noted"),
         *([_same("GPU", *gpus, otherwise="noted")] if any(gpus) else []),
-        *_metrics(train.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),
+        *_metrics(train_record.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),
     ]
     return _result(ref, comparisons)
 
 
 def _recorded(client: MlflowClient, ref: ModelVersionRef) -> TrainSpec:
-    found: TrainSpec = parse(TrainSpec, _read(client, ref, train.TRAINING_FILE), f"The training of {ref}")
+    found: TrainSpec = parse(TrainSpec, _read(client, ref, train_record.TRAINING_FILE), f"The training of {ref}")
     return found
 
 

@@ -118,12 +118,12 @@ class _Features:
         self._store = self._request = None
         if spec.feature_service is None and not spec.features:
             return
-        from airflow_mlops.steps import feast_join, feast_repo
+        from airflow_mlops.steps import feast_repo, feast_request
 
         assert spec.repo is not None
         self._store = feast_repo.open_store(spec.repo)
         with feast_repo.locked(self._store, shared=True):
-            self._request = feast_join.resolve(self._store, spec.feature_service, spec.features)
+            self._request = feast_request.resolve(self._store, spec.feature_service, spec.features)
 
     @property
     def event_columns(self) -> list[str]:

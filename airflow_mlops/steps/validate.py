@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import SpecError, ValidationError
+from airflow_mlops.exceptions import SpecError, ValidationError, one_line
 from airflow_mlops.specs.base import DatasetRef
 from airflow_mlops.specs.validate import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.steps.context import StepContext
@@ -77,10 +77,6 @@ def _outcomes_key(key: str) -> str:
     return f"checkpoints/{key.removesuffix('.json')}/outcomes.json"
 
 
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
-
-
 def _quiet() -> None:
     # A hundred lines about registering functions, at import, would bury what the task has to say.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -108,7 +104,7 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     try:
         suite = getattr(importlib.import_module(module), name)()
     except Exception as error:
-        raise SpecError(f"The suite {given!r} cannot be made: {_line(error)}.") from error
+        raise SpecError(f"The suite {given!r} cannot be made: {one_line(error)}.") from error
     if not isinstance(suite, ExpectationSuite):
         raise SpecError(f"{given!r} returned {type(suite).__name__}: return a great_expectations.ExpectationSuite.")
     return _unowned(suite.name, suite.expectations, suite.meta, suite.notes)
@@ -136,7 +132,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
         expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in content["expectations"]]
         return _unowned(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except Exception as error:
-        raise SpecError(f"{what} is not a suite of Great Expectations: {_line(error)}.") from error
+        raise SpecError(f"{what} is not a suite of Great Expectations: {one_line(error)}.") from error
 
 
 def _unowned(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:
@@ -175,7 +171,7 @@ def _validate(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     try:
         done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
     except Exception as error:
-        raise ValidationError(f"Suite {suite.name!r} could not be run on dataset {name}: {_line(error)}.") from error
+        raise ValidationError(f"Suite {suite.name!r} could not be run on dataset {name}: {one_line(error)}.") from error
     return next(iter(done.run_results.values()))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError
+from airflow_mlops.exceptions import ModelFormatError, SpecError, TrainingError, one_line
 from airflow_mlops.registry.client import unimportable
 from airflow_mlops.specs.model import Precision
 from airflow_mlops.specs.train import SklearnTrainerSpec, TrainerSpec
@@ -263,9 +263,8 @@ class SklearnModel:
                 )
             exported: bytes = multiply_kernels(split_forests(converted)).SerializeToString()
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelFormatError(
-                f"{self.name} cannot be exported to ONNX, which scoring needs: {type(error).__name__}: {reason}. "
+                f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
                 "Take an estimator and transformers that skl2onnx supports "
                 "(https://onnx.ai/sklearn-onnx/supported.html), one text column per encoder."
             ) from error

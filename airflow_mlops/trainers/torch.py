@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from airflow_mlops.exceptions import ModelFormatError
+from airflow_mlops.exceptions import ModelFormatError, one_line
 from airflow_mlops.specs.model import Precision
 from airflow_mlops.specs.train import TorchTrainerSpec
 from airflow_mlops.trainers import imports, torch_processes
@@ -136,9 +136,8 @@ class TorchModel:
             try:
                 self._exported = export(self.network, self.reader)
             except Exception as error:
-                reason = " ".join(str(error).split())[:300]
                 raise ModelFormatError(
-                    f"{self.name} cannot be exported to ONNX, which scoring needs: {type(error).__name__}: {reason}. "
+                    f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
                     "Its forward must be what torch.export understands, with any number of rows."
                 ) from error
         return self._exported

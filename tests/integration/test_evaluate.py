@@ -13,9 +13,11 @@ from sklearn.metrics import roc_auc_score
 from airflow_mlops.artifacts.datasets import open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import EvaluationError, SchemaError, SpecError
+from airflow_mlops.registry.models import download
 from airflow_mlops.specs.evaluate import EvaluateSpec
-from airflow_mlops.steps import evaluate
+from airflow_mlops.steps import evaluate, evaluate_candidates
 from airflow_mlops.steps.context import StepContext
+from airflow_mlops.steps.evaluate_measurement import importance
 from tests.candidates import held_out, register, training_set
 
 GOOD, WEAK, USELESS, NOT_A_NUMBER = (2, 0), (1, 2), (0, 0), (float("nan"), 0)
@@ -220,10 +222,10 @@ def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, 
 def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(context, client, make):
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
-    folder = evaluate.download(client, good)
-    candidate = evaluate.Candidate(good, evaluate.OnnxModel.load(folder))
-    data = evaluate._held_out(EvaluateSpec(candidates=[good]), {good: folder}, context)
-    found = evaluate._importance(candidate, data, "roc_auc")
+    folder = download(client, good)
+    data = evaluate_candidates.held_out(EvaluateSpec(candidates=[good]), {good: folder}, context.store)
+    candidate = evaluate_candidates.load(folder, good, data, allow_pyfunc=False)
+    found = importance(candidate, data, "roc_auc")
     assert found["distance"] > 0.2
     assert found["wind"] == 0
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from markdown_it import MarkdownIt
 
-from airflow_mlops.artifacts.datasets import DatasetWriter
+from airflow_mlops.artifacts.datasets import DatasetWriter, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import SpecError
 from airflow_mlops.gates.comparison import estimate
@@ -95,7 +95,7 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     said = {"purpose": "Warn crews of late flights.", "limits": "Not for freight.", "owner": "Ada"}
     spec = EvaluateSpec(candidates=[good, weak], gates=gates, card=said)
     verdict = evaluate.run(spec, context).verdict
-    manifest = evaluate.open_dataset(context.store, dataset).manifest
+    manifest = open_dataset(context.store, dataset).manifest
 
     for ref, outcome in ((good, "won"), (weak, "failed")):
         markdown, page = cards(client, ref, tmp_path / str(ref.version))

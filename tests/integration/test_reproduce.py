@@ -10,7 +10,7 @@ import pytest
 
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import evaluate, train
+from airflow_mlops.steps import evaluate, train, train_record
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
 from tests.training import flights, training_set
@@ -91,8 +91,8 @@ def tamper(client, run_id, **changes):
     """Let the run refer to something else than it was made with."""
     import mlflow
 
-    found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{train.TRAINING_FILE}")
-    client.log_dict(run_id, {**found, **changes}, train.TRAINING_FILE)
+    found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{train_record.TRAINING_FILE}")
+    client.log_dict(run_id, {**found, **changes}, train_record.TRAINING_FILE)
 
 
 def test_another_seed_is_noticed(learn, again, client):
@@ -146,8 +146,8 @@ def test_another_environment_is_noted_and_is_no_failure(learn, again, client):
     import mlflow
 
     made = learn(FOREST)
-    found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{train.ENVIRONMENT_FILE}")
-    client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, train.ENVIRONMENT_FILE)
+    found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{train_record.ENVIRONMENT_FILE}")
+    client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, train_record.ENVIRONMENT_FILE)
     status, rows, said = again(made.candidate)
     assert status == 0
     assert rows["package scikit-learn"]["verdict"] == "noted"

@@ -21,7 +21,7 @@ from airflow_mlops.specs.base import Provenance
 from airflow_mlops.specs.evaluate import EvaluateSpec
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import evaluate, score, train
+from airflow_mlops.steps import evaluate, score, train, train_record
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.trainers import TorchTrainer
 from tests.training import FEATURES, flights, stamped, training_set
@@ -210,10 +210,14 @@ def test_a_retry_after_registration_registers_nothing_again(client, learn, model
     assert len(runs(client, model)) == len(versions(client, model)) == 1
 
 
-@pytest.mark.parametrize("point", ["_package", "_log_run", "_log_model", "register"])
-def test_a_retry_after_a_failure_goes_on_in_the_same_run(point, client, learn, model, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "point"),
+    [(train, "package"), (train_record, "log_run"), (train_record, "log_model"), (train, "register")],
+    ids=["package", "log_run", "log_model", "register"],
+)
+def test_a_retry_after_a_failure_goes_on_in_the_same_run(module, point, client, learn, model, monkeypatch):
     with monkeypatch.context() as broken:
-        real = getattr(train, point)
+        real = getattr(module, point)
 
         def fail(*args, **kwargs):
             # Before the registration nothing is lost that was done before the network went away.
@@ -221,7 +225,7 @@ def test_a_retry_after_a_failure_goes_on_in_the_same_run(point, client, learn, m
                 real(*args, **kwargs)
             raise ConnectionError("the network went away")
 
-        broken.setattr(train, point, fail)
+        broken.setattr(module, point, fail)
         with pytest.raises(ConnectionError):
             learn({"estimator": LOGISTIC}, key="results/one.json")
         assert [run.info.status for run in runs(client, model)] == ["FAILED"]

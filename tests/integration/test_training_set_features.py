@@ -16,7 +16,7 @@ from airflow_mlops.artifacts.datasets import DatasetWriter, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import FeatureStoreError, LeakageError
 from airflow_mlops.specs.training_set import TrainingSetSpec
-from airflow_mlops.steps import feast_join, feast_repo
+from airflow_mlops.steps import feast_files, feast_join, feast_point_in_time, feast_repo, feast_request
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.training_set import run
 from tests.feature_repo import FEATURE_STORE
@@ -129,16 +129,16 @@ event_rows = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(source_rows, event_rows, st.sampled_from([5, 100, feast_join._PAIRS]))
+@given(source_rows, event_rows, st.sampled_from([5, 100, feast_point_in_time.PAIRS]))
 def test_every_event_gets_what_a_join_by_hand_finds(repo, feast_store, rows, events, pairs):
     write_hourly(repo, rows)
     table = pa.table(
         {"place": pa.array([place for place, _ in events], pa.string()), "time": minutes([at for _, at in events])}
     )
-    request = feast_join.resolve(feast_store, "both", None)
+    request = feast_request.resolve(feast_store, "both", None)
     with pytest.MonkeyPatch.context() as patch:
         # The fewer pairs at once, the more pieces.
-        patch.setattr(feast_join, "_PAIRS", pairs)
+        patch.setattr(feast_point_in_time, "PAIRS", pairs)
         found = feast_join.join(feast_store, request, table, "time")
     assert list(found) == ["fresh:value", "lasting:value", "lasting:word"]
     for position, (place, minute) in enumerate(events):
@@ -154,14 +154,14 @@ def test_the_age_of_a_feature_may_reach_but_not_pass_its_time_to_live(repo, feas
     events = pa.table(
         {"place": ["EWR"] * 4, "time": pa.array([times[0] - 1, times[0], times[1], times[1] + 1], pa.int64()).cast(UTC)}
     )
-    found = feast_join.join(feast_store, feast_join.resolve(feast_store, None, ["fresh:value"]), events, "time")
+    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["fresh:value"]), events, "time")
     assert found["fresh:value"].to_pylist() == [None, 7, 7, None]
 
 
 def test_of_two_rows_with_the_same_time_the_one_created_last_counts(repo, feast_store):
     write_hourly(repo, [("EWR", 0, 9, 2, "late"), ("EWR", 0, 5, 1, "early")])
     events = pa.table({"place": ["EWR"], "time": minutes([20])})
-    found = feast_join.join(feast_store, feast_join.resolve(feast_store, None, ["fresh:word"]), events, "time")
+    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["fresh:word"]), events, "time")
     assert found["fresh:word"].to_pylist() == ["late"]
 
 
@@ -178,7 +178,7 @@ def test_feast_asked_directly_gives_the_same_where_it_answers_at_all(repo, feast
     )
     direct = feast_store.get_historical_features(entity_df=frame, features=["fresh:value"]).to_df()
     events = pa.table({"place": list(frame["place"]), "time": minutes([13 * n for n in range(40)])})
-    request = feast_join.resolve(feast_store, None, ["fresh:value"])
+    request = feast_request.resolve(feast_store, None, ["fresh:value"])
     found = feast_join.join(feast_store, request, events, "time")["fresh:value"].to_pylist()
     assert direct.set_index("n")["value"].to_dict() == dict(enumerate(found))
     # And so does the way that other offline stores are asked.
@@ -190,21 +190,21 @@ def test_feast_asked_directly_gives_the_same_where_it_answers_at_all(repo, feast
 def test_an_offline_store_is_asked_for_distinct_events_and_answers_for_all(repo, feast_store):
     write_hourly(repo, [("EWR", 0, 0, 7, "a")])
     events = pa.table({"place": ["EWR", None, "EWR", "BOS", "EWR"], "time": minutes([10, 10, 10, 10, 20])})
-    (view,) = feast_join.resolve(feast_store, None, ["lasting:value"]).views
+    (view,) = feast_request.resolve(feast_store, None, ["lasting:value"]).views
     assert feast_join._from_store(feast_store, view, events, "time")["value"].to_pylist() == [7, None, 7, None, 7]
 
 
 def test_a_wrong_answer_of_feast_would_be_found_out(repo, feast_store, monkeypatch):
     write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b")])
     events = pa.table({"place": ["EWR", "EWR"], "time": minutes([30, 90])})
-    request = feast_join.resolve(feast_store, None, ["lasting:value"])
-    monkeypatch.setattr(feast_join, "_known_rows", lambda *_: np.array([0, 1]))
+    request = feast_request.resolve(feast_store, None, ["lasting:value"])
+    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([0, 1]))
     assert feast_join.join(feast_store, request, events, "time")["lasting:value"].to_pylist() == [1, 2]
-    monkeypatch.setattr(feast_join, "_known_rows", lambda *_: np.array([1, 1]))
+    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([1, 1]))
     with pytest.raises(LeakageError, match="1 values of feature view 'lasting' are newer than their events"):
         feast_join.join(feast_store, request, events, "time")
-    request = feast_join.resolve(feast_store, None, ["fresh:value"])
-    monkeypatch.setattr(feast_join, "_known_rows", lambda *_: np.array([0, 0]))
+    request = feast_request.resolve(feast_store, None, ["fresh:value"])
+    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([0, 0]))
     with pytest.raises(FeatureStoreError, match="older than its ttl"):
         feast_join.join(feast_store, request, events.set_column(1, "time", minutes([30, 151])), "time")
 
@@ -217,7 +217,7 @@ def test_a_view_of_two_entities_is_joined_by_both_keys(repo, feast_store):
             "time": minutes([5] * 5),
         }
     )
-    found = feast_join.join(feast_store, feast_join.resolve(feast_store, None, ["twofold:size"]), events, "time")
+    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["twofold:size"]), events, "time")
     assert found["twofold:size"].to_pylist() == [1.0, 2.0, 3.0, None, None]
 
 
@@ -310,5 +310,5 @@ def test_many_events_against_many_rows_are_joined_in_pieces(repo, feast_store):
             "time": minutes([60 * hour + 30 for hour in range(hours) for _ in range(3)]),
         }
     )
-    found = feast_join.join(feast_store, feast_join.resolve(feast_store, None, ["lasting:value"]), events, "time")
+    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["lasting:value"]), events, "time")
     assert found["lasting:value"].to_pylist() == [hour for hour in range(hours) for _ in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_mlops.connections import ConnectionResolver
@@ -37,6 +38,21 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
         from airflow_mlops.steps.sources.files import FileSource
 
         return FileSource(spec)
-    from airflow_mlops.steps.sources.sql import open_query
+    return _open_query(spec, connection)
 
-    return open_query(spec, connection)
+
+def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
+    """By ADBC where a driver is installed, else by SQLAlchemy."""
+    assert spec.conn_id is not None  # the spec makes sure of it
+    info = connection(spec.conn_id)
+    if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
+        from airflow_mlops.steps.sources.sqlite import SQLiteSource
+
+        return SQLiteSource(spec, info)
+    if info.conn_type in ("postgres", "postgresql") and find_spec("adbc_driver_postgresql"):
+        from airflow_mlops.steps.sources.postgres import PostgresSource
+
+        return PostgresSource(spec, info)
+    from airflow_mlops.steps.sources.alchemy import AlchemySource
+
+    return AlchemySource(spec, info)

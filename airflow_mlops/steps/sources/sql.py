@@ -1,16 +1,15 @@
-"""Queries over Airflow connections: by ADBC where a driver is installed, else by SQLAlchemy."""
+"""What queries over Airflow connections have in common, whatever database they ask."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.connections import ConnectionInfo, ConnectionResolver, without_secret
+from airflow_mlops.connections import ConnectionInfo, without_secret
 from airflow_mlops.exceptions import SchemaError, SourceError, SpecError
 from airflow_mlops.specs.ingest import IngestSpec
 
@@ -79,20 +78,3 @@ class QuerySource(ABC):
                 f"The query returns the column {', '.join(map(repr, twice))} more than once: "
                 "give one of them another name with AS."
             )
-
-
-def open_query(spec: IngestSpec, connection: ConnectionResolver) -> QuerySource:
-    """The fastest way there is to run the query of ``spec``."""
-    assert spec.conn_id is not None  # the spec makes sure of it
-    info = connection(spec.conn_id)
-    if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
-        from airflow_mlops.steps.sources.sqlite import SQLiteSource
-
-        return SQLiteSource(spec, info)
-    if info.conn_type in ("postgres", "postgresql") and find_spec("adbc_driver_postgresql"):
-        from airflow_mlops.steps.sources.postgres import PostgresSource
-
-        return PostgresSource(spec, info)
-    from airflow_mlops.steps.sources.alchemy import AlchemySource
-
-    return AlchemySource(spec, info)

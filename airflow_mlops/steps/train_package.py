@@ -1,0 +1,73 @@
+"""Packages a candidate as one MLflow model directory, which scoring, monitoring and any MLflow client can load."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.artifacts.datasets import Dataset
+from airflow_mlops.monitoring.reference import model_profile
+from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
+from airflow_mlops.specs.model import ModelContract
+from airflow_mlops.steps.train_fit import Fitted
+from airflow_mlops.steps.training import TRAIN
+from airflow_mlops.trainers.base import FittedModel, TrainingData
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+
+EXAMPLE_ROWS = 5
+_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
+
+
+def packages(model: FittedModel) -> dict[str, str]:
+    """Version of each package that the stored model needs, by name."""
+    return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
+
+
+def package(
+    folder: Path,
+    fitted: Fitted,
+    dataset: Dataset,
+    train: TrainingData,
+    test: TrainingData,
+) -> Model:
+    """One MLflow model directory with the model's own flavour, the ONNX flavour, the contract and the profile."""
+    import onnx
+    from mlflow.models import Model
+
+    model, contract = fitted.model, fitted.contract
+    description = Model(signature=_signature(contract))
+    requirements = [f"{name}=={found}" for name, found in packages(model).items()]
+    model.save(folder, description, requirements, train.frame.head(EXAMPLE_ROWS))
+    (folder / MODEL_FILE).write_bytes(fitted.exported)
+    description.add_flavor(
+        "onnx",
+        onnx_version=onnx.__version__,
+        data=MODEL_FILE,
+        providers=["CPUExecutionProvider"],
+        onnx_session_options=None,
+        code=None,
+    )
+    features = [feature.name for feature in contract.features]
+    profile = model_profile(dataset.batches(TRAIN, features), contract, test.labels, fitted.predictions)
+    for file, content in (
+        (CONTRACT_FILE, contract.model_dump(mode="json")),
+        (PROFILE_FILE, profile.model_dump(mode="json")),
+    ):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
+    return description
+
+
+def _signature(contract: ModelContract) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    kinds = {"number": "double", "integer": "long", "string": "string"}
+    inputs = Schema([ColSpec(kinds[feature.kind], feature.name) for feature in contract.features])
+    answer: Any = contract.classes[0] if contract.classes else 0.0
+    output = {str: "string", int: "long", float: "double"}[type(answer)]
+    return ModelSignature(inputs, Schema([ColSpec(output)]))

@@ -1,6 +1,9 @@
 """The drift of a column of categories or booleans.
 
-Pearson's chi-square test finds a change of the shares, another one values that the reference never had.
+Pearson's chi-square test finds a change of the shares, another one values that the reference never had. Where a column
+has more values than are kept, the shares are those of 64 groups of values, made by hash, and values that the reference
+never had are looked for in a sample of values. No value is in another group or less likely in the sample for being new,
+so p-values stay valid; a change is found later.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import numpy as np
 from airflow_mlops.monitoring import significance
 from airflow_mlops.monitoring.columns.base import Floats
 from airflow_mlops.monitoring.columns.categorical import TOP, CategoricalColumn
-from airflow_mlops.monitoring.divergence import binned_measures, bins, shrunk
+from airflow_mlops.monitoring.columns.hashing import on_one_sample
+from airflow_mlops.monitoring.divergence import binned_measures, bins
 from airflow_mlops.monitoring.significance import Pair, Test
 
 _SHOWN = 12
@@ -21,30 +25,31 @@ _SHOWN = 12
 def compare(reference: CategoricalColumn, current: CategoricalColumn) -> tuple[dict[str, Any], list[Test]]:
     """The measures of a :class:`~airflow_mlops.specs.drift.Drift`, and the tests that decide."""
     known, seen = reference.counts(), current.counts()
-    exact = not reference.error and not current.error
+    exact = reference.exact and current.exact
     candidates = [*known, *seen] if exact else [value for column in (reference, current) for value, _ in column.top]
     # By their rows in both together: the most frequent of one are frequent there partly by chance.
     together = {value: known.get(value, 0) + seen.get(value, 0) for value in candidates}
     values = sorted(together, key=lambda value: (-together[value], value))[:TOP]
     before, now = _counted(reference, known, values), _counted(current, seen, values)
-    # Half the largest error stands for its spread.
-    errors = reference.error / 2, current.error / 2
-    found = binned_measures(before, now, shrunk(before, now, *errors))
+    if exact:
+        share, groups = 1.0, Pair(before, now)
+        every = Pair(*(np.asarray([rows.get(value, 0) for value in together], dtype=float) for rows in (known, seen)))
+    else:
+        old, new = reference.hashes(), current.hashes()
+        groups = Pair(
+            np.asarray([*old.buckets, reference.missing], float), np.asarray([*new.buckets, current.missing], float)
+        )
+        share, every = on_one_sample(old, new)
+    found = binned_measures(*groups)
+    found["unseen"] = min(1.0, float(every.now[every.before == 0].sum() / share / current.rows))
     tests = []
     if current.valid:
-        pair = shrunk(before[:-1], now[:-1], *errors)
-        apart = float(np.abs(before[:-1] / before[:-1].sum() - now[:-1] / now[:-1].sum()).sum() / 2)
+        pair = Pair(*(rows[:-1] for rows in groups))
+        apart = float(np.abs(pair.before / pair.before.sum() - pair.now / pair.now.sum()).sum() / 2)
         found["total_variation"] = apart
         if (pair.total > 0).sum() > 1:
             tests.append(Test("chi_square", apart, significance.chi_square(pair)))
-        if exact:
-            every = Pair(
-                *(np.asarray([rows.get(value, 0) for value in together], dtype=float) for rows in (known, seen))
-            )
-            found["unseen"] = float(every.now[every.before == 0].sum() / current.rows)
-            tests.append(Test("unseen", found["unseen"], significance.never_seen(every)))
-    elif exact:
-        found["unseen"] = 0.0
+        tests.append(Test("unseen", found["unseen"], significance.never_seen(every)))
     common = np.argsort(-(before[:-2] / reference.rows + now[:-2] / current.rows), kind="stable")
     shown, rest = common[:_SHOWN], common[_SHOWN:]
     grouped = [np.asarray([*rows[shown], rows[rest].sum() + rows[-2], rows[-1]]) for rows in (before, now)]

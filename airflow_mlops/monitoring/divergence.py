@@ -8,7 +8,7 @@ import numpy as np
 
 from airflow_mlops.monitoring import significance
 from airflow_mlops.monitoring.columns.base import Floats
-from airflow_mlops.monitoring.significance import Pair, effective_rows
+from airflow_mlops.monitoring.significance import Pair
 from airflow_mlops.specs.drift import Bin
 
 
@@ -35,20 +35,11 @@ def jensen_shannon(reference: Floats, current: Floats) -> Any:
     return np.sqrt(np.clip(parts.sum(axis=-1) / 2, 0, 1))
 
 
-def binned_measures(before: Floats, now: Floats, worth: Pair) -> dict[str, Any]:
-    """``psi`` and ``jensen_shannon`` of two vectors of counts, and the p-values of both.
-
-    :param worth: the same counts, of as many rows as they are worth
-    """
+def binned_measures(before: Floats, now: Floats) -> dict[str, Any]:
+    """``psi`` and ``jensen_shannon`` of two vectors of counts, and the p-values of both."""
     found = {"psi": float(psi(before, now)), "jensen_shannon": float(jensen_shannon(before, now))}
-    p_values = significance.measures(worth, (psi, jensen_shannon))
+    p_values = significance.measures(Pair(before, now), (psi, jensen_shannon))
     return {**found, "p_values": dict(zip(found, p_values, strict=True))}
-
-
-def shrunk(before: Floats, now: Floats, error_before: float, error_now: float, share: float = 0.5) -> Pair:
-    """Counts of as many rows as the profiles are worth."""
-    n, m = before.sum(), now.sum()
-    return Pair(before * (effective_rows(n, error_before, share) / n), now * (effective_rows(m, error_now, share) / m))
 
 
 def bins(labels: list[str], before: Floats, now: Floats) -> list[Bin]:

@@ -1,6 +1,9 @@
 """The drift of a column of numbers.
 
-Kolmogorov and Smirnov's test finds any change of shape, Cucconi's level and spread, where it finds smaller changes.
+Kolmogorov and Smirnov's test finds any change of shape, Cucconi's level and spread, where it finds smaller changes. Both
+columns are compared on the bins of all their values together, which do not depend on which rows are new: that leaves
+p-values valid. A distance of distribution functions on bins is never larger than that on rows, and equal to it while
+there are no more different values than bins.
 """
 
 from __future__ import annotations
@@ -13,42 +16,49 @@ import numpy as np
 
 from airflow_mlops.monitoring import significance
 from airflow_mlops.monitoring.columns.base import Floats
-from airflow_mlops.monitoring.columns.numeric import BINS, NumericColumn
-from airflow_mlops.monitoring.divergence import binned_measures, bins, shrunk
-from airflow_mlops.monitoring.significance import Test
+from airflow_mlops.monitoring.columns.histogram import on_one_grid
+from airflow_mlops.monitoring.columns.numeric import NumericColumn, parts
+from airflow_mlops.monitoring.divergence import binned_measures, bins
+from airflow_mlops.monitoring.significance import Pair, Test
 
 
 def compare(reference: NumericColumn, current: NumericColumn) -> tuple[dict[str, Any], list[Test]]:
     """The measures of a :class:`~airflow_mlops.specs.drift.Drift`, and the tests that decide."""
-    low, high = reference.edges[0], reference.edges[-1]
-    # Below the range, the bins of the reference, above the range.
-    cuts = [math.nextafter(low, -math.inf), *reference.edges[1:-1], high]
-    before, now = _binned(reference, cuts), _binned(current, cuts)
-    found = binned_measures(before, now, shrunk(before, now, reference.bin_error, current.bin_error, 1 / BINS))
+    old, new = reference.distribution(), current.distribution()
+    assert old is not None
+    if new is None:
+        grid, pair = old, Pair(old.counts.astype(float), np.zeros(len(old.counts)))
+    else:
+        grid, pair = on_one_grid(old, new)
+    # Below the range of the reference, its bins, above its range.
+    cuts = [int(np.flatnonzero(pair.before)[0]), *parts(pair.before)]
+    before, now = (
+        np.asarray([*_between(rows, cuts), column.rows - column.valid])
+        for rows, column in zip(pair, (reference, current), strict=True)
+    )
+    found = binned_measures(before, now)
     tests = []
     if current.valid:
-        errors = reference.rank_error, current.rank_error
-        points, rows = significance.pooled(reference.points(), current.points())
-        # Where most values tie, what is left to chance is the share that does not.
-        tied = float(rows.total.max() / rows.total.sum())
-        pair = shrunk(*rows, *errors, max(0.5, tied)) if len(points) > 1 else rows
-        found["ks"], p_value = significance.kolmogorov_smirnov(pair, exact=not any(errors))
-        if len(points) > 1:
+        found["ks"], p_value = significance.kolmogorov_smirnov(pair)
+        if len(pair.total) > 1:
             tests = [Test("ks", found["ks"], p_value), Test("cucconi", found["ks"], significance.cucconi(pair))]
         if reference.std:
             with np.errstate(over="ignore", invalid="ignore"):
-                moved, p_value = significance.wasserstein(points / reference.std, rows, math.hypot(*errors))
+                middles = grid.lows + (grid.highs - grid.lows) / 2
+                moved, p_value = significance.wasserstein(middles / reference.std, pair)
             if math.isfinite(moved):
                 found["wasserstein"] = moved
                 found["p_values"]["wasserstein"] = p_value
-    labels = [f"{_short(a)} to {_short(b)}" if a != b else _short(a) for a, b in pairwise(reference.edges)]
-    drawn = bins([f"below {_short(low)}", *labels, f"above {_short(high)}", "missing"], before, now)
+    edges = [old.low, *grid.highs[np.asarray(cuts[1:-1], dtype=int) - 1].tolist(), old.high]
+    labels = [f"{_short(a)} to {_short(b)}" if a != b else _short(a) for a, b in pairwise(edges)]
+    drawn = bins([f"below {_short(old.low)}", *labels, f"above {_short(old.high)}", "missing"], before, now)
     return {**found, "bins": drawn}, tests
 
 
-def _binned(column: NumericColumn, cuts: list[float]) -> Floats:
-    counts = np.diff([0.0, *column.cdf(cuts), 1.0 if column.valid else 0.0]) * column.valid
-    return np.asarray([*counts, column.rows - column.valid], dtype=float)
+def _between(counts: Floats, cuts: list[int]) -> Floats:
+    """The sums of ``counts`` before the first cut, between each and the next, and from the last on."""
+    ranks = np.cumsum([0.0, *counts])
+    return np.diff(ranks[[0, *cuts, len(counts)]])
 
 
 def _short(value: float) -> str:

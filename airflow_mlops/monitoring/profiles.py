@@ -1,4 +1,5 @@
-"""What a dataset's columns looked like, in a few kilobytes each: one streaming pass, mergeable, stored as JSON."""
+"""What a dataset's columns looked like, in a few kilobytes each: one streaming pass, stored as JSON. Profiles of parts
+merge to exactly what one pass over all rows gives."""
 
 from __future__ import annotations
 

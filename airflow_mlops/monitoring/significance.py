@@ -1,10 +1,8 @@
 """How likely a difference between two samples is when nothing has changed: p-values at the samples' own sizes.
 
-Every function takes the two samples as weights over the same points, bins or values. A weight is a number of rows;
-where a sketch stands for the rows, fewer than there were (:func:`effective_rows`), so that the sketch's own error
-counts as chance and not as drift. Where no formula holds, the null distribution is drawn: with both samples pooled,
-which rows are new is a matter of chance, and the counts per bin are multivariate hypergeometric (a permutation test).
-Draws are seeded: the same profiles have the same p-values.
+Every function takes the two samples as numbers of rows at the same points, bins or values. Where no formula holds, the
+null distribution is drawn: with both samples pooled, which rows are new is a matter of chance, and the counts per bin
+are multivariate hypergeometric (a permutation test). Draws are seeded: the same profiles have the same p-values.
 """
 
 from __future__ import annotations
@@ -30,6 +28,8 @@ _DRAWS = (200, 2_000, 20_000)
 _HITS = 10
 _MEASURE_DRAWS = 999
 _BRIDGE = 200
+# In each sample; beyond, exact probabilities take long and differ little.
+_EXACT_ROWS = 512
 # Beyond this many rows the limit of Kolmogorov's distribution is good to some percent of p, and much faster.
 _KOLMOGOROV_LIMIT = 2_000
 # What numpy's generator of multivariate hypergeometric counts takes.
@@ -67,40 +67,22 @@ class Pair(NamedTuple):
         return float(1 / self.before.sum() + 1 / self.now.sum())
 
 
-def effective_rows(rows: float, error: float, share: float = 0.5) -> float:
-    """How many exact rows are worth as much as ``rows`` in a sketch.
-
-    :param error: the sketch's standard error of a share of the rows, which adds its square to the variance by chance
-    :param share: the size of that share
-    """
-    return rows / (1 + rows * error * error / (share * (1 - share)))
-
-
-def pooled(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> tuple[Floats, Pair]:
-    """All distinct points of two weighted samples, in order, and both weights at each.
-
-    :param first: the points of the reference and their weights, as ``second`` of the window
-    """
-    points, where = np.unique(np.concatenate([first[0], second[0]]), return_inverse=True)
-    cut = len(first[0])
-    return points, Pair(_summed(where[:cut], first[1], len(points)), _summed(where[cut:], second[1], len(points)))
-
-
-def kolmogorov_smirnov(pair: Pair, exact: bool) -> tuple[float, float]:
+def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
     """The largest distance between two distribution functions and its p-value (two-sided).
 
+    Exact for samples of up to 512 rows each; beyond, the distribution for one sample of n m / (n + m) rows stands for
+    it, as in SciPy. Ties make the p-value larger than need be, never smaller.
+
     :param pair: over points in order
-    :param exact: the weights are whole rows, few enough for the exact distribution; else that of one sample of
-        n m / (n + m) rows stands for it, as in SciPy. Ties make the p-value larger than need be, never smaller.
     """
     from scipy import special, stats
 
-    if exact:
+    if max(pair.before.sum(), pair.now.sum()) <= _EXACT_ROWS:
         points = np.arange(len(pair.now))
         with warnings.catch_warnings():
             # Where rounding makes a probability of more than one, SciPy takes the limit and says so.
             warnings.simplefilter("ignore", RuntimeWarning)
-            found = stats.ks_2samp(*(np.repeat(points, np.rint(counts).astype(int)) for counts in pair))
+            found = stats.ks_2samp(*(np.repeat(points, counts.astype(int)) for counts in pair))
         return float(found.statistic), float(found.pvalue)
     distance = float(np.abs(_cumulative(pair.before) - _cumulative(pair.now)).max())
     rows = max(1, round(1 / pair.scale))
@@ -109,22 +91,20 @@ def kolmogorov_smirnov(pair: Pair, exact: bool) -> tuple[float, float]:
     return distance, float(np.clip(stats.kstwo.sf(distance, rows), 0, 1))
 
 
-def wasserstein(points: Floats, pair: Pair, error: float) -> tuple[float, float]:
+def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
     """The mean distance between two quantile functions, in the units of ``points``, and its p-value.
 
     The difference of the distribution functions is, as the rows grow, a Brownian bridge over the pooled ranks, which is
-    drawn; what the sketches are off by is added to it.
+    drawn.
 
-    :param pair: over points in order, in all the rows that the sketches stand for
-    :param error: standard error of a difference of two ranks by the sketches
+    :param pair: over points in order
     """
     before, now, middle = (_cumulative(counts) for counts in (pair.before, pair.now, pair.total))
     widths = np.diff(points)
     distance = float((np.abs(before - now)[:-1] * widths).sum())
     # How far the pooled values reach between one rank of the bridge and the next.
     spread = _summed(np.minimum((middle[:-1] * _BRIDGE).astype(int), _BRIDGE - 1), widths, _BRIDGE)
-    bridges, noise = _bridges()
-    drawn = np.abs(math.sqrt(pair.scale) * bridges + error * noise) @ spread
+    drawn = np.abs(math.sqrt(pair.scale) * _bridges()) @ spread
     return distance, float((1 + (drawn >= distance).sum()) / (1 + len(drawn)))
 
 
@@ -232,7 +212,7 @@ def fisher(pair: Pair) -> float:
     """The p-value of Fisher's exact test of two bins (two-sided)."""
     from scipy import stats
 
-    return float(min(1.0, stats.fisher_exact(np.rint(np.stack(pair)).astype(np.int64)).pvalue))
+    return float(min(1.0, stats.fisher_exact(np.stack(pair).astype(np.int64)).pvalue))
 
 
 def never_seen(pair: Pair) -> float:
@@ -272,12 +252,9 @@ def measures(pair: Pair, of: Sequence[Callable[[Floats, Floats], Floats]]) -> li
 
     :param of: each measure as a function of counts before and now, shapes (draws, k) to (draws,)
     """
-    whole = Pair(*(np.rint(counts) for counts in pair))
-    now = _draw(whole, np.random.default_rng(0), _MEASURE_DRAWS)
-    before = np.maximum(0, whole.total - now)
-    return [
-        float((1 + (measure(before, now) >= measure(*whole) * (1 - 1e-9)).sum()) / (1 + len(now))) for measure in of
-    ]
+    now = _draw(pair, np.random.default_rng(0), _MEASURE_DRAWS)
+    before = np.maximum(0, pair.total - now)
+    return [float((1 + (measure(before, now) >= measure(*pair) * (1 - 1e-9)).sum()) / (1 + len(now))) for measure in of]
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
@@ -291,7 +268,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
     """The p-value of a statistic of the window's counts, shape (draws, k) to (draws,)."""
-    observed = float(statistic(np.rint(pair.now)[None])[0])
+    observed = float(statistic(pair.now[None])[0])
     return _drawn(observed, lambda random, draws: statistic(_draw(pair, random, draws)))
 
 
@@ -326,9 +303,9 @@ def _cumulative(counts: Floats) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _bridges() -> tuple[Floats, Floats]:
-    """Brownian bridges in the middle of each of ``_BRIDGE`` steps, and noise of variance 1, shapes (draws, steps)."""
+def _bridges() -> Floats:
+    """Brownian bridges in the middle of each of ``_BRIDGE`` steps, shape (draws, steps)."""
     random = np.random.default_rng(0)
     walks = random.normal(size=(_MEASURE_DRAWS, 2 * _BRIDGE)).cumsum(axis=1) / math.sqrt(2 * _BRIDGE)
     bridges: Floats = walks - walks[:, -1:] * np.arange(1, 2 * _BRIDGE + 1) / (2 * _BRIDGE)
-    return bridges[:, ::2], random.normal(size=(_MEASURE_DRAWS, _BRIDGE))
+    return bridges[:, ::2]

@@ -20,14 +20,15 @@ class Drift(Model):
 
     :param psi: population stability index over the bins of the reference, with one bin more for missing values
     :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
-    :param ks: largest distance between the two distribution functions; numbers only
+    :param ks: largest distance between the two distribution functions, on the bins of both; numbers only
     :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
         numbers only
     :param total_variation: total variation distance, the share of values that would have to change to what they were at
-        training; text and booleans only
+        training; over groups of values where there are too many to keep, which makes it smaller; text and booleans only
     :param missing: share of rows that are missing, NaN or infinite now
     :param missing_reference: the same at training
-    :param unseen: share of rows with a value that training never saw; text and booleans of up to about 700 values
+    :param unseen: share of rows with a value that training never saw, estimated from a sample of values where there are
+        too many to keep; text and booleans only
     :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
         nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
         ``missing``

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any, Protocol
 
@@ -41,11 +40,6 @@ def plain(data_type: pa.DataType) -> pa.DataType:
 def decoded(array: pa.Array) -> pa.Array:
     """``array`` without the dictionary around its values."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def encoded(data: bytes) -> str:
-    """A sketch as JSON can hold it."""
-    return base64.b64encode(data).decode()
 
 
 def finite(value: float) -> float | None:

@@ -1,28 +1,26 @@
 """Columns of numbers.
 
-Quantiles are an Apache DataSketch, whose error is proven: a rank is off by at most 0.7% with 99% confidence.
+Everything about them depends on the values alone: the same rows in another order, in other batches, or profiled in parts
+that are merged give the same profile, byte for byte.
 """
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-import datasketches
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from airflow_mlops.exceptions import SchemaError
-from airflow_mlops.monitoring.columns.base import Floats, decoded, encoded, finite, plain
+from airflow_mlops.monitoring.columns.base import Floats, decoded, plain
+from airflow_mlops.monitoring.columns.histogram import Histogram, HistogramCounter
+from airflow_mlops.monitoring.columns.moments import Moments
 from airflow_mlops.specs.base import Model
 
 BINS = 10
-_QUANTILES_K = 512
-# The sketch's errors are stated at 99% confidence, two-sided.
-_Z99 = 2.576
 
 
 class NumericColumn(Model):
@@ -32,11 +30,13 @@ class NumericColumn(Model):
     :param missing: rows without a value
     :param nan: rows whose value is not a number
     :param infinite: rows whose value is plus or minus infinity
-    :param mean: of the finite values, as are ``std`` (of the sample), ``min``, ``max``, ``edges`` and ``sketch``
+    :param mean: of the finite values, as all that follows; correct to the last digit, as is ``std`` (of the sample)
     :param edges: ``min``, quantiles, ``max``: at most ten bins of about equal counts, fewer where values tie
-    :param counts: finite values per bin; a bin holds its upper edge, and the first one ``min`` too. Where many values
+    :param counts: values per bin, exact; a bin holds its upper edge, and the first one ``min`` too. Where many values
         equal ``min`` the first bin is of width nought and holds them
-    :param sketch: a DataSketches KLL sketch of doubles, base64
+    :param total: their sum without any rounding, a hexadecimal literal; ``squares`` that of their squares
+    :param histogram: up to 4,096 bins and their exact counts, packed: :meth:`distribution` reads it. Empty where there
+        is no value
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -50,44 +50,33 @@ class NumericColumn(Model):
     max: float | None
     edges: list[float]
     counts: list[int]
-    sketch: str
+    total: str
+    squares: str
+    histogram: str
 
     @property
     def valid(self) -> int:
         """The number of finite values."""
         return self.rows - self.missing - self.nan - self.infinite
 
+    def distribution(self) -> Histogram | None:
+        """The finite values in up to 4,096 bins, each one value where there are no more; ``None`` if there is none."""
+        if self.min is None or self.max is None:
+            return None
+        return Histogram.unpacked(self.histogram, self.min, self.max)
+
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """Share of the finite values at or below each of ``points``, which rise strictly.
+        """Share of the finite values at or below each of ``points``; see :meth:`Histogram.cdf` for its error.
 
         :return: one share a point, shape ``(len(points),)``; zeros where there is no finite value
         """
-        if not self.valid:
-            return np.zeros(len(points))
-        return np.asarray(_sketch(self.sketch).get_cdf(list(points), True)[:-1], dtype=float)
+        found = self.distribution()
+        return np.zeros(len(points)) if found is None else found.cdf(points)
 
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
         """The finite values at ``ranks`` between 0 and 1; empty where there is no finite value."""
-        return np.asarray(_sketch(self.sketch).get_quantiles(list(ranks), True) if self.valid else [], dtype=float)
-
-    def points(self) -> tuple[Floats, Floats]:
-        """The finite values that the sketch has kept, and how many rows each stands for: 1 up to 512 values."""
-        kept = np.asarray(list(_sketch(self.sketch)) if self.valid else [], dtype=float).reshape(-1, 2)
-        return kept[:, 0], kept[:, 1]
-
-    @property
-    def rank_error(self) -> float:
-        """Standard error of the share of values up to a point; 0 where every value was kept."""
-        return self._error(False)
-
-    @property
-    def bin_error(self) -> float:
-        """Standard error of the share of values between two points; 0 where every value was kept."""
-        return self._error(True)
-
-    def _error(self, pmf: bool) -> float:
-        sketch = _sketch(self.sketch)
-        return sketch.normalized_rank_error(pmf) / _Z99 if sketch.is_estimation_mode() else 0.0
+        found = self.distribution()
+        return np.empty(0) if found is None else found.quantiles(ranks)
 
 
 def is_numeric(data_type: pa.DataType) -> bool:
@@ -108,9 +97,9 @@ class NumericCounter:
     kind: Literal["numeric"] = "numeric"
 
     def __init__(self) -> None:
-        self.rows = self.missing = self.nan = self.infinite = self.valid = 0
-        self.mean = self.squares = 0.0
-        self.sketch = datasketches.kll_doubles_sketch(_QUANTILES_K)
+        self.rows = self.missing = self.nan = self.infinite = 0
+        self.moments = Moments()
+        self.histogram = HistogramCounter()
 
     def update(self, name: str, array: pa.Array) -> None:
         if not is_numeric(array.type):
@@ -118,65 +107,58 @@ class NumericCounter:
         self.rows += len(array)
         self.missing += array.null_count
         values = decoded(array).drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        # A copy, since the sketch takes nothing that is read-only.
-        known = values[np.isfinite(values)]
-        nan = int(np.isnan(values).sum()) if len(known) < len(values) else 0
-        self.nan += nan
-        self.infinite += len(values) - len(known) - nan
-        if len(known):
-            self.sketch.update(known)
-            with np.errstate(over="ignore", invalid="ignore"):
-                mean = float(known.mean())
-                apart = known - mean
-                self._moments(len(known), mean, float(np.square(apart, out=apart).sum()))
+        finite = np.isfinite(values)
+        if not finite.all():
+            nan = int(np.isnan(values).sum())
+            self.nan += nan
+            self.infinite += len(values) - int(finite.sum()) - nan
+            values = values[finite]
+        self.moments.update(values)
+        self.histogram.update(values)
 
     def add(self, column: Any) -> None:
         self.rows += column.rows
         self.missing += column.missing
         self.nan += column.nan
         self.infinite += column.infinite
-        if column.valid:
-            self.sketch.merge(_sketch(column.sketch))
-            std = math.nan if column.std is None and column.valid > 1 else column.std or 0.0
-            self._moments(
-                column.valid, math.nan if column.mean is None else column.mean, std * std * (column.valid - 1)
-            )
-
-    def _moments(self, count: int, mean: float, squares: float) -> None:
-        # Chan, Golub and LeVeque: means and squared deviations of two parts make those of the whole.
-        total, distance = self.valid + count, mean - self.mean
-        self.squares += squares + (distance * self.valid / total) * (distance * count)
-        self.mean += distance * count / total
-        self.valid = total
+        self.moments.add(column.valid, column.total, column.squares)
+        found = column.distribution()
+        if found is not None:
+            self.histogram.add(found)
 
     def result(self) -> NumericColumn:
-        edges, counts = self._bins()
+        found = self.histogram.result()
+        total, squares = self.moments.texts()
+        edges, counts = ([], []) if found is None else _bins(found)
         return NumericColumn(
             rows=self.rows,
             missing=self.missing,
             nan=self.nan,
             infinite=self.infinite,
-            mean=finite(self.mean) if self.valid else None,
-            std=finite(math.sqrt(self.squares / (self.valid - 1))) if self.valid > 1 else None,
-            min=self.sketch.get_min_value() if self.valid else None,
-            max=self.sketch.get_max_value() if self.valid else None,
+            mean=self.moments.mean,
+            std=self.moments.std,
+            min=None if found is None else found.low,
+            max=None if found is None else found.high,
             edges=edges,
             counts=counts,
-            sketch=encoded(self.sketch.serialize()),
+            total=total,
+            squares=squares,
+            histogram="" if found is None else found.packed(),
         )
 
-    def _bins(self) -> tuple[list[float], list[int]]:
-        if not self.valid:
-            return [], []
-        low, high = self.sketch.get_min_value(), self.sketch.get_max_value()
-        if low == high:
-            return [low, high], [self.valid]
-        inner = self.sketch.get_quantiles(list(np.linspace(0, 1, BINS + 1)[1:-1]), True)
-        edges = [low, *sorted(set(inner) - {high}), high]
-        ranks = [0.0, *self.sketch.get_cdf(edges[1:], True)[:-1]]
-        bounds = [round(rank * self.valid) for rank in ranks]
-        return edges, [high - low for low, high in pairwise(bounds)]
+
+def parts(counts: npt.NDArray[Any]) -> list[int]:
+    """Cuts bins into at most :data:`BINS` parts of about equal counts.
+
+    :return: where each part ends: the bins before it are in it or in earlier ones. The last ends with the last bin that
+        has any values
+    """
+    ranks = np.cumsum(counts)
+    inner = np.searchsorted(ranks, ranks[-1] * np.linspace(0, 1, BINS + 1)[1:])
+    return [int(index) + 1 for index in np.unique(inner)]
 
 
-def _sketch(sketch: str) -> Any:
-    return datasketches.kll_doubles_sketch.deserialize(base64.b64decode(sketch))
+def _bins(found: Histogram) -> tuple[list[float], list[int]]:
+    ends = parts(found.counts)
+    bounds = [0, *found.ranks[np.asarray(ends) - 1].tolist()]
+    return [found.low, *found.highs[np.asarray(ends) - 1].tolist()], [high - low for low, high in pairwise(bounds)]

@@ -330,7 +330,13 @@ def _package(
         code=None,
     )
     features = [feature.name for feature in contract.features]
-    profile = model_profile(dataset.batches(TRAIN, features), contract, test.labels, fitted.predictions)
+    profile = model_profile(
+        lambda: dataset.batches(TRAIN, features),
+        lambda: dataset.batches(TEST, features),
+        contract,
+        test.labels,
+        fitted.predictions,
+    )
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

@@ -66,7 +66,7 @@ def made(tmp_path_factory) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture
 def deployed(client, made, tmp_path_factory) -> tuple[ArtifactStore, str]:
-    """A champion, trained once; what each test monitors is another window, or named otherwise."""
+    """A champion, trained once, on which no report has been written yet."""
     if not made:
         store, model = ArtifactStore(f"file://{tmp_path_factory.mktemp('store')}"), f"delays_{uuid.uuid4().hex[:8]}"
         with DatasetWriter(store, "delays_training") as writer:
@@ -79,7 +79,10 @@ def deployed(client, made, tmp_path_factory) -> tuple[ArtifactStore, str]:
         client.set_registered_model_alias(model, "champion", str(version))
         made["it"] = store.url, model
     url, model = made["it"]
-    return ArtifactStore(url), model
+    store = ArtifactStore(url)
+    for key in store.keys(f"reports/{model}"):
+        store.delete(key)
+    return store, model
 
 
 def outcomes(deployed, data: pa.Table, window: str = "2013-04", known: slice = slice(None)):
@@ -260,8 +263,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("written", [0, 1], ids=["before the page", "between the page and the JSON"])
 @pytest.mark.parametrize("again", [False, True], ids=["first check", "second check"])
 def test_a_check_that_is_killed_leaves_what_was_known_and_a_retry_mends_it(written, again, deployed, monkeypatch):
-    month = f"2014-0{1 + written + 2 * again}"
-    outcome = outcomes(deployed, flights(400, seed=3, window=month), month)
+    month = "2013-04"
+    outcome = outcomes(deployed, flights(400, seed=3))
     if again:
         watch(deployed, outcome)
     known = report(deployed, month) if again else None
@@ -286,7 +289,6 @@ def test_a_check_that_is_killed_leaves_what_was_known_and_a_retry_mends_it(writt
     assert look(deployed, month).decision == "healthy" if again else look(deployed, month) is None
     result = watch(deployed, outcome)
     assert result.decision == report(deployed, month).verdict.decision == "healthy"
-    store.delete(key)
 
 
 def look(deployed, window: str | None = None):

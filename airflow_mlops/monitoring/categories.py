@@ -12,12 +12,12 @@ _NAMED = 5
 _CHANCE = 0.001
 
 
-def named(reference: CategoricalColumn, current: CategoricalColumn, *, exact: bool) -> dict[str, Any]:
+def named(reference: CategoricalColumn, current: CategoricalColumn) -> dict[str, Any]:
     """``new_values`` and ``gone_values`` of a :class:`~airflow_mlops.specs.drift.Drift`, the most frequent first.
 
-    :param exact: whether every value was kept, so that one which is not there was never seen
+    Nothing where not every value was kept: one that is not among those kept may have been there all the same.
     """
-    if not exact or not current.valid:
+    if reference.error or current.error or not current.valid:
         return {}
     known, seen = reference.counts(), current.counts()
     new = {value: rows / current.rows for value, rows in seen.items() if value not in known}

@@ -29,7 +29,7 @@ _HELD = 0.65
 _MOST_COLUMNS = 100
 # Standard deviations beyond which a value is no further away; squares of larger ones could overflow.
 _FAR = 100.0
-# Standard deviations; less is rounding, which differs between machines.
+# Of errors in standard deviations: less than that is rounding, which differs between machines.
 _DECIMALS = 6
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from airflow_mlops.monitoring.columns.base import plain
-from airflow_mlops.monitoring.profiles import ColumnProfile, counter_for
+from airflow_mlops.monitoring.profiles import ColumnProfile, counter_for, nothing
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import SchemaChange
 
@@ -33,7 +33,7 @@ def changes(
             continue
         now = " and ".join(sorted({str(item) for item in types}))
         # Where no row has a value there may be no type either.
-        compared = all(map(pa.types.is_null, types)) or _kinds(types) == {column.kind}
+        compared = all(map(pa.types.is_null, types)) or _kinds(types) == {nothing(column, 0).kind}
         if not compared or (name in trained and now not in (before, "null")):
             found.append(SchemaChange(column=name, before=before, now=now, compared=compared))
     return found
@@ -61,7 +61,7 @@ def unmeasured(change: SchemaChange, kind: str) -> Drift:
 
 def _kinds(types: Iterable[pa.DataType]) -> set[str | None]:
     counters = [counter_for(item) for item in types]
-    return {None if counter is None else counter.kind for counter in counters}
+    return {None if counter is None else counter.result().kind for counter in counters}
 
 
 def _plain(name: str) -> str:

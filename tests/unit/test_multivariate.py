@@ -118,6 +118,28 @@ def test_errors_are_those_of_scikit_learns_components():
     assert of.errors.max == pytest.approx(far.max(), rel=1e-3)
 
 
+def test_what_columns_are_encoded_as_has_mean_nought_and_deviation_one():
+    random = np.random.default_rng(0)
+    data = pa.table(
+        {
+            "x": pa.array(random.normal(50, 9, 4_000), mask=random.random(4_000) < 0.2),
+            "carrier": random.choice(np.array(["AA", "B6", None], dtype=object), 4_000, p=[0.5, 0.2, 0.3]),
+            "tail": [f"N{number}" for number in random.zipf(1.5, 4_000) % 400],
+            "weekend": random.random(4_000) < 0.3,
+        }
+    )
+    _, of = learned(data, data)
+    number, *categories = [column.encoded(data[column.name].combine_chunks()) for column in of.columns]
+    assert number.mean() == pytest.approx(0, abs=1e-9)
+    assert (number == 0).sum() == data["x"].null_count
+    for values in categories:
+        assert (values.mean(), values.std()) == pytest.approx((0, 1), abs=1e-9)
+    missing = categories[0][data["carrier"].combine_chunks().is_null()]
+    assert np.unique(missing) == pytest.approx(
+        (data["carrier"].null_count / 4_000 - of.columns[1].mean) / of.columns[1].std
+    )
+
+
 def test_what_is_missing_or_infinite_or_far_away_has_a_finite_error():
     _, of = learned(rows(2_000, 1), rows(500, 2))
     odd = rows(
@@ -186,7 +208,7 @@ def test_columns_that_say_the_same_have_no_error_but_rounding_which_does_not_dri
         return pa.table({"x": x, "y": 3 * x + 1e6})
 
     features, of = learned(twice(1), twice(2))
-    assert of.errors.max < 1e-5
+    assert of.errors.max == 0
     assert not judged(features, of, twice(3))[-1].drifted
     assert judged(features, of, pa.table({"x": twice(3)["x"], "y": twice(4)["y"]}))[-1].drifted
 

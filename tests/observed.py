@@ -36,6 +36,9 @@ def monitor_result(decision: str = "healthy", **metrics: float) -> dict[str, Any
         "features_drifted": 1,
         "feature_drift": 0.1,
         "prediction_drift": 0.05,
+        "label_drift": 0.04,
+        "multivariate_drift": 0.03,
+        "newest_row_behind_days": 1.5,
     }
     delays = {"label_delay_median": 1.0, "label_delay_p90": 2.5, "label_delay_p99": 7.0}
     result = MonitorResult(

@@ -53,6 +53,11 @@ def newest(store: ArtifactStore, model: str) -> str | None:
     return max(ends, key=ends.__getitem__, default=None)
 
 
+def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
+    """The reports on windows of ``model`` that end after ``window``; known by the names alone."""
+    return [key for key in keys(store, model) if (end := _end(key)) is not None and end > window.end]
+
+
 def _end(key: str) -> datetime | None:
     """Where the window ends that a report is named after."""
     name = key.rpartition("/")[2].removesuffix(".json")

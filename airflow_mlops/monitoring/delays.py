@@ -12,7 +12,7 @@ from airflow_mlops.monitoring.profiles import profile
 from airflow_mlops.specs.monitor import LabelDelay
 
 LABEL_AT = "label_at"
-_TIME = pa.timestamp("us", "UTC")
+TIME = pa.timestamp("us", "UTC")
 _DAY = 86_400_000_000
 
 
@@ -26,7 +26,7 @@ def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDela
     known = (
         _delays(batch.column(LABEL_AT), batch.column(event_time))
         for batch in batches
-        if _is_time(batch.schema.field(event_time).type)
+        if is_time(batch.schema.field(event_time).type)
     )
     delays = profile(pa.RecordBatch.from_arrays([days], ["days"]) for days in known).columns.get("days")
     if not isinstance(delays, NumericColumn) or not delays.valid:
@@ -35,10 +35,11 @@ def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDela
     return LabelDelay(median=median, p90=p90, p99=p99)
 
 
-def _is_time(kind: pa.DataType) -> bool:
+def is_time(kind: pa.DataType) -> bool:
+    """Whether a column of ``kind`` says when."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _delays(came: pa.Array, happened: pa.Array) -> pa.Array:
-    apart = pc.subtract(came.cast(_TIME, safe=False), happened.cast(_TIME, safe=False))
+    apart = pc.subtract(came.cast(TIME, safe=False), happened.cast(TIME, safe=False))
     return pc.divide(apart.cast(pa.int64()).cast(pa.float64(), safe=False), float(_DAY))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from airflow_mlops.monitoring import categorical_drift, numeric_drift, significance
+from airflow_mlops.monitoring import categorical_drift, categories, numeric_drift, significance
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn
 from airflow_mlops.monitoring.columns.numeric import NumericColumn
 from airflow_mlops.monitoring.profiles import ColumnProfile, Profile, nothing
@@ -87,7 +87,8 @@ def _column(
         kind=reference.kind,
         missing=_missing(current),
         missing_reference=_missing(reference),
-        note=_oddity(current),
+        infinite=_infinite(reference, current),
+        note=_oddity(reference, current),
     )
     least = policy.min_rows
     if min(reference.rows, current.rows) < least:
@@ -101,6 +102,7 @@ def _column(
         found, tests = numeric_drift.compare(reference, current)
     elif isinstance(reference, CategoricalColumn) and isinstance(current, CategoricalColumn):
         found, tests = categorical_drift.compare(reference, current)
+        found |= categories.named(reference, current)
     else:
         kinds = f"it was {reference.kind} at training and is {current.kind} now"
         return drift.model_copy(update={"note": f"not measured: {kinds}"})
@@ -137,9 +139,19 @@ def _missing(column: ColumnProfile) -> float:
     return (column.rows - column.valid) / column.rows if column.rows else 0.0
 
 
-def _oddity(column: ColumnProfile) -> str | None:
+def _oddity(reference: ColumnProfile, column: ColumnProfile) -> str | None:
     if column.rows and not column.valid:
         return "no row has a value"
-    if isinstance(column, NumericColumn) and column.infinite:
-        return f"{column.infinite:,} rows are infinite"
+    if not isinstance(column, NumericColumn) or not isinstance(reference, NumericColumn):
+        return None
+    if column.infinite:
+        return f"{column.infinite:,} rows are infinite" if column.infinite > 1 else "1 row is infinite"
+    if column.valid > 1 and column.min == column.max and reference.min != reference.max:
+        return f"every row has the value {column.min:.4g}"
     return None
+
+
+def _infinite(reference: ColumnProfile, column: ColumnProfile) -> int:
+    if isinstance(reference, NumericColumn) and isinstance(column, NumericColumn) and not reference.infinite:
+        return column.infinite
+    return 0

@@ -28,7 +28,9 @@ def decide(found: Findings) -> Verdict:
     worse = judged is not None and is_worse(judged, policy)
     replaced = found.scored_by is not None and found.scored_by.version != champion.version
     if judged is not None and worse and not replaced:
-        return Verdict(decision="retrain", reason=_sentence([_compared(judged, policy), *_cause(found)]))
+        return Verdict(
+            decision="retrain", reason=_sentence([_compared(judged, policy), *_broken(found), *_cause(found)])
+        )
     if too_old(found):
         return Verdict(
             decision="retrain",
@@ -95,21 +97,62 @@ def _concerns(found: Findings) -> list[str]:
         if found.estimated is not None and found.estimated.reference is not None:
             concerns.append(_compared(found.estimated, policy, "estimated"))
     if found.rows < policy.min_rows:
-        concerns.append(f"drift is not measured: there are {found.rows:,} rows, {policy.min_rows:,} are needed")
-    if found.prediction is not None and found.prediction.drifted:
-        concerns.append(f"the predicted scores have drifted (by {found.prediction.effect:.1%} of the rows)")
+        concerns.append(f"drift is not measured: {there_are(found.rows, 'row')}, {policy.min_rows:,} are needed")
+    concerns += _about_rows(found)
+    for part, what in ((found.prediction, "predicted scores"), (found.label, "labels")):
+        if part is not None and part.drifted:
+            odd = f"; {part.remark}" if part.remark else ""
+            concerns.append(f"the {what} have drifted (by {part.effect:.1%} of the rows{odd})")
     if features := [drift for drift in found.features if drift.drifted]:
         largest = f"{max(drift.effect or 0 for drift in features):.1%} of the rows"
         concerns.append(f"{_named(features)} (by {'up to ' if len(features) > 1 else ''}{largest})")
+    if found.multivariate is not None and found.multivariate.drifted:
+        moved = f"the error of their reconstruction has moved by {found.multivariate.effect:.1%} of the rows"
+        # Which it does as well where single features leave the place that the others would have them at.
+        what = (
+            "the features together have drifted too" if features else "the features no longer hang together as they did"
+        )
+        concerns.append(f"{what} ({moved})")
+    return concerns
+
+
+def there_are(count: int, what: str) -> str:
+    """So many of them, as a clause."""
+    return f"there is 1 {what}" if count == 1 else f"there are {count:,} {what}s"
+
+
+def _about_rows(found: Findings) -> list[str]:
+    """What is wrong with the rows as such, whatever their distribution is."""
+    concerns = []
+    if changed := [item for item in found.schema_changes if item.before is not None and not item.compared]:
+        concerns.append(f"the schema has changed since training: {_listed([str(item) for item in changed])}")
+    if infinite := [drift for drift in found.features if drift.infinite and not drift.drifted]:
+        counts = [f"{drift.column} ({drift.infinite:,} row{'s' if drift.infinite > 1 else ''})" for drift in infinite]
+        concerns.append(f"there are infinite values, and training had none: {_listed(counts)}")
+    most, fresh = found.policy.max_staleness, found.freshness
+    if most is not None and fresh is not None and fresh.behind_days is not None and fresh.behind_days > _days(most):
+        newest = f"the newest row is {fresh.behind_days:.3g} days older than the end of {found.window.label}"
+        concerns.append(f"{newest}, and {_days(most):g} are allowed")
     return concerns
 
 
 def _named(features: Sequence[Drift]) -> str:
-    names = [f"{drift.column} ({drift.note})" if drift.note else drift.column for drift in features[:_NAMED]]
-    if more := len(features) - len(names):
-        names.append(f"{more} more")
-    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-    return f"{len(features)} feature{'s have' if len(features) > 1 else ' has'} drifted: {listed}"
+    names = [f"{drift.column} ({drift.remark})" if drift.remark else drift.column for drift in features]
+    return f"{len(features)} feature{'s have' if len(features) > 1 else ' has'} drifted: {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:_NAMED])
+    if more := len(names) - len(shown):
+        shown.append(f"{more} more")
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+
+
+def _broken(found: Findings) -> list[str]:
+    """What is wrong with the columns as such, which a model cannot be blamed for."""
+    columns = [*found.features, *([found.prediction] if found.prediction else [])]
+    odd = [f"{drift.column} ({drift.note})" for drift in columns if drift.note and drift.drifted]
+    return [*([f"look at {_listed(odd)} first"] if odd else []), *_about_rows(found)]
 
 
 def _cause(found: Findings) -> list[str]:
@@ -122,7 +165,7 @@ def _cause(found: Findings) -> list[str]:
         return [f"the inputs explain it, at least in part: {expected}"]
     if not unforeseen(found) or all(drift.effect is None for drift in found.features):
         return []
-    if any(drift.drifted for drift in [*found.features, *([found.prediction] if found.prediction else [])]):
+    if any(drift is not None and drift.drifted for drift in [*found.features, found.prediction, found.multivariate]):
         return [f"the inputs have drifted, but that does not explain it: {expected}"]
     return [f"concept drift: the inputs have not drifted, and {expected}"]
 

@@ -13,6 +13,7 @@ from airflow_mlops.monitoring.calibration import Calibration
 from airflow_mlops.monitoring.columns.base import Counter
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
 from airflow_mlops.monitoring.columns.numeric import NumericColumn, NumericCounter, is_numeric
+from airflow_mlops.monitoring.multivariate import Reconstruction
 from airflow_mlops.specs.base import Model
 
 if TYPE_CHECKING:
@@ -38,12 +39,16 @@ class ModelProfile(Model):
     :param features: a profile of the features in the training part
     :param scores: a profile of the column ``score`` predicted for the held-out part
     :param calibration: what such a score says about the outcome; ``None`` where the held-out part could not tell, and
-        in profiles of earlier versions of this package
+        in profiles of earlier versions of this package, as what follows
+    :param labels: a profile of the column ``label`` of the held-out part
+    :param multivariate: what the features have to do with one another; ``None`` where fewer than two can be used
     """
 
     features: Profile
     scores: Profile
     calibration: Calibration | None = None
+    labels: Profile | None = None
+    multivariate: Reconstruction | None = None
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

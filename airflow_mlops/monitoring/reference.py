@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_mlops.monitoring import multivariate
 from airflow_mlops.monitoring.calibration import calibrate
-from airflow_mlops.monitoring.performance import outcomes
+from airflow_mlops.monitoring.labels import labels
+from airflow_mlops.monitoring.performance import LABEL, outcomes
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
 from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.model import ModelContract
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+Read = Callable[[], Iterable[pa.RecordBatch]]
+
+
 def model_profile(
-    training: Iterable[pa.RecordBatch], contract: ModelContract, truth: npt.NDArray[Any], predictions: Predictions
+    training: Read, held_out: Read | None, contract: ModelContract, truth: npt.NDArray[Any], predictions: Predictions
 ) -> ModelProfile:
     """What the features looked like, what was predicted for the held-out part, and what that was worth.
 
-    :param training: the rows of the training part
+    Memory does not grow with the rows of the two parts.
+
+    :param training: streams the features of the training part; called twice
+    :param held_out: the same of the held-out part; ``None`` where that is the training part
     :param truth: the labels of the held-out part, shape (n,)
     :param predictions: for the same rows
     """
@@ -30,8 +38,11 @@ def model_profile(
     labelled = pa.RecordBatch.from_pydict(
         {"label": truth, "prediction": predictions.prediction, "score": predictions.score}
     )
+    features = profile(training(), [feature.name for feature in contract.features])
     return ModelProfile(
-        features=profile(training, [feature.name for feature in contract.features]),
+        features=features,
         scores=profile([scores]),
         calibration=calibrate(contract.task, outcomes([labelled], contract)),
+        labels=profile(labels([labelled], contract), [LABEL]),
+        multivariate=multivariate.learn(training(), features.columns, held_out()) if held_out is not None else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from html import escape
 
 from airflow_mlops.monitoring.drawing import DECISIONS, shown_p
@@ -135,13 +136,30 @@ def _asked(found: Performance, report: Report) -> str:
     return f"good enough: {'from' if bound is not None and bound <= (found.reference or 0) else 'up to'} {bound:.3f}"
 
 
+def _recent(report: Report) -> list[tuple[str, str]]:
+    fresh, facts = report.freshness, []
+    if fresh is None:
+        return []
+    age = fresh.age(report.created)
+    if fresh.newest_event is not None and age is not None:
+        ages = (
+            f"{age / timedelta(days=1):.3g} days old when checked, {fresh.behind_days:.3g} days before the window's end"
+        )
+        facts.append(("Newest row", f"{fresh.newest_event:%Y-%m-%d %H:%M:%S} UTC, {ages}"))
+    if fresh.newest_score is not None:
+        facts.append(("Last scored", f"{fresh.newest_score:%Y-%m-%d %H:%M:%S} UTC"))
+    return facts
+
+
 def _about(report: Report) -> str:
     facts: list[tuple[str, str]] = []
     if report.unmeasured is not None:
         facts.append(("Performance", f"not judged: {report.unmeasured}"))
     facts += [("Note", note) for note in report.notes]
+    facts += [("Schema", str(change)) for change in report.schema_changes]
     facts += [
         ("Window", str(report.window)),
+        *_recent(report),
         (
             "Predictions made by",
             f"{report.scored_by} (MLflow run {report.scored_by.run_id})" if report.scored_by else "-",

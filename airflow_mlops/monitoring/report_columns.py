@@ -9,16 +9,39 @@ from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Report
 
 _PLOTS = 24
+_RECONSTRUCTION = (
+    '<p class="muted">How far rows lie from what the principal components of the training data make of them, in standard '
+    "deviations. It moves where features no longer have to do with one another what they had, even if each by itself looks "
+    "as before.</p>"
+)
 
 
 def scores(report: Report) -> str:
-    """The section on the scores."""
-    if report.prediction is None:
-        return ""
-    return (
-        f"<h2>Predicted scores</h2>{key()}"
-        f'<div class="plots">{_plot(report.prediction, "score", "the held-out data")}</div>\n'
+    """The sections on the scores, the labels, and the features together."""
+    parts = (
+        ("Predicted scores", report.prediction, "score", ""),
+        ("Labels", report.label, "label", ""),
+        (
+            "The features together",
+            report.multivariate,
+            "reconstruction error",
+            _RECONSTRUCTION,
+        ),
     )
+    return "".join(
+        f'<h2>{title}</h2>{about}{key()}<p>{_judged(drift)}</p><div class="plots">'
+        f"{_plot(drift, name, 'the held-out data')}</div>\n"
+        for title, drift, name, about in parts
+        if drift is not None
+    )
+
+
+def _judged(drift: Drift) -> str:
+    if drift.effect is None:
+        return escape(drift.note or "Not measured.")
+    moved = "Drifted" if drift.drifted else "Not drifted"
+    odd = f"; {escape(drift.remark)}" if drift.remark else ""
+    return f"{moved} (adjusted p {escape(shown_p(drift.adjusted_p_value))}){odd}."
 
 
 def features(report: Report) -> str:
@@ -54,11 +77,20 @@ def _testing(report: Report) -> str:
     if found is None:
         return ""
     return (
-        f"<p>{found.tests} tests were done on {found.columns} columns, the scores among them. With nothing changed, at "
+        f"<p>{found.tests} tests were done on {found.columns} columns, the scores among them{_also(report)}. With nothing changed, at "
         f"most {found.false_alarm_rate:.0%} of windows raise any alarm: p-values are corrected for their number "
         f"({escape(found.correction)}). A change that concerns less than {found.min_effect:.1%} of the rows raises "
         "none.</p>"
     )
+
+
+def _also(report: Report) -> str:
+    more = [
+        text
+        for part, text in ((report.label, "the labels"), (report.multivariate, "the reconstruction error"))
+        if part is not None and part.effect is not None
+    ]
+    return "".join(f" and {text}" for text in more)
 
 
 def _row(drift: Drift, full: float, floor: float) -> str:
@@ -90,7 +122,7 @@ def _row(drift: Drift, full: float, floor: float) -> str:
         number(drift.missing_reference, ".1%"),
         _tested(drift, "unseen", drift.unseen, ".1%"),
     ]
-    note = "; ".join(item for item in ("drifted" if drift.drifted else None, drift.note) if item)
+    note = "; ".join(item for item in ("drifted" if drift.drifted else None, drift.remark) if item)
     return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="note">{escape(note)}</td></tr>'
 
 

@@ -64,6 +64,12 @@ METRICS: dict[str, Metric] = {
         Metric("mlops.monitor.features_drifted", "Features that have drifted."),
         Metric("mlops.monitor.feature_drift_ratio", "Share of rows by which the most drifted feature has moved."),
         Metric("mlops.monitor.prediction_drift_ratio", "Share of rows by which the scores have moved."),
+        Metric("mlops.monitor.label_drift_ratio", "Share of rows by which the labels have moved."),
+        Metric(
+            "mlops.monitor.multivariate_drift_ratio",
+            "Share of rows by which the error of a reconstruction of all features together has moved.",
+        ),
+        Metric("mlops.monitor.newest_row_timestamp_seconds", "Event time of the newest row in the window."),
         Metric("mlops.monitor.performance", "The model's performance in the window.", _PERFORMANCE),
         Metric("mlops.monitor.performance_low", "Lower end of its confidence interval.", _PERFORMANCE),
         Metric("mlops.monitor.performance_high", "Upper end of its confidence interval.", _PERFORMANCE),
@@ -91,15 +97,19 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
     """The samples of a :class:`~airflow_mlops.specs.monitor.MonitorResult`, as JSON; of what was measured only."""
     measured, version = result["metrics"], _version(result["scored_by"] or result["champion"])
     about = {"model": result["model"], "version": version}
+    end, behind = Window.model_validate(result["window"]).end.timestamp(), measured.get("newest_row_behind_days")
     values = {
         "completed_timestamp_seconds": time.time(),
-        "window_end_timestamp_seconds": Window.model_validate(result["window"]).end.timestamp(),
+        "window_end_timestamp_seconds": end,
         "rows": measured.get("rows"),
         "labelled_rows": measured.get("labelled"),
         "coverage_ratio": measured.get("coverage"),
         "features_drifted": measured.get("features_drifted"),
         "feature_drift_ratio": measured.get("feature_drift"),
         "prediction_drift_ratio": measured.get("prediction_drift"),
+        "label_drift_ratio": measured.get("label_drift"),
+        "multivariate_drift_ratio": measured.get("multivariate_drift"),
+        "newest_row_timestamp_seconds": end - behind * _DAY if behind is not None else None,
     }
     return [
         *_one_of("mlops.monitor.decision", get_args(Decision), result["decision"], about),

@@ -83,7 +83,8 @@ class MonitorOperator(StepOperator):
         return Event("drift", result["model"], result["summary"], champion.get("version"), result["reason"], urls)
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
-        return monitored(result)
+        # All say what is newest: a later window's stand where it knows as much.
+        return [] if result.get("superseded") else monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         told = {key: result[key] for key in ("decision", "reason", "window", "metrics")}

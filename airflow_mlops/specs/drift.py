@@ -6,6 +6,9 @@ from pydantic import Field
 
 from airflow_mlops.specs.base import Model
 
+# In a sentence.
+_NAMED, _LONG = 3, 24
+
 
 class Bin(Model):
     """One bar of a histogram: its label and the shares of rows in it, at training and now."""
@@ -29,6 +32,10 @@ class Drift(Model):
     :param missing_reference: the same at training
     :param unseen: share of rows with a value that training never saw, estimated from a sample of values where there are
         too many to keep; text and booleans only
+    :param new_values: the most frequent of these values, and their shares of the rows
+    :param gone_values: values that no row has any more though chance would hardly have left them out, and their shares
+        of the rows at training; the most frequent
+    :param infinite: rows that are infinite, where none was at training
     :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
         nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
         ``missing``
@@ -53,6 +60,9 @@ class Drift(Model):
     missing: float = 0.0
     missing_reference: float = 0.0
     unseen: float | None = None
+    new_values: list[tuple[str, float]] = Field(default_factory=list)
+    gone_values: list[tuple[str, float]] = Field(default_factory=list)
+    infinite: int = 0
     p_values: dict[str, float] = Field(default_factory=dict)
     test: str | None = None
     effect: float | None = None
@@ -63,13 +73,27 @@ class Drift(Model):
     note: str | None = None
     bins: list[Bin] = Field(default_factory=list)
 
+    @property
+    def remark(self) -> str:
+        """The note, and which values are new and which gone; empty where there is nothing to say."""
+        parts = [self.note] if self.note else []
+        for name, values in (("new", self.new_values), ("gone", self.gone_values)):
+            if values:
+                named = (f"{_short(value)} {share:.1%}" for value, share in values[:_NAMED])
+                parts.append(f"{name}: {', '.join(named)}")
+        return "; ".join(parts)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= _LONG else f"{value[: _LONG - 1]}…")
+
 
 class DriftTests(Model):
     """What the drift of a window was tested by: with nothing changed, the share of windows in which anything is said
     to have drifted is at most ``false_alarm_rate``.
 
     :param min_effect: the floor below which a change is no drift
-    :param columns: columns tested, the scores among them
+    :param columns: columns tested: features, scores, labels, and the error of a reconstruction of all features together
     :param tests: tests done on them
     :param correction: for the tests within a column, and for the columns
     """

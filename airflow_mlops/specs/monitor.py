@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -70,6 +71,42 @@ class LabelDelay(Model):
     p99: float
 
 
+class SchemaChange(Model):
+    """A column that is not what it was at training.
+
+    :param before: its type at training; ``None`` where there was no such column
+    :param now: its type in the window; ``None`` where it is gone, several where parts of the window differ
+    :param compared: whether drift could be measured all the same
+    """
+
+    column: str
+    before: str | None
+    now: str | None
+    compared: bool
+
+    def __str__(self) -> str:
+        if self.now is None:
+            return f"{self.column} is gone"
+        return f"{self.column} was {self.before} and is {self.now}" if self.before else f"{self.column} is new"
+
+
+class Freshness(Model):
+    """How recent the rows are.
+
+    :param newest_event: event time of the newest row
+    :param newest_score: when the last row was scored
+    :param behind_days: from ``newest_event`` to the end of the window
+    """
+
+    newest_event: UtcDatetime | None = None
+    newest_score: UtcDatetime | None = None
+    behind_days: float | None = None
+
+    def age(self, at: UtcDatetime) -> timedelta | None:
+        """How old the newest row is."""
+        return at - self.newest_event if self.newest_event is not None else None
+
+
 class Verdict(Model):
     """What to do, and why in one sentence."""
 
@@ -89,6 +126,12 @@ class Findings(Model):
     :param estimated: what the metric should be, from the scores alone: of the rows that have a label where realised
         performance is judged, so that the two can be compared, else of all rows
     :param label_delay: of the labels that have come, where the time of their coming is known
+    :param prediction: the drift of the scores
+    :param label: the drift of what really happened; ``None`` where labels are too few or too young, as for performance
+    :param multivariate: whether the features still hang together as they did: the drift of the error of their
+        reconstruction by principal components; ``None`` where none were stored with the model
+    :param schema_changes: features that are gone, columns that are new, columns of another type
+    :param freshness: how recent the rows are, where that is known
     :param drift_tests: how drift was tested; ``None`` where nothing was compared
     :param notes: what else is worth knowing
     """
@@ -109,6 +152,10 @@ class Findings(Model):
     estimated: Performance | None = None
     label_delay: LabelDelay | None = None
     prediction: Drift | None = None
+    label: Drift | None = None
+    multivariate: Drift | None = None
+    schema_changes: list[SchemaChange] = Field(default_factory=list)
+    freshness: Freshness | None = None
     features: list[Drift] = Field(default_factory=list)
     drift_tests: DriftTests | None = None
     notes: list[str] = Field(default_factory=list)
@@ -128,12 +175,15 @@ class MonitorResult(Result):
     """The decision, and the numbers it stands on.
 
     :param metrics: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (how many), ``feature_drift`` (the share of
-        rows by which ``most_drifted`` moved), ``prediction_drift`` (the same of the scores), and realised performance
-        under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with ``estimated_`` before it,
+        rows by which ``most_drifted`` moved), ``prediction_drift`` (the same of the scores), ``label_drift``,
+        ``multivariate_drift``, ``newest_row_age_days`` (when it was checked), ``newest_row_behind_days`` (when the window
+        ended), and realised performance under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with ``estimated_`` before it,
         ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
     :param metric: the name of that metric
     :param most_drifted: of the features that have drifted, or of all if none has, the one that moved most
     :param report_url: where the page is in the artifact store
+    :param superseded: whether there is a report on a later window that knows as much: one with realised performance that
+        was judged, or any where this one has none
     """
 
     decision: Decision
@@ -146,3 +196,4 @@ class MonitorResult(Result):
     metric: str | None
     most_drifted: str | None
     report_url: str
+    superseded: bool = False

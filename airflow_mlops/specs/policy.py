@@ -25,6 +25,7 @@ class Policy(Model):
     :param min_labels: with fewer labels performance is not judged
     :param min_coverage: with a smaller share of labelled predictions performance is not judged
     :param grace: how long after a window's end its labels may take; before that performance is not judged
+    :param max_staleness: how long before a window's end its newest row may be
     :param max_age: retrain when the champion's training data ended longer ago than this, seen from the window's end
     """
 
@@ -37,4 +38,5 @@ class Policy(Model):
     min_labels: int = Field(default=200, ge=1)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     grace: Duration | None = None
+    max_staleness: Duration | None = None
     max_age: timedelta | None = None

@@ -57,8 +57,11 @@ def keep_contract(client: MlflowClient, store: ArtifactStore, item: Measured, da
     )
     assert measurement.predictions is not None
     names = [feature.name for feature in contract.features]
-    rows = dataset.batches(TRAIN if TRAIN in dataset.ref.parts else data.part, names)
-    profile = model_profile(rows, contract, data.truth, measurement.predictions)
+    part = TRAIN if TRAIN in dataset.ref.parts else data.part
+    held_out = None if part == data.part else lambda: dataset.batches(data.part, names)
+    profile = model_profile(
+        lambda: dataset.batches(part, names), held_out, contract, data.truth, measurement.predictions
+    )
     return contracts.keep(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 

@@ -16,7 +16,7 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.monitor import Findings, MonitorResult, MonitorSpec, Report
-from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report
+from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema
 from airflow_mlops.steps.context import StepContext
 
 
@@ -44,9 +44,9 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
-            found = found.model_copy(update=_measured(found, datasets, scored_by, known))
+            found = found.model_copy(update=_measured(found, datasets, scored_by, known, context.store))
     report = Report(**dict(found), verdict=decide(found))
-    return monitor_report.result(report, monitor_report.publish(report, context.store))
+    return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
 
 
 def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
@@ -61,13 +61,18 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
         return []
 
 
-def _measured(found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known) -> dict[str, Any]:
+def _measured(
+    found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known, store: ArtifactStore
+) -> dict[str, Any]:
     reference = monitor_columns.stored_profile(known, scored_by)
     measured = {
         "scored_by": scored_by,
-        **monitor_columns.columns(found, datasets, reference),
+        "schema_changes": monitor_schema.changes(datasets, reference, known.contract, store),
+        "freshness": monitor_schema.freshness(datasets, found.window),
         "label_delay": monitor_performance.delay(datasets),
         **monitor_performance.realised(datasets, known.contract, found),
     }
+    so_far = found.model_copy(update=measured)
+    measured |= monitor_columns.columns(so_far, datasets, reference, known.contract)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

@@ -11,13 +11,20 @@ from pydantic import ValidationError
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError
-from airflow_mlops.monitoring import drift
-from airflow_mlops.monitoring.profiles import ModelProfile, profile
+from airflow_mlops.monitoring import drift, multivariate, schema
+from airflow_mlops.monitoring.labels import labels
+from airflow_mlops.monitoring.multivariate import Errors
+from airflow_mlops.monitoring.performance import LABEL
+from airflow_mlops.monitoring.profiles import ModelProfile, Profile, profile
 from airflow_mlops.registry import models
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.registry.onnx_model import PROFILE_FILE
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
+from airflow_mlops.specs.drift import Drift
+from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import Findings
+from airflow_mlops.specs.policy import Policy
+from airflow_mlops.steps.monitor_performance import unripe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,17 +72,50 @@ def stored_profile(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
         raise ModelFormatError(f"The profile of {scored_by} is not one: {error.errors()[0]['msg']}.") from None
 
 
-def columns(found: Findings, datasets: Sequence[Dataset], reference: ModelProfile) -> dict[str, Any]:
-    """The drift of the features and of the scores."""
-    features = list(reference.features.columns)
-    wanted = [*features, "score"]
-    current = profile(batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
-    measured = drift.measure(reference.features, current, found.policy)
-    scores = drift.measure(reference.scores, current, found.policy)
+def columns(
+    found: Findings, datasets: Sequence[Dataset], reference: ModelProfile, contract: ModelContract
+) -> dict[str, Any]:
+    """The drift of the features, each by itself and all together, of the scores and of the labels.
+
+    :param found: with what is known of the schema and of the labels
+    """
+    changed = {item.column: item for item in found.schema_changes if item.before and not item.compared}
+    wanted = [*(name for name in reference.features.columns if name not in changed), "score"]
+    batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
+    errors = Errors(reference.multivariate) if reference.multivariate is not None else None
+    current = profile(batches if errors is None else errors.beside(batches))
+    parts = {
+        "features": drift.measure(reference.features, current, found.policy),
+        "prediction": drift.measure(reference.scores, current, found.policy),
+        "multivariate": _together(errors, found.policy) if errors is not None else [],
+        "label": _labels(found, datasets, reference, contract),
+    }
     # Judged together: a false alarm is one whatever it is about.
-    judged = drift.judge([*measured, *scores], found.policy)
+    judged = drift.judge([item for part in parts.values() for item in part], found.policy)
+    rest = iter(judged)
+    features, *others = ([next(rest) for _ in part] for part in parts.values())
+    unmeasured = [schema.unmeasured(item, reference.features.columns[name].kind) for name, item in changed.items()]
     return {
-        "features": drift.ranked(judged[: len(measured)]),
-        "prediction": next((item for item in judged[len(measured) :] if item.column == "score"), None),
+        "features": [*drift.ranked(features), *unmeasured],
+        **{name: next(iter(part), None) for name, part in zip(list(parts)[1:], others, strict=True)},
         "drift_tests": drift.tests_of(judged, found.policy),
     }
+
+
+def _together(errors: Errors, policy: Policy) -> list[Drift]:
+    if errors.unfit is not None:
+        return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {errors.unfit}")]
+    before, now = (
+        Profile(rows=column.rows, columns={multivariate.ERROR: column})
+        for column in (errors.of.errors, errors.result())
+    )
+    return drift.measure(before, now, policy)
+
+
+def _labels(
+    found: Findings, datasets: Sequence[Dataset], reference: ModelProfile, contract: ModelContract
+) -> list[Drift]:
+    if reference.labels is None or unripe(found) is not None:
+        return []
+    batches = (batch for item in datasets for batch in item.batches(columns=[LABEL], batch_rows=BATCH_ROWS))
+    return drift.measure(reference.labels, profile(labels(batches, contract), [LABEL]), found.policy)

@@ -10,7 +10,7 @@ from airflow_mlops.exceptions import SpecError
 from airflow_mlops.monitoring import estimation, performance
 from airflow_mlops.monitoring.calibration import LossModel, ProbabilityCalibration
 from airflow_mlops.monitoring.delays import LABEL_AT, label_delay
-from airflow_mlops.monitoring.policy import immature, unforeseen
+from airflow_mlops.monitoring.policy import immature, there_are, unforeseen
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import REALISED, Findings, LabelDelay, Performance
 from airflow_mlops.specs.policy import Policy
@@ -69,7 +69,7 @@ def estimated(
             raise performance.UnmeasurableError("the version's profile does not say what its scores mean")
         scores = estimation.collect(performance.scores(batches, labelled=judged), calibration)
         if scores.total < policy.min_rows:
-            raise performance.UnmeasurableError(f"there are {scores.total:,} scores, {policy.min_rows:,} are needed")
+            raise performance.UnmeasurableError(f"{there_are(scores.total, 'score')}, {policy.min_rows:,} are needed")
         threshold = contract.threshold if contract.task == "binary" else None
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
     except performance.UnmeasurableError as error:
@@ -82,6 +82,11 @@ def estimated(
     interval = f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
     checked = f"From the scores alone {metric} was estimated at {interval}; the realised value lies {where}."
     return {"estimated": estimated, "notes": [*found.notes, checked]}
+
+
+def unripe(found: Findings) -> str | None:
+    """Why the labels that have come are no ground for a judgement, in one clause; ``None`` if they are."""
+    return immature(found) or _too_little(found.labelled, found.coverage or 0.0, found.policy)
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
@@ -101,7 +106,7 @@ def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
     if not labels:
         return "there are no labels"
     if labels < policy.min_labels:
-        return f"there are {labels:,} labels, {policy.min_labels:,} are needed"
+        return f"{there_are(labels, 'label')}, {policy.min_labels:,} are needed"
     if coverage < policy.min_coverage:
         return f"{coverage:.1%} of the predictions have a label, {policy.min_coverage:.0%} are needed"
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import ValidationError
 
 from airflow_mlops.artifacts import reports
@@ -34,7 +36,33 @@ def history(report: Report, store: ArtifactStore) -> list[Report]:
     return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
 
 
-def result(report: Report, url: str) -> MonitorResult:
+def superseded(report: Report, store: ArtifactStore) -> bool:
+    """Whether there is a report on a later window that knows as much about performance."""
+    for key in reports.after(store, report.model, report.window):
+        try:
+            later = Report.model_validate(store.read_json(key))
+        except (StoreError, ValidationError, FileNotFoundError):
+            continue
+        if _judged(later) or not _judged(report):
+            return True
+    return False
+
+
+def _judged(report: Report) -> bool:
+    return report.performance is not None and report.unmeasured is None
+
+
+def _recent(report: Report) -> dict[str, float | None]:
+    if report.freshness is None:
+        return {}
+    age = report.freshness.age(report.created)
+    return {
+        "newest_row_age_days": age / timedelta(days=1) if age is not None else None,
+        "newest_row_behind_days": report.freshness.behind_days,
+    }
+
+
+def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
     """What goes to XCom."""
     verdict, realised = report.verdict, report.performance
     metrics: dict[str, float | None] = {
@@ -43,7 +71,12 @@ def result(report: Report, url: str) -> MonitorResult:
         "coverage": report.coverage,
         "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
         "feature_drift": report.features[0].effect if report.features else None,
-        "prediction_drift": report.prediction.effect if report.prediction else None,
+        **{
+            f"{name}_drift": found.effect
+            for name in ("prediction", "label", "multivariate")
+            if (found := getattr(report, name)) is not None
+        },
+        **_recent(report),
     }
     for prefix, found in (("", realised), ("estimated_", report.estimated)):
         if found is not None:
@@ -66,5 +99,6 @@ def result(report: Report, url: str) -> MonitorResult:
         metric=realised.metric if realised is not None else None,
         most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
         report_url=url,
+        superseded=superseded(report, store),
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
     )

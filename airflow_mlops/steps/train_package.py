@@ -12,7 +12,7 @@ from airflow_mlops.monitoring.reference import model_profile
 from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.steps.train_fit import Fitted
-from airflow_mlops.steps.training import TRAIN
+from airflow_mlops.steps.training import TEST, TRAIN
 from airflow_mlops.trainers.base import FittedModel, TrainingData
 
 if TYPE_CHECKING:
@@ -52,7 +52,13 @@ def package(
         code=None,
     )
     features = [feature.name for feature in contract.features]
-    profile = model_profile(dataset.batches(TRAIN, features), contract, test.labels, fitted.predictions)
+    profile = model_profile(
+        lambda: dataset.batches(TRAIN, features),
+        lambda: dataset.batches(TEST, features),
+        contract,
+        test.labels,
+        fitted.predictions,
+    )
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

@@ -83,6 +83,7 @@ def test_a_check_says_what_was_found():
     assert found["mlops.monitor.performance_reference", "roc_auc", "realised"] == 0.86
     assert found["mlops.monitor.label_delay_seconds", "90"] == 2.5 * 86_400
     assert found["mlops.monitor.window_end_timestamp_seconds",] == 1_367_366_400  # 2013-05-01
+    assert found["mlops.monitor.newest_row_timestamp_seconds",] == 1_367_366_400 - 129_600
     # The version that made the predictions, not the one that has replaced it since.
     assert {labels["version"] for *_, labels in monitored(monitor_result())} == {"3"}
 
@@ -117,6 +118,8 @@ def test_what_became_of_the_champion(operator, result, decision, champion):
 def test_the_operators_export_what_they_found():
     monitor = MonitorOperator(task_id="t", model="delays", dataset=None).samples(monitor_result())
     score = ScoreOperator(task_id="t", model="delays", dataset={}).samples(score_result())
+    late = MonitorOperator(task_id="l", model="delays", dataset=None)
+    assert late.samples({**monitor_result(), "superseded": True}) == []
     assert (monitor[0].metric.group, score[0].metric.group) == ("monitor", "score")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from airflow_mlops.monitoring.policy import decide, immature, is_worse, unforeseen
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.drift import Drift
-from airflow_mlops.specs.monitor import Findings, Performance
+from airflow_mlops.specs.monitor import Findings, Freshness, Performance, SchemaChange
 from airflow_mlops.specs.policy import Policy
 
 V1, V2 = (ModelVersionRef(model="delays", version=number, run_id="r") for number in (1, 2))
@@ -121,6 +121,53 @@ def test_what_could_not_be_measured_is_watched_and_said(fields, said):
     verdict = decide(findings(**fields))
     assert verdict.decision == "watch"
     assert said in verdict.reason
+
+
+def test_features_that_no_longer_hang_together_are_watched():
+    together = drift(0.2, "reconstruction error")
+    assert decide(findings(multivariate=together)).reason.startswith(
+        "The features no longer hang together as they did (the error of their reconstruction has moved by 20.0% of the rows)"
+    )
+    both = decide(findings(multivariate=together, features=[drift(0.5)])).reason
+    assert "; the features together have drifted too (" in both
+    assert decide(findings(multivariate=drift(0.01, "reconstruction error"))).decision == "healthy"
+
+
+def test_labels_that_drifted_are_watched_and_inputs_that_did_are_no_concept_drift():
+    assert "The labels have drifted (by 30.0% of the rows)" in decide(findings(label=drift(0.3, "label"))).reason
+    fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
+    assert "concept drift" in decide(findings(**fallen, label=drift(0.3, "label"))).reason
+    assert "concept drift" not in decide(findings(**fallen, multivariate=drift(0.3, "reconstruction error"))).reason
+
+
+def test_what_is_wrong_with_columns_as_such_is_said_whatever_is_decided():
+    gone = SchemaChange(column="gust", before="double", now=None, compared=False)
+    other = SchemaChange(column="temp", before="double", now="string", compared=False)
+    harmless = [
+        SchemaChange(column="hour", before="int64", now="double", compared=True),
+        SchemaChange(column="gate", before=None, now="string", compared=False),
+    ]
+    said = "he schema has changed since training: gust is gone and temp was double and is string"
+    assert f"T{said};" in decide(findings(schema_changes=[gone, *harmless, other])).reason
+    assert decide(findings(schema_changes=harmless)).decision == "healthy"
+    infinite = drift(0.001).model_copy(update={"infinite": 1})
+    told = "there are infinite values, and training had none: temp (1 row)"
+    assert told in decide(findings(features=[infinite])).reason.lower()
+    empty = drift(0.9, "wind", "no row has a value")
+    fallen = decide(findings(performance=auc(0.5), features=[empty, infinite], schema_changes=[gone]))
+    assert fallen.decision == "retrain"
+    assert (
+        "allows; look at wind (no row has a value) first; the schema has changed since training: gust is gone;"
+        in fallen.reason
+    )
+    assert told in fallen.reason
+
+
+@pytest.mark.parametrize(("behind", "decision"), [(2.0, "healthy"), (2.1, "watch"), (None, "healthy")])
+def test_rows_that_stopped_coming_are_watched_where_a_limit_is_set(behind, decision):
+    found = {"freshness": Freshness(behind_days=behind)}
+    assert decide(findings({"max_staleness": "2D"}, **found)).decision == decision
+    assert decide(findings(**found)).decision == "healthy"
 
 
 UNJUDGED = {"unmeasured": "there are no labels", "performance": None}

@@ -147,8 +147,7 @@ def test_what_is_stored_with_the_model_is_of_the_rows_that_were_held_out(deploye
 
     counted = Errors(known.multivariate)
     list(counted.beside(held_out.to_batches()))
-    for name in ("min", "max", "mean", "std"):
-        assert getattr(counted.result(), name) == pytest.approx(getattr(known.multivariate.errors, name))
+    assert counted.result() == known.multivariate.errors
 
 
 def test_features_that_no_longer_go_together_are_watched_while_none_has_drifted(deployed):
@@ -243,8 +242,8 @@ def test_a_window_in_which_little_is_right_gets_a_verdict_that_says_so(data, dec
 
 
 def test_the_same_window_checked_again_says_the_same(deployed):
-    # So few rows that the sketches keep all of them.
-    outcome = outcomes(deployed, flights(400, seed=3))
+    # More rows than are kept one by one.
+    outcome = outcomes(deployed, flights(6_000, seed=3))
     first = watch(deployed, outcome)
     before = report(deployed)
     second = watch(deployed, outcome)

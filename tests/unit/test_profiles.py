@@ -61,15 +61,20 @@ def test_neither_order_nor_batches_nor_how_parts_are_merged_changes_a_byte(seed,
     random = np.random.default_rng(seed)
     values = np.concatenate([SHAPES[shape](random, random.integers(1, 9_000)) for shape in shapes])
     expected = of(data.draw(st.integers(500, 100_000)), x=values).model_dump_json()
-    random.shuffle(values)
-    parts = [
-        of(data.draw(st.integers(500, 9_000)), x=part) for part in np.array_split(values, data.draw(st.integers(1, 5)))
-    ]
+    merged = merged_at_random(values, random, data, "x")
+    assert merged.model_dump_json() == expected
+
+
+def merged_at_random(values, random, data, name: str) -> Profile:
+    """The profile of ``values`` from parts of any sizes, in any order, merged as any tree."""
+    if data.draw(st.booleans()):
+        random.shuffle(values)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
+    parts = [of(data.draw(st.integers(500, 9_000)), **{name: part}) for part in np.split(values, cuts) if len(part)]
     while len(parts) > 1:
-        # Any tree: those that are merged next are drawn.
         taken = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(2)]
         parts.append(merge(Profile.model_validate_json(part.model_dump_json()) for part in taken))
-    assert parts[0].model_dump_json() == expected
+    return parts[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -193,14 +198,7 @@ def test_categories_are_counted_the_same_whatever_the_order_batches_and_parts(se
     random = np.random.default_rng(seed)
     words = np.concatenate([WORDS[shape](random, random.integers(1, 4_000)).astype(object) for shape in shapes])
     whole = of(data.draw(st.integers(500, 20_000)), s=words).columns["s"]
-    random.shuffle(words)
-    parts = [
-        of(data.draw(st.integers(500, 3_000)), s=part) for part in np.array_split(words, data.draw(st.integers(1, 5)))
-    ]
-    while len(parts) > 1:
-        taken = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(2)]
-        parts.append(merge(Profile.model_validate_json(part.model_dump_json()) for part in taken))
-    column = parts[0].columns["s"]
+    column = merged_at_random(words, random, data, "s").columns["s"]
     if whole.exact:
         assert column.model_dump_json() == whole.model_dump_json()
         assert column.distinct == len(set(words))

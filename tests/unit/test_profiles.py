@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.exceptions import SchemaError
@@ -97,13 +97,21 @@ def test_bins_are_the_narrowest_of_which_there_are_no_more_than_a_binades_share(
     assert len(expected) <= CAPACITY
 
 
+def exactly(text: str) -> Fraction:
+    digits, exponent = text.split("p")
+    return int(digits, 16) * Fraction(2) ** int(exponent)
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+@example([1.7e308, 5e-324, 0.0])
+@example([1.0, 3e-308, -1e17])
 @settings(max_examples=200, deadline=None)
 def test_mean_and_standard_deviation_are_exact(values):
     column = of(7, x=values).columns["x"]
     exact = [Fraction(value) for value in values]
     mean = sum(exact) / len(exact)
     assert column.mean == float(mean)
+    assert (exactly(column.total), exactly(column.squares)) == (sum(exact), sum(value * value for value in exact))
     if len(values) == 1:
         assert column.std is None
         return
@@ -118,6 +126,9 @@ def test_sums_are_exact_where_rounding_loses_everything():
     rows = 40_000
     column = of(x=[1e17, *[1.0] * rows, -1e17, 2.0**-1074, 1.7e308, -1.7e308]).columns["x"]
     assert Fraction(column.mean) == Fraction(float(Fraction(rows + Fraction(2) ** -1074) / (rows + 5)))
+    whole = 2**53 - np.random.default_rng(4).integers(1, 2**40, 5 * rows)
+    column = of(len(whole), x=whole * 2.0**-53).columns["x"]
+    assert exactly(column.squares) == Fraction(sum(value * value for value in whole.tolist()), 2**106)
     far = of(x=np.float64(2**40) + np.arange(rows) % 2).columns["x"]
     assert far.std == pytest.approx(math.sqrt(0.25 * rows / (rows - 1)), rel=1e-15)
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.exceptions import SchemaError
@@ -61,15 +61,20 @@ def test_neither_order_nor_batches_nor_how_parts_are_merged_changes_a_byte(seed,
     random = np.random.default_rng(seed)
     values = np.concatenate([SHAPES[shape](random, random.integers(1, 9_000)) for shape in shapes])
     expected = of(data.draw(st.integers(500, 100_000)), x=values).model_dump_json()
-    random.shuffle(values)
-    parts = [
-        of(data.draw(st.integers(500, 9_000)), x=part) for part in np.array_split(values, data.draw(st.integers(1, 5)))
-    ]
+    merged = merged_at_random(values, random, data, "x")
+    assert merged.model_dump_json() == expected
+
+
+def merged_at_random(values, random, data, name: str) -> Profile:
+    """The profile of ``values`` from parts of any sizes, in any order, merged as any tree."""
+    if data.draw(st.booleans()):
+        random.shuffle(values)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
+    parts = [of(data.draw(st.integers(500, 9_000)), **{name: part}) for part in np.split(values, cuts) if len(part)]
     while len(parts) > 1:
-        # Any tree: those that are merged next are drawn.
         taken = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(2)]
         parts.append(merge(Profile.model_validate_json(part.model_dump_json()) for part in taken))
-    assert parts[0].model_dump_json() == expected
+    return parts[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,13 +97,21 @@ def test_bins_are_the_narrowest_of_which_there_are_no_more_than_a_binades_share(
     assert len(expected) <= CAPACITY
 
 
+def exactly(text: str) -> Fraction:
+    digits, exponent = text.split("p")
+    return int(digits, 16) * Fraction(2) ** int(exponent)
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+@example([1.7e308, 5e-324, 0.0])
+@example([1.0, 3e-308, -1e17])
 @settings(max_examples=200, deadline=None)
 def test_mean_and_standard_deviation_are_exact(values):
     column = of(7, x=values).columns["x"]
     exact = [Fraction(value) for value in values]
     mean = sum(exact) / len(exact)
     assert column.mean == float(mean)
+    assert (exactly(column.total), exactly(column.squares)) == (sum(exact), sum(value * value for value in exact))
     if len(values) == 1:
         assert column.std is None
         return
@@ -113,6 +126,9 @@ def test_sums_are_exact_where_rounding_loses_everything():
     rows = 40_000
     column = of(x=[1e17, *[1.0] * rows, -1e17, 2.0**-1074, 1.7e308, -1.7e308]).columns["x"]
     assert Fraction(column.mean) == Fraction(float(Fraction(rows + Fraction(2) ** -1074) / (rows + 5)))
+    whole = 2**53 - np.random.default_rng(4).integers(1, 2**40, 5 * rows)
+    column = of(len(whole), x=whole * 2.0**-53).columns["x"]
+    assert exactly(column.squares) == Fraction(sum(value * value for value in whole.tolist()), 2**106)
     far = of(x=np.float64(2**40) + np.arange(rows) % 2).columns["x"]
     assert far.std == pytest.approx(math.sqrt(0.25 * rows / (rows - 1)), rel=1e-15)
 
@@ -193,14 +209,7 @@ def test_categories_are_counted_the_same_whatever_the_order_batches_and_parts(se
     random = np.random.default_rng(seed)
     words = np.concatenate([WORDS[shape](random, random.integers(1, 4_000)).astype(object) for shape in shapes])
     whole = of(data.draw(st.integers(500, 20_000)), s=words).columns["s"]
-    random.shuffle(words)
-    parts = [
-        of(data.draw(st.integers(500, 3_000)), s=part) for part in np.array_split(words, data.draw(st.integers(1, 5)))
-    ]
-    while len(parts) > 1:
-        taken = [parts.pop(data.draw(st.integers(0, len(parts) - 1))) for _ in range(2)]
-        parts.append(merge(Profile.model_validate_json(part.model_dump_json()) for part in taken))
-    column = parts[0].columns["s"]
+    column = merged_at_random(words, random, data, "s").columns["s"]
     if whole.exact:
         assert column.model_dump_json() == whole.model_dump_json()
         assert column.distinct == len(set(words))

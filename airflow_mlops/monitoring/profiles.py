@@ -14,9 +14,9 @@ from airflow_mlops.monitoring.columns.base import Counter
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
 from airflow_mlops.monitoring.columns.embeddings import EmbeddingColumn, EmbeddingCounter, is_embedding
 from airflow_mlops.monitoring.columns.numeric import NumericColumn, NumericCounter, is_numeric
-from airflow_mlops.monitoring.multivariate import Reconstruction
 from airflow_mlops.monitoring.columns.text import TextColumn, TextCounter
 from airflow_mlops.monitoring.columns.timestamps import TimestampColumn, TimestampCounter, timestamp_kind
+from airflow_mlops.monitoring.multivariate import Reconstruction
 from airflow_mlops.specs.base import Model
 
 if TYPE_CHECKING:

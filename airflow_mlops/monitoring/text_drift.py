@@ -47,7 +47,7 @@ def compare(reference: TextColumn, found: CategoricalColumn) -> tuple[dict[str, 
         ]
         if known and surest[0] in names and test.p_value <= 0.05:
             name, old, new = known[0]
-            measured["note"] = f"“{name}” is in {new:.1%} of the rows, and was in {old:.1%}"
+            measured["note"] = f"words like “{name}” are in {new:.1%} of the rows, and were in {old:.1%}"
     pair = _drawn(reference.words, current.words)
     if pair.before.sum() and pair.now.sum():
         unseen = float(pair.now[pair.before == 0].sum() / current.valid)

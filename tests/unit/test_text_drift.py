@@ -158,7 +158,7 @@ def test_a_word_that_comes_up_is_found_and_named(reference):
     drift = only(reference, complaint)
     assert (drift.drifted, drift.test) == (True, "words")
     assert drift.effect == pytest.approx(0.1, abs=0.03)
-    assert drift.note.startswith("“refund” is in 10.")
+    assert drift.note.startswith("words like “refund” are in 10.")
     shown = {item.label: item for item in drift.bins}
     assert shown["“refund”"].reference < 0.02 < shown["“refund”"].current
 

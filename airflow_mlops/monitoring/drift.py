@@ -4,7 +4,7 @@ Every measure is computed from two profiles alone. Both columns are cut into the
 the reference's range, values beyond the frequent ones, and missing values have bins of their own.
 
 A few tests decide about a column, each good at what the others miss: those of its kind (:mod:`numeric_drift`,
-:mod:`categorical_drift`), and Fisher's of the share that is missing. The smallest of their p-values, times the number of
+:mod:`categorical_drift`, :mod:`text_drift`, :mod:`timestamp_drift`, :mod:`embedding_drift`), and Fisher's of the share that is missing. The smallest of their p-values, times the number of
 those that could have rejected (Bonferroni), is the column's.
 """
 
@@ -15,9 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from airflow_mlops.monitoring import categorical_drift, categories, numeric_drift, significance
+from airflow_mlops.monitoring import (
+    categorical_drift,
+    categories,
+    embedding_drift,
+    numeric_drift,
+    significance,
+    text_drift,
+    timestamp_drift,
+)
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn
+from airflow_mlops.monitoring.columns.embeddings import EmbeddingColumn
 from airflow_mlops.monitoring.columns.numeric import NumericColumn
+from airflow_mlops.monitoring.columns.text import TextColumn
+from airflow_mlops.monitoring.columns.timestamps import TimestampColumn
 from airflow_mlops.monitoring.profiles import ColumnProfile, Profile, nothing
 from airflow_mlops.monitoring.significance import Pair, Test
 from airflow_mlops.specs.drift import Drift, DriftTests
@@ -82,13 +93,16 @@ def _column(
     current: ColumnProfile,
     policy: Policy,
 ) -> Drift:
+    note = _oddity(reference, current)
+    if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
+        current, note = current.of(reference.dimension), _odd_rows(reference, current)
     drift = Drift(
         column=name,
         kind=reference.kind,
         missing=_missing(current),
         missing_reference=_missing(reference),
         infinite=_infinite(reference, current),
-        note=_oddity(reference, current),
+        note=note,
     )
     least = policy.min_rows
     if min(reference.rows, current.rows) < least:
@@ -98,17 +112,30 @@ def _column(
         return drift.model_copy(update={"note": "not measured: no row had a value at training"})
     if not current.valid:
         current = nothing(reference, current.rows)
-    if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn):
-        found, tests = numeric_drift.compare(reference, current)
-    elif isinstance(reference, CategoricalColumn) and isinstance(current, CategoricalColumn):
-        found, tests = categorical_drift.compare(reference, current)
-        found |= categories.named(reference, current)
-    else:
+    compared = _compared(reference, current)
+    if compared is None:
         kinds = f"it was {reference.kind} at training and is {current.kind} now"
         return drift.model_copy(update={"note": f"not measured: {kinds}"})
-    tests += _missing_rate(reference, current)
+    found, tests = compared
+    tests = [*tests, *_missing_rate(reference, current)]
     p_values = {**found.pop("p_values"), **{test.name: test.p_value for test in tests}}
     return drift.model_copy(update={**found, "p_values": p_values, **_decided(tests, policy)})
+
+
+def _compared(reference: ColumnProfile, current: ColumnProfile) -> tuple[dict[str, Any], list[Test]] | None:
+    """The measures and the tests of two columns of one kind; ``None`` if they are of two."""
+    if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn):
+        return numeric_drift.compare(reference, current)
+    if isinstance(reference, CategoricalColumn) and isinstance(current, CategoricalColumn):
+        if isinstance(reference, TextColumn) and reference.free:
+            return text_drift.compare(reference, current)
+        found, tests = categorical_drift.compare(reference, current)
+        return {**found, **categories.named(reference, current)}, tests
+    if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
+        return embedding_drift.compare(reference, current)
+    if isinstance(reference, TimestampColumn) and isinstance(current, TimestampColumn):
+        return timestamp_drift.compare(reference, current) if reference.kind == current.kind else None
+    return None
 
 
 def _decided(tests: Sequence[Test], policy: Policy) -> dict[str, Any]:
@@ -142,6 +169,8 @@ def _missing(column: ColumnProfile) -> float:
 def _oddity(reference: ColumnProfile, column: ColumnProfile) -> str | None:
     if column.rows and not column.valid:
         return "no row has a value"
+    if isinstance(column, TimestampColumn) and column.outside:
+        return f"{column.outside:,} rows lie outside the years 1 to 9999"
     if not isinstance(column, NumericColumn) or not isinstance(reference, NumericColumn):
         return None
     if column.infinite:
@@ -155,3 +184,10 @@ def _infinite(reference: ColumnProfile, column: ColumnProfile) -> int:
     if isinstance(reference, NumericColumn) and isinstance(column, NumericColumn) and not reference.infinite:
         return column.infinite
     return 0
+
+
+def _odd_rows(reference: EmbeddingColumn, current: EmbeddingColumn) -> str | None:
+    odd = current.of(reference.dimension).odd
+    if not odd:
+        return _oddity(reference, current)
+    return f"{odd:,} rows are no {reference.dimension:,} finite numbers"

@@ -104,8 +104,7 @@ def _concerns(found: Findings) -> list[str]:
             odd = f"; {part.remark}" if part.remark else ""
             concerns.append(f"the {what} have drifted (by {part.effect:.1%} of the rows{odd})")
     if features := [drift for drift in found.features if drift.drifted]:
-        largest = f"{max(drift.effect or 0 for drift in features):.1%} of the rows"
-        concerns.append(f"{_named(features)} (by {'up to ' if len(features) > 1 else ''}{largest})")
+        concerns.append(_moved(features, "feature"))
     if found.multivariate is not None and found.multivariate.drifted:
         moved = f"the error of their reconstruction has moved by {found.multivariate.effect:.1%} of the rows"
         # Which it does as well where single features leave the place that the others would have them at.
@@ -113,6 +112,8 @@ def _concerns(found: Findings) -> list[str]:
             "the features together have drifted too" if features else "the features no longer hang together as they did"
         )
         concerns.append(f"{what} ({moved})")
+    if watched := [drift for drift in found.watched if drift.drifted]:
+        concerns.append(_moved(watched, "watched column"))
     return concerns
 
 
@@ -136,9 +137,13 @@ def _about_rows(found: Findings) -> list[str]:
     return concerns
 
 
-def _named(features: Sequence[Drift]) -> str:
-    names = [f"{drift.column} ({drift.remark})" if drift.remark else drift.column for drift in features]
-    return f"{len(features)} feature{'s have' if len(features) > 1 else ' has'} drifted: {_listed(names)}"
+def _moved(drifts: Sequence[Drift], what: str) -> str:
+    names = [f"{drift.column} ({drift.remark})" if drift.remark else drift.column for drift in drifts]
+    several, largest = len(drifts) > 1, max(drift.effect or 0 for drift in drifts)
+    return (
+        f"{len(drifts)} {what}{'s have' if several else ' has'} drifted: {_listed(names)} "
+        f"(by {'up to ' if several else ''}{largest:.1%} of the rows)"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,14 +12,21 @@ from airflow_mlops.exceptions import SchemaError
 from airflow_mlops.monitoring.calibration import Calibration
 from airflow_mlops.monitoring.columns.base import Counter
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
+from airflow_mlops.monitoring.columns.embeddings import EmbeddingColumn, EmbeddingCounter, is_embedding
 from airflow_mlops.monitoring.columns.numeric import NumericColumn, NumericCounter, is_numeric
+from airflow_mlops.monitoring.columns.text import TextColumn, TextCounter
+from airflow_mlops.monitoring.columns.timestamps import TimestampColumn, TimestampCounter, timestamp_kind
 from airflow_mlops.monitoring.multivariate import Reconstruction
 from airflow_mlops.specs.base import Model
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ColumnProfile = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
+ColumnProfile = Annotated[
+    NumericColumn | CategoricalColumn | TextColumn | TimestampColumn | EmbeddingColumn, Field(discriminator="kind")
+]
+# Text that is few values is categories: both are counted in the same way.
+_COUNTED_AS = {"text": "categorical"}
 
 
 class Profile(Model):
@@ -38,6 +45,8 @@ class ModelProfile(Model):
 
     :param features: a profile of the features in the training part
     :param scores: a profile of the column ``score`` predicted for the held-out part
+    :param watched: a profile of columns of the training part that are no features: its event time, and text, timestamps and
+        embeddings
     :param calibration: what such a score says about the outcome; ``None`` where the held-out part could not tell, and
         in profiles of earlier versions of this package, as what follows
     :param labels: a profile of the column ``label`` of the held-out part
@@ -46,6 +55,7 @@ class ModelProfile(Model):
 
     features: Profile
     scores: Profile
+    watched: Profile = Profile(rows=0, columns={})
     calibration: Calibration | None = None
     labels: Profile | None = None
     multivariate: Reconstruction | None = None
@@ -54,8 +64,8 @@ class ModelProfile(Model):
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:
     """Profile ``columns`` in one pass; memory does not grow with the rows.
 
-    :param columns: names; ``None`` means every column of numbers, text or booleans
-    :raises SchemaError: a column is missing, changes its kind, or is neither numbers, text nor booleans
+    :param columns: names; ``None`` means every column of a type that has a profile
+    :raises SchemaError: a column is missing, changes its kind, or is of a type that has no profile
     """
     rows = 0
     counters: dict[str, Counter] = {}
@@ -88,7 +98,7 @@ def merge(profiles: Iterable[Profile]) -> Profile:
             )
         for name, column in item.columns.items():
             counter = counters[name]
-            if counter.kind != column.kind:
+            if _family(counter.kind) != _family(column.kind):
                 raise SchemaError(
                     f"Profiles cannot be merged: column {name!r} is {counter.kind} in one and {column.kind} in another."
                 )
@@ -100,8 +110,14 @@ def counter_for(data_type: pa.DataType) -> Counter | None:
     """What counts a column of ``data_type``; ``None`` if such columns have no profile."""
     if is_numeric(data_type):
         return NumericCounter()
+    if is_embedding(data_type):
+        return EmbeddingCounter()
+    if (time := timestamp_kind(data_type)) is not None:
+        return TimestampCounter(time)
     kind = category_kind(data_type)
-    return CategoricalCounter(kind) if kind is not None else None
+    if kind is None:
+        return None
+    return TextCounter() if kind == "categorical" else CategoricalCounter(kind)
 
 
 def nothing(like: ColumnProfile, rows: int) -> ColumnProfile:
@@ -114,7 +130,17 @@ def nothing(like: ColumnProfile, rows: int) -> ColumnProfile:
 
 def _empty(column: ColumnProfile) -> Counter:
     """What counts more of the same."""
-    return NumericCounter() if isinstance(column, NumericColumn) else CategoricalCounter(column.kind)
+    if isinstance(column, NumericColumn):
+        return NumericCounter()
+    if isinstance(column, EmbeddingColumn):
+        return EmbeddingCounter()
+    if isinstance(column, TimestampColumn):
+        return TimestampCounter(column.kind)
+    return CategoricalCounter(column.kind) if column.kind == "boolean" else TextCounter()
+
+
+def _family(kind: str) -> str:
+    return _COUNTED_AS.get(kind, kind)
 
 
 def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Counter]:
@@ -126,7 +152,8 @@ def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Cou
         counter = counter_for(schema.field(index).type)
         if counter is None and columns is not None:
             raise SchemaError(
-                f"Column {name!r} is {schema.field(index).type}: only numbers, text and booleans have a profile."
+                f"Column {name!r} is {schema.field(index).type}: only numbers, text, booleans, timestamps, dates and "
+                "embeddings have a profile."
             )
         if counter is not None:
             counters[name] = counter

@@ -45,12 +45,13 @@ def _judged(drift: Drift) -> str:
 
 
 def features(report: Report) -> str:
-    """The section on the features: a table of all, and plots of the first."""
-    if not report.features:
+    """The section on the features and what is watched beside them: a table of all, and plots of the first."""
+    drifts = [*report.features, *(_beside(drift) for drift in report.watched)]
+    if not drifts:
         return ""
-    plotted = [drift for drift in report.features if drift.bins]
-    full = max([0.1, *(drift.effect or 0 for drift in report.features)])
-    rows = "".join(_row(drift, full, report.policy.min_effect) for drift in report.features)
+    plotted = [drift for drift in drifts if drift.bins]
+    full = max([0.1, *(drift.effect or 0 for drift in drifts)])
+    rows = "".join(_row(drift, full, report.policy.min_effect) for drift in drifts)
     more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
     heads = (
         "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
@@ -70,6 +71,10 @@ def features(report: Report) -> str:
         f"{key()}"
         f'<div class="plots">{"".join(_plot(drift, drift.column, "training") for drift in plotted[:_PLOTS])}</div>\n'
     )
+
+
+def _beside(drift: Drift) -> Drift:
+    return drift.model_copy(update={"note": "; ".join(filter(None, ["not a feature", drift.note]))})
 
 
 def _testing(report: Report) -> str:

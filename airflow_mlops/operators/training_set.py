@@ -29,6 +29,8 @@ class BuildTrainingSetOperator(StepOperator):
     :param features: instead of a service, references such as ``weather:temp`` (templated)
     :param columns: columns of ``entities`` that are known at event time and are features too (templated)
     :param keys: columns of ``entities`` that name a row and are kept; join keys are kept anyway (templated)
+    :param watched: columns of ``entities`` that are kept to be monitored, without being features: text, timestamps,
+        embeddings (templated)
     :param label: a column of ``entities``, or ``{"name": "late", "expression": "arr_delay > 15"}``; rows whose label is
         not known are left out and counted (templated)
     :param task: ``binary``, ``multiclass`` or ``regression``; inferred from the label unless given
@@ -51,6 +53,7 @@ class BuildTrainingSetOperator(StepOperator):
         "features",
         "columns",
         "keys",
+        "watched",
         "label_column",
         "split",
         "description",
@@ -67,6 +70,7 @@ class BuildTrainingSetOperator(StepOperator):
         features: list[str] | None = None,
         columns: list[str] | None = None,
         keys: list[str] | None = None,
+        watched: list[str] | None = None,
         label: str | dict[str, str] | None = None,
         task: str | None = None,
         split: str | dict[str, Any] | None = "random",
@@ -88,6 +92,7 @@ class BuildTrainingSetOperator(StepOperator):
         self.features = features
         self.columns = columns
         self.keys = keys
+        self.watched = watched
         # Airflow's operators have a property `label` of their own: the text in the graph.
         self.label_column = label
         self.task = task
@@ -105,6 +110,7 @@ class BuildTrainingSetOperator(StepOperator):
             "features": self.features,
             "columns": self.columns or [],
             "keys": self.keys or [],
+            "watched": self.watched or [],
             "label": self.label_column,
             "task": self.task,
             "split": self.split,

@@ -21,28 +21,35 @@ class Bin(Model):
 class Drift(Model):
     """How far a column has moved from what it was at training, and whether that is more than chance.
 
+    Of free text ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the lengths, of embeddings those of the
+    norms; of timestamps the first two are those of the hours, of dates those of the weekdays.
+
+    :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or ``embedding``
     :param psi: population stability index over the bins of the reference, with one bin more for missing values
     :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
-    :param ks: largest distance between the two distribution functions, on the bins of both; numbers only
+    :param ks: largest distance between the two distribution functions, on the bins of both; not of categories
     :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
-        numbers only
+        not of categories
     :param total_variation: total variation distance, the share of values that would have to change to what they were at
-        training; over groups of values where there are too many to keep, which makes it smaller; text and booleans only
-    :param missing: share of rows that are missing, NaN or infinite now
+        training; over groups of values where there are too many to keep, which makes it smaller; categories and
+        booleans only
+    :param missing: share of rows that are missing, NaN, infinite, or otherwise no value of their kind now
     :param missing_reference: the same at training
     :param unseen: share of rows with a value that training never saw, estimated from a sample of values where there are
-        too many to keep; text and booleans only
+        too many to keep; categories and booleans. Of free text the share of rows of which one word was drawn that was never
+        drawn at training
     :param new_values: the most frequent of these values, and their shares of the rows
     :param gone_values: values that no row has any more though chance would hardly have left them out, and their shares
         of the rows at training; the most frequent
     :param infinite: rows that are infinite, where none was at training
     :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
         nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
-        ``missing``
+        ``missing``; ``words`` (their shares of rows), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
     :param test: which of these decides: the surest
     :param effect: how large the change is that it found, as a share of rows: the Kolmogorov-Smirnov distance for
-        ``ks`` and ``cucconi``, total variation distance for ``chi_square``, the share that is ``unseen``, the difference
-        of the shares that are ``missing``
+        ``ks``, ``cucconi``, ``norm`` and projections, total variation distance for ``chi_square``, ``hour`` and
+        ``weekday``, the share that is ``unseen``, the difference of the shares that are ``missing`` or have the word that
+        moved most
     :param tests: how many tests could have decided
     :param p_value: that of the column: the deciding test's times ``tests``
     :param adjusted_p_value: the same, adjusted for the number of columns; at most the policy's ``false_alarm_rate``

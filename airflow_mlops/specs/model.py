@@ -69,6 +69,8 @@ class ModelContract(Model):
     :param dataset_id: the training set's id; of a model from elsewhere, that of the one it was measured on
     :param dataset_name: the training set's name
     :param timestamp: the training set's event time column, if it has one
+    :param watched: columns of the training set that are no features and are monitored like them; scoring keeps those that
+        its dataset has
     """
 
     task: Task
@@ -82,3 +84,4 @@ class ModelContract(Model):
     dataset_name: str
     dataset_id: str
     timestamp: str | None = None
+    watched: list[str] = Field(default_factory=list)

@@ -132,6 +132,7 @@ class Findings(Model):
         reconstruction by principal components; ``None`` where none were stored with the model
     :param schema_changes: features that are gone, columns that are new, columns of another type
     :param freshness: how recent the rows are, where that is known
+    :param watched: columns that are no features, and are judged like them
     :param drift_tests: how drift was tested; ``None`` where nothing was compared
     :param notes: what else is worth knowing
     """
@@ -157,6 +158,7 @@ class Findings(Model):
     schema_changes: list[SchemaChange] = Field(default_factory=list)
     freshness: Freshness | None = None
     features: list[Drift] = Field(default_factory=list)
+    watched: list[Drift] = Field(default_factory=list)
     drift_tests: DriftTests | None = None
     notes: list[str] = Field(default_factory=list)
 

@@ -79,6 +79,7 @@ class TrainingSetSpec(Spec):
     :param features: instead of a service, references such as ``weather:temp``
     :param columns: columns of ``entities`` that are known at event time and are features too
     :param keys: columns of ``entities`` that name a row and are kept, without being features for that
+    :param watched: columns of ``entities`` that are kept to be monitored, without being features: text, timestamps, embeddings
     :param label: a column of ``entities``, or a name and an expression over them; ``None`` for rows to be scored
     :param task: what is learned; inferred from the label unless given
     :param split: how rows are divided; ``None`` for one part ``data``
@@ -93,6 +94,7 @@ class TrainingSetSpec(Spec):
     features: list[str] | None = None
     columns: list[str] = Field(default_factory=list)
     keys: list[str] = Field(default_factory=list)
+    watched: list[str] = Field(default_factory=list)
     label: Annotated[LabelColumn | None, BeforeValidator(_as_label)] = None
     task: Task | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
@@ -114,8 +116,8 @@ class TrainingSetSpec(Spec):
             raise ValueError(
                 f"the event time {self.timestamp!r} cannot be a feature: derive columns such as the hour from it"
             )
-        if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp):
-            raise ValueError(f"the label {self.label.name!r} cannot be a feature or a key as well")
+        if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
+            raise ValueError(f"the label {self.label.name!r} cannot be a feature, a key or watched as well")
         told = sorted(set(self.columns) & self.label_columns)
         if told:
             raise ValueError(

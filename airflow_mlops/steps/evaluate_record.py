@@ -16,6 +16,7 @@ from airflow_mlops.exceptions import DatasetNotFoundError
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.monitoring.reference import model_profile
+from airflow_mlops.monitoring.watched import watching
 from airflow_mlops.registry import contracts
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.pyfunc_model import PyfuncModel
@@ -62,6 +63,7 @@ def keep_contract(client: MlflowClient, store: ArtifactStore, item: Measured, da
     profile = model_profile(
         lambda: dataset.batches(part, names), held_out, contract, data.truth, measurement.predictions
     )
+    profile, contract = watching(profile, contract, dataset, part)
     return contracts.keep(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from airflow_mlops.registry.onnx_model import PROFILE_FILE
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.model import ModelContract
-from airflow_mlops.specs.monitor import Findings
+from airflow_mlops.specs.monitor import Findings, SchemaChange
 from airflow_mlops.specs.policy import Policy
 from airflow_mlops.steps.monitor_performance import unripe
 
@@ -75,17 +75,23 @@ def stored_profile(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
 def columns(
     found: Findings, datasets: Sequence[Dataset], reference: ModelProfile, contract: ModelContract
 ) -> dict[str, Any]:
-    """The drift of the features, each by itself and all together, of the scores and of the labels.
+    """The drift of the features, each by itself and all together, of what is watched beside them, of the scores and of the
+    labels.
 
     :param found: with what is known of the schema and of the labels
     """
     changed = {item.column: item for item in found.schema_changes if item.before and not item.compared}
-    wanted = [*(name for name in reference.features.columns if name not in changed), "score"]
+    schemas = [item.schema for item in datasets]
+    # Those that cannot be compared are told here and nowhere else: the model does not need them.
+    other = {item.column: item for item in schema.changes(reference.watched.columns, {}, schemas)}
+    compared = [*reference.features.columns, *reference.watched.columns]
+    wanted = [*(name for name in compared if name not in changed and name not in other), "score"]
     batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
     errors = Errors(reference.multivariate) if reference.multivariate is not None else None
     current = profile(batches if errors is None else errors.beside(batches))
     parts = {
         "features": drift.measure(reference.features, current, found.policy),
+        "watched": drift.measure(reference.watched, current, found.policy),
         "prediction": drift.measure(reference.scores, current, found.policy),
         "multivariate": _together(errors, found.policy) if errors is not None else [],
         "label": _labels(found, datasets, reference, contract),
@@ -93,13 +99,17 @@ def columns(
     # Judged together: a false alarm is one whatever it is about.
     judged = drift.judge([item for part in parts.values() for item in part], found.policy)
     rest = iter(judged)
-    features, *others = ([next(rest) for _ in part] for part in parts.values())
-    unmeasured = [schema.unmeasured(item, reference.features.columns[name].kind) for name, item in changed.items()]
+    features, watched, *others = ([next(rest) for _ in part] for part in parts.values())
     return {
-        "features": [*drift.ranked(features), *unmeasured],
-        **{name: next(iter(part), None) for name, part in zip(list(parts)[1:], others, strict=True)},
+        "features": [*drift.ranked(features), *_unmeasured(changed, reference.features)],
+        "watched": [*drift.ranked(watched), *_unmeasured(other, reference.watched)],
+        **{name: next(iter(part), None) for name, part in zip(list(parts)[2:], others, strict=True)},
         "drift_tests": drift.tests_of(judged, found.policy),
     }
+
+
+def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list[Drift]:
+    return [schema.unmeasured(item, reference.columns[name].kind) for name, item in changes.items()]
 
 
 def _together(errors: Errors, policy: Policy) -> list[Drift]:

@@ -114,7 +114,8 @@ def score(
 
 
 def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
-    """The columns that predictions keep: keys, event time and features; all where the dataset does not name its keys.
+    """The columns that predictions keep: keys, event time, features, and what is monitored beside them as far as it is there;
+    all where the dataset does not name its keys.
 
     :raises SchemaError: a feature is missing, or a column has the name of one that scoring adds
     """
@@ -123,7 +124,9 @@ def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: Mode
     present = [column.name for column in datasets[0].manifest.columns]
     carried = present
     if "keys" in details:
-        wanted = {*details["keys"], details.get("timestamp"), *features}
+        everywhere = [{column.name for column in dataset.manifest.columns} for dataset in datasets]
+        watched = set(contract.watched).intersection(*everywhere)
+        wanted = {*details["keys"], details.get("timestamp"), *features, *watched}
         carried = [name for name in present if name in wanted]
     for dataset in datasets:
         name, columns = dataset.manifest.name, [column.name for column in dataset.manifest.columns]

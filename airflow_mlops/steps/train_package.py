@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.monitoring.reference import model_profile
+from airflow_mlops.monitoring.watched import watching
 from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.steps.train_fit import Fitted
@@ -59,6 +60,7 @@ def package(
         test.labels,
         fitted.predictions,
     )
+    profile, contract = watching(profile, contract, dataset, TRAIN)
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

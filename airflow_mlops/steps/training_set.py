@@ -54,8 +54,9 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
     features = [*spec.columns, *joined.columns]
     label = spec.label.name if spec.label else None
-    table = _assemble(events, joined, [*keys, spec.timestamp, *spec.columns], label)
-    identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name != label]
+    table = _assemble(events, joined, [*keys, spec.timestamp, *spec.columns, *spec.watched], label)
+    others = {label, *spec.watched}
+    identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in others]
 
     leakage.refuse_newer(table, features, spec.timestamp)
     task = (spec.task or infer_task(table[label])) if label else None
@@ -160,7 +161,7 @@ def _events(
 ) -> tuple[pa.Table, dict[str, int]]:
     """The events with a known label, ordered by time and keys, so that equal data makes an equal dataset."""
     operands = sorted(spec.label_columns)
-    wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns]))
+    wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
     tables = [dataset.table(columns=list(dict.fromkeys([*wanted, *operands]))) for dataset in datasets]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")

@@ -56,6 +56,13 @@ def test_drift_alone_is_watched_and_never_retrained():
     )
 
 
+def test_columns_that_are_no_features_are_watched_too():
+    verdict = decide(findings(watched=[drift(0.54, "opened"), drift(0.05, "body")]))
+    assert verdict.decision == "watch"
+    assert verdict.reason.startswith("1 watched column has drifted: opened (by 54.0% of the rows); realised roc_auc")
+    assert decide(findings(watched=[drift(0.05, "body")])).decision == "healthy"
+
+
 def test_performance_that_is_certainly_worse_asks_for_retraining():
     verdict = decide(findings(performance=auc(0.65)))
     assert verdict.decision == "retrain"

@@ -94,6 +94,20 @@ def test_the_false_alarm_rate_the_tests_and_their_correction_are_stated():
     assert "p < 0.001" in words
 
 
+def test_what_is_watched_beside_the_features_is_marked_as_no_feature():
+    bins = [Bin(label="Monday", reference=0.1, current=0.2)]
+    watched = [
+        Drift(column="opened", kind="timestamp", effect=0.3, test="hour", drifted=True, bins=bins),
+        Drift(column="body", kind="text", note="not measured: the predictions do not have it"),
+    ]
+    words = " ".join(Page(render(report(watched=watched))).words)
+    assert "not a feature; drifted" in words or "drifted; not a feature" in words
+    assert "not a feature; not measured: the predictions do not have it" in words
+    assert "Monday" in words
+    assert "1 of 3 false alarms" in words
+    assert "not a feature" not in " ".join(Page(render(report())).words)
+
+
 def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
     earlier = [report(1, "healthy"), report(2, "watch"), report(3, "retrain", performance=None)]
     page = render(report(decision="retrain"), earlier)

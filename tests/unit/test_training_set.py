@@ -95,6 +95,20 @@ def test_a_training_set_holds_keys_time_features_and_label_in_two_parts(store):
     assert f"{share:.1%} positive; 10 rows without a label were left out." in result.summary
 
 
+def test_watched_columns_are_kept_and_are_neither_features_nor_what_names_a_row(store):
+    table = events().append_column("note", pa.array([f"note {number}" for number in range(200)]))
+    vectors = pa.array([[number, 1.0] for number in range(200)], pa.list_(pa.float32()))
+    entities = write(store, table.append_column("vector", vectors))
+    for keys in (["flight", "tailnum"], []):
+        plain, watched = (build(store, entities, keys=keys, watched=names) for names in ([], ["note", "vector"]))
+        kept, other = (open_dataset(store, result.dataset).table("test") for result in (watched, plain))
+        assert set(kept.column_names) - set(other.column_names) == {"note", "vector"}
+        assert kept.select(other.column_names) == other
+        assert details(store, watched) == details(store, plain)
+    with pytest.raises(SpecError, match="'note' cannot be a feature, a key or watched as well"):
+        build(store, entities, label="note", watched=["note"])
+
+
 def test_the_same_events_in_any_order_give_the_same_dataset(store):
     table = events()
     order = list(range(table.num_rows))
@@ -251,7 +265,7 @@ def test_a_column_that_is_not_there_is_named(store):
     [
         ({"columns": ["hour", "arr_delay"]}, "made from 'arr_delay', so a model would be told the answer"),
         ({"columns": ["time_hour"]}, "event time 'time_hour' cannot be a feature"),
-        ({"label": "hour"}, "'hour' cannot be a feature or a key as well"),
+        ({"label": "hour"}, "'hour' cannot be a feature, a key or watched as well"),
         ({"columns": []}, "there are no features"),
         ({"features": ["weather:temp"]}, "give its folder as repo"),
         ({"features": ["weather:temp"], "feature_service": "delays", "repo": "r"}, "exclude each other"),

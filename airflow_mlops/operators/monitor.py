@@ -28,6 +28,8 @@ class MonitorOperator(StepOperator):
     :param dataset: predictions with labels: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``;
         where that was skipped (``trigger_rule="none_failed"``) the registry alone decides
     :param window: the window the report is about, as in ``2013-04``; that of the dataset unless given
+    :param profiles: what ProfileOperator made of the same dataset, mapped over its shards or not: then they are merged
+        and the features are not read again
     :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.policy.Policy`
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
@@ -39,6 +41,7 @@ class MonitorOperator(StepOperator):
         "model",
         "dataset",
         "window",
+        "profiles",
         "policy",
         "mlflow_conn_id",
     )
@@ -50,6 +53,7 @@ class MonitorOperator(StepOperator):
         model: str,
         dataset: Any,
         window: str | None = None,
+        profiles: Any = None,
         policy: dict[str, Any] | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
@@ -58,6 +62,7 @@ class MonitorOperator(StepOperator):
         self.model = model
         self.dataset = dataset
         self.window = window
+        self.profiles = profiles
         self.policy = policy or {}
         self.mlflow_conn_id = mlflow_conn_id
         if "{{" not in str(self.policy):
@@ -71,6 +76,7 @@ class MonitorOperator(StepOperator):
             "model": self.model,
             "dataset": self.dataset,
             "window": self.window,
+            "profiles": self.profiles,
             "policy": self.policy,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }

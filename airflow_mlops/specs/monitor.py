@@ -21,6 +21,7 @@ from airflow_mlops.specs.base import (
 from airflow_mlops.specs.drift import Drift, DriftTests
 from airflow_mlops.specs.model import Task
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.profile import ProfilesInput
 from airflow_mlops.specs.selection import OptionalDatasetLike
 
 Decision = Literal["healthy", "watch", "retrain"]
@@ -37,11 +38,13 @@ class MonitorSpec(Spec):
 
     :param dataset: predictions, with a column ``label`` where labels are known; ``None`` where scoring was skipped
     :param window: the window that is monitored; that of ``dataset`` unless given
+    :param profiles: of all the shards of ``dataset``, or of the whole; its columns are read unless given
     """
 
     model: Name
     dataset: OptionalDatasetLike = None
     window: Window | None = None
+    profiles: ProfilesInput = Field(default_factory=list)
     policy: Policy = Policy()
     mlflow: MLflowTarget = MLflowTarget()
 

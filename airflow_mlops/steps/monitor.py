@@ -44,7 +44,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
-            found = found.model_copy(update=_measured(found, datasets, scored_by, known, context.store))
+            found = found.model_copy(update=_measured(found, spec, datasets, scored_by, known, context.store))
     report = Report(**dict(found), verdict=decide(found))
     return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
 
@@ -62,7 +62,12 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
 
 
 def _measured(
-    found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known, store: ArtifactStore
+    found: Findings,
+    spec: MonitorSpec,
+    datasets: Sequence[Dataset],
+    scored_by: ModelVersionRef,
+    known: Known,
+    store: ArtifactStore,
 ) -> dict[str, Any]:
     reference = monitor_columns.stored_profile(known, scored_by)
     measured = {
@@ -73,6 +78,7 @@ def _measured(
         **monitor_performance.realised(datasets, known.contract, found),
     }
     so_far = found.model_copy(update=measured)
-    measured |= monitor_columns.columns(so_far, datasets, reference, known.contract)
+    current = monitor_columns.current(so_far, datasets, reference, spec.profiles, store)
+    measured |= monitor_columns.columns(so_far, datasets, current, reference, known.contract)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

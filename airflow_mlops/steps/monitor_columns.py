@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError
-from airflow_mlops.monitoring import drift, multivariate, schema
+from airflow_mlops.monitoring import drift, multivariate, schema, shards
 from airflow_mlops.monitoring.labels import labels
-from airflow_mlops.monitoring.multivariate import Errors
+from airflow_mlops.monitoring.multivariate import Errors, Reconstruction
 from airflow_mlops.monitoring.performance import LABEL
 from airflow_mlops.monitoring.profiles import ModelProfile, Profile, profile
 from airflow_mlops.registry import models
@@ -22,8 +23,8 @@ from airflow_mlops.registry.onnx_model import PROFILE_FILE
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.model import ModelContract
-from airflow_mlops.specs.monitor import Findings
-from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.monitor import Findings, SchemaChange
+from airflow_mlops.specs.profile import ProfileRef
 from airflow_mlops.steps.monitor_performance import unripe
 
 if TYPE_CHECKING:
@@ -72,22 +73,64 @@ def stored_profile(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
         raise ModelFormatError(f"The profile of {scored_by} is not one: {error.errors()[0]['msg']}.") from None
 
 
+def compared(reference: ModelProfile, changes: Iterable[SchemaChange]) -> list[str]:
+    """The columns of predictions that can be compared with what is stored with the version that made them."""
+    gone = {item.column for item in changes if item.before and not item.compared}
+    return [*(name for name in reference.features.columns if name not in gone), "score"]
+
+
+def profiled(
+    batches: Iterable[pa.RecordBatch], columns: Sequence[str], datasets: Sequence[Dataset], reference: ModelProfile
+) -> Profile:
+    """What ``columns`` look like and, if they have one, the reconstruction error of all of them together.
+
+    :param batches: rows of ``datasets``
+    """
+    if reference.multivariate is None or _unfit(reference.multivariate, columns, datasets) is not None:
+        return profile(batches, columns)
+    errors = Errors(reference.multivariate)
+    found = profile(errors.beside(batches), columns)
+    return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
+
+
+def current(
+    found: Findings,
+    datasets: Sequence[Dataset],
+    reference: ModelProfile,
+    profiles: Sequence[ProfileRef],
+    store: ArtifactStore,
+) -> Profile:
+    """What the window looks like: read now, or merged from ``profiles`` of its shards.
+
+    :param found: with what is known of the schema
+    :raises SpecError: the profiles are not those of all the rows, or lack a column
+    """
+    wanted = compared(reference, found.schema_changes)
+    if not profiles:
+        batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
+        return profiled(batches, wanted, datasets, reference)
+    merged = shards.whole([shards.read(store, ref) for ref in profiles], datasets)
+    if missing := [name for name in wanted if name not in merged.columns]:
+        raise SpecError(
+            f"The profiles of {datasets[0].manifest.name} have no column {', '.join(map(repr, missing))}: give "
+            "ProfileOperator the model, or name them in its columns."
+        )
+    known = {name: merged.columns[name] for name in [*wanted, multivariate.ERROR] if name in merged.columns}
+    return Profile(rows=merged.rows, columns=known)
+
+
 def columns(
-    found: Findings, datasets: Sequence[Dataset], reference: ModelProfile, contract: ModelContract
+    found: Findings, datasets: Sequence[Dataset], current: Profile, reference: ModelProfile, contract: ModelContract
 ) -> dict[str, Any]:
     """The drift of the features, each by itself and all together, of the scores and of the labels.
 
     :param found: with what is known of the schema and of the labels
     """
     changed = {item.column: item for item in found.schema_changes if item.before and not item.compared}
-    wanted = [*(name for name in reference.features.columns if name not in changed), "score"]
-    batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
-    errors = Errors(reference.multivariate) if reference.multivariate is not None else None
-    current = profile(batches if errors is None else errors.beside(batches))
     parts = {
         "features": drift.measure(reference.features, current, found.policy),
         "prediction": drift.measure(reference.scores, current, found.policy),
-        "multivariate": _together(errors, found.policy) if errors is not None else [],
+        "multivariate": _together(found, datasets, current, reference),
         "label": _labels(found, datasets, reference, contract),
     }
     # Judged together: a false alarm is one whatever it is about.
@@ -102,14 +145,20 @@ def columns(
     }
 
 
-def _together(errors: Errors, policy: Policy) -> list[Drift]:
-    if errors.unfit is not None:
-        return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {errors.unfit}")]
-    before, now = (
-        Profile(rows=column.rows, columns={multivariate.ERROR: column})
-        for column in (errors.of.errors, errors.result())
-    )
-    return drift.measure(before, now, policy)
+def _together(found: Findings, datasets: Sequence[Dataset], current: Profile, reference: ModelProfile) -> list[Drift]:
+    if reference.multivariate is None:
+        return []
+    errors = reference.multivariate.errors
+    if multivariate.ERROR in current.columns:
+        return drift.measure(Profile(rows=errors.rows, columns={multivariate.ERROR: errors}), current, found.policy)
+    unfit = _unfit(reference.multivariate, compared(reference, found.schema_changes), datasets)
+    why = unfit or "the profiles of its shards were made without the model"
+    return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {why}")]
+
+
+def _unfit(together: Reconstruction, columns: Sequence[str], datasets: Sequence[Dataset]) -> str | None:
+    schemas = (pa.schema([dataset.schema.field(name) for name in columns]) for dataset in datasets)
+    return next((unfit for schema in schemas if (unfit := together.unfit(schema)) is not None), None)
 
 
 def _labels(

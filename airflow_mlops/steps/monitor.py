@@ -16,7 +16,13 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.monitor import Findings, MonitorResult, MonitorSpec, Report
-from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema
+from airflow_mlops.steps import (
+    monitor_columns,
+    monitor_performance,
+    monitor_references,
+    monitor_report,
+    monitor_schema,
+)
 from airflow_mlops.steps.context import StepContext
 
 
@@ -45,6 +51,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
             found = found.model_copy(update=_measured(found, spec, datasets, scored_by, known, context.store))
+        else:
+            monitor_references.forget(context.store, found)
     report = Report(**dict(found), verdict=decide(found))
     return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
 
@@ -79,6 +87,9 @@ def _measured(
     }
     so_far = found.model_copy(update=measured)
     current = monitor_columns.current(so_far, datasets, reference, spec.profiles, store)
-    measured |= monitor_columns.columns(so_far, datasets, current, reference, known.contract)
+    baselines = monitor_references.baselines(spec.reference, so_far, scored_by, reference, current, store)
+    monitor_references.keep(store, found, scored_by, current)
+    measured |= {"reference": baselines.used, "notes": [*so_far.notes, *baselines.notes]}
+    measured |= monitor_columns.columns(so_far, datasets, current, baselines, reference, known.contract)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from airflow_mlops.steps.monitor_performance import unripe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from airflow_mlops.steps.monitor_references import Baselines
 
 # Smaller than elsewhere, so that a check fits beside other tasks; it takes no longer.
 BATCH_ROWS = 16_384
@@ -120,17 +122,26 @@ def current(
 
 
 def columns(
-    found: Findings, datasets: Sequence[Dataset], current: Profile, reference: ModelProfile, contract: ModelContract
+    found: Findings,
+    datasets: Sequence[Dataset],
+    current: Profile,
+    baselines: Baselines,
+    reference: ModelProfile,
+    contract: ModelContract,
 ) -> dict[str, Any]:
     """The drift of the features, each by itself and all together, of the scores and of the labels.
 
     :param found: with what is known of the schema and of the labels
     """
     changed = {item.column: item for item in found.schema_changes if item.before and not item.compared}
+
+    def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
+        return [item for of, before in baseline.items() for item in drift.measure(before, current, found.policy, of)]
+
     parts = {
-        "features": drift.measure(reference.features, current, found.policy),
-        "prediction": drift.measure(reference.scores, current, found.policy),
-        "multivariate": _together(found, datasets, current, reference),
+        "features": measured(baselines.features),
+        "prediction": measured(baselines.scores),
+        "multivariate": measured(baselines.together) or _unmeasured(found, datasets, reference),
         "label": _labels(found, datasets, reference, contract),
     }
     # Judged together: a false alarm is one whatever it is about.
@@ -145,12 +156,10 @@ def columns(
     }
 
 
-def _together(found: Findings, datasets: Sequence[Dataset], current: Profile, reference: ModelProfile) -> list[Drift]:
+def _unmeasured(found: Findings, datasets: Sequence[Dataset], reference: ModelProfile) -> list[Drift]:
+    """That the features together were not measured, and why."""
     if reference.multivariate is None:
         return []
-    errors = reference.multivariate.errors
-    if multivariate.ERROR in current.columns:
-        return drift.measure(Profile(rows=errors.rows, columns={multivariate.ERROR: errors}), current, found.policy)
     unfit = _unfit(reference.multivariate, compared(reference, found.schema_changes), datasets)
     why = unfit or "the profiles of its shards were made without the model"
     return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {why}")]

@@ -81,9 +81,11 @@ def test_a_check_that_comes_late_or_again_compares_with_what_it_would_have_in_ti
     ],
 )
 def test_a_season_is_the_same_window_a_period_earlier_by_the_calendar(checked, period, expected):
-    known = [window("2011-01"), window(expected), window("2013-04"), window(checked)]
-    assert references.choose(Reference(season=period), window(checked), known) == [window(expected)]
-    assert references.choose(Reference(season=period), window(checked), [window("2011-01")]) == []
+    others = [window("2011-01-03"), window("2013-04"), window(checked)]
+    assert references.choose(Reference(season=period), window(checked), [*others, window(expected)]) == [
+        window(expected)
+    ]
+    assert references.choose(Reference(season=period), window(checked), others) == []
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2030, 1, 1)), st.integers(1, 60))

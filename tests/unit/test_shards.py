@@ -117,9 +117,12 @@ def test_a_stored_shard_is_what_was_written_or_an_error(memory):
     # A retry writes the same file.
     assert shards.write(memory, "rows", shard) == ref
     (key,) = memory.keys("datasets/rows/profiles")
-    memory.write_bytes(key, memory.read_bytes(key)[:-1])
-    with pytest.raises(DatasetCorruptError, match="The profile of shard 0 of rows cannot be used, it was changed"):
-        shards.read(memory, ref)
+    whole = memory.read_bytes(key)
+    other = shards.write(memory, "rows", shard.model_copy(update={"shards": 2}))
+    for changed in (whole[:-1], memory.read_bytes(f"datasets/rows/profiles/{other.id}.json.gz")):
+        memory.write_bytes(key, changed)
+        with pytest.raises(DatasetCorruptError, match="The profile of shard 0 of rows cannot be used, it was changed"):
+            shards.read(memory, ref)
     memory.delete(key)
     with pytest.raises(DatasetNotFoundError, match="is not in the artifact store memory://"):
         shards.read(memory, ref)

@@ -19,6 +19,7 @@ _STAGES = (
     "rollback",
     "score",
     "join_labels",
+    "profile",
     "monitor",
 )
 

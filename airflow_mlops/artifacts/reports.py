@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timezone
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.artifacts.windows import file_name, window_named
 from airflow_mlops.exceptions import StoreError
 from airflow_mlops.specs.base import UtcDatetime, Window
 from airflow_mlops.specs.monitor import Verdict
-
-_KEY_TIME = "%Y%m%dT%H%M%SZ"
 
 
 class Judgement(BaseModel):
@@ -31,10 +29,7 @@ class Judgement(BaseModel):
 
 def key(model: str, window: Window) -> str:
     """Where the report on ``model`` in ``window`` is."""
-    name = window.label
-    if re.search(r"[^\w.-]", name):
-        name = window.key
-    return f"reports/{model}/{name}.json"
+    return f"reports/{model}/{file_name(window)}.json"
 
 
 def page(key: str) -> str:
@@ -49,24 +44,19 @@ def keys(store: ArtifactStore, model: str) -> list[str]:
 
 def newest(store: ArtifactStore, model: str) -> str | None:
     """The report on the latest window of ``model``, if there is any; known by the names alone."""
-    ends = {key: end for key in keys(store, model) if (end := _end(key)) is not None}
+    ends = _ends(store, model)
     return max(ends, key=ends.__getitem__, default=None)
 
 
 def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
     """The reports on windows of ``model`` that end after ``window``; known by the names alone."""
-    return [key for key in keys(store, model) if (end := _end(key)) is not None and end > window.end]
+    return [key for key, end in _ends(store, model).items() if end > window.end]
 
 
-def _end(key: str) -> datetime | None:
-    """Where the window ends that a report is named after."""
-    name = key.rpartition("/")[2].removesuffix(".json")
-    try:
-        if name.endswith("Z"):
-            return datetime.strptime(name.rpartition("-")[2], _KEY_TIME).replace(tzinfo=timezone.utc)
-        return Window.model_validate(name).end
-    except ValueError:
-        return None
+def _ends(store: ArtifactStore, model: str) -> dict[str, datetime]:
+    """The reports on ``model``, and where the windows end that they are named after."""
+    named = {key: window_named(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
+    return {key: window.end for key, window in named.items() if window is not None}
 
 
 def read(store: ArtifactStore, key: str) -> Judgement | None:

@@ -23,6 +23,7 @@ from airflow_mlops.specs.ingest import IngestResult, IngestSpec
 from airflow_mlops.specs.join_labels import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.specs.materialize_features import MaterializeFeaturesResult, MaterializeFeaturesSpec
 from airflow_mlops.specs.monitor import MonitorResult, MonitorSpec
+from airflow_mlops.specs.profile import ProfileSpec
 from airflow_mlops.specs.promote import PromoteResult, PromoteSpec
 from airflow_mlops.specs.rollback import RollbackResult, RollbackSpec
 from airflow_mlops.specs.score import ScoreResult, ScoreSpec
@@ -258,6 +259,10 @@ def _join_labels(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     )
 
 
+def _profile(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+    return OperatorLineage(inputs=[datasets.read(ProfileSpec.model_validate(call.spec).dataset)])
+
+
 def _monitor(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     spec = MonitorSpec.model_validate(call.spec)
     inputs = [datasets.read(spec.dataset)] if spec.dataset else []
@@ -299,5 +304,6 @@ _STEPS: dict[str, Callable[[StepCall, Answer, Datasets], Lineage]] = {
     "rollback": _rollback,
     "score": _score,
     "join_labels": _join_labels,
+    "profile": _profile,
     "monitor": _monitor,
 }

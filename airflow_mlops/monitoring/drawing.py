@@ -39,10 +39,13 @@ def number(value: float | None, how: str) -> str:
     return "-" if value is None else format(value, how)
 
 
-def key() -> str:
-    """Which colour is which."""
+def key(when: str) -> str:
+    """Which colour is which.
+
+    :param when: of the reference, as in ``at training``
+    """
     return (
-        f'<p class="muted"><span class="key" style="background:{BLUE};margin-left:0"></span>at training'
+        f'<p class="muted"><span class="key" style="background:{BLUE};margin-left:0"></span>{escape(when)}'
         f'<span class="key" style="background:{ORANGE}"></span>this window</p>'
     )
 

@@ -33,6 +33,7 @@ from airflow_mlops.monitoring.profiles import ColumnProfile, Profile, nothing
 from airflow_mlops.monitoring.significance import Pair, Test
 from airflow_mlops.specs.drift import Drift, DriftTests
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.reference import TRAINING
 
 
 def compare(reference: Profile, current: Profile, policy: Policy) -> list[Drift]:
@@ -40,10 +41,13 @@ def compare(reference: Profile, current: Profile, policy: Policy) -> list[Drift]
     return ranked(judge(measure(reference, current, policy), policy))
 
 
-def measure(reference: Profile, current: Profile, policy: Policy) -> list[Drift]:
-    """Every column of ``reference`` that ``current`` has, measured and tested by itself."""
+def measure(reference: Profile, current: Profile, policy: Policy, of: str = TRAINING) -> list[Drift]:
+    """Every column of ``reference`` that ``current`` has, measured and tested by itself.
+
+    :param of: what ``reference`` is a profile of
+    """
     return [
-        _column(name, column, current.columns[name], policy)
+        _column(name, column, current.columns[name], policy, of)
         for name, column in reference.columns.items()
         if name in current.columns
     ]
@@ -92,6 +96,7 @@ def _column(
     reference: ColumnProfile,
     current: ColumnProfile,
     policy: Policy,
+    of: str,
 ) -> Drift:
     note = _oddity(reference, current)
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
@@ -99,6 +104,7 @@ def _column(
     drift = Drift(
         column=name,
         kind=reference.kind,
+        reference=of,
         missing=_missing(current),
         missing_reference=_missing(reference),
         infinite=_infinite(reference, current),
@@ -106,15 +112,15 @@ def _column(
     )
     least = policy.min_rows
     if min(reference.rows, current.rows) < least:
-        rows = f"{current.rows:,} rows" if current.rows < least else f"{reference.rows:,} rows at training"
+        rows = f"{current.rows:,} rows" if current.rows < least else f"{reference.rows:,} rows {drift.when}"
         return drift.model_copy(update={"note": f"not measured: {rows}, {least:,} are needed"})
     if not reference.valid:
-        return drift.model_copy(update={"note": "not measured: no row had a value at training"})
+        return drift.model_copy(update={"note": f"not measured: no row had a value {drift.when}"})
     if not current.valid:
         current = nothing(reference, current.rows)
     compared = _compared(reference, current)
     if compared is None:
-        kinds = f"it was {reference.kind} at training and is {current.kind} now"
+        kinds = f"it was {reference.kind} {drift.when} and is {current.kind} now"
         return drift.model_copy(update={"note": f"not measured: {kinds}"})
     found, tests = compared
     tests = [*tests, *_missing_rate(reference, current)]

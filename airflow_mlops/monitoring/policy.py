@@ -15,6 +15,7 @@ from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.monitor import Findings, Performance, Verdict
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.reference import TRAINING
 
 _NAMED = 3
 
@@ -41,7 +42,8 @@ def decide(found: Findings) -> Verdict:
     if judged is not None and worse:
         concerns.insert(0, f"{_compared(judged, policy)}, but {champion} has replaced {found.scored_by} since")
     if not concerns and judged is not None:
-        return Verdict(decision="healthy", reason=_sentence([_compared(judged, policy), "nothing has drifted"]))
+        calm = f"nothing has drifted{_against(found.features)}"
+        return Verdict(decision="healthy", reason=_sentence([_compared(judged, policy), calm]))
     if judged is not None and not worse:
         concerns.append(_compared(judged, policy))
     return Verdict(decision="watch", reason=_sentence(concerns))
@@ -102,7 +104,7 @@ def _concerns(found: Findings) -> list[str]:
     for part, what in ((found.prediction, "predicted scores"), (found.label, "labels")):
         if part is not None and part.drifted:
             odd = f"; {part.remark}" if part.remark else ""
-            concerns.append(f"the {what} have drifted (by {part.effect:.1%} of the rows{odd})")
+            concerns.append(f"the {what} have drifted{_against([part])} (by {part.effect:.1%} of the rows{odd})")
     if features := [drift for drift in found.features if drift.drifted]:
         concerns.append(_moved(features, "feature"))
     if found.multivariate is not None and found.multivariate.drifted:
@@ -141,9 +143,15 @@ def _moved(drifts: Sequence[Drift], what: str) -> str:
     names = [f"{drift.column} ({drift.remark})" if drift.remark else drift.column for drift in drifts]
     several, largest = len(drifts) > 1, max(drift.effect or 0 for drift in drifts)
     return (
-        f"{len(drifts)} {what}{'s have' if several else ' has'} drifted: {_listed(names)} "
+        f"{len(drifts)} {what}{'s have' if several else ' has'} drifted{_against(drifts)}: {_listed(names)} "
         f"(by {'up to ' if several else ''}{largest:.1%} of the rows)"
     )
+
+
+def _against(drifts: Sequence[Drift]) -> str:
+    """What all of ``drifts`` were measured against, where that is not training."""
+    references = {drift.reference for drift in drifts}
+    return f" against {references.pop()}" if len(references) == 1 and TRAINING not in references else ""
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -172,6 +180,9 @@ def _cause(found: Findings) -> list[str]:
         return []
     if any(drift is not None and drift.drifted for drift in [*found.features, found.prediction, found.multivariate]):
         return [f"the inputs have drifted, but that does not explain it: {expected}"]
+    if any(drift.reference != TRAINING for drift in found.features):
+        # They may have moved little by little since training.
+        return [f"the inputs have not drifted{_against(found.features)}, and {expected}"]
     return [f"concept drift: the inputs have not drifted, and {expected}"]
 
 

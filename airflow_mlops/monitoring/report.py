@@ -12,6 +12,7 @@ from airflow_mlops.monitoring.report_columns import features, scores
 from airflow_mlops.monitoring.report_timeline import timeline
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Performance, Report
+from airflow_mlops.specs.reference import TRAINING
 
 _STYLE = """
 :root{color-scheme:light}
@@ -166,6 +167,7 @@ def _about(report: Report) -> str:
         ),
         ("Champion", f"{report.champion} (MLflow run {report.champion.run_id})" if report.champion else "none"),
         *(("Dataset", f"{ref.name} {ref.id} ({ref.rows:,} rows)") for ref in report.datasets),
+        *(("Drift measured against", text) for text in _references(report)),
         (
             "Policy",
             ", ".join(
@@ -176,3 +178,13 @@ def _about(report: Report) -> str:
     ]
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
     return f'<h2>About this report</h2><dl class="about">{listed}</dl>\n'
+
+
+def _references(report: Report) -> list[str]:
+    used = report.reference
+    if not used.features:
+        return [TRAINING] if report.drift_tests else []
+    windows = ", ".join(window.label for window in used.features)
+    alike = ", ".join(window.label for window in used.scores) or TRAINING
+    scores = f"; of the scores, {alike}" if used.scores != used.features else ""
+    return [f"{windows} ({used.asked}){scores}"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from airflow_mlops.monitoring.drawing import BLUE, ORANGE, RED, key, number, shown_p, svg
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Report
+from airflow_mlops.specs.reference import TRAINING
 
 _PLOTS = 24
 _RECONSTRUCTION = (
@@ -29,7 +31,7 @@ def scores(report: Report) -> str:
         ),
     )
     return "".join(
-        f'<h2>{title}</h2>{about}{key()}<p>{_judged(drift)}</p><div class="plots">'
+        f'<h2>{title}</h2>{about}{key(drift.when)}<p>{_judged(drift)}</p><div class="plots">'
         f"{_plot(drift, name, 'the held-out data')}</div>\n"
         for title, drift, name, about in parts
         if drift is not None
@@ -51,11 +53,12 @@ def features(report: Report) -> str:
         return ""
     plotted = [drift for drift in drifts if drift.bins]
     full = max([0.1, *(drift.effect or 0 for drift in drifts)])
-    rows = "".join(_row(drift, full, report.policy.min_effect) for drift in drifts)
+    when = _when(drifts)
+    rows = "".join(_row(drift, full, report.policy.min_effect, when) for drift in drifts)
     more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
     heads = (
         "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
-        "Wasser-<br>stein", "Missing<br>now", "Missing at<br>training", "Unseen<br>values",
+        "Wasser-<br>stein", "Missing<br>now", f"Missing {escape(when)}", "Unseen<br>values",
     )  # fmt: skip
     return (
         f"<h2>Features</h2>{_testing(report)}"
@@ -68,13 +71,19 @@ def features(report: Report) -> str:
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + '<th scope="col" class="note">Note</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f"{key()}"
-        f'<div class="plots">{"".join(_plot(drift, drift.column, "training") for drift in plotted[:_PLOTS])}</div>\n'
+        f"{key(when)}"
+        f'<div class="plots">{"".join(_plot(drift, drift.column, TRAINING) for drift in plotted[:_PLOTS])}</div>\n'
     )
 
 
 def _beside(drift: Drift) -> Drift:
     return drift.model_copy(update={"note": "; ".join(filter(None, ["not a feature", drift.note]))})
+
+
+def _when(drifts: Sequence[Drift]) -> str:
+    """When columns were as they are compared with."""
+    every = {drift.when for drift in drifts}
+    return every.pop() if len(every) == 1 else "in the reference"
 
 
 def _testing(report: Report) -> str:
@@ -98,7 +107,7 @@ def _also(report: Report) -> str:
     return "".join(f" and {text}" for text in more)
 
 
-def _row(drift: Drift, full: float, floor: float) -> str:
+def _row(drift: Drift, full: float, floor: float, when: str) -> str:
     bar = ""
     if drift.effect is not None:
         colour = RED if drift.drifted else BLUE
@@ -127,7 +136,8 @@ def _row(drift: Drift, full: float, floor: float) -> str:
         number(drift.missing_reference, ".1%"),
         _tested(drift, "unseen", drift.unseen, ".1%"),
     ]
-    note = "; ".join(item for item in ("drifted" if drift.drifted else None, drift.remark) if item)
+    against = f"compared with {drift.reference}" if drift.when != when else None
+    note = "; ".join(item for item in ("drifted" if drift.drifted else None, against, drift.remark) if item)
     return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="note">{escape(note)}</td></tr>'
 
 
@@ -136,8 +146,12 @@ def _tested(drift: Drift, name: str, value: float | None, how: str) -> str:
     return number(value, how) + (f"<small>p {escape(shown_p(p_value))}</small>" if p_value is not None else "")
 
 
-def _plot(drift: Drift, name: str, reference: str) -> str:
-    """Two bars a bin, one below the other, with the bin's name before them."""
+def _plot(drift: Drift, name: str, training: str) -> str:
+    """Two bars a bin, one below the other, with the bin's name before them.
+
+    :param training: the data that are meant where the reference is training
+    """
+    reference = training if drift.reference == TRAINING else drift.reference
     if not drift.bins:
         return f"<figure><h3>{escape(name)}</h3><p class='muted'>{escape(drift.note or 'not measured')}</p></figure>"
     width, left, line = 340, 128, 24
@@ -157,5 +171,5 @@ def _plot(drift: Drift, name: str, reference: str) -> str:
             f"{item.current:.1%}</text></g>"
         )
     moved = f" · {drift.effect:.1%}" if drift.effect is not None else ""
-    picture = svg(width, len(drift.bins) * line + 4, f"{name}: shares by bin, at training and in this window", parts)
+    picture = svg(width, len(drift.bins) * line + 4, f"{name}: shares by bin, {drift.when} and in this window", parts)
     return f"<figure><figcaption><b>{escape(name)}</b>{moved}</figcaption>{picture}</figure>"

@@ -13,6 +13,7 @@ _MODULES = {
     "JoinLabelsOperator": "join_labels",
     "MaterializeFeaturesOperator": "materialize_features",
     "MonitorOperator": "monitor",
+    "ProfileOperator": "profile",
     "PromoteOperator": "promote",
     "RollbackOperator": "rollback",
     "ScoreOperator": "score",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.join_labels import JoinLabelsOperator
     from airflow_mlops.operators.materialize_features import MaterializeFeaturesOperator
     from airflow_mlops.operators.monitor import MonitorOperator
+    from airflow_mlops.operators.profile import ProfileOperator
     from airflow_mlops.operators.promote import PromoteOperator
     from airflow_mlops.operators.rollback import RollbackOperator
     from airflow_mlops.operators.score import ScoreOperator

@@ -15,19 +15,24 @@ from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.specs.base import parse
 from airflow_mlops.specs.monitor import MonitorSpec
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.reference import TRAINING, Reference
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class MonitorOperator(StepOperator):
-    """Compares a window with the profile stored at training, decides ``healthy``, ``watch`` or ``retrain``, and for
+    """Compares a window with what was known at training, or with earlier windows, decides ``healthy``, ``watch`` or ``retrain``, and for
     ``retrain`` emits the asset ``mlops://MODEL/retrain``.
 
     :param model: the registered model's name
     :param dataset: predictions with labels: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``;
         where that was skipped (``trigger_rule="none_failed"``) the registry alone decides
     :param window: the window the report is about, as in ``2013-04``; that of the dataset unless given
+    :param reference: what the drift of features and scores is measured against: ``"training"``, ``{"rolling": 3}`` for
+        the last three windows before, or ``{"season": "P1Y"}`` for the window a year earlier
+    :param profiles: what ProfileOperator made of the same dataset, mapped over its shards or not: then they are merged
+        and the features are not read again
     :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.policy.Policy`
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
@@ -39,6 +44,8 @@ class MonitorOperator(StepOperator):
         "model",
         "dataset",
         "window",
+        "reference",
+        "profiles",
         "policy",
         "mlflow_conn_id",
     )
@@ -50,6 +57,8 @@ class MonitorOperator(StepOperator):
         model: str,
         dataset: Any,
         window: str | None = None,
+        reference: str | dict[str, Any] = TRAINING,
+        profiles: Any = None,
         policy: dict[str, Any] | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
@@ -58,10 +67,14 @@ class MonitorOperator(StepOperator):
         self.model = model
         self.dataset = dataset
         self.window = window
+        self.reference = reference
+        self.profiles = profiles
         self.policy = policy or {}
         self.mlflow_conn_id = mlflow_conn_id
         if "{{" not in str(self.policy):
             parse(Policy, self.policy, f"The policy of task {self.task_id!r}")
+        if "{{" not in str(reference):
+            parse(Reference, reference, f"The reference of task {self.task_id!r}")
         # An alias, because the event is emitted only for one of three decisions.
         self.retrain_alias = AssetAlias("mlops-retrain" if "{" in model else f"mlops-{model}-retrain")
         self.add_outlets([self.retrain_alias])
@@ -71,6 +84,8 @@ class MonitorOperator(StepOperator):
             "model": self.model,
             "dataset": self.dataset,
             "window": self.window,
+            "reference": self.reference,
+            "profiles": self.profiles,
             "policy": self.policy,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pydantic import Field
 
 from airflow_mlops.specs.base import Model
+from airflow_mlops.specs.reference import TRAINING
 
 # In a sentence.
 _NAMED, _LONG = 3, 24
 
 
 class Bin(Model):
-    """One bar of a histogram: its label and the shares of rows in it, at training and now."""
+    """One bar of a histogram: its label and the shares of rows in it, in the reference and now."""
 
     label: str
     reference: float
@@ -19,29 +20,30 @@ class Bin(Model):
 
 
 class Drift(Model):
-    """How far a column has moved from what it was at training, and whether that is more than chance.
+    """How far a column has moved from what it was in its reference, and whether that is more than chance.
 
     Of free text ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the lengths, of embeddings those of the
     norms; of timestamps the first two are those of the hours, of dates those of the weekdays.
 
     :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or ``embedding``
+    :param reference: what it is compared with: ``training``, or windows in a few words, as in ``2012-12``
     :param psi: population stability index over the bins of the reference, with one bin more for missing values
     :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
     :param ks: largest distance between the two distribution functions, on the bins of both; not of categories
     :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
         not of categories
-    :param total_variation: total variation distance, the share of values that would have to change to what they were at
-        training; over groups of values where there are too many to keep, which makes it smaller; categories and
+    :param total_variation: total variation distance, the share of values that would have to change to what they were in
+        the reference; over groups of values where there are too many to keep, which makes it smaller; categories and
         booleans only
     :param missing: share of rows that are missing, NaN, infinite, or otherwise no value of their kind now
-    :param missing_reference: the same at training
-    :param unseen: share of rows with a value that training never saw, estimated from a sample of values where there are
+    :param missing_reference: the same in the reference
+    :param unseen: share of rows with a value that the reference never had, estimated from a sample of values where there are
         too many to keep; categories and booleans. Of free text the share of rows of which one word was drawn that was never
-        drawn at training
+        drawn in the reference
     :param new_values: the most frequent of these values, and their shares of the rows
     :param gone_values: values that no row has any more though chance would hardly have left them out, and their shares
-        of the rows at training; the most frequent
-    :param infinite: rows that are infinite, where none was at training
+        of the rows in the reference; the most frequent
+    :param infinite: rows that are infinite, where none was in the reference
     :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
         nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
         ``missing``; ``words`` (their shares of rows), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
@@ -59,6 +61,7 @@ class Drift(Model):
 
     column: str
     kind: str
+    reference: str = TRAINING
     psi: float | None = None
     jensen_shannon: float | None = None
     ks: float | None = None
@@ -79,6 +82,11 @@ class Drift(Model):
     drifted: bool = False
     note: str | None = None
     bins: list[Bin] = Field(default_factory=list)
+
+    @property
+    def when(self) -> str:
+        """``at training``, or in which windows."""
+        return f"at {TRAINING}" if self.reference == TRAINING else f"in {self.reference}"
 
     @property
     def remark(self) -> str:

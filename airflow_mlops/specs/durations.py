@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import calendar
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
 _UNITS = {"W": "weeks", "D": "days", "H": "hours", "MIN": "minutes", "T": "minutes", "S": "seconds"}
+_PERIOD = re.compile(r"P(?=.)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?)?")
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
@@ -26,3 +28,28 @@ def _positive(value: timedelta) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_positive)]
+
+
+def earlier(moment: datetime, period: str) -> datetime:
+    """The same moment a :data:`Period` earlier: a month before 31 March is the last day of February."""
+    years, months, weeks, days, hours, minutes = _parts(period)
+    total = moment.year * 12 + moment.month - 1 - 12 * years - months
+    year, month = divmod(total, 12)
+    day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+    rest = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes)
+    return moment.replace(year=year, month=month + 1, day=day) - rest
+
+
+def _parts(period: str) -> list[int]:
+    found = _PERIOD.fullmatch(period)
+    return [int(number or 0) for number in found.groups()] if found else []
+
+
+def _calendar_period(value: str) -> str:
+    if not any(_parts(value)):
+        raise ValueError(f"{value!r} is no period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H")
+    return value
+
+
+Period = Annotated[str, AfterValidator(_calendar_period)]
+"""Years, months and spans of time in ISO 8601: years and months are those of the calendar."""

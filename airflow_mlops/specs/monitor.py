@@ -21,6 +21,8 @@ from airflow_mlops.specs.base import (
 from airflow_mlops.specs.drift import Drift, DriftTests
 from airflow_mlops.specs.model import Task
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.profile import ProfilesInput
+from airflow_mlops.specs.reference import DriftReference, Reference
 from airflow_mlops.specs.selection import OptionalDatasetLike
 
 Decision = Literal["healthy", "watch", "retrain"]
@@ -37,11 +39,16 @@ class MonitorSpec(Spec):
 
     :param dataset: predictions, with a column ``label`` where labels are known; ``None`` where scoring was skipped
     :param window: the window that is monitored; that of ``dataset`` unless given
+    :param reference: what the drift of features and scores is measured against; performance is always compared with
+        training
+    :param profiles: of all the shards of ``dataset``, or of the whole; its columns are read unless given
     """
 
     model: Name
     dataset: OptionalDatasetLike = None
     window: Window | None = None
+    reference: Reference = Reference()
+    profiles: ProfilesInput = Field(default_factory=list)
     policy: Policy = Policy()
     mlflow: MLflowTarget = MLflowTarget()
 
@@ -133,6 +140,7 @@ class Findings(Model):
     :param schema_changes: features that are gone, columns that are new, columns of another type
     :param freshness: how recent the rows are, where that is known
     :param watched: columns that are no features, and are judged like them
+    :param reference: what drift was measured against
     :param drift_tests: how drift was tested; ``None`` where nothing was compared
     :param notes: what else is worth knowing
     """
@@ -159,6 +167,7 @@ class Findings(Model):
     freshness: Freshness | None = None
     features: list[Drift] = Field(default_factory=list)
     watched: list[Drift] = Field(default_factory=list)
+    reference: DriftReference = DriftReference()
     drift_tests: DriftTests | None = None
     notes: list[str] = Field(default_factory=list)
 

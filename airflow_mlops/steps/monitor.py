@@ -16,7 +16,13 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.monitor import Findings, MonitorResult, MonitorSpec, Report
-from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema
+from airflow_mlops.steps import (
+    monitor_columns,
+    monitor_performance,
+    monitor_references,
+    monitor_report,
+    monitor_schema,
+)
 from airflow_mlops.steps.context import StepContext
 
 
@@ -44,7 +50,9 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
-            found = found.model_copy(update=_measured(found, datasets, scored_by, known, context.store))
+            found = found.model_copy(update=_measured(found, spec, datasets, scored_by, known, context.store))
+        else:
+            monitor_references.forget(context.store, found)
     report = Report(**dict(found), verdict=decide(found))
     return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
 
@@ -62,7 +70,12 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
 
 
 def _measured(
-    found: Findings, datasets: Sequence[Dataset], scored_by: ModelVersionRef, known: Known, store: ArtifactStore
+    found: Findings,
+    spec: MonitorSpec,
+    datasets: Sequence[Dataset],
+    scored_by: ModelVersionRef,
+    known: Known,
+    store: ArtifactStore,
 ) -> dict[str, Any]:
     reference = monitor_columns.stored_profile(known, scored_by)
     measured = {
@@ -73,6 +86,10 @@ def _measured(
         **monitor_performance.realised(datasets, known.contract, found),
     }
     so_far = found.model_copy(update=measured)
-    measured |= monitor_columns.columns(so_far, datasets, reference, known.contract)
+    current = monitor_columns.current(so_far, datasets, reference, spec.profiles, store)
+    baselines = monitor_references.baselines(spec.reference, so_far, scored_by, reference, current, store)
+    monitor_references.keep(store, found, scored_by, current)
+    measured |= {"reference": baselines.used, "notes": [*so_far.notes, *baselines.notes]}
+    measured |= monitor_columns.columns(so_far, datasets, current, baselines, reference, known.contract)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from airflow_mlops.artifacts.datasets import Dataset, open_dataset
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, ModelFormatError, SpecError
-from airflow_mlops.monitoring import drift, multivariate, schema
+from airflow_mlops.monitoring import drift, multivariate, schema, shards
 from airflow_mlops.monitoring.labels import labels
-from airflow_mlops.monitoring.multivariate import Errors
+from airflow_mlops.monitoring.multivariate import Errors, Reconstruction
 from airflow_mlops.monitoring.performance import LABEL
 from airflow_mlops.monitoring.profiles import ModelProfile, Profile, profile
 from airflow_mlops.registry import models
@@ -23,11 +24,13 @@ from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import Findings, SchemaChange
-from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.profile import ProfileRef
 from airflow_mlops.steps.monitor_performance import unripe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from airflow_mlops.steps.monitor_references import Baselines
 
 # Smaller than elsewhere, so that a check fits beside other tasks; it takes no longer.
 BATCH_ROWS = 16_384
@@ -72,8 +75,68 @@ def stored_profile(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
         raise ModelFormatError(f"The profile of {scored_by} is not one: {error.errors()[0]['msg']}.") from None
 
 
+def compared(reference: ModelProfile, changes: Iterable[SchemaChange], datasets: Sequence[Dataset]) -> list[str]:
+    """The columns of predictions that can be compared with what is stored with the version that made them."""
+    gone = {item.column for item in changes if item.before and not item.compared} | _unwatched(
+        reference, datasets
+    ).keys()
+    known = [*reference.features.columns, *reference.watched.columns]
+    return [*(name for name in known if name not in gone), "score"]
+
+
+def _unwatched(reference: ModelProfile, datasets: Sequence[Dataset]) -> dict[str, SchemaChange]:
+    """What is watched beside the features, and cannot be compared; told with the columns alone, as no model needs it."""
+    changes = schema.changes(reference.watched.columns, {}, [item.schema for item in datasets])
+    return {item.column: item for item in changes}
+
+
+def profiled(
+    batches: Iterable[pa.RecordBatch], columns: Sequence[str], datasets: Sequence[Dataset], reference: ModelProfile
+) -> Profile:
+    """What ``columns`` look like and, if they have one, the reconstruction error of all of them together.
+
+    :param batches: rows of ``datasets``
+    """
+    if reference.multivariate is None or _unfit(reference.multivariate, columns, datasets) is not None:
+        return profile(batches, columns)
+    errors = Errors(reference.multivariate)
+    found = profile(errors.beside(batches), columns)
+    return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
+
+
+def current(
+    found: Findings,
+    datasets: Sequence[Dataset],
+    reference: ModelProfile,
+    profiles: Sequence[ProfileRef],
+    store: ArtifactStore,
+) -> Profile:
+    """What the window looks like: read now, or merged from ``profiles`` of its shards.
+
+    :param found: with what is known of the schema
+    :raises SpecError: the profiles are not those of all the rows, or lack a column
+    """
+    wanted = compared(reference, found.schema_changes, datasets)
+    if not profiles:
+        batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
+        return profiled(batches, wanted, datasets, reference)
+    merged = shards.whole([shards.read(store, ref) for ref in profiles], datasets)
+    if missing := [name for name in wanted if name not in merged.columns]:
+        raise SpecError(
+            f"The profiles of {datasets[0].manifest.name} have no column {', '.join(map(repr, missing))}: give "
+            "ProfileOperator the model, or name them in its columns."
+        )
+    known = {name: merged.columns[name] for name in [*wanted, multivariate.ERROR] if name in merged.columns}
+    return Profile(rows=merged.rows, columns=known)
+
+
 def columns(
-    found: Findings, datasets: Sequence[Dataset], reference: ModelProfile, contract: ModelContract
+    found: Findings,
+    datasets: Sequence[Dataset],
+    current: Profile,
+    baselines: Baselines,
+    reference: ModelProfile,
+    contract: ModelContract,
 ) -> dict[str, Any]:
     """The drift of the features, each by itself and all together, of what is watched beside them, of the scores and of the
     labels.
@@ -81,19 +144,15 @@ def columns(
     :param found: with what is known of the schema and of the labels
     """
     changed = {item.column: item for item in found.schema_changes if item.before and not item.compared}
-    schemas = [item.schema for item in datasets]
-    # Those that cannot be compared are told here and nowhere else: the model does not need them.
-    other = {item.column: item for item in schema.changes(reference.watched.columns, {}, schemas)}
-    compared = [*reference.features.columns, *reference.watched.columns]
-    wanted = [*(name for name in compared if name not in changed and name not in other), "score"]
-    batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
-    errors = Errors(reference.multivariate) if reference.multivariate is not None else None
-    current = profile(batches if errors is None else errors.beside(batches))
+
+    def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
+        return [item for of, before in baseline.items() for item in drift.measure(before, current, found.policy, of)]
+
     parts = {
-        "features": drift.measure(reference.features, current, found.policy),
-        "watched": drift.measure(reference.watched, current, found.policy),
-        "prediction": drift.measure(reference.scores, current, found.policy),
-        "multivariate": _together(errors, found.policy) if errors is not None else [],
+        "features": measured(baselines.features),
+        "watched": measured(baselines.watched),
+        "prediction": measured(baselines.scores),
+        "multivariate": measured(baselines.together) or _not_together(found, datasets, reference),
         "label": _labels(found, datasets, reference, contract),
     }
     # Judged together: a false alarm is one whatever it is about.
@@ -102,7 +161,7 @@ def columns(
     features, watched, *others = ([next(rest) for _ in part] for part in parts.values())
     return {
         "features": [*drift.ranked(features), *_unmeasured(changed, reference.features)],
-        "watched": [*drift.ranked(watched), *_unmeasured(other, reference.watched)],
+        "watched": [*drift.ranked(watched), *_unmeasured(_unwatched(reference, datasets), reference.watched)],
         **{name: next(iter(part), None) for name, part in zip(list(parts)[2:], others, strict=True)},
         "drift_tests": drift.tests_of(judged, found.policy),
     }
@@ -112,14 +171,18 @@ def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list
     return [schema.unmeasured(item, reference.columns[name].kind) for name, item in changes.items()]
 
 
-def _together(errors: Errors, policy: Policy) -> list[Drift]:
-    if errors.unfit is not None:
-        return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {errors.unfit}")]
-    before, now = (
-        Profile(rows=column.rows, columns={multivariate.ERROR: column})
-        for column in (errors.of.errors, errors.result())
-    )
-    return drift.measure(before, now, policy)
+def _not_together(found: Findings, datasets: Sequence[Dataset], reference: ModelProfile) -> list[Drift]:
+    """That the features together were not measured, and why."""
+    if reference.multivariate is None:
+        return []
+    unfit = _unfit(reference.multivariate, compared(reference, found.schema_changes, datasets), datasets)
+    why = unfit or "the profiles of its shards were made without the model"
+    return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {why}")]
+
+
+def _unfit(together: Reconstruction, columns: Sequence[str], datasets: Sequence[Dataset]) -> str | None:
+    schemas = (pa.schema([dataset.schema.field(name) for name in columns]) for dataset in datasets)
+    return next((unfit for schema in schemas if (unfit := together.unfit(schema)) is not None), None)
 
 
 def _labels(

@@ -89,7 +89,8 @@ with DAG("lifecycle", default_args=defaults):
         task_id="join", predictions=scored.output, labels=valid.output, on=["flight"],
         label={{"name": "late", "expression": "delay > 15"}},
     )
-    watched = MonitorOperator(task_id="monitor", dataset=joined.output)
+    seen = ProfileOperator(task_id="profile", dataset=joined.output)
+    watched = MonitorOperator(task_id="monitor", dataset=joined.output, profiles=seen.output)
     champion >> again >> rows
 """
 
@@ -226,6 +227,7 @@ def test_every_operator_says_what_it_read_and_made(lifecycle):
         "rows": (valid | {("small", "weather")}, rows),
         "score": (rows | registered("/1", "@champion"), predictions),
         "join": (predictions | valid, outcomes),
+        "profile": (outcomes, set()),
         "monitor": (outcomes | registered("/1", "@champion"), stored(f"reports/{model}")),
     }
     found = {task: (names(events[task]["inputs"]), names(events[task]["outputs"])) for task in expected}

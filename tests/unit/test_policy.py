@@ -24,8 +24,9 @@ def auc(value: float, half: float = 0.01, reference: float | None = 0.7, metric:
     )
 
 
-def drift(effect: float, column: str = "temp", note: str | None = None) -> Drift:
-    return Drift(column=column, kind="numeric", psi=1.0, effect=effect, drifted=effect > 0.1, note=note)
+def drift(effect: float, column: str = "temp", note: str | None = None, reference: str = "training") -> Drift:
+    drifted = effect > 0.1
+    return Drift(column=column, kind="numeric", reference=reference, psi=1.0, effect=effect, drifted=drifted, note=note)
 
 
 def findings(policy: dict[str, Any] | None = None, **fields: Any) -> Findings:
@@ -220,6 +221,22 @@ def test_without_grounds_concept_drift_is_not_said(fields, said):
     assert verdict.decision == "retrain"
     assert said in verdict.reason
     assert "concept drift" not in verdict.reason
+
+
+def test_what_drifted_against_other_windows_than_the_training_data_says_so():
+    calm, moved = drift(0.01, reference="2012-04"), drift(0.9, reference="2012-04")
+    assert decide(findings(features=[calm])).reason.endswith("; nothing has drifted against 2012-04.")
+    score = drift(0.123, "score", reference="2012-03 to 2012-04")
+    assert decide(findings(features=[moved], prediction=score)).reason.startswith(
+        "The predicted scores have drifted against 2012-03 to 2012-04 (by 12.3% of the rows); "
+        "1 feature has drifted against 2012-04: temp (by 90.0% of the rows)"
+    )
+    mixed = decide(findings(features=[moved, drift(0.9, "wind")])).reason
+    assert "2 features have drifted: temp and wind" in mixed
+    # Inputs that are as they were last month may have moved all the same since training.
+    fallen = {"performance": auc(0.65), "estimated": auc(0.7), "features": [calm, drift(0.01, "wind")]}
+    said = "; the inputs have not drifted, and from the scores alone 0.690 to 0.710 was estimated."
+    assert decide(findings(**fallen)).reason.endswith(said)
 
 
 def test_the_truth_is_foreseen_where_it_lies_inside_the_interval():

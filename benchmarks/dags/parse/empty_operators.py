@@ -16,9 +16,10 @@ with DAG("empty_operators", schedule=PartitionedAtRuntime(), catchup=False, defa
     promote = EmptyOperator(task_id="promote")
     score = EmptyOperator(task_id="score")
     join_labels = EmptyOperator(task_id="join_labels")
+    profile = EmptyOperator.partial(task_id="profile").expand(doc=["one", "two"])
     monitor = EmptyOperator(task_id="monitor")
     rollback = EmptyOperator(task_id="rollback", params={"reason": "asked for"})
     ingest >> validate >> training_set >> [search, train, evaluate, score]
-    search >> train >> evaluate >> promote >> score >> join_labels >> monitor >> rollback
-    validate >> join_labels
+    search >> train >> evaluate >> promote >> score >> join_labels >> profile >> monitor >> rollback
+    validate >> join_labels >> monitor
     features >> training_set

@@ -1,4 +1,4 @@
-"""One DAG with all twelve operators, wired as a lifecycle; it is parsed, never run."""
+"""One DAG with all thirteen operators, wired as a lifecycle; it is parsed, never run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from airflow_mlops.operators import (
     JoinLabelsOperator,
     MaterializeFeaturesOperator,
     MonitorOperator,
+    ProfileOperator,
     PromoteOperator,
     RollbackOperator,
     ScoreOperator,
@@ -58,7 +59,10 @@ with DAG(
     joined = JoinLabelsOperator(
         task_id="join_labels", predictions=score.output, labels=valid.output, on=["flight"], label="late"
     )
-    monitor = MonitorOperator(task_id="monitor", dataset=joined.output, window="{{ partition_key }}")
+    profiles = ProfileOperator.partial(task_id="profile", dataset=joined.output, shards=2).expand(shard=[0, 1])
+    monitor = MonitorOperator(
+        task_id="monitor", dataset=joined.output, profiles=profiles.output, window="{{ partition_key }}"
+    )
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "asked for"})
     features >> data
     promote >> score

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from html import escape
+from typing import Any
 
 from airflow_mlops.monitoring.drawing import DECISIONS, shown_p
 from airflow_mlops.monitoring.policy import limit, unforeseen
 from airflow_mlops.monitoring.report_columns import features, scores
+from airflow_mlops.monitoring.report_retraining import retraining
 from airflow_mlops.monitoring.report_timeline import timeline
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Performance, Report
@@ -59,6 +61,7 @@ def render(report: Report, history: Sequence[Report] = ()) -> str:
         _header(report, title),
         _figures(report),
         timeline([*history, report]),
+        retraining(report, history),
         scores(report),
         features(report),
         _about(report),
@@ -169,10 +172,18 @@ def _about(report: Report) -> str:
         (
             "Policy",
             ", ".join(
-                f"{key} {value}" for key, value in report.policy.model_dump(mode="json").items() if value is not None
+                f"{key} {_plain(value)}"
+                for key, value in report.policy.model_dump(mode="json").items()
+                if value is not None
             ),
         ),
         ("Written", f"{report.created:%Y-%m-%d %H:%M:%S} UTC"),
     ]
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
     return f'<h2>About this report</h2><dl class="about">{listed}</dl>\n'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {item}" for key, item in value.items() if item is not None) + ")"
+    return " and ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)

@@ -16,7 +16,13 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.monitor import Findings, MonitorResult, MonitorSpec, Report
-from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema
+from airflow_mlops.steps import (
+    monitor_columns,
+    monitor_performance,
+    monitor_report,
+    monitor_retraining,
+    monitor_schema,
+)
 from airflow_mlops.steps.context import StepContext
 
 
@@ -40,13 +46,18 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     if champion is not None:
         known = contracts.known(client, context.store, champion)
         found = found.model_copy(update=monitor_columns.about_champion(found, champion, known, context.store))
+        found = found.model_copy(
+            update=monitor_retraining.since_training(found, champion, known, client, context.store)
+        )
         if found.rows:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
             found = found.model_copy(update=_measured(found, datasets, scored_by, known, context.store))
-    report = Report(**dict(found), verdict=decide(found))
-    return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
+    earlier = monitor_report.history(found, context.store)
+    planned = monitor_retraining.plan(found, earlier, context)
+    report = Report(**dict(found), verdict=decide(found, planned), retraining=planned)
+    return monitor_report.result(report, monitor_report.publish(report, earlier, context.store), context.store)
 
 
 def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:

@@ -31,19 +31,20 @@ def emit_request(alias: AssetAlias, context: Context, result: dict[str, Any], to
     :param told: what else the event says
     """
     asset, request = retrain_asset(result["model"]), result["request"]
-    if request["id"] in _sent(asset):
+    # The time as well: somebody may have begun anew with an empty artifact store.
+    if (request["id"], request["created"]) in _sent(asset):
         log.info("Retraining was asked for already, for this window: %s. No event is sent again.", request["id"])
         return
     context["outlet_events"][alias].add(asset, extra={**told, "request": request})
 
 
-def _sent(asset: Asset) -> set[str]:
+def _sent(asset: Asset) -> set[tuple[Any, Any]]:
     # Only a running task has what this talks to.
     from airflow.sdk.execution_time.context import InletEventsAccessor
 
     events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(_EVENTS)
     found = [(event.extra or {}).get("request") for event in events]
-    return {str(request.get("id")) for request in found if isinstance(request, dict)}
+    return {(request.get("id"), request.get("created")) for request in found if isinstance(request, dict)}
 
 
 def requests_of(context: Context) -> list[Request]:

@@ -192,6 +192,7 @@ class Request(Model):
     :param triggers: names of what asked
     :param reason: one sentence
     :param window: the window in which that was found
+    :param created: when it was made
     :param metrics: the numbers the reason stands on
     :param report_url: the page that shows them, in the artifact store
     :param code: the version of the code that trains, if the policy names one
@@ -202,6 +203,7 @@ class Request(Model):
     triggers: list[str]
     reason: str
     window: Window
+    created: UtcDatetime
     metrics: dict[str, float] = Field(default_factory=dict)
     report_url: str = ""
     code: str | None = None

@@ -97,6 +97,7 @@ def _requested(found: Findings, planned: Retraining, context: StepContext) -> De
         triggers=[held.trigger for held in planned.due],
         reason=policy.decide(found, planned).reason,
         window=found.window,
+        created=found.created,
         metrics=monitor_report.metrics(found),
         report_url=monitor_report.page_url(found, context.store),
         code=found.policy.code,

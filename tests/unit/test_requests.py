@@ -16,9 +16,13 @@ from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
 from airflow_mlops.operators.retraining import requests_of
 from airflow_mlops.specs.base import Provenance, Request
 
+NOW = datetime(2013, 5, 5, tzinfo=timezone.utc)
+
 
 def request(window: str = "2013-04", model: str = "delays") -> Request:
-    return Request(id=f"{model}/{window}", model=model, triggers=["performance", "age"], reason="Bad.", window=window)
+    return Request(
+        id=f"{model}/{window}", model=model, triggers=["performance", "age"], reason="Bad.", window=window, created=NOW
+    )
 
 
 def event(
@@ -29,7 +33,7 @@ def event(
         extra=extra,
         source_task_id="monitor", source_dag_id="monitoring", source_run_id="r", source_map_index=-1,
         source_aliases=[AssetAliasReferenceAssetEventDagRun(name="mlops-delays-retrain")],
-        timestamp=datetime(2013, 5, 5, tzinfo=timezone.utc) + timedelta(minutes=minute),
+        timestamp=NOW + timedelta(minutes=minute),
     )  # fmt: skip
     return AssetEventDagRunReferenceResult.from_asset_event_dag_run_reference(sent)
 

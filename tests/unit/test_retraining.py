@@ -37,7 +37,8 @@ def day(number: int) -> Window:
 
 def asking(window: Window | str, code: str | None = None, model: str = "delays") -> Request:
     at = Window.model_validate(window)
-    return Request(id=name_of(model, at), model=model, triggers=["performance"], reason="Bad.", window=at, code=code)
+    known = {"triggers": ["performance"], "reason": "Bad.", "created": START, "code": code}
+    return Request(id=name_of(model, at), model=model, window=at, **known)
 
 
 def planned(window: Window | str, policy: dict[str, Any], *, holds: bool = True, **known: Any):

@@ -73,7 +73,7 @@ def plan(found: Findings, earlier: Sequence[Findings], context: StepContext) -> 
     """
     ledger = Ledger(context.store, found.model)
     planned = _plan(found, earlier, ledger.entries())
-    if not planned.asks or planned.request is not None:
+    if not planned.asks:
         return planned
 
     def decide(entries: list[Entry]) -> Decision | None:

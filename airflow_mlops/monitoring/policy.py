@@ -122,9 +122,12 @@ def too_old(found: Findings) -> bool:
 
 
 def important_drift(found: Findings) -> float | None:
-    """The share of the importance that the features which have drifted hold together; ``None`` where none is known."""
+    """The share of the importance that the features which have drifted hold together; ``None`` where none is known.
+
+    A column that is broken does not count: there is nothing in it to learn from.
+    """
     known = [drift for drift in found.features if drift.importance is not None]
-    return sum(drift.importance or 0.0 for drift in known if drift.drifted) if known else None
+    return sum(drift.importance or 0.0 for drift in known if drift.drifted and not drift.note) if known else None
 
 
 def immature(found: Findings) -> str | None:

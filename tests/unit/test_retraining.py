@@ -71,6 +71,7 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "features with 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"note": "no row has a value"})]}, {}),
         ({}, {"features": [drifted(1.0)]}, {}),
         ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "the training data of delays v1 ended 61 days before"}),
         ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "realised", "age": "the training data"}),
@@ -102,6 +103,15 @@ def test_each_trigger_that_holds_is_in_the_reason():
         "training data of delays v1 ended 61 days before the end of 2013-04, and 60 are allowed; delays v1 was trained by "
         "code a1, and the code is b2 now."
     )
+
+
+def test_a_reason_is_given_once():
+    fields = {**BAD, "features": [drifted(None).model_copy(update={"infinite": 3, "drifted": False})]}
+    reason = decide(findings({"persistence": {"k": 2, "n": 2}}, **fields)).reason
+    assert reason.count("there are infinite values") == 1
+    retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
+    reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
+    assert reason.lower().count("estimated roc_auc 0.600") == 1
 
 
 TWO_OF_THREE = {"persistence": {"k": 2, "n": 3}}

@@ -20,7 +20,9 @@ with DAG(
 
 **join_labels** joins the arrivals to the logged predictions. **monitor** compares the month with the profile stored at
 training and with the performance measured then, writes the drift report (the button on the task), and decides:
-`healthy`, `watch` or `retrain`. Only `retrain` emits `mlops://{MODEL}/retrain`, which starts `flights_train`.
+`healthy`, `watch` or `retrain`. Only `retrain` emits `mlops://{MODEL}/retrain`, which starts `flights_train` and tells it why.
+What the gates refuse is asked for again when there is another month to learn from, and after two refusals in a row one
+month later still.
 """,
 ):
     outcomes = JoinLabelsOperator(

@@ -27,9 +27,10 @@ with DAG(
     doc_md=f"""
 ### {__doc__}
 
-Started by the asset `mlops://flight_delays/retrain`, never by a clock. The partition key is the last month to learn
-from. Each challenger and the present champion are measured on the same held-out days; the gates decide, and the
-ledger keeps the decision with its numbers.
+Started by the asset `mlops://flight_delays/retrain`, never by a clock. Who asked and why is in its event, in the tags of
+the MLflow runs (`mlops.retrain.reason`) and in the ledger. The partition key is the last month to learn from. Each
+challenger and the present champion are measured on the same held-out days; the gates decide, and the ledger keeps the
+decision with its numbers.
 """,
 ):
     data = BuildTrainingSetOperator(

@@ -99,6 +99,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "replaced": str(entry.replaced.version) if entry.moves and entry.replaced else "",
         "user": (entry.approval.by if entry.approval else provenance.user) or "",
         "run": " ".join(filter(None, [provenance.dag_id, provenance.run_id])),
+        "requested": entry.requested.window.label if entry.requested else "",
         "reason": entry.reason,
     }
 

@@ -1,46 +1,97 @@
 """From what was found to what to do.
 
-Retraining needs a reason that retraining can mend: no champion, realised performance that is certainly worse than at
-training, or training data that is too old. Drift alone is worth a look and no more: features drift in every season
-without saying much about the model. Estimated performance is worth a look too, and says why: it knows the inputs alone,
-so that what the inputs do not explain is concept drift.
+Retraining needs a reason that the policy names and that retraining can mend: no champion, realised performance that is
+certainly worse than at training, training data that is too old. Drift alone is worth a look and no more unless the policy
+says otherwise: features drift in every season without saying much about the model. Estimated performance is worth a look
+too, and says why: it knows the inputs alone, so that what the inputs do not explain is concept drift.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import get_args
 
+from airflow_mlops.monitoring import retraining
+from airflow_mlops.specs.base import Request
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.monitor import Findings, Performance, Verdict
-from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.monitor import Findings, Held, Performance, Retraining, Verdict
+from airflow_mlops.specs.policy import Measured, Policy, Trigger
 from airflow_mlops.specs.reference import TRAINING
 
 _NAMED = 3
 
 
-def decide(found: Findings) -> Verdict:
-    """The verdict on what was found."""
+def triggers(found: Findings) -> dict[Trigger, str]:
+    """The triggers of the policy that hold, each with its reason in one clause."""
     champion, policy = found.champion, found.policy
     if champion is None:
-        return Verdict(decision="retrain", reason=f"There is no champion: {found.model} has to be trained first.")
+        return {"no_champion": f"there is no champion: {found.model} has to be trained first"}
+    holding: dict[Trigger, str] = {}
+    if not _replaced(found):
+        judged = found.performance if found.unmeasured is None else None
+        if "performance" in policy.retrain_on and judged is not None and is_worse(judged, policy):
+            holding["performance"] = "; ".join([_compared(judged, policy), *_broken(found), *_cause(found)])
+        guess = found.estimated if found.unmeasured is not None else None
+        if "estimated_performance" in policy.retrain_on and guess is not None and is_worse(guess, policy):
+            holding["estimated_performance"] = _compared(guess, policy, "estimated")
+        share = important_drift(found)
+        if "drift" in policy.retrain_on and share is not None and share >= policy.min_importance:
+            holding["drift"] = (
+                f"features with {share:.0%} of the importance have drifted, and {policy.min_importance:.0%} is enough"
+            )
+    if too_old(found):
+        holding["age"] = (
+            f"the training data of {champion} ended {found.age_days:,.0f} days before the end of "
+            f"{found.window.label}, and {_days(policy.max_age):g} are allowed"
+        )
+    if (come := _come(found)) is not None:
+        holding["new_data"] = f"since the training data of {champion} ended, {come}"
+    if policy.code is not None and found.code_version is not None and found.code_version != policy.code:
+        holding["new_code"] = f"{champion} was trained by code {found.code_version}, and the code is {policy.code} now"
+    return holding
+
+
+def plan(
+    found: Findings,
+    earlier: Sequence[Findings] = (),
+    asked: Sequence[Request] = (),
+    refused: Sequence[Request] = (),
+) -> Retraining:
+    """What the policy makes of the triggers, see :func:`airflow_mlops.monitoring.retraining.plan`.
+
+    :param earlier: what was found in earlier windows, by time. They are judged by the present policy, and those count
+        in which the same version made the predictions
+    """
+    name = retraining.name_of(found.model, found.window)
+    held_before = [
+        triggers(item.model_copy(update={"policy": found.policy, "champion": item.scored_by}))
+        if item.scored_by is not None and item.scored_by == found.scored_by
+        else {}
+        for item in earlier
+    ]
+    return retraining.plan(name, found.window, found.policy, triggers(found), held_before, asked, refused)
+
+
+def decide(found: Findings, planned: Retraining | None = None) -> Verdict:
+    """The verdict on what was found.
+
+    :param planned: what the policy makes of it, with what is known of other windows; nothing unless given
+    """
+    policy, planned = found.policy, planned or plan(found)
+    if planned.asks:
+        return Verdict(decision="retrain", reason=_sentence([_often(held, policy) for held in planned.due]))
+    concerns = [_often(held, policy) for held in planned.triggers]
+    if planned.due:
+        concerns += [f"retraining is held back: {limit.says}" for limit in planned.limits if limit.reached]
+    said = "; ".join(concerns)
+    concerns += [concern for concern in _concerns(found) if concern not in said]
     judged = found.performance if found.unmeasured is None else None
     worse = judged is not None and is_worse(judged, policy)
-    replaced = found.scored_by is not None and found.scored_by.version != champion.version
-    if judged is not None and worse and not replaced:
-        return Verdict(
-            decision="retrain", reason=_sentence([_compared(judged, policy), *_broken(found), *_cause(found)])
-        )
-    if too_old(found):
-        return Verdict(
-            decision="retrain",
-            reason=f"The training data of {champion} ended {found.age_days:,.0f} days before the end of "
-            f"{found.window.label}, and {_days(policy.max_age):g} are allowed.",
-        )
-    concerns = _concerns(found)
-    if judged is not None and worse:
-        concerns.insert(0, f"{_compared(judged, policy)}, but {champion} has replaced {found.scored_by} since")
+    if judged is not None and worse and all(held.trigger != "performance" for held in planned.triggers):
+        replaced = f", but {found.champion} has replaced {found.scored_by} since" if _replaced(found) else ""
+        concerns.insert(0, f"{_compared(judged, policy)}{replaced}")
     if not concerns and judged is not None:
         calm = f"nothing has drifted{_against(found.features)}"
         return Verdict(decision="healthy", reason=_sentence([_compared(judged, policy), calm]))
@@ -72,6 +123,15 @@ def too_old(found: Findings) -> bool:
     return age is not None and found.age_days is not None and found.age_days > _days(age)
 
 
+def important_drift(found: Findings) -> float | None:
+    """The share of the importance that the features which have drifted hold together; ``None`` where none is known.
+
+    A column that is broken does not count: there is nothing in it to learn from.
+    """
+    known = [drift for drift in found.features if drift.importance is not None]
+    return sum(drift.importance or 0.0 for drift in known if drift.drifted and not drift.note) if known else None
+
+
 def immature(found: Findings) -> str | None:
     """Why labels are still to come, in one clause; ``None`` once the policy's grace is over."""
     grace, since = found.policy.grace, found.created - found.window.end
@@ -87,6 +147,36 @@ def unforeseen(found: Findings) -> bool | None:
     if realised is None or estimated is None or found.unmeasured is not None:
         return None
     return not estimated.low <= realised.value <= estimated.high
+
+
+def _replaced(found: Findings) -> bool:
+    """Whether another version than the champion made the predictions."""
+    by, champion = found.scored_by, found.champion
+    return by is not None and champion is not None and by.version != champion.version
+
+
+def _come(found: Findings) -> str | None:
+    """How much new data has come, in one clause, if it is as much as the policy asks for."""
+    wanted, come = found.policy.new_data, found.arrivals
+    if wanted is None or come is None:
+        return None
+    if wanted.windows is not None and come.windows >= wanted.windows:
+        return f"{come.windows} windows of {come.dataset} have come, and {wanted.windows} are asked for"
+    if wanted.share is not None and come.share is not None and come.share >= wanted.share:
+        return (
+            f"{come.rows:,} rows of {come.dataset} have come, {come.share:.0%} of what it was trained on, and "
+            f"{wanted.share:.0%} are asked for"
+        )
+    return None
+
+
+def _often(held: Held, policy: Policy) -> str:
+    """The reason of a trigger, and in how many windows it held where that counts."""
+    asked = policy.persistence
+    if asked.n == 1 or held.trigger not in get_args(Measured):
+        return held.reason
+    needed = "" if held.enough else f", and retraining takes {asked.k}"
+    return f"{held.reason}; so it was in {held.windows} of the last {asked.n} windows{needed}"
 
 
 def _concerns(found: Findings) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from html import escape
+from typing import Any
 
 from airflow_mlops.monitoring.drawing import DECISIONS, shown_p
 from airflow_mlops.monitoring.policy import limit, unforeseen
 from airflow_mlops.monitoring.report_columns import features, scores
+from airflow_mlops.monitoring.report_retraining import retraining
 from airflow_mlops.monitoring.report_timeline import timeline
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Performance, Report
@@ -60,6 +62,7 @@ def render(report: Report, history: Sequence[Report] = ()) -> str:
         _header(report, title),
         _figures(report),
         timeline([*history, report]),
+        retraining(report, history),
         scores(report),
         features(report),
         _about(report),
@@ -171,7 +174,9 @@ def _about(report: Report) -> str:
         (
             "Policy",
             ", ".join(
-                f"{key} {value}" for key, value in report.policy.model_dump(mode="json").items() if value is not None
+                f"{key} {_plain(value)}"
+                for key, value in report.policy.model_dump(mode="json").items()
+                if value is not None
             ),
         ),
         ("Written", f"{report.created:%Y-%m-%d %H:%M:%S} UTC"),
@@ -188,3 +193,9 @@ def _references(report: Report) -> list[str]:
     alike = ", ".join(window.label for window in used.scores) or TRAINING
     scores = f"; of the scores, {alike}" if used.scores != used.features else ""
     return [f"{windows} ({used.asked}){scores}"]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {item}" for key, item in value.items() if item is not None) + ")"
+    return " and ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)

@@ -17,6 +17,7 @@ from airflow_mlops.links.mlflow import run_page
 from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.observability.export import export
 from airflow_mlops.observability.metrics import Sample
+from airflow_mlops.operators.retraining import requests_of
 from airflow_mlops.settings import default_store
 from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
@@ -180,6 +181,7 @@ def _provenance(context: Context) -> Provenance:
         try_number=ti.try_number,
         partition_key=context.get("partition_key"),
         user=context["dag_run"].triggering_user_name,
+        requests=requests_of(context),
     )
 
 

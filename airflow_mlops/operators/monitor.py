@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import AssetAlias
 
 from airflow_mlops.links import ReportLink
 from airflow_mlops.links.artifacts import page_address
 from airflow_mlops.notifications import Event
 from airflow_mlops.observability.metrics import Sample, monitored
 from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.retraining import emit_request
 from airflow_mlops.specs.base import parse
 from airflow_mlops.specs.monitor import MonitorSpec
 from airflow_mlops.specs.policy import Policy
@@ -105,5 +106,4 @@ class MonitorOperator(StepOperator):
         told = {key: result[key] for key in ("decision", "reason", "window", "metrics")}
         self.describe_outlets(context, told)
         if result["decision"] == "retrain":
-            asset = Asset(f"mlops://{result['model']}/retrain")
-            context["outlet_events"][self.retrain_alias].add(asset, extra=told)
+            emit_request(self.retrain_alias, context, result, told)

@@ -1,4 +1,4 @@
-"""The ledger: every decision about a model's champion, one JSON file each, never changed afterwards.
+"""The ledger: every decision about a model's champion, and every request for another one, one JSON file each, never changed afterwards.
 
 Layout under the artifact store, for a model called MODEL::
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import RegistryError
 from airflow_mlops.specs.approval import ApprovalRecord
-from airflow_mlops.specs.base import Model, ModelVersionRef, Provenance, UtcDatetime
+from airflow_mlops.specs.base import Model, ModelVersionRef, Provenance, Request, UtcDatetime
 from airflow_mlops.specs.verdict import CandidateVerdict
 
 
@@ -53,6 +53,7 @@ def folder_name(name: str) -> str:
 class Decision(Model):
     """What was decided about a model's champion, and on what grounds.
 
+    :param decision: ``requested`` is monitoring's: it wants another champion, and ``provenance`` holds the request
     :param replaced: the champion before the decision, if there was one
     :param champion: the champion after it, if there is one
     :param candidates: what was found about each candidate: metrics and gates with their numbers
@@ -62,7 +63,7 @@ class Decision(Model):
     :param approval: who approved or rejected it, and when; ``None`` where nobody was asked
     """
 
-    decision: Literal["promoted", "refused", "rolled_back"]
+    decision: Literal["promoted", "refused", "rolled_back", "requested"]
     replaced: ModelVersionRef | None
     champion: ModelVersionRef | None
     candidates: list[CandidateVerdict] = Field(default_factory=list)
@@ -77,7 +78,7 @@ class Decision(Model):
     @property
     def moves(self) -> bool:
         """Whether the decision moves the champion."""
-        return self.decision != "refused"
+        return self.decision in ("promoted", "rolled_back")
 
 
 class Entry(Decision):
@@ -96,6 +97,27 @@ class Entry(Decision):
     time: UtcDatetime
     previous: str
     sha256: str = Field(default="", exclude=True)
+
+    @property
+    def requested(self) -> Request | None:
+        """The request for retraining that the entry makes or answers; ``None`` where nobody asked."""
+        return self.provenance.request(self.model)
+
+
+def requests(entries: Sequence[Entry]) -> list[Request]:
+    """All requests for retraining, by the time they were made."""
+    return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
+
+
+def refused_requests(entries: Sequence[Entry]) -> list[Request]:
+    """The requests that the gates, or people, have refused since the champion last changed, newest first."""
+    refused = []
+    for entry in reversed(entries):
+        if entry.moves:
+            break
+        if entry.decision == "refused" and entry.requested is not None:
+            refused.append(entry.requested)
+    return refused
 
 
 class Ledger:

@@ -185,8 +185,35 @@ class MLflowTarget(Model):
     experiment: str | None = None
 
 
+class Request(Model):
+    """A request for retraining, as it travels from monitoring to the training run, its MLflow tags and the ledger.
+
+    :param id: names it: model and window, which asks once at most
+    :param triggers: names of what asked
+    :param reason: one sentence
+    :param window: the window in which that was found
+    :param created: when it was made
+    :param metrics: the numbers the reason stands on
+    :param report_url: the page that shows them, in the artifact store
+    :param code: the version of the code that trains, if the policy names one
+    """
+
+    id: str
+    model: str
+    triggers: list[str]
+    reason: str
+    window: Window
+    created: UtcDatetime
+    metrics: dict[str, float] = Field(default_factory=dict)
+    report_url: str = ""
+    code: str | None = None
+
+
 class Provenance(Model):
-    """Where a call came from. It goes into manifests, MLflow tags and the ledger, never into a dataset's identity."""
+    """Where a call came from. It goes into manifests, MLflow tags and the ledger, never into a dataset's identity.
+
+    :param requests: the requests for retraining that started the DAG run, oldest first
+    """
 
     dag_id: str = ""
     run_id: str = ""
@@ -195,6 +222,11 @@ class Provenance(Model):
     try_number: int = 1
     partition_key: str | None = None
     user: str | None = None
+    requests: list[Request] = Field(default_factory=list)
+
+    def request(self, model: str) -> Request | None:
+        """The newest request for retraining ``model``; ``None`` where nobody asked."""
+        return next((request for request in reversed(self.requests) if request.model == model), None)
 
 
 class Spec(Model):

@@ -13,6 +13,7 @@ from airflow_mlops.specs.base import (
     Model,
     ModelVersionRef,
     Name,
+    Request,
     Result,
     Spec,
     UtcDatetime,
@@ -20,7 +21,7 @@ from airflow_mlops.specs.base import (
 )
 from airflow_mlops.specs.drift import Drift, DriftTests
 from airflow_mlops.specs.model import Task
-from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.policy import Policy, Trigger
 from airflow_mlops.specs.profile import ProfilesInput
 from airflow_mlops.specs.reference import DriftReference, Reference
 from airflow_mlops.specs.selection import OptionalDatasetLike
@@ -121,6 +122,67 @@ class Verdict(Model):
     reason: str
 
 
+class Arrivals(Model):
+    """What has come of a dataset between the end of the champion's training data and the end of the window.
+
+    :param share: its rows, as a share of the rows of the champion's training set
+    """
+
+    dataset: str
+    windows: int
+    rows: int
+    share: float | None = None
+
+
+class Held(Model):
+    """A trigger that holds in a window.
+
+    :param reason: why; one clause
+    :param windows: in how many of the policy's last windows it held, of those that count
+    :param enough: whether these are enough
+    """
+
+    trigger: Trigger
+    reason: str
+    windows: int = 1
+    enough: bool = True
+
+
+class Limit(Model):
+    """Something that may hold a request back.
+
+    :param says: how far it is used up; one clause
+    :param reached: whether it holds a request back
+    """
+
+    name: Literal["cooldown", "budget", "refusals"]
+    says: str
+    reached: bool
+
+
+class Retraining(Model):
+    """What the policy makes of its triggers in one window.
+
+    :param triggers: those that hold
+    :param limits: what may hold a request back; nothing where the window has asked already
+    :param request: what the window asked for, now or in an earlier check
+    """
+
+    triggers: list[Held] = Field(default_factory=list)
+    limits: list[Limit] = Field(default_factory=list)
+    request: Request | None = None
+
+    @property
+    def due(self) -> list[Held]:
+        """The triggers that held often enough."""
+        return [held for held in self.triggers if held.enough]
+
+    @property
+    def asks(self) -> bool:
+        """Whether to ask for retraining."""
+        return bool(self.due) and not any(limit.reached for limit in self.limits)
+
+
 class Findings(Model):
     """All that monitoring found out about one window.
 
@@ -132,6 +194,8 @@ class Findings(Model):
     :param unmeasured: why realised performance was not measured or not judged, if so; one clause
     :param estimated: what the metric should be, from the scores alone: of the rows that have a label where realised
         performance is judged, so that the two can be compared, else of all rows
+    :param arrivals: new data, where the policy asks for it and it is known
+    :param code_version: of the code that trained the champion, where the policy asks for it and it is known
     :param label_delay: of the labels that have come, where the time of their coming is known
     :param prediction: the drift of the scores
     :param label: the drift of what really happened; ``None`` where labels are too few or too young, as for performance
@@ -156,6 +220,8 @@ class Findings(Model):
     labelled: int = 0
     coverage: float | None = None
     age_days: float | None = None
+    arrivals: Arrivals | None = None
+    code_version: str | None = None
     performance: Performance | None = None
     unmeasured: str | None = None
     estimated: Performance | None = None
@@ -176,10 +242,12 @@ class Report(Findings):
     """The findings and the verdict on them; stored as ``reports/MODEL/WINDOW.json`` beside the page.
 
     :param format: raised when a field is taken away or means something else; ``docs/report.schema.json`` describes it
+    :param retraining: what the policy makes of it; ``None`` in reports from before this was kept
     """
 
     format: int = 1
     verdict: Verdict
+    retraining: Retraining | None = None
 
 
 class MonitorResult(Result):
@@ -195,6 +263,7 @@ class MonitorResult(Result):
     :param report_url: where the page is in the artifact store
     :param superseded: whether there is a report on a later window that knows as much: one with realised performance that
         was judged, or any where this one has none
+    :param request: what is asked for, where the decision is ``retrain``
     """
 
     decision: Decision
@@ -208,3 +277,4 @@ class MonitorResult(Result):
     most_drifted: str | None
     report_url: str
     superseded: bool = False
+    request: Request | None = None

@@ -37,6 +37,8 @@ CONFIDENCE = 0.95
 FEATURES = 20
 # Tags of the version's run, and what they are called.
 _LINEAGE = {
+    "mlops.retrain.request": "Request for retraining",
+    "mlops.retrain.reason": "Reason for it",
     "mlops.dag_id": "DAG",
     "mlops.dag_run_id": "DAG run",
     "mlops.task_id": "Task",

@@ -21,6 +21,7 @@ from airflow_mlops.steps import (
     monitor_performance,
     monitor_references,
     monitor_report,
+    monitor_retraining,
     monitor_schema,
 )
 from airflow_mlops.steps.context import StepContext
@@ -46,6 +47,9 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     if champion is not None:
         known = contracts.known(client, context.store, champion)
         found = found.model_copy(update=monitor_columns.about_champion(found, champion, known, context.store))
+        found = found.model_copy(
+            update=monitor_retraining.since_training(found, champion, known, client, context.store)
+        )
         if found.rows:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
@@ -53,8 +57,10 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             found = found.model_copy(update=_measured(found, spec, datasets, scored_by, known, context.store))
         else:
             monitor_references.forget(context.store, found)
-    report = Report(**dict(found), verdict=decide(found))
-    return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
+    earlier = monitor_report.history(found, context.store)
+    planned = monitor_retraining.plan(found, earlier, context)
+    report = Report(**dict(found), verdict=decide(found, planned), retraining=planned)
+    return monitor_report.result(report, monitor_report.publish(report, earlier, context.store), context.store)
 
 
 def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import ValidationError
@@ -10,29 +11,37 @@ from airflow_mlops.artifacts import reports
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import StoreError
 from airflow_mlops.monitoring.report import render
-from airflow_mlops.specs.monitor import MonitorResult, Report
+from airflow_mlops.specs.monitor import Findings, MonitorResult, Report
 
 _HISTORY = 36
 
 
-def publish(report: Report, store: ArtifactStore) -> str:
-    """Write the report as a page and as JSON, and return the page's URL."""
+def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> str:
+    """Write the report as a page and as JSON, and return the page's URL.
+
+    :param earlier: reports on earlier windows, by time
+    """
     key = reports.key(report.model, report.window)
-    page = render(report, history(report, store))
+    page = render(report, earlier)
     store.write_bytes(reports.page(key), page.encode())
     store.write_json(key, report.model_dump(mode="json"))
-    return store.url_of(reports.page(key))
+    return page_url(report, store)
 
 
-def history(report: Report, store: ArtifactStore) -> list[Report]:
+def page_url(found: Findings, store: ArtifactStore) -> str:
+    """Where the page is, or will be."""
+    return store.url_of(reports.page(reports.key(found.model, found.window)))
+
+
+def history(about: Findings, store: ArtifactStore) -> list[Report]:
     """Reports on earlier windows, by time. What cannot be read, an older version's for instance, is left out."""
     found = []
-    for key in reports.keys(store, report.model):
+    for key in reports.keys(store, about.model):
         try:
             found.append(Report.model_validate(store.read_json(key)))
         except (StoreError, ValidationError, FileNotFoundError):
             continue
-    earlier = [item for item in found if item.window.start < report.window.start]
+    earlier = [item for item in found if item.window.start < about.window.start]
     return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
 
 
@@ -52,42 +61,47 @@ def _judged(report: Report) -> bool:
     return report.performance is not None and report.unmeasured is None
 
 
-def _recent(report: Report) -> dict[str, float | None]:
-    if report.freshness is None:
+def _recent(found: Findings) -> dict[str, float | None]:
+    if found.freshness is None:
         return {}
-    age = report.freshness.age(report.created)
+    age = found.freshness.age(found.created)
     return {
         "newest_row_age_days": age / timedelta(days=1) if age is not None else None,
-        "newest_row_behind_days": report.freshness.behind_days,
+        "newest_row_behind_days": found.freshness.behind_days,
     }
+
+
+def metrics(found: Findings) -> dict[str, float]:
+    """The numbers of a check, see :class:`~airflow_mlops.specs.monitor.MonitorResult`; of what was measured only."""
+    numbers: dict[str, float | None] = {
+        "rows": found.rows,
+        "labelled": found.labelled,
+        "coverage": found.coverage,
+        "features_drifted": sum(item.drifted for item in found.features) if found.drift_tests else None,
+        "feature_drift": found.features[0].effect if found.features else None,
+        **{
+            f"{name}_drift": drift.effect
+            for name in ("prediction", "label", "multivariate")
+            if (drift := getattr(found, name)) is not None
+        },
+        **_recent(found),
+    }
+    for prefix, performance in (("", found.performance), ("estimated_", found.estimated)):
+        if performance is not None:
+            numbers |= {
+                f"{prefix}{performance.metric}": performance.value,
+                f"{prefix}{performance.metric}_low": performance.low,
+                f"{prefix}{performance.metric}_high": performance.high,
+                f"{prefix}{performance.metric}_reference": performance.reference,
+            }
+    if found.label_delay is not None:
+        numbers |= {f"label_delay_{name}": days for name, days in found.label_delay}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
     """What goes to XCom."""
     verdict, realised = report.verdict, report.performance
-    metrics: dict[str, float | None] = {
-        "rows": report.rows,
-        "labelled": report.labelled,
-        "coverage": report.coverage,
-        "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
-        "feature_drift": report.features[0].effect if report.features else None,
-        **{
-            f"{name}_drift": found.effect
-            for name in ("prediction", "label", "multivariate")
-            if (found := getattr(report, name)) is not None
-        },
-        **_recent(report),
-    }
-    for prefix, found in (("", realised), ("estimated_", report.estimated)):
-        if found is not None:
-            metrics |= {
-                f"{prefix}{found.metric}": found.value,
-                f"{prefix}{found.metric}_low": found.low,
-                f"{prefix}{found.metric}_high": found.high,
-                f"{prefix}{found.metric}_reference": found.reference,
-            }
-    if report.label_delay is not None:
-        metrics |= {f"label_delay_{name}": days for name, days in report.label_delay}
     return MonitorResult(
         decision=verdict.decision,
         reason=verdict.reason,
@@ -95,10 +109,11 @@ def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
         window=report.window,
         champion=report.champion,
         scored_by=report.scored_by,
-        metrics={name: value for name, value in metrics.items() if value is not None},
+        metrics=metrics(report),
         metric=realised.metric if realised is not None else None,
         most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
         report_url=url,
         superseded=superseded(report, store),
+        request=report.retraining.request if report.retraining and verdict.decision == "retrain" else None,
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
     )

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.exceptions import DatasetNotFoundError, TrainingError
 from airflow_mlops.registry.inputs import feature_columns, frame
+from airflow_mlops.specs.base import Request
 from airflow_mlops.specs.model import Task
 from airflow_mlops.specs.search import SearchSpec
 from airflow_mlops.specs.train import TrainSpec
@@ -166,5 +167,18 @@ def run_tags(spec: TrainSpec | SearchSpec, dataset: Dataset, context: StepContex
         "mlops.dag_run_id": provenance.run_id,
         "mlops.task_id": provenance.task_id,
         "mlops.map_index": str(provenance.map_index) if provenance.map_index >= 0 else "",
+        **_asked(provenance.request(spec.model)),
     }
     return {**{tag: value for tag, value in tags.items() if value}, **surroundings(), **spec.tags}
+
+
+def _asked(request: Request | None) -> dict[str, str]:
+    """What the tags say of the request for retraining that the run answers."""
+    if request is None:
+        return {}
+    return {
+        "mlops.retrain.request": request.id,
+        "mlops.retrain.trigger": ", ".join(request.triggers),
+        "mlops.retrain.reason": request.reason,
+        "mlops.retrain.window": request.window.label,
+    }

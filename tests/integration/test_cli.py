@@ -13,7 +13,7 @@ import pytest
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.registry.models import champion
 from airflow_mlops.specs.approval import ApprovalRecord
-from airflow_mlops.specs.base import ModelVersionRef, Provenance
+from airflow_mlops.specs.base import ModelVersionRef, Provenance, Request
 from airflow_mlops.specs.promote import PromoteSpec
 from airflow_mlops.steps import promote
 from airflow_mlops.steps.context import StepContext
@@ -85,6 +85,25 @@ def test_the_ledger_is_shown_as_a_table_and_as_json(airflow, promoted, capsys):
         ("promoted", "1", ""), ("promoted", "2", "1"), ("refused", "3", ""),
     ]  # fmt: skip
     assert {"entry", "time", "user", "run", "reason"} <= set(rows[0])
+
+
+def test_the_ledger_shows_who_asked_for_retraining_and_what_came_of_it(airflow, promoted, store, capsys):
+    _, v2, v3 = promoted
+    known = {"triggers": ["age"], "reason": "It is old.", "window": "2013-04", "created": "2013-05-05"}
+    asked = Provenance(requests=[Request(id=f"{v2.model}/2013-04", model=v2.model, **known)])
+    request = Decision(decision="requested", replaced=v2, champion=v2, provenance=asked, reason="It is old.")
+    Ledger(store, v2.model).record("monitoring", lambda entries: request)
+    verdict_on_it = PromoteSpec(verdict=verdict(None, v2, v3))
+    promote.run(verdict_on_it, StepContext(store=store, key="d", provenance=asked))
+    airflow("ledger", v2.model, "--output", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["decision"], row["version"], row["requested"]) for row in rows[2:]] == [
+        ("refused", "3", ""), ("requested", "", "2013-04"), ("refused", "3", "2013-04"),
+    ]  # fmt: skip
+    airflow("ledger", v2.model, "--verify")
+    assert "is whole: 5 entries" in capsys.readouterr().out
+    airflow("rollback", v2.model, "--reason", "Snow.")
+    assert Ledger(store, v2.model).entries()[-1].champion.version == 1
 
 
 def test_a_whole_ledger_is_verified(airflow, promoted, capsys):

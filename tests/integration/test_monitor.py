@@ -246,6 +246,57 @@ def test_a_bad_version_that_has_been_replaced_is_not_retrained_again(store, cham
     assert f"but {newer} has replaced {champion} since" in result.reason
 
 
+def test_retraining_waits_until_it_was_needed_in_enough_windows_in_whatever_order_they_are_checked(store, champion):
+    often = {"persistence": {"k": 2, "n": 2}}
+    made = {month: outcomes(store, champion, f"2013-0{month}", flights(seed=month, noise=8)) for month in (4, 5)}
+    late = watch(store, champion, made[5], **often)
+    assert late.decision == "watch"
+    assert "so it was in 1 of the last 2 windows, and retraining takes 2" in late.reason
+    assert watch(store, champion, made[4], **often).decision == "watch"
+    result = watch(store, champion, made[5], **often)
+    assert result.decision == "retrain"
+    assert "so it was in 2 of the last 2 windows" in result.reason
+    assert (result.request.id, result.request.triggers) == (f"{champion.model}/2013-05", ["performance"])
+    assert result.request.report_url == result.report_url
+    assert result.request.metrics == result.metrics
+    page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
+    assert f"The request is {champion.model}/2013-05." in page
+
+
+def test_new_data_is_counted_from_the_end_of_the_training_data_to_the_end_of_the_window(store, champion):
+    for window in ("2013-03", "2013-04", "2013-05", "2013-06"):
+        write(store, "flights", flights(600).select(["flight"]), window)
+    policy = {"new_data": {"dataset": "flights", "windows": 2}}
+    assert watch(store, champion, None, "2013-04", **policy).decision == "watch"
+    result = watch(store, champion, None, "2013-05", **policy)
+    assert (result.decision, result.request.triggers) == ("retrain", ["new_data"])
+    assert f"since the training data of {champion} ended, 2 windows of flights have come" in result.reason.lower()
+    assert stored(store, champion, "2013-05").arrivals.share == 0.6
+    share = {"new_data": {"dataset": "flights", "share": 0.9}}
+    assert watch(store, champion, None, "2013-05", **share).decision == "watch"
+    assert watch(store, champion, None, "2013-06", **share).decision == "retrain"
+    assert watch(store, champion, None, "2013-06", new_data={"dataset": "nothing", "windows": 1}).decision == "watch"
+
+
+def test_a_champion_that_other_code_trained_is_retrained(store, champion, client):
+    assert watch(store, champion, None, "2013-04", code="b2").decision == "watch"
+    (note,) = stored(store, champion, "2013-04").notes
+    assert note == f"Which code trained {champion} is not known: its MLflow run has no tag mlops.code_version."
+    client.set_tag(champion.run_id, "mlops.code_version", "a1")
+    result = watch(store, champion, None, "2013-04", code="b2")
+    assert (result.decision, result.request.code) == ("retrain", "b2")
+    assert result.reason.endswith("v1 was trained by code a1, and the code is b2 now.")
+    assert watch(store, champion, None, "2013-04", code="a1").decision == "watch"
+
+
+def test_without_the_training_set_nobody_knows_how_much_is_new(store, champion):
+    store.fs.rm(store.path("datasets/delays_training/manifests"), recursive=True)
+    watch(store, champion, None, "2013-04", new_data={"dataset": "flights", "windows": 1})
+    assert f"How much data has come since {champion} was trained is not known" in "".join(
+        stored(store, champion, "2013-04").notes
+    )
+
+
 def test_what_is_configured_wrongly_is_named(store, champion, client, tmp_path):
     made = outcomes(store, champion, "2013-04", flights(seed=2))
     with pytest.raises(SpecError, match=r"policy\.metric='rmse' cannot be measured on predictions of a binary model"):
@@ -315,6 +366,10 @@ def test_only_a_window_that_asks_for_retraining_emits_the_asset(run_dag, client,
     assert uri == f"mlops://{model}/retrain"
     assert (extra["decision"], extra["metrics"]["rows"]) == ("retrain", 2_000)
     assert extra["window"].startswith("2013-05-01")
+    assert (extra["request"]["id"], extra["request"]["reason"]) == (f"{model}/2013-05", extra["reason"])
+    again = run_dag(DAG.format(model=model, month="2013-05"))
+    assert again.xcom("monitor")["decision"] == "retrain"
+    assert again.asset_events() == []
 
 
 def test_a_policy_that_is_wrong_is_a_mistake_in_the_dag():

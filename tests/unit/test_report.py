@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 from airflow_mlops.monitoring.report import render
-from airflow_mlops.specs.base import ModelVersionRef
+from airflow_mlops.specs.base import ModelVersionRef, Request
 from airflow_mlops.specs.drift import Bin, Drift, DriftTests
-from airflow_mlops.specs.monitor import LabelDelay, Performance, Report, Verdict
+from airflow_mlops.specs.monitor import Held, LabelDelay, Limit, Performance, Report, Retraining, Verdict
 from airflow_mlops.specs.policy import Policy
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
@@ -142,6 +142,42 @@ def test_an_estimate_stands_beside_the_truth_and_alone_until_the_truth_is_known(
 def test_the_delay_of_labels_is_shown():
     words = " ".join(Page(render(report(label_delay=LabelDelay(median=1.25, p90=6.0, p99=21.04)))).words)
     assert "Label delay 1.25 days the median; 90% within 6, 99% within 21" in words
+
+
+def asked(window: str) -> Request:
+    known = {"triggers": ["performance"], "reason": "Bad.", "created": datetime(2013, 5, 1)}
+    return Request(id=f"delays/{window}", model="delays", window=window, **known)
+
+
+def test_the_page_shows_which_triggers_held_in_which_window_and_what_held_retraining_back():
+    policy = Policy(max_age="P60D", persistence={"k": 2, "n": 3}, cooldown="45D")
+    held = [Held(trigger="performance", reason="it is bad", windows=2)]
+    limit = Limit(name="cooldown", says="2013-03 asked, and the cooldown of 45 days lasts until <b>", reached=True)
+    earlier = [
+        report(1),
+        report(2, retraining=Retraining()),
+        report(3, "retrain", retraining=Retraining(triggers=held, request=asked("2013-03"))),
+    ]
+    now = report(4, retraining=Retraining(triggers=held, limits=[limit]), policy=policy)
+    page = Page(render(now, earlier))
+    words = " ".join(page.words)
+    assert not page.open
+    assert "Retraining Held back. Trigger Enough are 2013-01 2013-02 2013-03 2013-04" in words
+    assert "realised performance 2 of 3 · · ● ●" in words
+    assert "age of the training data 1 of 1 · · · ·" in words
+    assert "asked for retraining · · ↻ ·" in words
+    assert "cooldown holds back: 2013-03 asked, and the cooldown of 45 days lasts until <b>" in words
+    assert "new code" not in words
+    assert "persistence (k 2, n 3)" in words
+    words = " ".join(Page(render(earlier[2])).words)
+    assert "Asked for, because of: realised performance. The request is delays/2013-03." in words
+    again = Retraining(request=asked("2013-02"))
+    assert "no trigger holds. An earlier check of this window asked for it." in render(report(2, retraining=again))
+    few = Retraining(triggers=[Held(trigger="drift", reason="it moved", enough=False)])
+    words = " ".join(Page(render(report(2, retraining=few))).words)
+    assert "Not asked for: what holds has not held in enough windows." in words
+    assert "drift of important features 1 of 1 ●" in words
+    assert "Trigger" not in " ".join(Page(render(earlier[0])).words)
 
 
 def test_a_window_about_which_nothing_is_known_has_a_page_too():

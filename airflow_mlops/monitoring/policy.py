@@ -15,6 +15,7 @@ from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.monitor import Findings, Performance, Verdict
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.why import LOSSES
 
 _NAMED = 3
 
@@ -29,7 +30,8 @@ def decide(found: Findings) -> Verdict:
     replaced = found.scored_by is not None and found.scored_by.version != champion.version
     if judged is not None and worse and not replaced:
         return Verdict(
-            decision="retrain", reason=_sentence([_compared(judged, policy), *_broken(found), *_cause(found)])
+            decision="retrain",
+            reason=_sentence([_compared(judged, policy), *_broken(found), *_cause(found), *_where(found)]),
         )
     if too_old(found):
         return Verdict(
@@ -168,6 +170,16 @@ def _cause(found: Findings) -> list[str]:
     if any(drift is not None and drift.drifted for drift in [*found.features, found.prediction, found.multivariate]):
         return [f"the inputs have drifted, but that does not explain it: {expected}"]
     return [f"concept drift: the inputs have not drifted, and {expected}"]
+
+
+def _where(found: Findings) -> list[str]:
+    """The segment that performance fell in most."""
+    if not found.segments or found.loss is None:
+        return []
+    worst, rise = found.segments[0], found.loss.value - found.loss.reference
+    part = f", {worst.contribution / rise:.0%} of its rise" if rise > 0 else ""
+    where = f"it fell most where {worst.name}: {worst.share:.0%} of the rows, mean {LOSSES[found.loss.metric]} "
+    return [f"{where}{worst.reference.value:.3f} at training and {worst.loss.value:.3f} now{part}"]
 
 
 def _compared(performance: Performance, policy: Policy, how: str = "realised") -> str:

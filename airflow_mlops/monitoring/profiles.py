@@ -14,6 +14,7 @@ from airflow_mlops.monitoring.columns.base import Counter
 from airflow_mlops.monitoring.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
 from airflow_mlops.monitoring.columns.numeric import NumericColumn, NumericCounter, is_numeric
 from airflow_mlops.monitoring.multivariate import Reconstruction
+from airflow_mlops.monitoring.segments import SegmentLosses
 from airflow_mlops.specs.base import Model
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class ModelProfile(Model):
         in profiles of earlier versions of this package, as what follows
     :param labels: a profile of the column ``label`` of the held-out part
     :param multivariate: what the features have to do with one another; ``None`` where fewer than two can be used
+    :param segments: what the rows of the held-out part cost, by segment
+    :param importance: each feature's share of the total permutation importance on the held-out part, from 0 to 1; empty
+        where it could not be measured
     """
 
     features: Profile
@@ -49,6 +53,8 @@ class ModelProfile(Model):
     calibration: Calibration | None = None
     labels: Profile | None = None
     multivariate: Reconstruction | None = None
+    segments: SegmentLosses | None = None
+    importance: dict[str, float] = Field(default_factory=dict)
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

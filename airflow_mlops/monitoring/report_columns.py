@@ -53,13 +53,13 @@ def features(report: Report) -> str:
     rows = "".join(_row(drift, full, report.policy.min_effect) for drift in report.features)
     more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
     heads = (
-        "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
+        "Import-<br>ance", "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
         "Wasser-<br>stein", "Missing<br>now", "Missing at<br>training", "Unseen<br>values",
     )  # fmt: skip
     return (
         f"<h2>Features</h2>{_testing(report)}"
-        '<p class="muted">What has drifted comes first, then by size. Drift is the share of rows that the deciding test '
-        "found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
+        f'<p class="muted">What has drifted comes first, then {_order(report)} Drift is the share of rows that the deciding '
+        "test found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
         "Jensen-Shannon distance compare the bins below; Kolmogorov-Smirnov (KS) and Wasserstein distance compare whole "
         "distributions of numbers, the latter in standard deviations; total variation compares the shares of values. "
         f"Below each is its p-value by itself, uncorrected.{more}</p>"
@@ -69,6 +69,15 @@ def features(report: Report) -> str:
         f"<tbody>{rows}</tbody></table></div>"
         f"{key()}"
         f'<div class="plots">{"".join(_plot(drift, drift.column, "training") for drift in plotted[:_PLOTS])}</div>\n'
+    )
+
+
+def _order(report: Report) -> str:
+    if all(drift.importance is None for drift in report.features):
+        return "by size."
+    return (
+        "by drift times importance. Importance is how much worse the model got on the held-out part when the feature was "
+        "shuffled, as a share of the sum over all features; features that say the same share it between them."
     )
 
 
@@ -110,6 +119,7 @@ def _row(drift: Drift, full: float, floor: float) -> str:
     apart = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
         f"<b>{escape(drift.column)}</b>" if drift.drifted else escape(drift.column),
+        number(drift.importance, ".1%"),
         number(drift.effect, ".1%"),
         bar,
         escape(shown_p(drift.adjusted_p_value)),

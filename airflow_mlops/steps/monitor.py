@@ -10,13 +10,14 @@ from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, SpecError
+from airflow_mlops.monitoring.change_points import changes
 from airflow_mlops.monitoring.policy import decide
 from airflow_mlops.registry import contracts, models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.contracts import Known
 from airflow_mlops.specs.base import DatasetRef, ModelVersionRef
 from airflow_mlops.specs.monitor import Findings, MonitorResult, MonitorSpec, Report
-from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema
+from airflow_mlops.steps import monitor_columns, monitor_performance, monitor_report, monitor_schema, monitor_why
 from airflow_mlops.steps.context import StepContext
 
 
@@ -45,8 +46,10 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             if scored_by != champion:
                 known = contracts.known(client, context.store, scored_by)
             found = found.model_copy(update=_measured(found, datasets, scored_by, known, context.store))
+    earlier = monitor_report.history(found, context.store)
+    found = found.model_copy(update={"changes": changes([*earlier, found], spec.policy.false_alarm_rate)})
     report = Report(**dict(found), verdict=decide(found))
-    return monitor_report.result(report, monitor_report.publish(report, context.store), context.store)
+    return monitor_report.result(report, monitor_report.publish(report, earlier, context.store), context.store)
 
 
 def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
@@ -74,5 +77,6 @@ def _measured(
     }
     so_far = found.model_copy(update=measured)
     measured |= monitor_columns.columns(so_far, datasets, reference, known.contract)
+    measured |= monitor_why.fallen(datasets, known.contract, reference.segments, so_far)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

@@ -94,6 +94,7 @@ def columns(
     judged = drift.judge([item for part in parts.values() for item in part], found.policy)
     rest = iter(judged)
     features, *others = ([next(rest) for _ in part] for part in parts.values())
+    features = [item.model_copy(update={"importance": reference.importance.get(item.column)}) for item in features]
     unmeasured = [schema.unmeasured(item, reference.features.columns[name].kind) for name, item in changed.items()]
     return {
         "features": [*drift.ranked(features), *unmeasured],

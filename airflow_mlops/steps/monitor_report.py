@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import ValidationError
@@ -10,29 +11,32 @@ from airflow_mlops.artifacts import reports
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import StoreError
 from airflow_mlops.monitoring.report import render
-from airflow_mlops.specs.monitor import MonitorResult, Report
+from airflow_mlops.specs.monitor import Findings, MonitorResult, Report
 
 _HISTORY = 36
 
 
-def publish(report: Report, store: ArtifactStore) -> str:
-    """Write the report as a page and as JSON, and return the page's URL."""
+def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> str:
+    """Write the report as a page and as JSON, and return the page's URL.
+
+    :param earlier: reports on earlier windows, by time
+    """
     key = reports.key(report.model, report.window)
-    page = render(report, history(report, store))
+    page = render(report, earlier)
     store.write_bytes(reports.page(key), page.encode())
     store.write_json(key, report.model_dump(mode="json"))
     return store.url_of(reports.page(key))
 
 
-def history(report: Report, store: ArtifactStore) -> list[Report]:
+def history(about: Findings, store: ArtifactStore) -> list[Report]:
     """Reports on earlier windows, by time. What cannot be read, an older version's for instance, is left out."""
     found = []
-    for key in reports.keys(store, report.model):
+    for key in reports.keys(store, about.model):
         try:
             found.append(Report.model_validate(store.read_json(key)))
         except (StoreError, ValidationError, FileNotFoundError):
             continue
-    earlier = [item for item in found if item.window.start < report.window.start]
+    earlier = [item for item in found if item.window.start < about.window.start]
     return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
 
 
@@ -65,12 +69,15 @@ def _recent(report: Report) -> dict[str, float | None]:
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
     """What goes to XCom."""
     verdict, realised = report.verdict, report.performance
+    measured = [item for item in report.features if item.effect is not None]
+    moved_most = max(measured, key=lambda item: (item.drifted, item.effect), default=None)
+    changed = [item.window.label for item in report.changes if item.kind == "performance"]
     metrics: dict[str, float | None] = {
         "rows": report.rows,
         "labelled": report.labelled,
         "coverage": report.coverage,
         "features_drifted": sum(item.drifted for item in report.features) if report.drift_tests else None,
-        "feature_drift": report.features[0].effect if report.features else None,
+        "feature_drift": moved_most.effect if moved_most else None,
         **{
             f"{name}_drift": found.effect
             for name in ("prediction", "label", "multivariate")
@@ -97,7 +104,9 @@ def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
         scored_by=report.scored_by,
         metrics={name: value for name, value in metrics.items() if value is not None},
         metric=realised.metric if realised is not None else None,
-        most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
+        most_drifted=moved_most.column if moved_most else None,
+        worst_segment=report.segments[0].name if report.segments else None,
+        changed_since=changed[-1] if changed else None,
         report_url=url,
         superseded=superseded(report, store),
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",

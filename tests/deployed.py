@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from airflow_mlops.artifacts.datasets import DatasetWriter
 from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.monitoring import segments
 from airflow_mlops.monitoring.calibration import calibrate
 from airflow_mlops.monitoring.performance import Outcomes
 from airflow_mlops.monitoring.profiles import ModelProfile, profile
@@ -76,10 +77,14 @@ def promote(
     exported = linear("binary", FEATURES, WEIGHTS)
     scores = OnnxModel(exported, contract).predict(training).score
     late = training["arr_delay"].to_numpy() > 15
+    features, outcomes = profile(training.to_batches(), FEATURES), Outcomes(late, scores, (scores >= 0.5) == late)
+    cuts = segments.cut(features.columns)
     known = ModelProfile(
-        features=profile(training.to_batches(), FEATURES),
+        features=features,
         scores=profile(pa.table({"score": scores}).to_batches()),
-        calibration=calibrate("binary", Outcomes(late, scores, (scores >= 0.5) == late)) if calibrated else None,
+        calibration=calibrate("binary", outcomes) if calibrated else None,
+        segments=segments.held_out(cuts, contract, training.to_batches(), outcomes) if calibrated else None,
+        importance={"distance": 1.0, "wind": 0.0} if calibrated else {},
     )
     folder = folder / uuid.uuid4().hex
     (folder / "mlops").mkdir(parents=True)

@@ -14,6 +14,9 @@ from airflow_mlops.specs.model import Task
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from airflow_mlops.registry.scorer import Predictions
+    from airflow_mlops.specs.model import ModelContract
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -76,6 +79,23 @@ def prepare(
         known = None if score is None else _probability(score)
         return _binary(truth, np.asarray(prediction), known, classes, positive)
     return _multiclass(truth, np.asarray(prediction), probabilities, classes)
+
+
+def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
+    """The same for what a model predicts.
+
+    :raises EvaluationError: as :func:`prepare`
+    """
+    labels_alone = contract.task != "regression" and predictions.probabilities is None
+    return prepare(
+        contract.task,
+        truth,
+        predictions.prediction,
+        None if labels_alone else predictions.score,
+        predictions.probabilities,
+        contract.classes,
+        positive=contract.positive,
+    )
 
 
 def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:

@@ -76,8 +76,16 @@ def judge(drifts: Sequence[Drift], policy: Policy) -> list[Drift]:
 
 
 def ranked(drifts: Sequence[Drift]) -> list[Drift]:
-    """What has drifted first, then by the size of the effect; what was not measured last."""
-    return sorted(drifts, key=lambda drift: (drift.drifted, -1 if drift.effect is None else drift.effect), reverse=True)
+    """What has drifted first, then by effect times importance, or by the effect alone where importance is not known; what
+    was not measured last.
+    """
+
+    def order(drift: Drift) -> tuple[bool, float, float]:
+        effect = -1.0 if drift.effect is None else drift.effect
+        weight = 1.0 if drift.importance is None or drift.effect is None else drift.importance
+        return drift.drifted, effect * weight, effect
+
+    return sorted(drifts, key=order, reverse=True)
 
 
 def tests_of(drifts: Sequence[Drift], policy: Policy) -> DriftTests:

@@ -78,6 +78,20 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     )
 
 
+def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
+    """The rows that :func:`outcomes` keeps, in order, with all their columns.
+
+    :param batches: with the columns :data:`LABEL` and ``score``
+    """
+    for batch in batches:
+        rows = _labelled(batch)
+        finite = np.isfinite(_score(rows))
+        if contract.task == "regression":
+            label = rows.column(LABEL).cast(pa.float64(), safe=False)
+            finite &= np.isfinite(label.to_numpy(zero_copy_only=False))
+        yield rows.filter(pa.array(finite))
+
+
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
     """The scores, a batch at a time, each of shape (n,).
 
@@ -153,6 +167,12 @@ def delong(truth: Bools, score: Floats) -> tuple[float, float]:
 
     :raises UnmeasurableError: only one class, or fewer than two rows of one
     """
+    beaten, lost = _placements(truth, score)
+    return float(beaten.mean()), float(beaten.var(ddof=1) / len(beaten) + lost.var(ddof=1) / len(lost))
+
+
+def _placements(truth: Bools, score: Floats) -> tuple[Floats, Floats]:
+    """Of each positive row the share of negative rows below it, of each negative row the share of positive rows above it."""
     above, below = score[truth], score[~truth]
     m, n = len(above), len(below)
     if not m or not n:
@@ -163,7 +183,7 @@ def delong(truth: Bools, score: Floats) -> tuple[float, float]:
     ranks = _midranks(np.concatenate([above, below]))
     beaten = (ranks[:m] - _midranks(above)) / n
     lost = 1 - (ranks[m:] - _midranks(below)) / m
-    return float(beaten.mean()), float(beaten.var(ddof=1) / m + lost.var(ddof=1) / n)
+    return beaten, lost
 
 
 def _midranks(values: Floats) -> Floats:
@@ -188,31 +208,60 @@ def _mean(losses: Floats, z: float) -> Estimate:
     return Estimate(value, max(0.0, value - spread), value + spread)
 
 
-def _log_loss(found: Outcomes, z: float) -> Estimate:
-    p = np.clip(found.score, 1e-15, 1 - 1e-15)
-    return _mean(-np.where(found.truth, np.log(p), np.log1p(-p)), z)
+def losses(metric: str, found: Outcomes) -> Floats:
+    """What each row costs, shape (n,); the more, the worse. The mean over the rows is the metric itself, for ``accuracy`` and
+    ``roc_auc`` 1 less the metric, for ``rmse`` its square.
+
+    The area under the ROC curve is about pairs of rows. What a row costs is the mean and its own influence on it (the
+    infinitesimal jackknife, with which DeLong's variance is the variance of this mean).
+
+    :param metric: one of :data:`airflow_mlops.specs.monitor.REALISED`
+    :raises UnmeasurableError: as :func:`delong`
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _LOSSES[metric](found)
 
 
-def _brier(found: Outcomes, z: float) -> Estimate:
-    return _mean(np.square(found.score - found.truth), z)
+def _mean_loss(metric: str) -> Callable[[Outcomes, float], Estimate]:
+    def measured(found: Outcomes, z: float) -> Estimate:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _mean(losses(metric, found), z)
 
-
-def _mae(found: Outcomes, z: float) -> Estimate:
-    with np.errstate(over="ignore"):
-        return _mean(np.abs(found.score - found.truth), z)
+    return measured
 
 
 def _rmse(found: Outcomes, z: float) -> Estimate:
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = _mean(np.square(found.score - found.truth), z)
+    squared = _mean_loss("rmse")(found, z)
     return Estimate(math.sqrt(squared.value), math.sqrt(squared.low), math.sqrt(squared.high))
 
 
+def _area_losses(found: Outcomes) -> Floats:
+    beaten, lost = _placements(found.truth, found.score)
+    mean = 1 - beaten.mean()
+    costs = np.full(found.rows, mean)
+    for rows, placed in ((found.truth, beaten), (~found.truth, lost)):
+        costs[rows] += (1 - placed - mean) * found.rows / len(placed)
+    return costs
+
+
+def _log_losses(found: Outcomes) -> Floats:
+    p = np.clip(found.score, 1e-15, 1 - 1e-15)
+    return -np.where(found.truth, np.log(p), np.log1p(-p))
+
+
+_LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
+    "roc_auc": _area_losses,
+    "accuracy": lambda found: (~found.right).astype(float),
+    "log_loss": _log_losses,
+    "brier": lambda found: np.square(found.score - found.truth),
+    "rmse": lambda found: np.square(found.score - found.truth),
+    "mae": lambda found: np.abs(found.score - found.truth),
+}
 _METRICS: dict[str, Callable[[Outcomes, float], Estimate]] = {
     "roc_auc": _roc_auc,
     "accuracy": _accuracy,
-    "log_loss": _log_loss,
-    "brier": _brier,
+    "log_loss": _mean_loss("log_loss"),
+    "brier": _mean_loss("brier"),
     "rmse": _rmse,
-    "mae": _mae,
+    "mae": _mean_loss("mae"),
 }

@@ -19,6 +19,7 @@ from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.monitor import Findings, Held, Performance, Retraining, Verdict
 from airflow_mlops.specs.policy import Measured, Policy, Trigger
 from airflow_mlops.specs.reference import TRAINING
+from airflow_mlops.specs.why import LOSSES
 
 _NAMED = 3
 
@@ -32,7 +33,9 @@ def triggers(found: Findings) -> dict[Trigger, str]:
     if not _replaced(found):
         judged = found.performance if found.unmeasured is None else None
         if "performance" in policy.retrain_on and judged is not None and is_worse(judged, policy):
-            holding["performance"] = "; ".join([_compared(judged, policy), *_broken(found), *_cause(found)])
+            holding["performance"] = "; ".join(
+                [_compared(judged, policy), *_broken(found), *_cause(found), *_where(found)]
+            )
         guess = found.estimated if found.unmeasured is not None else None
         if "estimated_performance" in policy.retrain_on and guess is not None and is_worse(guess, policy):
             holding["estimated_performance"] = _compared(guess, policy, "estimated")
@@ -274,6 +277,16 @@ def _cause(found: Findings) -> list[str]:
         # They may have moved little by little since training.
         return [f"the inputs have not drifted{_against(found.features)}, and {expected}"]
     return [f"concept drift: the inputs have not drifted, and {expected}"]
+
+
+def _where(found: Findings) -> list[str]:
+    """The segment that performance fell in most."""
+    if not found.segments or found.loss is None:
+        return []
+    worst, rise = found.segments[0], found.loss.value - found.loss.reference
+    part = f", {worst.contribution / rise:.0%} of its rise" if rise > 0 else ""
+    where = f"it fell most where {worst.name}: {worst.share:.0%} of the rows, mean {LOSSES[found.loss.metric]} "
+    return [f"{where}{worst.reference.value:.3f} at training and {worst.loss.value:.3f} now{part}"]
 
 
 def _compared(performance: Performance, policy: Policy, how: str = "realised") -> str:

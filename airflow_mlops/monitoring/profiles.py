@@ -17,6 +17,7 @@ from airflow_mlops.monitoring.columns.numeric import NumericColumn, NumericCount
 from airflow_mlops.monitoring.columns.text import TextColumn, TextCounter
 from airflow_mlops.monitoring.columns.timestamps import TimestampColumn, TimestampCounter, timestamp_kind
 from airflow_mlops.monitoring.multivariate import Reconstruction
+from airflow_mlops.monitoring.segments import SegmentLosses
 from airflow_mlops.specs.base import Model
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class ModelProfile(Model):
         in profiles of earlier versions of this package, as what follows
     :param labels: a profile of the column ``label`` of the held-out part
     :param multivariate: what the features have to do with one another; ``None`` where fewer than two can be used
+    :param segments: what the rows of the held-out part cost, by segment
+    :param importance: each feature's share of the total permutation importance on the held-out part, from 0 to 1; empty
+        where it could not be measured
     """
 
     features: Profile
@@ -59,6 +63,8 @@ class ModelProfile(Model):
     calibration: Calibration | None = None
     labels: Profile | None = None
     multivariate: Reconstruction | None = None
+    segments: SegmentLosses | None = None
+    importance: dict[str, float] = Field(default_factory=dict)
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.monitoring import multivariate
+from airflow_mlops.monitoring import multivariate, segments
 from airflow_mlops.monitoring.calibration import calibrate
 from airflow_mlops.monitoring.labels import labels
 from airflow_mlops.monitoring.performance import LABEL, outcomes
@@ -23,7 +23,12 @@ Read = Callable[[], Iterable[pa.RecordBatch]]
 
 
 def model_profile(
-    training: Read, held_out: Read | None, contract: ModelContract, truth: npt.NDArray[Any], predictions: Predictions
+    training: Read,
+    held_out: Read | None,
+    contract: ModelContract,
+    truth: npt.NDArray[Any],
+    predictions: Predictions,
+    importance: Mapping[str, float],
 ) -> ModelProfile:
     """What the features looked like, what was predicted for the held-out part, and what that was worth.
 
@@ -33,16 +38,20 @@ def model_profile(
     :param held_out: the same of the held-out part; ``None`` where that is the training part
     :param truth: the labels of the held-out part, shape (n,)
     :param predictions: for the same rows
+    :param importance: each feature's share of the total, where it is known
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(
         {"label": truth, "prediction": predictions.prediction, "score": predictions.score}
     )
     features = profile(training(), [feature.name for feature in contract.features])
+    known = outcomes([labelled], contract)
     return ModelProfile(
         features=features,
         scores=profile([scores]),
-        calibration=calibrate(contract.task, outcomes([labelled], contract)),
+        calibration=calibrate(contract.task, known),
         labels=profile(labels([labelled], contract), [LABEL]),
         multivariate=multivariate.learn(training(), features.columns, held_out()) if held_out is not None else None,
+        segments=segments.held_out(segments.cut(features.columns), contract, (held_out or training)(), known),
+        importance=dict(importance),
     )

@@ -12,6 +12,7 @@ from airflow_mlops.monitoring.policy import limit, unforeseen
 from airflow_mlops.monitoring.report_columns import features, scores
 from airflow_mlops.monitoring.report_retraining import retraining
 from airflow_mlops.monitoring.report_timeline import timeline
+from airflow_mlops.monitoring.report_why import why
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Performance, Report
 from airflow_mlops.specs.reference import TRAINING
@@ -48,7 +49,7 @@ dl.about dd{margin:0;overflow-wrap:anywhere}
 @page{size:A4 landscape;margin:12mm}
 @media print{body{max-width:none;padding:0;font-size:12px;print-color-adjust:exact;-webkit-print-color-adjust:exact}
  .wide{overflow-x:visible}table{font-size:11px}thead{display:table-header-group}
- tr,figure,.verdict,.figures div{break-inside:avoid}h2,h2+p{break-after:avoid}}
+ tr,figure,.verdict,.figures div{break-inside:avoid}h2,h2+p,h3{break-after:avoid}}
 """
 
 
@@ -62,6 +63,7 @@ def render(report: Report, history: Sequence[Report] = ()) -> str:
         _header(report, title),
         _figures(report),
         timeline([*history, report]),
+        why(report),
         retraining(report, history),
         scores(report),
         features(report),

@@ -57,13 +57,13 @@ def features(report: Report) -> str:
     rows = "".join(_row(drift, full, report.policy.min_effect, when) for drift in drifts)
     more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
     heads = (
-        "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
+        "Import-<br>ance", "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
         "Wasser-<br>stein", "Missing<br>now", f"Missing {escape(when)}", "Unseen<br>values",
     )  # fmt: skip
     return (
         f"<h2>Features</h2>{_testing(report)}"
-        '<p class="muted">What has drifted comes first, then by size. Drift is the share of rows that the deciding test '
-        "found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
+        f'<p class="muted">What has drifted comes first, then {_order(report)} Drift is the share of rows that the deciding '
+        "test found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
         "Jensen-Shannon distance compare the bins below; Kolmogorov-Smirnov (KS) and Wasserstein distance compare whole "
         "distributions of numbers, the latter in standard deviations; total variation compares the shares of values. "
         f"Below each is its p-value by itself, uncorrected.{more}</p>"
@@ -84,6 +84,15 @@ def _when(drifts: Sequence[Drift]) -> str:
     """When columns were as they are compared with."""
     every = {drift.when for drift in drifts}
     return every.pop() if len(every) == 1 else "in the reference"
+
+
+def _order(report: Report) -> str:
+    if all(drift.importance is None for drift in report.features):
+        return "by size."
+    return (
+        "by drift times importance. Importance is how much worse the model got on the held-out part when the feature was "
+        "shuffled, as a share of the sum over all features; features that say the same share it between them."
+    )
 
 
 def _testing(report: Report) -> str:
@@ -124,6 +133,7 @@ def _row(drift: Drift, full: float, floor: float, when: str) -> str:
     apart = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
         f"<b>{escape(drift.column)}</b>" if drift.drifted else escape(drift.column),
+        number(drift.importance, ".1%"),
         number(drift.effect, ".1%"),
         bar,
         escape(shown_p(drift.adjusted_p_value)),

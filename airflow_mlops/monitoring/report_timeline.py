@@ -8,6 +8,7 @@ from itertools import groupby
 
 from airflow_mlops.monitoring.drawing import DECISIONS, GREY, estimate_mark, mark, svg
 from airflow_mlops.specs.monitor import Report
+from airflow_mlops.specs.why import Change
 
 
 def timeline(reports: Sequence[Report]) -> str:
@@ -27,11 +28,17 @@ def timeline(reports: Sequence[Report]) -> str:
         if any(report.estimated is not None for report in shown)
         else ""
     )
+    changes = [item for item in reports[-1].changes if item.kind == "performance" and item.of == metric]
+    marked = (
+        f"A vertical line marks a window since which the level is another one: {'; '.join(map(str, changes))}. "
+        if changes
+        else ""
+    )
     return (
         f"<h2>{escape(metric)} over time</h2>"
         '<p class="muted">Each mark is a window with its confidence interval, in the shape of what was decided: '
-        f"{_legend()}. {estimates}The dashed line is what the model reached at training.</p>"
-        f"<figure>{_timeline_plot(shown, metric)}</figure>\n"
+        f"{_legend()}. {estimates}{escape(marked)}The dashed line is what the model reached at training.</p>"
+        f"<figure>{_timeline_plot(shown, metric, changes)}</figure>\n"
     )
 
 
@@ -42,7 +49,7 @@ def _legend() -> str:
     )
 
 
-def _timeline_plot(reports: Sequence[Report], metric: str) -> str:
+def _timeline_plot(reports: Sequence[Report], metric: str, changes: Sequence[Change]) -> str:
     width, height, left, right, top, bottom = 1000, 250, 52, 16, 12, 44
     found = [
         [
@@ -69,6 +76,15 @@ def _timeline_plot(reports: Sequence[Report], metric: str) -> str:
             f'<line x1="{left}" x2="{width - right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}" stroke="#e6e9ed"/>'
         )
         parts.append(f'<text x="{left - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    known_at = {str(report.window): index for index, report in enumerate(reports)}
+    for change in changes:
+        if (place := known_at.get(str(change.window))) is not None:
+            x = left + step * place
+            parts.append(
+                f"<g><title>{escape(str(change))}</title>"
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" stroke="#1c1c1c" stroke-width="2"/>'
+                f'<text x="{x + 5:.1f}" y="{top + 10}">change</text></g>'
+            )
     every = max(1, -(-len(reports) // 14))
     for index, (report, (realised, estimated)) in enumerate(zip(reports, found, strict=True)):
         x = across(index)

@@ -56,8 +56,7 @@ class Drift(Model):
     :param p_value: that of the column: the deciding test's times ``tests``
     :param adjusted_p_value: the same, adjusted for the number of columns; at most the policy's ``false_alarm_rate``
         where the column has drifted, and 1 where the effect is below the policy's ``min_effect``
-    :param importance: share of the model's total permutation importance that the column has, from 0 to 1; ``None``
-        where that is not known
+    :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` where it is not known
     :param note: what is odd about the column, or why it was not measured
     """
 

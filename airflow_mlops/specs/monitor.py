@@ -25,6 +25,7 @@ from airflow_mlops.specs.policy import Policy, Trigger
 from airflow_mlops.specs.profile import ProfilesInput
 from airflow_mlops.specs.reference import DriftReference, Reference
 from airflow_mlops.specs.selection import OptionalDatasetLike
+from airflow_mlops.specs.why import Change, LossChange, Segment
 
 Decision = Literal["healthy", "watch", "retrain"]
 REALISED: dict[Task, tuple[str, ...]] = {
@@ -206,6 +207,9 @@ class Findings(Model):
     :param watched: columns that are no features, and are judged like them
     :param reference: what drift was measured against
     :param drift_tests: how drift was tested; ``None`` where nothing was compared
+    :param loss: how the mean loss of the rows has changed; ``None`` where performance is not judged
+    :param segments: where performance fell, what adds most to it first
+    :param changes: since when performance, or the drift of what matters, has stood at another level
     :param notes: what else is worth knowing
     """
 
@@ -235,6 +239,9 @@ class Findings(Model):
     watched: list[Drift] = Field(default_factory=list)
     reference: DriftReference = DriftReference()
     drift_tests: DriftTests | None = None
+    loss: LossChange | None = None
+    segments: list[Segment] = Field(default_factory=list)
+    changes: list[Change] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 
@@ -260,6 +267,8 @@ class MonitorResult(Result):
         ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
     :param metric: the name of that metric
     :param most_drifted: of the features that have drifted, or of all if none has, the one that moved most
+    :param worst_segment: of the segments where performance fell, the first
+    :param changed_since: the window since which realised performance has stood at its present level, if it changed
     :param report_url: where the page is in the artifact store
     :param superseded: whether there is a report on a later window that knows as much: one with realised performance that
         was judged, or any where this one has none
@@ -275,6 +284,8 @@ class MonitorResult(Result):
     metrics: dict[str, float]
     metric: str | None
     most_drifted: str | None
+    worst_segment: str | None = None
+    changed_since: str | None = None
     report_url: str
     superseded: bool = False
     request: Request | None = None

@@ -21,7 +21,7 @@ from airflow_mlops.specs.reproduce import ReproduceResult, ReproduceSpec
 from airflow_mlops.steps import evaluate_record
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.evaluate_candidates import Candidate, check_contract, held_out, load
-from airflow_mlops.steps.evaluate_measurement import Compared, Measured, compare
+from airflow_mlops.steps.evaluate_measurement import Compared, Measured, compare, importance
 from airflow_mlops.steps.evaluate_verdict import best, decide, judge
 
 
@@ -51,13 +51,18 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
     ]
+    # Models from elsewhere may be slow: they are asked once.
+    worse = {
+        item.candidate.ref: importance(item.candidate, data, metric) if metric in item.measurement.metrics else {}
+        for item in compared.candidates
+    }
     contracts = {
-        item.candidate.ref: evaluate_record.keep_contract(client, context.store, item, data)
+        item.candidate.ref: evaluate_record.keep_contract(client, context.store, item, data, worse[item.candidate.ref])
         for item in compared.candidates
     }
     verdict = decide(model, compared, judged, contracts, metric)
     for item in compared.candidates:
-        evaluate_record.log(client, context, item, compared, gates, verdict, spec.card)
+        evaluate_record.log(client, context, item, compared, gates, verdict, spec.card, worse[item.candidate.ref])
     rows = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     return EvaluateResult(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.exceptions import (
     EvaluationError,
@@ -19,22 +18,18 @@ from airflow_mlops.exceptions import (
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.gates.metrics import baseline, measure
 from airflow_mlops.gates.resampling import Resampling
-from airflow_mlops.gates.rows import Rows, prepare
-from airflow_mlops.gates.statistics import statistic
+from airflow_mlops.gates.rows import predicted
 from airflow_mlops.registry.models import champion, download
 from airflow_mlops.registry.scorer import Predictions
 from airflow_mlops.specs.base import ModelVersionRef
-from airflow_mlops.specs.metrics import METRICS
 from airflow_mlops.specs.model import ModelContract
+from airflow_mlops.steps import importance as permutation
 from airflow_mlops.steps.baselines import small_tree
 from airflow_mlops.steps.context import StepContext
 from airflow_mlops.steps.evaluate_candidates import Candidate, check_contract, load
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from numpy.typing import NDArray
-
-IMPORTANCE_ROWS, IMPORTANCE_SEED = 5_000, 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def _measure(candidate: Candidate, data: HeldOut) -> Measurement:
         np.concatenate([part.probabilities for part in parts]) if parts[0].probabilities is not None else None,
     )
     try:
-        rows = _rows(data.truth, predictions, contract)
+        rows = predicted(data.truth, predictions, contract)
         return Measurement(str(candidate.ref), measure(rows), predictions, rows)
     except EvaluationError as error:
         raise EvaluationError(
@@ -121,7 +116,7 @@ def _measure_tree(data: HeldOut, contract: ModelContract) -> Measurement | None:
     predictions = small_tree(data, contract)
     if predictions is None:
         return None
-    rows = _rows(data.truth, predictions, contract)
+    rows = predicted(data.truth, predictions, contract)
     return Measurement("a decision tree of depth 3", measure(rows), predictions, rows)
 
 
@@ -144,39 +139,10 @@ def _measure_champion(
         return None, f"The champion {ref} could not be measured, so nothing can be compared with it ({problem})."
 
 
-def _rows(truth: NDArray[Any], predictions: Predictions, contract: ModelContract) -> Rows:
-    labels_alone = contract.task != "regression" and predictions.probabilities is None
-    return prepare(
-        contract.task,
-        truth,
-        predictions.prediction,
-        None if labels_alone else predictions.score,
-        predictions.probabilities,
-        contract.classes,
-        positive=contract.positive,
-    )
-
-
 def _numbers(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def importance(candidate: Candidate, data: HeldOut, metric: str) -> dict[str, float]:
     """How much worse ``metric`` gets when one feature is shuffled, on a sample; empty where that cannot be measured."""
-    contract = candidate.contract
-    random = np.random.default_rng(IMPORTANCE_SEED)
-    rows = np.sort(random.permutation(data.truth.size)[:IMPORTANCE_ROWS])
-    truth, sample = data.truth[rows], data.take([item.name for item in contract.features], rows)
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    try:
-        whole = statistic(metric, known := _rows(truth, candidate.model.predict(sample), contract)).of(known)
-        worse = {}
-        for position, feature in enumerate(contract.features):
-            shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
-            predictions = candidate.model.predict(sample.set_column(position, feature.name, shuffled))
-            known = _rows(truth, predictions, contract)
-            worse[feature.name] = sign * (whole - statistic(metric, known).of(known))
-    except EvaluationError:
-        # A small sample may hold one class only.
-        return {}
-    return worse
+    return permutation.measure(candidate.model, data.truth, data.take, metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ from airflow_mlops.specs.card import Card
 from airflow_mlops.specs.explanation import FILE, FOLDER, Explanation
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.verdict import Verdict
-from airflow_mlops.steps import model_card
+from airflow_mlops.steps import importance, model_card
 from airflow_mlops.steps.context import StepContext
-from airflow_mlops.steps.evaluate_measurement import IMPORTANCE_ROWS, Compared, Measured, importance
+from airflow_mlops.steps.evaluate_measurement import Compared, Measured
 from airflow_mlops.steps.train_record import TRAINING_FILE
 from airflow_mlops.steps.training import TRAIN
 
@@ -39,9 +39,12 @@ ARTIFACTS = "evaluation"
 _DESCRIPTION = 5_000
 
 
-def keep_contract(client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut) -> str | None:
+def keep_contract(
+    client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, worse: Mapping[str, float]
+) -> str | None:
     """Keep what is known now of a version that does not say it itself, for scoring and monitoring.
 
+    :param worse: by how much the metric gets worse when a feature is shuffled
     :return: the SHA-256 that names it; ``None`` for a version that TrainOperator made
     """
     candidate, measurement = item.candidate, item.measurement
@@ -61,7 +64,12 @@ def keep_contract(client: MlflowClient, store: ArtifactStore, item: Measured, da
     part = TRAIN if TRAIN in dataset.ref.parts else data.part
     held_out = None if part == data.part else lambda: dataset.batches(data.part, names)
     profile = model_profile(
-        lambda: dataset.batches(part, names), held_out, contract, data.truth, measurement.predictions
+        lambda: dataset.batches(part, names),
+        held_out,
+        contract,
+        data.truth,
+        measurement.predictions,
+        importance.shares(worse),
     )
     profile, contract = watching(profile, contract, dataset, part)
     return contracts.keep(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
@@ -75,8 +83,11 @@ def log(
     gates: Sequence[Gate],
     verdict: Verdict,
     card: Card,
+    worse: Mapping[str, float],
 ) -> None:
     """Verdict, plots, model card and tags into the candidate's run, and a description into the registry.
+
+    :param worse: by how much the metric gets worse when a feature is shuffled
 
     :raises RegistryError: MLflow cannot be used
     """
@@ -87,7 +98,7 @@ def log(
     if not ref.run_id:
         context.progress(f"{ref} has no MLflow run, so the verdict and the plots are not logged to one.")
         return
-    facts = _facts(client, context, item, compared, gates, verdict, card)
+    facts = _facts(client, context, item, compared, gates, verdict, card, worse)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
@@ -119,6 +130,7 @@ def _facts(
     gates: Sequence[Gate],
     verdict: Verdict,
     card: Card,
+    worse: Mapping[str, float],
 ) -> model_card.Facts:
     """What the candidate's card says."""
     candidate, measurement, data = item.candidate, item.measurement, compared.data
@@ -134,8 +146,8 @@ def _facts(
         gates=gates,
         rows=data.truth.size,
         intervals=model_card.intervals(measurement, compared.resampling),
-        importance=importance(candidate, data, verdict.metric) if verdict.metric in measurement.metrics else {},
-        importance_rows=min(data.truth.size, IMPORTANCE_ROWS),
+        importance=worse,
+        importance_rows=min(data.truth.size, importance.ROWS),
         measured_on=data.dataset.manifest,
         trained_on=_trained_on(candidate.contract, data, context.store),
         tags=run.tags,

@@ -10,6 +10,7 @@ from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import DatasetNotFoundError, SpecError
+from airflow_mlops.monitoring.change_points import changes
 from airflow_mlops.monitoring.policy import decide
 from airflow_mlops.registry import contracts, models
 from airflow_mlops.registry.client import connect
@@ -23,6 +24,7 @@ from airflow_mlops.steps import (
     monitor_report,
     monitor_retraining,
     monitor_schema,
+    monitor_why,
 )
 from airflow_mlops.steps.context import StepContext
 
@@ -58,6 +60,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         else:
             monitor_references.forget(context.store, found)
     earlier = monitor_report.history(found, context.store)
+    found = found.model_copy(update={"changes": changes([*earlier, found], spec.policy.false_alarm_rate)})
     planned = monitor_retraining.plan(found, earlier, context)
     report = Report(**dict(found), verdict=decide(found, planned), retraining=planned)
     return monitor_report.result(report, monitor_report.publish(report, earlier, context.store), context.store)
@@ -97,5 +100,6 @@ def _measured(
     monitor_references.keep(store, found, scored_by, current)
     measured |= {"reference": baselines.used, "notes": [*so_far.notes, *baselines.notes]}
     measured |= monitor_columns.columns(so_far, datasets, current, baselines, reference, known.contract)
+    measured |= monitor_why.fallen(datasets, known.contract, reference.segments, so_far)
     so_far = found.model_copy(update=measured)
     return {**measured, **monitor_performance.estimated(datasets, known.contract, reference.calibration, so_far)}

@@ -159,6 +159,7 @@ def columns(
     judged = drift.judge([item for part in parts.values() for item in part], found.policy)
     rest = iter(judged)
     features, watched, *others = ([next(rest) for _ in part] for part in parts.values())
+    features = [item.model_copy(update={"importance": reference.importance.get(item.column)}) for item in features]
     return {
         "features": [*drift.ranked(features), *_unmeasured(changed, reference.features)],
         "watched": [*drift.ranked(watched), *_unmeasured(_unwatched(reference, datasets), reference.watched)],

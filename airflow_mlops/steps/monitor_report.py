@@ -11,6 +11,7 @@ from airflow_mlops.artifacts import reports
 from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import StoreError
 from airflow_mlops.monitoring.report import render
+from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Findings, MonitorResult, Report
 
 _HISTORY = 36
@@ -73,12 +74,13 @@ def _recent(found: Findings) -> dict[str, float | None]:
 
 def metrics(found: Findings) -> dict[str, float]:
     """The numbers of a check, see :class:`~airflow_mlops.specs.monitor.MonitorResult`; of what was measured only."""
+    moved_most = _moved_most(found)
     numbers: dict[str, float | None] = {
         "rows": found.rows,
         "labelled": found.labelled,
         "coverage": found.coverage,
         "features_drifted": sum(item.drifted for item in found.features) if found.drift_tests else None,
-        "feature_drift": found.features[0].effect if found.features else None,
+        "feature_drift": moved_most.effect if moved_most else None,
         **{
             f"{name}_drift": drift.effect
             for name in ("prediction", "label", "multivariate")
@@ -99,9 +101,16 @@ def metrics(found: Findings) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
+def _moved_most(found: Findings) -> Drift | None:
+    """Of the features that have drifted, or of all if none has, the one that moved most."""
+    measured = [item for item in found.features if item.effect is not None]
+    return max(measured, key=lambda item: (item.drifted, item.effect), default=None)
+
+
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
     """What goes to XCom."""
-    verdict, realised = report.verdict, report.performance
+    verdict, realised, moved_most = report.verdict, report.performance, _moved_most(report)
+    changed = [item.window.label for item in report.changes if item.kind == "performance"]
     return MonitorResult(
         decision=verdict.decision,
         reason=verdict.reason,
@@ -111,7 +120,9 @@ def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
         scored_by=report.scored_by,
         metrics=metrics(report),
         metric=realised.metric if realised is not None else None,
-        most_drifted=report.features[0].column if report.features and report.features[0].effect is not None else None,
+        most_drifted=moved_most.column if moved_most else None,
+        worst_segment=report.segments[0].name if report.segments else None,
+        changed_since=changed[-1] if changed else None,
         report_url=url,
         superseded=superseded(report, store),
         request=report.retraining.request if report.retraining and verdict.decision == "retrain" else None,

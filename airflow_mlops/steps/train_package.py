@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.artifacts.datasets import Dataset
 from airflow_mlops.monitoring.reference import model_profile
 from airflow_mlops.monitoring.watched import watching
-from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE
+from airflow_mlops.registry.onnx_model import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
+from airflow_mlops.specs.metrics import MAIN_METRIC
 from airflow_mlops.specs.model import ModelContract
+from airflow_mlops.steps import importance
 from airflow_mlops.steps.train_fit import Fitted
 from airflow_mlops.steps.training import TEST, TRAIN
 from airflow_mlops.trainers.base import FittedModel, TrainingData
@@ -59,6 +61,7 @@ def package(
         contract,
         test.labels,
         fitted.predictions,
+        _importance(fitted, test),
     )
     profile, contract = watching(profile, contract, dataset, TRAIN)
     for file, content in (
@@ -68,6 +71,17 @@ def package(
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
     return description
+
+
+def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
+    """Each feature's share, by the task's main metric; asked of the export, which is what scoring asks."""
+    worse = importance.measure(
+        OnnxModel(fitted.exported, fitted.contract),
+        test.labels,
+        lambda names, rows: test.table.select(names).take(rows),
+        MAIN_METRIC[fitted.contract.task],
+    )
+    return importance.shares(worse)
 
 
 def _signature(contract: ModelContract) -> ModelSignature:

@@ -229,6 +229,8 @@ def test_what_a_champion_is_scored_with_changes_by_a_promotion_alone(client, sto
     assert known().metrics == first.candidates[0].metrics
     profile = contracts.known(client, store, ref).profile
     assert (profile["features"]["rows"], profile["scores"]["rows"]) == (500, 1_000)
+    assert sum(profile["importance"].values()) == pytest.approx(1)
+    assert all(sum(of["rows"]) == 1_000 for of in profile["segments"]["losses"]["accuracy"].values())
     (entry,) = Ledger(store, model).entries()
     sha256 = entry.candidates[0].contract_sha256
     assert client.get_model_version(model, "1").tags["mlops.contract"] == sha256

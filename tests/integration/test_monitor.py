@@ -103,6 +103,43 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     assert len(store.keys(f"reports/{champion.model}")) == 4
 
 
+def test_the_report_says_where_and_since_when_performance_fell(store, champion):
+    def window(month: int, worse: bool) -> pa.Table:
+        data = flights(4_000, seed=month)
+        # What the model says of strong wind from the fourth month on has nothing to do with what comes.
+        gale = data["wind"].to_numpy() > 0.85
+        late = np.where(gale & worse, np.random.default_rng(month).permutation(data["arr_delay"]), data["arr_delay"])
+        return data.set_column(data.schema.get_field_index("arr_delay"), "arr_delay", pa.array(late))
+
+    found = [
+        watch(store, champion, outcomes(store, champion, f"2013-{month:02}", window(month, worse=month > 6)))
+        for month in range(4, 9)
+    ]
+    assert [result.changed_since for result in found] == [None, None, None, None, "2013-07"]
+    last, report = found[-1], stored(store, champion, "2013-08")
+    assert last.worst_segment == report.segments[0].name
+    assert last.worst_segment.startswith("wind above 0.8")
+    assert report.segments[0].contribution > 0.8 * (report.loss.value - report.loss.reference) > 0
+    assert report.loss.value == pytest.approx(1 - report.performance.value)
+    assert last.decision == "retrain"
+    assert f"it fell most where {last.worst_segment}: " in last.reason
+    assert not stored(store, champion, "2013-05").segments
+    page = store.read_bytes(f"reports/{champion.model}/2013-08.html").decode()
+    assert "since 2013-07 roc_auc has been" in page
+    assert last.worst_segment in page
+    # The model leans on the distance alone, and says so.
+    assert {drift.column: drift.importance for drift in report.features} == {"distance": 1.0, "wind": 0.0}
+    assert len(last.model_dump_json()) < 2_500
+
+
+def test_segments_wait_for_labels_that_can_be_judged(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    watch(store, champion, made, min_labels=5_000)
+    report = stored(store, champion, "2013-04")
+    assert report.loss is None
+    assert not report.segments
+
+
 def test_a_broken_report_of_an_earlier_window_is_left_out(store, champion):
     store.write_bytes(f"reports/{champion.model}/2013-02.json", b"{broken")
     store.write_json(f"reports/{champion.model}/2013-03.json", {"of": "another format"})
@@ -158,6 +195,8 @@ def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
     # As one that was trained before calibrations were kept.
     champion = promote(client, tmp_path, store, champion.model, calibrated=False)
     assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
+    assert stored(store, champion, "2013-04").loss is None
+    assert {drift.importance for drift in stored(store, champion, "2013-04").features} == {None}
     assert stored(store, champion, "2013-04").notes == [
         f"{noted}the version's profile does not say what its scores mean."
     ]

@@ -214,7 +214,7 @@ THREE = np.where(np.arange(1_000) < 3, np.inf, flights()["wind"].to_numpy())
         (replaced(flights(), late=~LATE), "watch", ["all 1,000 labels are of the negative class"]),
         (
             replaced(flights(), **MISSING), "retrain",
-            ["; look at distance (no row has a value), wind (no row has a value), gust (no row has a value) and 2 more"],
+            ["; look at distance (no row has a value), carrier (no row has a value), wind (no row has a value) and 2 more"],
         ),
         (
             replaced(flights(), wind=THREE), "watch",

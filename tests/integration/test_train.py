@@ -98,6 +98,14 @@ def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
     assert set(known.features.columns) == set(FEATURES)
     assert known.scores.rows == 300
     assert set(known.scores.columns) == {"score"}
+    assert set(known.importance) == set(FEATURES)
+    assert sum(known.importance.values()) == pytest.approx(1)
+    assert max(known.importance, key=known.importance.__getitem__) == "distance"
+    assert set(known.segments.losses) == {"roc_auc", "accuracy", "log_loss", "brier"}
+    for metric, value in (("roc_auc", 1 - contract.metrics["roc_auc"]), ("brier", contract.metrics["brier"])):
+        for found in known.segments.losses[metric].values():
+            assert sum(found.rows) == 300
+            assert np.average(found.mean, weights=found.rows) == pytest.approx(value)
     assert known.calibration.rows == 300
 
 

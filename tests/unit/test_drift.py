@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.monitoring.divergence import jensen_shannon, psi
-from airflow_mlops.monitoring.drift import compare, judge
+from airflow_mlops.monitoring.drift import compare, judge, ranked
 from airflow_mlops.monitoring.profiles import Profile, profile
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.policy import Policy
@@ -53,6 +53,20 @@ def test_measures_are_nought_for_the_same_shares_symmetric_and_bounded(counts, r
 
 def test_jensen_shannon_is_one_where_nothing_is_in_common():
     assert jensen_shannon(np.array([1.0, 0.0]), np.array([0.0, 9.0])) == pytest.approx(1)
+
+
+def test_what_matters_comes_first_among_what_has_drifted():
+    def of(column: str, effect: float | None, importance: float | None = None, drifted: bool = True) -> Drift:
+        return Drift(column=column, kind="numeric", effect=effect, importance=importance, drifted=drifted)
+
+    found = [
+        of("small", 0.1, 0.9), of("idle", 0.5, 0.0), of("large", 0.4, 0.1), of("calm", 0.6, 1.0, drifted=False),
+        of("unmeasured", None, 1.0, drifted=False), of("idler", 0.3, 0.0),
+    ]  # fmt: skip
+    assert [item.column for item in ranked(found)] == ["small", "large", "idle", "idler", "calm", "unmeasured"]
+    # By size alone where importance is not known.
+    unknown = [item.model_copy(update={"importance": None}) for item in found]
+    assert [item.column for item in ranked(unknown)] == ["idle", "large", "idler", "small", "calm", "unmeasured"]
 
 
 def test_the_same_distribution_shows_no_drift():

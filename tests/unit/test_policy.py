@@ -14,6 +14,7 @@ from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Findings, Freshness, Performance, SchemaChange
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.why import LossChange, MeanLoss, Segment
 
 V1, V2 = (ModelVersionRef(model="delays", version=number, run_id="r") for number in (1, 2))
 
@@ -70,6 +71,26 @@ def test_performance_that_is_certainly_worse_asks_for_retraining():
     assert verdict.reason == (
         "Realised roc_auc 0.650 (0.640 to 0.660) is below 0.680, the least that the 0.700 at training allows."
     )
+
+
+def test_a_retrain_names_the_segment_that_fell_most():
+    def of(value: float) -> MeanLoss:
+        return MeanLoss(value=value, low=value - 0.02, high=value + 0.02)
+
+    worst = Segment(
+        name="carrier = EV", feature="carrier", rows=3_000, share=0.15, share_reference=0.14, loss=of(0.416),
+        reference=of(0.26), contribution=0.0234, adjusted_p_value=1e-6,
+    )  # fmt: skip
+    change = LossChange(
+        metric="roc_auc", reference=0.3, value=0.35, tested=9, fallen=1, false_alarm_rate=0.05, min_rise=0.02
+    )
+    said = "; it fell most where carrier = EV: 15% of the rows, mean 1 - roc_auc 0.260 at training and 0.416 now"
+    why = {"segments": [worst], "loss": change}
+    assert decide(findings(performance=auc(0.65), **why)).reason.endswith(f"{said}, 47% of its rise.")
+    # A segment may fall where all rows together did not.
+    level = change.model_copy(update={"value": 0.3})
+    assert decide(findings(performance=auc(0.65), segments=[worst], loss=level)).reason.endswith(f"{said}.")
+    assert decide(findings(**why)) == decide(findings())
 
 
 def test_performance_that_may_be_as_good_does_not():

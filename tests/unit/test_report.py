@@ -12,6 +12,7 @@ from airflow_mlops.specs.base import ModelVersionRef, Request
 from airflow_mlops.specs.drift import Bin, Drift, DriftTests
 from airflow_mlops.specs.monitor import Held, LabelDelay, Limit, Performance, Report, Retraining, Verdict
 from airflow_mlops.specs.policy import Policy
+from airflow_mlops.specs.why import Change, LossChange, MeanLoss, Segment, Shift
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 
@@ -180,6 +181,78 @@ def test_the_page_shows_which_triggers_held_in_which_window_and_what_held_retrai
     assert "Trigger" not in " ".join(Page(render(earlier[0])).words)
 
 
+def segment(number: int, value: float = 0.4) -> Segment:
+    return Segment(
+        name=f"carrier = <C{number}>", feature="carrier", rows=1_234, share=0.2, share_reference=0.1,
+        loss=MeanLoss(value=value, low=value - 0.02, high=value + 0.02), reference=MeanLoss(value=0.3, low=-0.01, high=0.31),
+        contribution=0.2 * (value - 0.3), adjusted_p_value=0.0004,
+    )  # fmt: skip
+
+
+def change(month: int, kind: str = "performance", of: str = "roc_auc", before: float = 0.72) -> Change:
+    return Change(kind=kind, of=of, window=f"2013-{month:02}", before=before, after=0.7, p_value=0.001)
+
+
+LOSS = LossChange(
+    metric="roc_auc", reference=0.28, value=0.33, tested=50, fallen=22, false_alarm_rate=0.05, min_rise=0.02,
+    shifts=[Shift(feature="carrier", mix=-0.01, rate=0.06)],
+)  # fmt: skip
+
+
+def test_where_performance_fell_is_a_table_with_what_it_adds():
+    page = render(report(segments=[segment(n) for n in range(10)], loss=LOSS))
+    words = " ".join(Page(page).words)
+    assert not Page(page).open
+    assert "<C0>" not in page
+    assert "carrier = <C0> 1,234 20.0% 10.0%" in words
+    assert "0.300 -0.010 to 0.310 0.400 0.380 to 0.420 +0.100" in words
+    assert "40%" in words
+    assert "In 22 of 50 segments it rose by more than chance and by more than 0.02; the first 10 are shown" in words
+    assert "mean of 1 - roc_auc, to which each row counts by its influence: 0.2800 at training, 0.3300 now" in words
+    assert "between the segments of carrier account for -0.0100, the most of any feature; +0.0600 happened" in words
+    assert page.index("over time</h2>") < page.index("<h2>Why</h2>") < page.index("<h2>Features</h2>")
+    # The share of a rise says nothing where there is none.
+    level = LOSS.model_copy(update={"value": 0.28, "metric": "rmse"})
+    words = " ".join(Page(render(report(segments=[segment(0)], loss=level))).words)
+    assert "+0.0200" in words
+    assert "the mean of squared error: " in words
+    assert "by more than 2.0% of what it was" in words
+    for picture in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(picture)
+    assert 'width="-' not in page
+    assert 'x1="-' not in page
+
+
+def test_a_change_is_marked_on_the_timeline_and_told_in_words():
+    earlier = [report(month) for month in (1, 2, 3)]
+    page = render(report(4, changes=[change(3), change(2, "drift", "temp", 0.1)]), earlier)
+    said = "since 2013-03 roc_auc has been 0.020 lower (0.700 against 0.720 before)"
+    assert page.count('stroke-width="2"') == 1
+    assert f"<title>{said}</title>" in page
+    words = " ".join(Page(page).words)
+    assert f"level is another one: {said}." in words
+    assert "Since 2013-03 roc_auc has been 0.020 lower" in words
+    assert "Since 2013-02 the drift of temp has been 70.0% of the rows, before 10.0%." in words
+    assert "by v1. With nothing changed, any is found in at most 5% of reports" in words
+    # One of a window that is no longer shown is told, and not drawn.
+    assert 'stroke-width="2"' not in render(report(4, changes=[change(1)]), earlier[1:])
+
+
+def test_without_a_reason_there_is_no_section_of_reasons():
+    assert "<h2>Why" not in render(report(), [report(1)])
+    assert "<h2>Why" not in render(report(loss=LOSS), [report(1)])
+
+
+def test_the_importance_of_features_and_what_their_order_means_are_shown():
+    found = report()
+    words = " ".join(Page(render(found)).words)
+    assert "then by size." in words
+    first = found.features[0].model_copy(update={"importance": 0.375})
+    page = render(found.model_copy(update={"features": [first, *found.features[1:]]}))
+    assert "What has drifted comes first, then by drift times importance. Importance is how much worse" in page
+    assert "37.5%" in " ".join(Page(page).words)
+
+
 def test_a_window_about_which_nothing_is_known_has_a_page_too():
     bare = {
         "scored_by": None,
@@ -209,7 +282,12 @@ def test_a_window_about_which_nothing_is_known_has_a_page_too():
 
 
 def test_many_features_stay_under_a_megabyte():
-    page = render(report(count=400), [report(month) for month in range(1, 4)] * 12)
+    why = {
+        "segments": [segment(number) for number in range(10)],
+        "loss": LOSS.model_copy(update={"shifts": LOSS.shifts * 400}),
+        "changes": [change(3)] * 36 * 6,
+    }
+    page = render(report(count=400, **why), [report(month) for month in range(1, 4)] * 12)
     assert len(page.encode()) < 1_000_000
     assert page.count("f399") == 1
 

@@ -174,6 +174,11 @@ def test_bins_hold_few_rows_each_and_a_profile_is_small():
         assert sum(column.counts) == 300_000
 
 
+def test_the_two_noughts_are_one_value():
+    assert of(x=[-0.0, 0.0, -0.0]).model_dump_json() == of(x=[0.0, -0.0, 0.0]).model_dump_json()
+    assert of(x=[-0.0] * 3).columns["x"].distribution().keys.tolist() == [0]
+
+
 def test_values_that_tie_keep_their_own_bins():
     column = of(flag=[0] * 70 + [1] * 30, constant=[5.0] * 100).columns
     assert (column["flag"].edges, column["flag"].counts) == ([0, 0, 1], [70, 30])

@@ -94,8 +94,8 @@ def test_event_time_text_timestamps_and_embeddings_are_watched_from_training_on(
     assert {drift.column for drift in report.watched} == set(SEEN)
     assert {drift.column for drift in report.features} == {"wait", "priority"}
     assert not any(drift.drifted for drift in (*report.watched, *report.features))
-    # Two features, the score, and these four.
-    assert report.drift_tests.columns == 7
+    # Two features, these together, the score, and these four.
+    assert report.drift_tests.columns == 8
     columns = [column.name for column in open_dataset(store, report.datasets[0]).manifest.columns]
     assert {*SEEN, "ticket", "wait", "priority"} <= set(columns)
     assert not {"agent", "code", "escalated"} & set(columns)
@@ -132,12 +132,12 @@ def test_a_watched_column_that_is_gone_or_is_something_else_is_told_and_fails_no
     assert notes == {
         "opened": None,
         "updated": None,
-        "body": "not measured: the predictions do not have it",
+        "body": "not measured: the column is gone",
         "embedding": "not measured: it was embedding at training and is list<element: int64> now",
     }
     assert not any(drift.drifted for drift in report.watched)
     assert (
-        "not measured: the predictions do not have it"
+        "not measured: the column is gone"
         in store.read_bytes(f"reports/{model.model}/2013-04.html").decode()
     )
     emptied = watch(store, model, tickets(500, 5, "2013-05-01", 30, body=pa.nulls(500, pa.string())), "2013-05")

@@ -23,9 +23,10 @@ from airflow_mlops.specs.base import Window
 from airflow_mlops.specs.health import ModelHealthSpec
 from airflow_mlops.specs.join_labels import JoinLabelsSpec
 from airflow_mlops.specs.monitor import MonitorSpec, Report
+from airflow_mlops.specs.profile import ProfileSpec
 from airflow_mlops.specs.score import ScoreSpec
 from airflow_mlops.specs.train import TrainSpec
-from airflow_mlops.steps import join_labels, monitor, monitor_report, score, train
+from airflow_mlops.steps import join_labels, monitor, monitor_report, profile, score, train
 from airflow_mlops.steps.context import StepContext
 from tests.deployed import write
 
@@ -370,3 +371,36 @@ def test_a_feature_whose_column_is_gone_does_not_stop_the_check(deployed):
     rows = write(store, "scoring", data, "2013-04", {**DETAILS, "label": None})
     with pytest.raises(SchemaError, match="has no column 'gust', which .* needs as a feature"):
         score.run(ScoreSpec(model=model, dataset=rows), StepContext(store))
+
+
+@pytest.mark.parametrize("gone", [[], ["gust"]])
+def test_profiles_of_shards_give_the_report_of_one_pass(gone, deployed):
+    (store, model), context = deployed, StepContext(deployed[0])
+    (whole,) = select(store, outcomes(deployed, flights(2_000, seed=3, together=0.5)))
+    table = whole.table().drop_columns(gone)
+    with DatasetWriter(store, f"{model}_parts") as writer:
+        for start in range(0, 2_000, 500):
+            writer.write(table.slice(start, 500))
+        made = writer.commit(window=whole.manifest.window, details=whole.manifest.details)[0].ref
+    watch(deployed, made)
+    once = report(deployed)
+    shards = [ProfileSpec(model=model, dataset=made, shard=number, shards=3) for number in range(3)]
+    profiles = [profile.run(shard, context).model_dump() for shard in shards]
+    monitor.run(MonitorSpec(model=model, dataset=made, profiles=profiles), context)
+    assert report(deployed).model_dump(exclude={"created"}) == once.model_dump(exclude={"created"})
+    assert (once.multivariate.effect is None) == bool(gone)
+    if not gone:
+        bare = profile.run(ProfileSpec(columns=[*FEATURES, "score"], dataset=made), context)
+        monitor.run(MonitorSpec(model=model, dataset=made, profiles=bare.model_dump()), context)
+        said = "not measured: the profiles of its shards were made without the model"
+        assert report(deployed).multivariate.note == said
+
+
+def test_features_together_may_be_compared_with_earlier_windows_as_well(deployed):
+    store, model = deployed
+    watch(deployed, outcomes(deployed, flights(seed=3, window="2013-05", together=0.0), "2013-05"))
+    assert report(deployed, "2013-05").multivariate.drifted
+    made = outcomes(deployed, flights(seed=4, window="2013-06", together=0.0), "2013-06")
+    monitor.run(MonitorSpec(model=model, dataset=made, reference={"rolling": 1}), StepContext(store))
+    found = report(deployed, "2013-06").multivariate
+    assert (found.reference, found.drifted) == ("2013-05", False)

@@ -52,17 +52,17 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     assert first.xcom("monitor")["decision"] == "retrain"
 
     promote(client, tmp_path, store, model)
-    data = flights(480, seed=2, shift=0.5)
+    data = flights(2_100, seed=2, shift=0.5)
     # One shard more than there are row groups, so that one has no row.
     for day in range(3):
-        part = scoring_set(store, data.slice(160 * day, 160), f"2013-04-0{day + 1}", f"scoring_{model}")
+        part = scoring_set(store, data.slice(700 * day, 700), f"2013-04-0{day + 1}", f"scoring_{model}")
         score.run(ScoreSpec(model=model, dataset=part), context)
     labels = write(store, f"flights_{model}", data.select(["flight", "arr_delay"]), "2013-04")
     done = run_dag(DAG.format(model=model, number=1))
     assert set(done.states().values()) == {"success"}
     told = [done.xcom("profile", map_index=number)["profile"] for number in range(4)]
     assert [(item["shard"], item["shards"], item["rows"]) for item in told] == [
-        (0, 4, 160), (1, 4, 160), (2, 4, 160), (3, 4, 0)
+        (0, 4, 700), (1, 4, 700), (2, 4, 700), (3, 4, 0)
     ]  # fmt: skip
 
     key = f"reports/{model}/2013-04"

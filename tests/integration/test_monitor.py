@@ -129,7 +129,7 @@ def test_the_report_says_where_and_since_when_performance_fell(store, champion):
     assert last.worst_segment in page
     # The model leans on the distance alone, and says so.
     assert {drift.column: drift.importance for drift in report.features} == {"distance": 1.0, "wind": 0.0}
-    assert len(last.model_dump_json()) < 2_500
+    assert len(last.model_dump_json()) < 4_000
 
 
 def test_segments_wait_for_labels_that_can_be_judged(store, champion):

@@ -121,7 +121,7 @@ def current(
         batches = (batch for item in datasets for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS))
         return profiled(batches, wanted, datasets, reference)
     merged = shards.whole([shards.read(store, ref) for ref in profiles], datasets)
-    if missing := [name for name in wanted if name not in merged.columns]:
+    if missing := [name for name in wanted if name not in merged.columns and name not in reference.watched.columns]:
         raise SpecError(
             f"The profiles of {datasets[0].manifest.name} have no column {', '.join(map(repr, missing))}: give "
             "ProfileOperator the model, or name them in its columns."
@@ -162,7 +162,7 @@ def columns(
     features = [item.model_copy(update={"importance": reference.importance.get(item.column)}) for item in features]
     return {
         "features": [*drift.ranked(features), *_unmeasured(changed, reference.features)],
-        "watched": [*drift.ranked(watched), *_unmeasured(_unwatched(reference, datasets), reference.watched)],
+        "watched": [*drift.ranked(watched), *_unseen(current, datasets, reference)],
         **{name: next(iter(part), None) for name, part in zip(list(parts)[2:], others, strict=True)},
         "drift_tests": drift.tests_of(judged, found.policy),
     }
@@ -170,6 +170,18 @@ def columns(
 
 def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list[Drift]:
     return [schema.unmeasured(item, reference.columns[name].kind) for name, item in changes.items()]
+
+
+def _unseen(current: Profile, datasets: Sequence[Dataset], reference: ModelProfile) -> list[Drift]:
+    """That columns which are watched were not measured, and why."""
+    changes = _unwatched(reference, datasets)
+    kinds = {name: column.kind for name, column in reference.watched.columns.items()}
+    note = "not measured: the profiles of its shards do not have it"
+    left_out = [name for name in kinds if name not in current.columns and name not in changes]
+    return [
+        *_unmeasured(changes, reference.watched),
+        *(Drift(column=name, kind=kinds[name], note=note) for name in left_out),
+    ]
 
 
 def _not_together(found: Findings, datasets: Sequence[Dataset], reference: ModelProfile) -> list[Drift]:

@@ -394,6 +394,8 @@ def test_profiles_of_shards_give_the_report_of_one_pass(gone, deployed):
         monitor.run(MonitorSpec(model=model, dataset=made, profiles=bare.model_dump()), context)
         said = "not measured: the profiles of its shards were made without the model"
         assert report(deployed).multivariate.note == said
+        (time,) = report(deployed).watched
+        assert (time.column, time.note) == ("time_hour", "not measured: the profiles of its shards do not have it")
 
 
 def test_features_together_may_be_compared_with_earlier_windows_as_well(deployed):

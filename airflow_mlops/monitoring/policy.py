@@ -39,10 +39,12 @@ def triggers(found: Findings) -> dict[Trigger, str]:
         guess = found.estimated if found.unmeasured is not None else None
         if "estimated_performance" in policy.retrain_on and guess is not None and is_worse(guess, policy):
             holding["estimated_performance"] = _compared(guess, policy, "estimated")
-        share = important_drift(found)
-        if "drift" in policy.retrain_on and share is not None and share >= policy.min_importance:
+        moved = important_drift(found)
+        share = sum(drift.importance or 0.0 for drift in moved)
+        if "drift" in policy.retrain_on and share >= policy.min_importance:
             holding["drift"] = (
-                f"features with {share:.0%} of the importance have drifted, and {policy.min_importance:.0%} is enough"
+                f"features with {share:.0%} of the importance have drifted, and {policy.min_importance:.0%} is enough: "
+                f"{_listed([drift.column for drift in moved])}"
             )
     if too_old(found):
         holding["age"] = (
@@ -126,13 +128,13 @@ def too_old(found: Findings) -> bool:
     return age is not None and found.age_days is not None and found.age_days > _days(age)
 
 
-def important_drift(found: Findings) -> float | None:
-    """The share of the importance that the features which have drifted hold together; ``None`` where none is known.
+def important_drift(found: Findings) -> list[Drift]:
+    """The features that have drifted and whose importance is known, what matters most first.
 
     A column that is broken does not count: there is nothing in it to learn from.
     """
-    known = [drift for drift in found.features if drift.importance is not None]
-    return sum(drift.importance or 0.0 for drift in known if drift.drifted and not drift.note) if known else None
+    moved = [drift for drift in found.features if drift.drifted and not drift.note and drift.importance is not None]
+    return sorted(moved, key=lambda drift: -(drift.importance or 0.0))
 
 
 def immature(found: Findings) -> str | None:

@@ -302,6 +302,20 @@ def test_retraining_waits_until_it_was_needed_in_enough_windows_in_whatever_orde
     assert f"The request is {champion.model}/2013-05." in page
 
 
+def test_drift_retrains_where_the_policy_says_so_and_what_drifted_matters(store, champion):
+    moved = outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
+    assert watch(store, champion, moved).decision == "watch"
+    result = watch(store, champion, moved, retrain_on=["drift"])
+    assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
+    assert result.reason == "Features with 100% of the importance have drifted, and 50% is enough: distance."
+    data = flights(seed=3)
+    wind = pa.array(data["wind"].to_numpy() + 1)
+    made = outcomes(store, champion, "2013-05", data.set_column(data.schema.get_field_index("wind"), "wind", wind))
+    # The model does not look at the wind.
+    assert watch(store, champion, made, retrain_on=["drift"]).decision == "watch"
+    assert [drift.column for drift in stored(store, champion, "2013-05").features if drift.drifted] == ["wind"]
+
+
 def test_new_data_is_counted_from_the_end_of_the_training_data_to_the_end_of_the_window(store, champion):
     for window in ("2013-03", "2013-04", "2013-05", "2013-06"):
         write(store, "flights", flights(600).select(["flight"]), window)

@@ -65,8 +65,8 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         # Labels decide once they are there.
         ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
-        ({"retrain_on": ["drift"]}, {"features": [drifted(0.3), drifted(0.3, "wind")]},
-         {"drift": "features with 60% of the importance have drifted, and 50% is enough"}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
+         {"drift": "features with 60% of the importance have drifted, and 50% is enough: wind and temp"}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.4), drifted(0.6, "wind", moved=False)]}, {}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "features with 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),

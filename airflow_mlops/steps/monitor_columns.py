@@ -137,7 +137,10 @@ def kept(reference: ModelProfile, datasets: Sequence[Dataset]) -> tuple[ModelPro
     away = [name for name in (*reference.features.columns, *reference.watched.columns) if name in lost]
     if not away:
         return reference, []
-    update: dict[str, Any] = {"features": _without(lost, reference.features), "watched": _without(lost, reference.watched)}
+    update: dict[str, Any] = {
+        "features": _without(lost, reference.features),
+        "watched": _without(lost, reference.watched),
+    }
     if reference.segments is not None:
         cuts = {name: cut for name, cut in reference.segments.cuts.items() if name not in lost}
         update["segments"] = reference.segments.model_copy(update={"cuts": cuts})

@@ -49,6 +49,10 @@ class DatasetCorruptError(MLOpsError):
     """The bytes of a dataset no longer match the hash in its manifest."""
 
 
+class DatasetPurgedError(MLOpsError):
+    """The files of a dataset were deleted by retention; its manifest says when."""
+
+
 class ValidationError(MLOpsError):
     """Data did not meet the expectations of its suite."""
 

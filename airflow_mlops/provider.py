@@ -21,6 +21,7 @@ _STAGES = (
     "join_labels",
     "profile",
     "monitor",
+    "purge_predictions",
 )
 
 

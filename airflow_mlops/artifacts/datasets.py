@@ -5,6 +5,7 @@ Layout under the store, for a dataset called NAME::
     datasets/NAME/files/UUID.parquet       data, written first
     datasets/NAME/manifests/ID.json        makes the data a dataset; written last
     datasets/NAME/windows/WINDOW.json      which dataset is the present one for a time window
+    datasets/NAME/slots/SLOT.json          which dataset is the present one for something narrower than that
 
 A file without a manifest is invisible, so a writer that dies leaves no half-written dataset.
 """
@@ -24,8 +25,8 @@ from pydantic import Field
 
 from airflow_mlops.artifacts.fingerprints import fingerprint
 from airflow_mlops.artifacts.store import ArtifactStore, HashingFile
-from airflow_mlops.exceptions import DatasetCorruptError, DatasetNotFoundError, SchemaError
-from airflow_mlops.specs.base import DatasetRef, Model, Name, Provenance, Window
+from airflow_mlops.exceptions import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
+from airflow_mlops.specs.base import DatasetRef, Model, Name, Provenance, UtcDatetime, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,7 @@ class Manifest(Model):
     :param details: what its maker knows about it: label, features, split, counts by expectation, ...
     :param source: where the rows came from, without credentials
     :param created: when it was first written, UTC
+    :param purged: when retention deleted its files; ``None`` while they are there
     """
 
     format: int = 1
@@ -77,6 +79,7 @@ class Manifest(Model):
     details: dict[str, Any] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
     created: datetime
+    purged: UtcDatetime | None = None
 
     @property
     def ref(self) -> DatasetRef:
@@ -92,6 +95,10 @@ def _manifest_key(name: str, dataset_id: str) -> str:
 
 def _window_key(name: str, window: Window) -> str:
     return f"datasets/{name}/windows/{window.key}.json"
+
+
+def _slot_key(name: str, slot: str) -> str:
+    return f"datasets/{name}/slots/{slot}.json"
 
 
 class Dataset:
@@ -114,6 +121,17 @@ class Dataset:
             return pq.read_schema(file)
 
     def files(self, part: str | None = None) -> list[FileEntry]:
+        """The files of ``part``, or all.
+
+        :raises DatasetNotFoundError: there is no such part
+        :raises DatasetPurgedError: retention deleted them
+        """
+        if self.manifest.purged is not None:
+            window = f" of {self.manifest.window.label}" if self.manifest.window else ""
+            raise DatasetPurgedError(
+                f"Dataset {self.manifest.name} ({self.manifest.id[:12]}){window} was deleted by retention on "
+                f"{self.manifest.purged:%Y-%m-%d}: only its manifest is left; what is needed of it has to be made again."
+            )
         files = [file for file in self.manifest.files if part is None or file.part == part]
         if not files:
             parts = ", ".join(sorted({file.part for file in self.manifest.files}))
@@ -204,11 +222,14 @@ class DatasetWriter:
     """Writes one dataset; use it as a context manager and call :meth:`commit` at the end of the block.
 
     Leaving the block without a commit removes what was written.
+
+    :param folder: where the files go below the folder ``files``, such as ``window=2013-04``
     """
 
-    def __init__(self, store: ArtifactStore, name: str) -> None:
+    def __init__(self, store: ArtifactStore, name: str, folder: str = "") -> None:
         self.store = store
         self.name = name
+        self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
         self._open: dict[str, tuple[str, HashingFile, pq.ParquetWriter, ExitStack]] = {}
         self._rows: dict[str, int] = {}
         self._schema: pa.Schema | None = None
@@ -253,7 +274,7 @@ class DatasetWriter:
         self._rows[part] += data.num_rows
 
     def _start(self, part: str) -> None:
-        key = f"datasets/{self.name}/files/{uuid.uuid4().hex}.parquet"
+        key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
         # A column of mostly different values gives its dictionary up early: half the time, and smaller files.
@@ -273,9 +294,11 @@ class DatasetWriter:
         parents: Iterable[DatasetRef] = (),
         details: dict[str, Any] | None = None,
         provenance: Provenance | None = None,
+        slots: Iterable[str] = (),
     ) -> tuple[Manifest, bool]:
         """Make what was written a dataset and the present one for its window.
 
+        :param slots: for what else it becomes the present one, see :func:`present_in`
         :return: its manifest, and whether the same dataset was there already (then nothing new is kept)
         """
         if self._schema is None:
@@ -316,8 +339,11 @@ class DatasetWriter:
         else:
             self.store.write_json(_manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        if window is not None and _present_id(self.store, self.name, window) != manifest.id:
-            self.store.write_json(_window_key(self.name, window), {"id": manifest.id, "window": str(window)})
+        present = {"id": manifest.id, "window": str(window) if window else None}
+        pointers = [_slot_key(self.name, slot) for slot in slots]
+        for key in (*pointers, *([_window_key(self.name, window)] if window else ())):
+            if _present_id(self.store, key) != manifest.id:
+                self.store.write_json(key, present)
         return manifest, existing is not None
 
 
@@ -326,16 +352,44 @@ def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
     try:
         dataset = open_dataset(store, manifest.ref)
         dataset.verify()
-    except (DatasetNotFoundError, DatasetCorruptError):
+    except (DatasetNotFoundError, DatasetCorruptError, DatasetPurgedError):
         return None
     return dataset.manifest
 
 
-def _present_id(store: ArtifactStore, name: str, window: Window) -> str | None:
+def _present_id(store: ArtifactStore, key: str) -> str | None:
     try:
-        return str(store.read_json(_window_key(name, window))["id"])
+        return str(store.read_json(key)["id"])
     except FileNotFoundError:
         return None
+
+
+def present_in(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
+    """The dataset of ``name`` that was last committed with ``slot``, if any was."""
+    found = _present_id(store, _slot_key(name, slot))
+    return open_dataset(store, DatasetRef(name=name, id=found, rows=0)) if found else None
+
+
+def slots(store: ArtifactStore, name: str) -> dict[str, Window | None]:
+    """The slots of ``name``, and the window of what is present in each."""
+    found = {}
+    for key in store.keys(f"datasets/{name}/slots"):
+        window = store.read_json(key)["window"]
+        slot = key.rpartition("/")[2].removesuffix(".json")
+        found[slot] = Window.model_validate(window) if window else None
+    return found
+
+
+def manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
+    """Every dataset that was ever committed as ``name``, in no order."""
+    for key in store.keys(f"datasets/{name}/manifests"):
+        yield Manifest.model_validate(store.read_json(key))
+
+
+def tombstone(store: ArtifactStore, manifest: Manifest, purged: datetime) -> None:
+    """Say in its manifest that the files of a dataset are gone, or about to go: from now on nobody reads them."""
+    mark = manifest.model_copy(update={"purged": purged})
+    store.write_json(_manifest_key(manifest.name, manifest.id), mark.model_dump(mode="json"))
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
@@ -381,20 +435,24 @@ def neighbour(store: ArtifactStore, name: str, window: Window) -> Manifest | Non
 def find_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
     """The present dataset of every window of ``name`` that lies inside ``within``, ordered by time.
 
+    What retention deleted is among them where ``within`` asks for it, and cannot be read; without ``within`` it is not.
+
     :raises DatasetNotFoundError: there is none
     :raises SchemaError: two windows overlap
     """
-    found: list[tuple[Window, str]] = []
+    found: list[tuple[Window, Dataset]] = []
     for key in store.keys(f"datasets/{name}/windows"):
         pointer = store.read_json(key)
         window = Window.model_validate(pointer["window"])
         if within is None or within.contains(window):
-            found.append((window, pointer["id"]))
+            found.append((window, open_dataset(store, DatasetRef(name=name, id=pointer["id"], rows=0))))
     if not found:
         raise DatasetNotFoundError(
             f"There is no dataset {name!r}{f' in {within.label}' if within else ''} in the artifact store {store.url}: "
             "ingest that window first."
         )
+    if within is None:
+        found = [item for item in found if item[1].manifest.purged is None] or found
     found.sort(key=lambda item: (item[0].start, item[0].end))
     for (first, _), (second, _) in zip(found, found[1:], strict=False):
         if first.overlaps(second):
@@ -402,4 +460,4 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
                 f"Dataset {name!r} has overlapping windows {first.label} and {second.label}: "
                 "rows would count twice. Ask for a window that holds only one of them."
             )
-    return [open_dataset(store, DatasetRef(name=name, id=dataset_id, rows=0)) for _, dataset_id in found]
+    return [dataset for _, dataset in found]

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -223,6 +224,32 @@ class ArtifactStore:
             return []
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
+
+    def find(self, prefix: str) -> list[str]:
+        """All keys under the folder ``prefix``, however deep, sorted; files still being written are among them.
+
+        :raises StoreError: the store cannot be read
+        """
+        folder = self.path(prefix)
+        try:
+            self.fs.invalidate_cache(folder)
+            paths = self.fs.find(folder)
+        except OSError as error:
+            raise self._failed("read", prefix, error) from error
+        return sorted(str(path).removeprefix(self.path("")) for path in paths)
+
+    def modified(self, key: str) -> datetime | None:
+        """When ``key`` was last written, or ``None`` where it is gone or the filesystem does not say.
+
+        :raises StoreError: the store cannot be read
+        """
+        try:
+            found: datetime = self.fs.modified(self.path(key))
+        except (FileNotFoundError, NotImplementedError):
+            return None
+        except OSError as error:
+            raise self._failed("read", key, error) from error
+        return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
     def info(self, key: str) -> dict[str, Any] | None:
         """What the filesystem says of ``key``, or ``None`` where it is gone: its size, and more.

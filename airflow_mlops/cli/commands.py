@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import sys
@@ -17,9 +18,9 @@ from airflow.utils.platform import getuser
 
 from airflow_mlops import __version__
 from airflow_mlops.cli import server
-from airflow_mlops.exceptions import ConnectionNotFoundError, MLOpsError, RegistryUnavailableError
+from airflow_mlops.exceptions import ConnectionNotFoundError, DatasetNotFoundError, MLOpsError, RegistryUnavailableError
 from airflow_mlops.settings import default_store
-from airflow_mlops.specs.base import MLflowTarget, Provenance, StepCall, parse
+from airflow_mlops.specs.base import MLflowTarget, Provenance, StepCall, Window, parse
 
 if TYPE_CHECKING:
     from airflow_mlops.artifacts.store import ArtifactStore
@@ -162,3 +163,48 @@ def reproduce(args: Namespace) -> None:
     print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
     if not result.reproduced:
         raise SystemExit(1)
+
+
+@_command
+def predictions(args: Namespace) -> None:
+    """``airflow mlops predictions MODEL``."""
+    from airflow_mlops.artifacts.predictions import PredictionLog
+    from airflow_mlops.cli.answers import sections
+    from airflow_mlops.monitoring.questions import answer
+
+    log = PredictionLog(_store(args), args.model, args.predictions)
+    window = parse(Window, args.window, "--window") if args.window else None
+    if not log.entries(window):
+        raise DatasetNotFoundError(
+            f"{log.store.url} has no predictions of {args.model!r}{f' in {window.label}' if window else ''} under the name "
+            f"{log.name!r}: check the names, and give --store if they lie elsewhere."
+        )
+    if args.files:
+        files = log.files(window)
+        print(json.dumps(files, indent=1) if args.json else "\n".join(files))
+        return
+    answers = answer(log, args.outcomes or f"{args.model}_outcomes", window)
+    if args.json:
+        print(answers.model_dump_json(indent=1))
+        return
+    for title, rows in sections(answers):
+        print(f"\n{title}")
+        AirflowConsole().print_as_table(rows)
+
+
+@_command
+def purge(args: Namespace) -> None:
+    """``airflow mlops purge MODEL --older-than 90D``."""
+    from airflow_mlops.specs.purge_predictions import PurgePredictionsSpec
+    from airflow_mlops.steps import purge_predictions as step
+    from airflow_mlops.steps.context import StepContext
+
+    fields = {
+        "model": args.model,
+        "older_than": args.older_than,
+        "predictions": args.predictions,
+        "outcomes": args.outcomes,
+        "dry_run": args.dry_run,
+    }
+    context = StepContext(store=_store(args), provenance=Provenance(user=getuser()))
+    print(step.run(parse(PurgePredictionsSpec, fields, "The purge"), context).summary)

@@ -17,6 +17,8 @@ _STORE = Arg(("--store",), help="URL of the artifact store (default: [mlops] art
 _CONNECTION = Arg(
     ("--mlflow-conn-id",), default="mlflow_default", help="The Airflow connection to MLflow (default: mlflow_default)"
 )
+_PREDICTIONS = Arg(("--predictions",), help="Name of the dataset of predictions (default: MODEL_predictions)")
+_OUTCOMES = Arg(("--outcomes",), help="Name of the dataset of predictions with labels (default: MODEL_outcomes)")
 _EVERYWHERE = (_STORE, _CONNECTION, ARG_VERBOSE)
 
 _COMMANDS = (
@@ -63,9 +65,48 @@ _COMMANDS = (
             *_EVERYWHERE,
         ),
     ),
+    ActionCommand(
+        name="predictions",
+        help="Show what a model predicted: how many, how fast, from what, and what really happened",
+        description="Answer from the prediction log and the outcomes joined to it: how many predictions, how fast, which "
+        "inputs, which features, which results, and what really happened. --files lists the Parquet files that hold the "
+        "present predictions and nothing else.",
+        func=lazy_load_command("airflow_mlops.cli.commands.predictions"),
+        args=(
+            _MODEL,
+            Arg(("--window",), help="Only windows inside this one, as in 2013-04 or 2013-01..2013-03"),
+            _PREDICTIONS,
+            _OUTCOMES,
+            Arg(("--files",), action="store_true", help="List the files instead, one URL a line"),
+            Arg(("--json",), action="store_true", help="Print JSON, with every digit"),
+            _STORE,
+            ARG_VERBOSE,
+        ),
+    ),
+    ActionCommand(
+        name="purge",
+        help="Delete the rows of old predictions, and of what labels were joined to",
+        description="Do what PurgePredictionsOperator does.",
+        func=lazy_load_command("airflow_mlops.cli.commands.purge"),
+        args=(
+            _MODEL,
+            Arg(
+                ("--older-than",),
+                required=True,
+                help="How old, as in 90D: since the window's end, or since scoring if later",
+            ),
+            _PREDICTIONS,
+            _OUTCOMES,
+            Arg(("--dry-run",), action="store_true", help="Only say what would be deleted"),
+            _STORE,
+            ARG_VERBOSE,
+        ),
+    ),
 )
 
 
 def get_cli_commands() -> list[GroupCommand]:
     """The group ``mlops``."""
-    return [GroupCommand(name="mlops", help="Models: ledger, rollback, reproduction", subcommands=_COMMANDS)]
+    return [
+        GroupCommand(name="mlops", help="Models: ledger, rollback, reproduction, predictions", subcommands=_COMMANDS)
+    ]

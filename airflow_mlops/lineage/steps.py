@@ -25,6 +25,7 @@ from airflow_mlops.specs.materialize_features import MaterializeFeaturesResult, 
 from airflow_mlops.specs.monitor import MonitorResult, MonitorSpec
 from airflow_mlops.specs.profile import ProfileSpec
 from airflow_mlops.specs.promote import PromoteResult, PromoteSpec
+from airflow_mlops.specs.purge_predictions import PurgePredictionsSpec
 from airflow_mlops.specs.rollback import RollbackResult, RollbackSpec
 from airflow_mlops.specs.score import ScoreResult, ScoreSpec
 from airflow_mlops.specs.search import SearchSpec
@@ -292,6 +293,12 @@ def _monitor(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     return OperatorLineage(inputs=inputs, outputs=[report], run_facets={"mlops_verdict": told})
 
 
+def _purge_predictions(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+    spec = PurgePredictionsSpec.model_validate(call.spec)
+    names = (spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes")
+    return OperatorLineage(outputs=[datasets.unwritten(name) for name in names])
+
+
 _STEPS: dict[str, Callable[[StepCall, Answer, Datasets], Lineage]] = {
     "ingest": _ingest,
     "validate": _validate,
@@ -306,4 +313,5 @@ _STEPS: dict[str, Callable[[StepCall, Answer, Datasets], Lineage]] = {
     "join_labels": _join_labels,
     "profile": _profile,
     "monitor": _monitor,
+    "purge_predictions": _purge_predictions,
 }

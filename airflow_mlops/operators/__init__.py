@@ -15,6 +15,7 @@ _MODULES = {
     "MonitorOperator": "monitor",
     "ProfileOperator": "profile",
     "PromoteOperator": "promote",
+    "PurgePredictionsOperator": "purge_predictions",
     "RollbackOperator": "rollback",
     "ScoreOperator": "score",
     "SearchOperator": "search",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.monitor import MonitorOperator
     from airflow_mlops.operators.profile import ProfileOperator
     from airflow_mlops.operators.promote import PromoteOperator
+    from airflow_mlops.operators.purge_predictions import PurgePredictionsOperator
     from airflow_mlops.operators.rollback import RollbackOperator
     from airflow_mlops.operators.score import ScoreOperator
     from airflow_mlops.operators.search import SearchOperator

@@ -25,6 +25,8 @@ class JoinLabelsOperator(StepOperator):
     :param labels_timestamp: the column that tells which of several labels of a row is the latest and, if it is a time,
         when it came; without it more than one label for a row is an error
     :param name: the name of the joined dataset; ``MODEL_outcomes`` unless given
+    :param hash_conn_id: the Airflow connection whose password is the key, where the predictions hold hashes of columns
+        in ``on``: those of the labels are hashed in the same way
     :param on_missing: while there are no predictions or no labels, ``fail`` the task or ``skip`` it
     """
 
@@ -32,6 +34,7 @@ class JoinLabelsOperator(StepOperator):
     spec = JoinLabelsSpec
     template_fields: Sequence[str] = (
         *StepOperator.template_fields, "model", "predictions", "labels", "on", "label_column", "labels_timestamp", "name",
+        "hash_conn_id",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +47,7 @@ class JoinLabelsOperator(StepOperator):
         model: str | None = None,
         labels_timestamp: str | None = None,
         name: str | None = None,
+        hash_conn_id: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",
         **kwargs: Any,
     ) -> None:
@@ -58,6 +62,7 @@ class JoinLabelsOperator(StepOperator):
         self.label_column = label
         self.labels_timestamp = labels_timestamp
         self.name = name
+        self.hash_conn_id = hash_conn_id
         self.on_missing = on_missing
 
     def build_spec(self, context: Context) -> dict[str, Any]:
@@ -68,6 +73,7 @@ class JoinLabelsOperator(StepOperator):
             "label": self.label_column,
             "labels_timestamp": self.labels_timestamp,
             "name": self.name or f"{self.model}_outcomes",
+            "hash_conn_id": self.hash_conn_id,
             "on_missing": self.on_missing,
         }
 

@@ -27,13 +27,17 @@ class ScoreOperator(StepOperator):
     :param on_missing: while the model has no champion, ``fail`` the task or ``skip`` it
     :param allow_pyfunc: load a champion that TrainOperator did not make by ``mlflow.pyfunc``, which runs code that comes
         with it; without it only one is loaded that can run none. No template, so that only the DAG's author says it
+    :param hash_columns: columns of which the predictions keep a keyed hash (HMAC-SHA256) instead of the value
+    :param drop_columns: columns that the predictions do not keep
+    :param hash_conn_id: the Airflow connection whose password is the key of the hashes; needed with ``hash_columns``
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
 
     step = "score"
     spec = ScoreSpec
     template_fields: Sequence[str] = (
-        *StepOperator.template_fields, "model", "dataset", "part", "window", "name", "mlflow_conn_id",
+        *StepOperator.template_fields, "model", "dataset", "part", "window", "name", "hash_columns", "drop_columns",
+        "hash_conn_id", "mlflow_conn_id",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +50,9 @@ class ScoreOperator(StepOperator):
         name: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",
         allow_pyfunc: bool = False,
+        hash_columns: Sequence[str] = (),
+        drop_columns: Sequence[str] = (),
+        hash_conn_id: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:
@@ -57,6 +64,9 @@ class ScoreOperator(StepOperator):
         self.name = name
         self.on_missing = on_missing
         self.allow_pyfunc = allow_pyfunc
+        self.hash_columns = hash_columns
+        self.drop_columns = drop_columns
+        self.hash_conn_id = hash_conn_id
         self.mlflow_conn_id = mlflow_conn_id
 
     def build_spec(self, context: Context) -> dict[str, Any]:
@@ -68,6 +78,9 @@ class ScoreOperator(StepOperator):
             "name": self.name,
             "on_missing": self.on_missing,
             "allow_pyfunc": self.allow_pyfunc,
+            "hash_columns": self.hash_columns,
+            "drop_columns": self.drop_columns,
+            "hash_conn_id": self.hash_conn_id,
             "mlflow": {"conn_id": self.mlflow_conn_id},
         }
 

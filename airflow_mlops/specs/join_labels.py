@@ -32,6 +32,7 @@ class JoinLabelsSpec(Spec):
     :param on: the columns that name a row, in both datasets
     :param labels_timestamp: the column that tells which of several labels of a row is the latest, and, if it is a time,
         when it came
+    :param hash_conn_id: the connection whose password is the key, where the predictions hold hashes of columns in ``on``
     :param on_missing: what to do while predictions or labels are not there: ``fail``, or ``skip`` and return no dataset
     """
 
@@ -41,6 +42,7 @@ class JoinLabelsSpec(Spec):
     label: Annotated[LabelColumn, BeforeValidator(_as_label)]
     labels_timestamp: str | None = None
     name: Name
+    hash_conn_id: str | None = None
     on_missing: Literal["fail", "skip"] = "fail"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airflow_mlops.specs.base import DatasetRef, MLflowTarget, ModelVersionRef, Name, Result, Spec, Window
 from airflow_mlops.specs.selection import DatasetLike
@@ -22,6 +22,9 @@ class ScoreSpec(Spec):
     :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
     :param on_missing: what to do while the model has no champion: ``fail``, or ``skip`` and return no dataset
     :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.registry.pyfunc_loading`
+    :param hash_columns: columns of which the predictions keep a keyed hash instead of the value
+    :param drop_columns: columns that the predictions do not keep
+    :param hash_conn_id: the connection whose password is the key of the hashes
     """
 
     model: Name
@@ -31,7 +34,20 @@ class ScoreSpec(Spec):
     name: Name | None = None
     on_missing: Literal["fail", "skip"] = "fail"
     allow_pyfunc: bool = Field(default=False, strict=True)
+    hash_columns: list[str] = Field(default_factory=list)
+    drop_columns: list[str] = Field(default_factory=list)
+    hash_conn_id: str | None = None
     mlflow: MLflowTarget = MLflowTarget()
+
+    @model_validator(mode="after")
+    def _private(self) -> ScoreSpec:
+        if self.hash_columns and not self.hash_conn_id:
+            raise ValueError("hash_columns needs hash_conn_id, a connection whose password is the key of the hashes")
+        if both := {*self.hash_columns} & {*self.drop_columns}:
+            raise ValueError(f"{', '.join(sorted(both))} cannot be both hashed and dropped")
+        if own := [name for name in PREDICTION_COLUMNS if name in {*self.hash_columns, *self.drop_columns}]:
+            raise ValueError(f"{', '.join(own)} cannot be hashed or dropped: without it these are no predictions")
+        return self
 
 
 class ScoreResult(Result):

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.artifacts import predictions as log
 from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter
 from airflow_mlops.artifacts.expressions import columns, evaluate
 from airflow_mlops.artifacts.selection import select, window_of
-from airflow_mlops.exceptions import DatasetNotFoundError, SchemaError
+from airflow_mlops.exceptions import DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.specs.join_labels import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.steps.context import StepContext
+from airflow_mlops.steps.privacy import Pseudonyms
 
 LABEL, LABEL_AT = "label", "label_at"
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
@@ -31,12 +33,12 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"Nothing was joined. {error}")
         raise
-    added = _aligned(predictions, labels, spec)
+    added = _aligned(predictions, labels, spec, _pseudonyms(predictions, spec, context))
     label = added[LABEL]
     rows, labelled = len(label), len(label) - label.null_count
     coverage = labelled / rows if rows else None
     window = window_of(predictions)
-    with DatasetWriter(context.store, spec.name) as writer:
+    with DatasetWriter(context.store, spec.name, log.folder(window)) as writer:
         for batch in _labelled(predictions, added):
             writer.write(batch)
         manifest, _ = writer.commit(
@@ -52,6 +54,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "coverage": coverage,
             },
             provenance=context.provenance,
+            # For each of the predictions' datasets these are its present outcomes.
+            slots=[dataset.manifest.id for dataset in predictions],
         )
     return JoinLabelsResult(
         dataset=manifest.ref,
@@ -85,13 +89,50 @@ def _with(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
 
 
-def _aligned(predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec) -> dict[str, pa.Array]:
+def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext) -> dict[str, Pseudonyms]:
+    """What hashes each of the columns in ``on`` that the predictions hold hashes of.
+
+    :raises SchemaError: a column in ``on`` was dropped, or is hashed in some of the predictions only
+    :raises SpecError: there is no key, or another one than scoring had
+    """
+    details = [dataset.manifest.details for dataset in predictions]
+    name = predictions[0].manifest.name
+    if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
+        raise SchemaError(
+            f"Dataset {name} has no column {', '.join(map(repr, dropped))}, which drop_columns left out: "
+            "hash it when scoring instead, or name other columns in `on`."
+        )
+    hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
+    if not hashed:
+        return {}
+    if not all(key in item.get("hashed", ()) for key in hashed for item in details):
+        raise SchemaError(
+            f"Dataset {name} holds hashes of {', '.join(map(repr, hashed))} in some windows and values in others: "
+            "join windows of one kind."
+        )
+    if spec.hash_conn_id is None:
+        raise SpecError(
+            f"Dataset {name} holds hashes of {', '.join(map(repr, hashed))}: "
+            "give hash_conn_id, the connection with the key that scoring hashed them with."
+        )
+    pseudonyms = Pseudonyms.of(context.connection(spec.hash_conn_id))
+    if any(item["hash_key_id"] != pseudonyms.key_id for item in details):
+        raise SpecError(
+            f"Dataset {name} was hashed with another key than connection {spec.hash_conn_id!r} has: no label would be found. "
+            "Give the connection with the key that scoring had."
+        )
+    return dict.fromkeys(hashed, pseudonyms)
+
+
+def _aligned(
+    predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonyms]
+) -> dict[str, pa.Array]:
     """The label of every prediction, and its time if known, in the predictions' order; null where there is none.
 
     :raises SchemaError: a column is missing, keys differ in type, or labels are ambiguous
     """
     left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
-    right, values, times = _label_table(labels, left.schema, spec)
+    right, values, times = _label_table(labels, left.schema, spec, pseudonyms)
     joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
         right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
     )
@@ -121,7 +162,7 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
 
 
 def _label_table(
-    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec
+    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonyms]
 ) -> tuple[pa.Table, pa.Array, pa.Array | None]:
     """The labels' keys, cast to the predictions' types, the labels, and their times where these are known.
 
@@ -144,6 +185,8 @@ def _label_table(
     cast = []
     for field in keys:
         found = table[field.name]
+        if field.name in pseudonyms:
+            found = pseudonyms[field.name].hashed(found)
         try:
             cast.append(found.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

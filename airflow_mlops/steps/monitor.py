@@ -86,8 +86,10 @@ def _measured(
     known: Known,
     store: ArtifactStore,
 ) -> dict[str, Any]:
-    reference = monitor_columns.stored_profile(known, scored_by)
+    reference, unseen = monitor_columns.kept(monitor_columns.stored_profile(known, scored_by), datasets)
+    found = found.model_copy(update={"notes": [*found.notes, *unseen]})
     measured = {
+        "notes": found.notes,
         "scored_by": scored_by,
         "schema_changes": monitor_schema.changes(datasets, reference, known.contract, store),
         "freshness": monitor_schema.freshness(datasets, found.window),

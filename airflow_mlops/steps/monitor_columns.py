@@ -26,6 +26,7 @@ from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import Findings, SchemaChange
 from airflow_mlops.specs.profile import ProfileRef
 from airflow_mlops.steps.monitor_performance import unripe
+from airflow_mlops.steps.privacy import not_kept
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -128,6 +129,28 @@ def current(
         )
     known = {name: merged.columns[name] for name in [*wanted, multivariate.ERROR] if name in merged.columns}
     return Profile(rows=merged.rows, columns=known)
+
+
+def kept(reference: ModelProfile, datasets: Sequence[Dataset]) -> tuple[ModelProfile, list[str]]:
+    """The profile without the columns that were hashed in the predictions or dropped from them, and a note on those."""
+    lost = {name: fate for item in datasets for name, fate in not_kept(item.manifest.details).items()}
+    away = [name for name in (*reference.features.columns, *reference.watched.columns) if name in lost]
+    if not away:
+        return reference, []
+    update: dict[str, Any] = {
+        "features": _without(lost, reference.features),
+        "watched": _without(lost, reference.watched),
+    }
+    if reference.segments is not None:
+        cuts = {name: cut for name, cut in reference.segments.cuts.items() if name not in lost}
+        update["segments"] = reference.segments.model_copy(update={"cuts": cuts})
+    listed = ", ".join(f"{name} ({lost[name]})" for name in away)
+    note = f"Not compared with training, because the predictions do not keep them: {listed}."
+    return reference.model_copy(update=update), [note]
+
+
+def _without(lost: Iterable[str], of: Profile) -> Profile:
+    return of.model_copy(update={"columns": {name: item for name, item in of.columns.items() if name not in set(lost)}})
 
 
 def columns(

@@ -34,7 +34,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
             )
         scored_by = monitor_columns.scored_by(datasets, champion, client)
         known = contracts.known(client, context.store, scored_by)
-        reference = monitor_columns.stored_profile(known, scored_by)
+        reference, _ = monitor_columns.kept(monitor_columns.stored_profile(known, scored_by), datasets)
         changes = monitor_schema.changes(datasets, reference, known.contract, context.store)
         columns = monitor_columns.compared(reference, changes, datasets)
     for dataset in datasets:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.artifacts import predictions
 from airflow_mlops.artifacts.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.artifacts.selection import select, window_of
 from airflow_mlops.artifacts.store import ArtifactStore
@@ -23,6 +24,7 @@ from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.score import PREDICTION_COLUMNS, ScoreResult, ScoreSpec
 from airflow_mlops.steps.context import StepContext
+from airflow_mlops.steps.privacy import KEEP_ALL, Privacy, Pseudonyms, not_kept
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,6 +57,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         part=spec.part,
         window=spec.window or window_of(datasets),
         context=context,
+        privacy=_privacy(spec, context),
     )
     seconds = time.perf_counter() - started
     when = f" of {manifest.window.label}" if manifest.window else ""
@@ -65,6 +68,14 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         rows_per_second=round(manifest.rows / seconds, 1),
         summary=f"Scored {manifest.rows:,} rows{when} with {champion} in {seconds:.1f} s on {model.engine}.",
     )
+
+
+def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
+    pseudonyms = None
+    if spec.hash_columns:
+        assert spec.hash_conn_id is not None  # the spec makes sure of it
+        pseudonyms = Pseudonyms.of(context.connection(spec.hash_conn_id))
+    return Privacy(spec.hash_columns, spec.drop_columns, pseudonyms)
 
 
 def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
@@ -85,31 +96,44 @@ def score(
     part: str | None,
     window: Window | None,
     context: StepContext,
+    privacy: Privacy = KEEP_ALL,
 ) -> Manifest:
-    """Write the dataset ``name``: the rows of ``datasets`` with what ``model`` predicts for them.
+    """Write the dataset ``name``: the rows of ``datasets`` with what ``model`` predicts for them, as ``privacy`` allows.
 
     Reading, scoring and writing overlap: each works on another batch.
     """
+    started = time.perf_counter()
     carried = _carried(datasets, model.contract, version)
+    privacy.require(carried, datasets[0].manifest.name)
+    slot = predictions.slot(version, window, datasets, part)
+    predictions.claim(context.store, name, slot, datasets, part, context.provenance)
+    folder = predictions.folder(window, version.version)
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
-    with DatasetWriter(context.store, name) as writer, ThreadPoolExecutor(2, "score") as threads:
+    with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
         writing: Future[None] | None = None
         for batch in _ahead(rows, threads):
             scored = _scored(batch.select(carried), model, version)
             if writing is not None:
                 writing.result()
-            writing = threads.submit(writer.write, scored)
+            writing = threads.submit(writer.write, privacy.applied(scored))
         if writing is None:
-            writer.write(_no_rows(datasets[0], carried, model.contract, version))
+            writer.write(privacy.applied(_no_rows(datasets[0], carried, model.contract, version)))
         else:
             writing.result()
         return writer.commit(
             window=window,
             description=f"Predictions of {version}",
-            source={"dataset": datasets[0].manifest.name, "model": version.model, "model_version": version.version},
+            source={
+                "dataset": datasets[0].manifest.name,
+                "part": part,
+                "model": version.model,
+                "model_version": version.version,
+                "seconds": round(time.perf_counter() - started, 3),
+            },
             parents=[dataset.ref for dataset in datasets],
-            details=_details(datasets[-1], model, version, carried),
+            details=_details(datasets[-1], model, version, carried, privacy),
             provenance=context.provenance,
+            slots=[slot],
         )[0]
 
 
@@ -195,18 +219,23 @@ def _prediction_type(contract: ModelContract) -> pa.DataType:
     return pa.float64() if contract.task == "regression" else pa.array(contract.classes).type
 
 
-def _details(dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str]) -> dict[str, Any]:
+def _details(
+    dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str], privacy: Privacy
+) -> dict[str, Any]:
     details = dataset.manifest.details
+    timestamp = details.get("timestamp") or (model.contract.timestamp if model.contract.timestamp in carried else None)
     return {
         "model": version.model,
         "model_version": version.version,
         "run_id": version.run_id,
         "engine": model.engine,
         "task": model.contract.task,
+        "classes": model.contract.classes,
+        "positive": model.contract.positive,
         "features": [feature.name for feature in model.contract.features],
-        "keys": details.get("keys", []),
-        "timestamp": details.get("timestamp")
-        or (model.contract.timestamp if model.contract.timestamp in carried else None),
+        "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
+        "timestamp": None if timestamp in not_kept(privacy.details) else timestamp,
+        **privacy.details,
     }
 
 

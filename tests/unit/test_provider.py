@@ -43,7 +43,13 @@ def test_the_commands_that_the_metadata_names_are_there():
     (path,) = INFO["cli"]
     (group,) = import_string(path)()
     assert group.name == "mlops"
-    assert [command.name for command in group.subcommands] == ["ledger", "rollback", "reproduce"]
+    assert [command.name for command in group.subcommands] == [
+        "ledger",
+        "rollback",
+        "reproduce",
+        "predictions",
+        "purge",
+    ]
 
 
 def test_every_setting_says_what_it_is_for_and_has_a_default():

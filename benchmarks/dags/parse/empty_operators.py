@@ -18,8 +18,10 @@ with DAG("empty_operators", schedule=PartitionedAtRuntime(), catchup=False, defa
     join_labels = EmptyOperator(task_id="join_labels")
     profile = EmptyOperator.partial(task_id="profile").expand(doc=["one", "two"])
     monitor = EmptyOperator(task_id="monitor")
+    purge = EmptyOperator(task_id="purge")
     rollback = EmptyOperator(task_id="rollback", params={"reason": "asked for"})
     ingest >> validate >> training_set >> [search, train, evaluate, score]
     search >> train >> evaluate >> promote >> score >> join_labels >> profile >> monitor >> rollback
     validate >> join_labels >> monitor
+    monitor >> purge
     features >> training_set

@@ -1,4 +1,4 @@
-"""One DAG with all thirteen operators, wired as a lifecycle; it is parsed, never run."""
+"""One DAG with all fourteen operators, wired as a lifecycle; it is parsed, never run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airflow_mlops.operators import (
     MonitorOperator,
     ProfileOperator,
     PromoteOperator,
+    PurgePredictionsOperator,
     RollbackOperator,
     ScoreOperator,
     SearchOperator,
@@ -63,7 +64,9 @@ with DAG(
     monitor = MonitorOperator(
         task_id="monitor", dataset=joined.output, profiles=profiles.output, window="{{ partition_key }}"
     )
+    purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "asked for"})
     features >> data
     promote >> score
     monitor >> rollback
+    monitor >> purge

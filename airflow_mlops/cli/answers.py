@@ -1,0 +1,95 @@
+"""The answers of the prediction log as tables that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_mlops.monitoring.questions import Answers, FeatureFound, Happened
+
+Rows = list[dict[str, Any]]
+
+
+def sections(answers: Answers) -> list[tuple[str, Rows]]:
+    """Each question with its rows; one without an answer is left out."""
+    found: list[tuple[str, Rows]] = [
+        ("How many?", [
+            {
+                "window": item.window or "",
+                "version": item.version,
+                "rows": f"{item.rows:,}",
+                "scored": f"{item.scored:%Y-%m-%d %H:%M}" + (f" ({item.times} times)" if item.times > 1 else ""),
+                **({"deleted": f"{item.deleted:%Y-%m-%d}"} if item.deleted else {}),
+            }
+            for item in answers.how_many
+        ]),
+        ("How fast?", [
+            {
+                "window": item.window or "",
+                "version": item.version,
+                "rows/s": f"{item.rows_per_second:,.0f}" if item.rows_per_second else "",
+                **{f"{name} ms/row": f"{value:.2g}" for name, value in item.latency_ms.items()},
+                "engine": item.engine,
+            }
+            for item in answers.how_fast
+        ]),
+        ("Which inputs?", [
+            {
+                "window": item.window or "",
+                "version": item.version,
+                "source": item.source,
+                "datasets": ", ".join(dataset[:12] for dataset in item.datasets),
+                "predictions": item.predictions[:12],
+                "run": item.run,
+            }
+            for item in answers.inputs
+        ]),
+        ("Which features?", [_feature(item) for item in answers.features]),
+        ("Which results?", [
+            {
+                "version": item.version,
+                "rows": f"{item.rows:,}",
+                **{f"score {name}": f"{value:.4g}" for name, value in item.score.items()},
+                "predicted": _shares(item.predicted),
+            }
+            for item in answers.results
+        ]),
+        ("What really happened?", [_happened(item) for item in answers.happened]),
+    ]  # fmt: skip
+    return [(title, _filled(rows)) for title, rows in found if rows]
+
+
+def _feature(item: FeatureFound) -> dict[str, Any]:
+    value = "" if item.mean is None else f"{item.mean:.4g}"
+    if item.most_frequent is not None:
+        value = f"{item.most_frequent} ({item.share:.1%})"
+    return {
+        "version": item.version,
+        "feature": item.feature,
+        "mean, or most frequent": value if item.kept == "yes" else item.kept,
+        "missing": "" if item.missing is None else f"{item.missing:.1%}",
+    }
+
+
+def _happened(item: Happened) -> dict[str, Any]:
+    metric = item.note
+    if item.metric is not None:
+        metric = f"{item.metric} {item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
+    return {
+        "window": item.window or "",
+        "version": item.version,
+        "labelled": f"{item.labelled:,} of {item.rows:,}"
+        + (f" ({item.coverage:.1%})" if item.coverage is not None else ""),
+        "observed": f"mean {item.observed['mean']:.4g}" if item.observed.keys() == {"mean"} else _shares(item.observed),
+        "realised": metric,
+    }
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{value} {share:.1%}" for value, share in shares.items())
+
+
+def _filled(rows: Rows) -> Rows:
+    """The same columns in every row, as a table needs them."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in columns} for row in rows]

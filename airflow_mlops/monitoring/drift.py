@@ -116,6 +116,7 @@ def _column(
         missing=_missing(current),
         missing_reference=_missing(reference),
         infinite=_infinite(reference, current),
+        broken=_broken(reference, current),
         note=note,
     )
     least = policy.min_rows
@@ -189,9 +190,19 @@ def _oddity(reference: ColumnProfile, column: ColumnProfile) -> str | None:
         return None
     if column.infinite:
         return f"{column.infinite:,} rows are infinite" if column.infinite > 1 else "1 row is infinite"
-    if column.valid > 1 and column.min == column.max and reference.min != reference.max:
+    if _constant(reference, column):
         return f"every row has the value {column.min:.4g}"
     return None
+
+
+def _broken(reference: ColumnProfile, column: ColumnProfile) -> bool:
+    if not column.valid:
+        return bool(column.rows and reference.valid)
+    return isinstance(column, NumericColumn) and isinstance(reference, NumericColumn) and _constant(reference, column)
+
+
+def _constant(reference: NumericColumn, column: NumericColumn) -> bool:
+    return column.valid > 1 and column.min == column.max and reference.min != reference.max
 
 
 def _infinite(reference: ColumnProfile, column: ColumnProfile) -> int:

@@ -16,7 +16,7 @@ from airflow_mlops.monitoring import retraining
 from airflow_mlops.specs.base import Request
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.monitor import Findings, Held, Performance, Retraining, Verdict
+from airflow_mlops.specs.monitor import Findings, Held, Limit, Performance, Retraining, Verdict
 from airflow_mlops.specs.policy import Measured, Policy, Trigger
 from airflow_mlops.specs.reference import TRAINING
 from airflow_mlops.specs.why import LOSSES
@@ -66,6 +66,8 @@ def plan(
 ) -> Retraining:
     """What the policy makes of the triggers, see :func:`airflow_mlops.monitoring.retraining.plan`.
 
+    Broken inputs hold a request back: what fell is not the model.
+
     :param earlier: what was found in earlier windows, by time. They are judged by the present policy, and those count
         in which the same version made the predictions
     """
@@ -76,7 +78,13 @@ def plan(
         else {}
         for item in earlier
     ]
-    return retraining.plan(name, found.window, found.policy, triggers(found), held_before, asked, refused)
+    planned = retraining.plan(name, found.window, found.policy, triggers(found), held_before, asked, refused)
+    if planned.request is None and (broken := _unusable(found)):
+        says = f"no model can learn from inputs that are broken, so mend them first: {_listed(broken)}"
+        planned = planned.model_copy(
+            update={"limits": [*planned.limits, Limit(name="inputs", says=says, reached=True)]}
+        )
+    return planned
 
 
 def decide(found: Findings, planned: Retraining | None = None) -> Verdict:
@@ -254,6 +262,12 @@ def _listed(names: Sequence[str]) -> str:
     if more := len(names) - len(shown):
         shown.append(f"{more} more")
     return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+
+
+def _unusable(found: Findings) -> list[str]:
+    """The features that the window has no values of, or only one value."""
+    broken = [f"{drift.column} ({drift.note})" for drift in found.features if drift.broken and drift.drifted]
+    return [*broken, *(str(item) for item in found.schema_changes if item.before is not None and not item.compared)]
 
 
 def _broken(found: Findings) -> list[str]:

@@ -56,6 +56,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("mlops.monitor.decision", "1 for what the last check decided, else 0.", (*_VERSION, "decision")),
+        Metric("mlops.monitor.retraining_held_back", "1 where retraining is due and something holds it back, else 0."),
         Metric("mlops.monitor.completed_timestamp_seconds", "When the last check was done."),
         Metric("mlops.monitor.window_end_timestamp_seconds", "End of the window that the last check was about."),
         Metric("mlops.monitor.rows", "Predictions in the window."),
@@ -101,6 +102,7 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
     values = {
         "completed_timestamp_seconds": time.time(),
         "window_end_timestamp_seconds": end,
+        "retraining_held_back": bool(result.get("held_back")),
         "rows": measured.get("rows"),
         "labelled_rows": measured.get("labelled"),
         "coverage_ratio": measured.get("coverage"),

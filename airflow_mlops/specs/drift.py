@@ -44,6 +44,7 @@ class Drift(Model):
     :param gone_values: values that no row has any more though chance would hardly have left them out, and their shares
         of the rows in the reference; the most frequent
     :param infinite: rows that are infinite, where none was in the reference
+    :param broken: no row has a value now, or all numbers are the same one; in the reference that was not so
     :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
         nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
         ``missing``; ``words`` (their shares of rows), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
@@ -74,6 +75,7 @@ class Drift(Model):
     new_values: list[tuple[str, float]] = Field(default_factory=list)
     gone_values: list[tuple[str, float]] = Field(default_factory=list)
     infinite: int = 0
+    broken: bool = False
     p_values: dict[str, float] = Field(default_factory=dict)
     test: str | None = None
     effect: float | None = None

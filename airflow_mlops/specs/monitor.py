@@ -156,7 +156,7 @@ class Limit(Model):
     :param reached: whether it holds a request back
     """
 
-    name: Literal["cooldown", "budget", "refusals"]
+    name: Literal["cooldown", "budget", "refusals", "inputs"]
     says: str
     reached: bool
 
@@ -273,6 +273,8 @@ class MonitorResult(Result):
     :param superseded: whether there is a report on a later window that knows as much: one with realised performance that
         was judged, or any where this one has none
     :param request: what is asked for, where the decision is ``retrain``
+    :param held_back: what would have been asked for, had the policy's cooldown or budget, earlier refusals or broken inputs
+        not held it back: the triggers
     """
 
     decision: Decision
@@ -289,3 +291,4 @@ class MonitorResult(Result):
     report_url: str
     superseded: bool = False
     request: Request | None = None
+    held_back: list[Trigger] = Field(default_factory=list)

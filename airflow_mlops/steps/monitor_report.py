@@ -12,7 +12,7 @@ from airflow_mlops.artifacts.store import ArtifactStore
 from airflow_mlops.exceptions import StoreError
 from airflow_mlops.monitoring.report import render
 from airflow_mlops.specs.drift import Drift
-from airflow_mlops.specs.monitor import Findings, MonitorResult, Report
+from airflow_mlops.specs.monitor import Findings, MonitorResult, Report, Retraining
 
 _HISTORY = 36
 
@@ -110,6 +110,7 @@ def _moved_most(found: Findings) -> Drift | None:
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
     """What goes to XCom."""
     verdict, realised, moved_most = report.verdict, report.performance, _moved_most(report)
+    planned = report.retraining or Retraining()
     changed = [item.window.label for item in report.changes if item.kind == "performance"]
     return MonitorResult(
         decision=verdict.decision,
@@ -125,6 +126,7 @@ def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
         changed_since=changed[-1] if changed else None,
         report_url=url,
         superseded=superseded(report, store),
-        request=report.retraining.request if report.retraining and verdict.decision == "retrain" else None,
+        request=planned.request if verdict.decision == "retrain" else None,
+        held_back=[] if verdict.decision == "retrain" else [held.trigger for held in planned.due],
         summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
     )

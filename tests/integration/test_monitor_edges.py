@@ -214,19 +214,19 @@ THREE = np.where(np.arange(1_000) < 3, np.inf, flights()["wind"].to_numpy())
         (replaced(flights(), late=LATE), "watch", ["all 1,000 labels are of the positive class", "labels have drifted"]),
         (replaced(flights(), late=~LATE), "watch", ["all 1,000 labels are of the negative class"]),
         (
-            replaced(flights(), **MISSING), "retrain",
-            ["; look at distance (no row has a value), carrier (no row has a value), wind (no row has a value) and 2 more"],
+            replaced(flights(), **MISSING), "watch",
+            ["held back: no model can learn from inputs that are broken, so mend them first: ", "carrier (no row has a value)"],
         ),
         (
             replaced(flights(), wind=THREE), "watch",
             ["There are infinite values, and training had none: wind (3 rows)"],
         ),
         (
-            replaced(flights(), wind=np.full(1_000, -np.inf)), "retrain",
-            ["; look at wind (no row has a value) and score (every row has the value 0) first"],
+            replaced(flights(), wind=np.full(1_000, -np.inf)), "watch",
+            ["; look at wind (no row has a value) and score (every row has the value 0) first", "mend them first: wind (no"],
         ),
         (
-            replaced(flights(), **CONSTANT), "retrain",
+            replaced(flights(), **CONSTANT), "watch",
             ["; look at ", " (every row has the value 0.25), ", " more first; the inputs explain it"],
         ),
     ],
@@ -239,6 +239,7 @@ def test_a_window_in_which_little_is_right_gets_a_verdict_that_says_so(data, dec
     result = watch(deployed, outcomes(deployed, data))
     assert [text for text in said if text not in result.reason] == [], result.reason
     assert result.decision == decision
+    assert bool(result.held_back) == ("held back" in result.reason)
     assert result.reason in unescape(page(deployed))
 
 

@@ -92,6 +92,7 @@ def test_what_was_not_measured_is_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {
         "mlops.monitor.decision",
+        "mlops.monitor.retraining_held_back",
         "mlops.monitor.completed_timestamp_seconds",
         "mlops.monitor.window_end_timestamp_seconds",
         "mlops.monitor.rows",
@@ -265,6 +266,7 @@ def at(second: int, samples: list[Sample]) -> list[Sample]:
 FELL = at(0, monitored(monitor_result("retrain", **performance(value=0.7))))
 ROSE = at(0, monitored(monitor_result("retrain", **performance(metric="rmse", value=0.9))))
 HEALTHY = at(0, monitored(monitor_result()))
+HELD_BACK = at(0, monitored({**monitor_result("watch", **performance(value=0.7)), "held_back": ["performance"]}))
 IMMATURE = at(0, monitored(monitor_result("watch", **performance(value=0.7))))
 SCORED, NO_ROWS = at(0, scored(score_result())), at(0, scored(score_result(0)))
 PROMOTED, REFUSED = at(60, decided(promote_result(), "promoted")), at(60, decided(promote_result(False), "promoted"))
@@ -277,6 +279,7 @@ REFUSED_BEFORE = at(-60, REFUSED)
         pytest.param([*HEALTHY, *PROMOTED, *SCORED], 1, set(), id="all is well"),
         pytest.param(IMMATURE, 3, set(), id="labels that are not enough to judge by"),
         pytest.param(FELL, 0, {"ModelPerformanceFell"}, id="a metric fell"),
+        pytest.param(HELD_BACK, 3, {"ModelPerformanceFell"}, id="a metric fell, and retraining is held back"),
         pytest.param([*ROSE, *PROMOTED], 0, {"ModelPerformanceFell"}, id="an error rose"),
         pytest.param(FELL, 2, {"ModelPerformanceFell", "ModelRetrainingOverdue"}, id="nothing came of it"),
         pytest.param([*FELL, *PROMOTED], 2, {"ModelPerformanceFell"}, id="a candidate was promoted since"),

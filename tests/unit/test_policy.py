@@ -182,14 +182,25 @@ def test_what_is_wrong_with_columns_as_such_is_said_whatever_is_decided():
     infinite = drift(0.001).model_copy(update={"infinite": 1})
     told = "there are infinite values, and training had none: temp (1 row)"
     assert told in decide(findings(features=[infinite])).reason.lower()
-    empty = drift(0.9, "wind", "no row has a value")
+    empty = drift(0.9, "wind", "no row has a value").model_copy(update={"broken": True})
     fallen = decide(findings(performance=auc(0.5), features=[empty, infinite], schema_changes=[gone]))
-    assert fallen.decision == "retrain"
+    assert fallen.decision == "watch"
     assert (
         "allows; look at wind (no row has a value) first; the schema has changed since training: gust is gone;"
         in fallen.reason
     )
     assert told in fallen.reason
+    # Whatever asks: the training data would end with this window.
+    for asks in (
+        findings(performance=auc(0.5), features=[empty]),
+        findings({"max_age": "P1D"}, age_days=9.0, features=[empty]),
+    ):
+        held_back = (
+            "retraining is held back: no model can learn from inputs that are broken, so mend them first: wind (no"
+        )
+        assert held_back in decide(asks).reason
+    assert decide(findings(performance=auc(0.5), features=[infinite])).decision == "retrain"
+    assert decide(findings(performance=auc(0.5), schema_changes=harmless)).decision == "retrain"
 
 
 @pytest.mark.parametrize(("behind", "decision"), [(2.0, "healthy"), (2.1, "watch"), (None, "healthy")])

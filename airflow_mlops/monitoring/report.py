@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from airflow_mlops.monitoring.drawing import DECISIONS, shown_p
-from airflow_mlops.monitoring.policy import limit, unforeseen
+from airflow_mlops.monitoring.judgement import limit, unforeseen
 from airflow_mlops.monitoring.report_columns import features, scores
 from airflow_mlops.monitoring.report_retraining import retraining
 from airflow_mlops.monitoring.report_timeline import timeline

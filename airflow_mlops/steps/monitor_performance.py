@@ -10,7 +10,8 @@ from airflow_mlops.exceptions import SpecError
 from airflow_mlops.monitoring import estimation, performance
 from airflow_mlops.monitoring.calibration import LossModel, ProbabilityCalibration
 from airflow_mlops.monitoring.delays import LABEL_AT, label_delay
-from airflow_mlops.monitoring.policy import immature, there_are, unforeseen
+from airflow_mlops.monitoring.judgement import immature, unforeseen
+from airflow_mlops.monitoring.reasons import there_are
 from airflow_mlops.specs.model import ModelContract
 from airflow_mlops.specs.monitor import REALISED, Findings, LabelDelay, Performance
 from airflow_mlops.specs.policy import Policy

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mlops.monitoring.policy import decide, immature, is_worse, unforeseen
+from airflow_mlops.monitoring.judgement import immature, is_worse, unforeseen
+from airflow_mlops.monitoring.policy import decide
 from airflow_mlops.specs.base import ModelVersionRef
 from airflow_mlops.specs.drift import Drift
 from airflow_mlops.specs.monitor import Findings, Freshness, Performance, SchemaChange

@@ -71,7 +71,7 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "features with 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
-        ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"note": "no row has a value"})]}, {}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
         ({}, {"features": [drifted(1.0)]}, {}),
         ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "the training data of delays v1 ended 61 days before"}),
         ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "realised", "age": "the training data"}),

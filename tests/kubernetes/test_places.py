@@ -77,13 +77,18 @@ with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/s
     joined = JoinLabelsOperator(
         task_id="join_labels", predictions=scored.output, labels=valid.output, on=["id"], label="sold"
     )
-    watched = MonitorOperator(task_id="monitor", dataset=joined.output, window="2024", policy={{"min_rows": 10}})
+    profiled = ProfileOperator(task_id="profile", dataset=joined.output)
+    watched = MonitorOperator(
+        task_id="monitor", dataset=joined.output, profiles=profiled.output, window="2024", policy={{"min_rows": 10}}
+    )
+    purged = PurgePredictionsOperator(task_id="purge", predictions="predictions", older_than="36500D")
     valid >> features >> data
     one >> two >> network >> first >> champion >> second >> challenger >> back >> scored
+    watched >> purged
 """
 TASKS = (
     "ingest", "validate", "features", "training_set", "train_one", "train_two", "train_network", "evaluate_one",
-    "promote_one", "evaluate_two", "promote_two", "rollback", "score", "join_labels", "monitor",
+    "promote_one", "evaluate_two", "promote_two", "rollback", "score", "join_labels", "profile", "monitor", "purge",
 )  # fmt: skip
 
 
@@ -128,8 +133,9 @@ def prepare(root: Path) -> None:
 def comparable(results: dict, root: Path, server: str) -> dict:
     """Without what differs from run to run: where it ran, when, how long it took, and MLflow's random names."""
     text = json.dumps(results, indent=1, sort_keys=True)
-    # Predictions tell when they were made.
+    # Predictions tell when they were made, and a profile of which dataset it is.
     timed = [results[task]["dataset"]["id"] for task in ("score", "join_labels")]
+    timed.append(results["profile"]["profile"]["id"])
     for different in (str(root), server, *timed, *(identity[:12] for identity in timed)):
         text = text.replace(different, "DIFFERENT")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(\+00:00|Z)", "TIME", text)
@@ -154,7 +160,7 @@ def tags_of(server: str, run_id: str) -> dict[str, str]:
         return {tag["key"]: tag["value"] for tag in json.load(answer)["run"]["data"]["tags"]}
 
 
-CHANGES = ("run_id", "run_url", "seconds", "rows_per_second", "latency_ms", "ledger_entry")
+CHANGES = ("run_id", "run_url", "seconds", "rows_per_second", "latency_ms", "ledger_entry", "newest_row_age_days")
 
 
 @pytest.fixture(scope="module")

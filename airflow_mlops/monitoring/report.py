@@ -33,9 +33,10 @@ p{margin:4px 0 12px;max-width:75ch}.muted{color:#55606d}
 .figures dt{font-size:12px;color:#55606d}.figures dd{margin:0;font-size:20px;font-weight:600}
 .figures small{display:block;font-size:12px;font-weight:400;color:#55606d}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:5px 8px;border-bottom:1px solid #e6e9ed;vertical-align:middle}
+th,td{text-align:right;padding:5px 6px;border-bottom:1px solid #e6e9ed;vertical-align:middle}
 th{color:#55606d;font-weight:600;vertical-align:bottom}th:first-child,td:first-child,td.note,th.note{text-align:left}
 td.note,td small{color:#55606d}td small{display:block;font-size:11px;white-space:nowrap}
+td svg{max-width:none}td.note{overflow-wrap:anywhere;min-width:90px}
 .wide{overflow-x:auto}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(310px,1fr));gap:18px;margin-top:10px}
 .plots figure{margin:0;border:1px solid #e6e9ed;border-radius:6px;padding:10px 12px}

@@ -57,7 +57,7 @@ def features(report: Report) -> str:
     rows = "".join(_row(drift, full, report.policy.min_effect, when) for drift in drifts)
     more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
     heads = (
-        "Import-<br>ance", "Drift", "", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
+        "Import-<br>ance", "Drift", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
         "Wasser-<br>stein", "Missing<br>now", f"Missing {escape(when)}", "Unseen<br>values",
     )  # fmt: skip
     return (
@@ -120,22 +120,21 @@ def _row(drift: Drift, full: float, floor: float, when: str) -> str:
     bar = ""
     if drift.effect is not None:
         colour = RED if drift.drifted else BLUE
-        least = 90 * min(floor / full, 1)
+        least = 78 * min(floor / full, 1)
         bar = svg(
-            96,
-            14,
+            80,
+            12,
             f"drift {drift.effect:.1%}, {floor:.1%} counts",
             [
-                f'<rect x="0" y="3" width="{90 * drift.effect / full:.1f}" height="8" fill="{colour}"/>',
-                f'<line x1="{least:.1f}" x2="{least:.1f}" y1="0" y2="14" stroke="#1c1c1c" stroke-dasharray="2 2"/>',
+                f'<rect x="0" y="2" width="{78 * drift.effect / full:.1f}" height="8" fill="{colour}"/>',
+                f'<line x1="{least:.1f}" x2="{least:.1f}" y1="0" y2="12" stroke="#1c1c1c" stroke-dasharray="2 2"/>',
             ],
         )
     apart = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
         f"<b>{escape(drift.column)}</b>" if drift.drifted else escape(drift.column),
         number(drift.importance, ".1%"),
-        number(drift.effect, ".1%"),
-        bar,
+        number(drift.effect, ".1%") + bar,
         escape(shown_p(drift.adjusted_p_value)),
         escape((drift.test or "-").replace("_", " ")),
         _tested(drift, "psi", drift.psi, ".3f"),

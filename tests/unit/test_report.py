@@ -297,3 +297,9 @@ def test_a_printed_page_keeps_its_table_whole_and_its_colours():
     # On paper nothing scrolls, a heading stays with what follows, and browsers drop colours unless told.
     for wanted in (".wide{overflow-x:visible}", "table-header-group", "break-inside:avoid", "print-color-adjust:exact"):
         assert wanted in style
+
+
+def test_every_feature_that_was_measured_has_a_bar_as_long_as_its_drift():
+    table = render(report()).partition("<h2>Features</h2>")[2].partition("</table>")[0]
+    bars = [float(width) for width in re.findall(r'<td>[\d.]+%<svg[^>]*><rect x="0" y="2" width="([\d.]+)"', table)]
+    assert bars == [78.0, 39.0, 26.0]

@@ -140,6 +140,7 @@ def comparable(results: dict, root: Path, server: str) -> dict:
         text = text.replace(different, "DIFFERENT")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(\+00:00|Z)", "TIME", text)
     text = re.sub(r"\d{8}T\d{6}\.\d+Z", "TIME", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "TIME", text)
     text = re.sub(r"(manual__)[^\"/]+", r"\1RUN", text)
     text = re.sub(r"\d[\d,.]* ?(s|ms|rows/s|rows a second)\b", "TAKEN", text)
     text = re.sub(r"(runs:/|m-)[0-9a-f]{32}", r"\1RANDOM", text)

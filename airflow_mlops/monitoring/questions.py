@@ -1,7 +1,7 @@
 """What the prediction log answers about a model: how many, how fast, which inputs, which features, which results, and what
 really happened.
 
-The rows are streamed once into sketches; of outcomes the labels and scores of one dataset at a time are held in memory.
+The rows are streamed once into profiles; of outcomes the labels and scores of one dataset at a time are held in memory.
 """
 
 from __future__ import annotations

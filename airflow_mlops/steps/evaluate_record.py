@@ -88,7 +88,6 @@ def log(
     """Verdict, plots, model card and tags into the candidate's run, and a description into the registry.
 
     :param worse: by how much the metric gets worse when a feature is shuffled
-
     :raises RegistryError: MLflow cannot be used
     """
     from airflow_mlops.steps import explanation, plots

@@ -34,7 +34,7 @@ bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSO
 	@for name in parse step_overhead pod_overhead ingest torch_training gates score drift false_alarms estimation; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
-	$(BIN)/python -m airflow_mlops.specs.report_schema > docs/report.schema.json
+	$(BIN)/python -m airflow_mlops.stages.monitor.report_schema > docs/report.schema.json
 
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

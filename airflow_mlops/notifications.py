@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.errors import SpecError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -46,10 +46,10 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _NAME,
                 "python-modules": [
-                    "airflow_mlops.triggers.pod",
+                    "airflow_mlops.compute.kubernetes.trigger",
                     "airflow_mlops.triggers.report",
                     "airflow_mlops.triggers.sensing",
-                    "airflow_mlops.triggers.train_job",
+                    "airflow_mlops.compute.kubernetes.train_jobs.trigger",
                 ],
             }
         ],

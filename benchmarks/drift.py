@@ -98,9 +98,9 @@ def peak_mb() -> float:
 
 def prepare(folder: Path, rows: int) -> None:
     """Both halves as datasets of the artifact store, and the profile of the reference."""
-    from airflow_mlops.artifacts.datasets import DatasetWriter
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.monitoring.profiles import profile
+    from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.profiles.profile import profile
 
     store = ArtifactStore(f"file://{folder}/store")
     for half in HALVES:
@@ -134,9 +134,9 @@ def drawn(half: str, rows: int) -> Iterator[Any]:
 
 
 def _opened(folder: Path, half: str) -> Any:
-    from airflow_mlops.artifacts.datasets import open_dataset
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.specs.base import DatasetRef
+    from airflow_mlops.core.references import DatasetRef
+    from airflow_mlops.data.datasets import open_dataset
+    from airflow_mlops.data.store import ArtifactStore
 
     store = ArtifactStore(f"file://{folder}/store")
     return open_dataset(store, DatasetRef.model_validate_json((folder / f"{half}.json").read_text()))
@@ -159,9 +159,9 @@ def most_rows(folder: Path, rows: int) -> dict[str, Any]:
 def _checked(folder: Path, batches: Iterator[Any]) -> dict[str, Any]:
     import scipy.stats  # noqa: F401
 
-    from airflow_mlops.monitoring.drift import compare
-    from airflow_mlops.monitoring.profiles import Profile, profile
-    from airflow_mlops.specs.policy import Policy
+    from airflow_mlops.drift.columns import compare
+    from airflow_mlops.policy.spec import Policy
+    from airflow_mlops.profiles.profile import Profile, profile
 
     start, worked = time.perf_counter(), time.process_time()
     reference = Profile.model_validate_json((folder / "profile.json").read_bytes())

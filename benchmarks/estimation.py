@@ -131,9 +131,9 @@ def world(random: Any, rows: int, shift: float) -> tuple[Any, Any]:
 
 
 def compared(task: Any, metrics: tuple[str, ...], held_out: Any, windows: Any) -> Any:
-    from airflow_mlops.monitoring.calibration import calibrate
-    from airflow_mlops.monitoring.estimation import collect, estimate
-    from airflow_mlops.monitoring.performance import Outcomes, measure
+    from airflow_mlops.metrics.realised import Outcomes, measure
+    from airflow_mlops.performance.estimation import collect, estimate
+    from airflow_mlops.profiles.calibration import calibrate
 
     score, truth, right = held_out
     known = calibrate(task, Outcomes(truth, score, right))

@@ -115,8 +115,8 @@ def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1
     """What ours and SciPy's tests say about a window without drift, and about its first feature once that is shifted."""
     from scipy import stats
 
-    from airflow_mlops.monitoring import drift
-    from airflow_mlops.specs.policy import Policy
+    from airflow_mlops.drift import columns as drift
+    from airflow_mlops.policy.spec import Policy
 
     rows, features = plan(window, most_rows, most_features)
     before, now = ([column(window, feature, part, size) for feature in range(features)] for part, size in
@@ -139,7 +139,7 @@ def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1
 def profiled(columns: list[Any]) -> Any:
     import pyarrow as pa
 
-    from airflow_mlops.monitoring.profiles import profile
+    from airflow_mlops.profiles.profile import profile
 
     return profile(pa.table({f"f{index}": values for index, values in enumerate(columns)}).to_batches())
 

@@ -96,8 +96,8 @@ def evidence(rows: int, quality: float, seed: int) -> Any:
     import numpy as np
 
     from airflow_mlops.gates.evidence import Evidence, Measurement
-    from airflow_mlops.gates.metrics import measure
-    from airflow_mlops.gates.resampling import Resampling
+    from airflow_mlops.metrics.resampling import Resampling
+    from airflow_mlops.metrics.values import measure
 
     pair = models(rows, quality, np.random.default_rng(seed))
     candidate, champion = (
@@ -112,7 +112,7 @@ def evidence(rows: int, quality: float, seed: int) -> Any:
 def models(rows: int, quality: float, random: Any) -> list[Any]:
     import numpy as np
 
-    from airflow_mlops.gates.rows import Rows
+    from airflow_mlops.metrics.rows import Rows
 
     signal = random.normal(size=rows)
     truth = random.random(rows) < 1 / (1 + np.exp(-1.5 * signal))
@@ -130,8 +130,8 @@ def better_by(metric: str, improvement: float) -> float:
     """The quality that makes a candidate better by ``improvement``, found on very many rows."""
     import numpy as np
 
-    from airflow_mlops.gates.statistics import statistic
-    from airflow_mlops.specs.metrics import METRICS as KNOWN
+    from airflow_mlops.metrics.catalog import METRICS as KNOWN
+    from airflow_mlops.metrics.statistics import statistic
 
     sign = 1 if KNOWN[metric].higher_is_better else -1
     low, high = 0.0, 1.0
@@ -179,8 +179,8 @@ def prepare(folder: Path, rows: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.artifacts.datasets import DatasetWriter
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.store import ArtifactStore
 
     random = np.random.default_rng(1)
     signal = random.normal(size=rows)
@@ -205,15 +205,15 @@ def measure(folder: Path, rows: int, memory: float) -> None:
     import numpy as np
     import sklearn.tree  # noqa: F401 - as in a worker that has trained
 
-    from airflow_mlops.artifacts.datasets import open_dataset
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.core.references import DatasetRef
+    from airflow_mlops.data.datasets import open_dataset
+    from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
-    from airflow_mlops.gates.metrics import baseline
-    from airflow_mlops.gates.metrics import measure as measure_all
-    from airflow_mlops.gates.resampling import ROUNDS, Resampling
-    from airflow_mlops.gates.rows import Rows
     from airflow_mlops.gates.rules import default_gates, parse_gates
-    from airflow_mlops.specs.base import DatasetRef
+    from airflow_mlops.metrics.resampling import ROUNDS, Resampling
+    from airflow_mlops.metrics.rows import Rows
+    from airflow_mlops.metrics.values import baseline
+    from airflow_mlops.metrics.values import measure as measure_all
 
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30), int(memory * 2**30)))
     store = ArtifactStore(f"file://{folder}/store")

@@ -95,10 +95,10 @@ def ours(database: str, url: str, folder: Path) -> tuple[float, float]:
     import adbc_driver_postgresql.dbapi  # noqa: F401
     import adbc_driver_sqlite.dbapi  # noqa: F401
 
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.specs.ingest import IngestSpec
-    from airflow_mlops.steps.context import StepContext
-    from airflow_mlops.steps.ingest import run
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.ingest.spec import IngestSpec
+    from airflow_mlops.stages.ingest.step import run
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.environ["AIRFLOW_CONN_BENCHMARK"] = (
@@ -160,7 +160,7 @@ def sqlite(rows: int) -> Iterator[str]:
 @contextmanager
 def postgresql(rows: int) -> Iterator[str | None]:
     """A PostgreSQL server with the rows; nothing if it is not installed."""
-    from tests.integration.postgres import binaries, server
+    from tests.support.postgres import binaries, server
 
     with ExitStack() as stack:
         if binaries() is None:

@@ -45,7 +45,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.integration.live import LiveAirflow
+from tests.support.live import LiveAirflow
 
 ROOT = Path(__file__).parents[1]
 IMAGE = os.environ.get("MLOPS_TEST_IMAGE", "localhost/airflow-mlops-runner:test")

@@ -94,14 +94,14 @@ def child(*arguments: str) -> str:
 
 def prepare(folder: Path, models: list[str], rows: int) -> None:
     """Train every model with TrainOperator's step, and write the rows to score."""
-    from airflow_mlops.artifacts.datasets import DatasetWriter
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.connections import from_environment
+    from airflow_mlops.core.connections import from_environment
+    from airflow_mlops.core.references import MLflowTarget
+    from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.registry.client import connect
-    from airflow_mlops.specs.base import MLflowTarget
-    from airflow_mlops.specs.train import TrainSpec
-    from airflow_mlops.steps import train
-    from airflow_mlops.steps.context import StepContext
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.train import step as train
+    from airflow_mlops.stages.train.spec import TrainSpec
 
     os.environ["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
         {"conn_type": "mlflow", "host": f"sqlite:///{folder}/mlflow.db"}
@@ -155,10 +155,10 @@ def data(rows: int, seed: int, task: str | None):  # noqa: ANN201 - a pyarrow.Ta
 
 def measure(way: str, model: str, folder: str) -> None:
     """Score once, in this process, and print what it took."""
-    from airflow_mlops.connections import from_environment
-    from airflow_mlops.registry import models
+    from airflow_mlops.core.connections import from_environment
+    from airflow_mlops.core.references import MLflowTarget
+    from airflow_mlops.registry import versions as models
     from airflow_mlops.registry.client import connect
-    from airflow_mlops.specs.base import MLflowTarget
 
     logging.disable(logging.WARNING)
     os.environ["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
@@ -188,12 +188,12 @@ class Watch:
 
 
 def ours(champion, files: Path, folder: Path, out: Path) -> dict:  # noqa: ANN001
-    from airflow_mlops.artifacts.datasets import open_dataset
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.registry.onnx_model import OnnxModel
-    from airflow_mlops.specs.base import DatasetRef
-    from airflow_mlops.steps.context import StepContext
-    from airflow_mlops.steps.score import score
+    from airflow_mlops.core.references import DatasetRef
+    from airflow_mlops.data.datasets import open_dataset
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.models.onnx.scorer import OnnxModel
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.score.step import score
 
     rows = DatasetRef.model_validate_json((folder / "rows.json").read_text())
     model = OnnxModel.load(files)

@@ -24,11 +24,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.integration.live import LiveAirflow
+from tests.support.live import LiveAirflow
 
 DAGS = Path(__file__).parent / "dags" / "overhead"
 TASKS = ("empty", "function", "worker", "process")
-PRELOAD = "airflow.sdk.execution_time.task_runner,airflow_mlops.operators.ingest,airflow_mlops.steps.ingest"
+PRELOAD = "airflow.sdk.execution_time.task_runner,airflow_mlops.operators.ingest,airflow_mlops.stages.ingest.step"
 TARGET = 1.0
 
 
@@ -93,10 +93,10 @@ def run_script(name: str, file: Path, env: dict[str, str]) -> float:
 
 def work(name: str, file: str) -> dict:
     """Ingest the file: what all sides do."""
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.specs.ingest import IngestSpec
-    from airflow_mlops.steps.context import StepContext
-    from airflow_mlops.steps.ingest import run
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.ingest.spec import IngestSpec
+    from airflow_mlops.stages.ingest.step import run
 
     context = StepContext(ArtifactStore(os.environ["AIRFLOW__MLOPS__ARTIFACTS"]))
     return run(IngestSpec(name=name, files=[file]), context).model_dump(mode="json")

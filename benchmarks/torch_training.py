@@ -87,8 +87,8 @@ def prepare(folder: Path, rows: int) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from airflow_mlops.artifacts.datasets import DatasetWriter
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.store import ArtifactStore
 
     random = np.random.default_rng(0)
     with DatasetWriter(ArtifactStore(f"file://{folder}/store"), "flights") as writer:
@@ -129,7 +129,7 @@ def loop(arguments: argparse.Namespace) -> tuple[float, float]:
     import pandas as pd
     import torch
 
-    from airflow_mlops.trainers.torch_network import TabularNetwork
+    from airflow_mlops.models.trainers.torch.network import TabularNetwork
 
     files = sorted(arguments.folder.glob("store/**/*.parquet"))
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
@@ -177,13 +177,15 @@ def ours(arguments: argparse.Namespace) -> tuple[float, float]:
     import pandas as pd
     import pyarrow as pa
 
-    from airflow_mlops.artifacts.datasets import open_dataset
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.registry.inputs import feature_columns
-    from airflow_mlops.specs.base import DatasetRef
-    from airflow_mlops.specs.train import TorchTrainerSpec
-    from airflow_mlops.trainers import TorchTrainer, torch, torch_loop
-    from airflow_mlops.trainers.base import TrainingData, TrainingRun
+    from airflow_mlops.core.references import DatasetRef
+    from airflow_mlops.data.datasets import open_dataset
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.models.inputs import feature_columns
+    from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+    from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+    from airflow_mlops.models.trainers.torch import loop as torch_loop
+    from airflow_mlops.models.trainers.torch import trainer as torch
+    from airflow_mlops.trainers import TorchTrainer
 
     ref = DatasetRef.model_validate_json((arguments.folder / "ref.json").read_text())
     dataset = open_dataset(ArtifactStore(f"file://{arguments.folder}/store"), ref)

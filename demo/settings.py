@@ -16,10 +16,10 @@ PRELOAD = [
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
     *(
-        f"airflow_mlops.steps.{step}"
+        f"airflow_mlops.stages.{step}"
         for step in ("ingest", "validate", "materialize_features", "training_set", "train")
     ),
-    *(f"airflow_mlops.steps.{step}" for step in ("evaluate", "promote", "score", "join_labels", "monitor")),
+    *(f"airflow_mlops.stages.{step}" for step in ("evaluate", "promote", "score", "join_labels", "monitor")),
     "great_expectations",
     "feast",
     "mlflow.sklearn",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_mlops.specs.answers import Answers, FeatureFound, Happened
+from airflow_mlops.stages.predictions.answers import Answers, FeatureFound, Happened
 
 Rows = list[dict[str, Any]]
 

@@ -18,12 +18,20 @@ from airflow.utils.platform import getuser
 
 from airflow_mlops import __version__
 from airflow_mlops.cli import server
-from airflow_mlops.exceptions import ConnectionNotFoundError, DatasetNotFoundError, MLOpsError, RegistryUnavailableError
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.core.errors import (
+    ConnectionNotFoundError,
+    DatasetNotFoundError,
+    MLOpsError,
+    RegistryUnavailableError,
+)
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.core.windows import Window
 from airflow_mlops.settings import default_store
-from airflow_mlops.specs.base import MLflowTarget, Provenance, StepCall, Window, parse
 
 if TYPE_CHECKING:
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.registry.ledger import Entry, Ledger
 
 _log = logging.getLogger("airflow_mlops.cli")
@@ -65,7 +73,7 @@ def _ledger(args: Namespace) -> Ledger:
 
 
 def _store(args: Namespace) -> ArtifactStore:
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
 
     return ArtifactStore(args.store or default_store())
 
@@ -108,9 +116,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 @_command
 def rollback(args: Namespace) -> None:
     """``airflow mlops rollback MODEL --reason ...``."""
-    from airflow_mlops.specs.rollback import RollbackSpec
-    from airflow_mlops.steps import rollback as step
-    from airflow_mlops.steps.context import StepContext
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.rollback import step
+    from airflow_mlops.stages.rollback.spec import RollbackSpec
 
     fields = {
         "model": args.model,
@@ -136,8 +144,8 @@ def rollback(args: Namespace) -> None:
 def reproduce(args: Namespace) -> None:
     """``airflow mlops reproduce MODEL VERSION``."""
     from airflow_mlops.compute import Process
-    from airflow_mlops.connections import environment_name, to_json
-    from airflow_mlops.specs.reproduce import ReproduceResult, ReproduceSpec
+    from airflow_mlops.core.connections import environment_name, to_json
+    from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
     store = _store(args)
     fields = {"model": args.model, "version": args.version, "mlflow": {"conn_id": args.mlflow_conn_id}}
@@ -168,9 +176,9 @@ def reproduce(args: Namespace) -> None:
 @_command
 def predictions(args: Namespace) -> None:
     """``airflow mlops predictions MODEL``."""
-    from airflow_mlops.artifacts.predictions import PredictionLog
     from airflow_mlops.cli.answers import sections
-    from airflow_mlops.monitoring.questions import answer
+    from airflow_mlops.data.prediction_log import PredictionLog
+    from airflow_mlops.stages.predictions.questions import answer
 
     log = PredictionLog(_store(args), args.model, args.predictions)
     window = parse(Window, args.window, "--window") if args.window else None
@@ -195,9 +203,9 @@ def predictions(args: Namespace) -> None:
 @_command
 def purge(args: Namespace) -> None:
     """``airflow mlops purge MODEL --older-than 90D``."""
-    from airflow_mlops.specs.purge_predictions import PurgePredictionsSpec
-    from airflow_mlops.steps import purge_predictions as step
-    from airflow_mlops.steps.context import StepContext
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.purge_predictions import step
+    from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 
     fields = {
         "model": args.model,

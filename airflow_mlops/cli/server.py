@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from airflow.sdk import conf
 
 from airflow_mlops.compute.base import connection_info, undefined
-from airflow_mlops.exceptions import MLOpsError
+from airflow_mlops.core.errors import MLOpsError
 
 if TYPE_CHECKING:
-    from airflow_mlops.connections import ConnectionInfo
-    from airflow_mlops.specs.rollback import RollbackResult
+    from airflow_mlops.core.connections import ConnectionInfo
+    from airflow_mlops.stages.rollback.spec import RollbackResult
 
 
 def connection(conn_id: str) -> ConnectionInfo:

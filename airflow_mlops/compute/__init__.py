@@ -7,10 +7,10 @@ import json
 from airflow.sdk import conf
 
 from airflow_mlops.compute.base import Compute
-from airflow_mlops.compute.pod import Pod
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.errors import SpecError
 
 _PLACES: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod}
 

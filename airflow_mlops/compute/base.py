@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_mlops.connections import ConnectionInfo
-from airflow_mlops.exceptions import ConnectionNotFoundError
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.errors import ConnectionNotFoundError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.specs.base import StepCall
+    from airflow_mlops.core.calls import StepCall
 
 
 class Compute(ABC):

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.compute.base import Compute, airflow_connection
-from airflow_mlops.connections import environment_name, to_json
-from airflow_mlops.exceptions import ComputeError, MLOpsError, SpecError, by_name
+from airflow_mlops.core.connections import environment_name, to_json
+from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError, by_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.specs.base import StepCall
+    from airflow_mlops.core.calls import StepCall
 
 # What a step may need of the worker's environment. Airflow's own settings and secrets stay behind.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH")
@@ -43,8 +43,8 @@ class Process(Compute):
         self._child: subprocess.Popen[str] | None = None
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context, log: Any) -> dict[str, Any]:
-        from airflow_mlops.artifacts.results import read_result
-        from airflow_mlops.artifacts.store import ArtifactStore
+        from airflow_mlops.data.results import read_result
+        from airflow_mlops.data.store import ArtifactStore
 
         failure = self._relay(call, self._environment(conn_ids), log)
         if failure is not None:
@@ -67,7 +67,7 @@ class Process(Compute):
         """Start the child, pass its lines on to the task's log, and return the error it ended with, if any."""
         try:
             child = subprocess.Popen(  # noqa: S603 - the DAG's author names the interpreter
-                [self.python, "-m", "airflow_mlops.steps"],
+                [self.python, "-m", "airflow_mlops.stages"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

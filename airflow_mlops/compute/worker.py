@@ -10,7 +10,7 @@ from airflow_mlops.compute.base import Compute, airflow_connection
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.specs.base import StepCall
+    from airflow_mlops.core.calls import StepCall
 
 
 @dataclass
@@ -18,6 +18,6 @@ class Worker(Compute):
     """Runs the step in the Airflow worker itself. The default."""
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context, log: Any) -> dict[str, Any]:
-        from airflow_mlops.steps.runner import run_call
+        from airflow_mlops.stages.runner import run_call
 
         return run_call(call, airflow_connection)

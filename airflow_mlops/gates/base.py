@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
 
-from airflow_mlops.exceptions import SpecError
-from airflow_mlops.specs.base import Model
-from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.model import Task
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
-    from airflow_mlops.registry.scorer import Scorer
+    from airflow_mlops.models.scorer import Scorer
 
 
 def choices(name: Any, known: Iterable[str]) -> str:

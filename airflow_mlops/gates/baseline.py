@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops.gates.base import MarginInput, MetricGate
-from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

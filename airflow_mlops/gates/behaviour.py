@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat
 
-from airflow_mlops.exceptions import SchemaError, SpecError
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.gates.base import Gate, choices, percent
-from airflow_mlops.specs.model import Task
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from airflow_mlops.gates.evidence import Evidence
-    from airflow_mlops.registry.scorer import Predictions
+    from airflow_mlops.metrics.predictions import Predictions
 
 ROWS, SEED = 20_000, 0
 

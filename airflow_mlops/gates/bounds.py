@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import FiniteFloat, model_validator
 
 from airflow_mlops.gates.base import Confidence, MetricGate, percent
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
@@ -48,7 +48,7 @@ class Bound(MetricGate):
         return self._answer(measured, self._bound, passed, f"{self.metric} {measured:.4g} {verb} {self._asked}.")
 
     def _with_confidence(self, evidence: Evidence, measured: float, confidence: float) -> GateResult:
-        from airflow_mlops.gates.comparison import estimate
+        from airflow_mlops.metrics.comparison import estimate
 
         rows, resampling = evidence.rows(evidence.candidate)
         found = estimate(self.metric, rows, resampling)

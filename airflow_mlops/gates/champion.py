@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate, percent
-from airflow_mlops.specs.metrics import METRICS
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, Measurement
@@ -17,7 +17,7 @@ class BetterThanChampion(MetricGate):
 
     Passed where the lower bound of the improvement's one-sided interval is above the margin. The interval is paired:
     both models are measured on the same rows, by DeLong's test for the area under the ROC curve and by a bootstrap for
-    every other metric (:mod:`airflow_mlops.gates.comparison`). A negative margin asks for non-inferiority: the
+    every other metric (:mod:`airflow_mlops.metrics.comparison`). A negative margin asks for non-inferiority: the
     candidate may be that much worse, and no more. A margin in percent is one of the champion's measured value.
 
     Of several candidates the best is chosen after all were seen, so chance has several tries. Bonferroni's correction
@@ -50,7 +50,7 @@ class BetterThanChampion(MetricGate):
         return self._improvement(evidence, evidence.champion, self.confidence)
 
     def _improvement(self, evidence: Evidence, champion: Measurement, confidence: float) -> GateResult:
-        from airflow_mlops.gates.comparison import POWER, compare
+        from airflow_mlops.metrics.comparison import POWER, compare
 
         measured, reference = self._measured(evidence.candidate), self._measured(champion)
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(champion)

@@ -4,23 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.artifacts.datasets import Dataset
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import SpecError
-from airflow_mlops.gates.resampling import Resampling
-from airflow_mlops.gates.rows import Rows
-from airflow_mlops.specs.model import Task
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.resampling import Resampling
+from airflow_mlops.metrics.rows import Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from airflow_mlops.registry.scorer import Predictions, Scorer
-    from airflow_mlops.specs.reproduce import ReproduceResult
+    from airflow_mlops.metrics.predictions import Predictions
+    from airflow_mlops.models.scorer import Scorer
+
+
+class Reproduced(Protocol):
+    """One thing that a reproduction compared; ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``."""
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def then(self) -> str: ...
+
+    @property
+    def now(self) -> str: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+
+class Reproduction(Protocol):
+    """The outcome of training a candidate again."""
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether nothing differs."""
+
+    @property
+    def summary(self) -> str:
+        """The outcome in one sentence."""
+
+    @property
+    def comparisons(self) -> Sequence[Reproduced]:
+        """Data, seed, code, environment and metrics."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +147,7 @@ class Evidence:
     candidates: int = 1
     resampling: Resampling | None = field(default=None, repr=False)
     store: ArtifactStore | None = None
-    reproduce: Callable[[], ReproduceResult] | None = None
+    reproduce: Callable[[], Reproduction] | None = None
 
     def rows(self, of: Measurement) -> tuple[Rows, Resampling]:
         """One model's rows, and how to resample them.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.specs.model import Task
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from airflow_mlops.gates.base import Gate, Positive
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

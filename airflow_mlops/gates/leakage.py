@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, FiniteFloat
 
-from airflow_mlops.exceptions import DatasetNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.gates.base import Gate, percent
-from airflow_mlops.specs.base import DatasetRef
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
@@ -33,8 +33,8 @@ class Leakage(Gate):
         return "no leakage"
 
     def check(self, evidence: Evidence) -> GateResult:
-        from airflow_mlops.artifacts.identity import identity, row_ids
-        from airflow_mlops.gates.telling import single_features
+        from airflow_mlops.data.row_identity import identity, row_ids
+        from airflow_mlops.gates.single_features import single_features
 
         model, data = self._model(evidence), self._data(evidence)
         features = [feature.name for feature in model.contract.features]
@@ -64,8 +64,8 @@ class Leakage(Gate):
         """What is wrong with the rows, if anything: one clause."""
         import numpy as np
 
-        from airflow_mlops.artifacts.datasets import open_dataset
-        from airflow_mlops.artifacts.identity import identity, row_ids
+        from airflow_mlops.data.datasets import open_dataset
+        from airflow_mlops.data.row_identity import identity, row_ids
 
         contract, data = self._model(evidence).contract, self._data(evidence)
         if contract.dataset_id == data.dataset.manifest.id:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.specs.model import Task
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
@@ -19,7 +19,7 @@ class OnnxParity(Gate):
     """``{"max_onnx_difference": 1e-5}``, ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.
 
     Judges what TrainOperator measured on held-out rows when it made the export, see
-    :class:`airflow_mlops.specs.model.Parity`. A model from elsewhere has no export, and passes.
+    :class:`airflow_mlops.core.contract.Parity`. A model from elsewhere has no export, and passes.
 
     :param max_onnx_difference: by how much probabilities, or the value, may differ
     :param quantile: of which of the rows' differences: the largest, or the one that 99% of the rows keep
@@ -41,7 +41,7 @@ class OnnxParity(Gate):
             raise SpecError(f"Gate {self.name!r} has label_flips, and a regression has no labels: leave it out.")
 
     def check(self, evidence: Evidence) -> GateResult:
-        from airflow_mlops.registry.pyfunc_model import PyfuncModel
+        from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 
         model, asked = self._model(evidence), self.max_onnx_difference
         if isinstance(model, PyfuncModel):

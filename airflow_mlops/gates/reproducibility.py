@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from airflow_mlops.exceptions import MLOpsError, SpecError
+from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate, choices
 from airflow_mlops.gates.baseline import BetterThanBaseline
 from airflow_mlops.gates.behaviour import Direction, Invariance
@@ -22,9 +24,7 @@ from airflow_mlops.gates.reproducibility import Reproducible
 from airflow_mlops.gates.signature import Signature
 from airflow_mlops.gates.size import Size
 from airflow_mlops.gates.slices import NotWorseOnSlices
-from airflow_mlops.specs.base import parse
-from airflow_mlops.specs.metrics import MAIN_METRIC
-from airflow_mlops.specs.model import Task
+from airflow_mlops.metrics.catalog import MAIN_METRIC
 
 GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "min": Bound,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from airflow_mlops.exceptions import DatasetNotFoundError, EvaluationError, SchemaError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SchemaError, SpecError
+from airflow_mlops.core.references import DatasetLike
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.specs.selection import DatasetLike
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
@@ -33,7 +33,7 @@ class Signature(Gate):
         return f"can score {self.can_score.name}"
 
     def check(self, evidence: Evidence) -> GateResult:
-        from airflow_mlops.artifacts.selection import select
+        from airflow_mlops.data.selection import select
 
         model = self._model(evidence)
         if evidence.store is None:

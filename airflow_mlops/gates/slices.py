@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from airflow_mlops.gates.base import Confidence, Margin, MarginInput, MetricGate, percent
-from airflow_mlops.specs.verdict import GateResult, SliceResult
+from airflow_mlops.registry.verdict import GateResult, SliceResult
 
 if TYPE_CHECKING:
-    from airflow_mlops.gates.comparison import Comparison
     from airflow_mlops.gates.evidence import Evidence, Measurement
     from airflow_mlops.gates.slicing import Slice
+    from airflow_mlops.metrics.comparison import Comparison
 
 LEAST_ROWS = 30
 """On fewer rows nothing is said about a slice."""
@@ -60,7 +60,7 @@ class NotWorseOnSlices(MetricGate):
         self._measured(evidence.candidate)
         if evidence.champion is None:
             return self._without_champion(evidence)
-        from airflow_mlops.gates.comparison import compare
+        from airflow_mlops.metrics.comparison import compare
 
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(evidence.champion)
         slices = self._slices(evidence, evidence.champion)
@@ -73,7 +73,7 @@ class NotWorseOnSlices(MetricGate):
 
     def _slices(self, evidence: Evidence, champion: Measurement) -> list[Slice]:
         from airflow_mlops.gates.slicing import Slice, by_column, discover
-        from airflow_mlops.gates.statistics import losses
+        from airflow_mlops.metrics.statistics import losses
 
         data = self._data(evidence)
         found = [part for column in self.slices for part in by_column(column, data.column(column))]

@@ -10,7 +10,7 @@ from airflow.sdk import BaseHook
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from airflow_mlops.connections import ConnectionInfo
+    from airflow_mlops.core.connections import ConnectionInfo
 
 
 class MLflowHook(BaseHook):
@@ -39,8 +39,8 @@ class MLflowHook(BaseHook):
         :raises RegistryError: the server cannot be used
         """
         from airflow_mlops.compute.base import airflow_connection
+        from airflow_mlops.core.references import MLflowTarget
         from airflow_mlops.registry.client import connect
-        from airflow_mlops.specs.base import MLflowTarget
 
         return connect(MLflowTarget(conn_id=self.mlflow_conn_id), airflow_connection)
 
@@ -53,7 +53,7 @@ class MLflowHook(BaseHook):
 
         from airflow_mlops.compute.base import airflow_connection
         from airflow_mlops.registry.client import tracking_uri
-        from airflow_mlops.registry.models import CHAMPION, champion
+        from airflow_mlops.registry.versions import CHAMPION, champion
 
         found = airflow_connection(self.mlflow_conn_id)
         uri = tracking_uri(found).rstrip("/")

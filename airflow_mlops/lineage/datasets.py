@@ -11,15 +11,14 @@ from openlineage.client.facet_v2 import (
     output_statistics_output_dataset,
 )
 
-from airflow_mlops.artifacts.datasets import Manifest, open_dataset
-from airflow_mlops.artifacts.selection import select
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import DatasetNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.references import DatasetRef, DatasetSelection
+from airflow_mlops.data.datasets import Manifest, open_dataset
+from airflow_mlops.data.selection import select
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.facets import Facets
 from airflow_mlops.lineage.naming import place
-from airflow_mlops.specs.base import DatasetRef
-from airflow_mlops.specs.selection import DatasetSelection
 
 
 class Datasets:

@@ -9,13 +9,13 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import data_quality_assertions_dataset, dataset_type_dataset
 
 from airflow_mlops.compute.base import airflow_connection
-from airflow_mlops.exceptions import ConnectionNotFoundError
+from airflow_mlops.core.errors import ConnectionNotFoundError
+from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet, MLOpsModelDatasetFacet
 from airflow_mlops.lineage.naming import bare, connection_namespace
 from airflow_mlops.registry.client import tracking_uri
-from airflow_mlops.specs.base import MLflowTarget, ModelVersionRef
-from airflow_mlops.specs.verdict import GateResult
+from airflow_mlops.registry.verdict import GateResult
 
 
 class Models:

@@ -12,13 +12,13 @@ from airflow.sdk import BaseHook
 from openlineage.client.event_v2 import InputDataset
 from openlineage.client.facet_v2 import input_statistics_input_dataset
 
-from airflow_mlops.artifacts.datasets import Manifest
 from airflow_mlops.compute.base import airflow_connection
-from airflow_mlops.exceptions import ConnectionNotFoundError
+from airflow_mlops.core.errors import ConnectionNotFoundError
+from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.naming import connection_namespace, place
-from airflow_mlops.specs.ingest import IngestSpec
-from airflow_mlops.steps.sources.sqlite import database_path
+from airflow_mlops.stages.ingest.sources.sqlite import database_path
+from airflow_mlops.stages.ingest.spec import IngestSpec
 
 log = logging.getLogger(__name__)
 

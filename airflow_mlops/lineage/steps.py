@@ -10,29 +10,30 @@ from airflow.providers.openlineage.extractors import OperatorLineage
 from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import base_subset_dataset, data_quality_assertions_dataset
 
-from airflow_mlops.artifacts.datasets import Manifest
+from airflow_mlops.core.calls import StepCall
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets, sources
 from airflow_mlops.lineage.datasets import Datasets, feature_view
 from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet, MLOpsVerdictRunFacet
 from airflow_mlops.lineage.models import Models
 from airflow_mlops.lineage.naming import bare
-from airflow_mlops.registry.models import CHAMPION
-from airflow_mlops.specs.base import DatasetRef, StepCall
-from airflow_mlops.specs.evaluate import EvaluateResult, EvaluateSpec
-from airflow_mlops.specs.ingest import IngestResult, IngestSpec
-from airflow_mlops.specs.join_labels import JoinLabelsResult, JoinLabelsSpec
-from airflow_mlops.specs.materialize_features import MaterializeFeaturesResult, MaterializeFeaturesSpec
-from airflow_mlops.specs.monitor import MonitorResult, MonitorSpec
-from airflow_mlops.specs.profile import ProfileSpec
-from airflow_mlops.specs.promote import PromoteResult, PromoteSpec
-from airflow_mlops.specs.purge_predictions import PurgePredictionsSpec
-from airflow_mlops.specs.rollback import RollbackResult, RollbackSpec
-from airflow_mlops.specs.score import ScoreResult, ScoreSpec
-from airflow_mlops.specs.search import SearchSpec
-from airflow_mlops.specs.train import TrainResult, TrainSpec
-from airflow_mlops.specs.training_set import TrainingSetResult, TrainingSetSpec
-from airflow_mlops.specs.validate import ExpectationOutcome, ValidateResult, ValidateSpec
-from airflow_mlops.steps.validate import read_outcomes
+from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
+from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
+from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
+from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesResult, MaterializeFeaturesSpec
+from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
+from airflow_mlops.stages.profile.spec import ProfileSpec
+from airflow_mlops.stages.promote.spec import PromoteResult, PromoteSpec
+from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
+from airflow_mlops.stages.rollback.spec import RollbackResult, RollbackSpec
+from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
+from airflow_mlops.stages.search.spec import SearchSpec
+from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
+from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
+from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
+from airflow_mlops.stages.validate.step import read_outcomes
 
 Answer = dict[str, Any] | None
 Lineage = OperatorLineage[Any, Any]

@@ -21,7 +21,7 @@ def page_address(url: str) -> str:
     """
     if urlsplit(url).scheme in ("http", "https"):
         return url
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
 
     root = ArtifactStore(default_store()).url_of("").rstrip("/") + "/"
     if not url.startswith(root):
@@ -54,7 +54,7 @@ class DataDocsLink(ArtifactLink):
 
 
 def _index(operator: Any) -> str:
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
 
     given = operator.dataset
     dataset = given.get("dataset", given) if isinstance(given, dict) else {}

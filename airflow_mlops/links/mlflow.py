@@ -9,7 +9,7 @@ from airflow_mlops.compute.base import airflow_connection
 from airflow_mlops.links.base import ResultLink
 
 if TYPE_CHECKING:
-    from airflow_mlops.connections import ConnectionInfo
+    from airflow_mlops.core.connections import ConnectionInfo
 
 
 def ui_address(connection: ConnectionInfo) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_mlops.observability.metrics import Sample
+from airflow_mlops.observability.samples import Sample
 from airflow_mlops.settings import prometheus_pushgateway, prometheus_textfile
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from airflow.sdk import conf
 
-from airflow_mlops.exceptions import ApprovalTimeoutError, RegistryError, SpecError
-from airflow_mlops.specs.approval import ApprovalRecord
-from airflow_mlops.specs.verdict import CandidateVerdict, Verdict
+from airflow_mlops.core.errors import ApprovalTimeoutError, RegistryError, SpecError
+from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

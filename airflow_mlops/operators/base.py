@@ -12,14 +12,15 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, default_place
-from airflow_mlops.exceptions import MLOpsError
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance, Spec, StepCall
+from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.links.mlflow import run_page
 from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.observability.export import export
-from airflow_mlops.observability.metrics import Sample
-from airflow_mlops.operators.retraining import requests_of
+from airflow_mlops.observability.samples import Sample
+from airflow_mlops.operators.requests import requests_of
 from airflow_mlops.settings import default_store
-from airflow_mlops.specs.base import Provenance, Spec, StepCall, parse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -136,7 +137,7 @@ class StepOperator(BaseOperator):
 
     def call(self, spec: Spec, context: Context) -> StepCall:
         """The step, ready to run anywhere."""
-        from airflow_mlops.artifacts.results import result_key
+        from airflow_mlops.data.results import result_key
 
         content = spec.model_dump(mode="json")
         provenance = _provenance(context)

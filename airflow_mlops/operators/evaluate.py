@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import conf
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import choices
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.base import parse
-from airflow_mlops.specs.card import Card
-from airflow_mlops.specs.evaluate import EvaluateSpec
-from airflow_mlops.specs.metrics import METRICS
+from airflow_mlops.stages.evaluate.card_spec import Card
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

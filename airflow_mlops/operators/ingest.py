@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.windows import Window
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.base import Window
-from airflow_mlops.specs.ingest import IngestSpec
+from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

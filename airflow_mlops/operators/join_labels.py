@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.join_labels import JoinLabelsSpec
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_mlops.core.calls import Spec
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.base import Spec
-from airflow_mlops.specs.materialize_features import MaterializeFeaturesSpec
+from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AssetAlias
 
+from airflow_mlops.core.base import parse
+from airflow_mlops.drift.reference import TRAINING, Reference
 from airflow_mlops.links import ReportLink
 from airflow_mlops.links.artifacts import page_address
 from airflow_mlops.notifications import Event
-from airflow_mlops.observability.metrics import Sample, monitored
+from airflow_mlops.observability.samples import Sample, monitored
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.retraining import emit_request
-from airflow_mlops.specs.base import parse
-from airflow_mlops.specs.monitor import MonitorSpec
-from airflow_mlops.specs.policy import Policy
-from airflow_mlops.specs.reference import TRAINING, Reference
+from airflow_mlops.operators.requests import emit_request
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.monitor.spec import MonitorSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,7 +34,7 @@ class MonitorOperator(StepOperator):
         the last three windows before, or ``{"season": "P1Y"}`` for the window a year earlier
     :param profiles: what ProfileOperator made of the same dataset, mapped over its shards or not: then they are merged
         and the features are not read again
-    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.specs.policy.Policy`
+    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.policy.spec.Policy`
     :param mlflow_conn_id: the Airflow connection of type ``mlflow``
     """
 

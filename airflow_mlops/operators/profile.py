@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.profile import ProfileSpec
+from airflow_mlops.stages.profile.spec import ProfileSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

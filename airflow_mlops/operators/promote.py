@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
-from airflow_mlops.observability.metrics import Sample, decided
+from airflow_mlops.observability.samples import Sample, decided
 from airflow_mlops.operators.approval import Approval, answer_page, recall, remember, request
 from airflow_mlops.operators.base import StepOperator, no_retry_in_vain
 from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_if_lost
-from airflow_mlops.specs.promote import PromoteSpec
-from airflow_mlops.specs.verdict import Verdict
+from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.stages.promote.spec import PromoteSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

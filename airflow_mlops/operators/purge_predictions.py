@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.purge_predictions import PurgePredictionsSpec
+from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

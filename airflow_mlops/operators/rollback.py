@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
-from airflow_mlops.observability.metrics import Sample, decided
+from airflow_mlops.observability.samples import Sample, decided
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_if_lost
-from airflow_mlops.specs.rollback import RollbackSpec
+from airflow_mlops.stages.rollback.spec import RollbackSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_mlops.observability.metrics import Sample, scored
+from airflow_mlops.observability.samples import Sample, scored
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.score import ScoreSpec
+from airflow_mlops.stages.score.spec import ScoreSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.models.trainers.spec import check_trainer
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.search import SearchSpec
-from airflow_mlops.specs.train import check_trainer
+from airflow_mlops.stages.search.spec import SearchSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

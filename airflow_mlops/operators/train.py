@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.hooks.mlflow import MLflowHook
 from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.models.trainers.spec import check_trainer
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.train import TrainSpec, check_trainer
+from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

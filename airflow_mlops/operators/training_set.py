@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.calls import Spec
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.base import Spec
-from airflow_mlops.specs.training_set import SplitMethod, TrainingSetSpec
+from airflow_mlops.stages.training_set.spec import SplitMethod, TrainingSetSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

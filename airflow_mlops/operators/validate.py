@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from airflow_mlops.exceptions import SpecError
+from airflow_mlops.core.calls import Spec
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.links import DataDocsLink
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.specs.base import Spec
-from airflow_mlops.specs.validate import OnFailure, ValidateSpec
+from airflow_mlops.stages.validate.spec import OnFailure, ValidateSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -8,8 +8,8 @@ from typing import Annotated
 from airflow.api_fastapi.core_api.security import requires_access_asset
 from fastapi import Depends, FastAPI, HTTPException, Path, Response
 
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import StoreError
+from airflow_mlops.core.errors import StoreError
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.settings import default_store
 
 _CDN = " ".join(

@@ -34,7 +34,7 @@ def on_starting(component: Any) -> None:
 
 def import_all(modules: list[str]) -> None:
     """Import ``modules``; one that cannot be imported is a warning, for no task may need it."""
-    # As in airflow_mlops.steps.runner: OpenMP reads this when it is loaded.
+    # As in airflow_mlops.stages.runner: OpenMP reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in modules:
         start = time.perf_counter()

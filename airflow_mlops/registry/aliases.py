@@ -12,11 +12,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Entry, Ledger
-from airflow_mlops.registry.models import CHAMPION, champion
-from airflow_mlops.specs.base import ModelVersionRef
+from airflow_mlops.registry.versions import CHAMPION, champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
 LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
-# Which contract counts, of a version that does not bring one (:mod:`airflow_mlops.registry.contracts`).
+# Which contract counts, of a version that does not bring one (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
 # On the registered model, while its aliases are being moved: the number of the entry that says so.
 MOVING_TAG = "mlops.moving"

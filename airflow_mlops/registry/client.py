@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from airflow_mlops.connections import ConnectionInfo, ConnectionResolver
-from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError, SpecError
-from airflow_mlops.specs.base import MLflowTarget
+from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
+from airflow_mlops.core.references import MLflowTarget
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -22,11 +22,14 @@ from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
-from airflow_mlops.artifacts.store import ArtifactStore
-from airflow_mlops.exceptions import RegistryError
-from airflow_mlops.specs.approval import ApprovalRecord
-from airflow_mlops.specs.base import Model, ModelVersionRef, Provenance, Request, UtcDatetime
-from airflow_mlops.specs.verdict import CandidateVerdict
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.calls import Provenance, Request
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import UtcDatetime
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.verdict import CandidateVerdict
 
 
 class Origin(Model):

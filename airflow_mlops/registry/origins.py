@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_mlops.exceptions import RegistryError, RegistryUnavailableError
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Origin
-from airflow_mlops.specs.base import ModelVersionRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from airflow_mlops.exceptions import RegistryError
+from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.registry.client import registry_errors, without_credentials
 
 if TYPE_CHECKING:

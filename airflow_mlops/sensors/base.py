@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_mlops.exceptions import by_name
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.errors import by_name
 from airflow_mlops.operators.base import no_retry_in_vain
-from airflow_mlops.specs.base import Result, Spec, parse
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.sensors.base import SpecSensor
-from airflow_mlops.specs.feature_freshness import FeatureFreshnessResult, FeatureFreshnessSpec
+from airflow_mlops.stages.feature_freshness.spec import FeatureFreshnessResult, FeatureFreshnessSpec
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
@@ -52,7 +52,7 @@ class FeatureFreshnessSensor(SpecSensor):
         }
 
     def look(self, spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
-        from airflow_mlops.steps.feature_freshness import look
+        from airflow_mlops.stages.feature_freshness.step import look
 
         return look(spec)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.links import ReportLink
 from airflow_mlops.sensors.base import SpecSensor
 from airflow_mlops.settings import default_store
-from airflow_mlops.specs.health import ModelHealthResult, ModelHealthSpec
+from airflow_mlops.stages.model_health.spec import ModelHealthResult, ModelHealthSpec
 
 if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
@@ -56,8 +56,8 @@ class ModelHealthSensor(SpecSensor):
         return {"model": self.model, "window": self.window, "max_age": self.max_age, "accept": self.accept}
 
     def look(self, spec: ModelHealthSpec) -> ModelHealthResult | None:
-        from airflow_mlops.artifacts.store import ArtifactStore
-        from airflow_mlops.monitoring.health import look
+        from airflow_mlops.data.store import ArtifactStore
+        from airflow_mlops.stages.model_health.step import look
 
         return look(spec, ArtifactStore(self.store or default_store()))
 

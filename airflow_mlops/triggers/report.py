@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_mlops.artifacts.fingerprints import fingerprint
-from airflow_mlops.exceptions import SpecError, StoreError
+from airflow_mlops.core.errors import SpecError, StoreError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.policy.findings import Decision
 from airflow_mlops.settings import default_store
-from airflow_mlops.specs.monitor import Decision
 
 if TYPE_CHECKING:
-    from airflow_mlops.artifacts.reports import Judgement
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.stages.monitor.archive import Judgement
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +119,12 @@ class _Files:
 
     @cached_property
     def _store(self) -> ArtifactStore:
-        from airflow_mlops.artifacts.store import ArtifactStore
+        from airflow_mlops.data.store import ArtifactStore
 
         return ArtifactStore(self._url)
 
     def page_url(self, key: str) -> str:
-        from airflow_mlops.artifacts import reports
+        from airflow_mlops.stages.monitor import archive as reports
 
         return self._store.url_of(reports.page(key))
 
@@ -133,7 +133,7 @@ class _Files:
 
         :raises StoreError: the store cannot be read
         """
-        from airflow_mlops.artifacts import reports
+        from airflow_mlops.stages.monitor import archive as reports
 
         found = {}
         for key in reports.keys(self._store, self._model):

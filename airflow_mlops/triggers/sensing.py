@@ -11,13 +11,13 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_mlops.exceptions import ComputeError, MLOpsError, by_name
+from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
 
 
 class SensingTrigger(BaseTrigger):
     """Fires when what a sensor waits for is there, or can no longer come.
 
-    Its event holds the sensor's ``result``, or the ``error``'s name in :mod:`airflow_mlops.exceptions` and its ``message``.
+    Its event holds the sensor's ``result``, or the ``error``'s name in :mod:`airflow_mlops.core.errors` and its ``message``.
 
     :param spec: what is waited for, as JSON
     :param poke_interval: seconds between two looks
@@ -64,9 +64,9 @@ class ModelHealthTrigger(SensingTrigger):
         return await asyncio.to_thread(self._read)
 
     def _read(self) -> dict[str, Any] | None:
-        from airflow_mlops.artifacts.store import ArtifactStore
-        from airflow_mlops.monitoring.health import look
-        from airflow_mlops.specs.health import ModelHealthSpec
+        from airflow_mlops.data.store import ArtifactStore
+        from airflow_mlops.stages.model_health.spec import ModelHealthSpec
+        from airflow_mlops.stages.model_health.step import look
 
         found = look(ModelHealthSpec.model_validate(self.spec), ArtifactStore(self.store))
         return None if found is None else found.model_dump(mode="json")
@@ -80,7 +80,7 @@ class FeatureFreshnessTrigger(SensingTrigger):
 
     async def look(self) -> dict[str, Any] | None:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "airflow_mlops.steps.feature_freshness"),
+            *(sys.executable, "-m", "airflow_mlops.stages.feature_freshness.step"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -26,7 +26,7 @@ import pytest
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-mlops-tests-"))
 BUNDLE = HOME / "dags"
@@ -213,9 +213,9 @@ def mlflow_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> st
 @pytest.fixture
 def client(mlflow_connection: str) -> MlflowClient:
     """A client of the real server."""
-    from airflow_mlops.connections import from_environment
+    from airflow_mlops.core.connections import from_environment
+    from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.registry.client import connect
-    from airflow_mlops.specs.base import MLflowTarget
 
     return connect(MLflowTarget(), from_environment)
 
@@ -223,6 +223,6 @@ def client(mlflow_connection: str) -> MlflowClient:
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     """An artifact store of this test alone."""
-    from airflow_mlops.artifacts.store import ArtifactStore
+    from airflow_mlops.data.store import ArtifactStore
 
     return ArtifactStore(f"file://{tmp_path}/store")

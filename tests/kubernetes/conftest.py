@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, mlflow_server, run_dag, run_mlflow
-from tests.integration.live import LiveAirflow
+from tests.support.live import LiveAirflow
 
 __all__ = ["airflow_db", "mlflow_server", "run_dag"]
 
@@ -131,7 +131,7 @@ def cluster() -> Iterator[Cluster]:
         _grant(api, name, document)
     folder = Path(tempfile.mkdtemp(prefix="mlops-kubernetes-tests-"))
     (folder / "probe").mkdir()
-    for file in ("probe_step.py", "sitecustomize.py"):
+    for file in ("empty.py", "probe_step.py", "sitecustomize.py"):
         shutil.copy(Path(__file__).parent / "probe" / file, folder / "probe" / file)
     (folder / "artifacts").mkdir()
     # Pods are not root, and this process may be.

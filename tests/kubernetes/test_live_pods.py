@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.live import LiveAirflow
 from tests.kubernetes.conftest import Cluster, ProbeDag, advertised
+from tests.support.live import LiveAirflow
 
 GPU = "mlops.test/gpu"
 GPUS = 2

@@ -148,9 +148,9 @@ def comparable(results: dict, root: Path, server: str) -> dict:
 
 
 def predicted(root: Path, dataset: dict) -> list[dict]:
-    from airflow_mlops.artifacts.datasets import open_dataset
-    from airflow_mlops.artifacts.store import ArtifactStore
-    from airflow_mlops.specs.base import DatasetRef
+    from airflow_mlops.core.references import DatasetRef
+    from airflow_mlops.data.datasets import open_dataset
+    from airflow_mlops.data.store import ArtifactStore
 
     found = open_dataset(ArtifactStore(f"file://{root}/store"), DatasetRef.model_validate(dataset))
     return found.table("data", ["id", "prediction", "score", "model_version"]).to_pylist()

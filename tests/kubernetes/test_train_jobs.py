@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.live import LiveAirflow
 from tests.kubernetes.conftest import Cluster
 from tests.kubernetes.faults import FaultyApi
 from tests.kubernetes.test_pods import meanwhile
+from tests.support.live import LiveAirflow
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])

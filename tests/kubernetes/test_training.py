@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airflow_mlops.artifacts.store import ArtifactStore
+from airflow_mlops.data.store import ArtifactStore
 from tests.integration.conftest import BUNDLE
 from tests.kubernetes.conftest import ROOT, Cluster, advertised, evict, meanwhile, mlflow_for_pods
-from tests.training import training_set
+from tests.support.training import training_set
 
 SLOW = """
 import os, time
-from airflow_mlops.trainers.torch_network import TabularNetwork
+from airflow_mlops.models.trainers.torch.network import TabularNetwork
 
 def network(**shape):
     made = TabularNetwork(**shape)

@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from airflow_mlops.exceptions import SourceError
-from airflow_mlops.specs.base import Result, Spec
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.errors import SourceError
 
 
 class ProbeSpec(Spec):

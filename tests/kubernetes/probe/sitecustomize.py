@@ -11,9 +11,12 @@ from pathlib import Path
 
 class _Probe(MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != "airflow_mlops.steps.probe":
-            return None
-        return spec_from_file_location(fullname, Path(__file__).parent / "probe_step.py")
+        folder = Path(__file__).parent
+        if fullname == "airflow_mlops.stages.probe":
+            return spec_from_file_location(fullname, folder / "empty.py", submodule_search_locations=[])
+        if fullname == "airflow_mlops.stages.probe.step":
+            return spec_from_file_location(fullname, folder / "probe_step.py")
+        return None
 
 
 sys.meta_path.insert(0, _Probe())

@@ -1,1 +1,0 @@
-"""The artifact store: immutable datasets with manifests, results of steps, and fingerprints."""

@@ -1,0 +1,156 @@
+"""KubernetesPodOperator for one step. Importing this imports the Kubernetes client."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import TaskDeferred
+from kubernetes.client import ApiClient
+from kubernetes.client.exceptions import ApiException
+
+from airflow_mlops.compute.kubernetes import failures
+from airflow_mlops.compute.kubernetes.manifest import Json, main_container
+from airflow_mlops.compute.kubernetes.step_pod import CALL_LABEL, call_id, or_grow, read_template, step_manifest
+from airflow_mlops.compute.kubernetes.trigger import StepPodManager, StepPodTrigger
+from airflow_mlops.core.errors import MLOpsError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from kubernetes.client import V1Pod
+
+    from airflow_mlops.compute.kubernetes.pod import Pod
+    from airflow_mlops.core.calls import StepCall
+
+
+class StepPodOperator(KubernetesPodOperator):
+    """Starts the pod of one step, or finds the one that an earlier try started, and waits for its end."""
+
+    def __init__(self, *, grow_memory: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.grow_memory = grow_memory
+        self._seen: Json | None = None
+        self._events: list[str] = []
+
+    @classmethod
+    def for_step(cls, pod: Pod, call: StepCall, context: Context) -> StepPodOperator:
+        """The operator that runs ``call`` as ``pod`` says, in the place of the task of ``context``.
+
+        :raises SpecError: the template cannot be read, or has fields that Kubernetes does not know
+        """
+        task = context["task"]
+        manifest = step_manifest(pod, read_template(pod.pod_template_file, context), call, context)
+        name = main_container(manifest)
+        options: dict[str, Any] = {} if pod.deferrable is None else {"deferrable": pod.deferrable}
+        return cls(
+            task_id=task.task_id,
+            execution_timeout=task.execution_timeout,
+            kubernetes_conn_id=pod.kubernetes_conn_id,
+            pod_template_dict=manifest,
+            name=re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{task.task_id}".lower())
+            .strip("-")[:50]
+            .strip("-"),
+            namespace=pod.namespace,
+            labels={CALL_LABEL: call_id(call)},
+            base_container_name=name,
+            do_xcom_push=False,
+            automount_service_account_token=manifest["spec"]["automountServiceAccountToken"],
+            schedule_timeout_seconds=pod.schedule_timeout,
+            startup_timeout_seconds=pod.startup_timeout,
+            startup_check_interval_seconds=1,
+            termination_grace_period=manifest["spec"]["terminationGracePeriodSeconds"],
+            on_finish_action=pod.on_finish,
+            log_pod_spec_on_failure=False,
+            log_formatter=lambda _, line: re.sub(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ", "", line),
+            logging_interval=10,
+            grow_memory=pod.grow_memory,
+            **options,
+        )
+
+    def watch(self, context: Context, event: dict[str, Any] | None) -> None:
+        """Start or find the pod and wait for its end, or go on from what the trigger says."""
+        try:
+            if event is not None:
+                self.trigger_reentry(context, self._without_waiting(event))
+            elif self.deferrable:
+                self.execute_async(context)
+            else:
+                self.execute_sync(context)
+        except TaskDeferred as deferral:
+            deferral.trigger = StepPodTrigger(**deferral.trigger.serialize()[1])
+            raise
+
+    def _without_waiting(self, event: dict[str, Any]) -> dict[str, Any]:
+        # KubernetesPodOperator awaits the end of a pod that will never start, unless it is told of a timeout.
+        if event["status"] == "error":
+            with suppress(ApiException):
+                pod = self.hook.get_pod(event["name"], event["namespace"])
+                if failures.never_starts(ApiClient().sanitize_for_serialization(pod)):
+                    return {**event, "status": "timeout"}
+        return event
+
+    @cached_property
+    def pod_manager(self) -> StepPodManager:
+        return StepPodManager(kube_client=self.client, callbacks=self.callbacks)
+
+    def failure(self, error: Exception, context: Context) -> MLOpsError:
+        """What the task fails with, after ``error``."""
+        if isinstance(error, MLOpsError):
+            return error
+        if isinstance(error, ApiException) and self._seen is None:
+            return failures.refused(error.status or 0, error.body or "", self.namespace or "")
+        found = failures.failure(self._seen, self.base_container_name, self._events, str(error))
+        return or_grow(found, self.grow_memory, context)
+
+    def get_or_create_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
+        try:
+            return super().get_or_create_pod(pod_request_obj, context)
+        except ApiException as error:
+            # The answer to the request that created it was lost, and it was asked for again.
+            if error.status != 409:
+                raise
+            metadata = pod_request_obj.metadata
+            return self.client.read_namespaced_pod(metadata.name, metadata.namespace)
+
+    def _get_pod_from_task_state_store(self, context: Context) -> V1Pod | None:
+        pod = super()._get_pod_from_task_state_store(context)
+        if pod is not None and (pod.metadata.labels or {}).get(CALL_LABEL) != self.labels[CALL_LABEL]:
+            self.log.info("Pod %s computes something else and is deleted.", pod.metadata.name)
+            self.pod_manager.delete_pod(pod)
+            return None
+        return pod
+
+    def process_pod_deletion(self, pod: V1Pod, *, reraise: bool = True) -> bool:
+        if pod is None:
+            return False
+        self._look_at(pod)
+        if (
+            self._seen is not None
+            and self._seen["status"].get("phase") == "Pending"
+            and self.on_finish_action != "keep_pod"
+        ):
+            # Nothing runs in it that would need time to end, and an image that cannot be pulled holds the kubelet up.
+            with suppress(ApiException):
+                self.client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
+                return True
+        return bool(super().process_pod_deletion(pod, reraise=reraise))
+
+    def _look_at(self, pod: V1Pod) -> None:
+        """Keep what tells why the pod failed: it is about to be deleted."""
+        seen = pod
+        try:
+            seen = self.pod_manager.read_pod(pod)
+            events = self.pod_manager.read_pod_events(pod).items
+            self._events = [f"{event.reason}: {event.message}" for event in events if event.type == "Warning"]
+        except Exception as error:  # noqa: BLE001 - what is known already has to do
+            self.log.debug("Pod %s cannot be looked at: %s", pod.metadata.name, error)
+        self._seen = ApiClient().sanitize_for_serialization(seen)
+
+    def facts(self) -> dict[str, str]:
+        """What became of the pod, for the record: its name, node, image and the image's digest."""
+        if self._seen is None:
+            return {}
+        return failures.facts(self._seen, self.base_container_name)

@@ -1,0 +1,138 @@
+"""Waits for the TrainJob of a step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from kubernetes_asyncio import client
+from kubernetes_asyncio.client.exceptions import ApiException
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.train_jobs.manifest import GROUP, PLURAL, VERSION
+from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL, Watch, ended, progress
+
+Request = TypeVar("Request", bound=Callable[..., Any])
+_retried: Callable[[Request], Request] = generic_api_retry
+
+
+class TrainJobTrigger(BaseTrigger):
+    """Fires when there is something to see: the TrainJob has ended, is gone, or will not start.
+
+    Its event's ``status`` is ``look`` then, ``timeout`` where the task's ``execution_timeout`` is over, and ``error``, with
+    a ``message``, where the cluster could not be asked.
+
+    :param name: name of the TrainJob
+    :param namespace: its namespace
+    :param kubernetes_conn_id: Airflow connection to the cluster
+    :param since: when the waiting began, in seconds since 1970
+    :param schedule_timeout: seconds to wait for nodes that can take its pods
+    :param startup_timeout: seconds from there until their containers run
+    :param deadline: when the task's ``execution_timeout`` is over, in seconds since 1970
+    :param poll_interval: seconds between two looks
+    """
+
+    def __init__(
+        self,
+        name: str,
+        namespace: str,
+        kubernetes_conn_id: str,
+        since: float,
+        schedule_timeout: int,
+        startup_timeout: int,
+        deadline: float | None = None,
+        poll_interval: float = 5,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = name
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.since = since
+        self.schedule_timeout = schedule_timeout
+        self.startup_timeout = startup_timeout
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+        self._fired = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        arguments = (
+            "name",
+            "namespace",
+            "kubernetes_conn_id",
+            "since",
+            "schedule_timeout",
+            "startup_timeout",
+            "deadline",
+            "poll_interval",
+        )
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in arguments}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        try:
+            event = {"status": await self._wait()}
+        except Exception as error:
+            self.log.exception("TrainJob %s/%s cannot be watched.", self.namespace, self.name)
+            event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
+        self._fired = True
+        content = {"name": self.name, "namespace": self.namespace, "since": self.since, **event}
+        yield TriggerEvent(content)  # type: ignore[no-untyped-call]
+
+    async def _wait(self) -> str:
+        watch = Watch(self.since, self.schedule_timeout, self.startup_timeout)
+        said = ""
+        while True:
+            if self.deadline is not None and time.time() >= self.deadline:
+                return "timeout"
+            job, pods = await self._look()
+            if job is None or ended(job) or watch.gives_up(job, pods, time.time()):
+                return "look"
+            if (now := progress(job, pods)) != said:
+                said = now
+                self.log.info("TrainJob %s/%s %s.", self.namespace, self.name, said)
+            await asyncio.sleep(self.poll_interval)
+
+    @_retried
+    async def _look(self) -> tuple[Json | None, list[Json]]:
+        """The TrainJob, unless it is gone, and its pods."""
+        async with self._hook().get_conn() as connection:
+            try:
+                job = await client.CustomObjectsApi(connection).get_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, PLURAL, self.name
+                )
+            except ApiException as error:
+                if error.status == 404:
+                    return None, []
+                raise
+            pods = await client.CoreV1Api(connection).list_namespaced_pod(
+                self.namespace, label_selector=f"{JOBSET_LABEL}={self.name}"
+            )
+            return job, [connection.sanitize_for_serialization(pod) for pod in pods.items]
+
+    async def on_kill(self) -> None:
+        """Delete the TrainJob: a user ended the task."""
+        if self._fired:
+            return
+        self.log.info("Deleting TrainJob %s/%s.", self.namespace, self.name)
+        try:
+            await self._delete()
+        except Exception:
+            self.log.exception("TrainJob %s/%s could not be deleted.", self.namespace, self.name)
+
+    @_retried
+    async def _delete(self) -> None:
+        async with self._hook().get_conn() as connection:
+            try:
+                await client.CustomObjectsApi(connection).delete_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, PLURAL, self.name, propagation_policy="Background"
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    def _hook(self) -> AsyncKubernetesHook:
+        return AsyncKubernetesHook(conn_id=self.kubernetes_conn_id)

@@ -1,0 +1,61 @@
+"""Waits for the pod of a step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import cached_property
+from inspect import isawaitable
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import PodLaunchFailedException
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodManager
+from kubernetes.client import ApiClient
+
+from airflow_mlops.compute.kubernetes.failures import cannot_be_configured
+
+# What a pod names may be created at the same time as the pod.
+_PATIENCE = 5.0
+
+
+class _FailsEarly:
+    """Gives a pod up whose container can never be configured, for want of a Secret say, and not after the timeout."""
+
+    async def await_pod_start(
+        self, pod: Any, schedule_timeout: int = 120, startup_timeout: int = 120, check_interval: float = 1
+    ) -> None:
+        starting = asyncio.ensure_future(
+            super().await_pod_start(pod, schedule_timeout, startup_timeout, check_interval)  # type: ignore[misc]
+        )
+        since: float | None = None
+        try:
+            while not (await asyncio.wait({starting}, timeout=check_interval))[0]:
+                found = self.read_pod(pod)  # type: ignore[attr-defined]
+                found = await found if isawaitable(found) else found
+                hopeless = cannot_be_configured(ApiClient().sanitize_for_serialization(found))
+                since = (since or time.monotonic()) if hopeless else None
+                if since and time.monotonic() - since > _PATIENCE:
+                    raise PodLaunchFailedException(str(hopeless))
+            await starting
+        finally:
+            starting.cancel()
+
+
+class StepPodManager(_FailsEarly, PodManager):
+    """PodManager that fails early."""
+
+
+class _AsyncStepPodManager(_FailsEarly, AsyncPodManager):
+    """AsyncPodManager that fails early."""
+
+
+class StepPodTrigger(KubernetesPodTrigger):
+    """KubernetesPodTrigger that fails early."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.{type(self).__name__}", super().serialize()[1]
+
+    @cached_property
+    def pod_manager(self) -> AsyncPodManager:
+        return _AsyncStepPodManager(async_hook=self.hook)

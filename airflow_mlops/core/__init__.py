@@ -1,0 +1,1 @@
+"""The vocabulary that every floor shares: windows, references, calls, errors, connections."""

@@ -1,0 +1,36 @@
+"""The base of all pydantic models of this package, and the parsing of what users write."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from airflow_mlops.core.errors import SpecError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Model(BaseModel):
+    """A frozen pydantic model that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse(model: type[Any], value: Any, where: str) -> Any:
+    """Validate ``value`` as ``model`` and turn pydantic's report into one sentence.
+
+    :param where: what is being read, for the message
+    :raises SpecError: naming each field that is wrong
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
+        raise SpecError(f"{where} cannot run as it is configured: {problems}.") from None

@@ -1,0 +1,69 @@
+"""Things named by import path, and the hash of the code behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.core.errors import SpecError
+
+# Extras of this package that are called as the module they bring.
+_EXTRAS = {"interpret": "InterpretML"}
+
+
+def load(path: str, what: str) -> Any:
+    """Import ``package.module.Name`` or ``package.module:name``.
+
+    :param what: what it is, for the message
+    :raises SpecError: there is no such thing
+    """
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name in _EXTRAS:
+            raise SpecError(
+                f"The {what} {path!r} needs {_EXTRAS[error.name]}, which is not installed where the step runs: install "
+                f"airflow-mlops[{error.name}]."
+            ) from None
+        raise SpecError(
+            f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
+            "Install its package there, or put the module beside the DAG files."
+        ) from None
+    except AttributeError:
+        raise SpecError(f"The {what} {path!r} does not exist: module {module!r} has no {name!r}.") from None
+    except Exception as error:
+        raise SpecError(
+            f"The {what} {path!r} cannot be imported: {module!r} raises {type(error).__name__}: {error}."
+        ) from error
+
+
+def source_hash(thing: Any) -> str:
+    """SHA-256 of the source file that defines ``thing``."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        # Compiled or made at run time: its name is all there is.
+        return hashlib.sha256(repr(thing).encode()).hexdigest()
+
+
+def commit(thing: Any) -> str | None:
+    """The git commit of the checkout that ``thing``'s source file lies in, if it lies in one."""
+    try:
+        file = Path(inspect.getfile(inspect.unwrap(thing)))
+        if "site-packages" in file.parts:
+            return None
+        found = subprocess.run(  # noqa: S603 - the file lies beside the DAGs, its author names it
+            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - whichever git the worker has
+            cwd=file.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, TypeError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,144 @@
+"""Windows of time, their text forms, and their names in the store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, model_serializer, model_validator
+
+from airflow_mlops.core.base import Model
+
+_TIME = "%Y%m%dT%H%M%SZ"
+
+
+def file_name(window: Window) -> str:
+    """The name of ``window``, safe in paths."""
+    return window.key if re.search(r"[^\w.-]", window.label) else window.label
+
+
+def window_named(name: str) -> Window | None:
+    """The window that a file is named after, to the second; ``None`` if it is not named after one."""
+    try:
+        if name.endswith("Z"):
+            start, end = (datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc) for text in name.split("-"))
+            return Window(start=start, end=end)
+        return Window.model_validate(name)
+    except ValueError:
+        return None
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
+
+
+_YEAR, _MONTH = re.compile(r"^\d{4}$"), re.compile(r"^\d{4}-\d{2}$")
+
+
+_DAY, _HOUR = re.compile(r"^\d{4}-\d{2}-\d{2}$"), re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}$")
+
+
+class Window(Model):
+    """A half-open interval of time ``[start, end)`` in UTC.
+
+    Written as text it is what an Airflow partition key looks like: ``2013``, ``2013-04``, ``2013-04-01``,
+    ``2013-04-01T06`` (that year, month, day or hour), ``FIRST..LAST`` from the first of these through the
+    last (``2013-01..2013-04`` is four months), or ``START/END`` with two ISO 8601 instants, where each side
+    may itself be one of the short forms and stands for its beginning.
+    """
+
+    start: UtcDatetime
+    end: UtcDatetime
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return _parse_window(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Window:
+        if self.end <= self.start:
+            raise ValueError(f"window {self} is empty: its end must come after its start")
+        return self
+
+    @model_serializer
+    def _to_text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"{_iso(self.start)}/{_iso(self.end)}"
+
+    @property
+    def key(self) -> str:
+        """The window as a name that is safe in paths and sorts by time."""
+        return f"{self.start:%Y%m%dT%H%M%SZ}-{self.end:%Y%m%dT%H%M%SZ}"
+
+    @property
+    def label(self) -> str:
+        """The shortest text that means this window: ``2013-04`` for a calendar month."""
+        start, end = self.start, self.end
+        for text in (f"{start:%Y}", f"{start:%Y-%m}", f"{start:%Y-%m-%d}", f"{start:%Y-%m-%dT%H}"):
+            if _parse_window(text) == {"start": start, "end": end}:
+                return text
+        return str(self)
+
+    def contains(self, other: Window) -> bool:
+        return self.start <= other.start and other.end <= self.end
+
+    def overlaps(self, other: Window) -> bool:
+        return self.start < other.end and other.start < self.end
+
+    def split(self, chunk: timedelta) -> Iterator[Window]:
+        """Cut the window into consecutive windows no longer than ``chunk``."""
+        start = self.start
+        while start < self.end:
+            end = min(start + chunk, self.end)
+            yield Window(start=start, end=end)
+            start = end
+
+
+def _iso(value: datetime) -> str:
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _parse_window(text: str) -> dict[str, datetime]:
+    text = text.strip()
+    if ".." in text:
+        first, _, last = text.partition("..")
+        return {"start": _parse_window(first)["start"], "end": _parse_window(last)["end"]}
+    if "/" in text:
+        first, _, last = text.partition("/")
+        return {"start": _instant(first), "end": _instant(last)}
+    start = _instant(text)
+    if _YEAR.match(text):
+        return {"start": start, "end": start.replace(year=start.year + 1)}
+    if _MONTH.match(text):
+        return {"start": start, "end": (start.replace(day=1) + timedelta(days=32)).replace(day=1)}
+    if _DAY.match(text):
+        return {"start": start, "end": start + timedelta(days=1)}
+    if _HOUR.match(text):
+        return {"start": start, "end": start + timedelta(hours=1)}
+    raise ValueError(
+        f"{text!r} is not a window: write 2013, 2013-04, 2013-04-01, 2013-04-01T06, FIRST..LAST or START/END in ISO 8601"
+    )
+
+
+def _instant(text: str) -> datetime:
+    text = text.strip()
+    try:
+        if _YEAR.match(text):
+            return datetime(int(text), 1, 1, tzinfo=timezone.utc)
+        if _MONTH.match(text):
+            return datetime(int(text[:4]), int(text[5:]), 1, tzinfo=timezone.utc)
+        if _HOUR.match(text):
+            text = f"{text}:00"
+        return _utc(datetime.fromisoformat(text.replace("Z", "+00:00")))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not a point in time: write it in ISO 8601, as in 2013-04-01T00:00:00Z"
+        ) from error

@@ -1,0 +1,118 @@
+"""Small expressions over columns, as in ``arr_delay > 15``: Python's syntax, computed by Arrow; nothing can be called.
+
+Where an operand is missing (NaN counts as missing) the answer is missing, except that ``and`` and ``or`` answer where
+one side settles it.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.errors import SchemaError, SpecError
+
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Gt: "greater",
+    ast.GtE: "greater_equal",
+    ast.Lt: "less",
+    ast.LtE: "less_equal",
+    ast.Eq: "equal",
+    ast.NotEq: "not_equal",
+}
+_ARITHMETIC: dict[type[ast.operator], str] = {
+    ast.Add: "add",
+    ast.Sub: "subtract",
+    ast.Mult: "multiply",
+    ast.Div: "divide",
+}
+
+
+def columns(expression: str) -> list[str]:
+    """The columns an expression reads, sorted.
+
+    :raises SpecError: it is not an expression of this kind
+    """
+    return sorted({node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name)})
+
+
+def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+    """Compute ``expression`` for every row of ``data``.
+
+    :raises SpecError: it is not an expression of this kind
+    :raises SchemaError: a column is missing, or of a type that the expression cannot use
+    """
+    try:
+        value = _compute(_parse(expression), data)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        types = ", ".join(f"{name} is {data.schema.field(name).type}" for name in columns(expression))
+        raise SchemaError(f"{expression!r} cannot be computed: {types} ({str(error).splitlines()[0]}).") from None
+    return pa.repeat(value, data.num_rows) if isinstance(value, pa.Scalar) else value
+
+
+def _parse(expression: str) -> ast.expr:
+    try:
+        tree = ast.parse(expression.strip(), mode="eval").body
+    except SyntaxError:
+        raise _unknown(expression) from None
+    for node in ast.walk(tree):
+        if not isinstance(
+            node,
+            ast.Name | ast.Constant | ast.Compare | ast.BoolOp | ast.UnaryOp | ast.BinOp
+            | ast.expr_context | ast.cmpop | ast.boolop | ast.unaryop | ast.operator,
+        ):  # fmt: skip
+            raise _unknown(expression)
+        known = (
+            (not isinstance(node, ast.Compare) or all(type(op) in _COMPARISONS for op in node.ops))
+            and (not isinstance(node, ast.BinOp) or type(node.op) in _ARITHMETIC)
+            and (not isinstance(node, ast.UnaryOp) or isinstance(node.op, ast.Not | ast.USub))
+            and (not isinstance(node, ast.Constant) or isinstance(node.value, int | float | str | bool))
+        )
+        if not known:
+            raise _unknown(expression)
+    return tree
+
+
+def _unknown(expression: str) -> SpecError:
+    return SpecError(
+        f"{expression!r} is not an expression over columns: write it with column names, numbers, quoted text, "
+        "comparisons, + - * /, and, or, not - as in arr_delay > 15."
+    )
+
+
+def _compute(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
+    if isinstance(node, ast.Name):
+        if node.id not in data.schema.names:
+            raise SchemaError(f"There is no column {node.id!r}: there are {', '.join(data.schema.names)}.")
+        column = data.column(node.id)
+        if pa.types.is_floating(column.type):
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        return column
+    if isinstance(node, ast.Constant):
+        return pa.scalar(node.value)
+    if isinstance(node, ast.UnaryOp):
+        operand = _compute(node.operand, data)
+        return pc.invert(operand) if isinstance(node.op, ast.Not) else pc.negate(operand)
+    if isinstance(node, ast.BinOp):
+        left, right = _compute(node.left, data), _compute(node.right, data)
+        if isinstance(node.op, ast.Div):
+            # As in Python, 1 / 2 is a half.
+            left, right = pc.cast(left, pa.float64()), pc.cast(right, pa.float64())
+        return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
+    if isinstance(node, ast.BoolOp):
+        join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
+        values = [_compute(value, data) for value in node.values]
+    else:
+        assert isinstance(node, ast.Compare)
+        operands = [_compute(operand, data) for operand in (node.left, *node.comparators)]
+        values = [
+            pc.call_function(_COMPARISONS[type(op)], [left, right])
+            for op, left, right in zip(node.ops, operands, operands[1:], strict=False)
+        ]
+        join = pc.and_kleene
+    result = values[0]
+    for value in values[1:]:
+        result = join(result, value)
+    return result

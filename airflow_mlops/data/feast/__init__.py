@@ -1,0 +1,1 @@
+"""Feast repositories: opening them, their sources, and the join of features to events."""

@@ -1,0 +1,255 @@
+"""Feast repositories: opened quickly, read in isolation, written by one task at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import io
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.errors import FeatureStoreError, one_line
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.repo_contents import RepoContents
+
+log = logging.getLogger("airflow_mlops.stages")
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Import Feast in a quarter of its usual time.
+
+    Most of what ``import feast`` costs is PyTorch, which it only needs to return tensors, and typeguard, which compiles
+    Feast's classes a second time to check the types of their arguments. Neither is of use to a step, so both are held
+    back while Feast's modules load; code that asks for them afterwards gets them.
+    """
+    import typeguard
+
+    typechecked, torch_held_back = typeguard.typechecked, "torch" not in sys.modules
+    unchecked: Any = lambda target=None, **_: target if target is not None else lambda decorated: decorated  # noqa: E731
+    typeguard.typechecked = unchecked
+    if torch_held_back:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        typeguard.typechecked = typechecked
+        if torch_held_back:
+            sys.modules.pop("torch", None)
+
+
+def open_store(repo: str) -> FeatureStore:
+    """Open the Feast repository in the folder ``repo``.
+
+    :raises FeatureStoreError: there is none, or its configuration is wrong
+    """
+    folder = Path(repo).expanduser().absolute()
+    config = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH", folder / "feature_store.yaml"))
+    if not config.is_file():
+        inner = folder / "feature_repo" / "feature_store.yaml"
+        hint = f"give {inner.parent}" if inner.is_file() else "give the folder that `feast init` made"
+        raise FeatureStoreError(f"{folder} is not a Feast repository, it has no feature_store.yaml: {hint}.")
+    unset = sorted({name for name in _VARIABLE.findall(config.read_text()) if name not in os.environ})
+    if unset:
+        raise FeatureStoreError(
+            f"{config} uses the environment variable {', '.join(unset)}, which is not set where the step runs: "
+            "set it for the Airflow workers, or in run_on=Process(env=...)."
+        )
+    # It says "Registry cache expired" dozens of times in every task.
+    logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)
+    try:
+        with lean_imports(), quietly():
+            from feast import FeatureStore
+
+            store = FeatureStore(repo_path=str(folder))
+            _make_folders(store)
+            # Both load the modules of the configured stores, and the registry is read.
+            with _lock(_registry_file(store), shared=True):
+                _ = store.registry, store.provider
+    except Exception as error:
+        raise FeatureStoreError(f"{config} cannot be used: {one_line(error)}.") from error
+    return store
+
+
+def _make_folders(store: FeatureStore) -> None:
+    # Feast makes a missing folder, but not that folder's parents.
+    for path in (_registry_file(store), getattr(store.config.online_store, "path", None)):
+        if path and "://" not in str(path):
+            (store.repo_path / path).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _registry_file(store: FeatureStore) -> Path | None:
+    registry = store.config.registry
+    path = str(getattr(registry, "path", "") or "")
+    if getattr(registry, "registry_type", "file") != "file" or not path or "://" in path:
+        return None
+    return store.repo_path / path
+
+
+@contextmanager
+def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
+    """Hold the repository's registry for this task alone, or together with others that only read it.
+
+    Feast reads the whole registry file, changes it and writes it back in place: of two tasks at once, one would lose
+    what the other wrote, or read half a file. A registry in a database or an object store is left to Feast.
+    """
+    registry = _registry_file(store)
+    with _lock(registry, shared):
+        # Whoever held it may have written.
+        if registry is not None and registry.exists():
+            refresh: Callable[[], None] = store.refresh_registry
+            refresh()
+        yield
+
+
+@contextmanager
+def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
+    lock = Path(f"{registry}.lock")
+    # Where nothing can be written, nothing changes either.
+    if registry is None or not os.access(lock if lock.exists() else lock.parent, os.W_OK):
+        yield
+        return
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with lock.open("ab") as handle:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("Waiting for another task that uses the Feast registry %s.", registry)
+            fcntl.flock(handle, kind)
+        yield
+
+
+def missing_features(store: FeatureStore, service: str | None, refs: Sequence[str]) -> list[str]:
+    """Those of ``refs`` that the registry no longer has.
+
+    :param service: the feature service they came from, if they came from one: it must still offer them
+    :param refs: features as ``view:feature``, by the names that the service gives its views
+    :raises FeatureStoreError: the registry cannot be read
+    """
+    try:
+        with locked(store, shared=True):
+            views = {view.name: {field.name for field in view.features} for view in store.list_all_feature_views()}
+            services = {item.name: item.feature_view_projections for item in store.list_feature_services()}
+    except Exception as error:
+        raise FeatureStoreError(
+            f"The registry of Feast project {store.project} cannot be read: {one_line(error)}."
+        ) from error
+    if service is None:
+        offered = {f"{view}:{name}" for view, names in views.items() for name in names}
+    else:
+        offered = {
+            f"{item.name_to_use()}:{field.name}"
+            for item in services.get(service, ())
+            for field in item.features
+            if field.name in views.get(item.name, ())
+        }
+    return [ref for ref in refs if ref not in offered]
+
+
+def parse_repo(store: FeatureStore) -> RepoContents:
+    """Read the repository's Python files, as ``feast apply`` does.
+
+    :raises FeatureStoreError: a file cannot be imported, or the project's name does not fit
+    """
+    with lean_imports():
+        repo_operations = importlib.import_module("feast.repo_operations")
+        from feast import Project
+
+    # Feast resolves "." in its own way; links would make its relative paths fail.
+    folder = store.repo_path.resolve()
+    try:
+        with _imports_of(folder, repo_operations.get_repo_files), quietly():
+            contents: RepoContents = repo_operations.parse_repo(folder)
+    except (Exception, SystemExit) as error:
+        raise FeatureStoreError(
+            f"The Feast repository {folder} does not parse: {_where(error, folder)}: {one_line(error)}."
+        ) from error
+    names = [project.name for project in contents.projects]
+    if not names:
+        contents.projects.append(Project(name=store.project, description=store.config.project_description or ""))
+    elif names != [store.project]:
+        raise FeatureStoreError(
+            f"The Feast repository {folder} defines the project {', '.join(names)}, but its feature_store.yaml says "
+            f"{store.project}: use one name in both."
+        )
+    return contents
+
+
+def apply(store: FeatureStore, contents: RepoContents) -> None:
+    """Register what the repository defines and remove what it no longer defines, as ``feast apply`` does.
+
+    :raises FeatureStoreError: Feast refuses the definitions
+    """
+    with lean_imports():
+        from feast.repo_operations import apply_total_with_repo_instance
+    try:
+        with quietly():
+            apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=False)
+    except (Exception, SystemExit) as error:
+        raise FeatureStoreError(
+            f"Feast could not apply the repository {store.repo_path}: {one_line(error)}.{hint(error)}"
+        ) from error
+
+
+@contextmanager
+def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterator[None]:
+    """Make ``folder`` the place that its modules are imported from, and leave no trace of them.
+
+    Feast imports them by names such as ``definitions``, which another repository, or the DAGs folder, may use as well.
+    """
+    names = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files_of(folder)}
+
+    def take() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
+
+    path, cwd, bytecode = list(sys.path), Path.cwd(), sys.dont_write_bytecode
+    hidden = take()
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        os.chdir(cwd)
+        sys.dont_write_bytecode = bytecode
+        sys.path[:] = path
+        take()
+        sys.modules.update(hidden)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep Feast's coloured text and progress bars out of the task's log."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            yield
+    finally:
+        log.debug("Feast said: %s", said.getvalue())
+
+
+def _where(error: BaseException, folder: Path) -> str:
+    """The place in the repository that an error comes from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
+    return f"{Path(own[-1].filename).relative_to(folder)}, line {own[-1].lineno}" if own else folder.name
+
+
+def hint(error: BaseException) -> str:
+    """What to do about an error of Feast, where that is known."""
+    if isinstance(error, FileNotFoundError):
+        return " The file of a source is not there: write it first, or give a dataset for it in sources."
+    return ""

@@ -1,0 +1,48 @@
+"""Which row is which, across datasets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from airflow_mlops.data.datasets import Dataset
+
+Numbers = np.ndarray[Any, Any]
+
+
+def identity(dataset: Dataset) -> list[str]:
+    """The columns that name a row of a training set: its keys and its event time, or all features where it has none."""
+    details = dataset.manifest.details
+    if keys := details.get("keys"):
+        return [*keys, *([details["timestamp"]] if details.get("timestamp") else [])]
+    return [column.name for column in dataset.manifest.columns if column.name != details.get("label")]
+
+
+def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
+    """A 64-bit name for each row, made from the values of ``columns`` alone: neither order nor types' widths matter."""
+    texts = [pc.binary_join_element_wise("=", _as_text(table[name]), "").fill_null("~") for name in columns]
+    joined = pc.binary_join_element_wise(*texts, "\x1f") if len(texts) > 1 else texts[0]
+    distinct = (
+        pc.dictionary_encode(joined).combine_chunks() if joined.num_chunks != 1 else joined.chunk(0).dictionary_encode()
+    )
+    names = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in distinct.dictionary.to_pylist())
+    ids: Numbers = np.frombuffer(names, np.uint64)[distinct.indices.to_numpy()]
+    return ids
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
+    elif pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return pa.chunked_array([pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())])

@@ -1,0 +1,30 @@
+"""From a reference or a name to the datasets it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airflow_mlops.core.references import DatasetRef, DatasetSelection
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import Dataset, find_datasets, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+
+
+def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[Dataset]:
+    """The datasets that ``chosen`` means, ordered by time: the one it points at, or all of a name in a window.
+
+    :raises DatasetNotFoundError: there is none
+    :raises SchemaError: two windows overlap
+    """
+    if isinstance(chosen, DatasetRef):
+        return [open_dataset(store, chosen)]
+    return find_datasets(store, chosen.name, chosen.window)
+
+
+def window_of(datasets: Sequence[Dataset]) -> Window | None:
+    """From the start of the first window to the end of the last one; ``None`` if a dataset has no window."""
+    windows = [dataset.manifest.window for dataset in datasets]
+    known = [window for window in windows if window is not None]
+    if not known or len(known) < len(windows):
+        return None
+    return Window(start=min(window.start for window in known), end=max(window.end for window in known))

@@ -1,0 +1,1 @@
+"""Tests of whether two profiles differ by more than chance."""

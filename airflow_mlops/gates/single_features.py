@@ -1,0 +1,174 @@
+"""How well each feature alone predicts the label: one that does so all but perfectly is mostly known only afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import Task
+
+Numbers = np.ndarray[Any, Any]
+
+SAMPLE_ROWS = 50_000
+# With fewer rows of a class, or for a regression in all, a perfect score may be chance.
+_MIN_ROWS = 20
+_BINS = 256
+
+
+@dataclass(frozen=True)
+class SingleFeatures:
+    """What each feature alone is worth.
+
+    :param measure: ``AUC``, from 0.5 for nothing to 1, or ``R2`` (regression), from 0 to 1
+    :param rows: how many rows it was measured on; 0 where there are too few to tell
+    :param scores: by feature; empty where there are too few rows
+    """
+
+    measure: str
+    rows: int
+    scores: dict[str, float]
+
+    def above(self, limit: float) -> list[str]:
+        """The features whose score is above ``limit``, the most telling first, each with its score."""
+        telling = sorted(
+            (name for name, score in self.scores.items() if score > limit), key=lambda name: -self.scores[name]
+        )
+        return [f"{name!r} ({self.measure} {self.scores[name]:.4f})" for name in telling]
+
+
+def single_features(table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers) -> SingleFeatures:
+    """Measure each feature alone, on at most 50,000 rows.
+
+    :param ids: a name for each row; they choose the sample, so that it is the same every time
+    """
+    target = table[label]
+    codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    rows = _sample(codes if task != "regression" else np.zeros(len(codes), np.int64), ids)
+    counts = np.bincount(codes[rows])
+    measure = "R2" if task == "regression" else "AUC"
+    if len(rows) < _MIN_ROWS or (task != "regression" and np.sort(counts)[-2:].min() < _MIN_ROWS):
+        return SingleFeatures(measure, 0, {})
+    values = target.to_numpy(zero_copy_only=False)[rows].astype(float) if task == "regression" else codes[rows]
+    scores = {name: round(_score(table[name].take(pa.array(rows)), values, task), 4) for name in features}
+    return SingleFeatures(measure, len(rows), scores)
+
+
+def _sample(strata: Numbers, ids: Numbers) -> Numbers:
+    """At most ``SAMPLE_ROWS`` rows, as many of each stratum as that allows, in an order that says nothing."""
+    order = np.lexsort((np.arange(len(ids)), ids))
+    if len(order) <= SAMPLE_ROWS:
+        return order
+    each = SAMPLE_ROWS // max(1, len(np.unique(strata)))
+    kept = [order[strata[order] == stratum][: max(each, 1)] for stratum in np.unique(strata)[:SAMPLE_ROWS]]
+    chosen = np.concatenate(kept)
+    return chosen[np.argsort(ids[chosen], kind="stable")]
+
+
+def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
+    """How well the column alone predicts the target: from 0.5 for not at all (regression: 0) to 1."""
+    numbers = _numbers(column)
+    codes = _bins(numbers) if numbers is not None else _categories(column)
+    if task == "regression":
+        found = [_r2(target, _out_of_fold(codes, target))]
+        if numbers is not None:
+            known = np.isfinite(numbers)
+            if known.sum() >= _MIN_ROWS:
+                found += [
+                    _correlation(numbers[known], target[known]) ** 2,
+                    _correlation(_ranks(numbers[known]), _ranks(target[known])) ** 2,
+                ]
+        return max(found)
+    counts = np.bincount(target)
+    classes = [1] if len(counts) == 2 else np.flatnonzero(counts >= _MIN_ROWS)
+    scores = [_class_score(codes, numbers, (target == value).astype(float)) for value in classes]
+    return float(np.average(scores, weights=counts[classes]))
+
+
+def _class_score(codes: Numbers, numbers: Numbers | None, is_class: Numbers) -> float:
+    found = [_auc(_out_of_fold(codes, is_class), is_class)]
+    if numbers is not None:
+        # Where a value is missing may tell as much as the value.
+        for missing in (-np.inf, np.inf):
+            auc = _auc(np.where(np.isnan(numbers), missing, numbers), is_class)
+            found.append(max(auc, 1 - auc))
+    return max(found)
+
+
+def _numbers(column: pa.ChunkedArray) -> Numbers | None:
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        column = column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return None
+    values: Numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
+    return values
+
+
+def _categories(column: pa.ChunkedArray) -> Numbers:
+    try:
+        codes: Numbers = pc.rank(column, tiebreaker="dense").to_numpy().astype(np.int64)
+    except pa.ArrowNotImplementedError:
+        texts = np.array([repr(value) for value in column.to_pylist()])
+        codes = np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return codes
+
+
+def _bins(numbers: Numbers) -> Numbers:
+    """The values themselves where they are few, else bins of equal size; missing values apart."""
+    known = ~np.isnan(numbers)
+    codes = np.zeros(len(numbers), np.int64)
+    distinct = np.unique(numbers[known])
+    if len(distinct) > _BINS:
+        position = np.linspace(0, known.sum() - 1, _BINS + 1).astype(int)[1:-1]
+        distinct = np.unique(np.sort(numbers[known])[position])
+        codes[known] = np.searchsorted(distinct, numbers[known], side="right") + 1
+    else:
+        codes[known] = np.searchsorted(distinct, numbers[known]) + 1
+    return codes
+
+
+def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
+    """Predict each half of the rows by the target's mean, for the same code, in the other half.
+
+    In-sample means would make every column of distinct values look like a perfect predictor.
+    """
+    fold = np.arange(len(codes)) % 2
+    mean, size = target.mean(), int(codes.max(initial=0)) + 1
+    answer = np.empty(len(codes))
+    for part in (0, 1):
+        others = fold != part
+        sums = np.bincount(codes[others], target[others], size)
+        counts = np.bincount(codes[others], minlength=size)
+        answer[~others] = ((sums + mean) / (counts + 1))[codes[~others]]
+    return answer
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """Ranks from 1, ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def _auc(score: Numbers, is_class: Numbers) -> float:
+    positives = is_class.sum()
+    negatives = len(is_class) - positives
+    if not positives or not negatives:
+        return 0.5
+    return float((_ranks(score)[is_class > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _r2(target: Numbers, predicted: Numbers) -> float:
+    spread = ((target - target.mean()) ** 2).sum()
+    return float(max(0.0, 1 - ((target - predicted) ** 2).sum() / spread)) if spread else 0.0
+
+
+def _correlation(one: Numbers, other: Numbers) -> float:
+    if one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])

@@ -1,0 +1,1 @@
+"""Every metric once: its value, the influence of each row, its interval."""

@@ -1,0 +1,27 @@
+"""What a model predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about n rows.
+
+    :param prediction: the predicted class label or value, shape (n,)
+    :param score: float64, shape (n,): the positive class's probability (binary), the value (regression) or the
+        largest probability (multiclass). Of a classifier that gives labels alone: 1 for the positive class and 0 for the
+        other (binary), or the label's position among the contract's classes (multiclass)
+    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression, and
+        where a classifier gives labels alone
+    """
+
+    prediction: NDArray[Any]
+    score: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None

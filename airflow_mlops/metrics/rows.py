@@ -1,0 +1,197 @@
+"""The truth and one model's predictions, cleaned: what every metric is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from airflow_mlops.core.contract import ModelContract
+    from airflow_mlops.metrics.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows with what is true and what one model says.
+
+    :param truth: binary: whether the label is the positive class; multiclass: the label's code; regression: the value
+    :param predicted: the same, as predicted
+    :param score: the probability of the positive class (binary), the predicted value (regression), shape (n,);
+        multiclass: a probability for each code, shape (n, k); ``None`` if a classifier gives labels alone
+    """
+
+    task: Task
+    truth: NDArray[Any] = field(repr=False)
+    predicted: NDArray[Any] = field(repr=False)
+    score: NDArray[np.float64] | None = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def take(self, index: NDArray[np.integer[Any]] | None) -> Rows:
+        """The rows at these positions; all of them for ``None``."""
+        if index is None:
+            return self
+        score = None if self.score is None else self.score[index]
+        return Rows(self.task, self.truth[index], self.predicted[index], score)
+
+
+def prepare(
+    task: Task,
+    y_true: ArrayLike,
+    prediction: ArrayLike,
+    score: ArrayLike | None,
+    probabilities: ArrayLike | None,
+    classes: Sequence[Any],
+    *,
+    positive: Any = None,
+) -> Rows:
+    """Check labels and predictions, and bring them into one form.
+
+    :param y_true: the true labels or values, shape (n,)
+    :param prediction: the predicted labels or values, shape (n,)
+    :param score: binary: the probability of the positive class; regression: the predicted value; shape (n,); ``None``
+        for a binary model that gives labels alone
+    :param probabilities: multiclass: one column a class, in the order of ``classes``, shape (n, k); ``None`` likewise
+    :param classes: the class labels; empty for regression
+    :param positive: binary: the label whose probability ``score`` is; the last of ``classes`` unless given
+    :raises EvaluationError: there are no rows, values are missing, not finite or unknown, or only one class occurs
+    """
+    truth = np.asarray(y_true)
+    if truth.size == 0:
+        raise EvaluationError("There is nothing to measure: the data holds no rows.")
+    if missing := int(_missing(truth).sum()):
+        raise EvaluationError(
+            f"{missing:,} of {truth.size:,} labels are missing: leave rows without a label out before measuring."
+        )
+    if task == "regression":
+        assert score is not None
+        return _regression(_finite(truth, "labels"), _finite(score, "predictions"))
+    if task == "binary":
+        known = None if score is None else _probability(score)
+        return _binary(truth, np.asarray(prediction), known, classes, positive)
+    return _multiclass(truth, np.asarray(prediction), probabilities, classes)
+
+
+def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
+    """The same for what a model predicts.
+
+    :raises EvaluationError: as :func:`prepare`
+    """
+    labels_alone = contract.task != "regression" and predictions.probabilities is None
+    return prepare(
+        contract.task,
+        truth,
+        predictions.prediction,
+        None if labels_alone else predictions.score,
+        predictions.probabilities,
+        contract.classes,
+        positive=contract.positive,
+    )
+
+
+def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:
+    if truth.size < 2:
+        raise EvaluationError("A regression cannot be measured on a single row.")
+    return Rows("regression", truth, value, value)
+
+
+def _binary(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    probability: NDArray[np.float64] | None,
+    classes: Sequence[Any],
+    positive: Any,
+) -> Rows:
+    if strangers := unseen(truth, classes):
+        raise EvaluationError(
+            f"The data holds the label {strangers[0]!r}, the model knows {_listed(classes)}: "
+            "a binary task has two labels, the same in training and here."
+        )
+    y = is_positive(truth, classes, positive)
+    if y.all() or not y.any():
+        raise EvaluationError(_one_class(truth))
+    return Rows("binary", y, is_positive(prediction, classes, positive), probability)
+
+
+def _multiclass(
+    truth: NDArray[Any], prediction: NDArray[Any], probabilities: ArrayLike | None, classes: Sequence[Any]
+) -> Rows:
+    # A class that training never saw has probability nought, and rows of it count as mistakes.
+    strangers = unseen(truth, classes)
+    labels = [*classes, *strangers]
+    codes, predicted = encode(truth, labels), encode(prediction, labels)
+    if np.unique(codes).size < 2:
+        raise EvaluationError(_one_class(truth))
+    if probabilities is None:
+        return Rows("multiclass", codes, predicted, None)
+    shares = np.pad(np.atleast_2d(_probability(probabilities)), ((0, 0), (0, len(strangers))))
+    return Rows("multiclass", codes, predicted, shares / shares.sum(axis=1, keepdims=True))
+
+
+def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
+    """Each label's position in ``classes``; -1 for one that is not there."""
+    found, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    position = {label: index for index, label in enumerate(classes)}
+    codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
+    return codes[inverse] if found.size else np.empty(0, dtype=np.int64)
+
+
+def is_positive(labels: ArrayLike, classes: Sequence[Any], positive: Any = None) -> NDArray[np.bool_]:
+    """Which labels of a binary task are the positive class."""
+    label = classes[-1] if positive is None else positive
+    found: NDArray[np.bool_] = encode(labels, [label]) == 0
+    return found
+
+
+def unseen(truth: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
+    """The labels that are none of ``classes``."""
+    known = set(classes)
+    return [label for label in np.unique(truth).tolist() if label not in known]
+
+
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype.kind == "O":
+        # NaN, of whatever type, is the one value that differs from itself.
+        return np.array([value is None or value != value for value in values.tolist()], dtype=bool)
+    missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
+    return missing
+
+
+def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
+    numbers = np.asarray(values, dtype=np.float64)
+    if bad := int((~np.isfinite(numbers)).sum()):
+        raise EvaluationError(
+            f"{bad:,} of {numbers.size:,} {what} are NaN or infinite: nothing can be measured on them."
+        )
+    return numbers
+
+
+def _probability(values: ArrayLike) -> NDArray[np.float64]:
+    numbers = _finite(values, "predicted probabilities")
+    # ONNX computes in float32, so a probability may miss the border by a rounding error.
+    if numbers.size and (numbers.min() < -1e-5 or numbers.max() > 1 + 1e-5):
+        raise EvaluationError(
+            f"The scores lie between {numbers.min():.4g} and {numbers.max():.4g} and are no probabilities: "
+            "use a model that predicts probabilities."
+        )
+    return np.clip(numbers, 0.0, 1.0)
+
+
+def _one_class(truth: NDArray[Any]) -> str:
+    return (
+        f"All {truth.size:,} labels are {truth.tolist()[0]!r}: with one class only there is nothing to tell apart. "
+        "Take a longer window or another split."
+    )
+
+
+def _listed(classes: Sequence[Any]) -> str:
+    return " and ".join(repr(label) for label in classes)

@@ -1,0 +1,120 @@
+"""From Arrow columns to a model's inputs: one way for training and for scoring, so that the two cannot differ.
+
+Numbers are rounded to single precision, which is what most ONNX models compute in, and a missing one becomes NaN. Text stays
+text, and a missing one becomes the empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import FeatureColumn
+from airflow_mlops.core.errors import SchemaError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColumn]:
+    """What kind of input each column is.
+
+    :raises SchemaError: a column is missing, or neither a number nor text
+    """
+    columns = []
+    for name in names:
+        kind = schema.field(_index(schema, name)).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if _is_text(kind):
+            columns.append(FeatureColumn(name=name, kind="string"))
+        elif _is_number(kind):
+            columns.append(FeatureColumn(name=name, kind="number"))
+        else:
+            raise SchemaError(
+                f"Feature {name!r} is of type {kind}, which no model takes: make numbers or text of it first."
+            )
+    return columns
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    of = pa.types
+    return bool(
+        of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind) or of.is_null(kind)
+    )
+
+
+def _index(schema: pa.Schema, name: str) -> int:
+    index = schema.get_field_index(name)
+    if index < 0:
+        raise SchemaError(
+            f"The data has no column {name!r}, which is a feature of the model: it has {', '.join(schema.names)}."
+        )
+    return int(index)
+
+
+def column(data: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
+    """One column as one contiguous array."""
+    found = data.column(_index(data.schema, name))
+    if isinstance(found, pa.ChunkedArray):
+        return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+    return found
+
+
+def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
+    """A column as float32, NaN where it is missing.
+
+    :raises SchemaError: it holds no numbers
+    """
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not _is_number(kind):
+        raise SchemaError(f"Feature {name!r} was a number when the model was trained and is now {kind}.")
+    if pa.types.is_boolean(kind):
+        values = pc.cast(values, pa.uint8())
+    elif pa.types.is_decimal(kind):
+        values = pc.cast(values, pa.float64())
+    # Large integers round as they do in NumPy; a strict cast would refuse them.
+    found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
+    """A column of text in dictionary form, the empty text where it is missing.
+
+    :raises SchemaError: it holds no text
+    """
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_null(kind):
+        values = values.cast(pa.string())
+    elif not _is_text(kind):
+        raise SchemaError(f"Feature {name!r} was text when the model was trained and is now {kind}.")
+    if not pa.types.is_dictionary(values.type):
+        values = (pc.fill_null(values, "") if values.null_count else values).dictionary_encode()
+    elif values.null_count or values.dictionary.null_count:
+        values = pc.fill_null(values.cast(kind), "").dictionary_encode()
+    return values
+
+
+def frame(data: pa.Table | pa.RecordBatch, features: Sequence[FeatureColumn]) -> pd.DataFrame:
+    """The features as the DataFrame that an estimator is fitted to: columns of float64 and of text."""
+    import pandas as pd
+
+    columns = {}
+    for feature in features:
+        values = column(data, feature.name)
+        if feature.kind == "string":
+            encoded = texts(values, feature.name)
+            known = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+            columns[feature.name] = known[encoded.indices.to_numpy()] if len(known) else [""] * len(encoded)
+        else:
+            columns[feature.name] = numbers(values, feature.name).astype("float64")
+    return pd.DataFrame(columns, columns=[feature.name for feature in features])

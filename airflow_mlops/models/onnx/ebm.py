@@ -1,0 +1,257 @@
+"""Explainable Boosting Machines in ONNX.
+
+Such a model finds the bin of each value and adds up what its tables say of the bins, in double precision, and so does
+this export: a tree finds the bin of a number, a dictionary that of a text. ``ebm2onnx`` (3.3) cannot export interactions
+of regressions and of several classes, and wants other inputs than the models here have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.contract import FeatureColumn
+from airflow_mlops.core.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+OPSET = 18
+_ML = "ai.onnx.ml"
+# Bin of missing values; the last one is that of texts which were not in training.
+MISSING = 0
+
+
+def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
+    """The model, with one input a feature and the output ``probabilities`` after ``label``, or ``value``.
+
+    :param ebm: a fitted ExplainableBoostingClassifier or ExplainableBoostingRegressor
+    :param features: what it was given; features that no term uses become no inputs
+    :raises ModelFormatError: it learned from something else, from a text as a number or the other way round, or its
+        link function has no export
+    """
+    import onnx
+    from onnx import helper
+
+    graph = _Graph(ebm, features)
+    outputs = graph.build()
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_ML, 3)]
+    model: ModelProto = helper.make_model(
+        helper.make_graph(graph.nodes, "ebm", graph.inputs, outputs, graph.constants),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def bins(ebm: Any, feature: int, width: int) -> Any:
+    """How a term of ``width`` features cuts one of them up: ``{text: bin}``, or the cuts between bins, ascending.
+
+    A number that equals a cut lies above it; bins are counted from 1.
+    """
+    levels = ebm.bins_[feature]
+    return levels[min(len(levels), width) - 1]
+
+
+class _Graph:
+    """The nodes, their constants and the inputs."""
+
+    def __init__(self, ebm: Any, features: Sequence[FeatureColumn]) -> None:
+        self._ebm = ebm
+        self._features = _learned(ebm, features)
+        self._names = {feature.name for feature in features}
+        self.nodes: list[NodeProto] = []
+        self.constants: list[Any] = []
+        self.inputs: list[ValueInfoProto] = []
+        # Where the bin of each feature is found, by feature and level.
+        self._bins: dict[tuple[int, int], str] = {}
+
+    def build(self) -> list[ValueInfoProto]:
+        """Make all nodes, and return the outputs."""
+        from onnx import TensorProto, helper
+
+        # A feature is cut up once for terms of its own and once for interactions.
+        used = dict.fromkeys(
+            (feature, min(len(self._ebm.bins_[feature]), len(term)))
+            for term in self._ebm.term_features_
+            for feature in term
+        )
+        for feature in dict.fromkeys(feature for feature, _ in used):
+            kind = TensorProto.STRING if self._is_text(feature) else TensorProto.FLOAT
+            self.inputs.append(helper.make_tensor_value_info(self._features[feature].name, kind, [None, 1]))
+        self._number_bins([item for item in used if not self._is_text(item[0])])
+        for feature, width in used:
+            if self._is_text(feature):
+                self._text_bins(feature, width)
+        terms = [self._term(number) for number in range(len(self._ebm.term_features_))]
+        score = self._add("Sum", *terms, self._constant(np.reshape(self._ebm.intercept_, (1, -1)), np.float64))
+        return self._answer(score)
+
+    def _is_text(self, feature: int) -> bool:
+        return self._features[feature].kind == "string"
+
+    def _name(self, wanted: str) -> str:
+        """A name that no feature has and nothing else."""
+        while wanted in self._names:
+            wanted += "_"
+        self._names.add(wanted)
+        return wanted
+
+    def _add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        output = self._name(attributes.pop("output", f"{kind} {len(self.nodes)}"))
+        domain = {"domain": _ML} if kind in ("LabelEncoder", "TreeEnsembleRegressor") else {}
+        self.nodes.append(helper.make_node(kind, inputs, [output], **domain, **attributes))
+        return output
+
+    def _constant(self, value: Any, kind: Any) -> str:
+        from onnx import numpy_helper
+
+        name = self._name(f"constant {len(self.constants)}")
+        self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=kind), name))
+        return name
+
+    def _number_bins(self, used: list[tuple[int, int]]) -> None:
+        """One tree for each way in which a number is cut up, and what they answer, as one column each."""
+        from onnx import TensorProto
+
+        if not used:
+            return
+        columns = list(dict.fromkeys(feature for feature, _ in used))
+        rows = self._add("Concat", *(self._features[feature].name for feature in columns), axis=1)
+        trees = _Trees()
+        for target, (feature, width) in enumerate(used):
+            trees.add(_single(bins(self._ebm, feature, width)), columns.index(feature), target)
+        found = self._add("TreeEnsembleRegressor", rows, n_targets=len(used), **trees.attributes)
+        places = self._add("Cast", found, to=TensorProto.INT64)
+        for target, (feature, width) in enumerate(used):
+            self._bins[feature, width] = self._add("Gather", places, self._constant([target], np.int64), axis=1)
+
+    def _text_bins(self, feature: int, width: int) -> None:
+        known = bins(self._ebm, feature, width)
+        self._bins[feature, width] = self._add(
+            "LabelEncoder",
+            self._features[feature].name,
+            keys_strings=list(known),
+            values_int64s=[int(place) for place in known.values()],
+            default_int64=max(known.values(), default=0) + 1,
+        )
+
+    def _term(self, number: int) -> str:
+        """What a term adds to the score, shape (n, k)."""
+        features, scores = self._ebm.term_features_[number], self._ebm.term_scores_[number]
+        place = ""
+        for feature, size in zip(features, scores.shape, strict=False):
+            own = self._bins[feature, min(len(self._ebm.bins_[feature]), len(features))]
+            place = self._add("Add", self._add("Mul", place, self._constant(size, np.int64)), own) if place else own
+        table = scores.reshape(int(np.prod(scores.shape[: len(features)])), -1)
+        found = self._add("Gather", self._constant(table, np.float64), place, axis=0)
+        return self._add("Squeeze", found, self._constant([1], np.int64))
+
+    def _answer(self, score: str) -> list[ValueInfoProto]:
+        from onnx import TensorProto, helper
+
+        link, double = self._ebm.link_, TensorProto.DOUBLE
+        if link in ("identity", "log"):
+            value = self._add("Identity" if link == "identity" else "Exp", score, output="value")
+            return [helper.make_tensor_value_info(value, double, [None, 1])]
+        if link == "logit":
+            positive = self._add("Sigmoid", score)
+            negative = self._add("Sub", self._constant(1, np.float64), positive)
+            found = self._add("Concat", negative, positive, output="probabilities", axis=1)
+        elif link == "mlogit":
+            found = self._add("Softmax", score, output="probabilities", axis=1)
+        else:
+            raise ModelFormatError(
+                f"A model with the link function {link!r} cannot be exported to ONNX: take another objective."
+            )
+        classes = self._ebm.classes_
+        text = classes.dtype.kind in "OU"
+        known = self._constant(classes, object if text else np.int64)
+        best = self._add("ArgMax", found, axis=1, keepdims=0)
+        label = self._add("Gather", known, best, output="label")
+        return [
+            helper.make_tensor_value_info(label, TensorProto.STRING if text else TensorProto.INT64, [None]),
+            helper.make_tensor_value_info(found, double, [None, len(classes)]),
+        ]
+
+
+def _learned(ebm: Any, features: Sequence[FeatureColumn]) -> list[FeatureColumn]:
+    """The features that the model learned from, in its order.
+
+    :raises ModelFormatError: it was not given all of them as what they are
+    """
+    known = {feature.name: feature for feature in features}
+    for place, name in enumerate(ebm.feature_names_in_):
+        if name not in known:
+            raise ModelFormatError(
+                f"The model learned from {name!r}, which is no feature: fit it to the DataFrame, not to arrays."
+            )
+        # What no term uses has no bins.
+        if ebm.bins_[place] and (known[name].kind == "string") != isinstance(bins(ebm, place, 1), dict):
+            raise ModelFormatError(
+                f"The model learned from feature {name!r}, which is of kind {known[name].kind}, as "
+                f"{ebm.feature_types_in_[place]!r}: give it feature_types, 'continuous' for numbers and 'nominal' for "
+                "text."
+            )
+    return [known[name] for name in ebm.feature_names_in_]
+
+
+def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The same cuts for numbers of single precision: the smallest that lie at or above them."""
+    rounded = cuts.astype(np.float32)
+    return np.where(rounded < cuts, np.nextafter(rounded, np.float32(np.inf)), rounded)
+
+
+class _Trees:
+    """Binary search as trees of a TreeEnsembleRegressor, whose leaves are the numbers of the bins."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {
+            f"nodes_{name}": []
+            for name in (
+                "treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids",
+                "missing_value_tracks_true",
+            )
+        } | {f"target_{name}": [] for name in ("treeids", "nodeids", "ids", "weights")}  # fmt: skip
+
+    def add(self, cuts: NDArray[np.float32], feature: int, target: int) -> None:
+        self._feature, self._target, self._size = feature, target, 0
+        # Nothing is below minus infinity: only what is missing goes this way.
+        root = self._node("BRANCH_LT", -np.inf, missing=True)
+        self._branches(root, self._leaf(MISSING), self._search(cuts, 0, len(cuts)))
+
+    def _search(self, cuts: NDArray[np.float32], low: int, high: int) -> int:
+        if low == high:
+            return self._leaf(low + 1)
+        middle = (low + high) // 2
+        node = self._node("BRANCH_LT", float(cuts[middle]))
+        self._branches(node, self._search(cuts, low, middle), self._search(cuts, middle + 1, high))
+        return node
+
+    def _branches(self, node: int, true: int, false: int) -> None:
+        place = len(self.attributes["nodes_nodeids"]) - self._size + node
+        self.attributes["nodes_truenodeids"][place] = true
+        self.attributes["nodes_falsenodeids"][place] = false
+
+    def _node(self, mode: str, value: float, missing: bool = False) -> int:
+        number, self._size = self._size, self._size + 1
+        fields = {
+            "treeids": self._target, "nodeids": number, "featureids": self._feature, "modes": mode, "values": value,
+            "truenodeids": 0, "falsenodeids": 0, "missing_value_tracks_true": int(missing),
+        }  # fmt: skip
+        for name, field in fields.items():
+            self.attributes[f"nodes_{name}"].append(field)
+        return number
+
+    def _leaf(self, number: int) -> int:
+        node = self._node("LEAF", 0.0)
+        fields = {"treeids": self._target, "nodeids": node, "ids": self._target, "weights": float(number)}
+        for name, field in fields.items():
+            self.attributes[f"target_{name}"].append(field)
+        return node

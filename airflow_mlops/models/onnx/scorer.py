@@ -1,0 +1,154 @@
+"""Scoring with the ONNX export of a registered model: nothing in it can run code when it is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import ModelFormatError, SchemaError
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.models import inputs
+from airflow_mlops.models.scorer import from_values
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession, NodeArg
+
+MODEL_FILE, CONTRACT_FILE, PROFILE_FILE = "model.onnx", "mlops/contract.json", "mlops/profile.json"
+
+# Rows given to ONNX Runtime at once: wide intermediate tensors (one-hot columns) stay in the processor's cache.
+_ROWS = 4096
+_NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+
+
+class OnnxModel:
+    """A registered model's ONNX export and its contract. It may be used by several threads at once.
+
+    :param model: the ONNX model, serialised
+    :param contract: what the model promises
+    :raises ModelFormatError: ONNX Runtime cannot load it, or it does not fit the contract
+    """
+
+    def __init__(self, model: bytes, contract: ModelContract) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Rows are spread over threads here, and each thread runs the whole graph on its rows: that costs about half
+        # the processor time of ONNX Runtime's own threads, which split every single operator.
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        try:
+            self._session: InferenceSession = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ModelFormatError(f"ONNX Runtime cannot load the model: {error}.") from error
+        self.contract = contract
+        self.size_bytes = len(model)
+        self._inputs: list[NodeArg] = self._session.get_inputs()
+        known = {feature.name for feature in contract.features}
+        if unknown := [node.name for node in self._inputs if node.name not in known]:
+            raise ModelFormatError(f"The ONNX model has an input {unknown[0]!r} that its contract does not name.")
+        # Of a classifier only the probabilities are asked for; the label follows from them and the threshold.
+        outputs = [node.name for node in self._session.get_outputs()]
+        self._output = outputs[0] if contract.task == "regression" else outputs[-1]
+
+    @classmethod
+    def load(cls, folder: Path) -> OnnxModel:
+        """Load the model from the folder of its version.
+
+        :param folder: what :func:`airflow_mlops.registry.versions.download` returns
+        :raises ModelFormatError: the folder holds no ONNX model, or no contract
+        """
+        contract = read_contract(folder)
+        try:
+            return cls((Path(folder) / MODEL_FILE).read_bytes(), contract)
+        except FileNotFoundError:
+            raise ModelFormatError(
+                f"{folder} has no {MODEL_FILE}, and scoring loads nothing else: train the model with TrainOperator."
+            ) from None
+
+    @property
+    def engine(self) -> str:
+        """What computes the predictions, for logs and reports."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__} ({self._session.get_providers()[0]})"
+
+    def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
+        """Predict every row of ``data``; it may have more columns than the features, in any order.
+
+        :raises SchemaError: a feature is missing or has another type than in training
+        """
+        rows, width = data.num_rows, max(1, len(self.contract.classes))
+        feeds = {node.name: _feed(data, node) for node in self._inputs}
+        found = np.empty((rows, width), dtype=np.float64)
+
+        def run(start: int) -> None:
+            end = min(start + _ROWS, rows)
+            (output,) = self._session.run([self._output], {name: feed(start, end) for name, feed in feeds.items()})
+            if output.size != (end - start) * width:
+                raise ModelFormatError(
+                    f"The ONNX model answers with shape {output.shape} for {end - start} rows of {width} classes."
+                )
+            found[start:end] = output.reshape(-1, width)
+
+        starts = range(0, rows, _ROWS)
+        if len(starts) > 1 and _processors() > 1:
+            with ThreadPoolExecutor(_processors()) as threads:
+                list(threads.map(run, starts))
+        else:
+            for start in starts:
+                run(start)
+        return from_values(found, self.contract)
+
+
+def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
+    """What cuts the rows ``[start, end)`` of one input, shape (rows, 1), out of ``data``."""
+    values = inputs.column(data, node.name)
+    if node.type == "tensor(string)":
+        encoded = inputs.texts(values, node.name)
+        # Each different text becomes a Python object once, not once a row.
+        known = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
+        codes = encoded.indices.to_numpy()
+        return lambda start, end: known[codes[start:end]].reshape(-1, 1)
+    numbers = inputs.numbers(values, node.name)
+    if node.type == "tensor(int64)" and np.isnan(numbers).any():
+        raise SchemaError(f"Feature {node.name!r} is a whole number for the model and is missing in some rows.")
+    converted = numbers.astype(_NUMPY[node.type], copy=False)
+    return lambda start, end: converted[start:end].reshape(-1, 1)
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def has_contract(folder: Path) -> bool:
+    """Whether the model was made by TrainOperator."""
+    return (folder / CONTRACT_FILE).exists()
+
+
+def read_contract(folder: Path) -> ModelContract:
+    """The contract in a model's folder.
+
+    :raises ModelFormatError: there is none, or it cannot be read
+    """
+    file = Path(folder) / CONTRACT_FILE
+    try:
+        return ModelContract.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise ModelFormatError(f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator.") from None
+    except ValidationError as error:
+        raise ModelFormatError(f"{file} is not a model contract: {error.errors()[0]['msg']}.") from None

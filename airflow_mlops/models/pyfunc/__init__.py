@@ -1,0 +1,1 @@
+"""Models that MLflow can load and TrainOperator did not make."""

@@ -1,0 +1,46 @@
+"""Models that a function of the user trains."""
+
+from __future__ import annotations
+
+import inspect
+
+from airflow_mlops.core import imports
+from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.sklearn import SklearnModel
+from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
+
+
+def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
+    """Call the function and take the estimator it returns.
+
+    :raises SpecError: there is no such function, or it takes other arguments
+    :raises TrainingError: it fails, or returns something else
+    """
+    function = imports.load(spec.function, "function")
+    if not callable(function):
+        raise SpecError(f"{spec.function!r} is no function.")
+    try:
+        inspect.signature(function).bind(data.frame, data.labels, params=spec.params, seed=seed)
+    except TypeError as error:
+        raise SpecError(
+            f"Function {spec.function!r} must take (X, y, *, params, seed) and does not: {error}."
+        ) from None
+    try:
+        estimator = function(data.frame, data.labels, params=spec.params, seed=seed)
+    except Exception as error:
+        raise TrainingError(f"Function {spec.function!r} raised {type(error).__name__}: {error}") from error
+    needed = "predict" if data.task == "regression" else "predict_proba"
+    if not hasattr(estimator, needed):
+        raise TrainingError(
+            f"Function {spec.function!r} returned {type(estimator).__name__}, which has no {needed}: "
+            "return a fitted scikit-learn estimator."
+        )
+    return SklearnModel(
+        estimator,
+        data,
+        name=spec.name or function.__name__,
+        params={"function": spec.function, **spec.params},
+        sources={spec.function: function},
+        spec=spec,
+    )

@@ -1,0 +1,123 @@
+"""The parameters that a search may choose, and between what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from airflow_mlops.core.base import Model
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = str | int | float | bool | None
+
+
+class FloatSpec(Model):
+    """A number between ``low`` and ``high``, both included.
+
+    :param log: by its logarithm, for what counts in orders of magnitude
+    :param step: only ``low``, ``low + step``, ...
+    """
+
+    kind: Literal["float"] = "float"
+    low: Number
+    high: Number
+    log: bool = False
+    step: Annotated[Number, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FloatSpec:
+        _check_range(self.low, self.high)
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}, and with log=True it must be more than 0")
+        if self.log and self.step is not None:
+            raise ValueError("log=True and step= exclude each other: leave one out")
+        return self
+
+    @property
+    def ends(self) -> Sequence[Any]:
+        """Values that are as far apart as they can be."""
+        return self.low, self.high
+
+
+class IntSpec(Model):
+    """A whole number between ``low`` and ``high``, both included.
+
+    :param log: by its logarithm, for what counts in orders of magnitude
+    :param step: only ``low``, ``low + step``, ...
+    """
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> IntSpec:
+        _check_range(self.low, self.high)
+        if self.log and self.low < 1:
+            raise ValueError(f"low is {self.low}, and with log=True it must be at least 1")
+        if self.log and self.step != 1:
+            raise ValueError("log=True and step= exclude each other: leave one out")
+        return self
+
+    @property
+    def ends(self) -> Sequence[Any]:
+        """Values that are as far apart as they can be."""
+        return self.low, self.high
+
+
+class CategoricalSpec(Model):
+    """One of several values, each any JSON."""
+
+    kind: Literal["categorical"] = "categorical"
+    choices: list[Any] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> CategoricalSpec:
+        if len(set(self.labels)) < len(self.choices):
+            raise ValueError("two of the choices are equal (as True and 1 are): leave one out")
+        return self
+
+    @property
+    def labels(self) -> list[Scalar]:
+        """Each choice as a text or a number by which a study can tell it from the others."""
+        return [
+            value if value is None or isinstance(value, str | int | float) else _text(value) for value in self.choices
+        ]
+
+    @property
+    def ends(self) -> Sequence[Any]:
+        """All the values."""
+        return self.choices
+
+
+def _text(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True)
+    except TypeError:
+        raise ValueError(f"the choice {value!r} is no JSON") from None
+
+
+def _check_range(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"low is {low:g}, which is more than high, {high:g}")
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "") if isinstance(value, dict) else getattr(value, "kind", ""))
+
+
+ParameterSpec = Annotated[
+    Annotated[FloatSpec, Tag("float")]
+    | Annotated[IntSpec, Tag("int")]
+    | Annotated[CategoricalSpec, Tag("categorical")],
+    Discriminator(
+        _kind,
+        custom_error_type="parameter_kind",
+        custom_error_message="what is searched is a Float, an Int or a Categorical of airflow_mlops.trainers",
+    ),
+]

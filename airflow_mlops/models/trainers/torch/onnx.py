@@ -1,0 +1,168 @@
+"""A network and its encoding as one ONNX model, with one input a feature."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from airflow_mlops.models.trainers.torch.data import Encoding
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+    from airflow_mlops.models.trainers.torch.data import Reader
+
+OPSET = 18
+
+
+def export(network: torch.nn.Module, reader: Reader) -> bytes:
+    """The ONNX model: ``probabilities`` of the classes, or ``value``."""
+    import onnx
+    from onnx import compose
+
+    before, examples = _before(reader), _examples(reader)
+    inner = compose.add_prefix(_network(network, examples), "network/")
+    before.ir_version = inner.ir_version = min(before.ir_version, inner.ir_version)
+    made = {output.name for output in before.graph.output}
+    wanted = {item.name for item in inner.graph.input}
+    joined = compose.merge_models(
+        before, inner, [(name, f"network/{name}") for name in examples if name in made and f"network/{name}" in wanted]
+    )
+    whole: ModelProto = compose.merge_models(joined, _after(reader, joined.ir_version), [("network/found", "found")])
+    onnx.checker.check_model(whole)
+    return whole.SerializeToString()
+
+
+def _examples(reader: Reader) -> dict[str, torch.Tensor]:
+    """The network's inputs, by name."""
+    if not isinstance(reader, Encoding):
+        return {"values": torch.zeros(2, len(reader.features))}
+    return {
+        "numbers": torch.zeros(2, 2 * len(reader.numeric)),
+        "texts": torch.zeros(2, len(reader.textual), dtype=torch.int64),
+    }
+
+
+def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
+    rows = torch.export.Dim("rows")
+    # Each of their passes says at INFO what it did, and torch warns that torchvision is not here.
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.cpu().eval(),
+            tuple(examples.values()),
+            input_names=list(examples),
+            output_names=["found"],
+            dynamic_shapes=tuple({0: rows} for _ in examples),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _before(reader: Reader) -> ModelProto:
+    """From one input a feature to those of the network."""
+    from onnx import TensorProto, helper
+
+    inputs, nodes, outputs = [], [], []
+
+    def output(name: str, kind: int, width: int) -> None:
+        outputs.append(helper.make_tensor_value_info(name, kind, [None, width]))
+
+    for feature in reader.features:
+        kind = TensorProto.STRING if feature.kind == "string" else TensorProto.FLOAT
+        inputs.append(helper.make_tensor_value_info(feature.name, kind, [None, 1]))
+    if not isinstance(reader, Encoding):
+        nodes.append(helper.make_node("Concat", [feature.name for feature in reader.features], ["values"], axis=1))
+        output("values", TensorProto.FLOAT, len(reader.features))
+        return _model(nodes, "values", inputs, outputs)
+    nodes += _numbers(reader) if reader.numeric else _nothing("numbers", reader, np.zeros(1, np.float32))
+    output("numbers", TensorProto.FLOAT, 2 * len(reader.numeric))
+    if not reader.textual:
+        nodes += _nothing("texts", reader, np.zeros(1, np.int64))
+    else:
+        for name, known in zip(reader.textual, reader.vocabularies, strict=True):
+            nodes.append(
+                helper.make_node(
+                    "LabelEncoder", [name], [f"index of {name}"], domain="ai.onnx.ml", default_int64=0,
+                    keys_strings=known, values_int64s=list(range(1, len(known) + 1)),
+                )
+            )  # fmt: skip
+        nodes.append(helper.make_node("Concat", [f"index of {name}" for name in reader.textual], ["texts"], axis=1))
+    output("texts", TensorProto.INT64, len(reader.textual))
+    return _model(nodes, "encoding", inputs, outputs)
+
+
+def _nothing(name: str, encoding: Encoding, kind: NDArray[Any]) -> list[NodeProto]:
+    """An input of shape (n, 0), where there is no feature of its kind."""
+    from onnx import helper, numpy_helper
+
+    zero = numpy_helper.from_array(np.zeros(1, np.int64))
+    return [
+        helper.make_node("Shape", [encoding.features[0].name], [f"{name} rows"], start=0, end=1),
+        helper.make_node("Constant", [], [f"{name} width"], value=zero),
+        helper.make_node("Concat", [f"{name} rows", f"{name} width"], [f"{name} shape"], axis=0),
+        helper.make_node("ConstantOfShape", [f"{name} shape"], [name], value=numpy_helper.from_array(kind)),
+    ]
+
+
+def _numbers(encoding: Encoding) -> list[NodeProto]:
+    from onnx import helper, numpy_helper
+
+    def constant(name: str, value: object) -> NodeProto:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
+
+    return [
+        helper.make_node("Concat", list(encoding.numeric), ["raw"], axis=1),
+        helper.make_node("IsNaN", ["raw"], ["missing"]),
+        constant("means", encoding.means),
+        constant("scales", encoding.scales),
+        constant("zero", 0.0),
+        helper.make_node("Sub", ["raw", "means"], ["centred"]),
+        helper.make_node("Div", ["centred", "scales"], ["standardised"]),
+        helper.make_node("Where", ["missing", "zero", "standardised"], ["known"]),
+        helper.make_node("Cast", ["missing"], ["indicators"], to=1),
+        helper.make_node("Concat", ["known", "indicators"], ["numbers"], axis=1),
+    ]
+
+
+def _after(reader: Reader, ir_version: int) -> ModelProto:
+    """From the network's output to what the model's contract promises."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if reader.task == "regression":
+        mean, scale = (np.asarray(value, np.float32) for value in reader.label)
+        nodes = [
+            helper.make_node("Constant", [], ["label scale"], value=numpy_helper.from_array(scale)),
+            helper.make_node("Constant", [], ["label mean"], value=numpy_helper.from_array(mean)),
+            helper.make_node("Mul", ["found", "label scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "label mean"], ["value"]),
+        ]
+        width, name = 1, "value"
+    else:
+        nodes = [helper.make_node("Softmax", ["found"], ["probabilities"], axis=1)]
+        width, name = len(reader.classes), "probabilities"
+    found = helper.make_tensor_value_info("found", TensorProto.FLOAT, [None, width])
+    model = _model(nodes, "answer", [found], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])])
+    model.ir_version = ir_version
+    return model
+
+
+def _model(
+    nodes: list[NodeProto], name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
+) -> ModelProto:
+    from onnx import helper
+
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
+    made: ModelProto = helper.make_model(helper.make_graph(nodes, name, inputs, outputs), opset_imports=opsets)
+    return made

@@ -1,0 +1,167 @@
+"""PyTorch: train a network on a stream of batches, with checkpoints from which a retry goes on exactly."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from airflow_mlops.core import imports
+from airflow_mlops.core.contract import Precision
+from airflow_mlops.core.errors import ModelFormatError, one_line
+from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.trainers.torch import processes as torch_processes
+from airflow_mlops.models.trainers.torch.data import Encoding, Reader
+from airflow_mlops.models.trainers.torch.loop import Loop, State, Task, find_device, make_network
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+# Module name of torch_pyfunc.py beside a stored model.
+_LOADER = "airflow_mlops_network"
+
+
+def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
+    """Train the network.
+
+    A retry goes on from the last checkpoint, and on a CPU comes to the same numbers as a run without interruption.
+
+    :raises SpecError: there is no such module, or no such device
+    :raises TrainingError: the network cannot be made or trained, or its loss is no number any more
+    """
+    task = _task(spec, data, seed, run)
+    device, processes = find_device(spec.device), torch_processes.count(spec)
+    torch.manual_seed(seed)
+    network = make_network(spec, task.reader)
+    if processes == 1:
+        loop = Loop(task, network, device, run.progress, run.log)
+        loop.resume()
+        loop.train()
+        state = loop.state
+    else:
+        run.progress(f"Training in {processes} processes.")
+        state = torch_processes.train(task, network, run)
+    network.load_state_dict(state.best or network.state_dict())
+    _log_curves(state, run)
+    return TorchModel(network, task.reader, spec, state)
+
+
+def assist(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> None:
+    """Train with the first of several nodes, which is the one that stores the model.
+
+    :raises TrainingError: a process of this node failed
+    """
+    torch_processes.assist(_task(spec, data, seed, run), run)
+
+
+def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> Task:
+    reader: Reader
+    if spec.dataset:
+        from airflow_mlops.models.trainers.torch.rows import OwnRows
+
+        reader = OwnRows(spec.dataset, spec.dataset_params, data.task, data.label, data.features, data.classes)
+    else:
+        reader = Encoding.learn(run.dataset, run.part, data.label, data.task, data.features, data.classes)
+    return Task(spec, reader, seed, run.dataset, run.part, run.checkpoint)
+
+
+def _log_curves(state: State, run: TrainingRun) -> None:
+    """The curves, for TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for step, loss in enumerate(state.losses):
+                writer.add_scalar("loss/step", loss, step)
+            for epoch, found in enumerate(state.epochs):
+                for name, value in found.items():
+                    writer.add_scalar(f"loss/{name}", value, epoch)
+        run.log_files(Path(folder), "tensorboard")
+
+
+class TorchModel:
+    """A trained network with the encoding of its inputs."""
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        reader: Reader,
+        spec: TorchTrainerSpec,
+        state: State,
+    ) -> None:
+        self.network = network.cpu().eval()
+        self.reader = reader
+        self.spec = spec
+        self.state = state
+        own = {"module": spec.module, "dataset": spec.dataset}
+        self.sources = {path: imports.load(path, what) for what, path in own.items() if path}
+        self.name = spec.label
+        fields = spec.model_dump(exclude={"kind", "name", "serialization", "trusted_types", "params", "dataset_params"})
+        self.params = {
+            **fields,
+            **spec.params,
+            **spec.dataset_params,
+            "epochs_run": len(state.epochs),
+            "best_epoch": state.best_epoch + 1,
+        }
+        self.packages = ["torch"]
+        self._exported: bytes | None = None
+
+    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        import pyarrow as pa
+
+        inputs = self.reader.inputs(pa.Table.from_pandas(frame, preserve_index=False))
+        with torch.inference_mode():
+            found = self.network(*map(torch.from_numpy, inputs)).double()
+        if self.reader.task == "regression":
+            mean, scale = self.reader.label
+            return np.asarray(found.numpy() * scale + mean)
+        return np.asarray(torch.softmax(found, dim=1).numpy())
+
+    def explain(self, data: TrainingData) -> None:
+        return None
+
+    def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
+        from airflow_mlops.models.trainers.torch.onnx import export
+
+        if precision != "float32":
+            raise ModelFormatError(f"{self.name} is a network, which computes in float32: there is no more in it.")
+        if self._exported is None:
+            try:
+                self._exported = export(self.network, self.reader)
+            except Exception as error:
+                raise ModelFormatError(
+                    f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
+                    "Its forward must be what torch.export understands, with any number of rows."
+                ) from error
+        return self._exported
+
+    def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
+        import mlflow.onnx
+        import onnx
+        from mlflow import pyfunc
+
+        mlflow.onnx.save_model(
+            onnx.load_from_string(self._exported or b""),
+            str(folder),
+            mlflow_model=model,
+            signature=model.signature,
+            pip_requirements=requirements,
+            save_as_external_data=False,
+        )
+        # MLflow's own pyfunc of ONNX models feeds columns of shape (n,) and flattens the probabilities.
+        (folder / "code").mkdir()
+        shutil.copy(Path(__file__).with_name("torch_pyfunc.py"), folder / "code" / f"{_LOADER}.py")
+        known = model.flavors[pyfunc.FLAVOR_NAME]
+        model.add_flavor(
+            pyfunc.FLAVOR_NAME, **{**known, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}
+        )
+        # Read with torch.load(weights_only=True), which runs no code.
+        torch.save(self.network.state_dict(), folder / "weights.pt")

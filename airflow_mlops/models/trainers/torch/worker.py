@@ -1,0 +1,58 @@
+"""``python -m airflow_mlops.models.trainers.torch.worker FILE``: one of several processes that train together; torchrun starts it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.models.trainers.torch.loop import Loop, Task, find_device, make_network
+
+
+def main(file: str) -> int:
+    """Train; return the exit status."""
+    # Written by the process that started torchrun, into a folder that only its user can read.
+    address, task = pickle.loads(Path(file).read_bytes())  # noqa: S301
+    with Client(address, "AF_UNIX") as parent:
+        try:
+            _train(task, parent)
+        except MLOpsError as error:
+            parent.send(("error", type(error).__name__, str(error)))
+            return 1
+    return 0
+
+
+def _train(task: Task, parent: Connection) -> None:
+    device = find_device(task.spec.device, int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Objects travel over gloo, gradients over what is fastest for the device.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        torch.manual_seed(task.seed)
+        network = make_network(task.spec, task.reader)
+        # The same weights everywhere, but not the same dropout.
+        if rank := distributed.get_rank():
+            torch.manual_seed(hash((task.seed, rank)))
+        loop = Loop(
+            task,
+            network,
+            device,
+            progress=lambda message: parent.send(("progress", message)),
+            log=lambda epoch, metrics: parent.send(("metrics", epoch, metrics)),
+        )
+        loop.resume()
+        loop.train()
+        loop.save()
+    finally:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

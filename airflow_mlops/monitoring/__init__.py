@@ -1,1 +1,0 @@
-"""Profiles, drift, realised performance, and what to do about them."""

@@ -1,0 +1,1 @@
+"""Estimated performance, segments and change points."""

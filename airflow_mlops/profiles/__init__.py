@@ -1,0 +1,1 @@
+"""Column profiles: built in one streaming pass, merged, stored as JSON."""

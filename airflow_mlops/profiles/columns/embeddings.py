@@ -1,0 +1,160 @@
+"""Columns of embeddings: lists of numbers, all of one length.
+
+A distribution in many dimensions is known from its norms and its projections on random directions: if two distributions
+differ, their projections on a random direction differ with probability one (J. Cuesta-Albertos, R. Fraiman and T.
+Ransford, "A Sharp Form of the Cramer-Wold Theorem", Journal of Theoretical Probability 20, 2007). Of each row a few
+projections are counted, as numbers are. The directions come from a seed and the number of components alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.profiles.columns.base import Floats
+from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
+
+DIRECTIONS = 8
+# Rows of a column that have another length are a mistake, or another model's: a few lengths are kept apart.
+LENGTHS = 4
+_AT_ONCE = 4_000_000
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Projections(Model):
+    """The rows of an embedding that have one number of components, all of them finite.
+
+    :param norm: the Euclidean norms
+    :param along: the projections on :data:`DIRECTIONS` seeded random unit vectors
+    """
+
+    dimension: int
+    norm: NumericColumn
+    along: list[NumericColumn]
+
+
+class EmbeddingColumn(Model):
+    """A profile of embeddings.
+
+    :param rows: all rows, missing ones included
+    :param missing: rows without a value
+    :param odd: rows with a component that is missing, NaN, infinite or beyond single precision, without components, or of
+        a further length
+    :param parts: for each number of components the rows that have it, the most frequent first; up to four of them
+    """
+
+    kind: Literal["embedding"] = "embedding"
+    rows: int
+    missing: int
+    odd: int
+    parts: list[Projections]
+
+    @property
+    def dimension(self) -> int:
+        """The number of components that most rows have; 0 where none has any."""
+        return self.parts[0].dimension if self.parts else 0
+
+    @property
+    def valid(self) -> int:
+        """The number of rows of this many components, all finite."""
+        return self.parts[0].norm.valid if self.parts else 0
+
+    def of(self, dimension: int) -> EmbeddingColumn:
+        """The same rows, where those of any other length are odd."""
+        kept = [part for part in self.parts if part.dimension == dimension]
+        others = sum(part.norm.rows for part in self.parts if part.dimension != dimension)
+        return self.model_copy(update={"parts": kept, "odd": self.odd + others})
+
+
+def is_embedding(data_type: pa.DataType) -> bool:
+    """Whether a column of ``data_type`` is profiled as embeddings."""
+    kinds = pa.types
+    lists = kinds.is_fixed_size_list(data_type) or kinds.is_list(data_type) or kinds.is_large_list(data_type)
+    return bool(lists and kinds.is_floating(data_type.value_type))
+
+
+class EmbeddingCounter:
+    """Counts embeddings as they stream by."""
+
+    kind: Literal["embedding"] = "embedding"
+
+    def __init__(self) -> None:
+        self.rows = self.missing = self.odd = 0
+        self.parts: dict[int, list[NumericCounter]] = {}
+
+    def update(self, name: str, array: pa.Array) -> None:
+        if not is_embedding(array.type):
+            raise SchemaError(f"Column {name!r} holds embeddings in earlier rows and {array.type} in later ones.")
+        self.rows += len(array)
+        self.missing += array.null_count
+        rows = array.drop_null()
+        lengths = pc.list_value_length(rows).to_numpy(zero_copy_only=False)
+        for length in np.unique(lengths):
+            alike = rows if (lengths == length).all() else rows.filter(pa.array(lengths == length))
+            self._update(name, int(length), alike)
+
+    def _update(self, name: str, length: int, rows: pa.Array) -> None:
+        if not length:
+            self.odd += len(rows)
+            return
+        step = max(1, _AT_ONCE // length)
+        for start in range(0, len(rows), step):
+            some = rows.slice(start, step)
+            # Flattened, a slice has the components of its own rows alone. A missing one becomes NaN.
+            values = some.flatten().to_numpy(zero_copy_only=False).reshape(len(some), length).astype(np.float64)
+            norms = np.sqrt(np.einsum("ij,ij->i", values, values))
+            known = norms < _LARGEST
+            self.odd += int(len(some) - known.sum())
+            if not known.all():
+                values, norms = values[known], norms[known]
+            if not len(values):
+                continue
+            # In single precision, since the order in which products are summed is not always the same.
+            found = np.column_stack([norms, values @ directions(length)]).astype(np.float32)
+            for counter, numbers in zip(self._part(length), found.T, strict=True):
+                counter.update(name, pa.array(np.ascontiguousarray(numbers)))
+        self._limit()
+
+    def _part(self, length: int) -> list[NumericCounter]:
+        return self.parts.setdefault(length, [NumericCounter() for _ in range(1 + DIRECTIONS)])
+
+    def _limit(self) -> None:
+        while len(self.parts) > LENGTHS:
+            rarest = min(self.parts, key=lambda length: (self.parts[length][0].rows, -length))
+            self.odd += self.parts.pop(rarest)[0].rows
+
+    def add(self, column: Any) -> None:
+        self.rows += column.rows
+        self.missing += column.missing
+        self.odd += column.odd
+        for part in column.parts:
+            for counter, numbers in zip(self._part(part.dimension), [part.norm, *part.along], strict=True):
+                counter.add(numbers)
+        self._limit()
+
+    def result(self) -> EmbeddingColumn:
+        ordered = sorted(self.parts.items(), key=lambda item: (-item[1][0].rows, item[0]))
+        return EmbeddingColumn(
+            rows=self.rows,
+            missing=self.missing,
+            odd=self.odd,
+            parts=[
+                Projections(dimension=length, norm=norm.result(), along=[counter.result() for counter in along])
+                for length, (norm, *along) in ordered
+            ],
+        )
+
+
+@lru_cache(maxsize=LENGTHS)
+def directions(dimension: int) -> Floats:
+    """Random unit vectors, shape (dimension, DIRECTIONS): the same ones wherever and whenever they are made."""
+    # The one generator of NumPy whose numbers are promised never to change.
+    drawn = np.random.RandomState(dimension).standard_normal((dimension, DIRECTIONS))
+    found: Floats = drawn / np.linalg.norm(drawn, axis=0)
+    return found

@@ -1,0 +1,164 @@
+"""Columns of numbers.
+
+Everything about them depends on the values alone: the same rows in another order, in other batches, or profiled in parts
+that are merged give the same profile, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.profiles.columns.base import Floats, decoded, plain
+from airflow_mlops.profiles.columns.histogram import Histogram, HistogramCounter
+from airflow_mlops.profiles.columns.moments import Moments
+
+BINS = 10
+
+
+class NumericColumn(Model):
+    """A profile of numbers.
+
+    :param rows: all rows, missing ones included
+    :param missing: rows without a value
+    :param nan: rows whose value is not a number
+    :param infinite: rows whose value is plus or minus infinity
+    :param mean: of the finite values, as all that follows; correct to the last digit, as is ``std`` (of the sample)
+    :param edges: ``min``, quantiles, ``max``: at most ten bins of about equal counts, fewer where values tie
+    :param counts: values per bin, exact; a bin holds its upper edge, and the first one ``min`` too. Where many values
+        equal ``min`` the first bin is of width nought and holds them
+    :param total: their sum without any rounding, a hexadecimal literal; ``squares`` that of their squares
+    :param histogram: up to 4,096 bins and their exact counts, packed: :meth:`distribution` reads it. Empty where there
+        is no value
+    """
+
+    kind: Literal["numeric"] = "numeric"
+    rows: int
+    missing: int
+    nan: int
+    infinite: int
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    edges: list[float]
+    counts: list[int]
+    total: str
+    squares: str
+    histogram: str
+
+    @property
+    def valid(self) -> int:
+        """The number of finite values."""
+        return self.rows - self.missing - self.nan - self.infinite
+
+    def distribution(self) -> Histogram | None:
+        """The finite values in up to 4,096 bins, each one value where there are no more; ``None`` if there is none."""
+        if self.min is None or self.max is None:
+            return None
+        return Histogram.unpacked(self.histogram, self.min, self.max)
+
+    def cdf(self, points: Sequence[float] | Floats) -> Floats:
+        """Share of the finite values at or below each of ``points``; see :meth:`Histogram.cdf` for its error.
+
+        :return: one share a point, shape ``(len(points),)``; zeros where there is no finite value
+        """
+        found = self.distribution()
+        return np.zeros(len(points)) if found is None else found.cdf(points)
+
+    def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
+        """The finite values at ``ranks`` between 0 and 1; empty where there is no finite value."""
+        found = self.distribution()
+        return np.empty(0) if found is None else found.quantiles(ranks)
+
+
+def is_numeric(data_type: pa.DataType) -> bool:
+    """Whether a column of ``data_type`` is profiled as numbers."""
+    data_type = plain(data_type)
+    return bool(
+        pa.types.is_integer(data_type)
+        or pa.types.is_floating(data_type)
+        or pa.types.is_decimal(data_type)
+        # A column in which nothing was ever seen has no type of its own.
+        or pa.types.is_null(data_type)
+    )
+
+
+class NumericCounter:
+    """Counts numbers as they stream by."""
+
+    kind: Literal["numeric"] = "numeric"
+
+    def __init__(self) -> None:
+        self.rows = self.missing = self.nan = self.infinite = 0
+        self.moments = Moments()
+        self.histogram = HistogramCounter()
+
+    def update(self, name: str, array: pa.Array) -> None:
+        if not is_numeric(array.type):
+            raise SchemaError(f"Column {name!r} holds numbers in earlier rows and {array.type} in later ones.")
+        self.rows += len(array)
+        self.missing += array.null_count
+        values = decoded(array).drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        finite = np.isfinite(values)
+        if not finite.all():
+            nan = int(np.isnan(values).sum())
+            self.nan += nan
+            self.infinite += len(values) - int(finite.sum()) - nan
+            values = values[finite]
+        self.moments.update(values)
+        self.histogram.update(values)
+
+    def add(self, column: Any) -> None:
+        self.rows += column.rows
+        self.missing += column.missing
+        self.nan += column.nan
+        self.infinite += column.infinite
+        self.moments.add(column.valid, column.total, column.squares)
+        found = column.distribution()
+        if found is not None:
+            self.histogram.add(found)
+
+    def result(self) -> NumericColumn:
+        found = self.histogram.result()
+        total, squares = self.moments.texts()
+        edges, counts = ([], []) if found is None else _bins(found)
+        return NumericColumn(
+            rows=self.rows,
+            missing=self.missing,
+            nan=self.nan,
+            infinite=self.infinite,
+            mean=self.moments.mean,
+            std=self.moments.std,
+            min=None if found is None else found.low,
+            max=None if found is None else found.high,
+            edges=edges,
+            counts=counts,
+            total=total,
+            squares=squares,
+            histogram="" if found is None else found.packed(),
+        )
+
+
+def parts(counts: npt.NDArray[Any]) -> list[int]:
+    """Cuts bins into at most :data:`BINS` parts of about equal counts.
+
+    :return: where each part ends: the bins before it are in it or in earlier ones. The last ends with the last bin that
+        has any values
+    """
+    ranks = np.cumsum(counts)
+    inner = np.searchsorted(ranks, ranks[-1] * np.linspace(0, 1, BINS + 1)[1:])
+    return [int(index) + 1 for index in np.unique(inner)]
+
+
+def _bins(found: Histogram) -> tuple[list[float], list[int]]:
+    ends = parts(found.counts)
+    bounds = [0, *found.ranks[np.asarray(ends) - 1].tolist()]
+    return [found.low, *found.highs[np.asarray(ends) - 1].tolist()], [high - low for low, high in pairwise(bounds)]

@@ -1,0 +1,267 @@
+"""Columns of text: categories as long as there are few different values, and free text beyond.
+
+As long as all values are kept exactly, a column is profiled as categories. From the value on that makes them too many, what
+was counted is counted again by length and by words, and so is all that follows: whether a column has come that far depends
+on its values alone, not on their order or on how they were divided. Codes without a space have lengths and no words.
+
+The unit of all counts is the row, as rows are independent of each other and words in a row are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.profiles.columns.base import decoded
+from airflow_mlops.profiles.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
+from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
+
+BUCKETS = 1_024
+DRAWN = 2_048
+_NAMED = 256
+_BETWEEN_WORDS = r"[^\pL\pM\pN]+"
+_SPACE = r"\s|\pZ"
+_BYTES_AT_ONCE, _ROWS_AT_ONCE = 4_000_000, 65_536
+
+Ints = npt.NDArray[np.int64]
+
+
+class Words(Model):
+    """In how many rows words occur, lower-cased, of those values that have a space in them.
+
+    All counts are exact but those of ``frequent``, which give words their names and decide nothing.
+
+    :param rows: rows with a word
+    :param buckets: rows with a word of each of :data:`BUCKETS` buckets, into which words are divided by their hash
+    :param drawn: of each row one word is drawn, that of the smallest hash; rows for each word, by that hash in
+        hexadecimal. At most :data:`DRAWN` of them, those of the smallest hashes
+    :param below: what is drawn was counted for words of a hash below this one; ``None`` where for all
+    :param frequent: frequent words and about their rows, most frequent first
+    """
+
+    rows: int
+    buckets: list[int]
+    drawn: dict[str, int]
+    below: str | None
+    frequent: list[tuple[str, int]]
+
+
+class TextColumn(CategoricalColumn):
+    """A profile of text with too many different values to keep all of them.
+
+    :param lengths: of the values, in characters
+    :param words: in how many rows words occur
+    """
+
+    kind: Literal["text"]  # type: ignore[assignment]
+    lengths: NumericColumn
+    words: Words
+
+    @property
+    def free(self) -> bool:
+        """Whether values mostly differ: there is little to be said of each of them."""
+        return 2 * self.distinct > self.valid
+
+
+class TextCounter:
+    """Counts text as it streams by."""
+
+    def __init__(self) -> None:
+        self.kind: Literal["categorical", "text"] = "categorical"
+        self._values = CategoricalCounter("categorical")
+        self._known: dict[str, int] = {}
+        self._lengths = NumericCounter()
+        self._words = _WordCounter()
+
+    @property
+    def rows(self) -> int:
+        return self._values.rows
+
+    @rows.setter
+    def rows(self, rows: int) -> None:
+        self._values.rows = rows
+
+    @property
+    def missing(self) -> int:
+        return self._values.missing
+
+    @missing.setter
+    def missing(self, missing: int) -> None:
+        self._values.missing = missing
+
+    def update(self, name: str, array: pa.Array) -> None:
+        if category_kind(array.type) != "categorical":
+            raise SchemaError(f"Column {name!r} is {self.kind} in earlier rows and {array.type} in later ones.")
+        array = decoded(array).cast(pa.string())
+        self._values.update(name, array)
+        if self.kind == "text":
+            self._update_text(array)
+            return
+        counts = pc.value_counts(array.drop_null())
+        self._count(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+    def add(self, column: Any) -> None:
+        self._values.add(column)
+        if isinstance(column, TextColumn):
+            self.become_text()
+            self._lengths.add(column.lengths)
+            self._words.add(column.words)
+        elif self.kind == "text":
+            self._replay(column.counts())
+        else:
+            self._count(column.counts())
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for value, rows in counts.items():
+            self._known[value] = self._known.get(value, 0) + rows
+        if self._values.hashed is not None:
+            self.become_text()
+
+    def become_text(self) -> None:
+        """Count what was counted so far as text, and all that follows."""
+        if self.kind == "categorical":
+            known, self._known = self._known, {}
+            self.kind = "text"
+            self._replay(known)
+
+    def _replay(self, counts: Mapping[str, int]) -> None:
+        values, ends = pa.array(list(counts), pa.string()), np.cumsum(list(counts.values()), dtype=np.int64)
+        for start in range(0, int(ends[-1]) if len(ends) else 0, _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, ends[-1]))
+            self._update_text(values.take(pa.array(np.searchsorted(ends, rows, side="right"))))
+
+    def _update_text(self, array: pa.Array) -> None:
+        self._lengths.update("", pc.utf8_length(array))
+        spaced = array.filter(pc.match_substring_regex(array, _SPACE))
+        counts = pc.value_counts(spaced.drop_null())
+        self._words.count(counts.field("values"), counts.field("counts").to_numpy())
+
+    def result(self) -> CategoricalColumn:
+        found = self._values.result()
+        if self.kind == "categorical":
+            return found
+        lengths = self._lengths.result().model_copy(update={"rows": self.rows, "missing": self.missing})
+        return TextColumn(**{**dict(found), "kind": "text"}, lengths=lengths, words=self._words.result())
+
+
+def as_text(column: CategoricalColumn) -> TextColumn:
+    """``column``, of which all values are known, as text."""
+    if isinstance(column, TextColumn):
+        return column
+    counter = TextCounter()
+    counter.add(column)
+    counter.become_text()
+    found = counter.result()
+    assert isinstance(found, TextColumn)
+    return found
+
+
+class _WordCounter:
+    """Counts in how many rows words occur."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.buckets = np.zeros(BUCKETS, dtype=np.int64)
+        self.drawn: dict[int, int] = {}
+        self.below: int | None = None
+        self.frequent: dict[str, int] = {}
+
+    def count(self, values: pa.Array, rows: Ints) -> None:
+        for start, stop in _slices(values):
+            self._count(values.slice(start, stop - start), rows[start:stop])
+        self._limit()
+
+    def _count(self, values: pa.Array, rows: Ints) -> None:
+        split = pc.split_pattern_regex(pc.utf8_lower(values), _BETWEEN_WORDS)
+        words, row = pc.list_flatten(split), pc.list_parent_indices(split).to_numpy()
+        some = pc.not_equal(words, "")
+        words, row = words.filter(some).dictionary_encode(), row[some.to_numpy(zero_copy_only=False)]
+        if not len(words):
+            return
+        names = words.dictionary.to_pylist()
+        hashes = np.fromiter(map(word_hash, names), np.int64, len(names))
+        # Each word of a row once, in the order of rows.
+        row, word = _once(row, words.indices.to_numpy(), len(names))
+        firsts = np.flatnonzero(np.diff(row, prepend=-1))
+        drawn, place = np.unique(np.minimum.reduceat(hashes[word], firsts), return_inverse=True)
+        with_words = rows[row[firsts]]
+        self.rows += int(with_words.sum())
+        self._draw(zip(drawn.tolist(), _total(place, with_words, len(drawn)), strict=True))
+        self._name(zip(names, _total(word, rows[row], len(names)), strict=True))
+        row, bucket = _once(row, hashes[word] % BUCKETS, BUCKETS)
+        self.buckets += np.asarray(_total(bucket, rows[row], BUCKETS))
+
+    def add(self, words: Words) -> None:
+        self.rows += words.rows
+        self.buckets += np.asarray(words.buckets)
+        self._name(words.frequent)
+        self._draw((int(name, 16), rows) for name, rows in words.drawn.items())
+        if words.below is not None:
+            self._end_at(int(words.below, 16))
+        self._limit()
+
+    def _draw(self, counts: Iterator[tuple[int, int]]) -> None:
+        for name, rows in counts:
+            if self.below is None or name < self.below:
+                self.drawn[name] = self.drawn.get(name, 0) + rows
+
+    def _name(self, counts: Any) -> None:
+        for name, rows in counts:
+            self.frequent[name] = self.frequent.get(name, 0) + rows
+
+    def _limit(self) -> None:
+        if len(self.drawn) > DRAWN:
+            self._end_at(sorted(self.drawn)[DRAWN])
+        if len(self.frequent) > 4 * _NAMED:
+            self.frequent = dict(self._most_frequent(2 * _NAMED))
+
+    def _end_at(self, below: int) -> None:
+        self.below = below if self.below is None else min(below, self.below)
+        self.drawn = {name: rows for name, rows in self.drawn.items() if name < self.below}
+
+    def _most_frequent(self, number: int) -> list[tuple[str, int]]:
+        return sorted(self.frequent.items(), key=lambda item: (-item[1], item[0]))[:number]
+
+    def result(self) -> Words:
+        return Words(
+            rows=self.rows,
+            buckets=self.buckets.tolist(),
+            drawn={f"{name:012x}": rows for name, rows in sorted(self.drawn.items())},
+            below=None if self.below is None else f"{self.below:012x}",
+            frequent=self._most_frequent(_NAMED),
+        )
+
+
+def word_hash(word: str) -> int:
+    """The hash of a word, 48 bits: the same in every process."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=6).digest(), "big")
+
+
+def _once(row: Ints, item: Ints, items: int) -> tuple[Ints, Ints]:
+    """Each item of a row once, ordered by row."""
+    both = np.unique(row.astype(np.int64) * items + item)
+    return both // items, both % items
+
+
+def _total(where: Ints, rows: Ints, size: int) -> list[int]:
+    found: list[int] = np.bincount(where, rows, size).astype(np.int64).tolist()
+    return found
+
+
+def _slices(values: pa.Array) -> Iterator[tuple[int, int]]:
+    """Where to cut ``values``, so that long texts do not take all the memory at once."""
+    ends = np.cumsum(pc.binary_length(values).to_numpy(zero_copy_only=False), dtype=np.int64)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BYTES_AT_ONCE, side="right")))
+        yield start, stop
+        start = stop

@@ -1,0 +1,148 @@
+"""Columns of timestamps and of dates, in UTC.
+
+That time moves on is no drift. What may drift is when in the week things happen, so rows are counted by hour of the week
+(dates: by weekday): exactly, and so that parts add up to the whole.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.profiles.columns.base import decoded, plain
+
+DAYS, HOURS = 7, 24
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# The epoch was a Thursday, and weeks begin on Monday.
+_EPOCH_WEEKDAY = 3
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+# The years 1 to 9999, in seconds from the epoch: what ISO 8601, and Python, can write.
+_FIRST = int((datetime(1, 1, 1, tzinfo=timezone.utc) - _EPOCH).total_seconds())
+_END = int((datetime(9999, 12, 31, tzinfo=timezone.utc) - _EPOCH).total_seconds()) + 86_400
+
+Kind = Literal["timestamp", "date"]
+
+
+class TimestampColumn(Model):
+    """A profile of timestamps or dates. Timestamps without a time zone are taken to be UTC.
+
+    :param rows: all rows, missing ones included
+    :param missing: rows without a value
+    :param outside: rows whose value lies outside the years 1 to 9999
+    :param min: the oldest value, as ISO 8601 text in UTC (dates: as a date), of those within these years; ``None``
+        where there is none
+    :param max: the newest value, likewise
+    :param counts: rows in each hour of the week from Monday at midnight, 168 (dates: on each weekday, 7)
+    """
+
+    kind: Kind
+    rows: int
+    missing: int
+    outside: int
+    min: str | None
+    max: str | None
+    counts: list[int]
+
+    @property
+    def valid(self) -> int:
+        """The number of values within the years 1 to 9999."""
+        return self.rows - self.missing - self.outside
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last hour (dates: day) with a row, counted from Monday, 29 December 1969."""
+        if self.min is None or self.max is None:
+            return None
+        width = timedelta(hours=1) if self.kind == "timestamp" else timedelta(days=1)
+        ends = [(_instant(text) - _EPOCH + timedelta(days=_EPOCH_WEEKDAY)) // width for text in (self.min, self.max)]
+        return ends[0], ends[1]
+
+
+def timestamp_kind(data_type: pa.DataType) -> Kind | None:
+    """How a column of ``data_type`` is profiled; ``None`` if it is neither timestamps nor dates."""
+    data_type = plain(data_type)
+    if pa.types.is_timestamp(data_type):
+        return "timestamp"
+    return "date" if pa.types.is_date(data_type) else None
+
+
+class TimestampCounter:
+    """Counts timestamps or dates as they stream by."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.rows = self.missing = self.outside = 0
+        self.oldest: datetime | None = None
+        self.newest: datetime | None = None
+        self.counts = np.zeros(DAYS * HOURS if kind == "timestamp" else DAYS, dtype=np.int64)
+
+    def update(self, name: str, array: pa.Array) -> None:
+        if timestamp_kind(array.type) != self.kind:
+            raise SchemaError(f"Column {name!r} holds {self.kind}s in earlier rows and {array.type} in later ones.")
+        self.rows += len(array)
+        self.missing += array.null_count
+        values, per_second = _whole(decoded(array).drop_null())
+        known = values[(values >= _FIRST * per_second) & (values < _END * per_second)]
+        self.outside += len(values) - len(known)
+        if not len(known):
+            return
+        per_day = 86_400 * per_second
+        if self.kind == "timestamp":
+            place = (known // (3_600 * per_second) + _EPOCH_WEEKDAY * HOURS) % (DAYS * HOURS)
+        else:
+            place = (known // per_day + _EPOCH_WEEKDAY) % DAYS
+        self.counts += np.bincount(place, minlength=len(self.counts))
+        self._reach(*(_after_epoch(int(end), per_second) for end in (known.min(), known.max())))
+
+    def add(self, column: Any) -> None:
+        self.rows += column.rows
+        self.missing += column.missing
+        self.outside += column.outside
+        self.counts += np.asarray(column.counts)
+        if column.min is not None:
+            self._reach(_instant(column.min), _instant(column.max))
+
+    def _reach(self, oldest: datetime, newest: datetime) -> None:
+        self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+        self.newest = newest if self.newest is None else max(self.newest, newest)
+
+    def result(self) -> TimestampColumn:
+        return TimestampColumn(
+            kind=self.kind,
+            rows=self.rows,
+            missing=self.missing,
+            outside=self.outside,
+            min=self._text(self.oldest),
+            max=self._text(self.newest),
+            counts=self.counts.tolist(),
+        )
+
+    def _text(self, instant: datetime | None) -> str | None:
+        if instant is None:
+            return None
+        return instant.isoformat() if self.kind == "timestamp" else instant.date().isoformat()
+
+
+def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
+    """The values as whole numbers from the epoch, and how many of these make a second."""
+    if pa.types.is_date32(array.type):
+        return array.view(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64) * 86_400, 1
+    unit = "ms" if pa.types.is_date64(array.type) else array.type.unit
+    return array.view(pa.int64()).to_numpy(zero_copy_only=False), _PER_SECOND[unit]
+
+
+def _after_epoch(value: int, per_second: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value * 1_000_000 // per_second)
+
+
+def _instant(text: str) -> datetime:
+    if "T" not in text:
+        day = date.fromisoformat(text)
+        return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+    return datetime.fromisoformat(text)

@@ -1,0 +1,45 @@
+"""How late labels come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.profiles.columns.numeric import NumericColumn
+from airflow_mlops.profiles.profile import profile
+from airflow_mlops.profiles.spec import LabelDelay
+
+LABEL_AT = "label_at"
+TIME = pa.timestamp("us", "UTC")
+_DAY = 86_400_000_000
+
+
+def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDelay | None:
+    """Quantiles of the time between an event and its label, in one pass; ``None`` where no label has come.
+
+    What has not come yet is not in them: while a window is young they are too short.
+
+    :param batches: with the column :data:`LABEL_AT`, a time, and the column ``event_time``
+    """
+    known = (
+        _delays(batch.column(LABEL_AT), batch.column(event_time))
+        for batch in batches
+        if is_time(batch.schema.field(event_time).type)
+    )
+    delays = profile(pa.RecordBatch.from_arrays([days], ["days"]) for days in known).columns.get("days")
+    if not isinstance(delays, NumericColumn) or not delays.valid:
+        return None
+    median, p90, p99 = delays.quantiles([0.5, 0.9, 0.99]).tolist()
+    return LabelDelay(median=median, p90=p90, p99=p99)
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether a column of ``kind`` says when."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _delays(came: pa.Array, happened: pa.Array) -> pa.Array:
+    apart = pc.subtract(came.cast(TIME, safe=False), happened.cast(TIME, safe=False))
+    return pc.divide(apart.cast(pa.int64()).cast(pa.float64(), safe=False), float(_DAY))

@@ -1,0 +1,127 @@
+"""Registered models: find a version, fetch its folder, register a candidate once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.client import registry_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+
+
+def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
+    """The version of ``model`` with the alias ``champion``, or ``None``: no champion yet, or no such model."""
+    from mlflow.exceptions import MlflowException
+
+    with registry_errors(f"The champion of {model!r} cannot be looked up"):
+        try:
+            return _ref(client.get_model_version_by_alias(model, CHAMPION))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "alias champion not found" in str(error):
+                return None
+            raise
+
+
+def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
+    """The version ``version`` of ``model``.
+
+    :raises RegistryError: it does not exist
+    """
+    with registry_errors(f"{model} v{version} is not in the MLflow registry"):
+        return _ref(client.get_model_version(model, str(version)))
+
+
+def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
+    """The folder of a model version's files, fetched once and kept under the temporary folder of this user.
+
+    :raises RegistryError: the version or its files are gone
+    """
+    import mlflow
+
+    with registry_errors(f"The files of {ref} cannot be fetched from MLflow"):
+        found = client.get_model_version(ref.model, str(ref.version))
+        # The source is in the name: the same version number may mean another model on another server.
+        identity = "\n".join(
+            [client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)]
+        )
+        folder = (
+            _cache()
+            / f"{ref.model.replace('/', '_')}-v{ref.version}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+        )
+        if folder.is_dir():
+            return folder
+        partial = folder.with_name(f".{uuid.uuid4().hex}")
+        try:
+            mlflow.artifacts.download_artifacts(
+                f"models:/{ref.model}/{ref.version}", dst_path=str(partial), tracking_uri=client.tracking_uri
+            )
+            try:
+                partial.rename(folder)
+            except OSError:
+                # Another task fetched the same version in the meantime.
+                if not folder.is_dir():
+                    raise
+        except OSError as error:
+            raise RegistryError(f"The files of {ref} cannot be fetched from MLflow: {error}.") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "models"
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    owner = folder.parent.lstat()
+    # Someone else's folder could hold someone else's models.
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
+        raise RegistryError(f"{folder.parent} is not a private folder of this user: remove it, or set TMPDIR.")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def register(
+    client: MlflowClient, model: str, run_id: str, model_id: str, tags: Mapping[str, str] | None = None
+) -> ModelVersionRef:
+    """Make the logged model ``model_id`` a version of ``model``, once: a run that has a version already keeps that one.
+
+    :param run_id: the run that made the model
+    """
+    from mlflow.exceptions import MlflowException
+
+    with registry_errors(f"Run {run_id} cannot be registered as a version of {model!r}"):
+        existing = of_run(client, model, run_id)
+        if existing is not None:
+            return existing
+        try:
+            client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return _ref(
+            client.create_model_version(
+                model, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags or {})
+            )
+        )
+
+
+def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
+    """The version of ``model`` that the run made, if there is one."""
+    found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
+    return _ref(min(found, key=lambda item: int(item.version))) if found else None
+
+
+def _ref(found: ModelVersion) -> ModelVersionRef:
+    return ModelVersionRef(model=found.name, version=int(found.version), run_id=found.run_id or "")

@@ -1,0 +1,87 @@
+"""What a candidate is compared with when there is no champion: models that anyone could write down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.gates.evidence import HeldOut, take
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.rows import encode
+from airflow_mlops.models import inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
+
+
+def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
+    """What a decision tree of depth 3 predicts for the held-out rows: simple enough to be read by a person.
+
+    It is fitted to at most 100,000 rows, taken at random, of the part ``train`` of the same dataset.
+
+    :param contract: of a candidate: the features and the classes
+    :return: ``None`` where there is nothing to fit it to: no such part, or only one class in it
+    """
+    if data.part == TRAIN or TRAIN not in data.dataset.ref.parts:
+        return None
+    from sklearn.compose import make_column_transformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    names = [feature.name for feature in contract.features]
+    table = _sample(data.dataset, [*dict.fromkeys([*names, data.label])])
+    labels = table.column(data.label).combine_chunks()
+    if pa.types.is_dictionary(labels.type):
+        labels = labels.dictionary_decode()
+    regression = contract.task == "regression"
+    target = labels.to_numpy(zero_copy_only=False)
+    target = target.astype(np.float64) if regression else encode(target, contract.classes)
+    if not len(target) or np.ptp(target) == 0:
+        return None
+    tree = (DecisionTreeRegressor if regression else DecisionTreeClassifier)(max_depth=DEPTH, random_state=SEED)
+    texts = [feature.name for feature in contract.features if feature.kind == "string"]
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    fitted = make_pipeline(make_column_transformer((codes, texts), remainder="passthrough"), tree)
+    fitted.fit(_frame(table, contract), target)
+    answers = [_answer(fitted, _frame(batch, contract), regression) for batch in data.batches(names)]
+    return _predictions(np.concatenate(answers), tree, contract)
+
+
+def _sample(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+    """Rows with a label, in the order that they have in the dataset."""
+    rows = dataset.ref.parts[TRAIN]
+    index = np.sort(np.random.default_rng(SEED).permutation(rows)[:ROWS])
+    table = take(dataset.batches(TRAIN, columns), index)
+    return table.filter(pc.invert(pc.is_null(table.column(columns[-1]), nan_is_null=True)))
+
+
+def _frame(data: pa.Table | pa.RecordBatch, contract: ModelContract) -> pd.DataFrame:
+    return inputs.frame(data, contract.features).replace([np.inf, -np.inf], np.nan)
+
+
+def _answer(fitted: Any, frame: pd.DataFrame, regression: bool) -> NDArray[np.float64]:
+    return np.asarray(fitted.predict(frame) if regression else fitted.predict_proba(frame), dtype=np.float64)
+
+
+def _predictions(answers: NDArray[np.float64], tree: Any, contract: ModelContract) -> Predictions:
+    if contract.task == "regression":
+        return Predictions(answers, answers, None)
+    probabilities = np.zeros((len(answers), len(contract.classes)))
+    known = tree.classes_ >= 0
+    probabilities[:, tree.classes_[known]] = answers[:, known]
+    classes = np.asarray(contract.classes, dtype=object)
+    if contract.task == "multiclass":
+        return Predictions(classes[probabilities.argmax(axis=1)], probabilities.max(axis=1), probabilities)
+    column = contract.classes.index(contract.classes[-1] if contract.positive is None else contract.positive)
+    score = probabilities[:, column]
+    return Predictions(classes[np.where(score >= contract.threshold, column, 1 - column)], score, probabilities)

@@ -1,0 +1,101 @@
+"""What is to be measured, and on which rows: models, loaded, and the held-out part of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.gates.evidence import HeldOut
+from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
+from airflow_mlops.models.pyfunc import scorer as pyfunc_model
+from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model version, loaded."""
+
+    ref: ModelVersionRef
+    model: Scorer
+
+    @property
+    def contract(self) -> ModelContract:
+        return self.model.contract
+
+
+def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store: ArtifactStore) -> HeldOut:
+    """The rows to measure on: of the dataset that the spec names, or of the one that all candidates were trained on.
+
+    :param folders: the files of each candidate
+    :raises SpecError: no dataset is named and the candidates do not name one, or it has no label
+    :raises EvaluationError: the part has no rows
+    """
+    ref = spec.dataset or _trained_on(folders)
+    dataset = open_dataset(store, ref)
+    details = dataset.manifest.details
+    if not details.get("label"):
+        raise SpecError(f"Dataset {ref.name} has no label, so nothing can be measured on it: build it with one.")
+    label = str(details["label"])
+    column = dataset.table(spec.part, [label]).column(label)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if len(column) == 0:
+        raise EvaluationError(f"Part {spec.part!r} of dataset {ref.name} has no rows: there is nothing to measure on.")
+    return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
+
+
+def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
+    if foreign := [str(item) for item, folder in folders.items() if not has_contract(folder)]:
+        raise SpecError(
+            f"{foreign[0]} was not made by TrainOperator and does not say what it was trained on: name the training "
+            "set to measure it on by `dataset`."
+        )
+    contracts = [read_contract(folder) for folder in folders.values()]
+    trained_on = {(item.dataset_name, item.dataset_id) for item in contracts}
+    if len(trained_on) > 1:
+        raise SpecError("The candidates were trained on different datasets: say with `dataset` which one to use.")
+    name, dataset_id = trained_on.pop()
+    return DatasetRef(name=name, id=dataset_id, rows=0)
+
+
+def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:
+    """Load a model version from its folder, to measure it on ``data``.
+
+    :param allow_pyfunc: whether code that comes with the model may run
+    :raises ModelFormatError: it cannot be loaded, or would run code that nobody allowed
+    :raises SchemaError: it does not say which columns it takes, or the data does not have them
+    """
+    if has_contract(folder):
+        return Candidate(ref, OnnxModel.load(folder))
+    target = pyfunc_model.Target(
+        dataset=data.dataset.manifest.name,
+        schema=data.dataset.schema,
+        label=data.label,
+        task=data.task,
+        classes=[] if data.task == "regression" else data.classes(),
+    )
+    return Candidate(ref, pyfunc_model.load(folder, str(ref), target, allow_pyfunc=allow_pyfunc))
+
+
+def check_contract(candidate: Candidate, data: HeldOut) -> None:
+    """:raises SchemaError: the data cannot be used to measure this model"""
+    contract, name = candidate.contract, data.dataset.manifest.name
+    if (contract.task, contract.label) != (data.task, data.label):
+        raise SchemaError(
+            f"{candidate.ref} predicts {contract.label!r} ({contract.task}), "
+            f"dataset {name} has the label {data.label!r} ({data.task})."
+        )
+    present = {column.name for column in data.dataset.manifest.columns}
+    if missing := [feature.name for feature in contract.features if feature.name not in present]:
+        raise SchemaError(
+            f"{candidate.ref} needs the feature {', '.join(map(repr, missing))}, which dataset {name} does not have."
+        )

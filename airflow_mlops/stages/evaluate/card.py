@@ -1,0 +1,220 @@
+"""The model card: what is known about one version, for people (M. Mitchell et al., "Model Cards for Model Reporting",
+FAT* 2019). Written as Markdown, from which the page is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import Manifest
+from airflow_mlops.gates.base import Gate, percent
+from airflow_mlops.gates.evidence import Measurement
+from airflow_mlops.gates.fairness import Fairness
+from airflow_mlops.gates.slices import NotWorseOnSlices
+from airflow_mlops.metrics.comparison import estimate
+from airflow_mlops.metrics.resampling import ROUNDS, Resampling
+from airflow_mlops.models.explanation import Explanation
+from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.stages.evaluate.card_spec import Card
+from airflow_mlops.stages.train.spec import SEARCH
+
+MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
+CONFIDENCE = 0.95
+FEATURES = 20
+# Tags of the version's run, and what they are called.
+_LINEAGE = {
+    "mlops.retrain.request": "Request for retraining",
+    "mlops.retrain.reason": "Reason for it",
+    "mlops.dag_id": "DAG",
+    "mlops.dag_run_id": "DAG run",
+    "mlops.task_id": "Task",
+    "mlops.map_index": "Map index",
+    "mlops.trainer": "Trainer",
+    "mlops.seed": "Seed",
+    SEARCH: "MLflow run of the search",
+    "mlops.package": "Version of airflow-mlops",
+    "mlops.code": "Hash of the trainer's code",
+    "mlflow.source.git.commit": "Git commit",
+    "mlops.environment": "Hash of Python and its packages",
+    "mlops.image": "Image",
+    "mlops.image_digest": "Digest of the image",
+    "mlops.gpu": "GPU",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that a card says.
+
+    :param said: what only people can say
+    :param gates: the gates that the verdict answers, in order
+    :param intervals: of each metric, with 95% confidence; ``None`` where too few rows tell
+    :param importance: by how much the verdict's metric gets worse when a feature is shuffled; empty where that is not
+        known
+    :param trained_on: ``None`` if the training set is no longer there
+    :param tags: of the version's MLflow run
+    :param params: of the same run
+    :param reproducible: whether the run says how to train the version again
+    :param explanation: what the version says of itself, if it is a glass box
+    """
+
+    ref: ModelVersionRef
+    said: Card
+    contract: ModelContract
+    verdict: Verdict
+    gates: Sequence[Gate]
+    rows: int
+    intervals: Mapping[str, tuple[float, float] | None]
+    importance: Mapping[str, float]
+    importance_rows: int
+    measured_on: Manifest
+    trained_on: Manifest | None
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    reproducible: bool
+    explanation: Explanation | None = None
+
+    @property
+    def found(self) -> CandidateVerdict:
+        return self.verdict.of(self.ref)
+
+    @property
+    def outcome(self) -> str:
+        return "won" if self.ref == self.verdict.winner else "passed" if self.found.passed else "failed"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it was measured on another dataset than the one it was trained on."""
+        return self.contract.dataset_id != self.measured_on.id
+
+    @property
+    def datasets(self) -> list[tuple[str, Manifest]]:
+        if not self.elsewhere:
+            return [("Trained and measured on", self.measured_on)]
+        trained = [("Trained on", self.trained_on)] if self.trained_on else []
+        return [*trained, ("Measured on", self.measured_on)]
+
+    @property
+    def slices(self) -> list[GateResult]:
+        return self._answers(NotWorseOnSlices)
+
+    @property
+    def fairness(self) -> list[GateResult]:
+        return self._answers(Fairness)
+
+    @property
+    def features(self) -> list[tuple[str, str, float | None]]:
+        """Name, kind and importance; what matters most comes first."""
+        known = [(item.name, item.kind, self.importance.get(item.name)) for item in self.contract.features]
+        return sorted(known, key=lambda item: -(item[2] or 0.0))
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        return {name: self.tags[tag] for tag, name in _LINEAGE.items() if self.tags.get(tag)}
+
+    def _answers(self, kind: type[Gate]) -> list[GateResult]:
+        named = {gate.name for gate in self.gates if isinstance(gate, kind)}
+        return [result for result in self.found.gates if result.gate in named]
+
+
+def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:
+    """The two-sided bootstrap interval of each metric, see :class:`airflow_mlops.metrics.comparison.Estimate`."""
+    assert measurement.rows is not None
+    one_sided = (1 + CONFIDENCE) / 2
+    found: dict[str, tuple[float, float] | None] = {}
+    for metric in measurement.metrics:
+        known = estimate(metric, measurement.rows, resampling)
+        bounds = known.lower(one_sided), known.upper(one_sided)
+        found[metric] = bounds if known.standard_error < float("inf") else None
+    return found
+
+
+def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
+    """Write the card in both forms beside the plots.
+
+    :param plots: PNG files in ``folder``
+    :param explained: such of what the version says of itself
+    :return: its first paragraph, in Markdown
+    """
+    # Whatever is not part of the template is escaped on its way out.
+    environment = Environment(  # noqa: S701
+        loader=PackageLoader("airflow_mlops.stages.evaluate"),
+        finalize=_markdown,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["command"] = _command
+    environment.filters["interval"] = _interval
+    text = environment.get_template("model_card.md.jinja").render(
+        facts=facts,
+        plots=[plot.name for plot in plots],
+        explained=[plot.name for plot in explained],
+        now=datetime.now(timezone.utc),
+        confidence=percent(CONFIDENCE),
+        rounds=ROUNDS,
+        most=FEATURES,
+    )
+    (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+    (folder / PAGE_FILE).write_text(_page(str(facts.ref), text, folder), encoding="utf-8")
+    return text.split("\n\n")[1]
+
+
+def _markdown(value: Any) -> Any:
+    """A value as Markdown that shows it and does nothing else, on one line."""
+    if isinstance(value, Markup):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M} UTC"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    # Not every renderer knows a backslash before a bracket of HTML.
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    text = re.sub(r"[\\`*\[\]|~#$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
+    # What makes a list or a line of the text's beginning.
+    return re.sub(r"^([-+=](?!\d)|\d{1,9}[.)](?=\s|$))", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
+
+
+def _command(word: str) -> Markup:
+    """A word of a command line, for a block of code: there nothing is escaped, and nothing means anything."""
+    return Markup(shlex.quote(" ".join(word.split())))  # noqa: S704
+
+
+def _interval(bounds: tuple[float | None, float | None] | None) -> str:
+    if bounds is None or bounds == (None, None):
+        return ""
+    low, high = ("-" if bound is None else f"{bound:.4g}" for bound in bounds)
+    return f"{low} to {high}"
+
+
+def _page(title: str, text: str, folder: Path) -> str:
+    """The card as one page that needs nothing but itself."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = reader.parse(text)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "image":
+                picture = (folder / str(child.attrs["src"])).read_bytes()
+                child.attrs["src"] = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    body = Markup(reader.renderer.render(tokens, reader.options, {}))  # noqa: S704
+    environment = Environment(loader=PackageLoader("airflow_mlops.stages.evaluate"), autoescape=True)
+    return environment.get_template("model_card.html.jinja").render(title=title, body=body)

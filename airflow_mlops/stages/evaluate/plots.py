@@ -1,0 +1,232 @@
+"""The plots of an evaluation, as PNG files. Matplotlib's objects are used without pyplot, which is slow to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.gates.evidence import Measurement
+from airflow_mlops.metrics.rows import encode, is_positive
+from airflow_mlops.metrics.values import reliability
+from airflow_mlops.models.figures import (
+    BARS,
+    BLUE,
+    CLASS_COLOURS,
+    GREY,
+    ORANGE,
+    literally,
+    new_figure,
+    plain,
+    save,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+CURVE_POINTS, SCATTER_POINTS, CELLS = 1_000, 5_000, 12
+
+
+@literally
+def draw(
+    folder: Path,
+    truth: NDArray[Any],
+    contract: ModelContract,
+    candidate: Measurement,
+    champion: Measurement | None,
+    importance: Mapping[str, float],
+    metric: str,
+) -> list[Path]:
+    """Draw what suits the task into ``folder``.
+
+    :param champion: drawn beside the candidate where a plot has room for two
+    :param importance: by how much ``metric`` gets worse when a feature is shuffled
+    :return: the files
+    """
+    scored = not candidate.gives_labels_alone
+    models = [candidate, *([champion] if champion and not champion.gives_labels_alone else [])]
+    figures: dict[str, Figure] = {}
+    if contract.task == "binary" and scored:
+        positive = is_positive(truth, contract.classes, contract.positive)
+        figures["roc"] = _roc(positive, models)
+        figures["precision_recall"] = _precision_recall(positive, models)
+        figures["calibration"] = _calibration(positive, models, contract.positive)
+    if contract.task == "multiclass" and scored:
+        figures["roc"] = _roc_by_class(truth, candidate, contract.classes)
+    if contract.task == "regression":
+        figures["residuals"] = _residuals(np.asarray(truth, dtype=np.float64), candidate, contract.label)
+    else:
+        figures["confusion"] = _confusion(truth, candidate, contract.classes)
+    if importance:
+        figures["importance"] = _importance(importance, metric, candidate.name)
+    return save(folder, figures)
+
+
+def _styles(models: list[Measurement]) -> list[tuple[Measurement, dict[str, Any]]]:
+    looks: list[dict[str, Any]] = [{"color": BLUE, "linestyle": "-"}, {"color": ORANGE, "linestyle": "--"}]
+    return list(zip(models, looks, strict=False))
+
+
+def _name(model: Measurement, models: list[Measurement]) -> str:
+    return f"champion {model.name}" if model is not models[0] else model.name
+
+
+def _score(model: Measurement) -> NDArray[np.float64]:
+    assert model.predictions is not None
+    return model.predictions.score
+
+
+def _thin(*curve: NDArray[Any]) -> list[NDArray[Any]]:
+    size = len(curve[0])
+    if size <= CURVE_POINTS:
+        return list(curve)
+    kept = np.linspace(0, size - 1, CURVE_POINTS).astype(int)
+    return [values[kept] for values in curve]
+
+
+def _unit_square(axes: Axes, x: str, y: str) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
+
+
+def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
+    from sklearn.metrics import roc_curve
+
+    figure, axes = new_figure("ROC curve")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance (AUC 0.5)")
+    for model, look in _styles(models):
+        false_rate, true_rate, _ = roc_curve(positive, _score(model))
+        label = f"{_name(model, models)} (AUC {model.metrics['roc_auc']:.3f})"
+        axes.plot(*_thin(false_rate, true_rate), **look, label=label)
+    _unit_square(axes, "false positive rate", "true positive rate")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> Figure:
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    figure, axes = new_figure("ROC curve of each class against the rest")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    codes = encode(truth, classes)
+    assert model.predictions is not None
+    probabilities = model.predictions.probabilities
+    counts = np.bincount(codes[codes >= 0], minlength=len(classes))
+    # The most frequent classes, as many as there are colours.
+    for colour, code in zip(CLASS_COLOURS, np.argsort(-counts, kind="stable"), strict=False):
+        if probabilities is None or counts[code] in (0, truth.size):
+            continue
+        mine, score = codes == code, probabilities[:, code]
+        false_rate, true_rate, _ = roc_curve(mine, score)
+        label = f"{classes[code]} (AUC {roc_auc_score(mine, score):.3f})"
+        axes.plot(*_thin(false_rate, true_rate), color=colour, label=label)
+    _unit_square(axes, "false positive rate", "true positive rate")
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
+    from sklearn.metrics import precision_recall_curve
+
+    figure, axes = new_figure("Precision and recall")
+    share = positive.mean()
+    axes.axhline(share, color=GREY, linestyle=":", label=f"chance (precision {share:.3f})")
+    for model, look in _styles(models):
+        precision, recall, _ = precision_recall_curve(positive, _score(model))
+        label = f"{_name(model, models)} (AP {model.metrics['average_precision']:.3f})"
+        axes.plot(*_thin(recall, precision), **look, label=label)
+    _unit_square(axes, "recall", "precision")
+    axes.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: Any) -> Figure:
+    figure = Figure(figsize=(5.6, 5.4), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    plain(axes)
+    plain(below)
+    axes.set_title("Calibration", loc="left", fontsize=11)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect")
+    for model, look in _styles(models):
+        predicted, observed, _ = reliability(positive, _score(model))
+        name = f"{_name(model, models)} (ECE {model.metrics['ece']:.3f})"
+        axes.plot(predicted, observed, marker="o", markersize=4, **look, label=name)
+        below.hist(
+            _score(model), bins=40, range=(0, 1), histtype="step", color=look["color"], linestyle=look["linestyle"]
+        )
+    axes.set(ylim=(-0.01, 1.01), ylabel=f"observed share of {label!r}")
+    below.set(xlim=(-0.01, 1.01), xlabel="predicted probability", ylabel="rows")
+    below.yaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> Figure:
+    assert model.predictions is not None
+    true, predicted = encode(truth, classes), encode(model.predictions.prediction, classes)
+    known = true >= 0
+    size = len(classes)
+    counts = np.bincount(true[known] * size + predicted[known], minlength=size * size).reshape(size, size)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4.6, min(12.0, 1.6 + 0.7 * size))
+    figure, axes = new_figure(f"Confusion matrix of {model.name}", side + 0.8, side)
+    axes.grid(visible=False)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(size), [str(item) for item in classes], rotation=45 if size > 4 else 0)
+    axes.set_yticks(range(size), [str(item) for item in classes])
+    axes.set(xlabel="predicted", ylabel="true")
+    if size <= CELLS:
+        for row in range(size):
+            for column in range(size):
+                text = f"{counts[row, column]:,}\n{shares[row, column]:.0%}"
+                colour = "white" if shares[row, column] > 0.6 else "black"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.85)
+    return figure
+
+
+def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Figure:
+    value = _score(model)
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    kept = np.random.default_rng(0).permutation(truth.size)[:SCATTER_POINTS]
+    bins = _bins(np.concatenate([truth, value]))
+    low, high = bins[0], bins[-1]
+    for axes in (left, right):
+        plain(axes)
+    left.scatter(value[kept], truth[kept], s=8, alpha=0.35, color=BLUE, linewidths=0, rasterized=True)
+    left.plot([low, high], [low, high], color=GREY, linestyle=":")
+    left.set(xlim=(low, high), ylim=(low, high), xlabel=f"predicted {label}", ylabel=f"true {label}")
+    left.set_title(
+        f"{model.name} (RMSE {model.metrics['rmse']:.4g}, R² {model.metrics['r2']:.3f})", loc="left", fontsize=11
+    )
+    residuals = truth - value
+    right.hist(residuals, bins=_bins(residuals), color=BLUE)
+    right.axvline(0, color=GREY, linestyle=":")
+    right.axvline(residuals.mean(), color=ORANGE, linestyle="--", label=f"mean {residuals.mean():.3g}")
+    right.set(xlabel="residual (true minus predicted)", ylabel="rows")
+    right.yaxis.set_major_formatter("{x:,.0f}")
+    right.set_title("Residuals", loc="left", fontsize=11)
+    right.legend(frameon=False)
+    return figure
+
+
+def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # A few far outliers must not squeeze all others into one bar, or into one corner.
+    low, high = np.percentile(values, [0.5, 99.5])
+    return np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
+
+
+def _importance(importance: Mapping[str, float], metric: str, name: str) -> Figure:
+    top = sorted(importance.items(), key=lambda item: item[1], reverse=True)[:BARS]
+    figure, axes = new_figure(f"Feature importance for {name}", 6.4, 1.6 + 0.27 * len(top))
+    axes.barh([feature for feature, _ in top], [drop for _, drop in top], color=BLUE)
+    axes.set_ylim(len(top) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel(f"{metric} lost when the feature is shuffled")
+    return figure

@@ -1,0 +1,178 @@
+"""Writes down what was found: in the candidate's MLflow run and in the registry, and in the store what is now known."""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.datasets import Manifest, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.gates.base import Gate
+from airflow_mlops.gates.evidence import HeldOut
+from airflow_mlops.models import contracts, importance
+from airflow_mlops.models.explanation import FILE, FOLDER, Explanation
+from airflow_mlops.models.pyfunc.scorer import PyfuncModel
+from airflow_mlops.models.training_data import TRAIN
+from airflow_mlops.profiles.training import model_profile
+from airflow_mlops.profiles.watched import watching
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import card as model_card
+from airflow_mlops.stages.evaluate.card_spec import Card
+from airflow_mlops.stages.evaluate.measurement import Compared, Measured
+from airflow_mlops.stages.train.record import TRAINING_FILE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ARTIFACTS = "evaluation"
+# What MLflow keeps of a version's description.
+_DESCRIPTION = 5_000
+
+
+def keep_contract(
+    client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, worse: Mapping[str, float]
+) -> str | None:
+    """Keep what is known now of a version that does not say it itself, for scoring and monitoring.
+
+    :param worse: by how much the metric gets worse when a feature is shuffled
+    :return: the SHA-256 that names it; ``None`` for a version that TrainOperator made
+    """
+    candidate, measurement = item.candidate, item.measurement
+    if not isinstance(candidate.model, PyfuncModel):
+        return None
+    dataset = data.dataset
+    contract = candidate.contract.model_copy(
+        update={
+            "metrics": dict(measurement.metrics),
+            "dataset_name": dataset.manifest.name,
+            "dataset_id": dataset.manifest.id,
+            "timestamp": dataset.manifest.details.get("timestamp"),
+        }
+    )
+    assert measurement.predictions is not None
+    names = [feature.name for feature in contract.features]
+    part = TRAIN if TRAIN in dataset.ref.parts else data.part
+    held_out = None if part == data.part else lambda: dataset.batches(data.part, names)
+    profile = model_profile(
+        lambda: dataset.batches(part, names),
+        held_out,
+        contract,
+        data.truth,
+        measurement.predictions,
+        importance.shares(worse),
+    )
+    profile, contract = watching(profile, contract, dataset, part)
+    return contracts.keep(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
+
+
+def log(
+    client: MlflowClient,
+    context: StepContext,
+    item: Measured,
+    compared: Compared,
+    gates: Sequence[Gate],
+    verdict: Verdict,
+    card: Card,
+    worse: Mapping[str, float],
+) -> None:
+    """Verdict, plots, model card and tags into the candidate's run, and a description into the registry.
+
+    :param worse: by how much the metric gets worse when a feature is shuffled
+    :raises RegistryError: MLflow cannot be used
+    """
+    from airflow_mlops.stages.evaluate import plots
+    from airflow_mlops.stages.train import explanation
+
+    candidate, measurement = item.candidate, item.measurement
+    ref = candidate.ref
+    if not ref.run_id:
+        context.progress(f"{ref} has no MLflow run, so the verdict and the plots are not logged to one.")
+        return
+    facts = _facts(client, context, item, compared, gates, verdict, card, worse)
+    with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
+        folder = Path(temporary)
+        (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
+        drawn = plots.draw(
+            folder,
+            compared.data.truth,
+            candidate.contract,
+            measurement,
+            compared.rival,
+            facts.importance,
+            verdict.metric,
+        )
+        explained = explanation.draw(folder, facts.explanation) if facts.explanation else []
+        about = model_card.write(folder, facts, drawn, explained)
+        client.log_artifacts(ref.run_id, temporary, ARTIFACTS)
+        client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)
+        client.set_tag(ref.run_id, "mlops.verdict", facts.outcome)
+        # A person's words stay.
+        if not client.get_model_version(ref.model, str(ref.version)).description:
+            description = textwrap.shorten(about, _DESCRIPTION, placeholder=" …")
+            client.update_model_version(ref.model, str(ref.version), description)
+
+
+def _facts(
+    client: MlflowClient,
+    context: StepContext,
+    item: Measured,
+    compared: Compared,
+    gates: Sequence[Gate],
+    verdict: Verdict,
+    card: Card,
+    worse: Mapping[str, float],
+) -> model_card.Facts:
+    """What the candidate's card says."""
+    candidate, measurement, data = item.candidate, item.measurement, compared.data
+    ref = candidate.ref
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        run = client.get_run(ref.run_id).data
+        files = {file.path for file in client.list_artifacts(ref.run_id)}
+    return model_card.Facts(
+        ref=ref,
+        said=card,
+        contract=candidate.contract,
+        verdict=verdict,
+        gates=gates,
+        rows=data.truth.size,
+        intervals=model_card.intervals(measurement, compared.resampling),
+        importance=worse,
+        importance_rows=min(data.truth.size, importance.ROWS),
+        measured_on=data.dataset.manifest,
+        trained_on=_trained_on(candidate.contract, data, context.store),
+        tags=run.tags,
+        params=run.params,
+        reproducible=TRAINING_FILE in files,
+        explanation=_explanation(client, context, ref) if {TRAINING_FILE, FOLDER} <= files else None,
+    )
+
+
+def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRef) -> Explanation | None:
+    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        content = Path(client.download_artifacts(ref.run_id, f"{FOLDER}/{FILE}", folder)).read_bytes()
+    try:
+        return Explanation.model_validate_json(content)
+    except ValidationError:
+        context.progress(f"What {ref} says of itself was written by another version of airflow-mlops: it is left out.")
+        return None
+
+
+def _trained_on(contract: ModelContract, data: HeldOut, store: ArtifactStore) -> Manifest | None:
+    if contract.dataset_id == data.dataset.manifest.id:
+        return data.dataset.manifest
+    if not contract.dataset_id:
+        return None
+    try:
+        return open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)).manifest
+    except DatasetNotFoundError:
+        return None

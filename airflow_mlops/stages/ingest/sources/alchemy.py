@@ -1,0 +1,123 @@
+"""Any database that SQLAlchemy has a dialect for: rows through a server-side cursor, made into Arrow batches here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from airflow_mlops.core.connections import sqlalchemy_url
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.stages.ingest.sources.sql import QuerySource
+from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
+from airflow_mlops.stages.ingest.spec import bind
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from airflow_mlops.stages.ingest.sources.types import Types
+
+BATCH_ROWS = 16_384
+
+
+class AlchemySource(QuerySource):
+    """A query that SQLAlchemy runs."""
+
+    engine = "SQLAlchemy"
+
+    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
+        try:
+            from sqlalchemy import create_engine, exc, text
+        except ImportError:
+            raise SpecError(
+                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}: install airflow-mlops[adbc] "
+                "for SQLite and PostgreSQL, or SQLAlchemy with the database's dialect, where the step runs."
+            ) from None
+        try:
+            engine = create_engine(self._url())
+        except (exc.ArgumentError, ImportError) as error:
+            raise SpecError(
+                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}, for which no SQLAlchemy dialect "
+                f"and driver is installed where the step runs: {self.says(error)}. Install it, or name another one in "
+                'the connection\'s extra, as in {"sqlalchemy_scheme": "mysql+pymysql"}.'
+            ) from None
+        # Every colon but those of our own placeholders is SQL.
+        marked = bind(self.sql, {"start": "\0start", "end": "\0end"}).replace(":", "\\:").replace("\0", ":")
+        try:
+            with engine.connect() as connection:
+                if engine.dialect.name == "postgresql":
+                    connection.execute(text("SET synchronize_seqscans = off"))
+                    connection.execute(text("SET TIME ZONE 'UTC'"))
+                streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
+                parameters = self._parameters(engine.dialect.name)
+                result = connection.execute(text(marked), parameters, execution_options=streamed)
+                names = list(result.keys())
+                self.check_names(pa.schema([(name, pa.null()) for name in names]))
+                yield from _batches(names, result.partitions(BATCH_ROWS), types)
+        except (exc.ProgrammingError, exc.ResourceClosedError) as error:
+            raise self.refused(error) from None
+        except exc.SQLAlchemyError as error:
+            raise self.lost(error) from None
+        finally:
+            engine.dispose()
+
+    def _url(self) -> URL:
+        from sqlalchemy import URL
+
+        info = self.info
+        if info.conn_type == "sqlite":
+            return URL.create("sqlite", database=f"file:{database_path(info)}", query={"mode": "ro", "uri": "true"})
+        return sqlalchemy_url(info)
+
+    def _parameters(self, dialect: str) -> dict[str, Any]:
+        if self.window is None:
+            return {}
+        return {"start": _bound(self.window.start, dialect), "end": _bound(self.window.end, dialect)}
+
+
+def _bound(instant: datetime, dialect: str) -> Any:
+    if dialect == "sqlite":
+        return sqlite_text(instant)
+    # Most databases keep timestamps without a zone, in UTC; PostgreSQL compares both kinds.
+    return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
+
+
+def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: Types) -> Iterator[pa.RecordBatch]:
+    kinds: dict[str, pa.DataType | None] = {name: types.get(name) for name in names}
+    for rows in chunks:
+        arrays = []
+        for name, values in zip(names, zip(*rows, strict=True), strict=True):
+            array = _array(name, [_plain(value) for value in values], kinds[name], types)
+            kinds[name] = array.type
+            arrays.append(array)
+        yield pa.RecordBatch.from_arrays(arrays, names=list(names))
+
+
+def _array(name: str, values: list[Any], kind: pa.DataType | None, types: Types) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        if kind is None:
+            raise types.conflict(name, "one type", f"values of several: {error}") from None
+    try:
+        # Exact numbers come as text, and are converted to a declared type afterwards.
+        found = pa.array(values)
+    except pa.ArrowInvalid:
+        found = None
+    if found is not None and name in types.declared:
+        return found
+    raise types.conflict(name, kind, "values of several types" if found is None else f"{found.type} values")
+
+
+def _plain(value: Any) -> Any:
+    """A value as Arrow can hold it: exact numbers, UUIDs and JSON as text, as ADBC hands them over."""
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    return json.dumps(value) if isinstance(value, dict) else value

@@ -1,0 +1,1 @@
+"""The stage ``materialize_features``."""

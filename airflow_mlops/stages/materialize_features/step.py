@@ -1,0 +1,203 @@
+"""Apply a Feast repository and materialise a window of its features, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, one_line
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.sources import SourceFolder, source_columns
+from airflow_mlops.data.selection import select
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.materialize_features.spec import (
+    MaterializeFeaturesResult,
+    MaterializeFeaturesSpec,
+    PublishedSource,
+)
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.repo_contents import RepoContents
+
+# Feast's own windows include their end, ours do not.
+_TICK = timedelta(microseconds=1)
+
+
+def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeaturesResult:
+    """Publish datasets as sources, apply the repository, and materialise every chunk that no earlier try finished.
+
+    :raises FeatureStoreError: the repository or a view in it cannot be used
+    :raises MaterializationError: Feast failed in the middle; a retry goes on there
+    """
+    store = feast_repo.open_store(spec.repo)
+    watermark = _Watermark(context.store, context.key)
+    resumed = watermark.read()
+    published: dict[str, int] = {}
+    if resumed is None:
+        with feast_repo.locked(store):
+            published = _prepare(store, spec, context)
+    with feast_repo.locked(store, shared=True):
+        views = _views(store, spec.feature_views)
+        features = _features(store, views)
+    valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
+    online = _Online(store, views, valid_from)
+    done, skipped = 0, 0
+    for chunk in spec.window.split(spec.chunk):
+        if resumed is not None and chunk.end <= resumed:
+            skipped += 1
+            continue
+        with feast_repo.locked(store):
+            online.materialize(chunk)
+        watermark.write(chunk.end)
+        done += 1
+        context.progress(f"Materialised {', '.join(views) or 'nothing'} for {chunk.label}.")
+    return MaterializeFeaturesResult(
+        project=store.project,
+        window=spec.window,
+        feature_views=views,
+        features=features,
+        chunks=done,
+        chunks_skipped=skipped,
+        published=published,
+        summary=_summary(store.project, spec.window, views, done, skipped, published),
+    )
+
+
+def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, int]:
+    """Publish the sources, then register the definitions, whose types Feast may have to infer from the files.
+
+    :return: rows published by source
+    """
+    published: dict[str, int] = {}
+    if not (spec.apply or spec.sources):
+        return published
+    contents = feast_repo.parse_repo(store)
+    for name, source in spec.sources.items():
+        rows = _publish(store, contents, name, source, context)
+        if rows is not None:
+            published[name] = rows
+            context.progress(f"Published {rows:,} rows as source {name!r}.")
+    if spec.apply:
+        feast_repo.apply(store, contents)
+    return published
+
+
+def _publish(
+    store: FeatureStore, contents: RepoContents, name: str, source: PublishedSource, context: StepContext
+) -> int | None:
+    from feast import FileSource
+
+    known = {item.name: item for item in contents.data_sources if isinstance(item, FileSource)}
+    if name not in known:
+        raise FeatureStoreError(
+            f"The Feast repository {store.repo_path} has no file source {name!r} to publish to: "
+            f"it has {', '.join(sorted(known)) or 'none'}."
+        )
+    folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
+    rows = [folder.publish(dataset, source.valid_from) for dataset in select(context.store, source.dataset)]
+    written = [count for count in rows if count is not None]
+    return sum(written) if written else None
+
+
+def _views(store: FeatureStore, asked: list[str] | None) -> list[str]:
+    """Names of the views to materialise, in order."""
+    online = {
+        view.name
+        for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views())
+        if view.online and getattr(view, "enabled", True)
+    } | {view.name for view in store.list_on_demand_feature_views() if view.write_to_online_store}
+    unknown = [name for name in asked or () if name not in online]
+    if unknown:
+        raise FeatureStoreError(
+            f"Feast project {store.project} has no feature view {', '.join(map(repr, unknown))} that is served online: "
+            f"it has {', '.join(sorted(online)) or 'none'}."
+        )
+    return list(asked) if asked is not None else sorted(online)
+
+
+def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, str]]:
+    known = (
+        *store.list_batch_feature_views(),
+        *store.list_stream_feature_views(),
+        *store.list_on_demand_feature_views(),
+    )
+    return {
+        view.name: {field.name: str(field.dtype) for field in view.features} for view in known if view.name in views
+    }
+
+
+class _Online:
+    """The online store, brought forward chunk by chunk and never back in time.
+
+    Feast overwrites what the online store holds with the newest values of the window it is asked for, older or not.
+    When an old window is replayed, the call therefore reaches to the newest time that was ever materialised.
+    """
+
+    def __init__(self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime]) -> None:
+        self._store = store
+        self._views = views
+        self._snapshots = snapshots
+        self._reached: dict[str, datetime] = {}
+
+    def materialize(self, chunk: Window) -> None:
+        """:raises MaterializationError: Feast failed"""
+        for (start, end), names in self._calls(chunk).items():
+            try:
+                with feast_repo.quietly():
+                    self._store.materialize(start, end, feature_views=names)
+            except Exception as error:
+                raise MaterializationError(
+                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
+                    f"{feast_repo.hint(error)} Earlier chunks are done; a retry goes on with this one."
+                ) from error
+            self._reached.update(dict.fromkeys(names, end))
+
+    def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
+        """Views by the span of time they need, so that an engine which takes many views at once gets them at once."""
+        calls: dict[tuple[datetime, datetime], list[str]] = {}
+        last = chunk.end - _TICK
+        known = {
+            view.name: view
+            for view in (*self._store.list_batch_feature_views(), *self._store.list_stream_feature_views())
+        }
+        for name in self._views:
+            if name in self._reached and self._reached[name] >= last:
+                continue
+            view = known.get(name)
+            start = chunk.start
+            source = view.batch_source.name if view is not None and view.batch_source is not None else None
+            if source in self._snapshots and name not in self._reached:
+                # A snapshot is true from then on, so its rows belong to every later window.
+                start = min(start, self._snapshots[source])
+            newest = view.most_recent_end_time if view is not None else None
+            calls.setdefault((start, max(last, newest) if newest else last), []).append(name)
+        return calls
+
+
+class _Watermark:
+    """How far a task has come, kept in the artifact store for its retries."""
+
+    def __init__(self, store: ArtifactStore, key: str) -> None:
+        self._store = store
+        self._key = f"checkpoints/{key.removesuffix('.json')}/materialized.json"
+
+    def read(self) -> datetime | None:
+        try:
+            return datetime.fromisoformat(self._store.read_json(self._key)["until"])
+        except FileNotFoundError:
+            return None
+
+    def write(self, until: datetime) -> None:
+        self._store.write_json(self._key, {"until": until.isoformat()})
+
+
+def _summary(project: str, window: Window, views: list[str], done: int, skipped: int, published: dict[str, int]) -> str:
+    sources = "".join(f"published {rows:,} rows as {name}, " for name, rows in published.items())
+    earlier = f", {skipped} were done by an earlier try" if skipped else ""
+    what = ", ".join(views) or "no view"
+    text = f"{sources}materialised {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."
+    return text[0].upper() + text[1:]

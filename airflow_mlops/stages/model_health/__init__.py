@@ -1,0 +1,1 @@
+"""The stage ``model_health``."""

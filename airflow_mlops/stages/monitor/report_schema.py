@@ -1,0 +1,51 @@
+"""The JSON schema of monitoring's reports, for those who read them without this package.
+
+``docs/report.schema.json`` is what ``python -m airflow_mlops.stages.monitor.report_schema`` prints; ``make schema`` writes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from typing import Any
+
+from airflow_mlops.policy.findings import Findings, Report
+
+_PARAM = re.compile(r"^:param (\w+): (.*?)(?=^:param |\Z)", re.MULTILINE | re.DOTALL)
+_ROLE = re.compile(r":\w+:`~?([^`]*)`")
+
+
+def report_schema() -> dict[str, Any]:
+    """The schema (JSON Schema 2020-12) of ``reports/MODEL/WINDOW.json``.
+
+    It allows fields that it does not name: a later version of this package may add some, and takes none away within a
+    ``format``.
+    """
+    schema = Report.model_json_schema(mode="serialization")
+    schema["description"] = "\n".join(inspect.getdoc(part) or "" for part in (Report, Findings))
+    for part in (schema, *schema["$defs"].values()):
+        _describe(part)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _describe(part: dict[str, Any]) -> None:
+    """Move what a docstring says about fields to the fields."""
+    part.pop("additionalProperties", None)
+    text = part.get("description", "")
+    about = dict(_PARAM.findall(text))
+    if text:
+        part["description"] = _line(text.partition(":param ")[0])
+    for name, found in part.get("properties", {}).items():
+        found.pop("title", None)
+        if name in about:
+            found["description"] = _line(about[name])
+
+
+def _line(text: str) -> str:
+    return _ROLE.sub(r"\1", " ".join(text.split())).replace("``", "`")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n")

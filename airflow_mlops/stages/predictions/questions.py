@@ -1,0 +1,283 @@
+"""What the prediction log answers about a model: how many, how fast, which inputs, which features, which results, and what
+really happened.
+
+The rows are streamed once into profiles; of outcomes the labels and scores of one dataset at a time are held in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import Dataset, Manifest, present_in
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.metrics import realised as performance
+from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.profiles.columns.categorical import CategoricalColumn
+from airflow_mlops.profiles.columns.numeric import NumericColumn, is_numeric
+from airflow_mlops.profiles.profile import ColumnProfile, Profile, counter_for, merge, profile
+from airflow_mlops.stages.predictions.answers import Answers, FeatureFound, Happened, HowFast, HowMany, Inputs, Results
+
+BATCH_ROWS = 16_384
+_CONFIDENCE = 0.95
+# So many classes are told, the most frequent ones.
+_CLASSES = 10
+
+
+def answer(log: PredictionLog, outcomes: str, within: Window | None = None) -> Answers:
+    """Ask the log, and the outcomes that were joined from it.
+
+    :param outcomes: the name of the joined dataset
+    :param within: only windows that lie inside it
+    :raises DatasetCorruptError: a file was changed or lost
+    """
+    entries = log.entries(within)
+    kept = [Dataset(log.store, manifest) for manifest in entries if manifest.purged is None]
+    seen = {dataset.manifest.id: _Seen(dataset) for dataset in kept}
+    times = Counter((manifest.window, manifest.details["model_version"]) for manifest in log.history(within))
+    versions: dict[int, list[_Seen]] = defaultdict(list)
+    for manifest in entries:
+        if manifest.id in seen:
+            versions[manifest.details["model_version"]].append(seen[manifest.id])
+    return Answers(
+        model=log.model,
+        how_many=[_how_many(manifest, times) for manifest in entries],
+        how_fast=[_how_fast(manifest, seen[manifest.id]) for manifest in entries if manifest.id in seen],
+        inputs=[_inputs(manifest) for manifest in entries],
+        features=[row for version in sorted(versions) for row in _features(version, versions[version])],
+        results=[_results(version, versions[version]) for version in sorted(versions)],
+        happened=_happened(kept, log, outcomes),
+    )
+
+
+class _Seen:
+    """What one pass over a dataset of predictions finds."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.details = dataset.manifest.details
+        self.rows = dataset.manifest.rows
+        self.predicted: Counter[Any] = Counter()
+        fields = dataset.schema
+        # Hashes tell nothing.
+        self.features = [
+            name
+            for name in self.details["features"]
+            if name in fields.names and name not in self.details.get("hashed", ())
+        ]
+        types = {name: fields.field(name).type for name in self.features}
+        # A column without any value may have no type, and is then of another kind here than in other windows.
+        self.empty = [name for name in self.features if pa.types.is_null(types[name])]
+        shown = [name for name in self.features if counter_for(types[name]) and name not in self.empty]
+        columns = [*shown, "score", "latency_ms"]
+        self.profile: Profile = profile(self._counted(dataset, columns), columns)
+
+    def _counted(self, dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for batch in dataset.batches(columns=[*columns, "prediction"], batch_rows=BATCH_ROWS):
+            if self.details["task"] != "regression":
+                self.predicted.update(_counts(batch.column("prediction")))
+            yield batch
+
+    def numbers(self, column: str) -> NumericColumn | None:
+        found = self.profile.columns.get(column)
+        return found if isinstance(found, NumericColumn) else None
+
+
+def _counts(values: pa.Array) -> dict[Any, int]:
+    found = pc.value_counts(values)
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+
+
+def _label(window: Window | None) -> str | None:
+    return window.label if window else None
+
+
+def _how_many(manifest: Manifest, times: Counter[tuple[Window | None, int]]) -> HowMany:
+    version = manifest.details["model_version"]
+    return HowMany(
+        window=_label(manifest.window),
+        version=version,
+        rows=manifest.rows,
+        scored=manifest.created,
+        times=times[manifest.window, version] if manifest.window else 1,
+        deleted=manifest.purged,
+    )
+
+
+def _how_fast(manifest: Manifest, seen: _Seen) -> HowFast:
+    seconds = manifest.source.get("seconds")
+    return HowFast(
+        window=_label(manifest.window),
+        version=manifest.details["model_version"],
+        rows_per_second=manifest.rows / seconds if seconds else None,
+        latency_ms=_quantiles(seen.numbers("latency_ms"), {"p50": 0.5, "p90": 0.9, "p99": 0.99}),
+        engine=str(manifest.details.get("engine") or ""),
+    )
+
+
+def _quantiles(column: NumericColumn | None, ranks: dict[str, float]) -> dict[str, float]:
+    if column is None or not column.valid:
+        return {}
+    return dict(zip(ranks, column.quantiles(list(ranks.values())).tolist(), strict=True))
+
+
+def _inputs(manifest: Manifest) -> Inputs:
+    where, part = manifest.provenance, manifest.source.get("part")
+    return Inputs(
+        window=_label(manifest.window),
+        version=manifest.details["model_version"],
+        source=f"{manifest.source.get('dataset', '')}{f' ({part})' if part else ''}",
+        datasets=manifest.parents,
+        predictions=manifest.id,
+        run=" ".join(filter(None, [where.dag_id, where.run_id, where.task_id])),
+    )
+
+
+def _features(version: int, seen: Sequence[_Seen]) -> Iterator[FeatureFound]:
+    for name in dict.fromkeys(name for item in seen for name in item.details["features"]):
+        holding = [item for item in seen if name in item.features]
+        if not holding:
+            fate = "hashed" if any(name in item.details.get("hashed", ()) for item in seen) else "dropped"
+            yield FeatureFound(version=version, feature=name, kept=fate)
+            continue
+        column = _together(name, holding)
+        empty = sum(item.rows for item in holding if name in item.empty)
+        rows = empty + (column.rows if column is not None else 0)
+        missing = (rows - (column.valid if column is not None else 0)) / rows if rows else None
+        summary = _summary(column) if column is not None else {}
+        yield FeatureFound(version=version, feature=name, missing=missing, **summary)
+
+
+def _together(name: str, seen: Iterable[_Seen]) -> ColumnProfile | None:
+    """The profile of a column over all datasets in which it has one."""
+    parts = [
+        Profile(rows=item.profile.rows, columns={name: item.profile.columns[name]})
+        for item in seen
+        if name in item.profile.columns
+    ]
+    return merge(parts).columns[name] if parts else None
+
+
+def _summary(column: ColumnProfile) -> dict[str, Any]:
+    if isinstance(column, CategoricalColumn):
+        # One value among many that are all rare is none that is frequent.
+        return {"most_frequent": column.top[0][0], "share": column.top[0][1] / column.rows} if column.top else {}
+    return {"mean": column.mean} if isinstance(column, NumericColumn) else {}
+
+
+def _results(version: int, seen: Sequence[_Seen]) -> Results:
+    rows = sum(item.rows for item in seen)
+    score = _together("score", seen)
+    predicted: Counter[Any] = sum((item.predicted for item in seen), Counter())
+    ranks = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
+    return Results(
+        version=version,
+        rows=rows,
+        score=_quantiles(score if isinstance(score, NumericColumn) else None, ranks),
+        predicted=_shares(predicted),
+    )
+
+
+def _shares(counts: Counter[Any]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {_text(value): count / total for value, count in counts.most_common(_CLASSES)}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _happened(kept: Sequence[Dataset], log: PredictionLog, outcomes: str) -> list[Happened]:
+    found: dict[tuple[str, int], tuple[Dataset | None, Dataset]] = {}
+    for dataset in kept:
+        joined = present_in(log.store, outcomes, dataset.manifest.id)
+        if joined is not None and joined.manifest.purged is not None:
+            joined = None
+        # Outcomes of several windows are told once for each version in them.
+        about = joined.manifest.id if joined is not None else dataset.manifest.id
+        found[about, dataset.manifest.details["model_version"]] = (joined, dataset)
+    return [_outcome(joined, dataset) for joined, dataset in found.values()]
+
+
+def _outcome(joined: Dataset | None, predictions: Dataset) -> Happened:
+    version = predictions.manifest.details["model_version"]
+    if joined is None:
+        window = _label(predictions.manifest.window)
+        rows = predictions.manifest.rows
+        return Happened(
+            window=window, version=version, rows=rows, labelled=0, note="no labels were joined to these predictions"
+        )
+    contract = _contract(predictions.manifest)
+    tally = _Tally(contract.task)
+    batches = tally.of(joined, version)
+    metric = REALISED[contract.task][0]
+    try:
+        estimate, note = performance.measure(metric, performance.outcomes(batches, contract), _CONFIDENCE), ""
+    except performance.UnmeasurableError as error:
+        estimate, note = None, str(error)
+        # What cannot be measured can still be counted.
+        for _ in batches:
+            pass
+    return Happened(
+        window=_label(joined.manifest.window),
+        version=version,
+        rows=tally.rows,
+        labelled=tally.labelled,
+        coverage=tally.labelled / tally.rows if tally.rows else None,
+        observed=tally.observed(),
+        metric=metric if estimate else None,
+        value=estimate.value if estimate else None,
+        low=estimate.low if estimate else None,
+        high=estimate.high if estimate else None,
+        note=note,
+    )
+
+
+def _contract(manifest: Manifest) -> ModelContract:
+    """As much of the model's contract as the log knows."""
+    details = manifest.details
+    return ModelContract(
+        task=details["task"],
+        label="",
+        features=[],
+        classes=details["classes"],
+        positive=details["positive"],
+        dataset_name="",
+        dataset_id="",
+    )
+
+
+class _Tally:
+    """Counts labels as they stream by."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.rows = self.labelled = 0
+        self.classes: Counter[Any] = Counter()
+        self.sum = 0.0
+
+    def of(self, joined: Dataset, version: int) -> Iterator[pa.RecordBatch]:
+        """The rows of one version, without those that no column of performance needs."""
+        columns = [*performance.COLUMNS, "model_version"]
+        for batch in joined.batches(columns=columns, batch_rows=BATCH_ROWS):
+            own = batch.filter(pc.equal(batch.column("model_version"), version))
+            labels = own.column(performance.LABEL)
+            labels = labels.filter(pc.invert(pc.is_null(labels, nan_is_null=True)))
+            self.rows += own.num_rows
+            self.labelled += len(labels)
+            if self.task != "regression":
+                self.classes.update(_counts(labels))
+            elif is_numeric(labels.type) and len(labels):
+                self.sum += float(pc.sum(labels.cast(pa.float64(), safe=False)).as_py())
+            yield own
+
+    def observed(self) -> dict[str, float]:
+        """Shares of the classes, or the mean; empty where there is no label."""
+        if not self.labelled:
+            return {}
+        return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

@@ -1,0 +1,117 @@
+"""Makes the winner of an evaluation the champion, and writes down what was decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_mlops import __version__
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.aliases import carry_out, settled_champion
+from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.origins import origin
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.promote.spec import PromoteResult, PromoteSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
+    """Promote the verdict's winner, if there is one and the champion is still the one it was compared with."""
+    verdict = spec.verdict
+    client = connect(spec.mlflow, context.connection)
+    ledger = Ledger(context.store, verdict.model)
+
+    def decide(entries: list[Entry]) -> Decision | None:
+        now = settled_champion(client, ledger, entries)
+        winner = verdict.winner
+        rejected = spec.approval is not None and not spec.approval.granted
+        if winner is not None and now is not None and winner.version == now.version and not rejected:
+            return None
+        refusal = _refusal(spec, now) if winner is not None else verdict.reason
+        return Decision(
+            decision="refused" if refusal else "promoted",
+            replaced=now,
+            champion=now if refusal else winner,
+            candidates=verdict.candidates,
+            dataset_name=verdict.dataset_name,
+            dataset_id=verdict.dataset_id,
+            code={"airflow_mlops": __version__, **(_code(client, winner) if winner else {})},
+            origins=[origin(client, found.candidate) for found in verdict.candidates],
+            provenance=context.provenance,
+            reason=refusal or verdict.reason,
+            approval=spec.approval,
+        )
+
+    entry = ledger.record(context.key, decide)
+    if entry is None:
+        return _unchanged(spec)
+    if entry.moves:
+        carry_out(client, ledger)
+    return _result(spec, entry, ledger.url(entry.seq))
+
+
+def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
+    if spec.approval is not None and not spec.approval.granted:
+        said = str(spec.approval)
+        return f"{said[0].upper()}{said[1:]}."
+    evaluated = spec.verdict.champion
+    if (evaluated and evaluated.version) == (now and now.version):
+        if spec.needs_approval and spec.approval is None:
+            # The task saw another champion, whose place the winner could not have taken.
+            return "It needs approval and nobody was asked, as the champion changed meanwhile: clear the task to ask."
+        return ""
+    was = f"v{evaluated.version}" if evaluated else "no champion"
+    return (
+        f"The candidates were compared with {was}, but {f'v{now.version}' if now else 'none'} is champion now: "
+        "evaluate them again."
+    )
+
+
+def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
+    """The tags of the winner's run that say what it was made from; a version without a run has none."""
+    if not winner.run_id:
+        return {}
+    with registry_errors(f"The MLflow run of {winner} cannot be read"):
+        tags = client.get_run(winner.run_id).data.tags
+    return {name: value for name, value in tags.items() if name.startswith("mlops.")}
+
+
+def _unchanged(spec: PromoteSpec) -> PromoteResult:
+    winner = spec.verdict.winner
+    reason = f"{winner} is the champion already."
+    return PromoteResult(
+        promoted=False,
+        model=spec.verdict.model,
+        winner=winner,
+        champion=winner,
+        reason=reason,
+        approval=spec.approval,
+        dataset_id=spec.verdict.dataset_id,
+        summary=f"Nothing to promote: {reason}",
+    )
+
+
+def _result(spec: PromoteSpec, entry: Entry, ledger_url: str) -> PromoteResult:
+    verdict = spec.verdict
+    if entry.moves:
+        assert verdict.winner is not None
+        instead = f"in place of v{entry.replaced.version}" if entry.replaced else "as its first champion"
+        approved = f" ({entry.approval})" if entry.approval else ""
+        summary = f"Promoted {verdict.winner} {instead}{approved}: {entry.reason}"
+    else:
+        summary = f"Nothing was promoted for {verdict.model}: {entry.reason}"
+    return PromoteResult(
+        promoted=entry.moves,
+        model=verdict.model,
+        winner=verdict.winner,
+        champion=entry.champion,
+        replaced=entry.replaced if entry.moves else None,
+        reason=entry.reason,
+        approval=entry.approval,
+        ledger_url=ledger_url,
+        dataset_id=verdict.dataset_id,
+        metrics=verdict.of(verdict.winner).metrics if entry.moves and verdict.winner else {},
+        summary=summary,
+    )

@@ -1,0 +1,251 @@
+"""Batch scoring with the champion, streamed: memory stays flat however many rows there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import EvaluationError, RegistryError, SchemaError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data import prediction_log as predictions
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
+from airflow_mlops.data.prediction_columns import PREDICTION_COLUMNS
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonyms, not_kept
+from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models import contracts
+from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
+from airflow_mlops.models.pyfunc import scorer as pyfunc_model
+from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.registry import versions as models
+from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from airflow_mlops.core.windows import Window
+
+BATCH_ROWS = 65_536
+
+T = TypeVar("T")
+
+
+def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
+    """Score the dataset and write the predictions."""
+    datasets = select(context.store, spec.dataset)
+    client = connect(spec.mlflow, context.connection)
+    champion = models.champion(client, spec.model)
+    if champion is None:
+        if spec.on_missing == "skip":
+            return ScoreResult(dataset=None, summary=f"{spec.model} has no champion yet: nothing was scored.")
+        raise RegistryError(
+            f"{spec.model} has no champion yet: promote a version, or set on_missing='skip' to skip scoring till then."
+        )
+    model = _load(client, context.store, champion, spec.allow_pyfunc)
+    started = time.perf_counter()
+    manifest = score(
+        datasets,
+        model,
+        champion,
+        name=spec.name or f"{spec.model}_predictions",
+        part=spec.part,
+        window=spec.window or window_of(datasets),
+        context=context,
+        privacy=_privacy(spec, context),
+    )
+    seconds = time.perf_counter() - started
+    when = f" of {manifest.window.label}" if manifest.window else ""
+    return ScoreResult(
+        dataset=manifest.ref,
+        scored_by=champion,
+        engine=model.engine,
+        rows_per_second=round(manifest.rows / seconds, 1),
+        summary=f"Scored {manifest.rows:,} rows{when} with {champion} in {seconds:.1f} s on {model.engine}.",
+    )
+
+
+def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
+    pseudonyms = None
+    if spec.hash_columns:
+        assert spec.hash_conn_id is not None  # the spec makes sure of it
+        pseudonyms = Pseudonyms.of(context.connection(spec.hash_conn_id))
+    return Privacy(spec.hash_columns, spec.drop_columns, pseudonyms)
+
+
+def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
+    """:raises ModelFormatError: it cannot be loaded, would run code that nobody allowed, or was never evaluated"""
+    folder = models.download(client, ref)
+    if has_contract(folder):
+        return OnnxModel.load(folder)
+    contract = contracts.known(client, store, ref).contract
+    return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
+
+
+def score(
+    datasets: Sequence[Dataset],
+    model: Scorer,
+    version: ModelVersionRef,
+    *,
+    name: str,
+    part: str | None,
+    window: Window | None,
+    context: StepContext,
+    privacy: Privacy = KEEP_ALL,
+) -> Manifest:
+    """Write the dataset ``name``: the rows of ``datasets`` with what ``model`` predicts for them, as ``privacy`` allows.
+
+    Reading, scoring and writing overlap: each works on another batch.
+    """
+    started = time.perf_counter()
+    carried = _carried(datasets, model.contract, version)
+    privacy.require(carried, datasets[0].manifest.name)
+    slot = predictions.slot(version, window, datasets, part)
+    predictions.claim(context.store, name, slot, datasets, part, context.provenance)
+    folder = predictions.folder(window, version.version)
+    rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
+    with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
+        writing: Future[None] | None = None
+        for batch in _ahead(rows, threads):
+            scored = _scored(batch.select(carried), model, version)
+            if writing is not None:
+                writing.result()
+            writing = threads.submit(writer.write, privacy.applied(scored))
+        if writing is None:
+            writer.write(privacy.applied(_no_rows(datasets[0], carried, model.contract, version)))
+        else:
+            writing.result()
+        return writer.commit(
+            window=window,
+            description=f"Predictions of {version}",
+            source={
+                "dataset": datasets[0].manifest.name,
+                "part": part,
+                "model": version.model,
+                "model_version": version.version,
+                "seconds": round(time.perf_counter() - started, 3),
+            },
+            parents=[dataset.ref for dataset in datasets],
+            details=_details(datasets[-1], model, version, carried, privacy),
+            provenance=context.provenance,
+            slots=[slot],
+        )[0]
+
+
+def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
+    """The columns that predictions keep: keys, event time, features, and what is monitored beside them as far as it is there;
+    all where the dataset does not name its keys.
+
+    :raises SchemaError: a feature is missing, or a column has the name of one that scoring adds
+    """
+    features = [feature.name for feature in contract.features]
+    details = datasets[0].manifest.details
+    present = [column.name for column in datasets[0].manifest.columns]
+    carried = present
+    if "keys" in details:
+        everywhere = [{column.name for column in dataset.manifest.columns} for dataset in datasets]
+        watched = set(contract.watched).intersection(*everywhere)
+        wanted = {*details["keys"], details.get("timestamp"), *features, *watched}
+        carried = [name for name in present if name in wanted]
+    for dataset in datasets:
+        name, columns = dataset.manifest.name, [column.name for column in dataset.manifest.columns]
+        if missing := [feature for feature in features if feature not in columns]:
+            raise SchemaError(
+                f"Dataset {name} has no column {', '.join(map(repr, missing))}, which {version} needs as a feature: "
+                f"it has {', '.join(columns)}."
+            )
+    if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
+        raise SchemaError(
+            f"Dataset {datasets[0].manifest.name} has a column {', '.join(map(repr, taken))}, a name that scoring "
+            "gives to a column of its own: rename it."
+        )
+    return carried
+
+
+def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> pa.RecordBatch:
+    started = time.perf_counter()
+    found = model.predict(batch)
+    seconds = time.perf_counter() - started
+    return _with_predictions(
+        batch, model.contract, version, found.prediction, found.score, 1000 * seconds / max(1, batch.num_rows)
+    )
+
+
+def _no_rows(
+    dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
+) -> pa.RecordBatch:
+    """No rows, but all the columns: a window without rows has predictions too, namely none."""
+    schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
+    batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
+
+
+def _with_predictions(
+    batch: pa.RecordBatch,
+    contract: ModelContract,
+    version: ModelVersionRef,
+    prediction: np.ndarray,
+    score: np.ndarray,
+    latency_ms: float,
+) -> pa.RecordBatch:
+    rows = batch.num_rows
+    now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
+    try:
+        predicted = pa.array(prediction, _prediction_type(contract))
+    except pa.ArrowException as error:
+        # One from elsewhere may answer with any label.
+        raise EvaluationError(f"{version} predicts what is none of its classes {contract.classes}: {error}.") from error
+    added = [
+        predicted,
+        pa.array(score, pa.float64()),
+        pa.repeat(pa.scalar(version.model), rows),
+        pa.repeat(pa.scalar(version.version, pa.int64()), rows),
+        pa.repeat(now, rows),
+        pa.repeat(pa.scalar(latency_ms), rows),
+    ]
+    fields = [
+        *batch.schema,
+        *(pa.field(name, array.type) for name, array in zip(PREDICTION_COLUMNS, added, strict=True)),
+    ]
+    return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=pa.schema(fields))
+
+
+def _prediction_type(contract: ModelContract) -> pa.DataType:
+    return pa.float64() if contract.task == "regression" else pa.array(contract.classes).type
+
+
+def _details(
+    dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str], privacy: Privacy
+) -> dict[str, Any]:
+    details = dataset.manifest.details
+    timestamp = details.get("timestamp") or (model.contract.timestamp if model.contract.timestamp in carried else None)
+    return {
+        "model": version.model,
+        "model_version": version.version,
+        "run_id": version.run_id,
+        "engine": model.engine,
+        "task": model.contract.task,
+        "classes": model.contract.classes,
+        "positive": model.contract.positive,
+        "features": [feature.name for feature in model.contract.features],
+        "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
+        "timestamp": None if timestamp in not_kept(privacy.details) else timestamp,
+        **privacy.details,
+    }
+
+
+def _ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
+    """Fetch the next item in a thread while the present one is worked on."""
+    iterator = iter(items)
+    upcoming = threads.submit(next, iterator, None)
+    while (item := upcoming.result()) is not None:
+        upcoming = threads.submit(next, iterator, None)
+        yield item

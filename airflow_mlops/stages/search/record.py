@@ -1,0 +1,153 @@
+"""A search in MLflow: one run that all workers share, and one below it for each trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.runs import KEY, experiment_for
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_PARENT = "mlflow.parentRunId"
+_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+class Record:
+    """The runs of one search.
+
+    :param run_id: the run of the whole search
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, metric: str) -> None:
+        self.run_id = run_id
+        self._client, self._metric = client, metric
+        self._experiment = client.get_run(run_id).info.experiment_id
+
+    @classmethod
+    def open(
+        cls,
+        client: MlflowClient,
+        store: ArtifactStore,
+        key: str,
+        *,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str],
+        metric: str,
+    ) -> Record:
+        """Find the run of the search, or be the one worker that makes it.
+
+        :param key: folder of the search in the store
+        """
+        claim = f"{key}/run"
+        with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
+            if not store.exists(claim):
+                experiment_id = experiment_for(client, experiment)
+                created = client.create_run(experiment_id, run_name=name, tags={**tags, KEY: key}).info.run_id
+                # Workers start together, and MLflow would let each make a run of its own.
+                if not store.create_exclusive(claim, created.encode()):
+                    client.delete_run(created)
+            run_id = store.read_bytes(claim).decode()
+            client.update_run(run_id, status="RUNNING")
+        return cls(client, run_id, metric)
+
+    def begin(self, number: int, values: Mapping[str, Any], run_id: str | None) -> str:
+        """The id of a trial's run.
+
+        :param run_id: the run of a trial that is repeated
+        """
+        from mlflow.entities import Param
+
+        with registry_errors(f"Trial {number} cannot be written to MLflow"):
+            if run_id is not None:
+                self._client.update_run(run_id, status="RUNNING")
+                return run_id
+            tags = {_PARENT: self.run_id, "mlops.trial": str(number)}
+            created = self._client.create_run(self._experiment, run_name=f"trial {number}", tags=tags)
+            found = str(created.info.run_id)
+            self._client.log_batch(found, params=[Param(name, str(value)) for name, value in values.items()])
+            return found
+
+    def log(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """What a trial measured at one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with registry_errors(f"MLflow run {run_id} cannot be written"):
+            self._client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    def end(self, run_id: str, state: str, seconds: float, value: float | None = None, error: str = "") -> None:
+        """How a trial ended.
+
+        :param state: ``complete``, ``pruned`` or ``failed``
+        """
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = {"seconds": seconds, **({} if value is None else {self._metric: value})}
+        tags = {"mlops.state": state, **({"mlops.error": error} if error else {})}
+        with registry_errors(f"MLflow run {run_id} cannot be written"):
+            self._client.log_batch(
+                run_id,
+                # Above the steps, so that it is the last one.
+                metrics=[Metric(name, found, now, 2**31) for name, found in metrics.items()],
+                tags=[RunTag(name, found) for name, found in tags.items()],
+            )
+            self._client.set_terminated(run_id, _STATUS[state])
+
+    def lose(self, run_id: str | None) -> None:
+        """End the run of a trial whose worker died."""
+        # It is for the record, and the trial is repeated.
+        with suppress(Exception):
+            if run_id is not None:
+                self._client.set_tag(run_id, "mlops.state", "lost")
+                self._client.set_terminated(run_id, "KILLED")
+
+    def finish(
+        self, value: float, params: Mapping[str, Any], importances: Mapping[str, float], trials: Mapping[str, int]
+    ) -> None:
+        """The search is over.
+
+        :param value: what the best trial measured
+        :param params: what it chose
+        :param importances: of each parameter, if known
+        """
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        with registry_errors(f"MLflow run {self.run_id} cannot be written"):
+            # MLflow refuses a parameter that changes, and a search may have been over before.
+            known = self._client.get_run(self.run_id).data.params
+            self._client.log_batch(
+                self.run_id,
+                metrics=[
+                    Metric(self._metric, value, now, 0),
+                    *(Metric(f"trials_{state}", count, now, 0) for state, count in trials.items()),
+                ],
+                params=[Param(name, str(value)) for name, value in params.items() if name not in known],
+            )
+            if importances:
+                self._client.log_dict(self.run_id, dict(importances), "importances.json")
+            self._client.set_terminated(self.run_id, "FINISHED")
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Write down that this worker could not go on, where the block raises."""
+        status = "KILLED"
+        try:
+            yield
+            status = ""
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            # The first error is the one to hear about.
+            with suppress(Exception):
+                if status:
+                    self._client.set_terminated(self.run_id, status)

@@ -1,0 +1,181 @@
+"""Tries parameters of a trainer as one of the workers of a study, and says which were best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import EvaluationError, SpecError, TrainingError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.results import earlier_results, task_folder
+from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
+from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, check_parts, read_part
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.runs import run_url
+from airflow_mlops.registry.tags import run_tags
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.search.objective import Attempt, CrossValidation, Objective, Validation
+from airflow_mlops.stages.search.record import Record
+from airflow_mlops.stages.search.spec import SearchResult, SearchSpec
+
+if TYPE_CHECKING:
+    import optuna
+
+    from airflow_mlops.stages.search.study import SearchStudy
+
+
+def run(spec: SearchSpec, context: StepContext) -> SearchResult:
+    """Run trials, together with the other instances of a mapped task, until there are as many as were asked for.
+
+    :raises TrainingError: the data cannot be learned from, or all trials failed
+    :raises SpecError: the trainer does not take the parameters, or workers cannot share the study
+    :raises StoreError: the study cannot be kept
+    :raises RegistryError: MLflow cannot be used
+    """
+    return _search(spec, context, _key(spec, context, "shared"))
+
+
+def run_alone(spec: SearchSpec, context: StepContext) -> SearchResult:
+    """The same within one task, whose mapped instances are different searches."""
+    return _search(spec, context, _key(spec, context, context.provenance.map_index))
+
+
+def _key(spec: SearchSpec, context: StepContext, whose: str | int) -> str:
+    """The folder of the search: the same on every retry, new when a user clears a task that had succeeded."""
+    content = spec.model_dump(mode="json", exclude={"worker"})
+    name = f"{earlier_results(context.store, context.key)}-{fingerprint([whose, content])[:16]}"
+    return f"searches/{task_folder(context.provenance)}/{name}"
+
+
+def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
+    try:
+        from airflow_mlops.stages.search.study import SearchStudy
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise SpecError("A search needs Optuna: install airflow-mlops[search] where the step runs.") from None
+
+    search, dataset = spec.search, open_dataset(context.store, spec.dataset)
+    streamed = isinstance(search.trainer, TorchTrainerSpec)
+    train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
+    check_parts(dataset, {TRAIN: train})
+    metric = _metric(search.metric, train.task)
+    objective: Objective = (
+        Validation(dataset, train, metric, spec.seed)
+        if streamed
+        else CrossValidation(dataset, train, metric, search.folds, spec.seed)
+    )
+    client = connect(spec.mlflow, context.connection)
+    record = Record.open(
+        client,
+        context.store,
+        key,
+        experiment=spec.mlflow.experiment or spec.model,
+        name=f"search {search.label}",
+        tags=run_tags(spec.model, spec.seed, dataset.manifest, context.provenance, spec.tags),
+        metric=metric,
+    )
+    with record.failures():
+        study = SearchStudy(spec, context, key, metric, lost=record.lose)
+        worker = _Worker(spec, context, key, study, record, objective)
+        while not study.is_taken():
+            study.run(worker.attempt, survives=(TrainingError, EvaluationError))
+        best, over, counts = study.best(), study.is_over(), study.counts()
+        params = study.values(best.params) if best else {}
+        if over:
+            if best is None:
+                raise TrainingError(
+                    f"None of the {sum(counts.values())} trials could be completed, the first one because of: "
+                    f"{study.first_error()}"
+                )
+            record.finish(float(best.value or 0.0), params, study.importances(), counts)
+    return SearchResult(
+        study=study.name,
+        run_id=record.run_id,
+        run_url=run_url(client, record.run_id),
+        metric=metric,
+        value=best.value if best else None,
+        params=params,
+        trainer=search.trainer.with_values(params).model_dump(mode="json") if best else None,
+        trials=counts,
+        dataset=dataset.ref,
+        summary=_summary(search.label, metric, best.value if best else None, params, counts, over=over),
+    )
+
+
+def _metric(named: str | None, task: Task) -> str:
+    metric = named or MAIN_METRIC[task]
+    if task not in METRICS[metric].tasks:
+        fitting = ", ".join(name for name, known in METRICS.items() if task in known.tasks)
+        raise SpecError(f"The metric {metric!r} is not for a {task} task: take one of {fitting}.")
+    return metric
+
+
+def _summary(
+    name: str, metric: str, value: float | None, params: Mapping[str, Any], counts: Mapping[str, int], *, over: bool
+) -> str:
+    tried = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "complete")
+    if value is None:
+        return f"Tried parameters of {name} ({tried}): other workers are still at it."
+    chosen = ", ".join(
+        f"{parameter} {found:.4g}" if isinstance(found, float) else f"{parameter} {found}"
+        for parameter, found in params.items()
+    )
+    rest = "" if over else "; other workers are still at it"
+    return f"Tried parameters of {name} ({tried}): {metric} {value:.4g} with {chosen}{rest}."
+
+
+class _Worker:
+    """Runs trials and writes them down."""
+
+    def __init__(
+        self,
+        spec: SearchSpec,
+        context: StepContext,
+        key: str,
+        study: SearchStudy,
+        record: Record,
+        objective: Objective,
+    ) -> None:
+        self._spec, self._context, self._key = spec, context, key
+        self._study, self._record, self._objective = study, record, objective
+
+    def attempt(self, trial: optuna.Trial) -> float:
+        """What Optuna calls for each trial."""
+        values = self._study.choose(trial)
+        run_id = self._record.begin(trial.number, values, self._study.run_of(trial))
+        self._study.set_run(trial, run_id)
+        checkpoint = f"{self._key}/trial-{self._study.origin(trial)}.pt"
+        started, shown = time.monotonic(), f"Trial {trial.number}"
+
+        def report(step: int, value: float, metrics: dict[str, float], last: bool) -> None:
+            self._record.log(run_id, step, metrics)
+            self._study.report(trial, step, value, last=last)
+
+        def end(state: str, value: float | None = None, error: str = "") -> None:
+            self._record.end(run_id, state, time.monotonic() - started, value, error)
+            self._context.store.delete(checkpoint)
+
+        attempt = Attempt(checkpoint, report, lambda message: self._context.progress(f"{shown}: {message}"))
+        try:
+            value = self._objective(self._spec.search.trainer.with_values(values), attempt)
+        except self._study.Pruned:
+            end("pruned")
+            self._context.progress(f"{shown} is pruned: it does worse than the median.")
+            raise
+        except (TrainingError, EvaluationError) as error:
+            self._study.set_error(trial, str(error))
+            end("failed", error=str(error))
+            self._context.progress(f"{shown} failed: {error}")
+            raise
+        except BaseException:
+            # Of no fault of the trial's own: it is repeated, or another is tried.
+            self._record.lose(run_id)
+            raise
+        end("complete", value)
+        self._context.progress(f"{shown}: {value:.5g} with {values}.")
+        return value

@@ -1,0 +1,121 @@
+"""Fits one candidate, exports it and measures it: what a training and its repetition have in common."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.values import compute
+from airflow_mlops.models.trainers import trainer_module
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
+from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, read_part
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.train import parity
+from airflow_mlops.stages.train.spec import TrainSpec
+
+
+def load(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
+    """The training set and its two parts, after a look at whether a model can learn from them.
+
+    :raises TrainingError: naming what it cannot learn from
+    """
+    dataset = open_dataset(store, spec.dataset)
+    # A network is fitted to a stream, and its module reads that for itself.
+    streamed = isinstance(spec.trainer, TorchTrainerSpec)
+    train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    check_parts(dataset, {TRAIN: train, TEST: test})
+    return dataset, train, test
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model that was trained and measured, before it is stored.
+
+    :param exported: its ONNX form
+    :param predictions: for the held-out part
+    :param metrics: of these predictions
+    :param seconds: how long the fit took
+    """
+
+    model: FittedModel
+    exported: bytes
+    contract: ModelContract
+    predictions: Predictions
+    metrics: dict[str, float]
+    seconds: float
+
+
+def fit(
+    spec: TrainSpec, context: StepContext, dataset: Dataset, train: TrainingData, test: TrainingData, run: TrainingRun
+) -> Fitted:
+    """Fit, export and measure one candidate.
+
+    :raises TrainingError: the estimator cannot learn from the data
+    :raises ModelFormatError: it cannot be exported
+    """
+    trainer: Any = trainer_module(spec.trainer.kind)
+    with Phase(context, "Fitted") as fitting:
+        model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
+    with Phase(context, "Exported to ONNX and measured"):
+        contract = _contract(dataset, train)
+        export = parity.export(model, contract, train, test, context.progress)
+        metrics = _measure(contract, test, export.predictions)
+    contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
+    return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds)
+
+
+def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
+    return ModelContract(
+        task=train.task,
+        label=train.label,
+        features=train.features,
+        classes=train.classes,
+        # scikit-learn's convention: the last in order, so 1, True or "yes".
+        positive=train.classes[-1] if train.task == "binary" else None,
+        dataset_name=dataset.manifest.name,
+        dataset_id=dataset.manifest.id,
+        timestamp=dataset.manifest.details.get("timestamp"),
+    )
+
+
+def _measure(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
+    found = compute(
+        contract.task,
+        test.labels,
+        predictions.prediction,
+        predictions.score,
+        predictions.probabilities,
+        contract.classes,
+        positive=contract.positive,
+    )
+    return in_order(found)
+
+
+def in_order(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of this package among ``metrics``, in the order that all results have."""
+    return {name: metrics[name] for name in METRICS if name in metrics}
+
+
+class Phase:
+    """Says in the task's log how long a phase took."""
+
+    def __init__(self, context: StepContext, done: str) -> None:
+        self._context = context
+        self._done = done
+        self.seconds = 0.0
+
+    def __enter__(self) -> Phase:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+        if kind is None:
+            self._context.progress(f"{self._done} in {self.seconds:.1f} s.")

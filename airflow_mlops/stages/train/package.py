@@ -1,0 +1,95 @@
+"""Packages a candidate as one MLflow model directory, which scoring, monitoring and any MLflow client can load."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.metrics.catalog import MAIN_METRIC
+from airflow_mlops.models import importance
+from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
+from airflow_mlops.models.training_data import TEST, TRAIN
+from airflow_mlops.profiles.training import model_profile
+from airflow_mlops.profiles.watched import watching
+from airflow_mlops.stages.train.fit import Fitted
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+
+EXAMPLE_ROWS = 5
+_PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
+
+
+def packages(model: FittedModel) -> dict[str, str]:
+    """Version of each package that the stored model needs, by name."""
+    return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
+
+
+def package(
+    folder: Path,
+    fitted: Fitted,
+    dataset: Dataset,
+    train: TrainingData,
+    test: TrainingData,
+) -> Model:
+    """One MLflow model directory with the model's own flavour, the ONNX flavour, the contract and the profile."""
+    import onnx
+    from mlflow.models import Model
+
+    model, contract = fitted.model, fitted.contract
+    description = Model(signature=_signature(contract))
+    requirements = [f"{name}=={found}" for name, found in packages(model).items()]
+    model.save(folder, description, requirements, train.frame.head(EXAMPLE_ROWS))
+    (folder / MODEL_FILE).write_bytes(fitted.exported)
+    description.add_flavor(
+        "onnx",
+        onnx_version=onnx.__version__,
+        data=MODEL_FILE,
+        providers=["CPUExecutionProvider"],
+        onnx_session_options=None,
+        code=None,
+    )
+    features = [feature.name for feature in contract.features]
+    profile = model_profile(
+        lambda: dataset.batches(TRAIN, features),
+        lambda: dataset.batches(TEST, features),
+        contract,
+        test.labels,
+        fitted.predictions,
+        _importance(fitted, test),
+    )
+    profile, contract = watching(profile, contract, dataset, TRAIN)
+    for file, content in (
+        (CONTRACT_FILE, contract.model_dump(mode="json")),
+        (PROFILE_FILE, profile.model_dump(mode="json")),
+    ):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(json.dumps(content, indent=1, allow_nan=False))
+    return description
+
+
+def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
+    """Each feature's share, by the task's main metric; asked of the export, which is what scoring asks."""
+    worse = importance.measure(
+        OnnxModel(fitted.exported, fitted.contract),
+        test.labels,
+        lambda names, rows: test.table.select(names).take(rows),
+        MAIN_METRIC[fitted.contract.task],
+    )
+    return importance.shares(worse)
+
+
+def _signature(contract: ModelContract) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    kinds = {"number": "double", "integer": "long", "string": "string"}
+    inputs = Schema([ColSpec(kinds[feature.kind], feature.name) for feature in contract.features])
+    answer: Any = contract.classes[0] if contract.classes else 0.0
+    output = {str: "string", int: "long", float: "double"}[type(answer)]
+    return ModelSignature(inputs, Schema([ColSpec(output)]))

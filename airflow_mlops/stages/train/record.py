@@ -1,0 +1,148 @@
+"""Logs a candidate to its MLflow run, and reads there what was logged."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops import __version__
+from airflow_mlops.core import imports
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.models.explanation import FOLDER
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.environment import used
+from airflow_mlops.stages.train import parity
+from airflow_mlops.stages.train.fit import Fitted, in_order
+from airflow_mlops.stages.train.package import packages
+from airflow_mlops.stages.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+# In the MLflow run.
+TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
+# The most that MLflow takes in one request.
+_BATCH = 100
+
+
+def code(model: FittedModel) -> dict[str, str]:
+    """SHA-256 of the source file behind each class and function that made the model, by import path."""
+    return {path: imports.source_hash(source) for path, source in model.sources.items()}
+
+
+def environment(model: FittedModel) -> dict[str, str]:
+    """Version of Python, of this package and of each package that the stored model needs."""
+    return {"python": platform.python_version(), "airflow-mlops": __version__, **packages(model)}
+
+
+def log_run(
+    client: MlflowClient,
+    run_id: str,
+    spec: TrainSpec,
+    dataset: Dataset,
+    fitted: Fitted,
+    train: TrainingData,
+    test: TrainingData,
+) -> None:
+    """What the candidate was made from, how, and how good it is."""
+    from mlflow.entities import Dataset as LoggedDataset
+    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+
+    manifest, model = dataset.manifest, fitted.model
+    metrics = {**fitted.metrics, **parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
+    surrounding, sources = environment(model), code(model)
+    tags = {
+        **used(),
+        "mlops.trainer": model.name,
+        "mlops.package": surrounding["airflow-mlops"],
+        "mlops.code": fingerprint([sources, surrounding["airflow-mlops"]]),
+        "mlops.environment": fingerprint(surrounding),
+    }
+    commit = next(filter(None, map(imports.commit, model.sources.values())), None)
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    params = {
+        "trainer": model.name,
+        **model.params,
+        "seed": spec.seed,
+        "features": len(train.features),
+        "train_rows": len(train.labels),
+        "test_rows": len(test.labels),
+    }
+    # MLflow refuses a parameter that changes, and a parameter may be an object whose text holds its address.
+    known = client.get_run(run_id).data.params
+    new = [Param(name, str(value)) for name, value in params.items() if name not in known]
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    for start in range(0, len(new), _BATCH):
+        client.log_batch(run_id, params=new[start : start + _BATCH])
+    client.log_dict(run_id, surrounding, ENVIRONMENT_FILE)
+    client.log_dict(run_id, sources, CODE_FILE)
+    # What to ask for to get the same model again.
+    client.log_dict(run_id, spec.model_dump(mode="json", exclude={"tags"}), TRAINING_FILE)
+    logged = LoggedDataset(
+        name=manifest.name,
+        digest=manifest.id[:36],
+        source_type="airflow-mlops",
+        source=json.dumps({"store": dataset.store.url, "name": manifest.name, "id": manifest.id}),
+        profile=json.dumps({"num_rows": manifest.rows, **dataset.ref.parts}),
+    )
+    client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
+    """What a glass box says of itself."""
+    found = model.explain(train)
+    if found is None:
+        return
+    # Imports Matplotlib.
+    from airflow_mlops.stages.train import explanation
+
+    with tempfile.TemporaryDirectory() as folder:
+        explanation.write(Path(folder), found)
+        client.log_artifacts(run_id, folder, FOLDER)
+
+
+def log_model(
+    client: MlflowClient, run_id: str, spec: TrainSpec, description: Model, folder: Path, metrics: dict[str, float]
+) -> str:
+    """Upload the folder as a logged model of the run, and return the model's id."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for unfinished in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(unfinished.model_id)
+    logged = client.create_logged_model(experiment_id, name=spec.model.replace(".", "_"), source_run_id=run_id)
+    description.artifact_path = logged.artifact_location
+    description.run_id = run_id
+    description.model_id = description.model_uuid = logged.model_id
+    description.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[
+            Metric(name, value, now, 0, model_id=logged.model_id, run_id=run_id) for name, value in metrics.items()
+        ],
+    )
+    client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
+    """The metrics on the held-out part, as the run has them."""
+    with registry_errors(f"The metrics of run {run_id} cannot be read"):
+        logged = client.get_run(run_id).data.metrics
+    return in_order(logged)

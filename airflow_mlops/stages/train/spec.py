@@ -1,0 +1,78 @@
+"""What a training is asked for and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from airflow_mlops.core.base import Name
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.models.trainers.spec import TrainerInput
+
+# Tag of a candidate's run: the run of the search that found its parameters.
+SEARCH = "mlops.search"
+
+
+class TrainSpec(Spec):
+    """Fit one candidate to the part ``train`` of a training set and register it as a version of ``model``.
+
+    :param dataset: a training set with the parts ``train`` and ``test``
+    :param model: name of the registered model, and of the experiment unless ``mlflow`` names one
+    :param trainer: what is trained. The results of searches stand for what the best of them found
+    :param seed: makes a training repeatable: same data, code and seed, same model
+    :param tags: tags for the MLflow run
+    """
+
+    dataset: DatasetInput
+    model: Name
+    trainer: TrainerInput
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    mlflow: MLflowTarget = MLflowTarget()
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_best(cls, fields: Any) -> Any:
+        trainer = fields.get("trainer")
+        results = trainer if isinstance(trainer, list) else [trainer]
+        if not results or not all(isinstance(item, dict) and "study" in item for item in results):
+            return fields
+        best = best_result(results)
+        return {**fields, "trainer": best["trainer"], "tags": {SEARCH: best["run_id"], **(fields.get("tags") or {})}}
+
+
+class TrainResult(Result):
+    """A candidate.
+
+    :param candidate: its version in the registry
+    :param run_id: the MLflow run that made it
+    :param run_url: the run's page, if the tracking server has pages
+    :param metrics: measured on the held-out part ``test``
+    :param dataset: the training set
+    :param trainer: name of what was trained
+    """
+
+    candidate: ModelVersionRef
+    run_id: str
+    run_url: str | None
+    metrics: dict[str, float]
+    dataset: DatasetRef
+    trainer: str
+
+
+def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The best of the results of searches, or of the workers of one.
+
+    :raises ValueError: none found anything, or they cannot be compared
+    """
+    found = [result for result in results if result["trainer"] is not None]
+    if not found:
+        raise ValueError("the search found no parameters, as no trial was completed")
+    if len(metrics := sorted({result["metric"] for result in found})) > 1:
+        raise ValueError(f"searches for {' and '.join(metrics)} cannot be compared: give all of them one metric")
+    sign = -1 if METRICS[metrics[0]].higher_is_better else 1
+    return min(found, key=lambda result: sign * result["value"])

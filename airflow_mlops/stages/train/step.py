@@ -1,0 +1,125 @@
+"""Fits one candidate, logs everything about it to MLflow, and registers it once."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
+from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.runs import run_for, run_url
+from airflow_mlops.registry.tags import run_tags
+from airflow_mlops.registry.versions import of_run, register
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.search.spec import SearchSpec
+from airflow_mlops.stages.train import record as train_record
+from airflow_mlops.stages.train.fit import Phase, fit, load
+from airflow_mlops.stages.train.package import package
+from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run, unlogged_run
+from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def run(spec: TrainSpec, context: StepContext) -> TrainResult:
+    """Train, measure, store and register.
+
+    :raises TrainingError: the data cannot be learned from, or the estimator cannot learn from it
+    :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
+    :raises RegistryError: MLflow cannot be used
+    """
+    spec = _searched(spec, context)
+    dataset, train, test = load(spec, context.store)
+    client = connect(spec.mlflow, context.connection)
+    name = spec.trainer.label
+    experiment = spec.mlflow.experiment or spec.model
+    with run_for(
+        client,
+        experiment,
+        context.key,
+        name,
+        run_tags(spec.model, spec.seed, dataset.manifest, context.provenance, spec.tags),
+    ) as run_id:
+        candidate = of_run(client, spec.model, run_id)
+        if candidate is None:
+            candidate, metrics = _train(spec, context, client, run_id, dataset, train, test)
+        else:
+            context.progress(f"An earlier try of this task registered {candidate}: nothing is trained again.")
+            metrics = train_record.logged_metrics(client, run_id)
+    numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
+    return TrainResult(
+        candidate=candidate,
+        run_id=run_id,
+        run_url=run_url(client, run_id),
+        metrics=metrics,
+        dataset=dataset.ref,
+        trainer=name,
+        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name}, registered as {candidate}: "
+        f"{numbers} on {len(test.labels):,} held-out rows.",
+    )
+
+
+def _searched(spec: TrainSpec, context: StepContext) -> TrainSpec:
+    """The same with the trainer that a search finds, where one is asked for."""
+    if not isinstance(spec.trainer, SearchTrainerSpec):
+        return spec
+    # Needs Optuna.
+    from airflow_mlops.stages.search import step as search
+
+    fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
+    result = search.run_alone(SearchSpec(search=spec.trainer, **fields), context)
+    return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
+
+
+def assist(spec: TrainSpec, context: StepContext) -> None:
+    """Help the first of several nodes to train; that one stores what comes of it.
+
+    :raises TrainingError: a process of this node failed
+    """
+    from airflow_mlops.models.trainers.torch import trainer as torch
+
+    if not isinstance(spec.trainer, TorchTrainerSpec):
+        raise SpecError(f"{spec.trainer.label} trains on one node: several are for TorchTrainer.")
+    dataset = open_dataset(context.store, spec.dataset)
+    train = read_part(dataset, TRAIN, SAMPLE_ROWS)
+    run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
+    torch.assist(spec.trainer, train, spec.seed, run)
+
+
+def _train(
+    spec: TrainSpec,
+    context: StepContext,
+    client: MlflowClient,
+    run_id: str,
+    dataset: Dataset,
+    train: TrainingData,
+    test: TrainingData,
+) -> tuple[ModelVersionRef, dict[str, float]]:
+    """Fit, measure and store; what is in the run before a failure is overwritten by the next try."""
+    fitted = fit(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
+    name = fitted.model.name
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        with Phase(context, "Packaged"):
+            description = package(folder, fitted, dataset, train, test)
+        with Phase(context, "Logged"), registry_errors(f"The candidate {name!r} cannot be logged to MLflow"):
+            train_record.log_run(client, run_id, spec, dataset, fitted, train, test)
+            train_record.log_explanation(client, run_id, fitted.model, train)
+            model_id = train_record.log_model(client, run_id, spec, description, folder, fitted.metrics)
+    tags = {
+        "mlops.dataset": dataset.manifest.id,
+        "mlops.key": context.key,
+        "mlops.trainer": name,
+        "mlops.status": "candidate",
+    }
+    candidate = register(client, spec.model, run_id, model_id, tags)
+    drop_checkpoint(context)
+    return candidate, fitted.metrics

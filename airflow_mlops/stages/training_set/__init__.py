@@ -1,0 +1,1 @@
+"""The stage ``training_set``."""

@@ -1,0 +1,137 @@
+"""Dividing rows into ``train`` and ``test``, and proof that no row is in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError, TrainingError
+from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.stages.training_set.spec import Split
+
+Numbers = np.ndarray[Any, Any]
+
+
+def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str]) -> tuple[Numbers, dict[str, Any]]:
+    """Decide for each row whether it is held out.
+
+    Rows with the same identity are never divided.
+
+    :param identity: the columns that name a row
+    :return: a mask that is true for test rows, and what the manifest says about the split
+    :raises TrainingError: a part would be empty
+    :raises SchemaError: the group's column is not there
+    """
+    if split.group is not None and split.group not in table.column_names:
+        raise SchemaError(
+            f"The split's group {split.group!r} is no column of the training set: name a key or a feature, "
+            f"one of {', '.join(table.column_names)}."
+        )
+    # Rows of two groups are two rows, whatever their keys say.
+    ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
+    times = table[timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    facts: dict[str, Any] = {}
+    if split.method == "time":
+        test = _by_time(times, split)
+    elif split.method == "group":
+        test, facts = _by_group(table, split)
+    else:
+        test = _by_row(ids, split)
+    if not test.any() or test.all():
+        empty = "test" if not test.any() else "train"
+        raise TrainingError(
+            f"The split by {split.method} with test_size {_text(split.test_size)} leaves the part {empty!r} empty "
+            f"({len(test)} rows{_span(times)}): change test_size, or build from more data."
+        )
+    return test, _proof(split, test, ids, times, facts)
+
+
+def _by_row(ids: Numbers, split: Split) -> Numbers:
+    share = _share(split)
+    if split.method == "hash":
+        below: Numbers = _shuffle(ids, split.seed) < np.uint64(int(share * 2**64))
+        return below
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    count = round(share * len(distinct))
+    held_out = np.zeros(len(distinct), bool)
+    held_out[np.argsort(_shuffle(distinct, split.seed), kind="stable")[:count]] = True
+    return held_out[inverse]
+
+
+def _by_time(times: Numbers, split: Split) -> Numbers:
+    if isinstance(split.test_size, timedelta):
+        cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
+    else:
+        # The cut lies between two different times, where the share of later rows comes nearest to what was asked.
+        moments, counts = np.unique(times, return_counts=True)
+        later = counts[::-1].cumsum()[::-1] / len(times)
+        cut = int(moments[1:][np.argmin(np.abs(later[1:] - split.test_size))]) if len(moments) > 1 else int(moments[0])
+    return times >= cut
+
+
+def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
+    assert split.group is not None
+    groups, inverse, counts = np.unique(row_ids(table, [split.group]), return_inverse=True, return_counts=True)
+    order = np.argsort(_shuffle(groups, split.seed), kind="stable")
+    reached = counts[order].cumsum() / len(inverse)
+    take = int(np.argmin(np.abs(reached[:-1] - _share(split)))) + 1 if len(groups) > 1 else 1
+    held_out = np.zeros(len(groups), bool)
+    held_out[order[:take]] = True
+    test = held_out[inverse]
+    parts = {"train": inverse[~test], "test": inverse[test]}
+    facts = {
+        "groups": {part: len(np.unique(members)) for part, members in parts.items()},
+        "group_overlap": len(np.intersect1d(parts["train"], parts["test"])),
+    }
+    return test, facts
+
+
+def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says: parameters, and numbers computed from the parts as they are."""
+    parts = {"train": ~test, "test": test}
+    overlap = len(np.intersect1d(ids[~test], ids[test]))
+    if overlap or facts.get("group_overlap"):
+        raise TrainingError(f"The split put {overlap} rows into both parts. This is a defect: please report it.")
+    return {
+        "method": split.method,
+        "test_size": _text(split.test_size),
+        "group": split.group,
+        "seed": split.seed,
+        "rows": {part: int(mask.sum()) for part, mask in parts.items()},
+        "time": {part: [_iso(times[mask].min()), _iso(times[mask].max())] for part, mask in parts.items()},
+        "row_ids": {part: hashlib.sha256(np.sort(ids[mask]).tobytes()).hexdigest() for part, mask in parts.items()},
+        "overlap": overlap,
+        **facts,
+    }
+
+
+def _share(split: Split) -> float:
+    assert not isinstance(split.test_size, timedelta)  # the spec allows it for the method "time" alone
+    return split.test_size
+
+
+def _shuffle(ids: Numbers, seed: int) -> Numbers:
+    """Scatter 64-bit numbers evenly, in another way for each seed (the finaliser of SplitMix64)."""
+    with np.errstate(over="ignore"):
+        mixed = ids + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+def _text(test_size: float | timedelta) -> float | str:
+    return f"{test_size.total_seconds() / 86400:g}D" if isinstance(test_size, timedelta) else test_size
+
+
+def _span(times: Numbers) -> str:
+    return f", {_iso(times.min())} to {_iso(times.max())}" if len(times) else ""
+
+
+def _iso(micros: Any) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=int(micros))
+    return moment.isoformat().replace("+00:00", "Z")

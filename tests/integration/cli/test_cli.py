@@ -1,0 +1,239 @@
+"""``airflow mlops`` inside a real Airflow: what it prints, what it does, and how it fails."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from airflow_mlops.core.calls import Provenance, Request
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.versions import champion
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.promote import step as promote
+from airflow_mlops.stages.promote.spec import PromoteSpec
+from tests.integration.stages.test_promote import verdict
+
+
+@pytest.fixture
+def airflow(airflow_db, store):
+    """``airflow("ledger", "delays")`` runs ``airflow mlops ledger delays`` in this process, on the store of the test."""
+    from airflow.cli.cli_parser import get_parser
+
+    def run(*words, store_url=store.url):
+        args = get_parser().parse_args(["mlops", *map(str, words), "--store", store_url])
+        args.func(args)
+
+    return run
+
+
+@pytest.fixture
+def model(client):
+    name = f"delays_{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(name)
+    return name
+
+
+@pytest.fixture
+def versions(client, model):
+    run = client.create_run("0")
+    made = [client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id) for _ in range(3)]
+    return [ModelVersionRef(model=model, version=int(item.version), run_id=run.info.run_id) for item in made]
+
+
+@pytest.fixture
+def promoted(store, versions):
+    """v1, then v2 is champion; v3 was refused."""
+    v1, v2, v3 = versions
+    who = Provenance(dag_id="delays_train", run_id="manual__1", task_id="promote", user="ada")
+    for key, found in (("a", verdict(v1, None)), ("b", verdict(v2, v1)), ("c", verdict(None, v2, v3))):
+        promote.run(PromoteSpec(verdict=found), StepContext(store=store, key=key, provenance=who))
+    return versions
+
+
+def test_the_commands_are_in_airflows_help_and_import_no_library_that_only_they_need(tmp_path, airflow_db):
+    probe = (
+        "import sys; sys.argv = ['airflow', *sys.argv[1:]]\n"
+        "from airflow.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    for words, said in ((["--help"], "mlops"), (["mlops", "--help"], "reproduce")):
+        done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, timeout=120)
+        text, _, loaded = done.stdout.partition("LOADED")
+        assert said in text
+        heavy = {"mlflow", "pandas", "numpy", "pyarrow", "sklearn", "torch", "feast", "onnx", "airflow_mlops.registry"}
+        assert heavy & set(loaded.split()) == set()
+        assert "airflow_mlops.cli.definition" in loaded
+
+
+def test_the_ledger_is_shown_as_a_table_and_as_json(airflow, promoted, capsys):
+    model = promoted[0].model
+    airflow("ledger", model)
+    table = capsys.readouterr().out
+    for text in ("promoted", "refused", "ada", "delays_train manual__1", "No candidate passed every gate."):
+        assert text in table
+    airflow("ledger", model, "--output", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["decision"], row["version"], row["replaced"]) for row in rows] == [
+        ("promoted", "1", ""), ("promoted", "2", "1"), ("refused", "3", ""),
+    ]  # fmt: skip
+    assert {"entry", "time", "user", "run", "reason"} <= set(rows[0])
+
+
+def test_the_ledger_shows_who_asked_for_retraining_and_what_came_of_it(airflow, promoted, store, capsys):
+    _, v2, v3 = promoted
+    known = {"triggers": ["age"], "reason": "It is old.", "window": "2013-04", "created": "2013-05-05"}
+    asked = Provenance(requests=[Request(id=f"{v2.model}/2013-04", model=v2.model, **known)])
+    request = Decision(decision="requested", replaced=v2, champion=v2, provenance=asked, reason="It is old.")
+    Ledger(store, v2.model).record("monitoring", lambda entries: request)
+    verdict_on_it = PromoteSpec(verdict=verdict(None, v2, v3))
+    promote.run(verdict_on_it, StepContext(store=store, key="d", provenance=asked))
+    airflow("ledger", v2.model, "--output", "json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["decision"], row["version"], row["requested"]) for row in rows[2:]] == [
+        ("refused", "3", ""), ("requested", "", "2013-04"), ("refused", "3", "2013-04"),
+    ]  # fmt: skip
+    airflow("ledger", v2.model, "--verify")
+    assert "is whole: 5 entries" in capsys.readouterr().out
+    airflow("rollback", v2.model, "--reason", "Snow.")
+    assert Ledger(store, v2.model).entries()[-1].champion.version == 1
+
+
+def test_a_whole_ledger_is_verified(airflow, promoted, capsys):
+    airflow("ledger", promoted[0].model, "--verify")
+    assert f"The ledger of {promoted[0].model} is whole: 3 entries" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tampering", ["change", "remove", "cut off", "change the last move"])
+def test_a_broken_ledger_is_found_and_located(tampering, airflow, promoted, store):
+    model = promoted[0].model
+    first, second, third = (f"ledger/{model}/0000000{number}.json" for number in (1, 2, 3))
+    if tampering == "change":
+        store.write_json(first, {**store.read_json(first), "reason": "It is much better."})
+        number, place = 1, first
+    elif tampering == "remove":
+        store.delete(second)
+        number, place = 2, second
+    elif tampering == "cut off":
+        store.delete(second)
+        store.delete(third)
+        number, place = 2, second
+    else:
+        store.delete(third)
+        store.write_json(second, {**store.read_json(second), "reason": "It is much better."})
+        number, place = 2, second
+    with pytest.raises(SystemExit) as ended:
+        airflow("ledger", model, "--verify")
+    message = str(ended.value.code)
+    assert f"The ledger of {model!r} was tampered with" in message
+    assert f"entry {number}, {store.url_of(place)}" in message
+    assert "\n" not in message
+
+
+def test_without_mlflow_the_chain_is_verified_and_that_is_said(airflow, promoted, capsys, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_AWAY", json.dumps({"conn_type": "mlflow", "host": "http://127.0.0.1:1"}))
+    airflow("ledger", promoted[0].model, "--verify", "--mlflow-conn-id", "away")
+    said = capsys.readouterr().out
+    assert "is whole: 3 entries" in said
+    assert "MLflow was not asked whether the last entries are missing" in said
+
+
+def test_a_ledger_of_before_is_read_and_verified(airflow, store, capsys, model):
+    """Entries as they were written before they had origins and approvals by name."""
+    from hashlib import sha256
+
+    ref = {"model": model, "version": 1, "run_id": "r"}
+    old = {
+        "decision": "promoted", "replaced": None, "champion": ref, "candidates": [], "dataset_name": "d",
+        "dataset_id": "d" * 64, "code": {"airflow_mlops": "0.1.0"},
+        "provenance": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 1,
+                       "partition_key": None, "user": None},
+        "reason": "It is better.", "approval": None, "seq": 1, "id": "a", "model": model,
+        "time": "2026-01-01T00:00:00Z", "previous": "",
+    }  # fmt: skip
+    store.write_json(f"ledger/{model}/00000001.json", old)
+    digest = sha256(store.read_bytes(f"ledger/{model}/00000001.json")).hexdigest()
+    store.write_json(f"ledger/{model}/00000002.json", {**old, "seq": 2, "id": "b", "previous": digest})
+    airflow("ledger", model, "--verify")
+    assert "is whole: 2 entries" in capsys.readouterr().out
+    approval = ApprovalRecord(by="grace", at="2026-02-01T00:00:00Z", decision="approved")
+    decision = Decision(decision="refused", replaced=None, champion=None, reason="No.", approval=approval)
+    Ledger(store, model).record("c", lambda entries: decision)
+    assert Ledger(store, model).entries()[-1].approval == approval
+
+
+def test_a_rollback_does_what_the_operator_does_and_says_who_did_it(airflow, promoted, client, store, capsys):
+    v1, v2, _ = promoted
+    airflow("rollback", v1.model, "--reason", "Snow.")
+    assert f"Rolled {v1.model} back from v2 to v1: Snow." in capsys.readouterr().out
+    assert champion(client, v1.model) == v1
+    entry = Ledger(store, v1.model).entries()[-1]
+    assert (entry.decision, entry.champion, entry.replaced, entry.reason) == ("rolled_back", v1, v2, "Snow.")
+    assert entry.provenance == Provenance(user=getpass.getuser())
+    airflow("rollback", v1.model, "--to-version", 2, "--reason", "It was not the snow.")
+    assert champion(client, v1.model) == v2
+
+
+def test_a_rollback_sends_the_event_that_dags_wait_for(airflow, promoted, run_dag, capsys):
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    model = promoted[0].model
+    uri = f"mlops://{model}/champion"
+    with create_session() as session:
+        session.add(AssetModel(name=uri, uri=uri, group="asset"))
+    airflow("rollback", model, "--reason", "Snow.")
+    with create_session() as session:
+        (event,) = session.scalars(
+            select(AssetEvent).join(AssetModel, AssetEvent.asset_id == AssetModel.id).where(AssetModel.uri == uri)
+        ).all()
+        extra = event.extra
+    assert (extra["version"], extra["replaced"], extra["reason"]) == (1, 2, "Snow.")
+
+
+def test_a_rollback_that_was_cut_off_goes_on_and_not_back_once_more(airflow, versions, client, store, monkeypatch):
+    v1, v2, v3 = versions
+    for key, found in (("a", verdict(v1, None)), ("b", verdict(v2, v1)), ("c", verdict(v3, v2))):
+        promote.run(PromoteSpec(verdict=found), StepContext(store=store, key=key))
+    real = type(client).set_registered_model_alias
+
+    def interrupt(*args):
+        monkeypatch.setattr(type(client), "set_registered_model_alias", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(client), "set_registered_model_alias", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        airflow("rollback", v1.model, "--reason", "Snow.")
+    assert champion(client, v1.model) == v3
+    airflow("rollback", v1.model, "--reason", "Snow.")
+    assert champion(client, v1.model) == v2
+    assert len(Ledger(store, v1.model).entries()) == 4
+    airflow("rollback", v1.model, "--reason", "Snow.")
+    assert champion(client, v1.model) == v1
+
+
+def test_what_cannot_be_done_is_said_in_one_sentence(airflow, promoted, client, monkeypatch, tmp_path):
+    model = promoted[0].model
+    monkeypatch.setenv("AIRFLOW_CONN_AWAY", json.dumps({"conn_type": "mlflow", "host": "http://127.0.0.1:1"}))
+    for words, said in (
+        (("ledger", "nothing"), "has no ledger of 'nothing'"),
+        (("rollback", model, "--to-version", 3, "--reason", "x"), "v3 was never champion"),
+        (("rollback", model, "--reason", ""), "reason: String should have at least 1 character"),
+        (("rollback", model, "--reason", "x", "--mlflow-conn-id", "away"), "does not answer: connection refused"),
+        (("rollback", model, "--reason", "x", "--mlflow-conn-id", "nowhere"), "'nowhere' is not defined in Airflow"),
+        (("reproduce", model, 9), f"{model} v9 is not in the MLflow registry"),
+        (("reproduce", model, 1), "cannot be reproduced: its MLflow run"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            airflow(*words)
+        assert said in str(ended.value.code)
+        assert "\n" not in str(ended.value.code)

@@ -1,0 +1,220 @@
+"""``airflow mlops predictions`` and ``airflow mlops purge`` inside a real Airflow."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.metrics.realised import delong
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.predictions import questions
+from airflow_mlops.stages.predictions.questions import answer
+from airflow_mlops.stages.score import step as score
+from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
+from tests.support.deployed import flights, write
+from tests.support.predictions import in_memory, say, tell
+
+
+@pytest.fixture(scope="module")
+def model():
+    return in_memory()
+
+
+@pytest.fixture
+def log(store, model):
+    """April by v1 and v2, with labels of half of v2's rows; May by v2 alone, and twice."""
+    data = flights(1_000, seed=5)
+    by_v1 = say(store, model, 1, "2013-04", data, dag_id="delays_score", run_id="r1", task_id="score")
+    by_v2 = say(store, model, 2, "2013-04", data)
+    say(store, model, 2, "2013-05", flights(300, seed=6))
+    say(store, model, 2, "2013-05", flights(200, seed=7))
+    tell(store, by_v2.ref, data.slice(0, 500))
+    return {"data": data, "by_v1": by_v1, "by_v2": by_v2}
+
+
+def asked(airflow, capsys, *words):  # noqa: F811
+    airflow("predictions", "delays", "--json", *words)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_five_questions_and_what_happened_are_answered(airflow, log, capsys):  # noqa: F811
+    told = asked(airflow, capsys)
+    data, scores = log["data"], 1 / (1 + np.exp(-log["data"]["distance"].to_numpy()))
+    assert [(row["window"], row["version"], row["rows"], row["times"]) for row in told["how_many"]] == [
+        ("2013-04", 1, 1_000, 1), ("2013-04", 2, 1_000, 1), ("2013-05", 2, 200, 2),
+    ]  # fmt: skip
+    for row in told["how_fast"]:
+        assert row["rows_per_second"] > 0
+        assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+        assert row["engine"].startswith("onnxruntime ")
+    first = told["inputs"][0]
+    assert first["run"] == "delays_score r1 score"
+    assert (first["datasets"], first["predictions"]) == (log["by_v1"].parents, log["by_v1"].id)
+    assert first["source"] == log["by_v1"].source["dataset"]
+    features = {(row["version"], row["feature"]): row for row in told["features"]}
+    assert features.keys() == {(version, name) for version in (1, 2) for name in ("distance", "wind")}
+    assert features[1, "distance"]["mean"] == pytest.approx(data["distance"].to_numpy().mean())
+    assert features[1, "wind"]["missing"] == 0
+    v1, v2 = told["results"]
+    assert (v1["rows"], v2["rows"]) == (1_000, 1_200)
+    assert v1["score"]["min"] == pytest.approx(scores.min(), abs=1e-6)
+    assert v1["score"]["p50"] == pytest.approx(np.median(scores), abs=0.02)
+    assert v1["predicted"] == pytest.approx({"true": (scores >= 0.5).mean(), "false": (scores < 0.5).mean()})
+    happened = {(row["window"], row["version"]): row for row in told["happened"]}
+    late = data["arr_delay"].to_numpy()[:500] > 15
+    found = happened["2013-04", 2]
+    assert (found["rows"], found["labelled"], found["coverage"]) == (1_000, 500, 0.5)
+    assert found["observed"] == pytest.approx({"true": late.mean(), "false": 1 - late.mean()})
+    assert found["metric"] == "roc_auc"
+    assert found["value"] == pytest.approx(delong(late, scores[:500])[0], abs=1e-6)
+    assert found["low"] < found["value"] < found["high"]
+    # Labels of what v2 said are not labels of what v1 said.
+    for key in (("2013-04", 1), ("2013-05", 2)):
+        assert (happened[key]["labelled"], happened[key]["note"]) == (0, "no labels were joined to these predictions")
+
+
+def test_a_window_is_asked_for_and_the_table_is_read_by_people(airflow, log, capsys):  # noqa: F811
+    assert {row["window"] for row in asked(airflow, capsys, "--window", "2013-05")["how_many"]} == {"2013-05"}
+    airflow("predictions", "delays", "--window", "2013-04")
+    table = capsys.readouterr().out
+    for text in (
+        "How many?", "How fast?", "Which inputs?", "Which features?", "Which results?", "What really happened?",
+        "1,000", "distance", "500 of 1,000 (50.0%)", "roc_auc 0.", "delays_score r1 score", log["by_v1"].id[:12],
+    ):  # fmt: skip
+        assert text in table, table
+    assert "2013-05" not in table
+
+
+def test_the_files_are_the_present_rows_and_no_others(airflow, log, capsys, store):  # noqa: F811
+    store.write_bytes("datasets/delays_predictions/files/window=2013-05/version=2/orphan.parquet", b"left behind")
+    airflow("predictions", "delays", "--files")
+    urls = capsys.readouterr().out.split()
+    assert sum(pq.read_metadata(url.removeprefix("file://")).num_rows for url in urls) == 2_200
+    assert urls == PredictionLog(store, "delays").files() == asked(airflow, capsys, "--files")
+    airflow("predictions", "delays", "--files", "--window", "2013-05")
+    (url,) = capsys.readouterr().out.split()
+    assert "/window=2013-05/version=2/" in url
+
+
+def test_what_was_not_kept_or_deleted_is_said(airflow, log, capsys, store, model):  # noqa: F811
+    rows = open_dataset(store, write(store, "scoring", flights(50), "2013-06"))
+    score.score(
+        [rows], model, ModelVersionRef(model="delays", version=3, run_id="r"), name="delays_predictions", part=None,
+        window=rows.manifest.window, context=StepContext(store), privacy=Privacy([], ["wind"]),
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        airflow("purge", "delays", "--older-than", "never")
+    assert "older_than" in str(ended.value.code)
+    for entry in PredictionLog(store, "delays").history(Window.model_validate("2013-04")):
+        key = f"datasets/delays_predictions/manifests/{entry.id}.json"
+        old = datetime.now(timezone.utc) - timedelta(days=100)
+        store.write_json(key, {**store.read_json(key), "created": old.isoformat()})
+    airflow("purge", "delays", "--older-than", "90D", "--dry-run")
+    assert "Would delete the rows of 2 datasets of predictions of delays" in capsys.readouterr().out
+    assert asked(airflow, capsys)["how_many"][0]["deleted"] is None
+    airflow("purge", "delays", "--older-than", "90D")
+    assert "Deleted the rows of 2 datasets of predictions of delays" in capsys.readouterr().out
+    told = asked(airflow, capsys)
+    assert [row["deleted"] is not None for row in told["how_many"]] == [True, True, False, False]
+    assert [(row["window"], row["version"]) for row in told["happened"]] == [("2013-05", 2), ("2013-06", 3)]
+    assert [row["kept"] for row in told["features"] if row["version"] == 3] == ["yes", "dropped"]
+    airflow("predictions", "delays")
+    table = capsys.readouterr().out
+    assert "deleted" in table
+    assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in table
+    with pytest.raises(SystemExit) as ended:
+        airflow("predictions", "delays", "--files", "--window", "2013-04")
+    assert "in 2013-04 were deleted by retention" in str(ended.value.code)
+
+
+def test_what_cannot_be_answered_is_said_in_one_sentence(airflow, log):  # noqa: F811
+    for words, said in (
+        (("predictions", "nothing"), "has no predictions of 'nothing' under the name 'nothing_predictions'"),
+        (("predictions", "delays", "--window", "2014"), "has no predictions of 'delays' in 2014"),
+        (("predictions", "delays", "--window", "soon"), "'soon' is not a point in time"),
+        (
+            ("purge", "delays", "--older-than", "1D", "--outcomes", "flights"),
+            "does not hold predictions with labels of",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            airflow(*words)
+        assert said in str(ended.value.code)
+        assert "\n" not in str(ended.value.code)
+
+
+def test_windows_that_were_joined_together_are_told_once_for_each_version(store, model):
+    data = flights(100, seed=1)
+    say(store, model, 1, "2013-04", data)
+    say(store, model, 1, "2013-05", data)
+    say(store, model, 2, "2013-06", data)
+    tell(store, {"name": "delays_predictions", "window": "2013-04..2013-06"}, data)
+    found = answer(PredictionLog(store, "delays"), "delays_outcomes").happened
+    assert [(row.version, row.rows, row.labelled) for row in found] == [(1, 200, 200), (2, 100, 100)]
+    assert {row.window for row in found} == {"2013-04-01T00:00:00Z/2013-07-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("labels", [None, ["much"] * 3])
+def test_what_happened_is_counted_where_it_cannot_be_measured(store, model, labels, monkeypatch):
+    monkeypatch.setattr(questions, "BATCH_ROWS", 1)
+    made = say(store, model, 1, "2013-04", flights(3))
+    values = pa.array(labels or [None] * 3, pa.string())
+    truth = write(store, "flights", pa.table({"flight": [0, 1, 2], "late": values}), "2013")
+    spec = {"predictions": made.ref, "labels": truth, "on": ["flight"], "label": "late", "name": "delays_outcomes"}
+    join_labels.run(JoinLabelsSpec(**spec), StepContext(store))
+    (found,) = answer(PredictionLog(store, "delays"), "delays_outcomes").happened
+    assert (found.rows, found.labelled, found.metric) == (3, len(labels or []), None)
+    assert found.note == (
+        "there is a label 'much', and the model knows False, True" if labels else "there are no labels"
+    )
+
+
+def foreign(store, task: str, classes: list, **columns) -> None:
+    """Predictions of another kind of model, as scoring writes them."""
+    rows = len(columns["score"])
+    table = pa.table({**columns, "model_version": [1] * rows, "latency_ms": [0.1] * rows})
+    details = {
+        "model": "other", "model_version": 1, "task": task, "classes": classes, "positive": None, "engine": "x",
+        "features": [name for name in columns if name.startswith("f")],
+    }  # fmt: skip
+    with DatasetWriter(store, "other_predictions") as writer:
+        writer.write(table)
+        made = writer.commit(window=Window.model_validate("2013-04"), details=details, slots=["april"])[0]
+    with DatasetWriter(store, "other_outcomes") as writer:
+        writer.write(table.append_column("label", table["prediction"]))
+        writer.commit(window=made.window, details={**details, "label": "y"}, parents=[made.ref], slots=[made.id])
+
+
+def test_regressions_classes_and_odd_columns_are_told_as_what_they_are(store):
+    foreign(
+        store, "regression", [], f_null=pa.nulls(4), f_time=pa.array([0, 1, 2, 3], pa.timestamp("s")),
+        f_text=["a", "a", None, "b"], f_inf=[1.0, float("inf"), None, 3.0], prediction=[1.0, 2.0, 3.0, 6.0],
+        score=[1.0, 2.0, 3.0, 6.0],
+    )  # fmt: skip
+    told = answer(PredictionLog(store, "other"), "other_outcomes")
+    assert {row.feature: (row.mean, row.most_frequent, row.share, row.missing) for row in told.features} == {
+        "f_null": (None, None, None, 1.0),
+        "f_time": (None, None, None, 0.0),
+        "f_text": (None, "a", 0.5, 0.25),
+        "f_inf": (2.0, None, None, 0.5),
+    }
+    (result,), (happened,) = told.results, told.happened
+    assert (result.predicted, result.score["max"]) == ({}, 6.0)
+    assert (happened.observed, happened.metric, happened.value) == ({"mean": 3.0}, "rmse", 0.0)
+    foreign(store, "multiclass", [0, 1, 2], prediction=[2, 2, 0, 1], score=[0.9, 0.8, 0.7, 0.6])
+    told = answer(PredictionLog(store, "other"), "other_outcomes")
+    assert told.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
+    assert (told.happened[0].metric, told.happened[0].value) == ("accuracy", 1.0)
+    json.loads(told.model_dump_json())

@@ -1,0 +1,479 @@
+"""The events that Airflow's OpenLineage provider really emits for DAGs of this package's operators."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from airflow_mlops.core.calls import StepCall
+from tests.support.feature_repo import FEATURE_STORE
+from tests.support.live import LiveAirflow
+
+pytestmark = pytest.mark.slow
+
+SCHEMAS = Path(__file__).parents[3] / "airflow_mlops" / "lineage" / "schemas"
+SECRET = "pw-" + uuid.uuid4().hex
+START = datetime(2013, 4, 1, tzinfo=timezone.utc)
+
+FEATURES = """
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, String
+origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
+weather = FeatureView(
+    name="weather",
+    entities=[origin],
+    schema=[Field(name="origin", dtype=String), Field(name="wind", dtype=Float64)],
+    source=FileSource(name="weather", path="weather", timestamp_field="time"),
+)
+known = FeatureService(name="known", features=[weather])
+"""
+SUITE = {
+    "name": "flights",
+    "expectations": [
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "distance"}},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "flight", "min_value": 0}},
+    ],
+}
+
+LIFECYCLE = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import *
+from airflow_mlops.trainers import SklearnTrainer
+
+defaults = {{"model": {model!r}, "store": {store!r}, "owner": "data-team"}}
+with DAG("lifecycle", default_args=defaults):
+    flights = IngestOperator(
+        task_id="flights", name="flights", window="2013-04", conn_id="lineage_flights", description="What flew",
+        sql="SELECT * FROM flights WHERE time >= :start AND time < :end ORDER BY flight",
+    )
+    weather = IngestOperator(
+        task_id="weather", name="weather", files={files!r}, time_column="time", window="2013-04",
+    )
+    valid = ValidateOperator(task_id="valid", dataset=flights.output, suite={suite!r}, on_failure="quarantine")
+    features = MaterializeFeaturesOperator(
+        task_id="features", repo={repo!r}, window="2013-04", sources={{"weather": weather.output}},
+    )
+    data = BuildTrainingSetOperator(
+        task_id="data", name="training", entities=valid.output, timestamp="time", repo={repo!r},
+        feature_service="known", columns=["distance"], keys=["flight"],
+        label={{"name": "late", "expression": "delay > 15"}}, split="hash", max_single_feature_score=1.0,
+    )
+    features >> data
+    fits = TrainOperator.partial(task_id="train", dataset=data.output).expand(
+        trainer=[SklearnTrainer("sklearn.linear_model.LogisticRegression")]
+    )
+    verdict = EvaluateOperator(
+        task_id="evaluate", candidates=fits.output, gates=[{{"metric": "roc_auc", "min": 0.6}}]
+    )
+    champion = PromoteOperator(task_id="promote", verdict=verdict.output)
+    again = RollbackOperator(task_id="rollback", to_version="1", reason="to be sure")
+    rows = BuildTrainingSetOperator(
+        task_id="rows", name="rows", entities={{"name": "flights_valid", "window": "2013"}}, timestamp="time",
+        repo={repo!r}, features=["weather:wind"], columns=["distance"], keys=["flight"], split=None,
+    )
+    scored = ScoreOperator(task_id="score", dataset=rows.output)
+    joined = JoinLabelsOperator(
+        task_id="join", predictions=scored.output, labels=valid.output, on=["flight"],
+        label={{"name": "late", "expression": "delay > 15"}},
+    )
+    seen = ProfileOperator(task_id="profile", dataset=joined.output)
+    watched = MonitorOperator(task_id="monitor", dataset=joined.output, profiles=seen.output)
+    champion >> again >> rows
+"""
+
+RUNNER = """
+import sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1], bundle_path=sys.argv[2], bundle_name="dags-folder")
+assert not bag.import_errors, bag.import_errors
+(dag,) = bag.dags.values()
+print("ended:", dag.test().state)
+"""
+
+Event = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[str, list[Event]]]:
+    """Run the one DAG of a file in a process of its own, with the provider's file transport; its state and events."""
+    from tests.integration.conftest import BUNDLE
+
+    def run(source: str, connections: dict[str, str] | None = None) -> tuple[str, list[Event]]:
+        log = tmp_path_factory.mktemp("lineage") / "events.json"
+        file = BUNDLE / f"lineage_{uuid.uuid4().hex}.py"
+        file.write_text(textwrap.dedent(source))
+        transport = {"type": "file", "log_file_path": str(log), "append": True}
+        env = {
+            **os.environ,
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+            "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "60",
+            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in (connections or {}).items()},
+        }
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", RUNNER, str(file), str(BUNDLE)],
+                env=env, capture_output=True, text=True, timeout=600,
+            )  # fmt: skip
+        finally:
+            file.unlink()
+        assert "ended:" in done.stdout, done.stdout[-4000:] + done.stderr[-4000:]
+        assert SECRET not in log.read_text()
+        state = done.stdout.rpartition("ended:")[2].split()[0]
+        return state, [json.loads(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def write_flights(database: Path, rows: int = 600) -> None:
+    random = np.random.default_rng(1)
+    distance = random.normal(1000, 300, rows)
+    delay = (distance - 1000) / 20 + 15 + random.normal(0, 10, rows)
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE flights (flight INTEGER, time TEXT, origin TEXT, distance REAL, delay REAL)")
+        for number in range(rows):
+            connection.execute(
+                "INSERT INTO flights VALUES (?, ?, ?, ?, ?)",
+                (
+                    number,
+                    (START + timedelta(hours=number)).strftime("%Y-%m-%d %H:%M:%S"),
+                    "EWR" if number % 2 else "JFK",
+                    None if number < 3 else distance[number],
+                    delay[number],
+                ),
+            )
+
+
+@pytest.fixture(scope="module")
+def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, Event], dict[str, Any]]:
+    """The last event of each task of a DAG with every operator, and what was configured."""
+    folder = tmp_path_factory.mktemp("lifecycle")
+    write_flights(folder / "flights.db")
+    hours = [START + timedelta(hours=number) for number in range(600)]
+    lines = [f"{hour:%Y-%m-%dT%H:%M:%SZ},{origin},{hour.hour}.5" for hour in hours for origin in ("EWR", "JFK")]
+    (folder / "weather.csv").write_text("\n".join(["time,origin,wind", *lines]))
+    repo = folder / "features"
+    repo.mkdir()
+    (repo / "feature_store.yaml").write_text(FEATURE_STORE)
+    (repo / "definitions.py").write_text(FEATURES)
+    used = {
+        "model": f"delays_{uuid.uuid4().hex[:8]}",
+        "store": f"file://{folder}/store",
+        "files": f"file://{folder}/weather.csv",
+        "repo": str(repo),
+        "suite": SUITE,
+    }
+    connections = {
+        "lineage_flights": json.dumps({"conn_type": "sqlite", "host": f"{folder}/flights.db"}),
+        "mlflow_default": json.dumps(
+            {"conn_type": "mlflow", "host": mlflow_server, "login": "alice", "password": SECRET}
+        ),
+    }
+    state, events = run_emitting(LIFECYCLE.format(**used), connections)
+    assert state == "success"
+    last = {event["job"]["name"].rpartition(".")[2]: event for event in events if event["eventType"] != "START"}
+    return last, {**used, "folder": str(folder), "mlflow": mlflow_server}
+
+
+def names(datasets: list[Event]) -> set[tuple[str, str]]:
+    return {(dataset["namespace"], dataset["name"]) for dataset in datasets}
+
+
+def one(datasets: list[Event], end: str) -> Event:
+    """The dataset whose name ends with ``end``."""
+    (found,) = [dataset for dataset in datasets if dataset["name"].endswith(end)]
+    return found
+
+
+def columns(dataset: Event) -> dict[str, str]:
+    return {field["name"]: field["type"] for field in dataset["facets"]["schema"]["fields"]}
+
+
+def test_every_operator_says_what_it_read_and_made(lifecycle):
+    events, used = lifecycle
+    folder, store, model = used["folder"], f"{used['folder']}/store", used["model"]
+
+    def stored(*keys: str) -> set[tuple[str, str]]:
+        return {("file", f"{store}/{key}") for key in keys}
+
+    def registered(*names: str) -> set[tuple[str, str]]:
+        return {(used["mlflow"], f"models:/{model}{name}") for name in names}
+
+    flights, valid = stored("datasets/flights"), stored("datasets/flights_valid")
+    training, rows = stored("datasets/training"), stored("datasets/rows")
+    predictions, outcomes = stored(f"datasets/{model}_predictions"), stored(f"datasets/{model}_outcomes")
+    expected = {
+        "flights": ({(f"sqlite://{folder}/flights.db", "main.flights")}, flights),
+        "weather": ({("file", f"{folder}/weather.csv")}, stored("datasets/weather")),
+        "valid": (flights, valid | stored("datasets/flights_quarantine")),
+        "features": (stored("datasets/weather"), {("small", "weather")}),
+        "data": (valid | {("small", "weather"), ("small", "known")}, training),
+        "train": (training, registered("/1")),
+        "evaluate": (training | registered("/1"), set()),
+        "promote": (registered("/1"), registered("@champion")),
+        "rollback": (registered("/1"), set()),
+        "rows": (valid | {("small", "weather")}, rows),
+        "score": (rows | registered("/1", "@champion"), predictions),
+        "join": (predictions | valid, outcomes),
+        "profile": (outcomes, set()),
+        "monitor": (outcomes | registered("/1", "@champion"), stored(f"reports/{model}")),
+    }
+    found = {task: (names(events[task]["inputs"]), names(events[task]["outputs"])) for task in expected}
+    assert found == expected
+
+
+def test_the_graph_leads_from_the_sources_to_champion_predictions_and_report(lifecycle):
+    events, used = lifecycle
+    reached = {(f"sqlite://{used['folder']}/flights.db", "main.flights")}
+    while True:
+        after = {
+            name for event in events.values() if names(event["inputs"]) & reached for name in names(event["outputs"])
+        } - reached
+        if not after:
+            break
+        reached |= after
+    model = used["model"]
+    assert (used["mlflow"], f"models:/{model}@champion") in reached
+    assert ("file", f"{used['folder']}/store/datasets/{model}_predictions") in reached
+    assert ("file", f"{used['folder']}/store/reports/{model}") in reached
+
+
+def test_datasets_have_schema_owner_version_and_counts(lifecycle):
+    events, _ = lifecycle
+    (raw,) = events["flights"]["outputs"]
+    assert columns(raw)["distance"] == "double"
+    assert raw["facets"]["ownership"]["owners"] == [{"name": "data-team", "type": "OWNER"}]
+    assert raw["facets"]["documentation"]["description"] == "What flew"
+    assert raw["outputFacets"]["outputStatistics"]["rowCount"] == 600
+    assert raw["outputFacets"]["outputStatistics"]["size"] > 1000
+    version = raw["facets"]["version"]["datasetVersion"]
+    assert len(version) == 64
+    partitions = raw["outputFacets"]["subset"]["outputCondition"]["partitions"]
+    assert partitions == [{"dimensions": {"window": "2013-04"}, "identifier": version}]
+    assert events["flights"]["job"]["facets"]["sql"]["query"].startswith("SELECT * FROM flights WHERE time >= :start")
+    # What the next task reads is that version.
+    read = one(events["valid"]["inputs"], "/flights")
+    assert read["facets"]["version"]["datasetVersion"] == version
+    assert read["inputFacets"]["inputStatistics"]["rowCount"] == 600
+    # Evaluation reads a part, and a name with a window means the version it found.
+    train, held_out = (one(events[task]["inputs"], "/training") for task in ("train", "evaluate"))
+    assert held_out["inputFacets"]["inputStatistics"]["rowCount"] < train["inputFacets"]["inputStatistics"]["rowCount"]
+    chosen, made = one(events["rows"]["inputs"], "_valid"), one(events["valid"]["outputs"], "_valid")
+    assert chosen["facets"]["version"]["datasetVersion"] == made["facets"]["version"]["datasetVersion"]
+    (file,) = events["weather"]["inputs"]
+    assert file["inputFacets"]["inputStatistics"]["size"] > 1000
+    assert columns(one(events["features"]["outputs"], "weather")) == {"wind": "Float64"}
+
+
+def test_expectations_and_gates_are_assertions(lifecycle):
+    events, _ = lifecycle
+    (read,) = events["valid"]["inputs"]
+    failed, met = read["inputFacets"]["dataQualityAssertions"]["assertions"]
+    assert (failed["assertion"], failed["column"]) == ("expect_column_values_to_not_be_null", "distance")
+    assert (failed["success"], failed["params"], failed["severity"]) == (False, {"unexpected": 3}, "warn")
+    assert met["success"]
+    candidate = one(events["evaluate"]["inputs"], "/1")
+    gate, baselines = candidate["inputFacets"]["dataQualityAssertions"]["assertions"]
+    assert gate["assertion"] == "roc_auc at least 0.6"
+    assert baselines["assertion"] == "roc_auc better than a simple model"
+    assert gate["success"]
+    assert float(gate["actual"]) == candidate["inputFacets"]["mlops_measured"]["metrics"]["roc_auc"]
+
+
+def test_models_have_metrics_signature_and_the_hash_of_what_they_were_trained_on(lifecycle):
+    events, used = lifecycle
+    (model,) = events["train"]["outputs"]
+    facet = model["facets"]["mlops_model"]
+    (training,) = events["data"]["outputs"]
+    assert facet["trainingSet"] == training["facets"]["version"]["datasetVersion"]
+    assert 0.6 < facet["metrics"]["roc_auc"] < 1
+    assert facet["trainer"] == "LogisticRegression"
+    assert facet["runUrl"].startswith(used["mlflow"])
+    assert columns(model) == {"distance": "double", "wind": "double"}
+    assert model["facets"]["datasetType"]["datasetType"] == "MODEL"
+    (champion,) = events["promote"]["outputs"]
+    assert champion["facets"]["version"]["datasetVersion"] == "1"
+    assert champion["facets"]["mlops_model"]["trainingSet"] == facet["trainingSet"]
+    verdicts = {
+        task: events[task]["run"]["facets"]["mlops_verdict"] for task in ("evaluate", "promote", "rollback", "monitor")
+    }
+    assert {task: told["verdict"] for task, told in verdicts.items()} == {
+        "evaluate": "accepted", "promote": "promoted", "rollback": "unchanged", "monitor": "healthy",
+    }  # fmt: skip
+    assert verdicts["monitor"]["metrics"]["labelled"] == 597
+    assert all(told["model"] == used["model"] and told["version"] == 1 for told in verdicts.values())
+
+
+def test_facets_of_our_own_are_as_their_schemas_say(lifecycle):
+    events, _ = lifecycle
+    seen = set()
+    for event in events.values():
+        owners = [event["run"], *event.get("inputs", ()), *event.get("outputs", ())]
+        for facets in (owner.get(kind, {}) for owner in owners for kind in ("facets", "inputFacets", "outputFacets")):
+            for name, facet in facets.items():
+                if name.startswith("mlops_"):
+                    seen.add(name)
+                    schema = json.loads((SCHEMAS / f"{facet['_schemaURL'].rpartition(':')[2]}.json").read_text())
+                    assert schema["$id"] == facet["_schemaURL"]
+                    jsonschema.validate(facet, schema)
+    assert seen == {"mlops_model", "mlops_measured", "mlops_verdict"}
+
+
+FAILING = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator, ValidateOperator
+with DAG("failing", default_args={{"store": {store!r}}}):
+    rows = IngestOperator(task_id="rows", name="rows", files={files!r})
+    ValidateOperator(task_id="valid", dataset=rows.output, suite={suite!r})
+"""
+
+
+def test_a_validation_that_fails_says_which_expectations_were_not_met(run_emitting, tmp_path):
+    (tmp_path / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
+    source = FAILING.format(store=f"file://{tmp_path}/store", files=f"{tmp_path}/rows.csv", suite=SUITE)
+    state, events = run_emitting(source)
+    assert state == "failed"
+    (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "failing.valid"]
+    (read,) = event["inputs"]
+    assertions = read["inputFacets"]["dataQualityAssertions"]["assertions"]
+    assert [(found["column"], found["success"]) for found in assertions] == [("distance", False), ("flight", True)]
+    assert assertions[0]["severity"] == "error"
+    assert event["outputs"] == []
+
+
+FORGETFUL = """
+import shutil
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+class ForgetfulOperator(IngestOperator):
+    def finish(self, result, context):
+        shutil.rmtree({folder!r} + "/store/datasets")
+
+with DAG("forgetful"):
+    ForgetfulOperator(
+        task_id="rows", name="rows", files="https://alice:{secret}@127.0.0.1:1/rows.csv?signature={secret}"
+        if {remote} else {folder!r} + "/rows.csv", format="csv", store="file://{folder}/store",
+    )
+"""
+
+
+def test_lineage_that_cannot_be_made_fails_no_task(run_emitting, tmp_path):
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=False))
+    assert state == "success"
+    (event,) = [event for event in events if event["job"]["name"] == "forgetful.rows" and event["eventType"] != "START"]
+    assert event["eventType"] == "COMPLETE"
+    assert not event["outputs"]
+
+
+def test_credentials_in_a_url_are_not_told(run_emitting, tmp_path):
+    state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=True))
+    assert state == "failed"
+    (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "forgetful.rows"]
+    assert names(event["inputs"]) == {("https://127.0.0.1:1", "rows.csv")}
+
+
+def test_tables_are_named_as_the_databases_provider_names_them(monkeypatch):
+    from airflow_mlops.lineage.sources import query
+    from airflow_mlops.stages.ingest.spec import IngestSpec
+
+    spec = IngestSpec(
+        name="orders", window="2013-04", conn_id="lineage_shop",
+        sql="SELECT o.id, o.at::date FROM orders o JOIN crm.people p ON p.id = o.person WHERE at >= :start AND at < :end",
+    )  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"postgres://alice:{SECRET}@127.0.0.1/shop")
+    found = query(spec)
+    assert {(table.namespace, table.name) for table in found.inputs} == {
+        ("postgres://127.0.0.1:5432", "shop.public.orders"),
+        ("postgres://127.0.0.1:5432", "shop.crm.people"),
+    }
+    assert SECRET not in repr(found)
+    # A database that no provider names, and a connection that only a pod knows.
+    monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"duck://alice:{SECRET}@db.example:99/shop")
+    found = query(spec.model_copy(update={"sql": "SELECT * FROM sales.orders"}))
+    assert [(table.namespace, table.name) for table in found.inputs] == [("duck://db.example:99", "shop.sales.orders")]
+    monkeypatch.delenv("AIRFLOW_CONN_LINEAGE_SHOP")
+    found = query(spec.model_copy(update={"sql": "SELECT * FROM sales.orders"}))
+    assert [(table.namespace, table.name) for table in found.inputs] == [
+        ("airflow-connection://lineage_shop", "sales.orders")
+    ]
+
+
+def test_a_rollback_moves_the_champion(monkeypatch, tmp_path):
+    from airflow_mlops.lineage import lineage_of
+
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MLFLOW_DEFAULT",
+        json.dumps({"conn_type": "mlflow", "host": f"http://alice:{SECRET}@mlflow:5000/"}),
+    )
+    spec = {"model": "delays", "reason": "complaints", "to_version": 1}
+    call = StepCall(step="rollback", spec=spec, store=f"file://{tmp_path}", key="results/x.json", version="0")
+    versions = [{"model": "delays", "version": number, "run_id": f"r{number}"} for number in (1, 2)]
+    result = {
+        "rolled_back": True, "model": "delays", "champion": versions[0], "replaced": versions[1],
+        "reason": "complaints", "summary": "Rolled back.",
+    }  # fmt: skip
+    found = lineage_of(call, result)
+    (read,), (moved,) = found.inputs, found.outputs
+    assert (read.namespace, read.name) == ("http://mlflow:5000", "models:/delays/1")
+    assert (moved.namespace, moved.name) == ("http://mlflow:5000", "models:/delays@champion")
+    assert moved.facets["version"].datasetVersion == "1"
+    assert found.run_facets["mlops_verdict"].verdict == "rolled_back"
+    assert SECRET not in repr(found)
+
+
+LIVE = """
+import sys
+from airflow.sdk import DAG
+from airflow_mlops.compute import Process
+from airflow_mlops.operators import IngestOperator
+with DAG("live"):
+    IngestOperator(
+        task_id="rows", name="rows", conn_id="lineage_live", sql="SELECT * FROM flights",
+        run_on=Process(python=sys.executable),
+    )
+"""
+
+
+def test_a_worker_of_a_live_airflow_tells_the_same(tmp_path):
+    """The connection is in Airflow's database, and what runs the step is another process than the one that tells."""
+    log = tmp_path / "events.json"
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "live.py").write_text(LIVE)
+    write_flights(tmp_path / "flights.db", rows=10)
+    transport = json.dumps({"type": "file", "log_file_path": str(log), "append": True})
+    home = tmp_path / "home"
+    home.mkdir()
+    with LiveAirflow(home, tmp_path / "dags", {"AIRFLOW__OPENLINEAGE__TRANSPORT": transport}) as airflow:
+        connection = {"conn_type": "sqlite", "host": f"{tmp_path}/flights.db", "login": "alice", "password": SECRET}
+        airflow.call("POST", "/api/v2/connections", {"connection_id": "lineage_live", **connection})
+        run = airflow.trigger("live")
+        assert airflow.wait("live", run) == "success", airflow.logs("live", run, "rows")
+
+        def told() -> list[Event]:
+            # The task has its state before its listeners are called.
+            events = [json.loads(line) for line in log.read_text().splitlines()]
+            return [
+                found for found in events if (found["job"]["name"], found["eventType"]) == ("live.rows", "COMPLETE")
+            ]
+
+        (event,) = airflow.until(told, "the event is written")
+    assert names(event["inputs"]) == {(f"sqlite://{tmp_path}/flights.db", "main.flights")}
+    (made,) = event["outputs"]
+    assert made["name"] == f"{home}/artifacts/datasets/rows"
+    assert made["outputFacets"]["outputStatistics"]["rowCount"] == 10
+    assert event["run"]["facets"]["parent"]["job"]["name"] == "live"
+    assert SECRET not in log.read_text()

@@ -1,0 +1,97 @@
+"""A request for retraining in a real Airflow: from monitoring through the asset's event to MLflow, the gates and the ledger."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from tests.support.candidates import training_set
+from tests.support.live import LiveAirflow
+
+pytestmark = pytest.mark.slow
+
+DAGS = """
+from datetime import timedelta
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, PartitionedAtRuntime
+from airflow_mlops.operators import EvaluateOperator, MonitorOperator, PromoteOperator, TrainOperator
+from airflow_mlops.trainers import SklearnTrainer
+
+class UnluckyTrainOperator(TrainOperator):
+    def finish(self, result, context):
+        super().finish(result, context)
+        if context["ti"].try_number == 1:
+            raise ConnectionError("the worker lost its XCom")
+
+args = {{"model": "asked"}}
+with DAG("monitor", schedule=PartitionedAtRuntime(), catchup=False, default_args=args):
+    MonitorOperator(task_id="monitor", dataset=None, window="{{{{ partition_key }}}}")
+
+wanted = PartitionedAssetTimetable(assets=Asset("mlops://asked/retrain"))
+with DAG("train", schedule=wanted, catchup=False, default_args=args):
+    fit = UnluckyTrainOperator(
+        task_id="train", dataset={dataset!r}, trainer=SklearnTrainer("sklearn.linear_model.LogisticRegression"),
+        retries=1, retry_delay=timedelta(0),
+    )
+    verdict = EvaluateOperator(task_id="evaluate", candidates=[fit.output], gates=[{{"metric": "roc_auc", "min": 0.999}}])
+    PromoteOperator(task_id="promote", verdict=verdict.output)
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Iterator[LiveAirflow]:
+    home = tmp_path_factory.mktemp("live") / "home"
+    (home / "dags").mkdir(parents=True)
+    dataset = training_set(ArtifactStore(f"file://{home}/artifacts")).model_dump(mode="json")
+    (home / "dags" / "retraining.py").write_text(DAGS.format(dataset=dataset))
+    env = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server})}
+    with LiveAirflow(home, home / "dags", env) as running:
+        yield running
+    shutil.rmtree(home)
+
+
+def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:
+    """Monitor a window, and say in which run and what came of it."""
+    run_id = airflow.trigger("monitor", partition_key=window)
+    assert airflow.wait("monitor", run_id) == "success", airflow.logs("monitor", run_id, "monitor")
+    return run_id, airflow.xcom("monitor", run_id, "monitor")
+
+
+def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(airflow: LiveAirflow, client):
+    airflow.parsed("train")
+    _, asked = check(airflow, "2013-04")
+    reason = "There is no champion: asked has to be trained first."
+    request = asked["request"]
+    assert (asked["decision"], request["id"], request["reason"]) == ("retrain", "asked/2013-04", reason)
+    run_id = airflow.until(lambda: airflow.runs("train"), "the request starts the training")[0]["dag_run_id"]
+    assert airflow.wait("train", run_id, 300) == "success"
+
+    # The training was tried twice, and done once.
+    assert "An earlier try finished this step" in airflow.logs("train", run_id, "train", try_number=2)
+    tags = client.get_run(airflow.xcom("train", run_id, "train")["run_id"]).data.tags
+    assert {name: value for name, value in tags.items() if name.startswith("mlops.retrain.")} == {
+        "mlops.retrain.request": "asked/2013-04",
+        "mlops.retrain.trigger": "no_champion",
+        "mlops.retrain.reason": reason,
+        "mlops.retrain.window": "2013-04",
+    }
+    entries = Ledger(ArtifactStore(f"file://{airflow.home}/artifacts"), "asked").entries()
+    assert [(entry.decision, entry.requested.model_dump(mode="json")) for entry in entries] == [
+        ("requested", request),
+        ("refused", request),
+    ]
+
+    # The same window again decides the same, and starts nothing.
+    again, checked = check(airflow, "2013-04")
+    assert (checked["decision"], checked["request"]) == ("retrain", request)
+    assert "No event is sent again" in airflow.logs("monitor", again, "monitor")
+    # A window that has no more data than was refused does not ask.
+    _, earlier = check(airflow, "2013-03")
+    assert (earlier["decision"], earlier["request"]) == ("watch", None)
+    assert "held back: the gates refused what 2013-04 asked for" in earlier["reason"]
+    assert len(airflow.get("/api/v2/assets/events?source_dag_id=monitor")["asset_events"]) == 1
+    assert len(airflow.runs("train")) == 1

@@ -1,0 +1,122 @@
+"""A real triggerer waits for reports and features, and starts DAGs for reports, across its own death."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from airflow_mlops.data.store import ArtifactStore
+from tests.integration.stages.test_feature_freshness import april, materialize, write_places
+from tests.support.live import LiveAirflow
+from tests.support.reports import publish
+
+pytestmark = pytest.mark.slow
+
+WAITING = """
+from airflow.sdk import DAG
+from airflow_mlops.sensors import FeatureFreshnessSensor, ModelHealthSensor
+
+options = dict(poke_interval=1, deferrable=True)
+with DAG("waiting", schedule=None):
+    ModelHealthSensor(task_id="well", model="patients", window="2013-04", **options)
+    ModelHealthSensor(task_id="ill", model="patients", window="2013-05", **options)
+    ModelHealthSensor(task_id="skipped", model="patients", window="2013-05", soft_fail=True, **options)
+    ModelHealthSensor(task_id="late", model="patients", window="2013-06", timeout=2, **options)
+    FeatureFreshnessSensor(task_id="fresh", repo={repo!r}, window="2013-04", **options)
+"""
+
+WATCHING = """
+from airflow.sdk import DAG, Asset, AssetWatcher, task
+from airflow_mlops.triggers.report import MonitorReportTrigger
+
+trigger = MonitorReportTrigger("delays", decisions=["retrain"], poke_interval=1)
+asset = Asset("delays_reports", watchers=[AssetWatcher(name="reports", trigger=trigger)])
+with DAG("watching", schedule=[asset], catchup=False):
+    @task
+    def told(triggering_asset_events=None):
+        return [event.extra["payload"]["window"] for event in triggering_asset_events[asset]]
+    told()
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("live_features") / "features"
+    write_places(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Iterator[LiveAirflow]:
+    folder = tmp_path_factory.mktemp("live_sensors")
+    home, dags = folder / "home", folder / "dags"
+    home.mkdir()
+    dags.mkdir()
+    (dags / "waiting.py").write_text(WAITING.format(repo=str(repo)))
+    (dags / "watching.py").write_text(WATCHING)
+    publish(ArtifactStore(f"file://{home}/artifacts"), "2013-01", "retrain")
+    # After this many seconds without a sign of life a triggerer's work is another's.
+    with LiveAirflow(home, dags, {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(airflow: LiveAirflow) -> ArtifactStore:
+    return ArtifactStore(f"file://{airflow.home}/artifacts")
+
+
+def states(airflow: LiveAirflow, run_id: str) -> dict[str, str]:
+    return {item["task_id"]: item["state"] for item in airflow.task_instances("waiting", run_id)}
+
+
+def test_deferred_sensors_end_when_what_they_wait_for_is_there(airflow: LiveAirflow, store: ArtifactStore, repo: Path):
+    run_id = airflow.trigger("waiting")
+    waiting = {"well", "ill", "skipped", "fresh"}
+    airflow.until(
+        lambda: {name for name, state in states(airflow, run_id).items() if state == "deferred"} >= waiting,
+        "the sensors wait in the triggerer",
+    )
+    publish(store, "2013-04", model="patients")
+    publish(store, "2013-05", "retrain", model="patients")
+    materialize(repo, *april(1, 30))
+    airflow.wait("waiting", run_id)
+    assert states(airflow, run_id) == {
+        "well": "success", "ill": "failed", "skipped": "skipped", "late": "failed", "fresh": "success"
+    }  # fmt: skip
+    assert airflow.xcom("waiting", run_id, "well")["report_url"] == store.url_of("reports/patients/2013-04.html")
+    assert sorted(airflow.xcom("waiting", run_id, "fresh")["materialized_until"]) == ["first", "second"]
+    path = f"/api/v2/dags/waiting/dagRuns/{quote(run_id, safe='')}/taskInstances/ill/logs/1?full_content=true"
+    assert "ModelUnhealthyError: patients in 2013-05: retrain." in str(airflow.get(path))
+
+
+def remembered(airflow: LiveAirflow) -> str:
+    with sqlite3.connect(airflow.home / "airflow.db") as database:
+        return str(database.execute("SELECT value FROM asset_state_store").fetchall())
+
+
+def told(airflow: LiveAirflow) -> list[str]:
+    """The windows that the DAG was started for, once its runs have ended."""
+    runs = [run["dag_run_id"] for run in airflow.runs("watching")]
+    assert all(airflow.wait("watching", run_id) == "success" for run_id in runs)
+    return [window for run_id in runs for window in airflow.xcom("watching", run_id, "told")]
+
+
+def test_a_watcher_starts_a_dag_once_for_each_report_also_when_the_triggerer_dies(
+    airflow: LiveAirflow, store: ArtifactStore
+):
+    airflow.parsed("watching")
+    airflow.until(lambda: "2013-01" in remembered(airflow), "the watching begins")
+    publish(store, "2013-03", "healthy")
+    publish(store, "2013-04", "retrain")
+    airflow.until(lambda: airflow.runs("watching"), "the report starts the DAG")
+    airflow.until(lambda: "2013-04" in remembered(airflow), "the trigger knows that it has fired")
+    airflow.kill("triggerer")
+    publish(store, "2013-05", "retrain")
+    airflow.start("triggerer")
+    airflow.until(lambda: "2013-05" in remembered(airflow), "what came meanwhile is fired", timeout=120)
+    airflow.until(lambda: len(airflow.runs("watching")) > 1, "it starts the DAG")
+    assert told(airflow) == ["2013-04", "2013-05"]

@@ -1,0 +1,124 @@
+"""The promises of every operator: results by reference, retries that repeat nothing, clear failures."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+# A step that counts how often it ran, and fails on its first attempt where told to.
+STEP = """
+from pathlib import Path
+from airflow_mlops.core.errors import SourceError, SpecError
+from airflow_mlops.core.calls import Result, Spec
+
+class CountSpec(Spec):
+    file: str
+    fail: str = ""
+
+class CountResult(Result):
+    runs: int
+
+def run(spec: CountSpec, context) -> CountResult:
+    file = Path(spec.file)
+    runs = int(file.read_text()) + 1 if file.exists() else 1
+    file.write_text(str(runs))
+    context.progress(f"counting {runs}")
+    if spec.fail == "once" and runs == 1:
+        raise SourceError("The counter was not ready: try again.")
+    if spec.fail == "always":
+        raise SpecError("The counter cannot count: give it fingers.")
+    return CountResult(runs=runs, summary=f"Counted {runs} run.")
+"""
+
+DAG = """
+import sys
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_mlops.compute import Process, Worker
+from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.stages.count_for_test.step import CountSpec
+
+class CountOperator(StepOperator):
+    step = "count_for_test"
+    spec = CountSpec
+    template_fields = (*StepOperator.template_fields, "file", "fail")
+    def __init__(self, *, file, fail="", lose_result=False, **kwargs):
+        super().__init__(**kwargs)
+        self.file, self.fail, self.lose_result = file, fail, lose_result
+    def build_spec(self, context):
+        return {{"file": self.file, "fail": self.fail}}
+    def finish(self, result, context):
+        if self.lose_result and context["ti"].try_number == 1:
+            raise ConnectionError("the worker lost its XCom")
+
+with DAG("count_{name}", default_args={{"retries": 2, "retry_delay": timedelta(0)}}):
+    CountOperator(task_id="count", file="{{{{ dag_run.conf['file'] }}}}", {arguments})
+"""
+
+
+@pytest.fixture
+def count_step():
+    """Installs the step module beside the real ones, where another Python finds it too."""
+    from pathlib import Path
+
+    import airflow_mlops.stages
+
+    folder = Path(airflow_mlops.stages.__file__).parent / "count_for_test"
+    folder.mkdir()
+    (folder / "step.py").write_text(STEP)
+    yield
+    shutil.rmtree(folder)
+    for name in ("airflow_mlops.stages.count_for_test", "airflow_mlops.stages.count_for_test.step"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_a_result_is_returned_by_reference_and_logged_in_one_sentence(
+    place, count_step, run_dag, tmp_path, capfd, caplog
+):
+    # Where Airflow was imported while tests were collected, its log goes to the standard output of then.
+    caplog.set_level("INFO", logger="airflow_mlops.stages")
+    name = place.split("(")[0].lower()
+    run = run_dag(DAG.format(name=name, arguments=f"run_on={place}"), conf={"file": str(tmp_path / "n")})
+    assert run.states() == {"count": "success"}
+    assert run.xcom("count") == {"runs": 1, "summary": "Counted 1 run."}
+    logged = capfd.readouterr().out + caplog.text
+    assert "counting 1" in logged
+    assert "Counted 1 run." in logged
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_a_retry_returns_the_finished_result_without_running_again(place, count_step, run_dag, tmp_path):
+    name = "lost_" + place.split("(")[0].lower()
+    run = run_dag(
+        DAG.format(name=name, arguments=f"run_on={place}, lose_result=True"), conf={"file": str(tmp_path / "n")}
+    )
+    assert run.states() == {"count": "success"}
+    assert (tmp_path / "n").read_text() == "1"
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_what_may_pass_is_retried(place, count_step, run_dag, tmp_path):
+    name = "once_" + place.split("(")[0].lower()
+    run = run_dag(DAG.format(name=name, arguments=f"run_on={place}, fail='once'"), conf={"file": str(tmp_path / "n")})
+    assert run.states() == {"count": "success"}
+    assert run.xcom("count")["runs"] == 2
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_what_cannot_pass_is_not_retried_and_says_why(place, count_step, run_dag, tmp_path, capfd):
+    name = "always_" + place.split("(")[0].lower()
+    run = run_dag(DAG.format(name=name, arguments=f"run_on={place}, fail='always'"), conf={"file": str(tmp_path / "n")})
+    assert run.states() == {"count": "failed"}
+    assert (tmp_path / "n").read_text() == "1"
+    assert "SpecError: The counter cannot count: give it fingers." in capfd.readouterr().out
+
+
+def test_a_python_that_is_not_there_is_named(count_step, run_dag, tmp_path, capfd):
+    source = DAG.format(name="nowhere", arguments="run_on=Process(python='/nowhere/python')")
+    assert run_dag(source, conf={"file": str(tmp_path / "n")}).states() == {"count": "failed"}
+    assert (
+        "Python '/nowhere/python' cannot be started on this worker: No such file or directory" in capfd.readouterr().out
+    )

@@ -1,0 +1,114 @@
+"""What a deployment drops into its plugins folder, loaded by Airflow's own plugins managers in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+# Both managers, as an API server and as a task's process have them.
+PROBE = """
+import json, logging, sys
+from airflow import plugins_manager
+from airflow.sdk import plugins_manager as of_tasks
+
+def told(manager):
+    plugins, errors = manager._get_plugins()
+    return {"plugins": {plugin.name: str(plugin.source) for plugin in plugins}, "count": len(plugins), "errors": errors}
+
+found = {"core": told(plugins_manager), "tasks": told(of_tasks)}
+found["pages"] = [app["url_prefix"] for app in plugins_manager.get_fastapi_plugins()[0]]
+found["loaded"] = sorted(sys.modules)
+plugins = [plugin for plugin in plugins_manager._get_plugins()[0] if plugin.name == "mlops"]
+found["listeners"] = [listener.__name__ for plugin in plugins for listener in plugin.listeners]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def plugins_folder(tmp_path):
+    """A deployment's plugins folder with what this repository offers for it."""
+    return Path(shutil.copytree(ROOT / "plugins", tmp_path / "home" / "plugins"))
+
+
+def interpreter(plugins_folder, *paths, options=()):
+    """Run code in an Airflow with that plugins folder, and these folders on the path."""
+    home = plugins_folder.parent
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    env |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+    }
+
+    def run(code):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", code], env=env, cwd=home, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return run
+
+
+@pytest.fixture
+def uninstalled(plugins_folder, tmp_path):
+    """An environment that has all packages but this one, which lies in the plugins folder."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for folder in site.getsitepackages():
+        for entry in Path(folder).iterdir():
+            if "airflow_mlops" not in entry.name and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+    shutil.copytree(
+        ROOT / "airflow_mlops", plugins_folder / "airflow_mlops", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    # Without site, so that what the environment has is what these links lead to.
+    return interpreter(plugins_folder, packages, options=["-S"])
+
+
+def test_a_package_that_is_not_installed_is_registered_once_by_the_file_in_the_plugins_folder(uninstalled):
+    found = json.loads(uninstalled(PROBE))
+    for manager in ("core", "tasks"):
+        told = found[manager]
+        assert told["plugins"]["mlops"] == "$PLUGINS_FOLDER/airflow_mlops_plugin.py"
+        assert told["count"] == len(told["plugins"])
+        assert told["errors"] == {}
+        # Those that come by entry points are still there.
+        assert "OpenLineageProviderPlugin" in told["plugins"]
+    assert "/mlops" in found["pages"]
+    assert found["listeners"] == ["airflow_mlops.plugin.preload"]
+    assert {"pandas", "torch", "mlflow", "train", "base"}.isdisjoint(found["loaded"])
+
+
+def test_what_is_not_installed_works_in_a_task(uninstalled):
+    code = """
+from types import SimpleNamespace
+from airflow.sdk import plugins_manager
+plugins_manager._get_plugins()
+from airflow_mlops.operators import TrainOperator
+from airflow_mlops.stages.train_record import environment
+print(TrainOperator.__module__, environment(SimpleNamespace(packages=[]))["airflow-mlops"])
+"""
+    from airflow_mlops import __version__
+
+    assert uninstalled(code) == f"airflow_mlops.operators.train {__version__}"
+
+
+def test_an_installed_package_is_not_registered_a_second_time(plugins_folder):
+    found = json.loads(interpreter(plugins_folder, ROOT)(PROBE))
+    for manager in ("core", "tasks"):
+        told = found[manager]
+        assert told["plugins"]["mlops"].startswith("airflow-mlops==")
+        assert told["count"] == len(told["plugins"])
+        assert told["errors"] == {}
+        assert "OpenLineageProviderPlugin" in told["plugins"]
+    assert "airflow_mlops_plugin" in found["loaded"]

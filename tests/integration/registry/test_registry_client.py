@@ -1,0 +1,197 @@
+"""A real MLflow server is reached through an Airflow connection, and one that is not there fails soon and clearly."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry.client import connect, tracking_uri
+from airflow_mlops.registry.runs import KEY, experiment_for, run_for, run_url
+from airflow_mlops.registry.versions import champion, version
+from tests.integration.conftest import free_port
+
+
+def test_reaching_mlflow_imports_neither_feast_nor_torch(mlflow_connection):
+    code = """
+import sys
+from airflow_mlops.core.connections import from_environment
+from airflow_mlops.registry.client import connect
+from airflow_mlops.core.references import MLflowTarget
+client = connect(MLflowTarget(), from_environment)
+client.search_registered_models()
+print([name for name in ("feast", "torch", "sklearn", "matplotlib") if name in sys.modules])
+import feast  # it can still be had
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def connection(**fields):
+    return lambda conn_id: ConnectionInfo(conn_id=conn_id, conn_type="mlflow", **fields)
+
+
+@pytest.fixture
+def experiment():
+    return f"experiment-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "uri"),
+    [
+        ({"host": "http://mlflow:5000"}, "http://mlflow:5000"),
+        ({"host": "http://mlflow:5000/"}, "http://mlflow:5000"),
+        ({"host": "https://mlflow.example/base"}, "https://mlflow.example/base"),
+        ({"host": "http://mlflow", "port": 5000}, "http://mlflow:5000"),
+        ({"host": "mlflow", "port": 5000}, "http://mlflow:5000"),
+        ({"host": "mlflow.example", "schema": "https"}, "https://mlflow.example"),
+        ({"host": "sqlite:////srv/mlflow.db"}, "sqlite:////srv/mlflow.db"),
+        ({"host": "databricks"}, "databricks"),
+    ],
+)
+def test_a_connection_becomes_a_tracking_uri(fields, uri):
+    assert tracking_uri(ConnectionInfo(conn_id="m", conn_type="mlflow", **fields)) == uri
+
+
+def test_a_connection_without_a_host_says_what_to_set():
+    with pytest.raises(SpecError, match="Connection 'm' has no host: set it to the MLflow tracking URI"):
+        tracking_uri(ConnectionInfo(conn_id="m", conn_type="mlflow"))
+
+
+def test_a_dead_port_fails_within_fifteen_seconds_and_may_be_retried():
+    port, started = free_port(), time.monotonic()
+    with pytest.raises(
+        RegistryUnavailableError, match=rf"127.0.0.1:{port} .*does not answer: connection refused"
+    ) as caught:
+        connect(MLflowTarget(), connection(host=f"http://somebody:secret@127.0.0.1:{port}"))
+    assert time.monotonic() - started < 15
+    assert caught.value.retryable
+    assert "secret" not in str(caught.value)
+
+
+def test_a_name_that_does_not_resolve_is_said():
+    with pytest.raises(RegistryUnavailableError, match="does not answer: its name cannot be resolved"):
+        connect(MLflowTarget(), connection(host="http://mlflow.invalid:5000"))
+
+
+@pytest.fixture
+def strangers(request):
+    """A server that answers every request with a status of its own, and remembers who asked."""
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers.get("Authorization"))
+            body = b'{"error_code": "PERMISSION_DENIED", "message": "no"}'
+            self.send_response(request.param)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", seen
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("strangers", [401, 403], indirect=True)
+def test_credentials_that_are_refused_are_said_and_not_retried(strangers):
+    address, seen = strangers
+    with pytest.raises(RegistryError, match="MLflow refuses the credentials") as caught:
+        connect(MLflowTarget(), connection(host=address, login="me", password="wrong"))
+    assert not caught.value.retryable
+    assert "wrong" not in str(caught.value)
+    assert seen[-1] == "Basic bWU6d3Jvbmc="
+
+
+@pytest.mark.parametrize("strangers", [404], indirect=True)
+def test_a_server_that_is_not_mlflow_is_said(strangers):
+    with pytest.raises(
+        RegistryError, match=r"MLflow at http://127.0.0.1:\d+ .connection 'mlflow_default'. cannot be used"
+    ):
+        connect(MLflowTarget(), connection(host=strangers[0]))
+
+
+@pytest.mark.parametrize("strangers", [403], indirect=True)
+def test_the_credentials_of_one_connection_do_not_reach_the_next(strangers, monkeypatch):
+    address, seen = strangers
+    for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    for fields in ({"login": "me", "password": "mine"}, {"password": "token"}, {}):
+        with pytest.raises(RegistryError):
+            connect(MLflowTarget(), connection(host=address, **fields))
+    asked = [who for who in seen if who is not None]
+    assert asked == ["Basic bWU6bWluZQ==", "Bearer token"]
+    assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+
+
+def test_one_key_has_one_run_however_often_it_is_opened(client, experiment):
+    with (
+        pytest.raises(ValueError, match="boom"),
+        run_for(client, experiment, "results/it's/1.json", "first", {"a": "1"}) as run_id,
+    ):
+        assert client.get_run(run_id).info.status == "RUNNING"
+        raise ValueError("boom")
+    assert client.get_run(run_id).info.status == "FAILED"
+    with run_for(client, experiment, "results/it's/1.json", "first", {"a": "2"}) as again:
+        assert again == run_id
+        assert client.get_run(run_id).info.status == "RUNNING"
+    found = client.get_run(run_id)
+    assert (found.info.status, found.data.tags["a"], found.data.tags[KEY]) == ("FINISHED", "2", "results/it's/1.json")
+    with run_for(client, experiment, "results/other.json", "second") as other:
+        assert other != run_id
+    assert len(client.search_runs([experiment_for(client, experiment)])) == 2
+
+
+def test_an_interrupted_run_is_killed(client, experiment):
+    with pytest.raises(KeyboardInterrupt), run_for(client, experiment, "k", "n") as run_id:
+        raise KeyboardInterrupt
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_a_deleted_experiment_says_how_to_restore_it(client, experiment):
+    client.delete_experiment(experiment_for(client, experiment))
+    with pytest.raises(RegistryError, match="was deleted: restore it"), run_for(client, experiment, "k", "n"):
+        pass
+
+
+def test_tasks_that_start_together_share_one_experiment(client, experiment):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(experiment_for(client, experiment))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+
+
+def test_the_page_of_a_run_is_an_address_without_credentials(client, experiment, mlflow_server):
+    with run_for(client, experiment, "k", "n") as run_id:
+        pass
+    assert (
+        run_url(client, run_id) == f"{mlflow_server}/#/experiments/{experiment_for(client, experiment)}/runs/{run_id}"
+    )
+
+
+def test_a_model_that_is_not_there_has_no_champion_and_no_version(client):
+    assert champion(client, "nobody") is None
+    with pytest.raises(RegistryError, match="nobody v3 is not in the MLflow registry"):
+        version(client, "nobody", 3)
+    client.create_registered_model("without-champion")
+    assert champion(client, "without-champion") is None

@@ -1,0 +1,314 @@
+"""Candidates and the champion are measured on the same rows by a real MLflow's models, and judged by gates."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.versions import download
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import candidates as evaluate_candidates
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.measurement import importance
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from tests.support.candidates import held_out, register, training_set
+
+GOOD, WEAK, USELESS, NOT_A_NUMBER = (2, 0), (1, 2), (0, 0), (float("nan"), 0)
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StepContext(store=ArtifactStore(f"file://{tmp_path}/store"))
+
+
+@pytest.fixture
+def model():
+    """A registered model of this test alone."""
+    return f"delays_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def make(client, context, model, tmp_path):
+    """``make(dataset, weights)`` registers one more version."""
+
+    def make(dataset, weights, **options):
+        folder = tmp_path / uuid.uuid4().hex
+        return register(client, folder, dataset, weights, **{"model": model, **options})
+
+    return make
+
+
+def judge(context, *candidates, **options):
+    return evaluate.run(EvaluateSpec(candidates=list(candidates), **options), context)
+
+
+def test_the_best_candidate_wins_and_every_number_is_that_of_the_held_out_part(context, make):
+    dataset = training_set(context.store)
+    weak, good = make(dataset, WEAK), make(dataset, GOOD)
+    result = judge(context, weak, good)
+    verdict = result.verdict
+    assert verdict.winner == good
+    assert result.run_id == good.run_id
+    table = open_dataset(context.store, dataset).table("test")
+    expected = roc_auc_score(table["label"].to_numpy(), table["distance"].to_numpy())
+    assert verdict.of(good).metrics["roc_auc"] == pytest.approx(expected, abs=1e-6)
+    assert verdict.of(weak).metrics["roc_auc"] < expected
+    assert verdict.baseline_metrics["roc_auc"] == 0.5
+    assert verdict.champion is None
+    assert [gate.explanation for gate in verdict.of(good).gates][1] == "There is no champion yet."
+    assert verdict.policy.startswith("There is no champion yet, so the first model is judged by absolute gates")
+    assert verdict.of(good).reason == f"It passed every gate, with roc_auc {expected:.4g}."
+    assert verdict.of(weak).reason == (
+        f"It passed every gate with roc_auc {verdict.of(weak).metrics['roc_auc']:.4g}, but {good} is better "
+        f"({expected:.4g})."
+    )
+    assert "Measured 2 candidates on 1,000 held-out rows of delays_training: " in result.summary
+    assert f"{good} passed every gate with roc_auc {expected:.4g} (there was no champion)." in result.summary
+
+
+def test_the_champion_is_measured_on_the_same_rows_and_must_be_met(client, context, make):
+    dataset = training_set(context.store)
+    champion, worse = make(dataset, GOOD), make(dataset, WEAK)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    verdict = judge(context, worse, dataset=dataset).verdict
+    assert verdict.champion == champion
+    assert verdict.champion_metrics["roc_auc"] > verdict.of(worse).metrics["roc_auc"]
+    assert verdict.winner is None
+    assert not verdict.of(worse).passed
+    assert "but above 0 was asked" in verdict.reason
+    # The champion itself, measured again, is no better than itself, and no worse.
+    again = judge(context, champion, worse).verdict
+    assert again.winner is None
+    assert again.of(champion).gates[1].improvement == 0
+    gates = [{"metric": "roc_auc", "better_than_champion_by": -0.001}]
+    assert judge(context, champion, worse, gates=gates).verdict.winner == champion
+
+
+def test_gates_decide_and_no_candidate_that_fails_one_can_win(context, make):
+    dataset = training_set(context.store)
+    good = make(dataset, GOOD)
+    gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
+    result = judge(context, good, gates=gates)
+    assert result.verdict.winner is None
+    # The last is asked of everyone.
+    assert [gate.passed for gate in result.verdict.of(good).gates] == [True, False, True]
+    assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
+    assert result.run_id == good.run_id
+
+
+def test_a_candidate_that_cannot_be_trained_again_fails_the_gate_and_not_the_task(context, make):
+    dataset = training_set(context.store)
+    good = make(dataset, GOOD)
+    verdict = judge(context, good, gates=[{"reproducible": True}]).verdict
+    assert verdict.winner is None
+    assert f"{good} cannot be reproduced: its MLflow run {good.run_id} has no training.json" in verdict.reason
+
+
+def test_who_beats_neither_baseline_is_refused_whatever_is_declared(context, make):
+    dataset = training_set(context.store)
+    useless = make(dataset, USELESS)
+    verdict = judge(context, useless, gates=[{"metric": "accuracy", "min": 0.1}]).verdict
+    tree = verdict.tree_metrics["roc_auc"]
+    assert 0.7 < tree < 0.9
+    assert verdict.winner is None
+    assert verdict.of(useless).reason == (
+        "It failed: roc_auc 0.5 is not better than baseline (0.5) and not better than a decision tree of depth 3 "
+        f"({tree:.4g})."
+    )
+    # Without rows to fit a tree to, the other baseline remains.
+    only = training_set(context.store, name="only", test=held_out(), parts=("test",))
+    verdict = judge(context, make(only, USELESS), gates=[{"metric": "accuracy", "min": 0.1}]).verdict
+    assert (verdict.winner, verdict.tree_metrics) == (None, {})
+
+
+def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp_path):
+    dataset = training_set(context.store)
+    champion, good = make(dataset, (2, 1)), make(dataset, GOOD)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    gates = [
+        {"metric": "average_precision", "better_than_champion_by": 0.0},
+        {"metric": "log_loss", "slices": ["distance", "wind"], "not_worse_than_champion_by": 0.05, "discover": True},
+        {"metric": "ece", "max": 0.1, "confidence": 0.9},
+        {"behaviour": "direction", "feature": "distance", "direction": "increasing"},
+        {"behaviour": "invariance", "feature": "wind"},
+        {"fairness": "equalized_odds", "sensitive": "wind", "max_difference": 0.2},
+        {"max_latency_ms": 1_000, "rows": 10},
+        {"max_size_mb": 1},
+    ]
+    verdict = judge(context, good, gates=gates).verdict
+    assert verdict.winner == good, verdict.reason
+    assert verdict.policy == "The champion v1 stays unless a candidate passes every gate on the same rows."
+    found = verdict.of(good).gates
+    assert sum(item.rows for item in found[1].slices if "discovered" not in item.name) == 2_000
+    file = client.download_artifacts(good.run_id, "evaluation/verdict.json", str(tmp_path))
+    with open(file) as kept:
+        assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
+            item.model_dump(mode="json") for item in found[1].slices
+        ]
+    # The other way round, what looks at the wind is refused by each gate that forbids it.
+    client.set_registered_model_alias(champion.model, "champion", str(good.version))
+    refused = judge(context, champion, gates=gates).verdict.of(champion)
+    assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
+
+
+def test_a_gate_that_does_not_suit_the_task_is_an_error(context, make):
+    dataset = training_set(context.store, "regression")
+    good = make(dataset, GOOD, task="regression")
+    declared = {"fairness": "equalized_odds", "sensitive": "wind", "max_difference": 0.2}
+    with pytest.raises(SpecError, match="is for binary tasks, and this one is regression"):
+        judge(context, good, gates=[declared])
+
+
+def test_a_champion_of_another_positive_class_is_not_compared(client, context, make):
+    dataset = training_set(context.store)
+    other, good = make(dataset, GOOD, positive=False), make(dataset, GOOD)
+    client.set_registered_model_alias(other.model, "champion", str(other.version))
+    verdict = judge(context, good).verdict
+    assert verdict.winner is None
+    assert "its positive class is False, that of the candidates True" in verdict.reason
+    assert verdict.policy == (
+        "The champion could not be measured, so no candidate passes a gate that compares with it."
+    )
+
+
+def test_of_equals_the_older_wins(context, make):
+    dataset = training_set(context.store)
+    first, second = make(dataset, GOOD), make(dataset, GOOD)
+    assert judge(context, second, first).verdict.winner == first
+
+
+def test_the_metric_that_decides_can_be_chosen(context, make):
+    dataset = training_set(context.store)
+    # Twice the truth: the same order of scores, and too sure of them.
+    sure, honest = make(dataset, (4, 0)), make(dataset, GOOD)
+    assert judge(context, sure, honest).verdict.winner == sure
+    assert judge(context, sure, honest, metric="log_loss").verdict.winner == honest
+
+
+@pytest.mark.parametrize(
+    ("task", "plots"),
+    [
+        ("binary", {"roc", "precision_recall", "calibration", "confusion", "importance"}),
+        ("multiclass", {"roc", "confusion", "importance"}),
+        ("regression", {"residuals", "importance"}),
+    ],
+)
+def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, context, make, tmp_path):
+    dataset = training_set(context.store, task)
+    good, useless = make(dataset, GOOD, task=task), make(dataset, USELESS, task=task)
+    result = judge(context, good, useless)
+    assert result.verdict.winner == good
+    assert result.reports == [f"runs:/{good.run_id}/evaluation", f"runs:/{useless.run_id}/evaluation"]
+    for candidate, outcome in ((good, "won"), (useless, "failed")):
+        names = {
+            item.path.removeprefix("evaluation/") for item in client.list_artifacts(candidate.run_id, "evaluation")
+        }
+        assert names == {"verdict.json", "model_card.md", "model_card.html", *(f"{plot}.png" for plot in plots)}
+        tags = client.get_run(candidate.run_id).data.tags
+        assert tags["mlops.verdict"] == outcome
+        assert tags["mlops.evaluated_on"] == dataset.id
+    file = client.download_artifacts(useless.run_id, "evaluation/verdict.json", str(tmp_path))
+    with open(file) as kept:
+        assert json.load(kept) == result.verdict.model_dump(mode="json")
+
+
+def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(context, client, make):
+    dataset = training_set(context.store)
+    good = make(dataset, GOOD)
+    folder = download(client, good)
+    data = evaluate_candidates.held_out(EvaluateSpec(candidates=[good]), {good: folder}, context.store)
+    candidate = evaluate_candidates.load(folder, good, data, allow_pyfunc=False)
+    found = importance(candidate, data, "roc_auc")
+    assert found["distance"] > 0.2
+    assert found["wind"] == 0
+
+
+def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, context, make, tmp_path):
+    dataset = training_set(context.store)
+    broken, good = make(dataset, GOOD), make(dataset, GOOD)
+    run = client.get_run(broken.run_id)
+    (tmp_path / "MLmodel").write_text("{}")
+    other = client.create_run(run.info.experiment_id)
+    client.log_artifact(other.info.run_id, str(tmp_path / "MLmodel"), "model")
+    made = client.create_model_version(broken.model, f"{other.info.artifact_uri}/model", other.info.run_id)
+    client.set_registered_model_alias(broken.model, "champion", made.version)
+    verdict = judge(context, good).verdict
+    assert verdict.winner is None
+    assert verdict.champion.version == int(made.version)
+    assert verdict.champion_metrics == {}
+    assert (
+        f"The champion {verdict.champion} could not be measured, so nothing can be compared with it" in verdict.reason
+    )
+    # A gate list that does not ask about the champion is not held up by it.
+    alone = judge(context, good, gates=[{"metric": "roc_auc", "min": 0.6}]).verdict
+    assert alone.winner == good
+    assert alone.reason.endswith("(the champion v3 could not be measured).")
+
+
+def test_a_champion_whose_features_the_data_lacks_is_said(client, context, make):
+    dataset = training_set(context.store)
+    old, new = make(dataset, (1, 0, 1), features=("distance", "wind", "rain")), make(dataset, GOOD)
+    client.set_registered_model_alias(old.model, "champion", str(old.version))
+    verdict = judge(context, new).verdict
+    assert verdict.winner is None
+    assert "needs the feature 'rain', which dataset delays_training does not have" in verdict.reason
+
+
+def test_a_candidate_whose_features_the_data_lacks_is_an_error(context, make):
+    dataset = training_set(context.store)
+    with pytest.raises(SchemaError, match="needs the feature 'rain', which dataset delays_training does not have"):
+        judge(context, make(dataset, (1, 1), features=("distance", "rain")))
+
+
+def test_predictions_that_are_no_numbers_are_an_error(context, make):
+    dataset = training_set(context.store)
+    broken = make(dataset, NOT_A_NUMBER)
+    with pytest.raises(EvaluationError, match=rf"{broken} on part 'test' of delays_training: 1,000 of 1,000 .* NaN"):
+        judge(context, broken)
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (held_out().slice(0, 0), "Part 'test' of dataset delays_training has no rows"),
+        (held_out().set_column(3, "label", pa.array([True] * 1_000)), "All 1,000 labels are True: with one class only"),
+        (
+            held_out().set_column(3, "label", pa.array([None, *[True, False, True] * 333])),
+            "1 of 1,000 labels are missing",
+        ),
+    ],
+)
+def test_held_out_data_that_cannot_tell_anything_is_an_error(test, message, context, make):
+    dataset = training_set(context.store, test=test)
+    with pytest.raises(EvaluationError, match=message):
+        judge(context, make(dataset, GOOD))
+
+
+def test_what_does_not_fit_together_is_an_error(context, make):
+    dataset, numbers = training_set(context.store), training_set(context.store, "regression", name="numbers")
+    good, other = make(dataset, GOOD), make(dataset, GOOD, model=f"other_{uuid.uuid4().hex[:8]}")
+    with pytest.raises(SpecError, match="All candidates must be versions of one registered model"):
+        judge(context, good, other)
+    with pytest.raises(
+        SchemaError, match=r"predicts 'label' \(binary\), dataset numbers has the label 'label' \(regression\)"
+    ):
+        judge(context, good, dataset=numbers)
+    with pytest.raises(SpecError, match="'rmse' is no metric for a binary task: choose one of roc_auc"):
+        judge(context, good, gates=[{"metric": "rmse", "max": 1}])
+    with pytest.raises(SpecError, match="trained on different datasets"):
+        judge(context, good, make(numbers, GOOD, task="regression"))
+
+
+def test_data_the_candidate_was_not_trained_on_is_pointed_out(context, make, caplog):
+    first, second = training_set(context.store), training_set(context.store, name="later")
+    with caplog.at_level("INFO", logger="airflow_mlops.stages"):
+        judge(replace(context), make(first, GOOD), dataset=second)
+    assert "if it has seen rows of the held-out part, its numbers flatter it" in caplog.text

@@ -1,0 +1,400 @@
+"""Versions that TrainOperator did not make: logged by MLflow's own flavours, and judged like any other."""
+
+from __future__ import annotations
+
+import uuid
+from functools import partial
+from pathlib import Path
+
+import lightgbm
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xgboost
+import yaml
+from mlflow.models import infer_signature
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.svm import LinearSVC
+
+from airflow_mlops.core.errors import EvaluationError, ModelFormatError, SchemaError, SpecError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.promote import step as promote
+from airflow_mlops.stages.promote.spec import PromoteSpec
+from tests.support.candidates import FEATURES, from_elsewhere, held_out, register, training_rows, training_set
+
+GATES = [
+    {"metric": "roc_auc", "min": 0.6},
+    {"metric": "roc_auc", "better_than_champion_by": 0.0},
+    {"metric": "log_loss", "slices": ["wind"], "not_worse_than_champion_by": 0.1},
+    {"behaviour": "direction", "feature": "distance", "direction": "increasing"},
+    {"max_latency_ms": 1_000},
+    {"max_size_mb": 5},
+    {"max_onnx_difference": 0},
+]
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StepContext(store=ArtifactStore(f"file://{tmp_path}/store"))
+
+
+@pytest.fixture
+def model(client):
+    return f"delays_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def log(model):
+    """``log(flavour, fitted, ...)`` registers a version the way any user of MLflow does, and says which."""
+    return partial(from_elsewhere, model)
+
+
+def logistic(task="binary"):
+    return LogisticRegression().fit(*training_rows(task))
+
+
+def judge(context, *candidates, **options):
+    return evaluate.run(EvaluateSpec(candidates=list(candidates), **options), context)
+
+
+def truth(task="binary"):
+    rows = held_out(task).to_pandas()
+    return rows[list(FEATURES)], rows["label"]
+
+
+def crown(client, version):
+    client.set_registered_model_alias(version["model"], "champion", str(version["version"]))
+
+
+def test_a_version_of_mlflows_own_is_judged_promoted_and_champion(client, context, model, log, tmp_path, caplog):
+    dataset = training_set(context.store)
+    weak = register(client, tmp_path / "weak", dataset, (1, 2), model=model)
+    client.set_registered_model_alias(model, "champion", str(weak.version))
+    fitted = logistic()
+    with caplog.at_level("INFO", logger="airflow_mlops.stages"):
+        result = judge(context, log(mlflow.sklearn, fitted, answer=np.array([True])), dataset=dataset, gates=GATES)
+    verdict = result.verdict
+    assert verdict.winner is not None, verdict.reason
+    rows, labels = truth()
+    expected = roc_auc_score(labels, fitted.predict_proba(rows)[:, 1])
+    assert verdict.of(verdict.winner).metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
+    assert 0.6 < verdict.champion_metrics["roc_auc"] < expected
+    # MLflow makes no run for a model that is logged outside of one.
+    assert (result.run_id, result.reports, verdict.winner.run_id) == ("", [], "")
+    assert "has no MLflow run, so the verdict and the plots are not logged" in caplog.text
+    assert "came from elsewhere: if it has seen rows" in caplog.text
+    done = promote.run(PromoteSpec(verdict=verdict), context)
+    assert done.promoted
+    assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
+    # It is the champion that the next one has to beat.
+    again = judge(context, weak, gates=GATES).verdict
+    assert (again.winner, again.champion) == (None, verdict.winner)
+    assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_verdict_and_plots_are_in_the_run_of_a_version_that_has_one(client, context, log):
+    dataset = training_set(context.store)
+    with mlflow.start_run() as run:
+        made = log(mlflow.sklearn, logistic(), answer=np.array([True]))
+    result = judge(context, made, dataset=dataset)
+    assert result.reports == [f"runs:/{run.info.run_id}/evaluation"]
+    names = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert names >= {"verdict.json", "roc.png", "calibration.png", "importance.png", "confusion.png"}
+    assert client.get_run(run.info.run_id).data.tags["mlops.verdict"] == "won"
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_every_task_is_measured(task, context, log):
+    dataset = training_set(context.store, task)
+    rows, labels = training_rows(task)
+    fitted = (LinearRegression() if task == "regression" else LogisticRegression()).fit(rows, labels)
+    verdict = judge(context, log(mlflow.sklearn, fitted, answer=fitted.predict(rows)), dataset=dataset).verdict
+    rows, labels = truth(task)
+    metric, expected = (
+        ("rmse", float(np.sqrt(np.mean((fitted.predict(rows) - labels) ** 2))))
+        if task == "regression"
+        else ("accuracy", accuracy_score(labels, fitted.predict(rows)))
+    )
+    assert verdict.candidates[0].metrics[metric] == pytest.approx(expected)
+    assert verdict.winner is not None
+
+
+def _revive(marker, fitted):
+    Path(marker).touch()
+    return fitted
+
+
+class Loud(LogisticRegression):
+    """Leaves a file behind where it is unpickled."""
+
+    def __reduce__(self):
+        return _revive, (self.marker_, logistic())
+
+
+@pytest.fixture
+def loud(tmp_path, log):
+    """A pickled version, and the file that shows whether its code has run."""
+    marker = tmp_path / "ran"
+    fitted = Loud().fit(*training_rows("binary"))
+    fitted.marker_ = str(marker)
+    made = log(mlflow.sklearn, fitted, answer=np.array([True]), serialization_format="cloudpickle")
+    marker.unlink(missing_ok=True)
+    return made, marker
+
+
+def test_a_pickle_is_refused_and_runs_nothing_till_the_author_allows_it(context, loud):
+    dataset = training_set(context.store)
+    made, marker = loud
+    with pytest.raises(ModelFormatError) as refused:
+        judge(context, made, dataset=dataset)
+    assert str(refused.value) == (
+        f"Loading {made['model']} v1 would run code that comes with it (by mlflow.sklearn, in the format cloudpickle): "
+        "if you trust whoever registers versions of it, say allow_pyfunc=True."
+    )
+    assert not marker.exists()
+    assert judge(context, made, dataset=dataset, allow_pyfunc=True).verdict.winner is not None
+    assert marker.exists()
+
+
+def test_types_that_only_the_model_itself_trusts_are_refused(context, log):
+    # MLflow reads from the model's own files which types skops may load.
+    fitted = Loud().fit(*training_rows("binary"))
+    fitted.__class__ = type("Own", (LogisticRegression,), {"__module__": __name__})
+    globals()["Own"] = type(fitted)
+    trusted = {"serialization_format": "skops", "skops_trusted_types": [f"{__name__}.Own"]}
+    made = log(mlflow.sklearn, fitted, answer=np.array([True]), **trusted)
+    with pytest.raises(ModelFormatError, match="in the format skops"):
+        judge(context, made, dataset=training_set(context.store))
+
+
+def test_a_champion_that_may_not_be_loaded_is_a_verdict(client, context, model, loud, tmp_path):
+    dataset = training_set(context.store)
+    (made, marker), good = loud, register(client, tmp_path / "good", dataset, (2, 0), model=model)
+    crown(client, made)
+    verdict = judge(context, good).verdict
+    assert verdict.winner is None
+    assert f"The champion {model} v1 could not be measured" in verdict.reason
+    assert "say allow_pyfunc=True" in verdict.reason
+    assert not marker.exists()
+    assert judge(context, good, allow_pyfunc=True).verdict.champion_metrics["roc_auc"] > 0.8
+
+
+def code(folder, slope):
+    """A module that comes with a model, and the model: models from code are scripts that MLflow runs."""
+    folder.mkdir()
+    (folder / "slopes.py").write_text(
+        f"def probability(rows):\n    return 1 / (1 + 2.718281828 ** -({slope} * rows))\n"
+    )
+    (folder / "script.py").write_text(
+        "import mlflow\n"
+        "class Own(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, context, model_input, params=None):\n"
+        "        from slopes import probability\n"
+        "        return probability(model_input['distance'])\n"
+        "mlflow.models.set_model(Own())\n"
+    )
+    return {"python_model": str(folder / "script.py"), "code_paths": [str(folder / "slopes.py")]}
+
+
+def test_each_users_model_sees_the_modules_that_came_with_it(context, log, tmp_path):
+    dataset = training_set(context.store)
+    right = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "right", 2))
+    wrong = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "wrong", -2))
+    with pytest.raises(ModelFormatError, match=r"with the modules in code\): if you trust"):
+        judge(context, right, dataset=dataset)
+    verdict = judge(context, right, wrong, dataset=dataset, allow_pyfunc=True).verdict
+    first, second = (item.metrics["roc_auc"] for item in verdict.candidates)
+    rows, labels = truth()
+    assert first == pytest.approx(roc_auc_score(labels, rows["distance"]))
+    assert second == pytest.approx(1 - first)
+    assert verdict.winner.version == right["version"]
+
+
+class Pickled(mlflow.pyfunc.PythonModel):
+    def __init__(self, answer):
+        self.answer = answer
+
+    def predict(self, context, model_input, params=None):
+        return self.answer(model_input)
+
+
+def test_a_pickled_model_of_a_users_own(context, log):
+    dataset = training_set(context.store)
+    made = log(mlflow.pyfunc, python_model=Pickled(lambda rows: rows["distance"] > 0), answer=np.array([True]))
+    gates = [{"metric": "accuracy", "min": 0.6}]
+    with pytest.raises(ModelFormatError, match="the pickled python_model.pkl"):
+        judge(context, made, dataset=dataset)
+    verdict = judge(context, made, dataset=dataset, metric="accuracy", allow_pyfunc=True, gates=gates).verdict
+    rows, labels = truth()
+    assert verdict.candidates[0].metrics["accuracy"] == accuracy_score(labels, rows["distance"] > 0)
+    assert verdict.winner is not None
+
+
+def test_a_torch_network(context, log):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
+    with torch.no_grad():
+        network[0].weight[:] = torch.tensor([[2.0, 0.1]])
+    made = log(mlflow.pytorch, network, answer=pd.DataFrame({"p": [0.5]}), serialization_format="pickle")
+    dataset = training_set(context.store)
+    with pytest.raises(ModelFormatError, match=r"would run code that comes with it \(by mlflow.pytorch\)"):
+        judge(context, made, dataset=dataset)
+    verdict = judge(context, made, dataset=dataset, allow_pyfunc=True).verdict
+    rows, labels = truth()
+    answers = network(torch.tensor(rows.to_numpy(dtype=np.float32))).detach().numpy()[:, 0]
+    assert verdict.candidates[0].metrics["roc_auc"] == pytest.approx(roc_auc_score(labels, answers))
+
+
+def boosted(kind):
+    rows, labels = training_rows("binary")
+    if kind == "lightgbm":
+        made = lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(rows, labels), 20)
+        return mlflow.lightgbm, made, made.predict
+    if kind == "xgboost":
+        data = xgboost.DMatrix(rows, labels)
+        made = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, data, 20)
+        return mlflow.xgboost, made, lambda rows: made.predict(xgboost.DMatrix(rows))
+    made = xgboost.XGBClassifier(n_estimators=20, max_depth=3).fit(rows, labels)
+    return mlflow.xgboost, made, lambda rows: made.predict_proba(rows)[:, 1]
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "XGBClassifier", "lightgbm"])
+def test_boosted_trees_in_their_own_format_run_no_code(kind, context, log):
+    flavour, fitted, probability = boosted(kind)
+    made = log(flavour, fitted, answer=np.array([0.5]))
+    verdict = judge(context, made, dataset=training_set(context.store)).verdict
+    rows, labels = truth()
+    assert verdict.candidates[0].metrics["roc_auc"] == pytest.approx(roc_auc_score(labels, probability(rows)))
+    assert verdict.winner is not None
+
+
+@pytest.mark.parametrize("trap", ["class", "beside", "code"])
+def test_a_forged_description_of_boosted_trees_is_refused(trap, client, context, model, tmp_path):
+    _, fitted, _ = boosted("xgboost")
+    folder, signature = tmp_path / "model", infer_signature(training_rows("binary")[0], np.array([0.5]))
+    mlflow.xgboost.save_model(fitted, str(folder), signature=signature, pip_requirements=["mlflow"])
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    own, pyfunc = described["flavors"]["xgboost"], described["flavors"]["python_function"]
+    if trap == "class":
+        own["model_class"] = "tests.integration.stages.test_evaluate_foreign.Loud"
+    elif trap == "code":
+        pyfunc["code"] = "code"
+    else:
+        # MLflow reads the description again, from the folder of the file.
+        (folder / "sub").mkdir()
+        (folder / "sub" / "MLmodel").write_text((folder / "MLmodel").read_text())
+        (folder / "model.ubj").rename(folder / "sub" / "model.ubj")
+        pyfunc["data"] = "sub/model.ubj"
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(folder), "model")
+    client.create_registered_model(model)
+    client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
+    with pytest.raises(ModelFormatError, match="would run code that comes with it"):
+        judge(context, {"model": model, "version": 1}, dataset=training_set(context.store))
+
+
+def test_labels_alone_have_no_probabilities_and_a_verdict_says_so(client, context, model, log, tmp_path):
+    dataset = training_set(context.store)
+    fitted = LinearSVC().fit(*training_rows("binary"))
+    made = log(mlflow.sklearn, fitted, answer=np.array([True]))
+    gates = [{"metric": "accuracy", "min": 0.6}, {"metric": "log_loss", "max": 0.7}]
+    verdict = judge(context, made, dataset=dataset, gates=gates).verdict
+    assert verdict.winner is None
+    found = verdict.candidates[0]
+    assert [gate.passed for gate in found.gates] == [True, False, False]
+    assert found.gates[1].explanation == (
+        f"{model} v1 gives labels and no probabilities, so it has no log_loss: there are f1, precision, recall, accuracy."
+    )
+    # By its labels it can win, and be champion.
+    behaviour = {"behaviour": "direction", "feature": "distance", "direction": "increasing"}
+    gates = [{"metric": "accuracy", "min": 0.6}, behaviour]
+    verdict = judge(context, made, dataset=dataset, metric="accuracy", gates=gates).verdict
+    assert verdict.winner is not None, verdict.reason
+    rows, labels = truth()
+    assert verdict.candidates[0].metrics["accuracy"] == accuracy_score(labels, fitted.predict(rows))
+    crown(client, made)
+    good = register(client, tmp_path / "good", dataset, (2, 0), model=model)
+    against = judge(context, good).verdict
+    assert against.winner is None
+    assert f"{model} v1 gives labels and no probabilities, so it has no roc_auc" in against.reason
+    slices = [{"metric": "accuracy", "slices": ["wind"], "not_worse_than_champion_by": 0.05, "discover": True}]
+    verdict = judge(context, good, gates=slices).verdict
+    assert verdict.winner is not None
+    assert verdict.reason.endswith("(the champion v1 has no roc_auc).")
+
+
+def test_a_signature_that_does_not_fit_the_dataset_is_said(context, log):
+    dataset = training_set(context.store)
+    rows, labels = training_rows("binary")
+    fitted = logistic()
+    unsigned = log(mlflow.sklearn, fitted)
+    with pytest.raises(SchemaError, match="v1 has no signature, so nobody knows which columns it takes: log it with"):
+        judge(context, unsigned, dataset=dataset)
+    renamed = log(mlflow.sklearn, fitted, signature=infer_signature(rows.rename(columns={"wind": "rain"}), labels))
+    with pytest.raises(SchemaError, match="v2 needs the feature 'rain', which dataset delays_training does not have"):
+        judge(context, renamed, dataset=dataset)
+    text = log(mlflow.sklearn, fitted, signature=infer_signature(rows.assign(wind="calm"), labels))
+    with pytest.raises(
+        SchemaError, match="v3 takes the feature 'wind' as string, and in dataset delays_training it is"
+    ):
+        judge(context, text, dataset=dataset)
+    tensor = log(mlflow.sklearn, fitted, signature=infer_signature(rows.to_numpy(), labels.to_numpy()))
+    with pytest.raises(SchemaError, match="The signature of .* v4 is a tensor and names no columns"):
+        judge(context, tensor, dataset=dataset)
+    whole = log(mlflow.sklearn, fitted, signature=infer_signature(rows.astype({"wind": "int64"}), labels))
+    with pytest.raises(SchemaError, match="Feature 'wind' cannot be given to the model as int64"):
+        judge(context, whole, dataset=dataset)
+    other = LogisticRegression().fit(rows, np.where(labels, "late", "early"))
+    words = log(mlflow.sklearn, other, answer=np.array(["late"]))
+    with pytest.raises(
+        SchemaError, match="v6 knows the classes 'early', 'late', and the labels of dataset .* are False"
+    ):
+        judge(context, words, dataset=dataset)
+
+
+def test_a_version_from_elsewhere_does_not_say_what_it_was_trained_on(context, log):
+    made = log(mlflow.sklearn, logistic(), answer=np.array([True]))
+    with pytest.raises(SpecError, match="does not say what it was trained on: name the training set"):
+        judge(context, made)
+
+
+def test_a_model_that_raises_is_an_error_of_a_candidate_and_a_verdict_of_a_champion(
+    client, context, model, log, tmp_path
+):
+    dataset = training_set(context.store)
+    made = log(mlflow.pyfunc, python_model=Pickled(lambda rows: 1 / 0), answer=np.array([0.5]))
+    with pytest.raises(EvaluationError, match=f"{model} v1 raised ZeroDivisionError: division by zero"):
+        judge(context, made, dataset=dataset, allow_pyfunc=True)
+    crown(client, made)
+    good = register(client, tmp_path / "good", dataset, (2, 0), model=model)
+    verdict = judge(context, good, allow_pyfunc=True).verdict
+    assert (verdict.winner, verdict.champion_metrics) == (None, {})
+    assert "v1 raised ZeroDivisionError" in verdict.reason
+
+
+def test_only_the_dags_author_allows_it(run_dag, mlflow_connection, context, model, loud):
+    from airflow_mlops.operators import EvaluateOperator
+
+    assert "allow_pyfunc" not in EvaluateOperator.template_fields
+    dataset = training_set(context.store)
+    made, marker = loud
+    source = """
+    from airflow.sdk import DAG
+    from airflow_mlops.operators import EvaluateOperator
+
+    with DAG({name!r}):
+        EvaluateOperator(task_id="evaluate", candidates=[{made!r}], dataset={dataset!r}, store={store!r}{more})
+    """
+    fields = {"made": made, "dataset": dataset.model_dump(mode="json"), "store": context.store.url}
+    assert run_dag(source.format(name=f"refused_{model}", more="", **fields)).state == "failed"
+    assert not marker.exists()
+    outcome = run_dag(source.format(name=f"allowed_{model}", more=", allow_pyfunc=True", **fields))
+    assert outcome.state == "success"
+    assert outcome.xcom("evaluate")["verdict"]["winner"]["version"] == 1

@@ -1,0 +1,205 @@
+"""A real PostgreSQL server: its types, its windows, and what happens when it goes away in the middle."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from urllib.parse import quote
+
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.spec import IngestSpec
+from airflow_mlops.stages.ingest.step import run
+from tests.support.postgres import PASSWORD, Postgres, postgres  # noqa: F401 - a fixture
+
+# Sends 200,000 rows and then hangs, until someone ends it.
+HANGS = """SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(60)::text END AS z
+FROM generate_series(1, 300000) g"""
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StepContext(ArtifactStore(f"file://{tmp_path}/store"))
+
+
+@pytest.fixture
+def ingest(postgres, context, monkeypatch):  # noqa: F811
+    def ingest(sql, connection=None, **options):
+        monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection(**connection or {})))
+        return run(parse(IngestSpec, {"name": "raw", "conn_id": "pg", "sql": sql, **options}, "Step 'ingest'"), context)
+
+    return ingest
+
+
+@pytest.fixture(params=["ADBC", "SQLAlchemy"])
+def engine(request, monkeypatch):
+    """Both ways to read, the second one as if the ADBC driver was not installed."""
+    if request.param == "SQLAlchemy":
+        monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    return request.param
+
+
+def table(context, result):
+    return open_dataset(context.store, result.dataset).table()
+
+
+def nothing_is_left(context):
+    return context.store.fs.find(context.store.root) == []
+
+
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
+def test_the_window_is_half_open_and_in_utc_for_every_kind_of_time(kind, postgres, ingest, context, engine):  # noqa: F811
+    postgres.execute(
+        "DROP TABLE IF EXISTS times",
+        f"CREATE TABLE times (t {kind}, month int)",
+        "SET TIME ZONE 'UTC'",
+        "INSERT INTO times SELECT make_date(2013, m, 1), m FROM generate_series(3, 5) m",
+        # Whatever the server's own time zone is.
+        "ALTER ROLE ingest SET timezone = 'America/New_York'",
+    )
+    result = ingest("SELECT * FROM times WHERE t >= :start AND t < :end -- ':end'\n;", window="2013-04")
+    assert table(context, result)["month"].to_pylist() == [4]
+    assert open_dataset(context.store, result.dataset).manifest.source["engine"] == engine
+    assert ingest("SELECT * FROM times WHERE t >= :start AND t < :end -- ':end'\n;", window="2013-04").unchanged
+
+
+def test_values_arrive_as_they_are(ingest, context, engine):
+    result = ingest(
+        """SELECT 1::int8 AS i, 1.5::float8 AS f, 'NaN'::float8 AS nan, '-inf'::float8 AS inf, 'ü'::text AS s,
+        true AS b,
+        '2013-04-01 10:00+02'::timestamptz AS tz, NULL::int8 AS n, '\\x00ff'::bytea AS by, ARRAY[1, 2]::int8[] AS a,
+        12.30::numeric AS price, '0b5e7a9e-3c1f-4c55-8c1d-2f6f0a5b7c3d'::uuid AS u -- the end"""
+    )
+    (row,) = table(context, result).to_pylist()
+    assert math.isnan(row.pop("nan"))
+    assert row == {
+        "i": 1, "f": 1.5, "inf": -math.inf, "s": "ü", "b": True, "tz": datetime(2013, 4, 1, 8, tzinfo=timezone.utc),
+        "n": None, "by": b"\x00\xff", "a": [1, 2], "price": "12.30", "u": "0b5e7a9e-3c1f-4c55-8c1d-2f6f0a5b7c3d",
+    }  # fmt: skip
+
+
+def test_types_that_arrow_does_not_have_arrive_as_text_in_the_querys_order(postgres, ingest, context):  # noqa: F811
+    postgres.execute("DROP TYPE IF EXISTS mood", "CREATE TYPE mood AS ENUM ('low', 'high')")
+    result = ingest(
+        '''SELECT g AS "the ""n""", 'high'::mood AS m, '127.0.0.1'::inet AS ip, '1 day'::interval AS iv,
+        ARRAY['low']::mood[] AS moods, '{"a": 1}'::jsonb AS j FROM generate_series(1, 3) g ORDER BY g DESC'''
+    )
+    rows = table(context, result).to_pylist()
+    assert [row.pop('the "n"') for row in rows] == [3, 2, 1]
+    assert rows[0] == {"m": "high", "ip": "127.0.0.1/32", "iv": "1 day", "moods": ["low"], "j": '{"a": 1}'}
+
+
+def test_exact_numbers_become_floats_where_that_is_declared(ingest, context, engine):
+    result = ingest("SELECT 12.30::numeric AS p UNION ALL SELECT 'NaN'", types={"p": "float64"})
+    first, second = table(context, result)["p"].to_pylist()
+    assert first == 12.3
+    assert math.isnan(second)
+
+
+def test_an_unordered_query_returns_the_same_order_while_others_read_the_table(postgres, ingest):  # noqa: F811
+    import psycopg2
+
+    postgres.execute(
+        "DROP TABLE IF EXISTS big",
+        "CREATE TABLE big AS SELECT g, repeat('x', 200) AS s FROM generate_series(1, 40000) g",
+    )
+    first = ingest("SELECT * FROM big")
+    other = psycopg2.connect(postgres.admin)
+    try:
+        with other.cursor("half") as cursor:
+            cursor.itersize = 1000
+            cursor.execute("SELECT * FROM big")
+            cursor.fetchmany(20_000)
+            again = ingest("SELECT * FROM big")
+    finally:
+        other.close()
+    assert again.unchanged
+    assert again.dataset == first.dataset
+
+
+@pytest.mark.parametrize("how", ["backend", "server"])
+def test_a_database_that_dies_in_the_middle_leaves_nothing_and_a_retry_succeeds(how, postgres, ingest, context):  # noqa: F811
+    def end():
+        waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while not (found := postgres.execute(waits)):
+            time.sleep(0.05)
+        # Rows have arrived and are being written by now.
+        assert context.store.fs.find(context.store.root) != []
+        if how == "server":
+            postgres.stop()
+        else:
+            postgres.execute(f"SELECT pg_terminate_backend({found[0][0]})")
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        with pytest.raises(SourceError, match=r"'pg' \(postgres\) could not be read: .*Nothing was written") as raised:
+            ingest(HANGS)
+    finally:
+        thread.join()
+        if how == "server":
+            postgres.start()
+    assert raised.value.retryable
+    assert PASSWORD not in str(raised.value)
+    assert nothing_is_left(context)
+    assert ingest(HANGS.replace("60", "0")).dataset.rows == 300_000
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        ({"port": 1}, "Connection refused"),
+        ({"password": "geheim%1"}, "password authentication failed"),
+        ({"schema": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"extra": {"sslmode": "require"}}, "SSL"),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_said_without_the_password(connection, message, ingest, context, engine):
+    if engine == "SQLAlchemy" and "extra" in connection:
+        connection = {"extra": {"sqlalchemy_query": connection["extra"]}}
+    with pytest.raises(SourceError, match=f"'pg' .postgres. could not be read: .*{message}") as raised:
+        ingest("SELECT 1", connection)
+    for secret in (PASSWORD, quote(PASSWORD, safe=""), "geheim"):
+        assert secret not in str(raised.value)
+    assert nothing_is_left(context)
+
+
+@pytest.mark.parametrize(
+    ("sql", "error", "message"),
+    [
+        ("SELECT * FROM nowhere", SpecError, r"'pg' refused the query: .*relation .nowhere. does not exist"),
+        ("SELEC", SpecError, "syntax error at or near"),
+        ("CREATE TABLE made_by_ingest (a int)", SpecError, "refused the query"),
+        ("SELECT 1 AS a, 2 AS a", SchemaError, "returns the column 'a' more than once"),
+    ],
+)
+def test_a_query_that_cannot_run_is_said(sql, error, message, postgres, ingest, context):  # noqa: F811
+    with pytest.raises(error, match=message):
+        ingest(sql)
+    assert nothing_is_left(context)
+    assert postgres.execute("SELECT to_regclass('made_by_ingest')") == [(None,)]
+
+
+def test_a_column_that_changes_its_type_is_named(postgres, ingest):  # noqa: F811
+    query = "SELECT * FROM changing WHERE t >= :start AND t < :end"
+    postgres.execute(
+        "DROP TABLE IF EXISTS changing",
+        """CREATE TABLE changing AS
+        SELECT d AS t, 1 AS n FROM generate_series('2013-03-01'::date, '2013-05-01', '1 day') d""",
+    )
+    ingest(query, window="2013-03")
+    postgres.execute("ALTER TABLE changing ALTER n TYPE text")
+    with pytest.raises(SchemaError, match=r"'n' as int32, and now it is string: .*types=\{'n': 'string'\}"):
+        ingest(query, window="2013-04")
+    postgres.execute("ALTER TABLE changing DROP n")
+    with pytest.raises(SchemaError, match="in the window 2013-03 has the column 'n', which the source no longer has"):
+        ingest(query, window="2013-04")

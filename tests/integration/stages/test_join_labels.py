@@ -1,0 +1,182 @@
+"""Late labels joined to logged predictions: every prediction once, the right label or none."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import find_datasets, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.join_labels.step import run
+from tests.support.deployed import write
+
+LATE = {"name": "late", "expression": "arr_delay > 15"}
+
+
+def predictions(store, window: str | None = "2013-04", **columns):
+    rows = len(next(iter(columns.values())))
+    data = pa.table({**columns, "score": [0.5] * rows})
+    return write(store, "predictions", data, window, {"model": "delays", "model_version": 3})
+
+
+def labels(store, window: str | None = "2013-04", **columns):
+    return write(store, "flights", pa.table(columns), window)
+
+
+def join(store, left, right, **fields):
+    spec = {"predictions": left, "labels": right, "on": ["flight"], "label": LATE, "name": "outcomes", **fields}
+    return run(JoinLabelsSpec(**spec), StepContext(store=store))
+
+
+def joined(store, result) -> dict:
+    return open_dataset(store, result.dataset).table().to_pydict()
+
+
+def test_each_prediction_gets_its_label_and_one_without_gets_none(store):
+    result = join(
+        store,
+        predictions(store, flight=[3, 1, 2, 4]),
+        labels(store, flight=[1, 2, 4, 9], arr_delay=[20.0, 3.0, None, 99.0]),
+    )
+    found = joined(store, result)
+    assert (found["flight"], found["label"]) == ([3, 1, 2, 4], [None, True, False, None])
+    assert (result.rows, result.labelled, result.coverage) == (4, 2, 0.5)
+    assert result.summary == "2 of 4 predictions of 2013-04 have a label (50.0%)."
+    details = open_dataset(store, result.dataset).manifest.details
+    assert (details["label"], details["coverage"], details["model_version"]) == ("late", 0.5, 3)
+
+
+def test_more_labels_make_a_new_dataset_for_the_same_window(store):
+    made = predictions(store, flight=[1, 2])
+    first = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
+    second = join(store, made, labels(store, flight=[1, 2], arr_delay=[20.0, 0.0]))
+    assert (first.coverage, second.coverage) == (0.5, 1.0)
+    assert first.dataset.id != second.dataset.id
+    (present,) = find_datasets(store, "outcomes", Window.model_validate("2013-04"))
+    assert present.manifest.id == second.dataset.id
+    assert joined(store, first)["label"] == [True, None]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from("ab"))), st.dictionaries(
+    st.tuples(st.integers(0, 6), st.sampled_from("ab")), st.one_of(st.none(), st.integers(-50, 50)), max_size=14
+))  # fmt: skip
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_join_is_a_look_up_for_every_prediction_in_order(store, keys, known):
+    left = pa.table({
+        "f": pa.array([key[0] for key in keys], pa.int64()), "c": pa.array([key[1] for key in keys], pa.string()),
+    })  # fmt: skip
+    right = pa.table({
+        "f": pa.array([key[0] for key in known], pa.int32()),
+        "c": pa.array([key[1] for key in known], pa.string()).dictionary_encode(),
+        "arr_delay": pa.array(list(known.values()), pa.float64()),
+    })  # fmt: skip
+    result = join(store, write(store, "p", left, "2013-04"), write(store, "l", right, "2013-04"), on=["f", "c"])
+    expected = [None if known.get(key) is None else known[key] > 15 for key in keys]
+    assert joined(store, result)["label"] == expected
+    assert result.labelled == sum(label is not None for label in expected)
+
+
+def test_two_labels_for_one_prediction_are_an_error_that_shows_one(store):
+    made = predictions(store, flight=[1, 2], origin=["JFK", "EWR"])
+    twice = labels(store, flight=[1, 1, 7, 7], origin=["JFK"] * 4, arr_delay=[20.0, 3.0, 1.0, 2.0])
+    said = "Dataset flights has more than one label for 1 of the predictions' keys, such as flight=1, origin='JFK'"
+    with pytest.raises(SchemaError, match=said):
+        join(store, made, twice, on=["flight", "origin"])
+    # What nobody predicted may be there as often as it likes.
+    assert join(store, predictions(store, flight=[2]), twice).labelled == 0
+
+
+def test_the_latest_label_wins_where_its_time_is_known(store):
+    times = [datetime(2013, 5, day) for day in (3, 1, 2)]
+    several = labels(store, flight=[1, 1, 1], arr_delay=[0.0, 99.0, 99.0], seen=times)
+    result = join(store, predictions(store, flight=[1, 1]), several, labels_timestamp="seen")
+    assert joined(store, result)["label"] == [False, False]
+
+
+def test_a_column_can_be_the_label_and_all_windows_of_a_name_are_looked_at(store):
+    predictions(store, flight=[1], window="2013-04")
+    predictions(store, flight=[2], window="2013-05")
+    labels(store, flight=[2], outcome=["late"], window="2013-07")
+    result = join(store, {"name": "predictions", "window": "2013-04..2013-05"}, {"name": "flights"}, label="outcome")
+    assert joined(store, result)["label"] == [None, "late"]
+    assert result.dataset.window.label == "2013-04-01T00:00:00Z/2013-06-01T00:00:00Z"
+
+
+def test_keys_of_other_types_are_compared_where_they_can_be(store):
+    result = join(store, predictions(store, flight=["1", "2"]), labels(store, flight=[1, 3], arr_delay=[20.0, 20.0]))
+    assert joined(store, result)["label"] == [True, None]
+    with pytest.raises(SchemaError, match="Key 'flight' is int64 in the predictions and string in flights"):
+        join(store, predictions(store, flight=[1]), labels(store, flight=["UA1"], arr_delay=[20.0]))
+
+
+def test_no_predictions_in_the_window_join_to_none(store):
+    made = write(store, "p", pa.table({"flight": pa.array([], pa.int64())}), "2013-04")
+    result = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
+    assert (result.rows, result.coverage) == (0, None)
+    assert joined(store, result) == {"flight": [], "label": []}
+
+
+def test_what_is_wrong_is_named(store):
+    made, there = predictions(store, flight=[1]), labels(store, flight=[1], arr_delay=[20.0])
+    with pytest.raises(SchemaError, match="Dataset flights has no column 'dep_delay'"):
+        join(store, made, there, label={"name": "late", "expression": "dep_delay > 15"})
+    with pytest.raises(SchemaError, match="Dataset predictions has no column 'origin'"):
+        join(store, made, there, on=["origin"])
+    with pytest.raises(SpecError, match="is not an expression over columns"):
+        join(store, made, there, label={"name": "late", "expression": "__import__('os')"})
+    with pytest.raises(SchemaError, match="have a column 'label' already"):
+        join(store, predictions(store, flight=[1], label=[True]), there)
+    with pytest.raises(DatasetNotFoundError, match="no dataset 'predictions' in 2013-08"):
+        join(store, {"name": "predictions", "window": "2013-08"}, there)
+    skipped = join(store, {"name": "predictions", "window": "2013-08"}, there, on_missing="skip")
+    assert skipped.dataset is None
+    assert skipped.summary.startswith("Nothing was joined. There is no dataset 'predictions' in 2013-08")
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import JoinLabelsOperator
+
+with DAG("join_labels_{month}", default_args={{"model": "joined", "on_missing": "skip"}}):
+    JoinLabelsOperator(
+        task_id="join_labels",
+        predictions={{"name": "joined_predictions", "window": "{month}"}}, labels={{"name": "joined_flights"}},
+        on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}},
+    )
+"""
+
+
+@pytest.mark.parametrize(("month", "state"), [("2013-04", "success"), ("2013-05", "skipped")])
+def test_a_task_joins_what_is_there_and_is_skipped_where_nothing_is(month, state, run_dag):
+    from airflow_mlops.settings import default_store
+
+    store = ArtifactStore(default_store())
+    write(store, "joined_predictions", pa.table({"flight": [1, 2]}), "2013-04")
+    write(store, "joined_flights", pa.table({"flight": [1], "arr_delay": [20.0]}), "2013-06")
+    run = run_dag(DAG.format(month=month))
+    assert run.states() == {"join_labels": state}
+    if state == "success":
+        assert run.xcom("join_labels")["dataset"]["name"] == "joined_outcomes"
+        assert run.xcom("join_labels")["coverage"] == 0.5
+
+
+def test_the_time_of_a_label_is_kept_where_it_is_one(store):
+    made = predictions(store, flight=[1, 2, 3, 4])
+    days = [datetime(2013, 4, day) for day in (3, 9, 5, 6)]
+    when = labels(store, flight=[1, 1, 2, 3], arr_delay=[20.0, 3.0, 40.0, None], landed=days)
+    found = joined(store, join(store, made, when, labels_timestamp="landed"))
+    assert found["label"] == [False, True, None, None]
+    assert found["label_at"] == [datetime(2013, 4, 9), datetime(2013, 4, 5), None, None]
+    order = labels(store, flight=[1, 2], arr_delay=[20.0, 3.0], version=[1, 2])
+    assert "label_at" not in joined(store, join(store, made, order, labels_timestamp="version"))
+    taken = predictions(store, flight=[1], label_at=[0])
+    with pytest.raises(SchemaError, match="column 'label_at' already, the name that the join gives to the time of the"):
+        join(store, taken, when, labels_timestamp="landed")

@@ -1,0 +1,454 @@
+"""Monitoring against a real registry: score, join, compare, decide, and ask for retraining where that is the answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from tests.support.candidates import register, training_set
+from tests.support.deployed import flights, promote, scoring_set, write
+
+
+@pytest.fixture
+def champion(client, store, tmp_path):
+    return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+
+
+def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None)) -> DatasetRef:
+    """Score ``data`` and join the labels of the rows ``known``."""
+    context = StepContext(store=store)
+    made = score.run(ScoreSpec(model=champion.model, dataset=scoring_set(store, data, window)), context).dataset
+    labels = data.select(["flight", "arr_delay"]).take(pa.array(np.arange(data.num_rows)[known]))
+    spec = {
+        "predictions": made, "labels": write(store, "flights", labels, window), "on": ["flight"],
+        "label": {"name": "late", "expression": "arr_delay > 15"}, "name": f"{champion.model}_outcomes",
+    }  # fmt: skip
+    return join_labels.run(JoinLabelsSpec(**spec), context).dataset
+
+
+def watch(store, champion, dataset, window: str | None = None, **policy):
+    spec = MonitorSpec(model=champion.model, dataset=dataset, window=window, policy=policy)
+    return monitor.run(spec, StepContext(store=store))
+
+
+def stored(store, champion, window: str) -> Report:
+    return Report.model_validate(store.read_json(f"reports/{champion.model}/{window}.json"))
+
+
+def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2)))
+    assert result.decision == "healthy", result.reason
+    assert result.metrics["rows"] == result.metrics["labelled"] == 2_000
+    assert result.metrics["roc_auc"] == pytest.approx(0.86, abs=0.03)
+    assert result.metrics["roc_auc_low"] < result.metrics["roc_auc"] < result.metrics["roc_auc_high"]
+    assert result.metrics["roc_auc_reference"] == 0.86
+    assert result.metrics["feature_drift"] < 0.1
+    assert result.metrics["prediction_drift"] < 0.1
+    assert (result.metric, result.champion, result.scored_by) == ("roc_auc", champion, champion)
+    assert result.report_url == store.url_of(f"reports/{champion.model}/2013-04.html")
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert result.reason in page
+    report = stored(store, champion, "2013-04")
+    assert (
+        result.metrics["estimated_roc_auc_low"] < result.metrics["roc_auc"] < result.metrics["estimated_roc_auc_high"]
+    )
+    assert report.estimated.labels == 2_000
+    assert report.notes[-1].endswith("; the realised value lies inside.")
+    assert report.notes[-1] in page
+    assert {drift.column for drift in report.features} == {"distance", "wind"}
+    # Two numeric features and the score: Kolmogorov-Smirnov's and Cucconi's test each, and of what is missing.
+    assert (report.drift_tests.support.columns, report.drift_tests.false_alarm_rate) == (3, 0.05)
+    assert not any(drift.drifted for drift in (*report.features, report.prediction))
+    assert report.prediction.adjusted_p_value > 0.05
+    assert report.age_days == 30
+    # XCom holds the numbers; what is drawn stays in the store.
+    assert len(result.model_dump_json()) < 2_000
+
+
+def test_features_that_move_while_the_model_holds_are_watched(store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
+    assert result.decision == "watch"
+    assert "1 feature has drifted: distance (by 37." in result.reason
+    assert result.metrics["features_drifted"] == 1
+    assert "realised roc_auc" in result.reason
+    assert "holds" in result.reason
+    assert result.most_drifted == "distance"
+
+
+def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_windows(store, champion):
+    watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2)))
+    result = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, noise=8)))
+    assert result.decision == "retrain"
+    assert "below 0.840, the least that the 0.860 at training allows; concept drift: the inputs have" in result.reason
+    page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
+    assert "2013-04: roc_auc" in page
+    assert "2013-05: roc_auc" in page
+    # A window that is looked at again knows only what came before it, and replaces its own report.
+    watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
+    assert "2013-05: roc_auc" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert len(store.keys(f"reports/{champion.model}")) == 4
+
+
+def test_the_report_says_where_and_since_when_performance_fell(store, champion):
+    def window(month: int, worse: bool) -> pa.Table:
+        data = flights(4_000, seed=month)
+        # What the model says of strong wind from the fourth month on has nothing to do with what comes.
+        gale = data["wind"].to_numpy() > 0.85
+        late = np.where(gale & worse, np.random.default_rng(month).permutation(data["arr_delay"]), data["arr_delay"])
+        return data.set_column(data.schema.get_field_index("arr_delay"), "arr_delay", pa.array(late))
+
+    found = [
+        watch(store, champion, outcomes(store, champion, f"2013-{month:02}", window(month, worse=month > 6)))
+        for month in range(4, 9)
+    ]
+    assert [result.changed_since for result in found] == [None, None, None, None, "2013-07"]
+    last, report = found[-1], stored(store, champion, "2013-08")
+    assert last.worst_segment == report.segments[0].name
+    assert last.worst_segment.startswith("wind above 0.8")
+    assert report.segments[0].contribution > 0.8 * (report.loss.value - report.loss.reference) > 0
+    assert report.loss.value == pytest.approx(1 - report.performance.value)
+    assert last.decision == "retrain"
+    assert f"it fell most where {last.worst_segment}: " in last.reason
+    assert not stored(store, champion, "2013-05").segments
+    page = store.read_bytes(f"reports/{champion.model}/2013-08.html").decode()
+    assert "since 2013-07 roc_auc has been" in page
+    assert last.worst_segment in page
+    # The model leans on the distance alone, and says so.
+    assert {drift.column: drift.importance for drift in report.features} == {"distance": 1.0, "wind": 0.0}
+    assert len(last.model_dump_json()) < 4_000
+
+
+def test_segments_wait_for_labels_that_can_be_judged(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    watch(store, champion, made, min_labels=5_000)
+    report = stored(store, champion, "2013-04")
+    assert report.loss is None
+    assert not report.segments
+
+
+def test_a_broken_report_of_an_earlier_window_is_left_out(store, champion):
+    store.write_bytes(f"reports/{champion.model}/2013-02.json", b"{broken")
+    store.write_json(f"reports/{champion.model}/2013-03.json", {"of": "another format"})
+    assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
+
+
+def test_too_few_labels_are_watched_and_said(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(50))
+    result = watch(store, champion, made)
+    assert result.decision == "watch"
+    assert result.reason.startswith(
+        "Realised performance is not judged: there are 50 labels, 200 are needed; estimated"
+    )
+    assert result.metrics["coverage"] == 0.025
+    made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(300))
+    assert "15.0% of the predictions have a label, 50% are needed" in watch(store, champion, made).reason
+    assert watch(store, champion, made, min_coverage=0.1).decision == "retrain"
+
+
+def test_predictions_without_labels_are_watched_for_drift_alone(store, champion):
+    outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
+    result = watch(store, champion, {"name": f"{champion.model}_predictions", "window": "2013-04"})
+    assert result.decision == "watch"
+    assert "no labels were joined to the predictions" in result.reason
+    assert result.most_drifted == "distance"
+
+
+def test_without_labels_performance_is_estimated_from_the_scores(store, champion):
+    data = flights(seed=2)
+    # Flights that are all alike cannot be told apart, by the best of models.
+    alike = data.set_column(
+        data.schema.get_field_index("distance"), "distance", pa.array(data["distance"].to_numpy() * 0.3)
+    )
+    outcomes(store, champion, "2013-04", alike)
+    result = watch(store, champion, {"name": f"{champion.model}_predictions", "window": "2013-04"})
+    assert result.decision == "watch"
+    assert "estimated roc_auc 0.6" in result.reason
+    assert "is below 0.840, the least that the 0.860 at training allows" in result.reason
+    assert "roc_auc" not in result.metrics
+    # The estimate is of all rows, and of those with a label once it is compared with them.
+    made = outcomes(store, champion, "2013-04", data, known=slice(1_500))
+    watch(store, champion, made)
+    assert stored(store, champion, "2013-04").estimated.labels == 1_500
+    watch(store, champion, made, min_labels=1_501)
+    assert stored(store, champion, "2013-04").estimated.labels == 2_000
+
+
+def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
+    made = outcomes(store, champion, "2013-04", flights(40, seed=2))
+    watch(store, champion, made)
+    noted = "Performance was not estimated from the scores alone: "
+    assert stored(store, champion, "2013-04").notes == [f"{noted}there are 40 scores, 50 are needed."]
+    # As one that was trained before calibrations were kept.
+    champion = promote(client, tmp_path, store, champion.model, calibrated=False)
+    assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
+    assert stored(store, champion, "2013-04").loss is None
+    assert {drift.importance for drift in stored(store, champion, "2013-04").features} == {None}
+    assert stored(store, champion, "2013-04").notes == [
+        f"{noted}the version's profile does not say what its scores mean."
+    ]
+
+
+def test_within_the_grace_of_its_labels_a_window_is_not_judged(store, champion):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    result = watch(store, champion, made, grace="100000D")
+    assert result.decision == "watch"
+    assert "and its labels get 100000 days from its end; estimated roc_auc" in result.reason
+    assert "holds" in result.reason
+    assert stored(store, champion, "2013-04").performance is not None
+    assert watch(store, champion, made, grace="1D").decision == "retrain"
+
+
+def test_labels_that_say_when_they_came_have_a_delay(store, champion):
+    data = flights(seed=2)
+    made = score.run(
+        ScoreSpec(model=champion.model, dataset=scoring_set(store, data, "2013-04")), StepContext(store=store)
+    ).dataset
+    days = np.arange(2_000) / 100
+    came = data["time_hour"].to_numpy() + (days * 86_400_000_000).astype("timedelta64[us]")
+    labels = data.select(["flight", "arr_delay"]).append_column("landed", pa.array(came, pa.timestamp("us", "UTC")))
+    spec = {
+        "predictions": made, "labels": write(store, "flights", labels, "2013-04"), "on": ["flight"],
+        "label": {"name": "late", "expression": "arr_delay > 15"}, "labels_timestamp": "landed", "name": "outcomes",
+    }  # fmt: skip
+    result = watch(store, champion, join_labels.run(JoinLabelsSpec(**spec), StepContext(store=store)).dataset)
+    assert [result.metrics[f"label_delay_{name}"] for name in ("median", "p90", "p99")] == pytest.approx(
+        [10.0, 18.0, 19.8], abs=0.3
+    )
+    assert "Label delay" in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+
+
+def odd(**columns) -> pa.Table:
+    data = flights(400, seed=2)
+    for name, values in columns.items():
+        data = data.set_column(data.schema.get_field_index(name), name, values)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (odd(arr_delay=pa.array([60.0] * 400)), "all 400 labels are of the positive class"),
+        (odd(arr_delay=pa.array([1.0] * 400)), "all 400 labels are of the negative class"),
+        (odd(arr_delay=pa.nulls(400, pa.float64())), "there are no labels"),
+        (odd(arr_delay=pa.array([float("nan")] * 400)), "there are no labels"),
+        (odd(wind=pa.nulls(400, pa.float64())), "wind (no row has a value)"),
+        (odd(wind=pa.array([float("inf")] * 400)), "wind (no row has a value)"),
+        (odd(distance=pa.array([float("nan")] * 400)), "distance (no row has a value)"),
+        (flights(400, seed=2).slice(0, 0), "There are no predictions in 2013-04."),
+        (flights(400, seed=2).slice(0, 3), "there are 3 labels, 200 are needed"),
+    ],
+    ids=["all late", "none late", "no label", "nan label", "missing", "infinite", "nan", "empty", "three rows"],
+)  # fmt: skip
+def test_a_window_in_which_something_is_wrong_gets_a_verdict_that_says_so(data, said, store, champion):
+    result = watch(store, champion, outcomes(store, champion, "2013-04", data))
+    assert result.decision == "watch"
+    assert said in result.reason
+    json.dumps(result.model_dump(mode="json"), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, "", {}, {"dataset": None}, {"name": "nobodys_outcomes", "window": "2013-04"}]
+)
+def test_without_predictions_the_registry_alone_decides(nothing, store, champion, client):
+    spec = {"model": "nobody", "dataset": nothing, "window": "2013-04"}
+    result = monitor.run(parse(MonitorSpec, spec, "the test"), StepContext(store=store))
+    assert (result.decision, result.champion) == ("retrain", None)
+    assert result.reason == "There is no champion: nobody has to be trained first."
+    result = monitor.run(parse(MonitorSpec, {**spec, "model": champion.model}, "the test"), StepContext(store=store))
+    assert (result.decision, result.reason) == ("watch", "There are no predictions in 2013-04.")
+    # The champion's training data ended in March.
+    old = {**spec, "model": champion.model, "window": "2013-08", "policy": {"max_age": "P100D"}}
+    result = monitor.run(parse(MonitorSpec, old, "the test"), StepContext(store=store))
+    assert result.decision == "retrain"
+    assert "ended 153 days before the end of 2013-08" in result.reason
+
+
+def test_a_bad_version_that_has_been_replaced_is_not_retrained_again(store, champion, client, tmp_path):
+    made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
+    newer = promote(client, tmp_path, store, champion.model)
+    result = watch(store, champion, made)
+    assert (result.decision, result.champion, result.scored_by) == ("watch", newer, champion)
+    assert f"but {newer} has replaced {champion} since" in result.reason
+
+
+def test_retraining_waits_until_it_was_needed_in_enough_windows_in_whatever_order_they_are_checked(store, champion):
+    often = {"persistence": {"k": 2, "n": 2}}
+    made = {month: outcomes(store, champion, f"2013-0{month}", flights(seed=month, noise=8)) for month in (4, 5)}
+    late = watch(store, champion, made[5], **often)
+    assert late.decision == "watch"
+    assert "so it was in 1 of the last 2 windows, and retraining takes 2" in late.reason
+    assert watch(store, champion, made[4], **often).decision == "watch"
+    result = watch(store, champion, made[5], **often)
+    assert result.decision == "retrain"
+    assert "so it was in 2 of the last 2 windows" in result.reason
+    assert (result.request.id, result.request.triggers) == (f"{champion.model}/2013-05", ["performance"])
+    assert result.request.report_url == result.report_url
+    assert result.request.metrics == result.metrics
+    page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
+    assert f"The request is {champion.model}/2013-05." in page
+
+
+def test_drift_retrains_where_the_policy_says_so_and_what_drifted_matters(store, champion):
+    moved = outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
+    assert watch(store, champion, moved).decision == "watch"
+    result = watch(store, champion, moved, retrain_on=["drift"])
+    assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
+    assert result.reason == "Features with 100% of the importance have drifted, and 50% is enough: distance."
+    data = flights(seed=3)
+    wind = pa.array(data["wind"].to_numpy() + 1)
+    made = outcomes(store, champion, "2013-05", data.set_column(data.schema.get_field_index("wind"), "wind", wind))
+    # The model does not look at the wind.
+    assert watch(store, champion, made, retrain_on=["drift"]).decision == "watch"
+    assert [drift.column for drift in stored(store, champion, "2013-05").features if drift.drifted] == ["wind"]
+
+
+def test_new_data_is_counted_from_the_end_of_the_training_data_to_the_end_of_the_window(store, champion):
+    for window in ("2013-03", "2013-04", "2013-05", "2013-06"):
+        write(store, "flights", flights(600).select(["flight"]), window)
+    policy = {"new_data": {"dataset": "flights", "windows": 2}}
+    assert watch(store, champion, None, "2013-04", **policy).decision == "watch"
+    result = watch(store, champion, None, "2013-05", **policy)
+    assert (result.decision, result.request.triggers) == ("retrain", ["new_data"])
+    assert f"since the training data of {champion} ended, 2 windows of flights have come" in result.reason.lower()
+    assert stored(store, champion, "2013-05").arrivals.share == 0.6
+    share = {"new_data": {"dataset": "flights", "share": 0.9}}
+    assert watch(store, champion, None, "2013-05", **share).decision == "watch"
+    assert watch(store, champion, None, "2013-06", **share).decision == "retrain"
+    assert watch(store, champion, None, "2013-06", new_data={"dataset": "nothing", "windows": 1}).decision == "watch"
+
+
+def test_a_champion_that_other_code_trained_is_retrained(store, champion, client):
+    assert watch(store, champion, None, "2013-04", code="b2").decision == "watch"
+    (note,) = stored(store, champion, "2013-04").notes
+    assert note == f"Which code trained {champion} is not known: its MLflow run has no tag mlops.code_version."
+    client.set_tag(champion.run_id, "mlops.code_version", "a1")
+    result = watch(store, champion, None, "2013-04", code="b2")
+    assert (result.decision, result.request.code) == ("retrain", "b2")
+    assert result.reason.endswith("v1 was trained by code a1, and the code is b2 now.")
+    assert watch(store, champion, None, "2013-04", code="a1").decision == "watch"
+
+
+def test_without_the_training_set_nobody_knows_how_much_is_new(store, champion):
+    store.fs.rm(store.path("datasets/delays_training/manifests"), recursive=True)
+    watch(store, champion, None, "2013-04", new_data={"dataset": "flights", "windows": 1})
+    assert f"How much data has come since {champion} was trained is not known" in "".join(
+        stored(store, champion, "2013-04").notes
+    )
+
+
+def test_what_is_configured_wrongly_is_named(store, champion, client, tmp_path):
+    made = outcomes(store, champion, "2013-04", flights(seed=2))
+    with pytest.raises(SpecError, match=r"policy\.metric='rmse' cannot be measured on predictions of a binary model"):
+        watch(store, champion, made, metric="rmse")
+    other = promote(client, tmp_path, store, f"other_{uuid.uuid4().hex[:8]}")
+    with pytest.raises(SpecError, match=f"holds predictions of {champion.model}, not of {other.model}"):
+        watch(store, other, made)
+    with pytest.raises(SpecError, match="has no time window: say with window="):
+        watch(store, champion, None)
+    with pytest.raises(DatasetNotFoundError, match="is not in the artifact store"):
+        watch(store, champion, DatasetRef(name="gone", id="0" * 64, rows=1, window="2013-04"))
+    with pytest.raises(SpecError, match=r"policy\.tolerance: Input should be greater than or equal to 0"):
+        parse(MonitorSpec, {"model": "m", "policy": {"tolerance": -1}}, "The test")
+
+
+def test_a_version_without_a_profile_cannot_be_monitored(store, champion, client, tmp_path):
+    bare = register(client, tmp_path / "bare", training_set(store), (2, 0), model=champion.model)
+    client.set_registered_model_alias(champion.model, "champion", str(bare.version))
+    made = outcomes(store, bare, "2013-04", flights(seed=2))
+    with pytest.raises(ModelFormatError, match=f"{bare} has no mlops/profile.json to compare with: train it with"):
+        watch(store, bare, made)
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import JoinLabelsOperator, MonitorOperator
+
+with DAG("monitor_{model}_{month}", default_args={{"model": "{model}"}}):
+    joined = JoinLabelsOperator(
+        task_id="join_labels",
+        predictions={{"name": "{model}_predictions", "window": "{month}"}}, labels={{"name": "flights_{model}"}},
+        on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}}, on_missing="skip",
+    )
+    MonitorOperator(task_id="monitor", dataset=joined.output, window="{month}", trigger_rule="none_failed")
+"""
+
+
+def test_only_a_window_that_asks_for_retraining_emits_the_asset(run_dag, client, tmp_path):
+    from airflow_mlops.settings import default_store
+
+    store = ArtifactStore(default_store())
+    model = f"delays_{uuid.uuid4().hex[:8]}"
+
+    def month(name: str, **how):
+        data = flights(seed=int(name[-1]), **how)
+        spec = ScoreSpec(model=model, dataset=scoring_set(store, data, name, f"scoring_{model}"))
+        score.run(spec, StepContext(store=store))
+        write(store, f"flights_{model}", data.select(["flight", "arr_delay"]), name)
+
+    first = run_dag(DAG.format(model=model, month="2013-03"))
+    assert first.states() == {"join_labels": "skipped", "monitor": "success"}
+    ((uri, extra),) = first.asset_events()
+    assert uri == f"mlops://{model}/retrain"
+    assert extra["reason"] == f"There is no champion: {model} has to be trained first."
+
+    promote(client, tmp_path, store, model)
+    month("2013-04")
+    quiet = run_dag(DAG.format(model=model, month="2013-04"))
+    assert quiet.states() == {"join_labels": "success", "monitor": "success"}
+    assert quiet.xcom("monitor")["decision"] == "healthy"
+    assert quiet.asset_events() == []
+
+    store.fs.rm(store.path(f"datasets/flights_{model}/windows"), recursive=True)
+    month("2013-05", noise=8)
+    loud = run_dag(DAG.format(model=model, month="2013-05"))
+    ((uri, extra),) = loud.asset_events()
+    assert uri == f"mlops://{model}/retrain"
+    assert (extra["decision"], extra["metrics"]["rows"]) == ("retrain", 2_000)
+    assert extra["window"].startswith("2013-05-01")
+    assert (extra["request"]["id"], extra["request"]["reason"]) == (f"{model}/2013-05", extra["reason"])
+    again = run_dag(DAG.format(model=model, month="2013-05"))
+    assert again.xcom("monitor")["decision"] == "retrain"
+    assert again.asset_events() == []
+
+
+def test_a_policy_that_is_wrong_is_a_mistake_in_the_dag():
+    from airflow_mlops.operators import MonitorOperator
+
+    with pytest.raises(SpecError, match="The policy of task 'm' cannot run as it is configured: tolerence"):
+        MonitorOperator(task_id="m", model="delays", dataset=None, policy={"tolerence": 0.1})
+
+
+def test_the_step_imports_no_training_library():
+    heavy = (
+        "sklearn",
+        "scipy",
+        "torch",
+        "feast",
+        "great_expectations",
+        "airflow",
+        "pandas",
+        "matplotlib",
+        "onnxruntime",
+    )
+    code = (
+        f"import sys, airflow_mlops.stages.monitor.step; print([module for module in {heavy} if module in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,166 @@
+"""Drift against earlier windows, with a real registry: which ones, what is said about them, what alarms and what does not."""
+
+from __future__ import annotations
+
+import uuid
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from tests.support.deployed import flights, promote, scoring_set
+
+SEASON, ROLLING = {"season": "P1Y"}, {"rolling": 2}
+
+
+@pytest.fixture
+def champion(client, store, tmp_path):
+    return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+
+
+def check(
+    store, champion, month: str, reference="training", data: pa.Table | None = None, rows: int = 1_500, **how
+) -> Report:
+    """Score the month, unless that was done, and check it."""
+    context = StepContext(store=store)
+    if data is None and how:
+        data = flights(rows, seed=int(month.replace("-", "")), **how)
+    if data is not None:
+        score.run(ScoreSpec(model=champion.model, dataset=scoring_set(store, data, month)), context)
+    made = {"name": f"{champion.model}_predictions", "window": month}
+    monitor.run(MonitorSpec(model=champion.model, dataset=made, window=month, reference=reference), context)
+    return Report.model_validate(store.read_json(f"reports/{champion.model}/{month}.json"))
+
+
+def drifted(report: Report) -> set[str]:
+    return {item.column for item in (*report.features, report.prediction) if item.drifted}
+
+
+def page(store, report: Report) -> str:
+    return store.read_bytes(f"reports/{report.model}/{report.window.label}.html").decode()
+
+
+def test_a_yearly_season_alarms_against_training_and_not_against_last_year(store, champion):
+    first = check(store, champion, "2013-12", SEASON, shift=1.0)
+    # Nothing was checked a year ago, and training knew no winter.
+    assert drifted(first) == {"distance", "score"}
+    assert first.notes[0] == "Drift is measured against training: 2012-12, P1Y earlier, was not checked."
+    assert first.reference.features == first.reference.scores == []
+    assert "has drifted: distance" in first.verdict.reason
+
+    winter = check(store, champion, "2014-12", SEASON, shift=1.0)
+    assert drifted(winter) == set()
+    assert [item.label for item in winter.reference.features] == ["2013-12"]
+    assert winter.reference.scores == winter.reference.features
+    assert {item.reference for item in (*winter.features, winter.prediction)} == {"2013-12"}
+    assert drifted(check(store, champion, "2014-12", "training")) == {"distance", "score"}
+
+    shifted = check(store, champion, "2015-12", SEASON, shift=1.5)
+    assert drifted(shifted) == {"distance", "score"}
+    assert "the predicted scores have drifted against 2014-12 (by " in shifted.verdict.reason
+    assert "1 feature has drifted against 2014-12: distance (by " in shifted.verdict.reason
+    assert drifted(check(store, champion, "2015-12", "training")) == {"distance", "score"}
+
+
+def test_the_page_says_what_drift_was_measured_against(store, champion):
+    usual = page(store, check(store, champion, "2013-04", shift=0.0))
+    for said in ("Missing at training", "</span>at training<span", "<dt>Drift measured against</dt><dd>training</dd>"):
+        assert said in usual
+    check(store, champion, "2013-05", shift=0.0)
+    rolling = page(store, check(store, champion, "2013-06", ROLLING, shift=0.0))
+    for said in (
+        "Missing in 2013-04 to 2013-05",
+        "</span>in 2013-04 to 2013-05<span",
+        "in 2013-04 to 2013-05, ",
+        "shares by bin, in 2013-04 to 2013-05 and in this window",
+        "<dd>2013-04, 2013-05 (the last 2 windows before)</dd>",
+    ):
+        assert said in rolling, said
+    for unsaid in ("at training<span", "Missing at training", "the held-out data"):
+        assert unsaid not in rolling, unsaid
+
+
+def test_rolling_takes_the_last_windows_before_however_late_they_are_checked(store, champion):
+    for month, shift in (("2013-04", 0.0), ("2013-05", 0.3), ("2013-06", 0.6), ("2013-07", 0.9)):
+        in_time = check(store, champion, month, ROLLING, rows=250, shift=shift)
+    assert [item.label for item in in_time.reference.features] == ["2013-05", "2013-06"]
+    # Again, after later ones, and out of order.
+    check(store, champion, "2013-08", ROLLING, rows=250, shift=0.9)
+    again = check(store, champion, "2013-07", ROLLING)
+    assert again.model_dump(exclude={"created"}) == in_time.model_dump(exclude={"created"})
+    assert [item.label for item in check(store, champion, "2013-05", ROLLING).reference.features] == ["2013-04"]
+    first = check(store, champion, "2013-04", ROLLING)
+    assert first.notes[0] == "Drift is measured against training: no window before 2013-04 has been checked."
+
+
+def test_a_window_that_is_checked_again_is_a_reference_as_it_is_then(store, champion):
+    check(store, champion, "2013-04", shift=3.0)
+    assert drifted(check(store, champion, "2013-05", ROLLING, shift=0.0)) == {"distance", "score"}
+    # It was scored again, with better data.
+    check(store, champion, "2013-04", shift=0.0)
+    assert drifted(check(store, champion, "2013-05", ROLLING)) == set()
+    # And now it is empty, so that there is nothing to compare with.
+    check(store, champion, "2013-04", data=flights(10).slice(0, 0))
+    assert check(store, champion, "2013-05", ROLLING).reference.features == []
+
+
+def test_scores_are_compared_with_those_of_the_same_version_and_features_with_any(store, champion, client, tmp_path):
+    check(store, champion, "2013-04", shift=1.0)
+    newer = promote(client, tmp_path, store, champion.model)
+    report = check(store, newer, "2013-05", ROLLING, shift=1.0)
+    assert [item.label for item in report.reference.features] == ["2013-04"]
+    assert report.reference.scores == []
+    assert {item.reference for item in report.features} == {"2013-04"}
+    assert (report.prediction.reference, drifted(report)) == ("training", {"score"})
+    assert report.notes[0] == f"In 2013-04 too little was scored by {newer}: the scores are compared with training."
+    assert "<dd>2013-04 (the last 2 windows before); of the scores, training</dd>" in page(store, report)
+    report = check(store, newer, "2013-06", ROLLING, shift=1.0)
+    assert [item.label for item in report.reference.features] == ["2013-04", "2013-05"]
+    assert [item.label for item in report.reference.scores] == ["2013-05"]
+    assert (report.prediction.reference, drifted(report)) == ("2013-05", set())
+
+
+def test_a_feature_that_was_missing_altogether_is_compared_with_training(store, champion):
+    data = flights(500, seed=3)
+    gone = data.set_column(data.schema.get_field_index("wind"), "wind", pa.nulls(500, pa.float64()))
+    assert drifted(check(store, champion, "2013-04", data=gone)) >= {"wind"}
+    report = check(store, champion, "2013-05", ROLLING, shift=0.0)
+    assert {item.column: item.reference for item in report.features} == {"distance": "2013-04", "wind": "training"}
+    said = "In 2013-04 there are too few values to compare with, so training is the reference: wind."
+    assert report.notes[0] == said
+    shown = page(store, report)
+    assert said in shown
+    assert "Missing in the reference" in shown
+    assert "compared with training" in shown
+
+
+def test_a_stored_profile_that_cannot_be_read_is_left_out_and_said(store, champion):
+    for month in ("2013-04", "2013-05"):
+        check(store, champion, month, shift=0.0)
+    store.write_bytes(f"profiles/{champion.model}/2013-05.json.gz", b"\x1f\x8b broken")
+    store.write_bytes(f"profiles/{champion.model}/notes.txt", b"")
+    report = check(store, champion, "2013-06", ROLLING, shift=0.0)
+    assert [item.label for item in report.reference.features] == ["2013-04"]
+    assert report.notes[0].startswith("What 2013-05 looked like cannot be read, and it was left out of the reference")
+
+
+def test_what_a_window_looked_like_is_small_and_the_same_each_time(store, champion):
+    check(store, champion, "2013-04", rows=500, shift=0.0)
+    key = f"profiles/{champion.model}/2013-04.json.gz"
+    first = store.read_bytes(key)
+    assert len(first) < 100_000
+    check(store, champion, "2013-04")
+    assert store.read_bytes(key) == first
+
+
+def test_a_reference_that_is_wrong_is_a_mistake_in_the_dag():
+    from airflow_mlops.core.errors import SpecError
+    from airflow_mlops.operators import MonitorOperator
+
+    with pytest.raises(SpecError, match="The reference of task 'm' cannot run as it is configured: season: '1Y' is no"):
+        MonitorOperator(task_id="m", model="delays", dataset=None, reference={"season": "1Y"})

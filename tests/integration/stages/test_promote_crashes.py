@@ -1,0 +1,223 @@
+"""A promotion that is killed anywhere is finished by the next task, and of many at once one wins: real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+import uuid
+
+import pytest
+
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.aliases import MOVING_TAG, verify
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.versions import champion
+from tests.integration.stages.test_promote import back, do, verdict
+
+WRITES = (
+    "set_registered_model_tag",
+    "set_registered_model_alias",
+    "set_model_version_tag",
+    "delete_registered_model_tag",
+)
+# Its entry, the mark, two aliases, four tags, the mark's removal.
+STEPS = 9
+
+
+@pytest.fixture
+def make(client):
+    def make(count: int) -> list[ModelVersionRef]:
+        model = f"delays_{uuid.uuid4().hex[:8]}"
+        client.create_registered_model(model)
+        run = client.create_run("0")
+        uri = f"{run.info.artifact_uri}/model"
+        made = [client.create_model_version(model, uri, run.info.run_id) for _ in range(count)]
+        return [ModelVersionRef(model=model, version=int(item.version), run_id=run.info.run_id) for item in made]
+
+    return make
+
+
+def before_each_write(client, act) -> None:
+    """Call ``act(number)`` before each write to the ledger and to MLflow, in this process."""
+    written = iter(range(1_000))
+
+    def watch(kind, name):
+        real = getattr(kind, name)
+
+        def write(*args, **kwargs):
+            act(next(written))
+            return real(*args, **kwargs)
+
+        setattr(kind, name, write)
+
+    watch(ArtifactStore, "create_exclusive")
+    for name in WRITES:
+        watch(type(client), name)
+
+
+def in_process(work) -> int:
+    """Run ``work`` in a process of its own; the exit status, negative where a signal ended it."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - a child ends here, whatever happens
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def killed_at(client, number: int, work) -> None:
+    def act(at: int) -> None:
+        if at == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def doomed() -> None:
+        before_each_write(client, act)
+        work()
+
+    assert in_process(doomed) == -signal.SIGKILL
+
+
+def state(client, store, model: str):
+    """The champion of each who may be asked: the alias, the ledger's last move and the tags of the version it names."""
+    now = champion(client, model)
+    entries = verify(client, Ledger(store, model))
+    move = [entry for entry in entries if entry.moves][-1]
+    tags = client.get_model_version(model, str(move.champion.version)).tags
+    assert MOVING_TAG not in client.get_registered_model(model).tags
+    assert tags["mlops.champion_since"] == move.time.isoformat()
+    assert tags["mlops.ledger_entry"] == str(move.seq)
+    assert tags["mlops.ledger_sha256"] == move.sha256
+    if move.replaced:
+        assert tags["mlops.replaced"] == str(move.replaced.version)
+        assert client.get_model_version_by_alias(model, "previous_champion").version == str(move.replaced.version)
+    return now, move.champion, len(entries)
+
+
+def test_a_promotion_writes_as_often_as_the_next_test_kills_it(client, store, make):
+    v1, v2 = make(2)
+    do(store, verdict(v1, None), "a")
+
+    def count() -> None:
+        numbers = []
+        before_each_write(client, numbers.append)
+        do(store, verdict(v2, v1), "b")
+        assert len(numbers) == STEPS, numbers
+
+    assert in_process(count) == 0
+
+
+@pytest.mark.parametrize("number", range(STEPS))
+def test_a_promotion_that_is_killed_is_finished_by_its_retry(number, client, store, make):
+    v1, v2 = make(2)
+    do(store, verdict(v1, None), "a")
+    killed_at(client, number, lambda: do(store, verdict(v2, v1), "b"))
+    # Who reads the alias meanwhile sees the one or the other champion, never none.
+    assert champion(client, v1.model) in (v1, v2)
+    result = do(store, verdict(v2, v1), "b")
+    assert (result.promoted, result.champion, result.replaced) == (True, v2, v1)
+    assert state(client, store, v1.model) == (v2, v2, 2)
+
+
+@pytest.mark.parametrize("number", range(STEPS))
+def test_a_promotion_that_is_killed_and_not_retried_is_finished_by_the_next_decision(number, client, store, make):
+    v1, v2, v3 = make(3)
+    do(store, verdict(v1, None), "a")
+    killed_at(client, number, lambda: do(store, verdict(v2, v1), "b"))
+    result = do(store, verdict(v3, v1), "c")
+    if number == 0:
+        # Nothing had been decided.
+        assert result.promoted
+        assert state(client, store, v1.model) == (v3, v3, 2)
+    else:
+        assert not result.promoted
+        assert state(client, store, v1.model) == (v2, v2, 3)
+
+
+@pytest.mark.parametrize("number", range(STEPS))
+def test_a_rollback_that_is_killed_is_finished_by_its_retry_or_by_the_next_decision(number, client, store, make):
+    v1, v2, v3 = make(3)
+    do(store, verdict(v1, None), "a")
+    do(store, verdict(v2, v1), "b")
+    killed_at(client, number, lambda: back(store, v1.model, "c"))
+    if number % 2:
+        assert back(store, v1.model, "c").champion == v1
+        assert state(client, store, v1.model) == (v1, v1, 3)
+    else:
+        assert do(store, verdict(v3, v2), "d").promoted == (number == 0)
+        assert state(client, store, v1.model)[:2] == ((v3, v3) if number == 0 else (v1, v1))
+
+
+def overtaken(client, others):
+    """Between a task's look at the ledger and its move of the alias, ``others`` decide and move it."""
+    real = type(client).set_registered_model_alias
+
+    def late(self, model, alias, version):
+        type(client).set_registered_model_alias = real
+        others()
+        real(self, model, alias, version)
+
+    type(client).set_registered_model_alias = late
+
+
+def test_a_task_that_was_held_up_does_not_undo_what_was_decided_meanwhile(client, store, make):
+    v1, v2, v3 = make(3)
+    do(store, verdict(v1, None), "a")
+
+    def slow() -> None:
+        overtaken(client, lambda: do(store, verdict(v3, v2), "c"))
+        do(store, verdict(v2, v1), "b")
+
+    assert in_process(slow) == 0
+    assert state(client, store, v1.model) == (v3, v3, 3)
+
+
+def test_where_a_task_died_while_it_moved_the_alias_the_ledger_decides_and_not_the_alias(client, store, make):
+    v1, v2, v3 = make(3)
+    do(store, verdict(v1, None), "a")
+    do(store, verdict(v2, v1), "b")
+    # What a task leaves behind that was held up before it moved the alias to v1, and died after it had.
+    client.set_registered_model_tag(v1.model, MOVING_TAG, "1")
+    client.set_registered_model_alias(v1.model, "champion", "1")
+    assert not do(store, verdict(v3, v1), "c").promoted
+    assert state(client, store, v1.model) == (v2, v2, 3)
+
+
+@pytest.mark.slow
+def test_of_twenty_promotions_at_once_one_wins_each_round_and_none_is_lost(client, store, make):
+    rounds, tasks = 3, 20
+    first, *candidates = make(1 + rounds * tasks)
+    do(store, verdict(first, None), "first")
+    now = first
+    for turn in range(rounds):
+        barrier = multiprocessing.get_context("fork").Barrier(tasks)
+        mine = candidates[turn * tasks : (turn + 1) * tasks]
+
+        def work(candidate, now=now, barrier=barrier):
+            barrier.wait(60)
+            do(store, verdict(candidate, now), f"promote v{candidate.version}")
+            os._exit(0)
+
+        children = [multiprocessing.get_context("fork").Process(target=work, args=(item,)) for item in mine]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(300)
+        assert [child.exitcode for child in children] == [0] * tasks
+        entries = Ledger(store, first.model).entries()
+        of_round = entries[1 + turn * tasks :]
+        assert sorted(entry.id for entry in of_round) == sorted(f"promote v{item.version}" for item in mine)
+        (won,) = [entry for entry in of_round if entry.moves]
+        assert won.replaced == now
+        assert {entry.champion for entry in of_round if not entry.moves} <= {won.champion}
+        now = won.champion
+        assert state(client, store, first.model) == (now, now, 1 + (turn + 1) * tasks)

@@ -1,0 +1,194 @@
+"""A registered version is trained again from what its run refers to, in a process of its own, and compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+
+import pytest
+
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.train import record as train_record
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
+from tests.support.training import flights, training_set
+
+FOREST = SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10})
+OWN = """
+from sklearn.linear_model import LogisticRegression
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+
+def fit(X, y, *, params, seed):
+    numbers = make_column_transformer((SimpleImputer(), ["distance", "hour", "weekend"]))
+    return make_pipeline(numbers, LogisticRegression(C=0.5)).fit(X, y)
+"""
+
+
+@pytest.fixture
+def learn(client, store):
+    model = f"late_{uuid.uuid4().hex[:8]}"
+
+    def learn(trainer, **fields):
+        spec = TrainSpec(dataset=training_set(store), model=model, trainer=trainer, **fields)
+        return train.run(spec, StepContext(store, f"results/{uuid.uuid4().hex}.json"))
+
+    return learn
+
+
+@pytest.fixture
+def again(airflow_db, store, capsys):
+    """Run ``airflow mlops reproduce``: exit status, comparisons by what was compared, and what was said."""
+    from airflow.cli.cli_parser import get_parser
+
+    def again(candidate):
+        words = ["mlops", "reproduce", candidate.model, str(candidate.version), "--store", store.url, "-o", "json"]
+        args = get_parser().parse_args(words)
+        status = 0
+        try:
+            args.func(args)
+        except SystemExit as ended:
+            status = ended.code
+        told = capsys.readouterr()
+        rows = {row["what"]: row for row in json.loads(told.out)} if told.out else {}
+        return status, rows, told.err
+
+    return again
+
+
+def verdicts(rows, kind):
+    return {row["verdict"] for what, row in rows.items() if what.startswith(kind)}
+
+
+def test_a_forest_is_reproduced_to_the_last_digit_and_nothing_is_registered(learn, again, client, store):
+    made = learn(FOREST, seed=3)
+    before = client.search_runs([client.get_run(made.run_id).info.experiment_id])
+    status, rows, said = again(made.candidate)
+    assert status == 0
+    assert {row["verdict"] for row in rows.values()} == {"equal"}
+    assert float(rows["metric roc_auc"]["now"]) == made.metrics["roc_auc"]
+    assert {"data", "seed", "Python", "package scikit-learn", f"code {FOREST['estimator']}"} <= set(rows)
+    assert f"{made.candidate} is reproduced." in said
+    assert len(client.search_model_versions(f"name = '{made.candidate.model}'")) == 1
+    after = client.search_runs([client.get_run(made.run_id).info.experiment_id])
+    assert [run.info.run_id for run in after] == [run.info.run_id for run in before]
+    assert store.keys("results/cli") == []
+
+
+@pytest.mark.slow
+def test_a_network_is_reproduced_and_leaves_no_checkpoint(learn, again, store):
+    made = learn(TorchTrainer(params={"hidden": [8]}, epochs=2, batch_size=64, checkpoint_every=2, device="cpu"))
+    status, rows, said = again(made.candidate)
+    assert status == 0, said
+    assert verdicts(rows, "metric") <= {"equal", "within tolerance"}
+    assert store.keys("checkpoints/results/cli") == []
+
+
+def tamper(client, run_id, **changes):
+    """Let the run refer to something else than it was made with."""
+    import mlflow
+
+    found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{train_record.TRAINING_FILE}")
+    client.log_dict(run_id, {**found, **changes}, train_record.TRAINING_FILE)
+
+
+def test_another_seed_is_noticed(learn, again, client):
+    made = learn(FOREST, seed=3)
+    tamper(client, made.run_id, seed=4)
+    status, rows, said = again(made.candidate)
+    assert status == 1
+    assert rows["seed"] == {"what": "seed", "then": "3", "now": "4", "verdict": "differs"}
+    assert rows["metric roc_auc"]["verdict"] == "differs"
+    assert "is not reproduced: seed, metric roc_auc" in said
+
+
+def test_other_data_are_noticed(learn, again, client, store):
+    made = learn(FOREST)
+    other = training_set(store, train=flights(600, seed=9))
+    tamper(client, made.run_id, dataset=other.model_dump(mode="json"))
+    status, rows, _ = again(made.candidate)
+    assert status == 1
+    assert rows["data"]["verdict"] == "differs"
+    assert (rows["data"]["then"], rows["data"]["now"]) == (made.dataset.id, other.id)
+
+
+def test_data_that_were_changed_in_place_are_noticed(learn, again, store):
+    made = learn(FOREST)
+    key = store.keys("datasets/late_training/files")[0]
+    store.write_bytes(key, store.read_bytes(key)[:-1] + b"!")
+    status, rows, _ = again(made.candidate)
+    assert "was changed after it was written" in status
+    assert rows == {}
+
+
+def test_changed_code_is_noticed_even_where_it_learns_the_same(learn, again, tmp_path, monkeypatch):
+    (tmp_path / "own_trainer.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_trainer", raising=False)
+    made = learn(FunctionTrainer("own_trainer:fit"))
+    assert again(made.candidate)[0] == 0
+    (tmp_path / "own_trainer.py").write_text(OWN + "\n# Nothing else changed.\n")
+    status, rows, said = again(made.candidate)
+    assert status == 1
+    assert rows["code own_trainer:fit"]["verdict"] == "differs"
+    assert verdicts(rows, "metric") == {"equal"}
+    assert "is not reproduced: code own_trainer:fit differ" in said
+    (tmp_path / "own_trainer.py").write_text(OWN.replace("C=0.5", "C=0.001"))
+    status, rows, _ = again(made.candidate)
+    assert status == 1
+    assert "differs" in verdicts(rows, "metric")
+
+
+def test_another_environment_is_noted_and_is_no_failure(learn, again, client):
+    import mlflow
+
+    made = learn(FOREST)
+    found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{train_record.ENVIRONMENT_FILE}")
+    client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, train_record.ENVIRONMENT_FILE)
+    status, rows, said = again(made.candidate)
+    assert status == 0
+    assert rows["package scikit-learn"]["verdict"] == "noted"
+    assert "is reproduced, in another environment (package scikit-learn)." in said
+
+
+def test_a_network_may_differ_in_its_last_digits_and_no_other_model_may():
+    from airflow_mlops.stages.reproduce.step import _metrics, _tolerance
+
+    def verdict(trainer, then, now, on_gpu=False):
+        spec = TrainSpec(dataset={"name": "d", "id": "0", "rows": 1}, model="m", trainer=trainer)
+        (found,) = _metrics({"roc_auc": then}, {"roc_auc": now}, _tolerance(spec, on_gpu))
+        return found.verdict
+
+    assert verdict(FOREST, 0.7, 0.7) == "equal"
+    assert verdict(FOREST, 0.7, 0.7 + 1e-12) == "differs"
+    assert verdict(TorchTrainer(), 0.7, 0.7 + 1e-9) == "within tolerance"
+    assert verdict(TorchTrainer(), 0.7, 0.7001) == "differs"
+    assert verdict(TorchTrainer(), 0.7, 0.7001, on_gpu=True) == "within tolerance"
+    assert verdict(TorchTrainer(precision="bf16"), 0.7, 0.75) == "differs"
+
+
+def test_as_a_gate_only_what_can_be_trained_again_is_promoted(learn, client, store):
+    def judge(*candidates, **options):
+        gates = [{"reproducible": True}, {"metric": "roc_auc", "min": 0.6, **options}]
+        spec = EvaluateSpec(candidates=[made.candidate for made in candidates], gates=gates)
+        return evaluate.run(spec, StepContext(store, f"results/{uuid.uuid4().hex}.json")).verdict
+
+    same, other = learn(FOREST, seed=3), learn(FOREST, seed=4)
+    tamper(client, other.run_id, seed=5)
+    verdict = judge(same, other)
+    assert verdict.winner == same.candidate
+    kept, differs = (verdict.of(made.candidate).gates[0] for made in (same, other))
+    assert (kept.passed, kept.measured) == (True, 0)
+    assert kept.explanation == f"{same.candidate} is reproduced."
+    assert not differs.passed
+    assert differs.measured > 0
+    assert f"{other.candidate} is not reproduced: seed, metric roc_auc" in differs.explanation
+    assert f"metric roc_auc was {other.metrics['roc_auc']!r} and is " in differs.explanation
+    # Whoever fails anyway is not trained again.
+    (refused,) = judge(same, min=0.999).candidates
+    assert [gate.gate for gate in refused.gates] == ["roc_auc at least 0.999", "roc_auc better than a simple model"]

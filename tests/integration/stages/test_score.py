@@ -1,0 +1,161 @@
+"""Batch scoring with a champion in a real MLflow registry, alone and as a task of a DAG."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from datetime import datetime, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SchemaError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from tests.support.deployed import FEATURES, flights, promote, scoring_set, write
+
+
+@pytest.fixture
+def champion(client, store, tmp_path):
+    return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+
+
+def do(store, champion, dataset, **fields):
+    return score.run(ScoreSpec(model=champion.model, dataset=dataset, **fields), StepContext(store=store))
+
+
+def test_predictions_keep_keys_features_and_say_who_made_them_when_and_how_fast(store, champion):
+    data = flights()
+    result = do(store, champion, scoring_set(store, data, "2013-04"))
+    assert result.scored_by == champion
+    assert result.engine.startswith("onnxruntime ")
+    assert "Scored 2,000 rows of 2013-04" in result.summary
+    assert result.engine in result.summary
+    dataset = open_dataset(store, result.dataset)
+    assert (dataset.manifest.name, dataset.manifest.window.label) == (f"{champion.model}_predictions", "2013-04")
+    found = dataset.table()
+    assert found.column_names == [
+        "flight", "time_hour", *FEATURES,
+        "prediction", "score", "model_name", "model_version", "scored_at", "latency_ms",
+    ]  # fmt: skip
+    assert found.select(["flight", *FEATURES]).equals(data.select(["flight", *FEATURES]))
+    expected = 1 / (1 + np.exp(-data["distance"].to_numpy()))
+    np.testing.assert_allclose(found["score"].to_numpy(), expected, atol=1e-6)
+    assert found["prediction"].to_pylist() == (found["score"].to_numpy() >= 0.5).tolist()
+    assert found["model_name"].unique().to_pylist() == [champion.model]
+    assert found["model_version"].unique().to_pylist() == [champion.version]
+    assert pc.max(found["scored_at"]).as_py() <= datetime.now(timezone.utc)
+    assert pc.min(found["latency_ms"]).as_py() > 0
+    details = dataset.manifest.details
+    assert (details["model_version"], details["keys"], details["features"]) == (
+        champion.version,
+        ["flight"],
+        list(FEATURES),
+    )
+
+
+def test_many_batches_keep_their_order_and_missing_values_are_scored(store, champion, monkeypatch):
+    monkeypatch.setattr(score, "BATCH_ROWS", 97)
+    data = flights()
+    holes = pa.array([None if index % 3 else value for index, value in enumerate(data["wind"].to_pylist())])
+    data = data.set_column(3, "wind", holes)
+    result = do(store, champion, scoring_set(store, data, "2013-04"))
+    found = open_dataset(store, result.dataset).table()
+    assert found["flight"].to_pylist() == list(range(2_000))
+    assert found["wind"].null_count == holes.null_count
+    assert len(found["scored_at"].unique()) > 10
+
+
+def test_a_part_or_windows_by_name_can_be_scored(store, champion):
+    for month in ("2013-04", "2013-05"):
+        scoring_set(store, flights(300, seed=int(month[-1])), month)
+    result = do(store, champion, {"name": "scoring", "window": "2013-04..2013-05"}, name="both")
+    assert (result.dataset.rows, result.dataset.window.label) == (600, "2013-04-01T00:00:00Z/2013-06-01T00:00:00Z")
+    raw = write(store, "raw", flights(10))
+    kept = open_dataset(store, do(store, champion, raw, part="data", window="2013-07").dataset)
+    # Nobody said what is a key in these rows, so all columns stay.
+    assert "arr_delay" in kept.schema.names
+    assert kept.manifest.window.label == "2013-07"
+    with pytest.raises(DatasetNotFoundError, match="no part 'test'"):
+        do(store, champion, raw, part="test")
+
+
+def test_a_window_without_rows_has_no_predictions_but_their_columns(store, champion):
+    result = do(store, champion, scoring_set(store, flights(5).slice(0, 0), "2013-04"))
+    dataset = open_dataset(store, result.dataset)
+    assert dataset.table().num_rows == 0
+    assert dataset.schema.field("prediction").type == pa.bool_()
+
+
+def test_a_missing_or_changed_feature_is_named(store, champion):
+    data = flights(10)
+    with pytest.raises(SchemaError, match=f"Dataset gone has no column 'wind', which {champion} needs as a feature"):
+        do(store, champion, write(store, "gone", data.drop_columns(["wind"])))
+    changed = data.set_column(3, "wind", pa.array(["strong"] * 10))
+    with pytest.raises(SchemaError, match="Feature 'wind' was a number when the model was trained and is now string"):
+        do(store, champion, write(store, "changed", changed))
+    with pytest.raises(SchemaError, match="has a column 'score', a name that scoring gives to a column of its own"):
+        do(store, champion, write(store, "taken", data.append_column("score", data["wind"])))
+    assert not store.keys(f"datasets/{champion.model}_predictions/files")
+
+
+def test_without_a_champion_scoring_fails_or_skips_as_asked(store, client):
+    dataset = scoring_set(store, flights(10), "2013-04")
+    spec = {"model": "nobody", "dataset": dataset}
+    with pytest.raises(RegistryError, match="nobody has no champion yet: promote a version"):
+        score.run(ScoreSpec(**spec), StepContext(store=store))
+    result = score.run(ScoreSpec(**spec, on_missing="skip"), StepContext(store=store))
+    assert (result.dataset, result.summary) == (None, "nobody has no champion yet: nothing was scored.")
+
+
+DAG = """
+from airflow.sdk import DAG, Asset
+from airflow_mlops.operators import ScoreOperator
+
+with DAG("score_{model}", default_args={{"model": "{model}"}}):
+    ScoreOperator(
+        task_id="score", dataset={{"name": "scoring_{model}", "window": "2013-04"}}, on_missing="{on_missing}",
+        outlets=[Asset("mlops://{model}/predictions")],
+    )
+"""
+
+
+def test_a_task_scores_and_tells_downstream_dags_what(run_dag, client, tmp_path, capfd):
+    from airflow_mlops.settings import default_store
+
+    store = ArtifactStore(default_store())
+    version = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+    scoring_set(store, flights(100), "2013-04", f"scoring_{version.model}")
+    run = run_dag(DAG.format(model=version.model, on_missing="fail"))
+    assert run.states() == {"score": "success"}
+    result = run.xcom("score")
+    assert result["dataset"]["rows"] == 100
+    ((uri, extra),) = run.asset_events()
+    assert uri == f"mlops://{version.model}/predictions"
+    assert extra["dataset"]["id"] == result["dataset"]["id"]
+    assert "Scored 100 rows of 2013-04 with" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("on_missing", "state"), [("skip", "skipped"), ("fail", "failed")])
+def test_a_task_without_a_champion_is_skipped_or_fails(on_missing, state, run_dag, client, capfd):
+    from airflow_mlops.settings import default_store
+
+    model = f"nobody_{on_missing}"
+    scoring_set(ArtifactStore(default_store()), flights(10), "2013-04", f"scoring_{model}")
+    assert run_dag(DAG.format(model=model, on_missing=on_missing)).states() == {"score": state}
+    assert f"{model} has no champion yet" in capfd.readouterr().out
+
+
+def test_the_step_imports_no_training_library():
+    heavy = ("sklearn", "scipy", "torch", "feast", "great_expectations", "airflow", "skl2onnx", "matplotlib")
+    code = f"""
+import sys, airflow_mlops.stages.score, airflow_mlops.registry.client, onnxruntime
+print([module for module in {heavy} if module in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,450 @@
+"""Training for real: what lands in MLflow loads in every way it should, once, and the same each time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import ModelFormatError, RegistryUnavailableError, TrainingError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.profiles.profile import ModelProfile
+from airflow_mlops.registry.versions import download
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from airflow_mlops.stages.train import record as train_record
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import TorchTrainer
+from tests.support.training import FEATURES, flights, stamped, training_set
+
+LOGISTIC, HGB = "sklearn.linear_model.LogisticRegression", "sklearn.ensemble.HistGradientBoostingClassifier"
+
+
+@pytest.fixture
+def model():
+    return f"late_{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def learn(client, store, model):
+    """``learn(trainer, key=..., **spec)`` trains one candidate."""
+
+    def learn(trainer, key=None, dataset=None, **fields):
+        dataset = dataset or training_set(store)
+        spec = TrainSpec(dataset=dataset, model=model, trainer=trainer, **fields)
+        context = StepContext(
+            store, key or uuid.uuid4().hex, provenance=Provenance(dag_id="d", task_id="t", map_index=2)
+        )
+        return train.run(spec, context)
+
+    return learn
+
+
+def runs(client, name):
+    return client.search_runs([client.get_experiment_by_name(name).experiment_id])
+
+
+def versions(client, name):
+    return client.search_model_versions(f"name = '{name}'")
+
+
+def test_one_stored_model_loads_as_scikit_learn_as_onnx_and_as_pyfunc(client, store, learn):
+    import mlflow.onnx
+    import mlflow.sklearn
+    from onnxruntime import InferenceSession
+
+    result = learn({"estimator": LOGISTIC})
+    uri = f"models:/{result.candidate.model}/{result.candidate.version}"
+    test = open_dataset(store, result.dataset).table("test")
+    ours = OnnxModel.load(download(client, result.candidate))
+    seen = frame(test, ours.contract.features)
+    found = ours.predict(test)
+
+    loaded = mlflow.sklearn.load_model(uri)
+    np.testing.assert_allclose(loaded.predict_proba(seen)[:, 1], found.score, atol=1e-5)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(uri).predict(seen), found.prediction)
+    session = InferenceSession(mlflow.onnx.load_model(uri).SerializeToString())
+    kinds = {"tensor(float)": np.float32, "tensor(string)": object}
+    feeds = {item.name: seen[item.name].to_numpy().astype(kinds[item.type])[:, None] for item in session.get_inputs()}
+    label, probabilities = session.run(None, feeds)
+    np.testing.assert_array_equal(label, found.prediction)
+    np.testing.assert_allclose(probabilities[:, 1], found.score, atol=1e-6)
+
+    # Nothing in it is a pickle.
+    assert {file.suffix for file in download(client, result.candidate).rglob("*") if file.is_file()} <= {
+        "", ".json", ".onnx", ".skops", ".txt", ".yaml", ".yml",
+    }  # fmt: skip
+
+
+def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
+    result = learn({"estimator": HGB, "params": {"max_iter": 10}})
+    folder = download(client, result.candidate)
+    contract = OnnxModel.load(folder).contract
+    assert contract.metrics == result.metrics
+    assert [feature.name for feature in contract.features] == FEATURES
+    assert (contract.task, contract.label, contract.classes, contract.positive) == ("binary", "late", [0, 1], 1)
+    assert (contract.dataset_name, contract.dataset_id) == (result.dataset.name, result.dataset.id)
+    known = ModelProfile.model_validate_json((folder / "mlops/profile.json").read_text())
+    assert known.features.rows == 600
+    assert set(known.features.columns) == set(FEATURES)
+    assert known.scores.rows == 300
+    assert set(known.scores.columns) == {"score"}
+    assert set(known.importance) == set(FEATURES)
+    assert sum(known.importance.values()) == pytest.approx(1)
+    assert max(known.importance, key=known.importance.__getitem__) == "distance"
+    assert set(known.segments.losses) == {"roc_auc", "accuracy", "log_loss", "brier"}
+    for metric, value in (("roc_auc", 1 - contract.metrics["roc_auc"]), ("brier", contract.metrics["brier"])):
+        for found in known.segments.losses[metric].values():
+            assert sum(found.rows) == 300
+            assert np.average(found.mean, weights=found.rows) == pytest.approx(value)
+    assert known.calibration.rows == 300
+
+
+def test_everything_about_a_training_is_in_its_run(client, learn):
+    result = learn({"estimator": LOGISTIC, "params": {"C": 0.5}, "name": "small"}, seed=3, tags={"team": "delays"})
+    run = client.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == result.trainer == "small"
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["estimator"] == LOGISTIC
+    assert (params["C"], params["seed"], params["train_rows"], params["test_rows"]) == ("0.5", "3", "600", "300")
+    assert {name: metrics[name] for name in result.metrics} == pytest.approx(result.metrics)
+    assert 0 < metrics["onnx_p99_difference"] <= metrics["onnx_max_difference"] < 1e-5
+    assert metrics["onnx_label_flips"] <= metrics["onnx_near_threshold"] < 3
+    assert metrics["fit_seconds"] > 0
+    assert tags["mlops.dataset"] == result.dataset.id
+    assert (tags["mlops.seed"], tags["mlops.dag_id"], tags["mlops.map_index"], tags["team"]) == (
+        "3",
+        "d",
+        "2",
+        "delays",
+    )
+    assert len(tags["mlops.code"]) == len(tags["mlops.environment"]) == 64
+    assert tags["mlops.package"] == __version__
+    (logged,) = run.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("late_training", result.dataset.id[:36])
+    assert {item.path for item in client.list_artifacts(result.run_id)} >= {
+        "environment.json", "code.json", "training.json",
+    }  # fmt: skip
+
+    version = client.get_model_version(result.candidate.model, str(result.candidate.version))
+    assert version.status == "READY"
+    assert version.tags["mlops.status"] == "candidate"
+    assert version.tags["mlops.dataset"] == result.dataset.id
+    assert version.run_id == result.run_id
+    import mlflow.models
+
+    info = mlflow.models.get_model_info(f"models:/{version.name}/{version.version}")
+    assert info.signature.inputs.input_names() == FEATURES
+    assert {"sklearn", "onnx", "python_function"} <= set(info.flavors)
+    assert info.saved_input_example_info
+    assert result.run_url.endswith(f"/runs/{result.run_id}")
+    assert result.summary.startswith(
+        f"Trained small on 600 rows of late_training, registered as {result.candidate}: roc_auc 0."
+    )
+
+
+def test_what_float32_cannot_answer_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
+    import mlflow.sklearn
+
+    features = [*FEATURES, "announced"]
+    dataset = training_set(store, stamped(600, seed=1), stamped(300, seed=2), features=features)
+    result = learn({"estimator": LOGISTIC}, dataset=dataset)
+    parity = OnnxModel.load(download(client, result.candidate)).contract.parity
+    assert (parity.precision, parity.rows, parity.label_flips) == ("float64", 300, 0)
+    assert parity.max_difference < 1e-12
+    assert client.get_run(result.run_id).data.metrics["onnx_max_difference"] == parity.max_difference
+
+    gates = [{"max_onnx_difference": 1e-12, "label_flips": 0}]
+    context = StepContext(store, "evaluation")
+    verdict = evaluate.run(EvaluateSpec(candidates=[result.candidate], gates=gates), context).verdict
+    assert verdict.winner == result.candidate
+    card = client.download_artifacts(result.run_id, "evaluation/model_card.md", str(tmp_path))
+    assert f"| ONNX export | {parity} |" in Path(card).read_text()
+
+    name = result.candidate.model
+    client.set_registered_model_alias(name, "champion", str(result.candidate.version))
+    scored = score.run(ScoreSpec(model=name, dataset=dataset, part="test"), StepContext(store))
+    table = open_dataset(store, dataset).table("test")
+    fitted = mlflow.sklearn.load_model(f"models:/{name}/1")
+    expected = fitted.predict_proba(frame(table, feature_columns(table.schema, features)))[:, 1]
+    found = open_dataset(store, scored.dataset).table()["score"].to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_the_same_data_code_and_seed_give_the_same_metrics_and_another_seed_others(learn):
+    trainer = {"estimator": "sklearn.ensemble.RandomForestClassifier", "params": {"n_estimators": 10}}
+    first, second, other = learn(trainer), learn(trainer), learn(trainer, seed=1)
+    assert first.run_id != second.run_id
+    assert first.metrics == second.metrics
+    assert first.metrics != other.metrics
+
+
+@pytest.mark.parametrize(("task", "estimator"), [("multiclass", HGB), ("regression", "sklearn.linear_model.Ridge")])
+def test_other_tasks_are_trained_too(task, estimator, client, store, learn):
+    import mlflow.pyfunc
+
+    dataset = training_set(store, task=task)
+    result = learn({"estimator": estimator, "params": {"max_iter": 10}}, dataset=dataset)
+    assert {"multiclass": "roc_auc_ovr", "regression": "rmse"}[task] in result.metrics
+    model = OnnxModel.load(download(client, result.candidate))
+    table = flights(50, task, seed=7)
+    answers = mlflow.pyfunc.load_model(f"models:/{result.candidate.model}/1").predict(
+        frame(table, model.contract.features)
+    )
+    if task == "multiclass":
+        assert model.contract.classes == ["early", "late", "on time"]
+        assert (answers == model.predict(table).prediction).all()
+    else:
+        np.testing.assert_allclose(answers, model.predict(table).prediction, atol=1e-5)
+
+
+# Retries
+
+
+def test_a_retry_after_registration_registers_nothing_again(client, learn, model):
+    first = learn({"estimator": LOGISTIC}, key="results/one.json")
+    again = learn({"estimator": LOGISTIC}, key="results/one.json")
+    assert again == first
+    assert len(runs(client, model)) == len(versions(client, model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "point"),
+    [(train, "package"), (train_record, "log_run"), (train_record, "log_model"), (train, "register")],
+    ids=["package", "log_run", "log_model", "register"],
+)
+def test_a_retry_after_a_failure_goes_on_in_the_same_run(module, point, client, learn, model, monkeypatch):
+    with monkeypatch.context() as broken:
+        real = getattr(module, point)
+
+        def fail(*args, **kwargs):
+            # Before the registration nothing is lost that was done before the network went away.
+            if point != "register":
+                real(*args, **kwargs)
+            raise ConnectionError("the network went away")
+
+        broken.setattr(module, point, fail)
+        with pytest.raises(ConnectionError):
+            learn({"estimator": LOGISTIC}, key="results/one.json")
+        assert [run.info.status for run in runs(client, model)] == ["FAILED"]
+        assert versions(client, model) == []
+    result = learn({"estimator": LOGISTIC}, key="results/one.json")
+    (run,) = runs(client, model)
+    assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
+    assert [int(found.version) for found in versions(client, model)] == [1]
+    logged = client.search_logged_models([run.info.experiment_id])
+    assert [item.status.value for item in logged] == ["READY"]
+
+
+def test_every_candidate_has_its_own_run_and_version(client, learn, model):
+    results = [learn({"estimator": LOGISTIC, "params": {"C": c}}, key=f"results/{c}") for c in (0.1, 1.0)]
+    assert [result.candidate.version for result in results] == [1, 2]
+    assert len({result.run_id for result in results}) == len(runs(client, model)) == 2
+
+
+# What goes wrong
+
+
+def test_data_that_cannot_be_learned_from_leaves_no_run(client, store, learn, model):
+    table = flights(100)
+    same = table.set_column(table.schema.get_field_index("late"), "late", [[True] * 100])
+    with pytest.raises(TrainingError, match="there is nothing to tell apart"):
+        learn({"estimator": LOGISTIC}, dataset=training_set(store, train=same))
+    assert client.get_experiment_by_name(model) is None
+
+
+def test_a_server_that_is_down_is_a_failure_that_may_be_retried(store, model):
+    from airflow_mlops.core.connections import ConnectionInfo
+
+    spec = TrainSpec(dataset=training_set(store), model=model, trainer={"estimator": LOGISTIC})
+    nowhere = ConnectionInfo(conn_id="m", conn_type="mlflow", host="http://127.0.0.1:9")
+    with pytest.raises(RegistryUnavailableError, match="does not answer"):
+        train.run(spec, StepContext(store, "k", connection=lambda conn_id: nowhere))
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "my_model.py").write_text("""
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+class Wrong(LogisticRegression):
+    def predict_proba(self, X):
+        return super().predict_proba(X)[:, ::-1]
+
+def numbers(X, y, *, params, seed):
+    columns = make_column_transformer(("passthrough", ["hour", "weekend"]))
+    return make_pipeline(columns, LogisticRegression(random_state=seed, **params)).fit(X, y)
+
+def custom(X, y, *, params, seed):
+    columns = make_column_transformer((FunctionTransformer(), ["hour", "weekend"]))
+    return make_pipeline(columns, LogisticRegression()).fit(X, y)
+
+def wrong(X, y, *, params, seed):
+    import skl2onnx
+    from skl2onnx.operator_converters.linear_classifier import convert_sklearn_linear_classifier
+    from skl2onnx.shape_calculators.linear_classifier import calculate_linear_classifier_output_shapes
+    skl2onnx.update_registered_converter(
+        Wrong, "Wrong", calculate_linear_classifier_output_shapes, convert_sklearn_linear_classifier,
+        options={"zipmap": [True, False, "columns"], "nocl": [True, False], "output_class_labels": [True, False],
+                 "raw_scores": [True, False]},
+    )
+    columns = make_column_transformer(("passthrough", ["hour", "weekend"]))
+    return make_pipeline(columns, Wrong()).fit(X, y)
+""")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("my_model", None)
+
+
+def test_a_function_of_the_user_is_trained_and_scores(client, store, learn, mine):
+    result = learn({"function": "my_model:numbers", "params": {"C": 0.3}})
+    assert result.trainer == "numbers"
+    run = client.get_run(result.run_id)
+    assert (run.data.params["function"], run.data.params["C"]) == ("my_model:numbers", "0.3")
+    model = OnnxModel.load(download(client, result.candidate))
+    assert model.predict(flights(20)).score.shape == (20,)
+
+
+def test_an_export_that_answers_differently_is_refused(client, learn, model, mine):
+    with pytest.raises(
+        ModelFormatError,
+        match=r"ONNX export of wrong answers differently from the model itself: it differs .* on 300 held-out rows in "
+        r"float32, \d+ predicted labels differ, .*; in float64 it differs",
+    ):
+        learn({"function": "my_model:wrong"})
+    assert [run.info.status for run in runs(client, model)] == ["FAILED"]
+    assert versions(client, model) == []
+
+
+def test_cloudpickle_is_used_when_it_is_asked_for(client, learn, mine):
+    result = learn({"function": "my_model:custom", "serialization": "cloudpickle"})
+    folder = download(client, result.candidate)
+    assert (folder / "model.pkl").is_file()
+    assert OnnxModel.load(folder).predict(flights(5)).score.shape == (5,)
+
+
+# In Airflow
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import TrainOperator
+from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+
+with DAG("train_{name}", schedule=None, default_args={{"model": "{name}"}}):
+    TrainOperator.partial(task_id="train", dataset={dataset!r}, seed="{{{{ 4 + 3 }}}}", store={store!r}).expand(
+        trainer=[
+            SklearnTrainer("{logistic}", {{"C": 0.5}}, name="{{{{ 'tem' + 'plated' }}}}"),
+            {{"estimator": "sklearn.tree.DecisionTreeClassifier", "params": {{"max_depth": 3}}}},
+        ]
+    )
+"""
+
+
+def test_a_dag_maps_over_candidates(client, store, model, run_dag, mlflow_connection, capfd):
+    dataset = training_set(store)
+    source = DAG.format(name=model, dataset=dataset.model_dump(mode="json"), store=store.url, logistic=LOGISTIC)
+    run = run_dag(source)
+    assert run.states() == {"train[0]": "success", "train[1]": "success"}
+    results = [run.xcom("train", map_index=index) for index in (0, 1)]
+    assert [result["trainer"] for result in results] == ["templated", "DecisionTreeClassifier"]
+    assert {result["candidate"]["version"] for result in results} == {1, 2}
+    assert client.get_run(results[0]["run_id"]).data.params["seed"] == "7"
+    assert "Trained templated on 600 rows of late_training, registered as " in capfd.readouterr().out
+
+
+def test_a_mapped_trainer_serialises_and_shows():
+    from airflow.sdk import DAG as Dag  # noqa: N811
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from airflow_mlops.operators import TrainOperator
+    from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+
+    trainers = [SklearnTrainer(LOGISTIC, {"C": 1.0}), FunctionTrainer("mine:train")]
+    with Dag("serialised", schedule=None) as dag:
+        TrainOperator.partial(task_id="train", dataset={"name": "d"}, model="late").expand(trainer=trainers)
+        TrainOperator(task_id="one", dataset={"name": "d"}, model="late", trainer=trainers[0])
+    found = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    text = json.dumps(found)
+    assert LOGISTIC in text
+    assert "mine:train" in text
+    again = DagSerialization.from_dict(found)
+    assert again.task_dict["one"].trainer == trainers[0]
+    assert again.task_dict["train"].expand_input.value["trainer"][1]["function"] == "mine:train"
+
+
+def test_a_mistake_in_a_trainer_is_found_while_the_dag_is_parsed():
+    from airflow_mlops.core.errors import SpecError
+    from airflow_mlops.operators import TrainOperator
+
+    with pytest.raises(SpecError, match="The trainer of task 'train' cannot run as it is configured: parms"):
+        TrainOperator(task_id="train", dataset={}, model="late", trainer={"estimator": LOGISTIC, "parms": {}})
+
+
+TORCH = {"epochs": 3, "batch_size": 64, "checkpoint_every": 2}
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_network_is_registered_and_scores_as_pyfunc_does(task, client, store, learn):
+    import mlflow.pyfunc
+    import torch
+
+    dataset = training_set(store, task=task)
+    result = learn(TorchTrainer(**TORCH), dataset=dataset)
+    assert result.trainer == "TabularNetwork"
+    folder = download(client, result.candidate)
+    onnx_model = OnnxModel.load(folder)
+    test = open_dataset(store, dataset).table("test")
+    seen = frame(test, onnx_model.contract.features)
+    found = onnx_model.predict(test)
+    uri = f"models:/{result.candidate.model}/{result.candidate.version}"
+    answers = mlflow.pyfunc.load_model(uri).predict(seen)
+    if task == "regression":
+        np.testing.assert_allclose(answers, found.prediction, rtol=1e-5)
+    else:
+        assert list(answers) == list(found.prediction)
+        assert len(set(answers)) > 1
+    # The weights can be read without running any code.
+    assert torch.load(folder / "weights.pt", weights_only=True)
+    profile = ModelProfile.model_validate_json((folder / "mlops/profile.json").read_bytes())
+    assert profile.features.rows == 600
+    assert set(profile.features.columns) == set(FEATURES)
+
+
+def test_a_networks_loss_curve_is_in_its_run_once_and_its_checkpoint_is_gone(client, store, learn, model, monkeypatch):
+    from airflow_mlops.models.trainers.torch import trainer
+
+    dataset, key = training_set(store), f"results/{uuid.uuid4().hex}.json"
+    log_curves = trainer._log_curves
+    monkeypatch.setattr(trainer, "_log_curves", lambda *_: (_ for _ in ()).throw(RuntimeError("evicted")))
+    with pytest.raises(RuntimeError, match="evicted"):
+        learn(TorchTrainer(**TORCH), key=key, dataset=dataset)
+    checkpoint = f"checkpoints/{key.removesuffix('.json')}.pt"
+    assert store.exists(checkpoint)
+    monkeypatch.setattr(trainer, "_log_curves", log_curves)
+    result = learn(TorchTrainer(**TORCH), key=key, dataset=dataset)
+    (run,) = runs(client, model)
+    assert run.info.run_id == result.run_id
+    for name in ("train_loss", "validation_loss"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == [0, 1, 2]
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "tensorboard")]
+    assert run.data.params["batch_size"] == "64"
+    assert not store.exists(checkpoint)
+    assert int(run.data.tags["mlops.peak_memory_mb"]) > 50

@@ -1,0 +1,100 @@
+"""Several nodes that train together, told of each other as Kubeflow Trainer does it: here they are processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.core.connections import from_environment
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.data.results import read_result
+from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import TorchTrainer
+from tests.support.training import training_set
+
+
+@pytest.fixture
+def call(store):
+    def call(trainer):
+        spec = TrainSpec(dataset=training_set(store), model=f"late_{uuid.uuid4().hex[:8]}", trainer=trainer)
+        return StepCall(
+            step="train",
+            spec=spec.model_dump(mode="json"),
+            store=store.url,
+            key=f"results/{uuid.uuid4().hex}.json",
+            version=__version__,
+            provenance=Provenance(dag_id="d", task_id="t"),
+        )
+
+    return call
+
+
+def start(call: StepCall, rank: int, port: int) -> subprocess.Popen:
+    nodes = {
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": "auto",
+        "PET_NODE_RANK": str(rank),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "airflow_mlops.stages"],
+        env={**os.environ, **nodes, "MLOPS_CALL": call.model_dump_json()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
+    made, port = call(TorchTrainer(epochs=3, batch_size=64)), free_port()
+    nodes = [start(made, rank, port) for rank in (0, 1)]
+    first, second = (node.communicate(timeout=120)[0] for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], first + second
+    assert "Training in 2 processes." in first
+    assert "Epoch 3 of 3" in first
+    assert "Epoch" not in second
+    result = read_result(store, made.key)
+    assert result is not None
+    client = connect(MLflowTarget(), from_environment)
+    (version,) = client.search_model_versions(f"name = '{made.spec['model']}'")
+    assert int(version.version) == result["candidate"]["version"]
+    # A retry finds the result on each node.
+    again = [start(made, rank, port) for rank in (0, 1)]
+    assert ["nothing runs again" in node.communicate(timeout=60)[0] for node in again] == [True, True]
+
+
+def test_a_node_that_has_nobody_to_help_ends_when_the_result_is_there(mlflow_connection, store, call):
+    made, port = call(TorchTrainer(epochs=1, batch_size=64)), free_port()
+    # The first node finds a candidate that an earlier try registered, and does not train.
+    helper = start(made, 1, port)
+    assert helper.stdout is not None
+    while "torch.distributed.run" not in _children(helper.pid):
+        assert helper.poll() is None, helper.stdout.read()
+    store.write_json(made.key, {"summary": "done"})
+    assert helper.wait(60) == 0
+    helper.stdout.close()
+
+
+def _children(pid: int) -> str:
+    return subprocess.run(["ps", "--ppid", str(pid), "-o", "args="], capture_output=True, text=True, check=False).stdout
+
+
+def test_what_is_no_network_trains_on_one_node(mlflow_connection, call):
+    node = start(call({"estimator": "sklearn.linear_model.LogisticRegression"}), 1, free_port())
+    assert "trains on one node: several are for TorchTrainer" in node.communicate(timeout=60)[0]
+    assert node.returncode == 1

@@ -1,0 +1,1 @@
+"""What several tests share: data, models made by hand, servers."""

@@ -1,0 +1,129 @@
+"""Datasets are immutable, whole or absent, and named by what they hold."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, StoreError
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
+from airflow_mlops.data.store import ArtifactStore, HashingFile
+
+APRIL, MAY = Window.model_validate("2013-04"), Window.model_validate("2013-05")
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{tmp_path}")
+
+
+def table(*values: int) -> pa.Table:
+    return pa.table({"a": list(values), "b": [str(value) for value in values]})
+
+
+def write(store: ArtifactStore, *values: int, window: Window | None = None):
+    with DatasetWriter(store, "numbers") as writer:
+        writer.write(table(*values))
+        return writer.commit(window=window)
+
+
+def files(store: ArtifactStore) -> list[str]:
+    return [path for path in store.fs.find(store.root) if path.endswith((".parquet", ".tmp"))]
+
+
+def test_what_was_written_is_read_back_by_reference(store):
+    manifest, known = write(store, 1, 2, 3, window=APRIL)
+    assert not known
+    dataset = open_dataset(store, manifest.ref)
+    assert dataset.table().to_pydict() == {"a": [1, 2, 3], "b": ["1", "2", "3"]}
+    assert [batch.num_rows for batch in dataset.batches(columns=["a"], batch_rows=2)] == [2, 1]
+    assert manifest.ref.parts == {"data": 3}
+
+
+def test_the_same_data_again_is_the_same_dataset_and_leaves_nothing_behind(store):
+    first, _ = write(store, 1, 2, window=APRIL)
+    before = files(store)
+    second, known = write(store, 1, 2, window=APRIL)
+    assert known
+    assert second == first
+    assert files(store) == before
+
+
+def test_other_data_for_a_window_is_a_new_dataset_and_the_old_one_stays(store):
+    first, _ = write(store, 1, window=APRIL)
+    second, _ = write(store, 2, window=APRIL)
+    assert first.id != second.id
+    assert open_dataset(store, first.ref).table()["a"].to_pylist() == [1]
+    assert [found.manifest.id for found in find_datasets(store, "numbers", APRIL)] == [second.id]
+
+
+def test_an_error_while_writing_leaves_no_dataset_and_no_file(store):
+    with pytest.raises(RuntimeError, match="boom"), DatasetWriter(store, "numbers") as writer:
+        writer.write(table(1))
+        raise RuntimeError("boom")
+    assert files(store) == []
+    with pytest.raises(DatasetNotFoundError, match="no dataset 'numbers'"):
+        find_datasets(store, "numbers")
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(store, monkeypatch):
+    # A full disk cannot be had here without a filesystem of our own, so the write itself is made to fail.
+    real = HashingFile.write
+
+    def full(self: HashingFile, data: bytes) -> int:
+        if self.bytes > 0:
+            raise self._failed(OSError(errno.ENOSPC, "No space left on device"))
+        return real(self, data)
+
+    monkeypatch.setattr(HashingFile, "write", full)
+    with pytest.raises(StoreError, match="is full: .* nothing half-written is left"):
+        write(store, 1, 2, 3, window=APRIL)
+    assert files(store) == []
+
+
+def test_changed_bytes_are_refused(store):
+    manifest, _ = write(store, 1, 2, window=APRIL)
+    path = store.path(manifest.files[0].path)
+    store.fs.pipe_file(path, store.fs.cat_file(path) + b"x")
+    with pytest.raises(DatasetCorruptError, match="was changed after it was written"):
+        open_dataset(store, manifest.ref).table()
+    # Writing the same data again heals it.
+    healed, known = write(store, 1, 2, window=APRIL)
+    assert not known
+    assert open_dataset(store, healed.ref).table()["a"].to_pylist() == [1, 2]
+
+
+def test_a_lost_file_is_refused(store):
+    manifest, _ = write(store, 1)
+    store.delete(manifest.files[0].path)
+    with pytest.raises(DatasetCorruptError, match="has lost"):
+        open_dataset(store, manifest.ref).table()
+
+
+def test_a_column_that_changes_its_type_between_batches_is_named(store):
+    with (
+        pytest.raises(SchemaError, match="column 'a' was int64 and is now string"),
+        DatasetWriter(store, "n") as writer,
+    ):
+        writer.write(pa.table({"a": [1]}))
+        writer.write(pa.table({"a": ["1"]}))
+
+
+def test_windows_are_found_in_the_order_of_time_and_never_overlap(store):
+    write(store, 5, window=MAY)
+    write(store, 4, window=APRIL)
+    found = find_datasets(store, "numbers", Window.model_validate("2013"))
+    assert [dataset.table()["a"][0].as_py() for dataset in found] == [4, 5]
+    write(store, 6, window=Window.model_validate("2013-04-15/2013-05-15"))
+    with pytest.raises(SchemaError, match="overlapping windows"):
+        find_datasets(store, "numbers", Window.model_validate("2013"))
+
+
+def test_a_missing_column_is_named_with_those_there_are(store):
+    manifest, _ = write(store, 1)
+    with pytest.raises(SchemaError, match="no column 'c': it has a, b"):
+        open_dataset(store, manifest.ref).table(columns=["c"])

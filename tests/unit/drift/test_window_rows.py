@@ -1,0 +1,126 @@
+"""What is known of a window's columns and rows as such: their schema, their labels, how recent they are."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.windows import Window
+from airflow_mlops.drift.freshness import freshness
+from airflow_mlops.drift.schema import added, changes
+from airflow_mlops.profiles.labels import labels
+from airflow_mlops.profiles.profile import profile
+
+TRAINED = pa.table({"distance": [1.0, 2.0], "carrier": ["AA", "B6"], "weekend": [True, False]})
+TYPES = {field.name: str(field.type) for field in TRAINED.schema}
+FEATURES = profile(TRAINED.to_batches()).columns
+
+
+def changed(*columns, trained=TYPES) -> list[tuple[str, bool]]:
+    schemas = [
+        pa.schema({**dict(zip(TRAINED.schema.names, TRAINED.schema.types, strict=True)), **item}) for item in columns
+    ]
+    return [(str(item), item.compared) for item in changes(FEATURES, trained, schemas)]
+
+
+def test_the_same_columns_have_not_changed_whatever_their_encoding():
+    assert changed({}, {"carrier": pa.dictionary(pa.int32(), pa.string())}) == []
+    assert changed({}, trained={**TYPES, "carrier": "dictionary<values=string, indices=int32, ordered=0>"}) == []
+    # Where no row has a value there may be no type.
+    assert changed({"carrier": pa.null()}) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "said", "compared"),
+    [
+        ({"distance": pa.int64()}, "distance was double and is int64", True),
+        ({"distance": pa.string()}, "distance was double and is string", False),
+        ({"carrier": pa.list_(pa.int8())}, "carrier was string and is list<item: int8>", False),
+        ({"weekend": pa.int64()}, "weekend was bool and is int64", False),
+    ],
+)
+def test_another_type_is_said_and_whether_it_can_be_compared(columns, said, compared):
+    assert changed(columns) == [(said, compared)]
+
+
+def test_parts_of_a_window_that_differ_are_said():
+    assert changed({}, {"distance": pa.string()}) == [("distance was double and is double and string", False)]
+
+
+def test_a_feature_that_is_gone_from_any_part_is_gone():
+    whole, part = TRAINED.schema, TRAINED.drop_columns("carrier").schema
+    (gone,) = changes(FEATURES, TYPES, [whole, part])
+    assert (str(gone), gone.compared, gone.now) == ("carrier is gone", False, None)
+
+
+def test_without_the_training_set_kinds_are_compared():
+    assert changed({"distance": pa.int64()}, trained={}) == []
+    assert changed({"distance": pa.string()}, trained={}) == [("distance was numeric and is string", False)]
+
+
+def test_columns_that_are_new_are_said_but_not_those_of_scoring():
+    schemas = [TRAINED.schema.append(pa.field("score", pa.float64())).append(pa.field("gate", pa.string()))]
+    assert [str(item) for item in added(TYPES, schemas * 2, ["score"])] == ["gate is new"]
+
+
+def contract(task: str, classes: list) -> ModelContract:
+    return ModelContract(task=task, label="y", features=[], classes=classes, dataset_name="d", dataset_id="0")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[True, False, True], [1, 0, 1], [1.0, 0.0, 1.0], pa.array([1, 0, 1]).dictionary_encode()],
+    ids=["booleans", "integers", "floats", "dictionary"],
+)
+def test_classes_are_the_same_however_they_are_written(values):
+    data = pa.table({"label": values})
+    (found,) = labels(data.to_batches(), contract("binary", [0, 1]))
+    assert found.column("label").to_pylist() == ["1", "0", "1"]
+
+
+def test_rows_without_a_label_are_left_out_and_strangers_kept():
+    data = pa.table({"label": pa.array([1.0, None, float("nan"), 7.0])})
+    (found,) = labels(data.to_batches(), contract("binary", [0, 1]))
+    assert found.column("label").to_pylist() == ["1", "7.0"]
+    (found,) = labels(data.to_batches(), contract("regression", []))
+    assert found.column("label").to_pylist() == [1.0, 7.0]
+    (found,) = labels(pa.table({"label": np.array([1, 2])}).to_batches(), contract("regression", []))
+    assert found.schema.field("label").type == pa.float64()
+
+
+APRIL = Window.model_validate("2013-04")
+
+
+def test_the_newest_row_is_that_of_all_batches():
+    times = [datetime(2013, 4, day, 12, tzinfo=timezone.utc) for day in (3, 29, 7)]
+    data = pa.table({"time_hour": times, "scored_at": [item + timedelta(days=1) for item in times]})
+    found = freshness(data.to_batches(1), "time_hour", APRIL)
+    assert (found.newest_event, found.newest_score) == (times[1], times[1] + timedelta(days=1))
+    assert found.behind_days == 1.5
+    assert found.age(times[1] + timedelta(days=2)) == timedelta(days=2)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([date(2013, 4, 16), None]),
+        pa.array([datetime(2013, 4, 16)]),
+        pa.array([datetime(2013, 4, 16)], pa.timestamp("ns", "America/New_York")).cast(pa.timestamp("s", "UTC")),
+    ],
+    ids=["dates", "without zone", "seconds"],
+)
+def test_times_of_any_type_are_read(column):
+    found = freshness(pa.table({"day": column}).to_batches(), "day", APRIL)
+    assert found.newest_event.date() == date(2013, 4, 16)
+    assert found.newest_score is None
+
+
+@pytest.mark.parametrize(
+    "data", [pa.table({"hour": [1, 2]}), pa.table({"hour": pa.nulls(2, pa.timestamp("us"))}), pa.table({"hour": []})]
+)
+def test_what_does_not_say_when_has_no_age(data):
+    assert freshness(data.to_batches(), "hour", APRIL) is None

@@ -1,0 +1,167 @@
+"""Gates: declared in dicts, checked when declared, and judged with the direction of their metric."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.gates.evidence import Evidence, Measurement
+from airflow_mlops.gates.rules import default_gates, parse_gates
+from airflow_mlops.metrics.catalog import METRICS
+
+
+def evidence(candidate, champion=None, baseline=None, problem=None):
+    return Evidence(
+        task="binary",
+        truth=np.array([0, 1]),
+        candidate=Measurement("m v2", candidate),
+        baseline=Measurement("baseline", baseline or {}),
+        champion=Measurement("m v1", champion) if champion else None,
+        champion_problem=problem,
+    )
+
+
+def check(declared, **found):
+    (gate,) = parse_gates([declared])
+    return gate.check(evidence(**found))
+
+
+def test_a_fixed_bound_is_passed_at_the_bound():
+    passed = check({"metric": "roc_auc", "min": 0.6}, candidate={"roc_auc": 0.6})
+    assert passed.passed
+    assert (passed.gate, passed.measured, passed.asked) == ("roc_auc at least 0.6", 0.6, 0.6)
+    failed = check({"metric": "log_loss", "max": 0.5}, candidate={"log_loss": 0.7})
+    assert not failed.passed
+    assert failed.explanation == "log_loss 0.7 is not at most 0.5."
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "candidate", "champion", "asked", "passed"),
+    [
+        ("roc_auc", 0.0, 0.70, 0.70, 0.70, True),
+        ("roc_auc", 0.0, 0.69, 0.70, 0.70, False),
+        ("roc_auc", 0.02, 0.71, 0.70, 0.72, False),
+        ("roc_auc", -0.02, 0.69, 0.70, 0.68, True),
+        ("log_loss", 0.0, 0.50, 0.50, 0.50, True),
+        ("log_loss", 0.1, 0.45, 0.50, 0.40, False),
+        ("log_loss", "10%", 0.45, 0.50, 0.45, True),
+        ("rmse", "-10%", 10.5, 10.0, 11.0, True),
+    ],
+)
+def test_without_confidence_the_champion_must_be_met_in_the_direction_of_the_metric(
+    metric, margin, candidate, champion, asked, passed
+):
+    found = check(
+        {"metric": metric, "better_than_champion_by": margin, "confidence": None},
+        candidate={metric: candidate},
+        champion={metric: champion},
+    )
+    assert found.asked == pytest.approx(asked)
+    assert found.passed is passed
+
+
+def test_the_first_model_ever_passes_what_compares_with_the_champion():
+    found = check({"metric": "roc_auc", "better_than_champion_by": 0.1}, candidate={"roc_auc": 0.5})
+    assert found.passed
+    assert (found.measured, found.asked, found.explanation) == (0.5, None, "There is no champion yet.")
+
+
+def test_a_champion_that_could_not_be_measured_is_not_passed():
+    found = check(
+        {"metric": "roc_auc", "better_than_champion_by": 0.0}, candidate={"roc_auc": 0.9}, problem="Its file is gone."
+    )
+    assert not found.passed
+    assert found.explanation == "Its file is gone."
+
+
+def test_the_baseline_must_be_beaten_and_not_only_met():
+    declared = {"metric": "roc_auc", "better_than_baseline_by": 0.0}
+    assert not check(declared, candidate={"roc_auc": 0.5}, baseline={"roc_auc": 0.5}).passed
+    assert check(declared, candidate={"roc_auc": 0.51}, baseline={"roc_auc": 0.5}).passed
+    assert not check(
+        {**declared, "better_than_baseline_by": 0.02}, candidate={"roc_auc": 0.51}, baseline={"roc_auc": 0.5}
+    ).passed
+
+
+@given(
+    metric=st.sampled_from(sorted(METRICS)),
+    values=st.lists(st.floats(-100, 100), min_size=2, max_size=2),
+    margin=st.floats(0, 10),
+)
+def test_who_passes_with_a_margin_passes_without_one_and_a_better_value_never_fails(metric, values, margin):
+    candidate, champion = values
+    better = candidate + 1 if METRICS[metric].higher_is_better else candidate - 1
+
+    def passes(value: float, by: float) -> bool:
+        declared = {"metric": metric, "better_than_champion_by": by, "confidence": None}
+        return check(declared, candidate={metric: value}, champion={metric: champion}).passed
+
+    if passes(candidate, margin):
+        assert passes(candidate, 0.0)
+        assert passes(better, margin)
+
+
+def test_default_gates_ask_for_better_than_the_baseline_and_than_the_champion():
+    baseline, champion = default_gates("regression")
+    assert [baseline.name, champion.name] == ["rmse better than the baseline", "rmse better than the champion"]
+    assert (champion.better_than_champion_by.amount, champion.confidence) == (0, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ({"better_than_champion_by": 0.01}, "roc_auc better than the champion by 0.01"),
+        ({"better_than_champion_by": "-2%"}, "roc_auc not worse than the champion by 2%"),
+        ({"better_than_champion_by": 0, "confidence": None}, "roc_auc not worse than the champion"),
+    ],
+)
+def test_a_gate_on_the_champion_is_called_what_it_asks(declared, name):
+    (gate,) = parse_gates([{"metric": "roc_auc", **declared}])
+    assert gate.name == name
+
+
+def test_an_interval_needs_predictions():
+    with pytest.raises(SpecError, match="Of m v2 there are only numbers and no predictions"):
+        check({"metric": "roc_auc", "better_than_champion_by": 0}, candidate={"roc_auc": 1}, champion={"roc_auc": 0})
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ([], "Gates are a list with at least one entry"),
+        ("roc_auc > 0.6", "Gates are a list"),
+        ([{"metric": "auc", "min": 0.6}], "'auc' is not a metric: choose one of roc_auc"),
+        ([{"metric": "roc_auc"}], "Gate 1 .* must have a metric and one of min, max, better_than_champion_by"),
+        ([{"metric": "roc_auc", "min": 0.6}, {"metric": "f1", "atleast": 1}], "Gate 2"),
+        ([{"metric": "roc_auc", "min": 0.6, "better_than_champion_by": 0}], "must have a metric and one of"),
+        ([{"metric": "roc_auc", "min": float("inf")}], "min: Input should be a finite number"),
+        ([{"metric": "roc_auc", "min": "high"}], "min: Input should be a valid number"),
+        ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "give min or max"),
+        ([{"metric": "roc_auc", "better_than_champion_by": "x%"}], "should be a valid number"),
+        ([{"min": 0.6}], "metric: Field required"),
+        ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "key 'color', which it cannot have: choose one of conf"),
+        ([{"metric": "rocauc", "min": 0.6}], r"\(did you mean 'roc_auc'\?\)"),
+        ([{"metric": "f1", "better_then_champion_by": 0}], r"\(did you mean 'better_than_champion_by'\?\)"),
+        ([{"metric": "f1", "better_than_champion_by": 0, "confidense": 1}], r"\(did you mean 'confidence'\?\)"),
+        ([{"metric": "f1", "better_than_champion_by": 0, "confidence": 95}], "confidence: Input should be less than 1"),
+        ([{"behaviour": "directional", "feature": "wind"}], r"\(did you mean 'direction'\?\)"),
+        ([{"fairness": "equalised_odds", "sensitive": "sex"}], r"\(did you mean 'equalized_odds'\?\)"),
+        ([{"behaviour": "direction", "feature": "wind"}], "direction: Field required"),
+        ([{"metric": "f1", "not_worse_than_champion_by": 0.1}], "slices: Field required"),
+        ([{"metric": "f1", "slices": [], "not_worse_than_champion_by": 0.1}], "slices: List should have at least 1"),
+        ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "a tolerance is 0 or more"),
+        ([{"max_latency_ms": 0}], "max_latency_ms: Input should be greater than 0"),
+        (["roc_auc"], "Gate 1 is 'roc_auc': it must be a dict"),
+    ],
+)
+def test_a_wrong_declaration_is_named(declared, message):
+    with pytest.raises(SpecError, match=message):
+        parse_gates(declared)
+
+
+def test_a_gate_on_a_metric_that_was_not_measured_says_what_there_is():
+    with pytest.raises(SpecError, match="was not measured for m v2: there are roc_auc"):
+        check({"metric": "f1_macro", "min": 0.1}, candidate={"roc_auc": 0.6})

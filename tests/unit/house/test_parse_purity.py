@@ -1,0 +1,119 @@
+"""Parsing a DAG loads no library that only a running step needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+OPERATORS = sorted(
+    f"airflow_mlops.operators.{file.stem}"
+    for file in (ROOT / "airflow_mlops" / "operators").glob("*.py")
+    if file.stem not in ("__init__", "base")
+)
+SENSORS = ["airflow_mlops.sensors.feature_freshness", "airflow_mlops.sensors.model_health"]
+
+HEAVY = {
+    "datasketches", "feast", "fsspec", "great_expectations", "interpret", "kubernetes", "matplotlib", "mlflow", "numpy",
+    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn",
+    "skops", "sqlalchemy", "torch",
+}  # fmt: skip
+# Airflow itself loads these before it parses anything; it must not be from us that they come.
+AIRFLOWS_OWN = {"fsspec", "sqlalchemy"}
+
+# Says which modules each statement of ``sys.argv`` brings that Airflow, ready to parse, has not loaded.
+PROBE = """
+import json, sys
+import airflow.dag_processing.processor
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk import DAG, Asset, BaseOperator
+def loaded():
+    return {name for name, module in sys.modules.items() if module is not None}
+before = loaded()
+exec(sys.argv[1])
+print(json.dumps({"before": sorted(before), "new": sorted(loaded() - before)}))
+"""
+
+
+def probe(statement: str, folder: Path) -> tuple[set[str], set[str]]:
+    """The modules loaded before and by ``statement``, in a fresh interpreter."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    env |= {"AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, statement], env=env, cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    return set(found["before"]), set(found["new"])
+
+
+def parse(path: Path) -> str:
+    """The statement that parses a DAG file, or a folder of them, as the DAG processor does."""
+    folder = path if path.is_dir() else path.parent
+    return f"""
+from pathlib import Path
+bag = BundleDagBag({str(path)!r}, bundle_path=Path({str(folder)!r}), bundle_name="b")
+assert bag.dags and not bag.import_errors, bag.import_errors
+"""
+
+
+def test_the_probe_sees_what_is_loaded(tmp_path):
+    before, new = probe("import pandas", tmp_path)
+    assert {"pandas", "numpy"} <= new & HEAVY
+    # If Airflow came to load one of these on its own, the tests below would be blind to it.
+    assert before & HEAVY == AIRFLOWS_OWN
+
+
+def test_importing_every_operator_and_everything_a_dag_file_names_loads_nothing_heavy(tmp_path):
+    others = ["compute", "links", "trainers", "triggers.report"]
+    modules = [*OPERATORS, *SENSORS, *(f"airflow_mlops.{name}" for name in others)]
+    _, new = probe("\n".join(f"import {module}" for module in modules), tmp_path)
+    assert set(OPERATORS) <= new
+    assert new & HEAVY == set()
+
+
+@pytest.mark.parametrize("package", ["airflow_mlops.operators", "airflow_mlops.sensors"])
+def test_importing_a_package_of_them_imports_none_of_them(package, tmp_path):
+    _, new = probe(f"import {package}", tmp_path)
+    assert new == {package}
+
+
+def test_a_dag_of_all_operators_loads_nothing_heavy(tmp_path):
+    _, new = probe(parse(ROOT / "benchmarks" / "dags" / "parse" / "every_operator.py"), tmp_path)
+    assert set(OPERATORS) <= new
+    assert new & HEAVY == set()
+
+
+SENSING = """
+from airflow.sdk import DAG, Asset, AssetWatcher
+from airflow_mlops.sensors import FeatureFreshnessSensor, ModelHealthSensor
+from airflow_mlops.triggers.report import MonitorReportTrigger
+
+watched = Asset("reports", watchers=[AssetWatcher(name="reports", trigger=MonitorReportTrigger("churn"))])
+with DAG("sensing", schedule=[watched]):
+    ModelHealthSensor(task_id="well", model="churn", deferrable=True)
+    FeatureFreshnessSensor(task_id="fresh", repo="features", max_age="1D", deferrable=True)
+"""
+
+
+def test_a_dag_of_sensors_and_a_watcher_loads_nothing_heavy(tmp_path):
+    (tmp_path / "sensing.py").write_text(SENSING)
+    _, new = probe(parse(tmp_path / "sensing.py"), tmp_path)
+    assert {*SENSORS, "airflow_mlops.triggers.report"} <= new
+    assert new & HEAVY == set()
+
+
+def test_the_example_dags_load_nothing_heavy(tmp_path):
+    _, new = probe(parse(ROOT / "dags"), tmp_path)
+    assert "airflow_mlops.operators.base" in new
+    assert new & HEAVY == set()
+
+
+def test_the_plugin_that_every_task_loads_is_light(tmp_path):
+    _, new = probe("import airflow_mlops.plugin, airflow_mlops.hooks.mlflow", tmp_path)
+    assert new & {*HEAVY, "fastapi"} == set()

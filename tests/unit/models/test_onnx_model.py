@@ -1,0 +1,212 @@
+"""A model's ONNX export answers as the model does, for every supported estimator and whatever the data looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import ModelFormatError, SchemaError
+from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.onnx import scorer as onnx_model
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.trainers import sklearn
+from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from tests.support.training import FEATURES, flights
+
+CLASSIFIERS = {
+    "sklearn.ensemble.ExtraTreesClassifier": {"n_estimators": 10},
+    "sklearn.ensemble.GradientBoostingClassifier": {"n_estimators": 10},
+    "sklearn.ensemble.HistGradientBoostingClassifier": {"max_iter": 10},
+    "sklearn.ensemble.RandomForestClassifier": {"n_estimators": 10},
+    "sklearn.linear_model.LogisticRegression": {},
+    "sklearn.naive_bayes.BernoulliNB": {},
+    "sklearn.neural_network.MLPClassifier": {"hidden_layer_sizes": [8], "max_iter": 20},
+    "sklearn.tree.DecisionTreeClassifier": {"max_depth": 6},
+}
+REGRESSORS = {
+    "sklearn.ensemble.GradientBoostingRegressor": {"n_estimators": 10},
+    "sklearn.ensemble.HistGradientBoostingRegressor": {"max_iter": 10},
+    "sklearn.ensemble.RandomForestRegressor": {"n_estimators": 10},
+    "sklearn.linear_model.ElasticNet": {},
+    "sklearn.linear_model.Ridge": {},
+    "sklearn.neural_network.MLPRegressor": {"hidden_layer_sizes": [8], "max_iter": 20},
+}
+
+
+def data(task: str, names: Sequence[str] = FEATURES) -> TrainingData:
+    table = flights(600, task, seed=1)
+    features = feature_columns(table.schema, names)
+    labels = table["late"].to_numpy()
+    labels = labels.astype(int) if task == "binary" else labels
+    classes = [] if task == "regression" else np.unique(labels).tolist()
+    return TrainingData(task, "late", features, table, frame(table, features), labels, classes)
+
+
+def trained(
+    estimator: str, params: dict, task: str, names: Sequence[str] = FEATURES
+) -> tuple[sklearn.SklearnModel, OnnxModel]:
+    learned = data(task, names)
+    model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), learned, 0)
+    contract = ModelContract(
+        task=task, label="late", features=learned.features, classes=learned.classes,
+        positive=1 if task == "binary" else None, dataset_name="d", dataset_id="0",
+    )  # fmt: skip
+    return model, OnnxModel(model.to_onnx(learned), contract)
+
+
+def strange(rows: int = 200, seed: int = 5) -> pa.Table:
+    """Rows such as training never saw: other carriers, all tails missing, numbers far away."""
+    table = flights(rows, seed=seed)
+    table = table.set_column(table.schema.get_field_index("tail"), "tail", pa.nulls(rows, pa.string()))
+    table = table.set_column(
+        table.schema.get_field_index("carrier"), "carrier", pa.array(["??", "ZZ", "", None] * (rows // 4))
+    )
+    return table.set_column(table.schema.get_field_index("distance"), "distance", pc.multiply(table["distance"], 1e6))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize("estimator", CLASSIFIERS)
+def test_the_export_of_a_classifier_gives_the_same_probabilities(estimator, task):
+    model, exported = trained(estimator, CLASSIFIERS[estimator], task)
+    for table in (flights(300, seed=9), strange()):
+        found = exported.predict(table)
+        expected = model.predict(frame(table, exported.contract.features))
+        np.testing.assert_allclose(found.probabilities, expected, atol=2e-5)
+        classes = np.array(exported.contract.classes, dtype=object)
+        if task == "multiclass":
+            assert (found.prediction == classes[found.probabilities.argmax(axis=1)]).all()
+            np.testing.assert_array_equal(found.score, found.probabilities.max(axis=1))
+        else:
+            np.testing.assert_array_equal(found.score, found.probabilities[:, 1])
+            assert (found.prediction == (found.score >= 0.5)).all()
+
+
+@pytest.mark.parametrize("names", [["distance", "hour"], ["hour"], ["carrier", "tail"], ["tail"]])
+@pytest.mark.parametrize("estimator", list(CLASSIFIERS)[2:5])
+def test_features_may_all_be_numbers_or_all_be_text(estimator, names):
+    model, exported = trained(estimator, CLASSIFIERS[estimator], "binary", names)
+    for table in (flights(300, seed=9), strange()):
+        expected = model.predict(frame(table, exported.contract.features))
+        np.testing.assert_allclose(exported.predict(table).probabilities, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("estimator", REGRESSORS)
+def test_the_export_of_a_regressor_gives_the_same_values(estimator):
+    model, exported = trained(estimator, REGRESSORS[estimator], "regression")
+    table = flights(300, seed=9)
+    found = exported.predict(table)
+    expected = model.predict(frame(table, exported.contract.features)).ravel()
+    np.testing.assert_allclose(found.score, expected, atol=1e-4)
+    assert found.probabilities is None
+    np.testing.assert_array_equal(found.prediction, found.score)
+
+
+@pytest.fixture(scope="module")
+def forest() -> OnnxModel:
+    return trained("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, "binary")[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(0, 9000),
+    cuts=st.lists(st.integers(0, 9000), max_size=4),
+    block=st.sampled_from([1000, 4096]),
+)
+def test_how_rows_are_cut_into_batches_changes_nothing(forest, rows, cuts, block):
+    table = flights(9000, seed=3).slice(0, rows)
+    edges = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
+    chunked = pa.concat_tables(
+        [table.slice(start, end - start) for start, end in zip(edges, edges[1:], strict=False)] or [table]
+    )
+    whole = forest.predict(table.combine_chunks())
+    assert whole.score.shape == whole.prediction.shape == (rows,)
+    before, onnx_model._ROWS = onnx_model._ROWS, block
+    try:
+        np.testing.assert_array_equal(forest.predict(chunked).score, whole.score)
+        parts = [forest.predict(batch).score for batch in chunked.to_batches()]
+    finally:
+        onnx_model._ROWS = before
+    np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0)]), whole.score)
+
+
+def test_columns_may_come_in_any_order_and_type_that_holds_the_same_values(forest):
+    table = flights(300, seed=4)
+    expected = forest.predict(table).score
+    same = pa.table(
+        {
+            "tail": table["tail"].combine_chunks().dictionary_encode(),
+            "unrelated": table["flight"],
+            "carrier": table["carrier"].cast(pa.large_string()),
+            "weekend": table["weekend"].cast(pa.int8()),
+            "hour": table["hour"].cast(pa.float64()),
+            "distance": table["distance"],
+        }
+    )
+    np.testing.assert_array_equal(forest.predict(same).score, expected)
+
+
+def test_a_missing_number_given_as_nan_is_a_missing_number(forest):
+    table = flights(300, seed=4)
+    nan = pc.fill_null(table["distance"], float("nan"))
+    np.testing.assert_array_equal(
+        forest.predict(table.set_column(1, "distance", nan)).score, forest.predict(table).score
+    )
+
+
+def test_a_missing_column_is_named(forest):
+    with pytest.raises(SchemaError, match="no column 'carrier', which is a feature of the model"):
+        forest.predict(flights(3).drop_columns(["carrier"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("carrier", [1, 2, 3], "'carrier' was text when the model was trained and is now int64"),
+        ("hour", ["5", "6", "7"], "'hour' was a number when the model was trained and is now string"),
+    ],
+)
+def test_a_column_of_another_type_is_named(forest, name, values, message):
+    table = flights(3)
+    with pytest.raises(SchemaError, match=message):
+        forest.predict(table.set_column(table.schema.get_field_index(name), name, pa.array(values)))
+
+
+def test_the_threshold_of_the_contract_decides(forest):
+    table = flights(300, seed=4)
+    forest.contract.__dict__["threshold"] = 0.8
+    try:
+        found = forest.predict(table)
+    finally:
+        forest.contract.__dict__["threshold"] = 0.5
+    assert (found.prediction == (found.score >= 0.8)).all()
+    assert 0 < found.prediction.sum() < (found.score >= 0.5).sum()
+
+
+def test_the_engine_is_named(forest):
+    assert forest.engine.startswith("onnxruntime ")
+    assert "CPUExecutionProvider" in forest.engine
+
+
+def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, forest):
+    with pytest.raises(
+        ModelFormatError, match=r"has no mlops/contract.json: the version was not made by TrainOperator"
+    ):
+        OnnxModel.load(tmp_path)
+    (tmp_path / "mlops").mkdir()
+    (tmp_path / "mlops/contract.json").write_text("{}")
+    with pytest.raises(ModelFormatError, match="is not a model contract"):
+        OnnxModel.load(tmp_path)
+    (tmp_path / "mlops/contract.json").write_text(forest.contract.model_dump_json())
+    with pytest.raises(ModelFormatError, match=r"has no model.onnx"):
+        OnnxModel.load(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"not onnx")
+    with pytest.raises(ModelFormatError, match="ONNX Runtime cannot load the model"):
+        OnnxModel.load(tmp_path)

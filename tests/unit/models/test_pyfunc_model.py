@@ -1,0 +1,143 @@
+"""What a model from elsewhere answers with, and what evaluation makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import EvaluationError, SchemaError
+from airflow_mlops.models.pyfunc.scorer import PyfuncModel
+
+ROWS = pa.table({"wind": [1.0, 2.0, 3.0], "gate": ["a", None, "a"], "seats": [1, 2, 3]})
+LABELS = {"binary": [False, True], "multiclass": ["early", "late", "on time"], "regression": []}
+
+
+def model(answer, task="binary", types=None, classes=None):
+    types = types or {"wind": pa.float64()}
+    classes = LABELS[task] if classes is None else classes
+    contract = ModelContract(
+        task=task,
+        label="label",
+        features=[FeatureColumn(name=name, kind="number") for name in types],
+        classes=classes,
+        positive=classes[-1] if task == "binary" else None,
+        dataset_name="",
+        dataset_id="",
+    )
+    return PyfuncModel("delays v1", lambda frame: answer, contract, list(types.values()), 0, "")
+
+
+P = [0.2, 0.9, 0.5]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        np.array(P),
+        np.array(P, dtype=np.float32).reshape(-1, 1),
+        pd.Series(P),
+        P,
+        np.column_stack([1 - np.array(P), P]),
+        pd.DataFrame({"p": P}),
+        # Columns that are named by the classes may come in any order.
+        pd.DataFrame({"True": P, "False": 1 - np.array(P)}),
+    ],
+)
+def test_probabilities_of_two_classes(answer):
+    found = model(answer).predict(ROWS)
+    assert found.score == pytest.approx(P)
+    assert found.prediction.tolist() == [False, True, True]
+    assert found.probabilities[:, 0] == pytest.approx(1 - np.array(P))
+
+
+@pytest.mark.parametrize(
+    ("answer", "task", "classes", "score"),
+    [
+        ([False, True, True], "binary", None, [0, 1, 1]),
+        (np.array([0, 1, 1]), "binary", None, [0, 1, 1]),
+        (pd.DataFrame({"label": ["no", "yes", "no"]}), "binary", ["no", "yes"], [0, 1, 0]),
+        # Labels that are fractions look like probabilities, and are labels.
+        (np.array([0.5, 1.5, 0.5]), "binary", [0.5, 1.5], [0, 1, 0]),
+        (np.array(["late", "early", "on time"], dtype=object), "multiclass", None, [1, 0, 2]),
+        (["late", "never", "early"], "multiclass", None, [1, -1, 0]),
+    ],
+)
+def test_labels_alone(answer, task, classes, score):
+    found = model(answer, task, classes=classes).predict(ROWS)
+    assert found.score.tolist() == score
+    assert found.probabilities is None
+
+
+def test_labels_are_those_of_the_dataset():
+    assert str(model(np.array([0, 1, 1])).predict(ROWS).prediction.tolist()) == "[False, True, True]"
+    # What the dataset does not know stays as it is.
+    assert model(["late", "never", "early"], "multiclass").predict(ROWS).prediction.tolist() == [
+        "late",
+        "never",
+        "early",
+    ]
+
+
+def test_a_column_without_a_value_fits_any_type():
+    given = []
+    asked = model([True] * 3, types={"wind": pa.float64(), "gate": pa.string()})
+    asked._answer = lambda frame: given.append(frame) or [True] * 3
+    asked.predict(pa.table({"wind": pa.nulls(3), "gate": pa.nulls(3)}))
+    (frame,) = given
+    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {"wind": "float64", "gate": "object"}
+
+
+def test_values():
+    assert model(np.array([[1], [2], [3]]), "regression").predict(ROWS).score.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("answer", "task", "message"),
+    [
+        (
+            np.zeros((3, 4)),
+            "multiclass",
+            r"delays v1 answers with shape \(3, 4\) for 3 rows, and its task is multiclass",
+        ),
+        (np.zeros(2), "binary", r"delays v1 answers with shape \(2,\) for 3 rows"),
+        (np.zeros((3, 2)), "regression", "it must give a value for each row"),
+        (["yes", "no", "no"], "binary", "delays v1 answers with 'yes', and the labels are False, True"),
+        (["a", "b", "c"], "regression", "delays v1 raised ValueError: could not convert string to float"),
+    ],
+)
+def test_what_is_no_prediction_is_an_error(answer, task, message):
+    with pytest.raises(EvaluationError, match=message):
+        model(answer, task).predict(ROWS)
+
+
+def test_columns_come_in_the_types_of_the_signature():
+    given = []
+    types = {"seats": pa.int32(), "wind": pa.float32(), "gate": pa.string()}
+    asked = model([True] * 3, types=types)
+    asked._answer = lambda frame: given.append(frame) or [True] * 3
+    asked.predict(ROWS.set_column(1, "gate", ROWS.column("gate").dictionary_encode()))
+    (frame,) = given
+    assert {name: str(kind) for name, kind in frame.dtypes.items()} == {
+        "seats": "int32",
+        "wind": "float32",
+        "gate": "object",
+    }
+    assert frame["gate"].tolist() == ["a", None, "a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ([1.0, None, 3.0], pa.int64(), "'wind' is int64 for the model, and is missing in some rows"),
+        ([1.5, 2.0, 3.0], pa.int64(), "'wind' cannot be given to the model as int64"),
+        (["a", "b", "c"], pa.float64(), "'wind' is double for the model and string in the data"),
+        (["1", "2", "3"], pa.int64(), "'wind' is int64 for the model and string in the data"),
+        ([1, 2, 3], pa.string(), "'wind' is string for the model and int64 in the data"),
+    ],
+)
+def test_columns_that_do_not_fit_are_an_error(values, kind, message):
+    with pytest.raises(SchemaError, match=message):
+        model([True] * 3, types={"wind": kind}).predict(pa.table({"wind": values}))

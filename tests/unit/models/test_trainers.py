@@ -1,0 +1,374 @@
+"""What is trained: preprocessing by column type, what cannot be learned from, the user's own functions."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core import imports
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import ModelFormatError, SchemaError, SpecError, TrainingError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.inputs import frame
+from airflow_mlops.models.trainers import function, sklearn
+from airflow_mlops.models.trainers.spec import check_trainer
+from airflow_mlops.models.training_data import check_parts, read_part
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+from tests.support.training import FEATURES, flights, training_set
+
+HGB, LOGISTIC = "sklearn.ensemble.HistGradientBoostingClassifier", "sklearn.linear_model.LogisticRegression"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+def read(store, **options):
+    """The two parts as a training reads them."""
+    dataset = open_dataset(store, training_set(store, **options))
+    train, test = read_part(dataset, "train"), read_part(dataset, "test")
+    check_parts(dataset, {"train": train, "test": test})
+    return train, test
+
+
+def spec(trainer) -> object:
+    fields = {"dataset": {"name": "d", "id": "0", "rows": 1}, "model": "late", "trainer": trainer}
+    return parse(TrainSpec, fields, "Task 't'").trainer
+
+
+def fitted(store, trainer, **options):
+    train, test = read(store, **options)
+    chosen = spec(trainer)
+    module = {"sklearn": sklearn, "function": function}[chosen.kind]
+    return module.fit(chosen, train, 0), train, test
+
+
+def replaced(table: pa.Table, name: str, values) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+
+
+# What a DAG's author writes
+
+
+def test_trainers_are_json_and_survive_copies():
+    for trainer in (
+        SklearnTrainer(LOGISTIC, {"C": 0.1}, name="small"),
+        FunctionTrainer("mine:train", {"depth": 3}, trusted_types=("mine.T",)),
+    ):
+        again = json.loads(json.dumps(trainer))
+        assert again == trainer
+        assert pickle.loads(pickle.dumps(trainer)) == trainer
+        assert spec(again) == spec(trainer)
+
+
+def test_a_plain_dict_is_a_trainer():
+    assert spec({"estimator": LOGISTIC, "params": {"C": 1}}).kind == "sklearn"
+    assert spec({"function": "mine:train"}).kind == "function"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({}, "estimator: Field required"),
+        ({"estimator": "LogisticRegression"}, "estimator: String should match pattern"),
+        ({"estimator": LOGISTIC, "parms": {}}, "parms: Extra inputs are not permitted"),
+        ({"function": "mine:train", "serialization": "pickle"}, "serialization: Input should be 'skops' or"),
+    ],
+)
+def test_a_mistake_in_a_trainer_is_named(trainer, message):
+    with pytest.raises(SpecError, match=message):
+        check_trainer(trainer, "The trainer of task 'train'")
+
+
+def test_trainers_import_nothing_heavy():
+    code = (
+        "import sys, airflow_mlops.trainers, airflow_mlops.stages.train.spec\n"
+        "print([name for name in ('numpy', 'pandas', 'sklearn', 'mlflow', 'pyarrow', 'onnx') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+# What cannot be learned from
+
+
+def test_infinite_values_are_refused_with_column_and_rows(store):
+    train = flights(100)
+    distance = train["distance"].to_numpy().copy()
+    distance[[3, 5]] = [np.inf, -np.inf]
+    with pytest.raises(TrainingError, match=r"Part 'train' .* infinite values.*'distance' \(2 rows\)"):
+        read(store, train=replaced(train, "distance", distance))
+    distance[[3, 5]] = [1e300, 0]
+    with pytest.raises(TrainingError, match=r"Part 'test' .* 'distance' \(1 row\)"):
+        read(store, test=replaced(train, "distance", distance))
+
+
+def test_a_feature_without_any_value_is_refused(store):
+    train = flights(50)
+    with pytest.raises(TrainingError, match="Feature 'tail' of late_training has no value in any row of part 'train'"):
+        read(store, train=replaced(train, "tail", pa.nulls(50, pa.string())))
+    with pytest.raises(TrainingError, match="Feature 'distance' of late_training has no value"):
+        read(store, train=replaced(train, "distance", np.full(50, np.nan)))
+
+
+def test_one_class_is_refused(store):
+    with pytest.raises(TrainingError, match="All 100 rows of part 'train' of late_training have the label 0"):
+        read(store, train=replaced(flights(100), "late", [False] * 100))
+
+
+def test_a_class_that_was_never_seen_in_training_is_refused(store):
+    train = flights(100, "multiclass")
+    labels = ["early" if value == "late" else value for value in train["late"].to_pylist()]
+    with pytest.raises(TrainingError, match="Part 'test' of late_training has the label 'late', which is not in"):
+        read(store, train=replaced(train, "late", labels), task="multiclass")
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "message"),
+    [
+        ([None, True] * 25, "binary", "Label 'late' in part 'train' of late_training is missing in 25 of 50 rows"),
+        ([0.5, 1.0] * 25, "binary", "holds fractions, and the task is binary"),
+        ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, and the task is binary"),
+        ([1.0, float("nan")] * 25, "regression", "is NaN or infinite in 25 of 50 rows"),
+        (["1", "x"] * 25, "regression", "is of type string, which is no label for a regression task"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_named(store, values, task, message):
+    with pytest.raises(TrainingError, match=message):
+        data = replaced(flights(50), "late", values)
+        read(store, train=data, test=data, task=task)
+
+
+@pytest.mark.parametrize("values", [[False, True], [0, 1], [0.0, 1.0]])
+def test_labels_of_any_type_that_means_two_classes_are_zero_and_one(store, values):
+    data = replaced(flights(50), "late", values * 25)
+    train, _ = read(store, train=data, test=data)
+    assert train.labels.dtype == np.int64
+    assert train.classes == [0, 1]
+
+
+def test_what_is_no_training_set_is_refused(store):
+    with pytest.raises(TrainingError, match="Dataset late_training is no training set"):
+        read(store, label=None)
+    with pytest.raises(SchemaError, match="no column 'wind'"):
+        read(store, features=["wind"])
+    train = flights(50).append_column("when", pa.array([0] * 50, pa.timestamp("us")))
+    with pytest.raises(SchemaError, match="Feature 'when' is of type timestamp"):
+        read(store, train=train, test=train, features=["when"])
+
+
+# Preprocessing
+
+
+def test_trees_get_codes_and_others_one_column_for_each_frequent_text(store):
+    tree, train, _ = fitted(store, SklearnTrainer(HGB))
+    assert tree.estimator[0].transform(train.frame).shape == (600, 5)
+    linear, train, _ = fitted(store, SklearnTrainer(LOGISTIC))
+    tails = min(train.frame["tail"].nunique(), sklearn.MAX_CATEGORIES)
+    carriers = train.frame["carrier"].nunique()
+    assert carriers == 4  # a missing text is one of its own
+    assert linear.estimator[0].transform(train.frame).shape == (600, 3 + carriers + tails)
+
+
+def test_the_most_frequent_texts_are_kept_and_ties_broken_by_name(store, monkeypatch):
+    monkeypatch.setattr(sklearn, "MAX_CATEGORIES", 3)
+    tails = ["d"] * 40 + ["b"] * 30 + ["c"] * 30 + ["a"] * 30 + ["e"] * 20
+    model, _, _ = fitted(store, SklearnTrainer(LOGISTIC), train=replaced(flights(150), "tail", tails))
+    encoder = model.estimator[0].named_transformers_["text tail"]
+    assert list(encoder.categories_[0]) == ["a", "b", "d"]
+
+
+def test_missing_numbers_are_filled_only_where_the_estimator_cannot_take_them(store):
+    boosted, train, _ = fitted(store, SklearnTrainer(HGB))
+    assert np.isnan(boosted.estimator[0].transform(train.frame)).any()
+    forest, train, _ = fitted(store, SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 2}))
+    assert not np.isnan(forest.estimator[0].transform(train.frame)).any()
+
+
+@pytest.mark.parametrize("estimator", ["naive_bayes.GaussianNB", "neighbors.KNeighborsClassifier"])
+def test_estimators_that_take_no_sparse_columns_get_dense_ones(store, estimator):
+    model, train, test = fitted(store, SklearnTrainer(f"sklearn.{estimator}"))
+    found, expected = answers(model, train, test), model.predict(test.frame)
+    # Of two neighbours equally far away, either may be the fifth.
+    assert np.isclose(found, expected, atol=1e-4).all(axis=1).mean() > 0.99
+
+
+def test_the_seed_reaches_the_estimator_unless_it_has_one_of_its_own(store):
+    train, _ = read(store)
+    forest = "sklearn.ensemble.RandomForestClassifier"
+    assert sklearn.fit(spec(SklearnTrainer(forest, {"n_estimators": 2})), train, 7).params["random_state"] == 7
+    own = sklearn.fit(spec(SklearnTrainer(forest, {"n_estimators": 2, "random_state": 3})), train, 7)
+    assert own.params["random_state"] == 3
+
+
+@pytest.mark.parametrize(
+    ("trainer", "kind", "message"),
+    [
+        ({"estimator": "sklearn.nowhere.Model"}, SpecError, "there is no module 'sklearn.nowhere'"),
+        ({"estimator": "sklearn.linear_model.Nothing"}, SpecError, "module 'sklearn.linear_model' has no 'Nothing'"),
+        (
+            {"estimator": LOGISTIC, "params": {"c": 1}},
+            SpecError,
+            "cannot be made with .* unexpected keyword argument 'c'",
+        ),
+        ({"estimator": LOGISTIC, "params": {"C": -1}}, TrainingError, "could not be fitted to 600 rows of 5 features"),
+        ({"estimator": "sklearn.linear_model.Ridge"}, TrainingError, "is no classifier, and 'late' has classes"),
+        ({"estimator": "sklearn.svm.LinearSVC"}, TrainingError, "has no predict_proba"),
+        ({"function": "tests.unit.my_trainers:nothing"}, SpecError, "there is no module 'tests.unit.my_trainers'"),
+    ],
+)
+def test_an_estimator_that_cannot_be_had_is_named(store, trainer, kind, message):
+    with pytest.raises(kind, match=message):
+        fitted(store, trainer)
+
+
+# The user's own functions
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user, beside the DAGs."""
+    (tmp_path / "my_trainers.py").write_text(
+        textwrap.dedent("""
+        import numpy as np
+        from sklearn.base import BaseEstimator, ClassifierMixin
+        from sklearn.compose import make_column_transformer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+
+        def train(X, y, *, params, seed):
+            numbers = make_column_transformer((StandardScaler(), ["hour", "weekend"]))
+            return make_pipeline(numbers, LogisticRegression(random_state=seed, **params)).fit(X, y)
+
+        def bare(X, y, *, params, seed):
+            return LogisticRegression().fit(X, y)
+
+        def searched(X, y, *, params, seed):
+            return GridSearchCV(train(X, y, params={}, seed=seed), {"logisticregression__C": [0.1, 1.0]}, cv=2).fit(X, y)
+
+        def with_function(X, y, *, params, seed):
+            numbers = make_column_transformer((FunctionTransformer(double), ["hour"]))
+            return make_pipeline(numbers, LogisticRegression()).fit(X, y)
+
+        def double(X):
+            return 2 * X
+
+        def other_arguments(X, y):
+            return None
+
+        def fails(X, y, *, params, seed):
+            raise ValueError("too little coffee")
+
+        def returns_nothing(X, y, *, params, seed):
+            return None
+
+        def other_labels(X, y, *, params, seed):
+            return LogisticRegression().fit(X[["hour"]], np.where(y, "yes", "no"))
+
+        def preprocess(numeric, categorical):
+            assert numeric == ["distance", "hour", "weekend"] and categorical == ["carrier", "tail"]
+            return make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["carrier"]))
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "my_trainers.py"
+    sys.modules.pop("my_trainers", None)
+
+
+def answers(model, train, test):
+    """What the export says of the held-out rows."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(model.to_onnx(train))
+    kinds = {"tensor(float)": np.float32, "tensor(string)": object}
+    feeds = {
+        item.name: test.frame[item.name].to_numpy().astype(kinds[item.type]).reshape(-1, 1)
+        for item in session.get_inputs()
+    }
+    return session.run(None, feeds)[1]
+
+
+def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
+    model, train, test = fitted(store, FunctionTrainer("my_trainers:train", {"C": 0.5}))
+    assert model.name == "train"
+    assert model.params == {"function": "my_trainers:train", "C": 0.5}
+    np.testing.assert_allclose(answers(model, train, test), model.predict(test.frame), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "features"), [("bare", ["hour", "weekend"]), ("searched", FEATURES)])
+def test_a_bare_estimator_and_the_best_of_a_search_are_exported_too(store, mine, name, features):
+    model, train, test = fitted(store, FunctionTrainer(f"my_trainers:{name}"), features=features)
+    np.testing.assert_allclose(answers(model, train, test), model.predict(test.frame), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("missing", SpecError, "module 'my_trainers' has no 'missing'"),
+        ("other_arguments", SpecError, r"must take \(X, y, \*, params, seed\) and does not"),
+        ("fails", TrainingError, "raised ValueError: too little coffee"),
+        ("returns_nothing", TrainingError, "returned NoneType, which has no predict_proba"),
+        ("other_labels", TrainingError, r"learned the classes \['no', 'yes'\], the labels are \[0, 1\]"),
+    ],
+)
+def test_what_is_wrong_with_a_function_is_said(store, mine, name, kind, message):
+    with pytest.raises(kind, match=message):
+        fitted(store, FunctionTrainer(f"my_trainers:{name}"))
+
+
+def test_preprocessing_of_the_user_takes_the_place_of_ours(store, mine):
+    model, train, _ = fitted(store, SklearnTrainer(LOGISTIC, preprocessing="my_trainers:preprocess"))
+    assert model.estimator[0].transform(train.frame).shape == (600, 4)
+    assert set(model.sources) == {LOGISTIC, "my_trainers:preprocess"}
+
+
+def test_what_cannot_be_exported_says_what_to_do(store, mine):
+    model, train, _ = fitted(store, SklearnTrainer("sklearn.semi_supervised.LabelPropagation", {"kernel": "knn"}))
+    with pytest.raises(ModelFormatError, match="LabelPropagation cannot be exported to ONNX.*skl2onnx supports"):
+        model.to_onnx(train)
+
+
+def test_types_that_nobody_reviewed_are_refused_until_they_are_named(store, mine):
+    model, _, _ = fitted(store, FunctionTrainer("my_trainers:with_function"))
+    with pytest.raises(ModelFormatError, match=r"add trusted_types=\['my_trainers.double'\] to the trainer"):
+        model._trusted_types()
+    named, _, _ = fitted(store, FunctionTrainer("my_trainers:with_function", trusted_types=["my_trainers.double"]))
+    assert "my_trainers.double" in named._trusted_types()
+
+
+def test_the_code_hash_follows_the_source(mine):
+    before = imports.source_hash(imports.load("my_trainers:train", "function"))
+    assert imports.source_hash(imports.load("my_trainers.train", "function")) == before
+    mine.write_text(mine.read_text() + "\n# changed")
+    assert imports.source_hash(imports.load("my_trainers:train", "function")) != before
+
+
+def test_the_commit_of_a_checkout_is_found(mine):
+    function = imports.load("my_trainers:train", "function")
+    assert imports.commit(function) is None
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for command in (["init", "-q"], ["add", "my_trainers.py"], ["commit", "-qm", "mine"]):
+        subprocess.run([*git, *command], cwd=mine.parent, check=True)
+    assert len(imports.commit(function)) == 40
+    assert imports.commit(np.asarray) is None
+
+
+def test_training_and_scoring_see_the_same_values(store):
+    train, _ = read(store)
+    seen = frame(train.table, train.features)
+    assert list(seen.columns) == FEATURES
+    distance = train.table["distance"].to_numpy()
+    np.testing.assert_array_equal(seen["distance"], distance.astype(np.float32).astype(np.float64))
+    assert set(seen["carrier"]) == {"AA", "B6", "UA", ""}
+    assert set(seen["weekend"]) == {0.0, 1.0}

@@ -1,0 +1,141 @@
+"""Realised performance: the right number, an interval that holds what it promises, and a clear word otherwise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, delong, measure, outcomes
+
+
+def contract(task: str = "binary", classes: list | None = None, positive=True) -> ModelContract:
+    known = {"binary": [False, True], "multiclass": ["a", "b", "c"], "regression": []}[task]
+    return ModelContract(
+        task=task, label="late", features=[FeatureColumn(name="x", kind="number")],
+        classes=known if classes is None else classes, positive=positive if task == "binary" else None,
+        dataset_name="d", dataset_id="0",
+    )  # fmt: skip
+
+
+def batch(label, prediction, score) -> list[pa.RecordBatch]:
+    return pa.table({"label": label, "prediction": prediction, "score": score}).to_batches(max_chunksize=3)
+
+
+def found(truth, score, right=None) -> Outcomes:
+    truth = np.asarray(truth)
+    return Outcomes(truth, np.asarray(score, float), truth if right is None else np.asarray(right))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=4, max_size=60))
+@settings(deadline=None)
+def test_delong_gives_the_area_and_the_variance_of_its_definition(rows):
+    truth, score = np.array([row[0] for row in rows]), np.array([float(row[1]) for row in rows])
+    above, below = score[truth], score[~truth]
+    if min(len(above), len(below)) < 2:
+        with pytest.raises(UnmeasurableError):
+            delong(truth, score)
+        return
+    wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
+    variance = wins.mean(axis=1).var(ddof=1) / len(above) + wins.mean(axis=0).var(ddof=1) / len(below)
+    assert delong(truth, score) == pytest.approx((wins.mean(), variance))
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae"])
+def test_the_interval_holds_the_true_value_as_often_as_it_says(metric):
+    random = np.random.default_rng(3)
+
+    def draw(rows: int) -> Outcomes:
+        p = random.beta(2, 4, rows)
+        truth = random.random(rows) < p
+        if metric in ("rmse", "mae"):
+            return found(p + random.normal(0, 0.1, rows), p, np.zeros(rows, bool))
+        return found(truth, p, (p > 0.4) == truth)
+
+    true = measure(metric, draw(1_000_000), 0.95).value
+    held = sum(one.low <= true <= one.high for one in (measure(metric, draw(400), 0.9) for _ in range(500)))
+    # 450 expected, with a standard deviation of 6.7.
+    assert 420 <= held <= 480
+
+
+@given(st.integers(1, 400), st.floats(0, 1))
+@settings(deadline=None)
+def test_accuracy_has_wilsons_interval(rows, share):
+    from scipy.stats import binomtest
+
+    right = np.arange(rows) < round(rows * share)
+    one = measure("accuracy", found(right, np.zeros(rows), right), 0.95)
+    expected = binomtest(int(right.sum()), rows).proportion_ci(0.95, method="wilson")
+    assert (one.low, one.high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
+
+
+def test_metrics_are_those_of_scikit_learn():
+    from sklearn import metrics
+
+    random = np.random.default_rng(0)
+    p = random.random(500)
+    truth = random.random(500) < p
+    one = found(truth, p, (p > 0.5) == truth)
+    assert measure("roc_auc", one, 0.95).value == pytest.approx(metrics.roc_auc_score(truth, p))
+    assert measure("log_loss", one, 0.95).value == pytest.approx(metrics.log_loss(truth, p))
+    assert measure("brier", one, 0.95).value == pytest.approx(metrics.brier_score_loss(truth, p))
+    numbers = found(random.normal(size=500), p, np.zeros(500, bool))
+    squared = metrics.mean_squared_error(numbers.truth, p)
+    assert measure("rmse", numbers, 0.95).value == pytest.approx(math.sqrt(squared))
+
+
+def test_only_labelled_rows_count_and_nan_is_no_label():
+    rows = batch([True, None, False, True, None], [True] * 5, [0.9, 0.8, 0.1, 0.7, 0.2])
+    one = outcomes(rows, contract())
+    assert one.truth.tolist() == [True, False, True]
+    assert one.score.tolist() == [0.9, 0.1, 0.7]
+    assert one.right.tolist() == [True, False, True]
+    floats = outcomes(batch([1.0, float("nan"), 0.0], [1, 1, 0], [0.9, 0.8, 0.1]), contract(classes=[0, 1], positive=1))
+    assert floats.truth.tolist() == [True, False]
+
+
+def test_labels_that_mean_the_same_in_another_type_are_understood():
+    one = outcomes(batch([1, 0], [True, False], [0.9, 0.1]), contract())
+    assert one.truth.tolist() == [True, False]
+    assert one.right.all()
+
+
+def test_several_classes_are_right_or_wrong():
+    one = outcomes(batch(["a", "b", "c"], ["a", "c", "c"], [0.5, 0.5, 0.5]), contract("multiclass"))
+    assert one.right.tolist() == [True, False, True]
+    assert measure("accuracy", one, 0.95).value == pytest.approx(2 / 3)
+
+
+def test_what_is_not_finite_is_left_out_and_counted():
+    one = outcomes(batch([1.0, float("inf"), 3.0], [0.0] * 3, [1.0, 2.0, float("nan")]), contract("regression"))
+    assert (one.truth.tolist(), one.skipped) == ([1.0], 2)
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "said"),
+    [
+        ([True, True, True], contract(), "all 3 labels are of the positive class"),
+        ([False] * 3, contract(), "all 3 labels are of the negative class"),
+        ([True, False, False], contract(), "only one label is of the positive class"),
+        (pa.nulls(3, pa.bool_()), contract(), "there are no labels"),
+        (["yes", "no", "no"], contract(), "there is a label 'yes', and the model knows False, True"),
+        (["a", "b", "c"], contract("regression"), "the labels are string and not numbers"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(label, model, said):
+    prediction = [True] * 3 if model.task == "binary" else [1.0] * 3
+    metric = "rmse" if model.task == "regression" else "roc_auc"
+    with pytest.raises(UnmeasurableError, match=said):
+        measure(metric, outcomes(batch(label, prediction, [0.9, 0.2, 0.1]), model), 0.95)
+
+
+def test_no_rows_at_all_are_no_labels():
+    with pytest.raises(UnmeasurableError, match="there are no labels"):
+        measure("roc_auc", outcomes([], contract()), 0.95)
+    with pytest.raises(UnmeasurableError, match="too large"):
+        measure("rmse", found(np.array([1e300, -1e300]), [0, 0], [False, False]), 0.95)

@@ -1,0 +1,249 @@
+"""Where performance fell: segments are what they say they are, and are named only where their loss rose beyond chance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.metrics.realised import Outcomes, delong, losses, measurable, measure, outcomes
+from airflow_mlops.performance.segments import SHOWN, compare
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.profiles.profile import profile
+from airflow_mlops.profiles.segments import SegmentLosses, cut, held_out, tally
+
+POLICY = Policy()
+
+
+def contract(task: str = "binary", **metrics: float) -> ModelContract:
+    classes = {"binary": [False, True], "multiclass": ["a", "b"], "regression": []}[task]
+    return ModelContract(
+        task=task, label="late", features=[FeatureColumn(name="hour", kind="number")], classes=classes,
+        positive=True if task == "binary" else None, metrics=metrics, dataset_name="d", dataset_id="i",
+    )  # fmt: skip
+
+
+def flights(rows: int, seed: int, worse: str | None = None) -> tuple[pa.Table, Outcomes]:
+    """Flights with scores that are calibrated, but for the carrier ``worse``, whose scores say nothing."""
+    random = np.random.default_rng(seed)
+    carrier = random.choice(["AA", "B6", "EV", "UA"], rows, p=[0.4, 0.3, 0.1, 0.2])
+    table = pa.table({"carrier": carrier, "hour": random.integers(5, 24, rows), "wind": random.normal(size=rows)})
+    p = 1 / (1 + np.exp(-random.normal(-1, 1, rows)))
+    score = np.where(carrier == worse, random.permutation(p), p)
+    truth = random.random(rows) < p
+    return table, Outcomes(truth, score, (score >= 0.5) == truth)
+
+
+def reference(table: pa.Table, known: Outcomes, task: str = "binary", **metrics: float) -> SegmentLosses:
+    cuts = cut(profile(table.to_batches()).columns)
+    return held_out(cuts, contract(task, **(metrics or {"roc_auc": 0.7})), table.to_batches(), known)
+
+
+def compared(then, now, metric: str = "roc_auc", policy: Policy = POLICY):
+    found = reference(*then, **{metric: 0.7})
+    table, known = now
+    current = tally(found.cuts, table.to_batches(max_chunksize=997), {metric: losses(metric, known)})[metric]
+    return compare(found, current, metric, policy)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae"]))
+@settings(max_examples=50)
+def test_what_the_rows_cost_is_on_average_the_metric(seed, metric):
+    random = np.random.default_rng(seed)
+    rows = int(random.integers(20, 200))
+    score = random.integers(0, 8, rows) / 10 + 0.1
+    truth = np.arange(rows) % 3 == 0
+    found = Outcomes(truth, score, (score >= 0.5) == truth)
+    value = measure(metric, found, 0.95).value
+    mean = losses(metric, found).mean()
+    expected = {"roc_auc": 1 - value, "accuracy": 1 - value, "rmse": value**2}.get(metric, value)
+    assert mean == pytest.approx(expected)
+
+
+def test_the_variance_of_what_rows_cost_in_area_is_delongs():
+    _, known = flights(5_000, 1)
+    cost = losses("roc_auc", known)
+    assert cost.var() / len(cost) == pytest.approx(delong(known.truth, known.score)[1], rel=1e-2)
+
+
+def test_segments_are_bins_of_about_equal_rows_frequent_values_and_what_is_missing():
+    table = pa.table(
+        {
+            "hour": pa.array([*range(5, 25), None] * 50),
+            "wind": [*np.linspace(0, 1, 1_049), np.nan],
+            "carrier": pa.array([f"C{number:02}" for number in range(12) for _ in range(85)] + [None] * 30),
+            "flag": pa.array([True, False, None] * 350),
+            "one": [3.0] * 1_050,
+            "none": pa.array([None] * 1_050, pa.float64()),
+        }
+    )
+    cuts = cut(profile(table.to_batches()).columns)
+    assert set(cuts) == {"hour", "wind", "carrier", "flag", "one"}
+    assert cuts["hour"].names == ["up to 8", "9 to 12", "13 to 16", "17 to 20", "from 21", "missing"]
+    assert len(cuts["carrier"].names) == 12
+    assert cuts["carrier"].names[-2:] == ["= any other", "missing"]
+    assert set(cuts["flag"].names) == {"= true", "= false", "= any other", "missing"}
+    assert cuts["one"].names == ["with a value", "missing"]
+    for name, expected in (("hour", [200] * 5 + [50]), ("carrier", [85] * 10 + [170, 30])):
+        assert np.bincount(cuts[name].codes(table.column(name).combine_chunks())).tolist() == expected
+    places = cuts["wind"].codes(table.column("wind").combine_chunks())
+    assert np.bincount(places) == pytest.approx([210, 210, 210, 210, 209, 1], abs=2)
+
+
+@given(st.lists(st.integers(-5, 30) | st.none(), min_size=1, max_size=200))
+@settings(max_examples=100)
+def test_every_row_is_in_the_segment_whose_name_says_so(hours):
+    column = pa.array(hours, pa.int64())
+    cuts = cut(profile(pa.table({"hour": column}).to_batches()).columns)
+    for name, item in cuts.items():
+        for hour, code in zip(hours, item.codes(column), strict=True):
+            assert _holds(item.names[code], hour), (name, item.names, hour)
+
+
+def _holds(name: str, hour: int | None) -> bool:
+    if hour is None or name in ("missing", "with a value"):
+        return (hour is None) == (name == "missing")
+    first, *_, last = name.split()
+    low = {"up": -99, "from": int(last), "=": int(last)}.get(first)
+    high = 99 if first == "from" else int(last)
+    return (int(first) if low is None else low) <= hour <= high
+
+
+def test_counting_in_parts_is_counting_at_once():
+    table, known = flights(5_000, 3)
+    cuts = cut(profile(table.to_batches()).columns)
+    costs = {"brier": losses("brier", known)}
+    whole, parts = (tally(cuts, table.to_batches(max_chunksize=size), costs)["brier"] for size in (5_000, 331))
+    for name in cuts:
+        assert whole[name].rows == parts[name].rows
+        assert whole[name].mean == pytest.approx(parts[name].mean, rel=1e-12)
+        assert whole[name].variance == pytest.approx(parts[name].variance, rel=1e-9)
+    ev = np.asarray(table["carrier"]) == "EV"
+    place = cuts["carrier"].names.index("= EV")
+    assert whole["carrier"].mean[place] == pytest.approx(costs["brier"][ev].mean())
+    assert whole["carrier"].variance[place] == pytest.approx(costs["brier"][ev].var(ddof=1))
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "brier"])
+def test_the_segment_that_fell_is_named_with_what_it_adds(metric):
+    change, fallen = compared(flights(40_000, 1), flights(40_000, 2, worse="EV"), metric)
+    assert [found.name for found in fallen][:1] == ["carrier = EV"]
+    worst = fallen[0]
+    assert worst.share == pytest.approx(0.1, abs=0.02)
+    assert worst.reference.high < worst.loss.low
+    assert worst.contribution == pytest.approx(worst.share * (worst.loss.value - worst.reference.value))
+    assert worst.contribution / (change.value - change.reference) > 0.5
+    # The rows of EV are in the segments of wind and hour too, which rise as much as all rows do.
+    beyond = [found.contribution - found.share * (change.value - change.reference) for found in fallen]
+    assert all(more < beyond[0] / 4 for more in beyond[1:])
+
+
+def test_what_moved_and_what_happened_inside_add_up_to_the_change():
+    change, _ = compared(flights(4_000, 1), flights(3_000, 2, worse="B6"), "brier")
+    assert {shift.feature for shift in change.shifts} == {"carrier", "hour", "wind"}
+    for shift in change.shifts:
+        assert shift.mix + shift.rate == pytest.approx(change.value - change.reference)
+
+
+def test_rows_that_only_move_are_mix_and_no_segment_fell():
+    def of(share: float, seed: int) -> tuple[pa.Table, Outcomes]:
+        random = np.random.default_rng(seed)
+        hard = random.random(20_000) < share
+        right = random.random(20_000) < np.where(hard, 0.6, 0.95)
+        truth = random.random(20_000) < 0.5
+        table = pa.table({"kind": np.where(hard, "hard", "easy"), "noise": random.normal(size=20_000)})
+        return table, Outcomes(truth, np.where(truth == right, 0.9, 0.1), right)
+
+    change, fallen = compared(of(0.2, 1), of(0.5, 2), "accuracy", Policy(tolerance=0.05))
+    assert not [found for found in fallen if found.feature == "kind"]
+    first = change.shifts[0]
+    assert first.feature == "kind"
+    assert first.mix == pytest.approx(0.3 * 0.35, abs=0.02)
+    assert abs(first.rate) < 0.01
+
+
+def test_with_nothing_changed_few_windows_have_a_segment_that_fell():
+    """False alarms, over 400 windows of different sizes, at the stated rate of 5%."""
+    alarms = []
+    for seed in range(400):
+        then, now = flights(2_000, 10_000 + seed), flights(150 + 10 * seed, seed)
+        alarms.append(bool(compared(then, now, "roc_auc", Policy(tolerance=0))[1]))
+    assert np.mean(alarms) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_losses_that_are_all_alike_are_not_sure():
+    def of(rows: int, wrong: int) -> tuple[pa.Table, Outcomes]:
+        right = np.arange(rows) >= wrong
+        table = pa.table({"x": pa.array(["a", "b"] * (rows // 2)), "y": ["c"] * rows})
+        return table, Outcomes(right, np.full(rows, 0.5), right)
+
+    # None of 100 was wrong, then 8 of 1,000: as good as nothing, though the first sample does not vary at all.
+    _, fallen = compared(of(100, 0), of(1_000, 8), "accuracy", Policy(tolerance=0, min_rows=20))
+    assert not fallen
+
+
+def test_a_rise_below_the_floor_and_segments_of_few_rows_do_not_count():
+    then, now = flights(20_000, 1), flights(20_000, 2, worse="EV")
+    sure = compared(then, now, "accuracy")[1][0]
+    rise = sure.loss.value - sure.reference.value
+    assert compared(then, now, "accuracy", Policy(tolerance=rise * 0.99))[1]
+    assert not compared(then, now, "accuracy", Policy(tolerance=rise * 1.01))[1]
+    assert not compared(then, now, "accuracy", Policy(min_rows=sure.rows * 4))[1]
+
+
+def test_no_more_than_ten_are_listed_and_all_are_counted():
+    table, known = flights(20_000, 1)
+    turned = Outcomes(known.truth, 1 - known.score, ~known.right)
+    change, fallen = compared((table, known), (table, turned), "brier")
+    assert len(fallen) == SHOWN < change.fallen <= change.tested
+    excess = [found.contribution - found.share * (change.value - change.reference) for found in fallen]
+    assert excess == sorted(excess, reverse=True)
+
+
+def test_values_that_training_never_saw_and_columns_that_are_gone_do_no_harm():
+    then, (_, known) = flights(4_000, 1), flights(4_000, 2)
+    found = reference(*then, brier=0.2)
+    changed = pa.table({"carrier": ["new"] * 4_000, "wind": ["text"] * 4_000})
+    current = tally(found.cuts, changed.to_batches(), {"brier": losses("brier", known)})["brier"]
+    assert set(current) == {"carrier"}
+    change, fallen = compare(found, current, "brier", POLICY)
+    assert not fallen
+    # What a carrier that was not there costs is no matter of the mix.
+    assert change.shifts[0].mix == pytest.approx(0)
+    assert change.shifts[0].rate == pytest.approx(change.value - change.reference)
+    assert compare(found, {}, "brier", POLICY) is None
+    assert compare(found, current, "log_loss", POLICY) is None
+
+
+def test_losses_too_large_to_be_averaged_are_left_out():
+    table = pa.table({"x": ["a", "b"]})
+    found = Outcomes(np.array([1e300, 0.0]), np.array([-1e300, 0.0]), np.zeros(2, dtype=bool))
+    kept = reference(table, found, "regression", rmse=1.0, mae=1.0)
+    assert kept.losses["rmse"] == {}
+    json.dumps(kept.model_dump(mode="json"), allow_nan=False)
+    assert SegmentLosses.model_validate(json.loads(json.dumps(kept.model_dump(mode="json")))) == kept
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_the_rows_that_are_counted_are_those_that_are_measured(task):
+    labels = {
+        "binary": pa.array([True, None, False, True, None, False]),
+        "multiclass": pa.array(["a", None, "b", "a", None, "b"]),
+        "regression": pa.array([1.0, None, 2.0, float("nan"), float("inf"), 3.0]),
+    }[task]
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "label": labels,
+            "prediction": labels.fill_null(labels[0]),
+            "score": pa.array([0.1, 0.2, float("nan"), None, 0.4, 0.5]),
+            "row": list(range(6)),
+        }
+    )
+    found = pa.Table.from_batches(measurable([batch], contract(task)))
+    assert found.column("row").to_pylist() == [0, 5]
+    assert outcomes([batch], contract(task)).rows == 2

@@ -1,0 +1,423 @@
+"""From triggers to requests: persistence, cooldown, budget, refusals; whatever the order in which windows are checked."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from airflow_mlops.core.calls import Provenance, Request
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.drift.findings import Drift
+from airflow_mlops.policy import decision as policies
+from airflow_mlops.policy.decision import decide, triggers
+from airflow_mlops.policy.findings import Arrivals, Findings, Report
+from airflow_mlops.policy.retraining import name_of, plan
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.registry.ledger import Decision, Ledger, refused_requests, requests
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.monitor import archive as reports
+from airflow_mlops.stages.monitor import report as monitor_report
+from airflow_mlops.stages.monitor import retraining as monitor_retraining
+from tests.unit.policy.test_policy import UNJUDGED, V1, V2, auc, findings
+
+BAD = {"performance": auc(0.6)}
+START = datetime(2013, 1, 1, tzinfo=timezone.utc)
+
+
+def day(number: int) -> Window:
+    start = START + timedelta(days=number)
+    return Window(start=start, end=start + timedelta(days=1))
+
+
+def asking(window: Window | str, code: str | None = None, model: str = "delays") -> Request:
+    at = Window.model_validate(window)
+    known = {"triggers": ["performance"], "reason": "Bad.", "created": START, "code": code}
+    return Request(id=name_of(model, at), model=model, window=at, **known)
+
+
+def planned(window: Window | str, policy: dict[str, Any], *, holds: bool = True, **known: Any):
+    at = Window.model_validate(window)
+    holding = {"performance": "it is bad"} if holds else {}
+    return plan(name_of("delays", at), at, Policy.model_validate(policy), holding, **known)
+
+
+def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Drift:
+    return Drift(column=column, kind="numeric", effect=0.5, drifted=moved, importance=share)
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields", "expected"),
+    [
+        ({}, {}, {}),
+        ({}, BAD, {"performance": "realised roc_auc 0.600"}),
+        ({"retrain_on": []}, BAD, {}),
+        ({}, {**BAD, "champion": V2}, {}),
+        ({}, {"champion": None}, {"no_champion": "there is no champion"}),
+        ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6)},
+         {"estimated_performance": "estimated roc_auc 0.600"}),
+        ({}, {**UNJUDGED, "estimated": auc(0.6)}, {}),
+        # Labels decide once they are there.
+        ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
+        ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
+         {"drift": "features with 60% of the importance have drifted, and 50% is enough: wind and temp"}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.4), drifted(0.6, "wind", moved=False)]}, {}),
+        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "features with 40%"}),
+        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
+        ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
+        ({}, {"features": [drifted(1.0)]}, {}),
+        ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "the training data of delays v1 ended 61 days before"}),
+        ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "realised", "age": "the training data"}),
+        ({"new_data": {"dataset": "flights", "windows": 3}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)}, {}),
+        ({"new_data": {"dataset": "flights", "windows": 2}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)},
+         {"new_data": "since the training data of delays v1 ended, 2 windows of flights have come"}),
+        ({"new_data": {"dataset": "flights", "share": 0.5}},
+         {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)},
+         {"new_data": "since the training data of delays v1 ended, 900 rows of flights have come, 60%"}),
+        ({"new_data": {"dataset": "flights", "share": 0.7}},
+         {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)}, {}),
+        ({"new_data": {"dataset": "flights", "share": 0.7}}, {}, {}),
+        ({"code": "b2"}, {"code_version": "a1"}, {"new_code": "delays v1 was trained by code a1, and the code is b2 now"}),
+        ({"code": "b2"}, {"code_version": "b2"}, {}),
+        ({"code": "b2"}, {}, {}),
+    ],
+)  # fmt: skip
+def test_a_trigger_holds_where_the_policy_names_it_and_what_was_found_says_so(policy, fields, expected):
+    held = triggers(findings(policy, **fields))
+    assert held.keys() == expected.keys()
+    assert [name for name, said in expected.items() if not held[name].startswith(said)] == []
+
+
+def test_each_trigger_that_holds_is_in_the_reason():
+    verdict = decide(findings({"max_age": "P60D", "code": "b2"}, age_days=61.0, code_version="a1", **BAD))
+    assert verdict.decision == "retrain"
+    assert verdict.reason == (
+        "Realised roc_auc 0.600 (0.590 to 0.610) is below 0.680, the least that the 0.700 at training allows; the "
+        "training data of delays v1 ended 61 days before the end of 2013-04, and 60 are allowed; delays v1 was trained by "
+        "code a1, and the code is b2 now."
+    )
+
+
+def test_a_reason_is_given_once():
+    fields = {**BAD, "features": [drifted(None).model_copy(update={"infinite": 3, "drifted": False})]}
+    reason = decide(findings({"persistence": {"k": 2, "n": 2}}, **fields)).reason
+    assert reason.count("there are infinite values") == 1
+    retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
+    reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
+    assert reason.lower().count("estimated roc_auc 0.600") == 1
+
+
+TWO_OF_THREE = {"persistence": {"k": 2, "n": 3}}
+
+
+def months(*fields: dict[str, Any], policy: dict[str, Any] | None = None) -> list[Findings]:
+    """Findings for the months before April, the last of them for March."""
+    first = 4 - len(fields)
+    return [findings(policy, window=f"2013-{first + number:02}", **item) for number, item in enumerate(fields)]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "often"),
+    [
+        ([], 1),
+        ([{}, {}], 1),
+        ([BAD, {}], 2),
+        ([{}, BAD], 2),
+        ([BAD, BAD], 3),
+        # Longer ago than the last three.
+        ([BAD, {}, {}], 1),
+        # Another version was bad.
+        ([{}, {**BAD, "scored_by": V2}], 1),
+        ([{}, {**BAD, "scored_by": None}], 1),
+        ([{}, {**BAD, "unmeasured": "there are 12 labels"}], 1),
+        # Somebody else is champion since, who has not been seen yet.
+        ([{}, {**BAD, "champion": V2}], 2),
+    ],
+)
+def test_a_measured_trigger_must_hold_in_k_of_the_last_n_windows_of_the_same_version(earlier, often):
+    found = findings(TWO_OF_THREE, **BAD)
+    made = policies.plan(found, months(*earlier))
+    (held,) = made.triggers
+    assert (held.windows, held.enough) == (often, often >= 2)
+    verdict = decide(found, made)
+    assert verdict.decision == ("retrain" if often >= 2 else "watch")
+    needed = "" if often >= 2 else ", and retraining takes 2"
+    assert f"training allows; so it was in {often} of the last 3 windows{needed}" in verdict.reason
+
+
+def test_earlier_windows_are_judged_by_the_present_policy():
+    earlier = months({"performance": auc(0.65)}, {"performance": auc(0.65)}, policy={"tolerance": 0.2})
+    assert policies.plan(findings(TWO_OF_THREE, **BAD), earlier).triggers[0].windows == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields"),
+    [
+        ({}, {"champion": None}),
+        ({"max_age": "P60D"}, {"age_days": 61.0}),
+        ({"code": "b2"}, {"code_version": "a1"}),
+        (
+            {"new_data": {"dataset": "flights", "windows": 1}},
+            {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)},
+        ),
+    ],
+)
+def test_what_does_not_vary_by_chance_needs_no_persistence(policy, fields):
+    found = findings({**policy, "persistence": {"k": 3, "n": 3}}, **fields)
+    verdict = decide(found)
+    assert verdict.decision == "retrain"
+    assert "of the last" not in verdict.reason
+
+
+def test_within_the_cooldown_nobody_asks_again_and_the_reason_says_until_when():
+    found = findings({"cooldown": "45D"}, **BAD)
+    made = policies.plan(found, asked=[asking("2013-03")])
+    assert decide(found, made).decision == "watch"
+    assert decide(found, made).reason.endswith(
+        "; retraining is held back: 2013-03 asked, and the cooldown of 45 days lasts until 2013-05-16."
+    )
+    # A window that is checked late lies before the one that asked.
+    assert not policies.plan(findings({"cooldown": "45D"}, window="2013-02", **BAD), asked=[asking("2013-03")]).asks
+    assert policies.plan(findings({"cooldown": "30D"}, **BAD), asked=[asking("2013-03")]).asks
+
+
+@pytest.mark.parametrize(
+    ("asked", "asks", "said"),
+    [
+        ([], True, "0 of 2 in 10 days are used"),
+        ([0], True, "0 of 2 in 10 days are used"),
+        ([5], True, "1 of 2 in 10 days are used"),
+        ([5, 2], False, "the budget of 2 in 10 days is used up until 2013-01-14"),
+        ([0, 5], True, "1 of 2 in 10 days are used"),
+        ([5, 15], True, "1 of 2 in 10 days are used"),
+        ([6, 15], False, "the budget of 2 in 10 days is used up until 2013-01-18"),
+        ([12, 19], False, "the budget of 2 in 10 days is used up until 2013-01-22"),
+    ],
+)
+def test_the_budget_holds_in_every_period_that_the_window_lies_in(asked, asks, said):
+    policy = {"budget": {"requests": 2, "period": "10D"}}
+    made = planned(day(10), policy, asked=[asking(day(number)) for number in asked])
+    assert (made.asks, made.limits[0].says) == (asks, said)
+
+
+@pytest.mark.parametrize(
+    ("refused", "window", "asks"),
+    [
+        (["2013-10"], "2013-11", True),
+        (["2013-10"], "2013-09", False),
+        (["2013-10", "2013-11"], "2013-12", False),
+        (["2013-10", "2013-11"], "2014-01", True),
+        # One training may be refused twice: somebody cleared it.
+        (["2013-10", "2013-10"], "2013-11", True),
+        (["2013-12", "2014-01"], "2014-03", True),
+        (["2013-01-30", "2013-01-31", "2013-02-02"], "2013-02-05", False),
+        (["2013-01-30", "2013-01-31", "2013-02-02"], "2013-02-06", True),
+    ],
+)
+def test_after_a_refusal_the_wait_doubles(refused, window, asks):
+    asked = [asking(window) for window in refused]
+    made = planned(window, {}, asked=asked, refused=asked)
+    assert made.asks == asks
+    assert [limit.name for limit in made.limits] == ["refusals"]
+
+
+def test_a_refusal_is_said_and_how_long_it_holds():
+    asked = [asking("2013-02"), asking("2013-03")]
+    made = policies.plan(findings(**BAD), asked=asked, refused=asked)
+    assert decide(findings(**BAD), made).reason.endswith(
+        "; retraining is held back: the gates refused what 2013-03 asked for, 2 times in a row, and the next try waits for "
+        "2 more windows of data."
+    )
+    assert not policies.plan(findings(champion=None), asked=asked, refused=asked).asks
+
+
+def test_other_code_may_be_tried_at_once():
+    asked = [asking("2013-02", code="a1"), asking("2013-03", code="a1")]
+    for code, asks in (("a1", False), ("b2", True)):
+        assert policies.plan(findings({"code": code}, **BAD), asked=asked, refused=asked).asks == asks
+
+
+def test_a_model_that_every_gate_refuses_is_trained_ever_more_seldom():
+    asked: list[Request] = []
+    for number in range(70):
+        if planned(day(number), {}, asked=asked, refused=asked).asks:
+            asked.append(asking(day(number)))
+    assert [(request.window.start - START).days for request in asked] == [0, 1, 3, 7, 15, 31, 63]
+
+
+POLICIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "cooldown": st.integers(1, 12).map(lambda days: f"{days}D"),
+        "budget": st.tuples(st.integers(1, 4), st.integers(1, 30)).map(
+            lambda item: {"requests": item[0], "period": f"{item[1]}D"}
+        ),
+    },
+)
+CHECKS = st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=60)
+
+
+@given(POLICIES, CHECKS, st.data())
+def test_in_whatever_order_windows_are_checked_neither_cooldown_nor_budget_is_overrun(given_policy, checks, data):
+    policy = Policy.model_validate(given_policy)
+    asked: list[Request] = []
+    refused: list[Request] = []
+    for number, holds in checks:
+        known = {"asked": data.draw(st.permutations(asked)), "refused": refused}
+        made = planned(day(number), given_policy, holds=holds, **known)
+        assert holds or not made.asks
+        if not made.asks:
+            continue
+        if made.request is None:
+            asked.append(asking(day(number)))
+            refused += [asked[-1]] * data.draw(st.integers(0, 2))
+        # Checked again, it decides the same, and it is the same request.
+        again = planned(day(number), given_policy, asked=asked, refused=refused)
+        assert (again.asks, again.request) == (True, next(r for r in asked if r.window == day(number)))
+    ends = sorted(request.window.end for request in asked)
+    assert len(set(ends)) == len(ends)
+    if policy.cooldown:
+        assert all(second - first >= policy.cooldown for first, second in itertools.pairwise(ends))
+    if policy.budget:
+        for first in ends:
+            assert sum(first <= end < first + policy.budget.period for end in ends) <= policy.budget.requests
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(1, 6), st.integers(0, 5), st.integers(0, 11))
+def test_more_windows_that_hold_never_ask_less(held, n, less, changed):
+    earlier = [{"performance"} if item else set() for item in held]
+
+    def enough(windows, k, n=n):
+        return bool(planned(day(50), {"persistence": {"k": k, "n": n}}, earlier=windows).due)
+
+    k = max(1, n - less)
+    more = [{"performance"} if number == changed else item for number, item in enumerate(earlier)]
+    assert enough(more, k) >= enough(earlier, k)
+    assert enough(earlier, k) >= enough(earlier, min(n, k + 1))
+    assert enough(earlier, k, n + 1) >= enough(earlier, k)
+    assert enough(earlier, k) == (1 + sum(held[len(held) - n + 1 :] if n <= len(held) else held) >= k)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
+    """Persistence goes by the windows' times."""
+    found = {number: findings(TWO_OF_THREE, window=f"2013-{number:02}") for number in (1, 2, 3)}
+    found[2] = findings(TWO_OF_THREE, window="2013-02", **BAD)
+    april = findings(TWO_OF_THREE, **BAD)
+    for number in order:
+        one = found[number]
+        made = monitor_retraining.plan(one, monitor_report.history(one, store), StepContext(store))
+        report = Report(**dict(one), verdict=decide(one, made), retraining=made)
+        store.write_json(reports.key("delays", one.window), report.model_dump(mode="json"))
+    earlier = monitor_report.history(april, store)
+    assert [report.window.label for report in earlier] == ["2013-01", "2013-02", "2013-03"]
+    assert monitor_retraining.plan(april, earlier, StepContext(store)).triggers[0].windows == 2
+    assert [request.window.label for request in requests(Ledger(store, "delays").entries())] == ["2013-04"]
+
+
+def answer(store, request: Request, decision: str = "refused", champion: ModelVersionRef = V1) -> None:
+    """What a training run that the request started came to."""
+    entry = Decision(
+        decision=decision,
+        replaced=V1,
+        champion=champion,
+        reason="So it was.",
+        provenance=Provenance(requests=[request]),
+    )
+    ledger = Ledger(store, "delays")
+    ledger.record(f"run {len(ledger.entries())}", lambda entries: entry)
+
+
+def test_a_request_is_in_the_ledger_once_and_says_why(store):
+    found = findings({"code": "b2"}, **BAD)
+    context = StepContext(store, provenance=Provenance(dag_id="monitor", run_id="r"))
+    made = monitor_retraining.plan(found, [], context)
+    assert (made.request.id, made.request.triggers, made.request.code) == ("delays/2013-04", ["performance"], "b2")
+    assert made.request.reason == decide(found, made).reason
+    assert made.request.metrics["roc_auc"] == 0.6
+    assert made.request.report_url == store.url_of("reports/delays/2013-04.html")
+    (entry,) = Ledger(store, "delays").entries()
+    assert (entry.decision, entry.moves, entry.requested, entry.reason) == (
+        "requested", False, made.request, made.request.reason
+    )  # fmt: skip
+    assert (entry.provenance.dag_id, entry.champion, entry.replaced) == ("monitor", V1, V1)
+    # The same window again: by another task, after other windows, after its refusal, with another number.
+    monitor_retraining.plan(findings(window="2013-06", **BAD), [], context)
+    answer(store, made.request)
+    again = monitor_retraining.plan(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))
+    assert again.asks
+    assert again.request == made.request
+    assert [entry.decision for entry in Ledger(store, "delays").entries()] == ["requested", "requested", "refused"]
+    # What has asked stays on record, also where it no longer would.
+    better = monitor_retraining.plan(findings(), [], StepContext(store))
+    assert (better.asks, better.request) == (False, made.request)
+
+
+def test_what_was_refused_counts_until_the_champion_changes(store):
+    context = StepContext(store)
+
+    def check(window: str) -> bool:
+        return monitor_retraining.plan(findings(window=window, **BAD), [], context).asks
+
+    for window in ("2013-04", "2013-05"):
+        assert check(window)
+        answer(store, requests(Ledger(store, "delays").entries())[-1])
+    assert not check("2013-06")
+    # Somebody promoted by hand; that was not asked for here.
+    answer(store, asking("2013-05", model="other"))
+    assert not check("2013-06")
+    answer(store, asking("2013-05"), "promoted", V2)
+    assert refused_requests(Ledger(store, "delays").entries()) == []
+    assert check("2013-06")
+
+
+def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
+    barrier = threading.Barrier(6)
+    made = []
+
+    def check(number: int) -> None:
+        found = findings({"cooldown": "30D"}, window=str(day(number)), **BAD)
+        barrier.wait()
+        made.append(monitor_retraining.plan(found, [], StepContext(store)))
+
+    threads = [threading.Thread(target=check, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(plan.asks for plan in made) == 1
+    assert len(requests(Ledger(store, "delays").entries())) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"retrain_on": ["drfit"]}, "Input should be 'performance', 'estimated_performance' or 'drift'"),
+        ({"persistence": {"k": 3, "n": 2}}, "k=3 of the last n=2 windows is more than there are"),
+        ({"persistence": {"k": 0}}, "greater than or equal to 1"),
+        ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),
+        ({"budget": {"requests": 1}}, "Field required"),
+        ({"cooldown": "0D"}, "longer than nothing"),
+        ({"new_data": {"dataset": "flights"}}, "give either windows or share"),
+        ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "give either windows or share"),
+        ({"code": ""}, "at least 1 character"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(policy, said):
+    with pytest.raises(ValidationError, match=said):
+        Policy.model_validate(policy)

@@ -1,0 +1,156 @@
+"""Profiles of shards: every row in one of them, and nothing merged that is not the whole."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, SpecError
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.profiles import shards
+from airflow_mlops.profiles.profile import profile
+from airflow_mlops.profiles.shards import Shard
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.profile import step
+from airflow_mlops.stages.profile.spec import ProfileSpec
+
+
+@pytest.fixture
+def memory() -> ArtifactStore:
+    return ArtifactStore(f"memory://{uuid.uuid4().hex}")
+
+
+def made(store: ArtifactStore, *groups: int, name: str = "rows", first: int = 0) -> Dataset:
+    """A dataset whose row groups have so many rows; no value of ``x`` is there twice."""
+    with DatasetWriter(store, name) as writer:
+        for rows in groups:
+            numbers = np.arange(first, first + rows)
+            writer.write(pa.table({"x": numbers, "s": [f"v{number % 7}" for number in numbers], "t": [None] * rows}))
+            first += rows
+        return open_dataset(store, writer.commit()[0].ref)
+
+
+def every_shard(store: ArtifactStore, datasets: list[Dataset], count: int) -> list[Shard]:
+    ids = [dataset.manifest.id for dataset in datasets]
+    return [
+        Shard(
+            datasets=ids,
+            shard=number,
+            shards=count,
+            profile=profile(shards.batches(datasets, ["x", "s"], number, count)),
+        )
+        for number in range(count)
+    ]
+
+
+LAYOUTS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5), min_size=1, max_size=3)
+
+
+@given(LAYOUTS, st.integers(1, 9))
+@settings(max_examples=40)
+def test_every_row_is_in_exactly_one_shard_and_the_shards_merge_to_what_one_pass_gives(layout, count):
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}")
+    datasets = [made(store, *groups, first=1_000 * number) for number, groups in enumerate(layout)]
+    rows = [
+        value
+        for number in range(count)
+        for batch in shards.batches(datasets, ["x"], number, count)
+        for value in batch.column("x").to_pylist()
+    ]
+    assert sorted(rows) == [value for dataset in datasets for value in dataset.table()["x"].to_pylist()]
+    merged = shards.whole(every_shard(store, datasets, count)[::-1], datasets)
+    whole = profile(batch for dataset in datasets for batch in dataset.batches(columns=["x", "s"]))
+    assert merged.rows == whole.rows
+    apart = {"mean", "std", "sketch", "distinct_sketch"}
+    for name, column in whole.columns.items():
+        assert merged.columns[name].model_dump(exclude=apart) == column.model_dump(exclude=apart)
+    for name in ("mean", "std"):
+        assert getattr(merged.columns["x"], name) == pytest.approx(getattr(whole.columns["x"], name), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([0, 1], "Of 3 shards of rows 2 is missing: map ProfileOperator over shard=list(range(3))."),
+        ([2], "Of 3 shards of rows 0, 1 are missing: map"),
+        ([0, 1, 2, 1], "Of 3 shards of rows 1 is given more than once: map"),
+        ([0, 0, 2, 2], "Of 3 shards of rows 1 is missing and 0, 2 are given more than once: map"),
+    ],
+)  # fmt: skip
+def test_what_is_not_all_the_shards_each_once_is_refused(given, said, memory):
+    data = made(memory, 10, 10, 10)
+    three = every_shard(memory, [data], 3)
+    with pytest.raises(SpecError) as error:
+        shards.whole([three[number] for number in given], [data])
+    assert str(error.value).startswith(said)
+
+
+def test_shards_of_other_rows_or_of_another_number_are_refused(memory):
+    data, other = made(memory, 10, 10), made(memory, 10, 11)
+    two = every_shard(memory, [data], 2)
+    with pytest.raises(SpecError, match=r"Profiles of another dataset were given for rows \("):
+        shards.whole(two, [other])
+    # Even one that is among those that are monitored.
+    with pytest.raises(SpecError, match="Profiles of another dataset"):
+        shards.whole(two, [data, other])
+    with pytest.raises(SpecError, match="The profiles of rows are those of 1 and of 2 shards: give the output of one"):
+        shards.whole([two[0], *every_shard(memory, [data], 1)], [data])
+    narrow = two[1].model_copy(
+        update={"profile": two[1].profile.model_copy(update={"columns": {"x": two[1].profile.columns["x"]}})}
+    )
+    with pytest.raises(SchemaError, match=r"columns \['s'\] are not in all"):
+        shards.whole([two[0], narrow], [data])
+
+
+def test_a_stored_shard_is_what_was_written_or_an_error(memory):
+    (shard,) = every_shard(memory, [made(memory, 10)], 1)
+    ref = shards.write(memory, "rows", shard)
+    assert (ref.shard, ref.shards, ref.rows) == (0, 1, 10)
+    assert shards.read(memory, ref) == shard
+    # A retry writes the same file.
+    assert shards.write(memory, "rows", shard) == ref
+    (key,) = memory.keys("datasets/rows/profiles")
+    whole = memory.read_bytes(key)
+    other = shards.write(memory, "rows", shard.model_copy(update={"shards": 2}))
+    for changed in (whole[:-1], memory.read_bytes(f"datasets/rows/profiles/{other.id}.json.gz")):
+        memory.write_bytes(key, changed)
+        with pytest.raises(DatasetCorruptError, match="The profile of shard 0 of rows cannot be used, it was changed"):
+            shards.read(memory, ref)
+    memory.delete(key)
+    with pytest.raises(DatasetNotFoundError, match="is not in the artifact store memory://"):
+        shards.read(memory, ref)
+
+
+def test_without_a_model_every_column_that_can_have_a_profile_is_profiled(memory):
+    data = made(memory, 30, 20)
+    context = StepContext(store=memory)
+    done = step.run(ProfileSpec(dataset=data.ref), context)
+    found = shards.read(memory, done.profile)
+    assert (set(found.profile.columns), found.profile.rows) == ({"x", "s", "t"}, 50)
+    assert done.summary == "Profiled 50 rows and 3 columns: rows."
+    done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
+    assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
+    assert done.summary == "Profiled 20 rows and 1 columns: shard 1 of 2 of rows."
+    with pytest.raises(SchemaError, match="Dataset rows has no column 'y': it has x, s, t"):
+        step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
+
+
+def test_nothing_to_profile_fails_or_is_skipped(memory):
+    nothing = {"dataset": {"name": "nobodys", "window": "2013-04"}}
+    with pytest.raises(DatasetNotFoundError):
+        step.run(ProfileSpec(**nothing), StepContext(store=memory))
+    done = step.run(ProfileSpec(**nothing, on_missing="skip"), StepContext(store=memory))
+    assert done.profile is None
+    assert done.summary.startswith("Nothing was profiled. There is no dataset 'nobodys' in 2013-04")
+
+
+def test_a_shard_that_cannot_be_is_a_mistake_in_the_dag():
+    with pytest.raises(SpecError, match="there is no shard 8 of 8: they count from 0"):
+        parse(ProfileSpec, {"dataset": {"name": "rows"}, "shard": 8, "shards": "8"}, "The test")

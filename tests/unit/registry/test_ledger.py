@@ -1,0 +1,184 @@
+"""The ledger: every decision once, in order, and a change shows."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from airflow_mlops.core.errors import RegistryError, StoreError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.aliases import champion_before, former_champions
+from airflow_mlops.registry.ledger import Decision, Ledger
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request, tmp_path):
+    return ArtifactStore(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{tmp_path}")
+
+
+def ref(version: int) -> ModelVersionRef:
+    return ModelVersionRef(model="delays", version=version, run_id=f"run{version}")
+
+
+def promotion(to: int, before: int | None = None, kind: str = "promoted") -> Decision:
+    return Decision(decision=kind, replaced=ref(before) if before else None, champion=ref(to), reason="It is better.")
+
+
+def keep(ledger: Ledger, name: str, decision: Decision):
+    return ledger.record(name, lambda entries: decision)
+
+
+def test_decisions_are_kept_in_order_and_chained(store):
+    ledger = Ledger(store, "delays")
+    keep(ledger, "a", promotion(1))
+    keep(ledger, "b", promotion(2, 1))
+    first, second = ledger.entries()
+    assert [(entry.seq, entry.id, entry.champion.version) for entry in (first, second)] == [(1, "a", 1), (2, "b", 2)]
+    assert first.previous == ""
+    assert second.previous == store.sha256("ledger/delays/00000001.json")
+
+
+def test_the_same_task_writes_one_entry_however_often_it_runs(store):
+    ledger = Ledger(store, "delays")
+    first = keep(ledger, "a", promotion(1))
+    again = ledger.record("a", lambda entries: pytest.fail("it was decided already"))
+    assert again == first
+    assert len(ledger.entries()) == 1
+
+
+def test_nothing_decided_is_nothing_written(store):
+    ledger = Ledger(store, "delays")
+    assert ledger.record("a", lambda entries: None) is None
+    assert ledger.entries() == []
+
+
+def test_a_decision_overtaken_by_another_is_made_again_with_the_other_before_it(store):
+    ledger, other = Ledger(store, "delays"), Ledger(store, "delays")
+    seen = []
+
+    def decide(entries):
+        seen.append([entry.id for entry in entries])
+        if len(seen) == 1:
+            keep(other, "quicker", promotion(7))
+        return promotion(8)
+
+    entry = ledger.record("slower", decide)
+    assert seen == [[], ["quicker"]]
+    assert entry.seq == 2
+    assert [entry.id for entry in ledger.entries()] == ["quicker", "slower"]
+
+
+def test_many_writers_at_once_each_get_a_number_of_their_own(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    barrier = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        for turn in range(3):
+            keep(Ledger(store, "delays"), f"{number}-{turn}", promotion(number + 1))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = Ledger(store, "delays").entries()
+    assert [entry.seq for entry in entries] == list(range(1, 25))
+    assert {entry.id for entry in entries} == {f"{number}-{turn}" for number in range(8) for turn in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("tampering", "said"),
+    [
+        ("change", "entry 2, {2}, is not what it was when entry 3, {3}, was written after it"),
+        ("remove", "entry 2, {2}, is missing"),
+        ("remove the first", "entry 1, {1}, is missing"),
+        ("garbage", "{2} is not an entry"),
+        ("reorder", "{2} is not entry 2, which would come here"),
+        ("insert", "{2b} is not entry 3, which would come here"),
+        ("begin anew", "entry 1, {1}, was written after another one, which is gone"),
+    ],
+)
+def test_tampering_shows_and_says_where(store, tampering, said):
+    ledger = Ledger(store, "delays")
+    for number in range(1, 4):
+        keep(ledger, str(number), promotion(number))
+    first, second, third = (f"ledger/delays/0000000{number}.json" for number in (1, 2, 3))
+    if tampering == "change":
+        store.write_json(second, {**store.read_json(second), "reason": "It is much better."})
+    elif tampering.startswith("remove"):
+        store.delete(first if "first" in tampering else second)
+    elif tampering == "garbage":
+        store.write_bytes(second, b"{")
+    elif tampering == "reorder":
+        store.write_bytes(second, store.read_bytes(third))
+    elif tampering == "insert":
+        store.write_bytes("ledger/delays/00000002b.json", store.read_bytes(second))
+    else:
+        store.write_json(first, {**store.read_json(second), "seq": 1})
+    places = {name: store.url_of(f"ledger/delays/0000000{name}.json") for name in ("1", "2", "3", "2b")}
+    for name, place in places.items():
+        said = said.replace(f"{{{name}}}", place)
+    with pytest.raises(RegistryError, match="ledger of 'delays' was tampered with") as broken:
+        ledger.entries()
+    assert said in str(broken.value)
+
+
+def test_a_folder_that_is_written_while_it_is_listed_is_listed_again(store, monkeypatch):
+    ledger = Ledger(store, "delays")
+    for number in range(1, 4):
+        keep(ledger, str(number), promotion(number))
+    real, lists = ArtifactStore.keys, []
+
+    def keys(self, prefix):
+        lists.append(real(self, prefix))
+        return lists[-1] if len(lists) > 1 else [key for key in lists[-1] if not key.endswith("2.json")]
+
+    monkeypatch.setattr(ArtifactStore, "keys", keys)
+    assert [entry.seq for entry in ledger.entries()] == [1, 2, 3]
+
+
+def test_a_models_name_cannot_leave_the_ledger(store):
+    keep(Ledger(store, "../delays"), "a", promotion(1))
+    assert [key.rpartition("/")[0] for key in store.keys("ledger/%2E%2E%2Fdelays")] == ["ledger/%2E%2E%2Fdelays"]
+
+
+def test_the_champion_before_is_the_one_that_was_replaced_by_promotion(store):
+    ledger = Ledger(store, "delays")
+    keep(ledger, "a", promotion(1))
+    keep(ledger, "b", promotion(2, 1))
+    keep(ledger, "c", promotion(3, 2))
+    keep(ledger, "d", promotion(2, 3, "rolled_back"))
+    keep(ledger, "e", promotion(2, 2, "refused"))
+    entries = ledger.entries()
+    assert champion_before(entries, ref(2)) == ref(1)
+    assert champion_before(entries, ref(1)) is None
+    assert champion_before(entries, ref(9)) is None
+    assert former_champions(entries) == [1, 2, 3]
+
+
+def test_what_is_written_is_json_that_a_person_can_read(store):
+    keep(Ledger(store, "delays"), "a", promotion(1))
+    content = json.loads(store.read_bytes("ledger/delays/00000001.json"))
+    assert content["decision"] == "promoted"
+    assert content["champion"] == {"model": "delays", "version": 1, "run_id": "run1"}
+    assert content["approval"] is None
+
+
+def test_a_file_is_created_only_where_there_is_none(store):
+    assert store.create_exclusive("folder/a.json", b"1")
+    assert not store.create_exclusive("folder/a.json", b"2")
+    assert store.read_bytes("folder/a.json") == b"1"
+    assert store.keys("folder") == ["folder/a.json"]
+    # Nor is anything left beside it.
+    assert len(store.fs.ls(store.path("folder"), detail=False)) == 1
+
+
+def test_a_store_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "folder").write_text("a file where a folder should be")
+    store = ArtifactStore(f"file://{tmp_path}")
+    with pytest.raises(StoreError, match="Could not write"):
+        store.create_exclusive("folder/a.json", b"1")

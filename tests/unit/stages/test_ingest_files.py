@@ -1,0 +1,390 @@
+"""Files of every format become one dataset of the rows in the window, or one clear error and nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import zipfile
+from datetime import date, datetime, timezone
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SourceError, SpecError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.sources import files as source_files
+from airflow_mlops.stages.ingest.spec import IngestSpec
+from airflow_mlops.stages.ingest.step import run
+
+ROWS = [
+    {"t": "2013-03-31T23:59:59Z", "n": 1, "x": 0.5, "s": "a"},
+    {"t": "2013-04-01T00:00:00Z", "n": 2, "x": 1.5, "s": "b"},
+    {"t": "2013-04-30T23:59:59Z", "n": 3, "x": 2.5, "s": "c"},
+    {"t": "2013-05-01T00:00:00Z", "n": 4, "x": 3.5, "s": "d"},
+]
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StepContext(ArtifactStore(f"file://{tmp_path}/store"), provenance=Provenance(dag_id="d", task_id="t"))
+
+
+@pytest.fixture
+def ingest(context):
+    def ingest(files, **options):
+        options = {"name": "raw", "files": [str(files)] if not isinstance(files, list) else files, **options}
+        return run(parse(IngestSpec, options, "Step 'ingest'"), context)
+
+    return ingest
+
+
+def table(context, result):
+    return open_dataset(context.store, result.dataset).table()
+
+
+def manifest(context, result):
+    return open_dataset(context.store, result.dataset).manifest
+
+
+def nothing_is_left(context):
+    return [path for path in context.store.fs.find(context.store.root) if "/results/" not in path] == []
+
+
+def write(folder, form, rows=ROWS, name="rows"):
+    path = folder / f"{name}.{form}"
+    if form == "csv":
+        lines = [",".join(rows[0])] + [",".join(str(value) for value in row.values()) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_the_rows_of_the_window_are_archived_as_they_are(form, tmp_path, context, ingest):
+    path = write(tmp_path, form)
+    result = ingest(path, window="2013-04", time_column="t", owner="Ann", description="Two rows")
+    assert table(context, result).to_pylist() == ROWS[1:3]
+    found = manifest(context, result)
+    assert (found.owner, found.description, str(found.window)) == (
+        "Ann",
+        "Two rows",
+        "2013-04-01T00:00:00Z/2013-05-01T00:00:00Z",
+    )
+    (read,) = found.source["read"]
+    assert read == {
+        "file": f"file://{path}",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+    }
+    assert found.provenance.dag_id == "d"
+    assert "2 rows x 4 columns of raw for 2013-04" in result.summary
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_the_same_window_again_is_the_same_dataset(form, tmp_path, ingest):
+    path = write(tmp_path, form)
+    first = ingest(path, window="2013-04", time_column="t")
+    again = ingest(path, window="2013-04", time_column="t")
+    assert (first.unchanged, again.unchanged) == (False, True)
+    assert again.dataset == first.dataset
+    assert "unchanged" in again.summary
+
+
+def test_a_snapshot_needs_no_window(tmp_path, context, ingest):
+    result = ingest(write(tmp_path, "csv"))
+    assert result.dataset.window is None
+    assert table(context, result).num_rows == 4
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_files_of_a_glob_are_read_in_the_order_of_their_names(form, tmp_path, context, ingest):
+    for name, row in zip(["c", "a", "b"], ROWS, strict=False):
+        write(tmp_path, form, [row], name)
+    result = ingest(tmp_path / f"*.{form}")
+    assert table(context, result)["n"].to_pylist() == [2, 3, 1]
+    read = [file["file"].rpartition("/")[2] for file in manifest(context, result).source["read"]]
+    assert read == [f"a.{form}", f"b.{form}", f"c.{form}"]
+
+
+def test_a_file_inside_a_zip_and_a_compressed_file_are_opened(tmp_path, context, ingest):
+    path = write(tmp_path, "csv")
+    with zipfile.ZipFile(tmp_path / "rows.csv.zip", "w") as archive:
+        archive.write(path, "inner.csv")
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+    for url in (
+        f"zip://inner.csv::file://{tmp_path}/rows.csv.zip",
+        f"{tmp_path}/rows.csv.zip",
+        f"{tmp_path}/rows.csv.gz",
+    ):
+        result = ingest(url)
+        assert table(context, result)["n"].to_pylist() == [1, 2, 3, 4]
+        assert manifest(context, result).source["read"][0]["sha256"] == wanted
+
+
+def test_parquet_on_another_filesystem_is_read(tmp_path, context, ingest):
+    store = ArtifactStore(f"memory://{tmp_path}")
+    store.write_bytes("in.parquet", write(tmp_path, "parquet").read_bytes())
+    assert table(context, ingest(f"memory://{tmp_path}/in.parquet")).num_rows == 4
+
+
+def test_columns_and_types_are_chosen(tmp_path, context, ingest):
+    path = write(tmp_path, "csv")
+    result = ingest(
+        path,
+        window="2013-04",
+        time_column="t",
+        columns=["n", "x"],
+        types={"n": "string"},
+    )
+    assert table(context, result).to_pydict() == {"n": ["2", "3"], "x": [1.5, 2.5]}
+    result = ingest(path, types={"t": "timestamp[us, tz=UTC]"}, name="typed")
+    assert table(context, result)["t"][1].as_py() == datetime(2013, 4, 1, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_text_that_looks_like_a_time_stays_text(form, tmp_path, context, ingest):
+    path = write(tmp_path, form, [{"t": "2013-04-01T00:00:00Z", "d": "2013-04-01"}])
+    assert table(context, ingest(path)).to_pylist() == [{"t": "2013-04-01T00:00:00Z", "d": "2013-04-01"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        (["2013-03-31 23:59:59", "2013-04-01 00:00:00"], [False, True]),
+        (["2013-03-31", "2013-04-01"], [False, True]),
+        (["2013-04-01T01:00:00+02:00", "2013-04-01T02:00:00+02:00"], [False, True]),
+        ([date(2013, 3, 31), date(2013, 4, 1)], [False, True]),
+        ([datetime(2013, 3, 31, 23), datetime(2013, 4, 30, 23)], [False, True]),
+        ([datetime(2013, 5, 1, tzinfo=timezone.utc), datetime(2013, 4, 1, tzinfo=timezone.utc)], [False, True]),
+        ([None, datetime(2013, 4, 1)], [False, True]),
+    ],
+)
+def test_every_way_to_write_a_time_is_understood(values, kept, tmp_path, context, ingest):
+    pq.write_table(pa.table({"t": values, "n": [0, 1]}), tmp_path / "a.parquet")
+    result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
+    assert table(context, result)["n"].to_pylist() == [n for n in (0, 1) if kept[n]]
+
+
+def test_rows_without_a_time_are_counted(tmp_path, context, ingest, caplog):
+    caplog.set_level("INFO")
+    pq.write_table(pa.table({"t": [None, "2013-04-01"]}), tmp_path / "a.parquet")
+    result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
+    assert manifest(context, result).source["rows_without_time"] == 1
+    assert "1 rows have no t" in caplog.text
+
+
+def test_a_time_that_cannot_be_read_is_shown(tmp_path, context, ingest):
+    write(tmp_path, "csv", [{"t": "04/01/2013", "n": 1}])
+    with pytest.raises(SchemaError, match=r"time column 't' of .* is not ISO 8601.*04/01/2013"):
+        ingest(tmp_path / "rows.csv", window="2013-04", time_column="t")
+    write(tmp_path, "csv", [{"t": 1364774400, "n": 1}])
+    with pytest.raises(SchemaError, match="holds int64: say what it means"):
+        ingest(tmp_path / "rows.csv", window="2013-04", time_column="t")
+    result = ingest(tmp_path / "rows.csv", window="2013-04", time_column="t", types={"t": "timestamp[s, tz=UTC]"})
+    assert result.dataset.rows == 1
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_nan_and_infinities_are_kept(form, tmp_path, context, ingest):
+    path = tmp_path / f"a.{form}"
+    if form == "csv":
+        path.write_text("x\nNaN\ninf\n-inf\n1.5\n\n\n")
+    elif form == "jsonl":
+        path.write_text('{"x": NaN}\n{"x": Infinity}\n{"x": -Infinity}\n{"x": 1.5}\n{"x": null}\n')
+    else:
+        pq.write_table(pa.table({"x": [math.nan, math.inf, -math.inf, 1.5, None]}), path)
+    found = table(context, ingest(path))["x"].to_pylist()
+    assert math.isnan(found[0])
+    assert found[1:4] == [math.inf, -math.inf, 1.5]
+
+
+def test_only_an_empty_cell_is_null_unless_told(tmp_path, context, ingest):
+    (tmp_path / "a.csv").write_text('country,n\nNA,1\n,2\n"",NA\n')
+    found = table(context, ingest(tmp_path / "a.csv")).to_pydict()
+    assert found == {"country": ["NA", None, ""], "n": ["1", "2", "NA"]}
+    found = table(context, ingest(tmp_path / "a.csv", name="b", null_values=["NA"])).to_pydict()
+    assert found == {"country": [None, None, ""], "n": [1, 2, None]}
+
+
+def test_quoted_line_breaks_and_other_delimiters_are_read(tmp_path, context, ingest):
+    (tmp_path / "a.csv").write_text('a;b\n1;"x\ny;z"\n')
+    assert table(context, ingest(tmp_path / "a.csv", delimiter=";")).to_pylist() == [{"a": 1, "b": "x\ny;z"}]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_type_that_changes_in_the_middle_of_a_file_is_named_and_can_be_declared(
+    form, tmp_path, context, ingest, monkeypatch
+):
+    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+    path = write(tmp_path, form, [{"a": n if n < 400 else 1.5, "b": n} for n in range(500)])
+    with pytest.raises(SchemaError, match=r"Column 'a' looked like int64 at first but holds '1.5': .*types=\{'a': "):
+        ingest(path)
+    assert nothing_is_left(context)
+    result = ingest(path, types={"a": "float64"})
+    assert table(context, result)["a"][450].as_py() == 1.5
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_column_without_values_at_first_is_an_error_and_not_a_guess(form, tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+    empty = "" if form == "csv" else None
+    path = write(tmp_path, form, [{"a": empty if n < 400 else "x", "b": n} for n in range(500)])
+    with pytest.raises(SchemaError, match=r"Column 'a' looked like null at first"):
+        ingest(path)
+    assert table(context, ingest(path, types={"a": "string"}))["a"][450].as_py() == "x"
+
+
+def test_text_in_a_number_of_a_csv_file_points_at_null_values(tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+    path = write(tmp_path, "csv", [{"a": n if n < 400 else "NA"} for n in range(500)])
+    with pytest.raises(SchemaError, match=r"if that means a missing value, with null_values=\['NA'\]"):
+        ingest(path)
+
+
+def test_a_json_field_that_comes_late_is_named_and_can_be_declared(tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+    path = write(tmp_path, "jsonl", [{"a": n} if n < 400 else {"a": n, "late": "x"} for n in range(500)])
+    with pytest.raises(SchemaError, match="has the field 'late', which the lines before did not have"):
+        ingest(path)
+    assert table(context, ingest(path, types={"late": "string"}))["late"].null_count == 400
+    assert table(context, ingest(path, name="b", columns=["a"])).schema.names == ["a"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_files_that_differ_are_named(form, tmp_path, context, ingest):
+    write(tmp_path, form, [{"n": 1, "s": "a"}], "a")
+    write(tmp_path, form, [{"n": "x", "s": "b"}], "b")
+    with pytest.raises(SchemaError, match=r"('n'|types=)"):
+        ingest(tmp_path / f"*.{form}")
+    write(tmp_path, form, [{"s": "b", "n": 2}], "b")
+    assert table(context, ingest(tmp_path / f"*.{form}"))["n"].to_pylist() == [1, 2]
+    write(tmp_path, form, [{"s": "b", "other": 2}], "b")
+    with pytest.raises(SchemaError, match=f"b.{form}"):
+        ingest(tmp_path / f"*.{form}")
+
+
+class TestBetweenWindows:
+    """The schema of one window is that of the others, unless the user says that it is meant."""
+
+    @pytest.fixture(autouse=True)
+    def _march(self, tmp_path, ingest):
+        write(tmp_path, "csv", [{"n": 1, "s": "a", "e": ""}], "march")
+        ingest(tmp_path / "march.csv", window="2013-03")
+        self.folder = tmp_path
+
+    def april(self, row):
+        return write(self.folder, "csv", [row], "april")
+
+    def test_a_column_that_is_gone_is_named(self, ingest):
+        path = self.april({"n": 1})
+        with pytest.raises(
+            SchemaError, match=r"in the window 2013-03 has the column 's', 'e', which .* columns=\['n'\]"
+        ):
+            ingest(path, window="2013-04")
+        assert ingest(path, window="2013-04", columns=["n"]).dataset.rows == 1
+
+    def test_a_type_that_changed_is_named(self, ingest, context):
+        path = self.april({"n": 1.5, "s": "a", "e": ""})
+        with pytest.raises(SchemaError, match=r"Column 'n' is int64 in the window 2013-03 but now holds '1.5'"):
+            ingest(path, window="2013-04")
+        assert ingest(path, window="2013-04", types={"n": "float64"}).dataset.rows == 1
+
+    def test_a_type_that_changed_in_parquet_is_named(self, ingest):
+        pq.write_table(pa.table({"n": ["1"], "s": ["a"], "e": ["x"]}), self.folder / "april.parquet")
+        with pytest.raises(
+            SchemaError, match=r"has the column 'n' as int64, and now it is string: .*types=\{'n': 'string'\}"
+        ):
+            ingest(self.folder / "april.parquet", window="2013-04")
+
+    def test_what_is_guessed_follows_the_other_window(self, ingest, context):
+        path = self.april({"n": "", "s": 7, "e": ""})
+        found = table(context, ingest(path, window="2013-04"))
+        assert found.to_pylist() == [{"n": None, "s": "7", "e": None}]
+        assert str(found.schema.field("n").type) == "int64"
+
+    def test_a_column_that_was_empty_may_get_a_type(self, ingest, context):
+        found = table(context, ingest(self.april({"n": 1, "s": "a", "e": 2.5}), window="2013-04"))
+        assert found["e"].to_pylist() == [2.5]
+
+    def test_a_new_column_is_kept_and_mentioned(self, ingest, context, caplog):
+        caplog.set_level("INFO")
+        found = table(context, ingest(self.april({"n": 1, "s": "a", "e": "", "new": 1}), window="2013-04"))
+        assert "new" in found.schema.names
+        assert "New since the window 2013-03: column 'new'." in caplog.text
+
+    def test_a_window_is_not_compared_with_itself(self, ingest):
+        assert ingest(self.april({"z": 1}), window="2013-03").dataset.rows == 1
+
+    def test_an_older_window_is_compared_with_the_next(self, ingest):
+        with pytest.raises(SchemaError, match="in the window 2013-03"):
+            ingest(self.april({"n": 1}), window="2013-01")
+
+
+def test_an_empty_window_is_said_with_the_window_and_leaves_nothing(tmp_path, context, ingest):
+    path = write(tmp_path, "csv")
+    with pytest.raises(EmptyWindowError, match=r"holds no row in the window 2014-01"):
+        ingest(path, window="2014-01", time_column="t")
+    assert nothing_is_left(context)
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "header.csv").write_text("a,b\n")
+    for name in ("empty.csv", "empty.jsonl", "header.csv"):
+        with pytest.raises(EmptyWindowError, match="holds no row"):
+            ingest(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("a.csv", b"a,b\n1,2\n3\n", SourceError, "a.csv could not be read: CSV parse error: Expected 2 columns, got 1"),
+        ("a.csv", b"a,a\n1,2\n", SchemaError, "has the column 'a' more than once"),
+        ("a.csv", b"a\n\xff\xfe\n", SchemaError, "Column 'a' of .*a.csv is not UTF-8: convert the file"),
+        ("a.jsonl", b'{"a": 1}\nnot json\n', SourceError, "a.jsonl could not be read: JSON parse error"),
+        ("a.parquet", b"PAR1 but not really", SourceError, "a.parquet could not be read"),
+        ("a.csv.gz", b"not gzip", SourceError, "a.csv.gz could not be read: Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"a\n" + b"1\n" * 9999)[:-20], SourceError, "could not be read: .*end-of-stream"),
+        ("a.xlsx", b"", SpecError, "does not show in its name: give format="),
+    ],
+)
+def test_bad_files_are_one_clear_error(name, content, error, message, tmp_path, context, ingest):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        ingest(tmp_path / name)
+    assert nothing_is_left(context)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"files": ["{0}/none.csv"]}, SourceError, "none.csv does not exist"),
+        ({"files": ["{0}/none*.csv"]}, SourceError, r"No file matches .*none\*.csv"),
+        ({"files": ["nope://user:geheim@x/a.csv"]}, SpecError, r"nope://x/a.csv is not a URL that fsspec can open"),
+        ({"files": ["{0}/rows.csv"], "columns": ["n", "nope"]}, SchemaError, "has no column 'nope': it has t, n, x, s"),
+        ({"files": ["{0}/rows.csv"], "types": {"nope": "int64"}}, SchemaError, "names the column 'nope', which is not"),
+        ({"files": ["{0}/rows.csv"], "types": {"n": "number"}}, SpecError, "'number'.* does not name an Arrow type"),
+        ({"files": ["{0}/rows.csv"], "types": {"s": "int64"}}, SchemaError, "'s' is declared int64 but holds 'a'"),
+        ({"files": ["{0}/rows.csv"], "time_column": "z", "window": "2013-04"}, SchemaError, "has no column 'z'"),
+        ({"files": ["{0}/rows.csv"], "time_column": "t"}, SpecError, "give it window= as well"),
+        ({"files": []}, SpecError, "give it one source"),
+        ({"files": ["{0}/rows.csv"], "window": "April"}, SpecError, "window: 'April' is not a"),
+        ({"files": ["{0}/rows.csv"], "format": "xml"}, SpecError, "format: "),
+    ],
+)
+def test_mistakes_are_one_clear_error(options, error, message, tmp_path, context, ingest):
+    write(tmp_path, "csv")
+    files = [url.replace("{0}", str(tmp_path)) for url in options.pop("files")]
+    with pytest.raises(error, match=message) as raised:
+        ingest(files, **options)
+    assert "geheim" not in str(raised.value)
+    assert nothing_is_left(context)

@@ -1,0 +1,232 @@
+"""An export is compared with its model row by row, and computes in float64 where float32 is too coarse for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from airflow_mlops.core.contract import ModelContract, Parity
+from airflow_mlops.core.errors import ModelFormatError
+from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.trainers import sklearn
+from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.stages.train import parity
+from airflow_mlops.stages.train.parity import compare
+from tests.support.training import FEATURES, flights, stamped
+
+LABELS = {"binary": [0, 1], "multiclass": ["early", "late", "on time"], "regression": []}
+STAMPED = [*FEATURES, "announced"]
+
+
+def contract(task="binary", features=(), threshold=0.5):
+    return ModelContract(
+        task=task, label="late", features=features, classes=LABELS[task], positive=1 if task == "binary" else None,
+        threshold=threshold, dataset_name="d", dataset_id="0",
+    )  # fmt: skip
+
+
+# Measuring
+
+
+def test_what_differs_is_counted():
+    expected = np.array([[0.8, 0.2], [0.52, 0.48], [0.45, 0.55], [0.5, 0.5]])
+    answers = np.array([[0.8, 0.2], [0.49, 0.51], [0.45, 0.55], [0.5, 0.5]])
+    found = compare(expected, answers, contract(), "float32")
+    assert found.max_difference == pytest.approx(0.03)
+    assert 0 < found.p99_difference < 0.03
+    assert (found.rows, found.label_flips, found.near_threshold) == (4, 1, 2)
+    moved = compare(expected, answers, contract(threshold=0.19), "float32")
+    assert (moved.label_flips, moved.near_threshold) == (0, 1)
+    assert str(found) == (
+        "differs from the model by at most 0.03 (p99 0.029) on 4 held-out rows in float32, 1 predicted labels differ, and 2 "
+        "rows are near enough to another label that theirs could"
+    )
+
+
+def test_of_several_classes_the_nearest_two_decide():
+    expected = np.array([[0.5, 0.4, 0.1], [0.4, 0.36, 0.24], [0.1, 0.1, 0.8]])
+    answers = expected + np.array([[0, 0, 0], [-0.03, 0.03, 0], [0, 0, 0]])
+    found = compare(expected, answers, contract("multiclass"), "float32")
+    assert (found.label_flips, found.near_threshold) == (1, 1)
+
+
+def test_a_value_has_no_label():
+    found = compare(np.array([[1e6], [0.0]]), np.array([[1e6 + 1], [0.0]]), contract("regression"), "float64")
+    assert found == Parity(precision="float64", rows=2, max_difference=1, p99_difference=0.99)
+    assert str(found).endswith("on 2 held-out rows in float64")
+
+
+def grids(task):
+    """Pairs of answers that are sums of 1/1024, so that nothing is rounded."""
+    shape = st.integers(1, 30).map(lambda rows: (rows, len(LABELS[task])))
+    cells = st.integers(0, 1024)
+    return shape.flatmap(lambda size: st.tuples(*[arrays(np.int64, size, elements=cells)] * 2)).map(
+        lambda pair: [values / 1024 for values in pair]
+    )
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@given(data=st.data())
+def test_only_rows_near_the_threshold_change_their_label(task, data):
+    expected, answers = data.draw(grids(task))
+    found = compare(expected, answers, contract(task), "float32")
+    assert found.label_flips <= found.near_threshold <= found.rows == len(expected)
+    assert 0 <= found.p99_difference <= found.max_difference <= 1
+    same = compare(expected, expected, contract(task), "float32")
+    assert (same.max_difference, same.label_flips, same.near_threshold) == (0, 0, 0)
+
+
+@given(score=st.floats(0, 1), difference=st.floats(0, 1))
+def test_a_row_is_near_where_the_largest_difference_moves_it_over_the_threshold(score, difference):
+    # The second row says how large the largest difference is.
+    expected = np.array([[1 - score, score], [1.0, 0.0]])
+    answers = expected + np.array([[0, 0], [-difference, 0]])
+    found = compare(expected, answers, contract(), "float32")
+    largest = found.max_difference
+    moved = (score - largest < 0.5 <= score) or (score < 0.5 <= score + largest)
+    if moved and abs(abs(score - 0.5) - largest) > 1e-12:
+        assert found.near_threshold >= 1
+
+
+# Choosing the precision
+
+
+def learned(task, table, names):
+    features = feature_columns(table.schema, names)
+    labels = table["late"].to_numpy()
+    labels = labels.astype(int) if task == "binary" else labels
+    return TrainingData(task, "late", features, table, frame(table, features), labels, LABELS[task])
+
+
+def trained(estimator, task="binary", names=FEATURES, make=flights, rows=2_000, **params):
+    train, test = (learned(task, make(count, task, seed), names) for count, seed in ((600, 1), (rows, 2)))
+    return sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), train, 0), train, test
+
+
+def exported(model, train, test):
+    lines: list[str] = []
+    found = parity.export(model, contract(train.task, train.features), train, test, lines.append)
+    return found, lines
+
+
+@pytest.mark.parametrize(
+    ("estimator", "task", "least"),
+    [
+        ("sklearn.linear_model.LogisticRegression", "binary", 1e-12),
+        ("sklearn.naive_bayes.GaussianNB", "binary", 1e-9),
+        ("sklearn.neighbors.KNeighborsClassifier", "binary", 1e-12),
+        ("sklearn.linear_model.Ridge", "regression", 1e-9),
+        ("sklearn.svm.SVR", "regression", 1e-5),
+    ],
+)
+def test_where_float32_is_too_coarse_float64_is_taken(estimator, task, least):
+    model, train, test = trained(estimator, task, STAMPED, stamped)
+    promised = contract(task, train.features)
+    single = OnnxModel(model.to_onnx(train), promised).predict(test.table)
+    expected = model.predict(test.frame)[:, -1]
+    assert np.abs(single.score - expected).max() > 1e-3
+    found, lines = exported(model, train, test)
+    assert found.parity.precision == "float64"
+    assert found.parity.max_difference < least
+    assert not found.parity.label_flips
+    (line,) = lines
+    assert "in float32" in line
+    assert line.endswith(", which is taken.")
+    # Missing numbers, and rows that nobody compared.
+    fresh = stamped(300, task, 7)
+    answers = OnnxModel(found.content, promised).predict(fresh)
+    assert fresh["announced"].null_count
+    np.testing.assert_allclose(answers.score, model.predict(frame(fresh, train.features))[:, -1], atol=least)
+
+
+def test_what_fills_a_gap_may_lie_between_two_numbers_of_float32():
+    def make(rows, task, seed):
+        table = flights(rows, task, seed)
+        # All are known in training; float32 has nothing between these two.
+        known = np.where(np.arange(rows) % 2, 1.7e9, 1.7e9 + 128)
+        gaps = np.full(rows, False) if seed == 1 else np.arange(rows) % 3 == 0
+        return table.append_column("announced", pa.array(known, mask=gaps))
+
+    model, train, test = trained("sklearn.linear_model.LogisticRegression", names=STAMPED, make=make, rows=300)
+    found = exported(model, train, test)[0].parity
+    assert found.precision == "float64"
+    assert found.max_difference < 1e-12
+
+
+def test_what_float32_answers_well_stays_as_it_is():
+    model, train, test = trained("sklearn.linear_model.LogisticRegression")
+    found, lines = exported(model, train, test)
+    assert (found.parity.precision, found.parity.rows, lines) == ("float32", 2_000, [])
+    assert found.content == model.to_onnx(train)
+    assert found.predictions.score.shape == (2_000,)
+
+
+def test_the_rows_are_a_sample_that_is_the_same_each_time(monkeypatch):
+    model, train, test = trained("sklearn.naive_bayes.GaussianNB")
+    whole = exported(model, train, test)[0]
+    monkeypatch.setattr(parity, "ROWS", 500)
+    one, other = (exported(model, train, test)[0] for _ in range(2))
+    assert one.parity == other.parity
+    assert one.parity.rows == 500
+    assert one.parity.max_difference <= whole.parity.max_difference
+    assert one.predictions.score.shape == (2_000,)
+    # Not those that come first, which may all be of one day.
+    first = parity.compare(
+        model.predict(test.frame.head(500)), whole.predictions.probabilities[:500], contract(), "float32"
+    )
+    assert one.parity != first
+
+
+def test_a_forest_whose_trees_are_divided_keeps_float32_and_says_so_where_it_matters(monkeypatch):
+    model, train, test = trained("sklearn.ensemble.RandomForestClassifier", n_estimators=100)
+    found, lines = exported(model, train, test)
+    assert found.parity.precision == "float32"
+    assert 0 < found.parity.label_flips <= found.parity.near_threshold < 100
+    assert found.parity.max_difference < 1e-6
+    assert lines == []
+    monkeypatch.setattr(parity, "LEAPS", 0)
+    found, (line,) = exported(model, train, test)
+    assert line == f"The ONNX export of {model.name} {found.parity}; ONNX adds up trees in float32 alone."
+
+
+class Elsewhere:
+    """A model that answers otherwise than its export in the first rows."""
+
+    def __init__(self, model, rows, answer):
+        self._model, self._rows, self._answer = model, rows, answer
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def predict(self, frame):
+        found = self._model.predict(frame)
+        found[frame.index < self._rows] = self._answer
+        return found
+
+
+@pytest.mark.parametrize(("rows", "answer", "kept"), [(2, 0.2, True), (3, 0.2, False), (1, np.nan, False)])
+def test_a_leap_in_few_rows_is_kept_and_more_is_another_model(rows, answer, kept):
+    model, train, test = trained("sklearn.linear_model.LogisticRegression")
+    model = Elsewhere(model, rows, answer)
+    if kept:
+        found, lines = exported(model, train, test)
+        assert (found.beyond, found.parity.precision) == (rows, "float32")
+        # Float64 would mend nothing that is worth its time.
+        assert lines == []
+        return
+    with pytest.raises(ModelFormatError, match=r"answers differently from the model itself: .*; in float64 it differs"):
+        exported(model, train, test)
+
+
+def test_what_has_no_form_in_float64_is_refused_with_both_reasons(monkeypatch):
+    model, train, test = trained("sklearn.linear_model.LogisticRegression", names=STAMPED, make=stamped)
+    # ONNX Runtime has no Imputer in float64, which is why there is one here.
+    monkeypatch.setattr(sklearn, "conversions", dict)
+    with pytest.raises(ModelFormatError, match=r"in float32, .*; it has no form in float64 \(.*Imputer"):
+        exported(model, train, test)

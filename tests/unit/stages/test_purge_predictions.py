@@ -1,0 +1,227 @@
+"""Retention: old rows go, their record stays, and nothing in between is ever half."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import DatasetPurgedError, SpecError
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import Manifest, find_datasets, open_dataset
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
+from airflow_mlops.stages.purge_predictions.step import purge
+from tests.support.deployed import write
+from tests.support.predictions import DyingStore, Killed, in_memory, rows, say, tell
+
+NOW = datetime.now(timezone.utc)
+FILES = ("datasets/delays_predictions/files", "datasets/delays_outcomes/files")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return in_memory()
+
+
+@pytest.fixture
+def store(tmp_path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+def age(store: ArtifactStore, manifest: Manifest, days: float) -> Manifest:
+    """Let a dataset have been made some days ago."""
+    key = f"datasets/{manifest.name}/manifests/{manifest.id}.json"
+    store.write_json(key, {**store.read_json(key), "created": (NOW - timedelta(days=days)).isoformat()})
+    return manifest
+
+
+def do(store: ArtifactStore, days: float = 90, now: datetime = NOW, **fields):
+    return purge(PurgePredictionsSpec(model="delays", older_than=timedelta(days=days), **fields), store, now)
+
+
+def everything(store: ArtifactStore) -> dict[str, bytes]:
+    return {key: store.read_bytes(key) for key in store.find("datasets")}
+
+
+@pytest.fixture
+def log(store, model) -> dict[str, Manifest]:
+    """Predictions of 100 days ago and of 10, labels joined to both."""
+    old = age(store, say(store, model, 1, "2013-04", rows(1, 2)), 100)
+    young = age(store, say(store, model, 2, "2013-05", rows(3)), 10)
+    for manifest in (old, young):
+        tell(store, manifest.ref, rows(1, 2, 3))
+    return {"old": old, "young": young}
+
+
+def test_old_rows_go_with_what_was_joined_from_them_and_nothing_else_does(store, log):
+    before = everything(store)
+    result = do(store)
+    assert (result.predictions, result.outcomes, result.rows, result.files, result.orphans) == (1, 1, 4, 2, 0)
+    gone = before.keys() - everything(store).keys()
+    assert len(gone) == 2
+    assert all(key.startswith(FILES) for key in gone)
+    assert result.bytes == sum(len(before[key]) for key in gone)
+    changed = {key for key, data in everything(store).items() if data != before[key]}
+    assert {key.split("/")[1:3][1] for key in changed} == {"manifests"}
+    assert len(changed) == 2
+    (present,) = PredictionLog(store, "delays").present()
+    assert present.table()["flight"].to_pylist() == [3]
+    assert [bool(entry.purged) for entry in PredictionLog(store, "delays").entries()] == [True, False]
+
+
+def test_a_reader_is_told_that_retention_did_it_and_when(store, log):
+    do(store)
+    april = Window.model_validate("2013-04")
+    said = rf"of 2013-04 was deleted by retention on {NOW:%Y-%m-%d}"
+    for name in ("delays_predictions", "delays_outcomes"):
+        (found,) = find_datasets(store, name, april)
+        for read in (
+            found.table,
+            found.verify,
+            lambda found=found: next(found.batches()),
+            lambda found=found: found.schema,
+        ):
+            with pytest.raises(DatasetPurgedError, match=said):
+                read()
+        # Who asks for all that there is gets what is left.
+        assert [item.manifest.window.label for item in find_datasets(store, name)] == ["2013-05"]
+    with pytest.raises(
+        DatasetPurgedError, match=rf"of delays in 2013-04 were deleted by retention, .* on {NOW:%Y-%m-%d}"
+    ):
+        PredictionLog(store, "delays").files(april)
+
+
+def test_lineage_still_knows_what_was_there(store, log):
+    from airflow_mlops.lineage.datasets import Datasets
+
+    told = Datasets(store.url).read(log["old"].ref)
+    do(store)
+    assert Datasets(store.url).read(log["old"].ref) == told
+    assert told.inputFacets["inputStatistics"].rowCount == 2
+
+
+def test_purging_again_finds_nothing(store, log):
+    do(store)
+    after = everything(store)
+    result = do(store, now=NOW + timedelta(minutes=5))
+    assert (result.predictions, result.outcomes, result.files) == (0, 0, 0)
+    assert everything(store) == after
+
+
+def test_a_dry_run_says_the_same_and_does_nothing(store, log):
+    before = everything(store)
+    dry = do(store, dry_run=True)
+    assert everything(store) == before
+    assert dry.summary.startswith("Would delete the rows of 1 datasets of predictions of delays")
+    done = do(store)
+    assert done.model_copy(update={"summary": ""}) == dry.model_copy(update={"summary": ""})
+
+
+@pytest.mark.parametrize("changes", range(4))
+def test_killed_anywhere_it_leaves_what_can_be_read_or_says_why_not_and_goes_on(store, log, changes):
+    # Two marks and two files: five changes would be one more than there are.
+    with pytest.raises(Killed):
+        do(DyingStore(store.url, changes))
+    for name in ("delays_predictions", "delays_outcomes"):
+        for window in ("2013-04", "2013-05"):
+            (found,) = find_datasets(store, name, Window.model_validate(window))
+            try:
+                found.table()
+            except DatasetPurgedError:
+                assert window == "2013-04"
+    do(store)
+    assert [len(store.find(folder)) for folder in FILES] == [1, 1]
+    assert [bool(entry.purged) for entry in PredictionLog(store, "delays").entries()] == [True, False]
+
+
+def test_age_counts_from_the_windows_end_or_from_scoring_whichever_is_later(store, model):
+    window = f"{NOW - timedelta(days=120):%Y-%m-%d}..{NOW - timedelta(days=80):%Y-%m-%d}"
+    age(store, say(store, model, 1, window, rows(1)), 100)
+    assert do(store).predictions == 0
+    assert do(store, now=NOW + timedelta(days=12)).predictions == 1
+    say(store, model, 1, "2013-04", rows(1))
+    assert do(store).predictions == 0
+    assert do(store, now=NOW + timedelta(days=91)).predictions == 1
+
+
+def test_what_was_replaced_and_what_has_no_window_goes_too(store, model):
+    replaced = age(store, say(store, model, 1, "2013-04", rows(1)), 100)
+    say(store, model, 1, "2013-04", rows(2))
+    bare = age(store, say(store, model, 1, None, rows(3)), 100)
+    assert do(store).predictions == 2
+    for manifest in (replaced, bare):
+        with pytest.raises(DatasetPurgedError):
+            open_dataset(store, manifest.ref).table()
+    assert [dataset.table()["flight"][0].as_py() for dataset in PredictionLog(store, "delays").present()] == [2]
+
+
+def test_outcomes_of_several_windows_go_with_the_first_of_them(store, model, log):
+    joined = tell(store, {"name": "delays_predictions", "window": "2013"}, rows(1, 2, 3))
+    do(store)
+    with pytest.raises(DatasetPurgedError):
+        open_dataset(store, joined).table()
+    # What is left can be joined again.
+    assert open_dataset(store, tell(store, {"name": "delays_predictions"}, rows(3))).table()["flight"].to_pylist() == [
+        3
+    ]
+
+
+def test_a_purged_window_can_be_scored_again(store, model, log):
+    do(store)
+    say(store, model, 1, "2013-04", rows(1, 2))
+    april = PredictionLog(store, "delays").present(Window.model_validate("2013-04"))
+    assert [dataset.table()["flight"].to_pylist() for dataset in april] == [[1, 2]]
+
+
+def test_the_same_empty_window_can_be_written_again(store, model):
+    first = age(store, say(store, model, 1, "2013-04", rows()), 100)
+    do(store)
+    second = say(store, model, 1, "2013-04", rows())
+    assert open_dataset(store, second.ref).table().num_rows == 0
+    assert first.rows == second.rows == 0
+
+
+def test_files_that_a_dead_task_left_go_after_a_day(store, log):
+    def leave(name: str, days: float) -> str:
+        key = f"{FILES[0]}/window=2013-04/version=1/{name}"
+        store.write_bytes(key, b"rows")
+        moment = (NOW - timedelta(days=days)).timestamp()
+        os.utime(store.path(key), (moment, moment))
+        return key
+
+    old, hidden, young = leave("a.parquet", 1.1), leave(".b.parquet.123.tmp", 1.1), leave("c.parquet", 0.9)
+    claim = "datasets/delays_predictions/claims/x.json"
+    store.write_bytes(claim, b"score")
+    os.utime(store.path(claim), (0, 0))
+    result = do(store, days=1000)
+    assert (result.predictions, result.files, result.orphans, result.bytes) == (0, 2, 2, 8)
+    assert [store.exists(key) for key in (old, hidden, young, claim)] == [False, False, True, False]
+    assert len(PredictionLog(store, "delays").files()) == 2
+
+
+def test_only_the_models_own_predictions_are_purged(store, model, log):
+    age(store, say(store, model, 1, "2013-04", rows(5), name="arrivals"), 100)
+    do(store)
+    (kept,) = PredictionLog(store, "arrivals", name="delays_predictions").present()
+    assert kept.table()["flight"].to_pylist() == [5]
+
+
+@pytest.mark.parametrize("field", ["predictions", "outcomes"])
+def test_a_dataset_of_another_kind_is_refused_and_keeps_its_files(store, log, field):
+    age(store, open_dataset(store, write(store, "flights_raw", rows(1, 2))).manifest, 1000)
+    before = everything(store)
+    with pytest.raises(
+        SpecError, match="Dataset flights_raw .* does not hold predictions .*of delays, and nothing was"
+    ):
+        do(store, **{field: "flights_raw"})
+    assert everything(store) == before
+
+
+def test_a_span_that_is_none_is_refused():
+    for value in ("0D", "-P1D", "soon"):
+        with pytest.raises(SpecError, match="older_than"):
+            parse(PurgePredictionsSpec, {"model": "delays", "older_than": value}, "Task 'purge'")

@@ -1,0 +1,38 @@
+"""The published schema is that of the reports which are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.monitor.report_schema import report_schema
+from tests.unit.stages.test_report import report
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "report.schema.json"
+
+
+def test_the_published_schema_is_the_present_one():
+    assert json.loads(PUBLISHED.read_text()) == report_schema(), "run `make schema`, and raise Report.format if need be"
+
+
+def test_a_report_fits_the_schema_and_another_text_does_not():
+    schema, written = report_schema(), report().model_dump(mode="json")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(written, schema)
+    jsonschema.validate({**written, "added_later": 1}, schema)
+    for wrong in ({"verdict": {"decision": "perhaps", "reason": ""}}, {"rows": "many"}, {"window": 2013}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**written, **wrong}, schema)
+
+
+def test_the_schema_says_what_fields_mean():
+    schema = report_schema()
+    for part in (schema, *schema["$defs"].values()):
+        assert ":param" not in part.get("description", "")
+    assert schema["properties"]["coverage"]["description"].startswith("share of the predictions")
+    assert schema["$defs"]["Drift"]["properties"]["psi"]["description"].startswith("population stability index")
+    assert set(schema["properties"]) == set(Report.model_fields)

@@ -1,0 +1,158 @@
+"""A split is reproducible, does not depend on the order of rows, and never puts one row into both parts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
+from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.stages.training_set.spec import Split
+from airflow_mlops.stages.training_set.splits import divide
+
+HOUR = 3_600_000_000
+
+
+def table(keys: list[int], hours: list[int], planes: list[str | None] | None = None) -> pa.Table:
+    times = pa.array([hour * HOUR for hour in hours], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return pa.table({"key": keys, "time": times, "plane": pa.array(planes or ["x"] * len(keys), pa.string())})
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 50), st.integers(0, 20), st.sampled_from(["a", "b", "c", "d", None])),
+    min_size=1,
+    max_size=80,
+)
+splits = st.one_of(
+    st.builds(lambda method, size, seed: {"method": method, "test_size": size, "seed": seed},
+              st.sampled_from(["random", "time", "hash"]), st.floats(0.05, 0.95), st.integers(0, 5)),
+    st.builds(lambda size, seed: {"method": "group", "group": "plane", "test_size": size, "seed": seed},
+              st.floats(0.05, 0.95), st.integers(0, 5)),
+    st.builds(lambda hours: {"method": "time", "test_size": f"{hours}h"}, st.integers(1, 25)),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows, splits, st.randoms(use_true_random=False))
+def test_every_split_is_disjoint_whole_and_independent_of_order(data, options, random):
+    split = Split.model_validate(options)
+    original = table(*map(list, zip(*data, strict=True)))
+    shuffled = list(range(len(data)))
+    random.shuffle(shuffled)
+    try:
+        test, facts = divide(original, split, "time", ["key", "time"])
+    except TrainingError as error:
+        # The part is empty in any order.
+        with pytest.raises(TrainingError, match="leaves the part"):
+            divide(original.take(shuffled), split, "time", ["key", "time"])
+        assert "leaves the part" in str(error)  # noqa: PT017
+        return
+    again, facts_again = divide(original.take(shuffled), split, "time", ["key", "time"])
+    assert np.array_equal(test[shuffled], again)
+    assert facts == facts_again
+
+    named = ["key", "time", "plane"] if split.method == "group" else ["key", "time"]
+    identity = [tuple(row.values()) for row in original.select(named).to_pylist()]
+    train_rows = {identity[i] for i in np.flatnonzero(~test)}
+    test_rows = {identity[i] for i in np.flatnonzero(test)}
+    assert train_rows
+    assert test_rows
+    assert not train_rows & test_rows
+    assert facts["overlap"] == 0
+    assert facts["rows"] == {"train": int((~test).sum()), "test": int(test.sum())}
+    assert facts["row_ids"]["train"] != facts["row_ids"]["test"]
+    times = np.array(original["time"].to_pylist())
+    if split.method == "time":
+        assert times[~test].max() < times[test].min()
+    if split.method == "group":
+        planes = np.array(original["plane"].to_pylist(), object)
+        assert not set(planes[test]) & set(planes[~test])
+        assert facts["groups"] == {"train": len(set(planes[~test])), "test": len(set(planes[test]))}
+        assert facts["group_overlap"] == 0
+
+
+def test_the_default_holds_out_exactly_thirty_percent():
+    test, facts = divide(table(list(range(1000)), [0] * 1000), Split(), "time", ["key", "time"])
+    assert test.sum() == 300
+    assert facts["method"] == "random"
+
+
+def test_another_seed_gives_another_split_and_the_same_seed_the_same():
+    data = table(list(range(1000)), [0] * 1000)
+    one, again, other = (divide(data, Split(seed=seed), "time", ["key"])[0] for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    # Two independent choices of 300 out of 1000 share about 90.
+    assert 50 < (one & other).sum() < 130
+
+
+def test_by_hash_a_row_stays_on_its_side_when_others_come():
+    few = divide(table(list(range(500)), [0] * 500), Split(method="hash"), "time", ["key"])[0]
+    many = divide(table(list(range(2000)), [0] * 2000), Split(method="hash"), "time", ["key"])[0]
+    assert np.array_equal(few, many[:500])
+    assert 0.26 < many.mean() < 0.34
+
+
+def test_a_span_of_time_holds_out_the_last_days_before_the_last_event():
+    hours = list(range(24 * 30))
+    test, facts = divide(table(hours, hours), Split(method="time", test_size="14D"), "time", ["key"])
+    assert test.sum() == 14 * 24
+    assert facts["test_size"] == "14D"
+    assert facts["time"] == {
+        "train": ["1970-01-01T00:00:00Z", "1970-01-16T23:00:00Z"],
+        "test": ["1970-01-17T00:00:00Z", "1970-01-30T23:00:00Z"],
+    }
+
+
+def test_rows_of_one_identity_are_never_divided():
+    test, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
+    keys = np.array([1, 2, 3, 4] * 50)
+    assert not set(keys[test]) & set(keys[~test])
+
+
+@pytest.mark.parametrize("split", [Split(method="time", test_size="300D"), Split(test_size=0.01)])
+def test_an_empty_part_is_an_error_that_says_which(split):
+    with pytest.raises(TrainingError, match=r"leaves the part '(train|test)' empty .* change test_size"):
+        divide(table(list(range(10)), list(range(10))), split, "time", ["key"])
+
+
+def test_a_group_that_is_no_column_is_named():
+    with pytest.raises(SchemaError, match="group 'tail' is no column"):
+        divide(table([1, 2], [1, 2]), Split(method="group", group="tail"), "time", ["key"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "sideways"}, "method"),
+        ({"test_size": 1.5}, "between 0 and 1"),
+        ({"test_size": "14D"}, "only the method 'time'"),
+        ({"method": "time", "test_size": "0D"}, "longer than nothing"),
+        ({"method": "group"}, "go together"),
+        ({"method": "random", "group": "plane"}, "go together"),
+        ({"method": "time", "test_size": "soon"}, "test_size"),
+    ],
+)
+def test_a_split_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(SpecError, match=message):
+        parse(Split, options, "The split")
+
+
+def test_a_templated_share_is_read_as_a_number():
+    assert Split.model_validate({"test_size": "0.25"}).test_size == 0.25
+    assert Split.model_validate({"method": "time", "test_size": "36h"}).test_size == timedelta(hours=36)
+
+
+def test_ids_depend_on_values_and_not_on_widths_of_types():
+    small = pa.table({"a": pa.array([1, None, 3], pa.int32()), "b": pa.array(["x", "y", None])})
+    wide = pa.table({"a": pa.array([1, None, 3], pa.int64()), "b": pa.array(["x", "y", None], pa.large_string())})
+    assert np.array_equal(row_ids(small, ["a", "b"]), row_ids(wide, ["a", "b"]))
+    # A missing value is not the same as the text that stands for it.
+    assert len(set(row_ids(pa.table({"a": ["~", None, "", "=~"]}), ["a"]))) == 4
+    # Neither can values run into one another.
+    assert len(set(row_ids(pa.table({"a": ["x", "x="], "b": ["=y", "y"]}), ["a", "b"]))) == 2

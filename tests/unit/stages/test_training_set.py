@@ -1,0 +1,285 @@
+"""Training sets from the events' own columns: labels, order, parts and refusals."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta, timezone
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import EmptyWindowError, LeakageError, SchemaError, SpecError, TrainingError
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+from airflow_mlops.stages.training_set.step import infer_task, run
+
+START = datetime(2013, 1, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(f"file://{tmp_path}")
+
+
+def events(rows=200, seed=0):
+    rng = random.Random(seed)
+    return pa.table(
+        {
+            "flight": pa.array(range(rows)),
+            "tailnum": [f"N{i % 40}" for i in range(rows)],
+            "time_hour": [(START + timedelta(hours=i // 3)).strftime("%Y-%m-%dT%H:%M:%SZ") for i in range(rows)],
+            "hour": [(i // 3) % 24 for i in range(rows)],
+            "distance": [rng.random() * 1000 for _ in range(rows)],
+            "arr_delay": pa.array([rng.randint(-30, 60) if i % 20 else None for i in range(rows)], pa.int64()),
+        }
+    )
+
+
+def write(store, table, name="flights", window=None):
+    with DatasetWriter(store, name) as writer:
+        writer.write(table)
+        return writer.commit(window=window)[0].ref
+
+
+def build(store, entities, **options):
+    defaults = {
+        "name": "training",
+        "timestamp": "time_hour",
+        "columns": ["hour", "distance"],
+        "keys": ["flight", "tailnum"],
+        "label": {"name": "late", "expression": "arr_delay > 15"},
+    }
+    spec = parse(TrainingSetSpec, {**defaults, "entities": entities, **options}, "The step")
+    return run(spec, StepContext(store=store))
+
+
+def details(store, result):
+    return open_dataset(store, result.dataset).manifest.details
+
+
+def test_a_training_set_holds_keys_time_features_and_label_in_two_parts(store):
+    entities = write(store, events(), window=Window.model_validate("2013-01"))
+    result = build(store, entities, owner="me", description="why")
+    assert result.rows == result.dataset.parts == {"train": 133, "test": 57}
+    assert result.dropped == 10
+    dataset = open_dataset(store, result.dataset)
+    assert dataset.manifest.parents == [entities.id]
+    assert dataset.manifest.window == Window.model_validate("2013-01")
+    assert (dataset.manifest.owner, dataset.manifest.description) == ("me", "why")
+    table = dataset.table()
+    assert table.schema == pa.schema(
+        [("flight", "int64"), ("tailnum", "string"), ("time_hour", pa.timestamp("us", "UTC")), ("hour", "int64"),
+         ("distance", "float64"), ("late", "int64")]
+    )  # fmt: skip
+    raw = {row["flight"]: row for row in events().to_pylist()}
+    for row in table.to_pylist():
+        assert row["late"] == (raw[row["flight"]]["arr_delay"] > 15)
+        assert row["distance"] == raw[row["flight"]]["distance"]
+    found = dataset.manifest.details
+    assert {name: found[name] for name in ("label", "task", "features", "timestamp", "keys", "feature_refs")} == {
+        "label": "late",
+        "task": "binary",
+        "features": ["hour", "distance"],
+        "timestamp": "time_hour",
+        "keys": ["flight", "tailnum"],
+        "feature_refs": [],
+    }
+    assert found["split"]["overlap"] == 0
+    assert found["single_feature"]["scores"].keys() == {"hour", "distance"}
+    share = pc.mean(table["late"]).as_py()
+    assert result.positive_rate == pytest.approx(share, abs=1e-6)
+    assert f"{share:.1%} positive; 10 rows without a label were left out." in result.summary
+
+
+def test_watched_columns_are_kept_and_are_neither_features_nor_what_names_a_row(store):
+    table = events().append_column("note", pa.array([f"note {number}" for number in range(200)]))
+    vectors = pa.array([[number, 1.0] for number in range(200)], pa.list_(pa.float32()))
+    entities = write(store, table.append_column("vector", vectors))
+    for keys in (["flight", "tailnum"], []):
+        plain, watched = (build(store, entities, keys=keys, watched=names) for names in ([], ["note", "vector"]))
+        kept, other = (open_dataset(store, result.dataset).table("test") for result in (watched, plain))
+        assert set(kept.column_names) - set(other.column_names) == {"note", "vector"}
+        assert kept.select(other.column_names) == other
+        assert details(store, watched) == details(store, plain)
+    with pytest.raises(SpecError, match="'note' cannot be a feature, a key or watched as well"):
+        build(store, entities, label="note", watched=["note"])
+
+
+def test_the_same_events_in_any_order_give_the_same_dataset(store):
+    table = events()
+    order = list(range(table.num_rows))
+    random.Random(1).shuffle(order)
+    one = build(store, write(store, table, "events"))
+    other = build(store, write(store, table, "events"))
+    assert one.dataset == other.dataset
+    shuffled = build(store, write(store, table.take(order), "events"))
+    hashes = [[file.sha256 for file in open_dataset(store, r.dataset).manifest.files] for r in (one, shuffled)]
+    assert hashes[0] == hashes[1]
+
+
+def test_windows_of_a_name_are_joined_in_order(store):
+    january, february = (Window.model_validate(f"2013-0{month}") for month in (1, 2))
+    later = events().set_column(2, "time_hour", pa.array(["2013-02-03T04:00:00Z"] * 200))
+    refs = [write(store, later, window=february), write(store, events(), window=january)]
+    result = build(store, {"name": "flights", "window": "2013-01..2013-02"}, split=None)
+    assert result.dataset.window == Window.model_validate("2013-01/2013-03")
+    assert open_dataset(store, result.dataset).manifest.parents == [refs[1].id, refs[0].id]
+    times = open_dataset(store, result.dataset).table()["time_hour"].to_pylist()
+    assert times == sorted(times)
+    assert len(times) == 380
+
+
+def test_without_label_and_split_it_is_a_scoring_set_with_every_row(store):
+    result = build(store, write(store, events()), label=None, split=None)
+    assert result.rows == {"data": 200}
+    assert (result.label, result.task, result.dropped, result.positive_rate) == (None, None, 0, None)
+    assert details(store, result)["label"] is None
+    assert details(store, result)["split"] is None
+    assert "late" not in open_dataset(store, result.dataset).table().column_names
+
+
+def test_a_column_may_be_key_and_feature_at_once_and_the_time_may_be_among_the_keys(store):
+    result = build(store, write(store, events()), columns=["hour", "tailnum"], keys=["flight", "tailnum", "time_hour"])
+    assert details(store, result)["keys"] == ["flight", "tailnum"]
+    assert result.features == ["hour", "tailnum"]
+    columns = open_dataset(store, result.dataset).table().column_names
+    assert columns == ["flight", "tailnum", "time_hour", "hour", "late"]
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([True, False], "binary"),
+        ([0, 1, 1], "binary"),
+        ([0.0, 1.0], "binary"),
+        (["yes", "no"], "binary"),
+        (["a", "b", "c"], "multiclass"),
+        ([0, 1, 2], "multiclass"),
+        (list(range(30)), "regression"),
+        ([0.5, 1.0], "regression"),
+        ([0.0, 2.0], "regression"),
+    ],
+)
+def test_the_task_follows_from_the_label(values, task):
+    assert infer_task(pa.chunked_array([values])) == task
+
+
+def test_a_quantity_and_classes_can_be_learned_too(store):
+    entities = write(store, events())
+    assert build(store, entities, label={"name": "delay", "expression": "arr_delay * 1.0"}).task == "regression"
+    assert build(store, entities, label="arr_delay").task == "regression"
+    assert build(store, entities, label="tailnum", keys=["flight"], task="multiclass").task == "multiclass"
+
+
+def test_labels_that_are_missing_or_not_a_number_are_left_out_and_counted(store):
+    table = events(100).append_column("y", pa.array([float("nan"), None, *([0.5, 1.5] * 49)]))
+    result = build(store, write(store, table), label="y")
+    assert result.dropped == 2
+    assert details(store, result)["dropped"] == {"label_unknown": 2}
+
+
+def test_an_infinite_label_is_refused(store):
+    table = events(100).append_column("y", pa.array([float("inf"), *([0.5, 1.5] * 49), 1.0]))
+    with pytest.raises(TrainingError, match="'y' is infinite in 1 rows"):
+        build(store, write(store, table), label="y")
+
+
+def test_infinite_features_are_kept_and_counted(store):
+    table = events(100).append_column("ratio", pa.array([*([0.5, 1.5] * 49), float("inf"), float("-inf")]))
+    result = build(store, write(store, table), columns=["hour", "ratio"])
+    assert details(store, result)["infinite"] == {"ratio": 2}
+    assert open_dataset(store, result.dataset).table()["ratio"].to_pylist().count(float("inf")) == 1
+
+
+@pytest.mark.parametrize("label", [{"name": "late", "expression": "arr_delay > 1000"}, "one"])
+def test_labels_of_one_class_are_an_error(store, label):
+    entities = write(store, events().append_column("one", pa.array(["same"] * 200)))
+    with pytest.raises(TrainingError, match=r"is (0|'same') in all \d+ rows of the events"):
+        build(store, entities, label=label)
+
+
+def test_a_part_with_one_class_is_an_error_that_names_the_part(store):
+    table = events().append_column("late", pa.array([i < 100 for i in range(200)]))
+    with pytest.raises(TrainingError, match=r"'late' is 0 in all .* rows of the part 'test'"):
+        build(store, write(store, table), label="late", split="time", columns=["distance"])
+
+
+def test_a_label_that_no_row_has_yet_is_an_error(store):
+    table = events().set_column(5, "arr_delay", pa.nulls(200, pa.int64()))
+    with pytest.raises(TrainingError, match="Not one of 200 events has a label 'late' yet"):
+        build(store, write(store, table))
+
+
+def test_a_feature_that_gives_the_label_away_is_refused(store):
+    leak = pa.array([(v or 0) * 60.0 for v in events()["arr_delay"].to_pylist()])
+    with pytest.raises(LeakageError, match="'seconds_late'"):
+        build(store, write(store, events().append_column("seconds_late", leak)), columns=["hour", "seconds_late"])
+
+
+def test_a_column_that_is_a_later_time_is_refused(store):
+    landed = pa.array([START + timedelta(days=30)] * 200, pa.timestamp("us", "UTC"))
+    with pytest.raises(LeakageError, match="'landed' is newer than its event in 190 of 190 rows"):
+        build(store, write(store, events().append_column("landed", landed)), columns=["hour", "landed"])
+
+
+def test_no_events_are_an_error(store):
+    with pytest.raises(EmptyWindowError, match="has no rows"):
+        build(store, write(store, events().slice(0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (["2013-01-01T00:00:00Z", None], "1 events of dataset flights have no 'time_hour'"),
+        (["2013-01-01T00:00:00Z", "noon"], "'time_hour' of dataset flights is not a point in time everywhere"),
+        ([1, 2], "is int64: a timestamp, a date or ISO 8601 text is needed"),
+    ],
+)
+def test_an_event_needs_its_time(store, times, message):
+    table = pa.table(
+        {"flight": [1, 2], "tailnum": ["a", "b"], "time_hour": times, "hour": [1, 2], "distance": [1.0, 2]}
+    )
+    with pytest.raises(SchemaError, match=message):
+        build(store, write(store, table), label=None, split=None)
+
+
+def test_times_without_a_zone_and_with_other_zones_are_read_as_utc(store):
+    times = ["2013-01-01T01:00:00", "2013-01-01T01:00:00Z", "2013-01-01T03:00:00+02:00", "2013-01-01 01:00:00"]
+    table = pa.table({"flight": [1, 2, 3, 4], "tailnum": ["a"] * 4, "time_hour": times, "hour": [1] * 4})
+    result = build(store, write(store, table), label=None, split=None, columns=["hour"])
+    read = open_dataset(store, result.dataset).table()["time_hour"].to_pylist()
+    assert read == [START + timedelta(hours=1)] * 4
+
+
+def test_a_column_that_is_not_there_is_named(store):
+    with pytest.raises(SchemaError, match="no column 'weight'"):
+        build(store, write(store, events()), columns=["weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": ["hour", "arr_delay"]}, "made from 'arr_delay', so a model would be told the answer"),
+        ({"columns": ["time_hour"]}, "event time 'time_hour' cannot be a feature"),
+        ({"label": "hour"}, "'hour' cannot be a feature, a key or watched as well"),
+        ({"columns": []}, "there are no features"),
+        ({"features": ["weather:temp"]}, "give its folder as repo"),
+        ({"features": ["weather:temp"], "feature_service": "delays", "repo": "r"}, "exclude each other"),
+        ({"label": None, "task": "binary"}, "there is no label"),
+        ({"label": {"name": "late", "expression": "arr_delay >"}}, "is not one"),
+        ({"max_single_feature_score": 1.5}, "max_single_feature_score"),
+    ],
+)
+def test_a_training_set_that_makes_no_sense_is_refused(store, options, message):
+    with pytest.raises(SpecError, match=message):
+        build(store, write(store, events()), **options)
+
+
+def test_two_classes_are_asked_for_but_there_are_more(store):
+    with pytest.raises(SpecError, match="no binary task"):
+        build(store, write(store, events()), label="tailnum", keys=["flight"], task="binary")

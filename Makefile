@@ -1,36 +1,43 @@
-# make demo | stop | test | lint | bench | images | schema | lock
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Held: with the newest torch comes the newest CUDA, several GB of it.
+# Pinned: the newest torch brings the newest CUDA, several GB of it.
 LOCK_TORCH ?= torch==2.13.0
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: demo stop test lint format bench images schema lock clean
+.PHONY: help demo stop test lint format docs bench images schema lock clean
 
-demo: $(VENV)/.demo-installed ## A year of flights through the whole lifecycle; DETACH=1 returns after the table
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: $(VENV)/.demo-installed ## Replay a year of flights through the whole lifecycle; DETACH=1 returns after the table
 	@$(BIN)/python -m demo up $(if $(DETACH),--detach)
 
-stop: ## End a demo that was left running
+stop: ## Stop a demo that was left running
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; else echo "Nothing to stop."; fi
 
-test: $(VENV)/.dev-installed lint ## All tests, and lint before them
+test: $(VENV)/.dev-installed lint ## Lint, then all tests; PYTEST_ARGS narrows them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev-installed
+lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev-installed
+format: $(VENV)/.dev-installed ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 images: ## The runner images for pods and the Airflow image, with docker or buildah
 	docker/build $(IMAGES)
 
-bench: $(VENV)/.dev-installed ## Every benchmark, each ending in one line of JSON
+docs: $(VENV)/.dev-installed ## The documentation site in build/docs, with the API reference; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.dev-installed ## Every benchmark; each ends in one line of JSON
 	@for name in parse step_overhead pod_overhead ingest torch_training gates score drift false_alarms estimation; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
@@ -60,5 +67,5 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.demo-installed
 
-clean: stop
+clean: stop ## Remove .venv, the demo and build/
 	rm -rf $(VENV) .demo build

@@ -11,12 +11,11 @@ import logging
 import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from airflow.listeners import hookimpl
+
+from airflow_mlops.core.isolation import quiet
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +38,10 @@ def import_all(modules: list[str]) -> None:
     for module in modules:
         start = time.perf_counter()
         try:
-            with _quiet():
+            # great_expectations and skops log hundreds of lines when they are imported.
+            with quiet():
                 importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a broken module must not keep the scheduler from starting
             log.warning("[mlops] preload: %s cannot be imported (%s: %s)", module, type(error).__name__, error)
         else:
             log.info("[mlops] preload: imported %s in %.1f s", module, time.perf_counter() - start)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # great_expectations and skops write hundreds of lines when they are imported.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
+from airflow_mlops.core.isolation import without
 from airflow_mlops.core.references import MLflowTarget
 
 if TYPE_CHECKING:
@@ -56,11 +55,10 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
     import mlflow
 
-    # Feast has a part in each of MLflow's requests, which does nothing outside Feast and costs its import, torch
-    # included: 4 s.
-    with unimportable("feast"):
+    # MLflow's plugin for Feast adds nothing to requests outside Feast, but importing it takes 4 s because it loads torch.
+    with without("feast"):
         importlib.import_module("mlflow.tracking.request_header.registry")
-    # It announces how long it may wait for what is there at once, and its own progress.
+    # At INFO, MLflow logs its own progress and waits that never happen.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -68,21 +66,6 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     with registry_errors(f"MLflow at {without_credentials(uri)} (connection {target.conn_id!r}) cannot be used"):
         client.search_experiments(max_results=1)
     return client
-
-
-@contextmanager
-def unimportable(*names: str) -> Iterator[None]:
-    """Make importing these packages fail inside the block, for a library that goes on without them. One that is
-    imported already stays so."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
 
 
 def tracking_uri(info: ConnectionInfo) -> str:

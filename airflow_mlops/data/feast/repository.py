@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.core.isolation import FolderModules, without
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -30,23 +31,20 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def lean_imports() -> Iterator[None]:
     """Import Feast in a quarter of its usual time.
 
-    Most of what ``import feast`` costs is PyTorch, which it only needs to return tensors, and typeguard, which compiles
-    Feast's classes a second time to check the types of their arguments. Neither is of use to a step, so both are held
-    back while Feast's modules load; code that asks for them afterwards gets them.
+    Most of the time goes into PyTorch, which Feast needs only to return tensors, and into typeguard, which compiles
+    Feast's classes a second time to check the types of their arguments. A step needs neither, so both are disabled
+    while Feast's modules load. Code that imports them afterwards gets them.
     """
     import typeguard
 
-    typechecked, torch_held_back = typeguard.typechecked, "torch" not in sys.modules
+    typechecked = typeguard.typechecked
     unchecked: Any = lambda target=None, **_: target if target is not None else lambda decorated: decorated  # noqa: E731
     typeguard.typechecked = unchecked
-    if torch_held_back:
-        sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        yield
+        with without("torch"):
+            yield
     finally:
         typeguard.typechecked = typechecked
-        if torch_held_back:
-            sys.modules.pop("torch", None)
 
 
 def open_store(repo: str) -> FeatureStore:
@@ -204,29 +202,22 @@ def apply(store: FeatureStore, contents: RepoContents) -> None:
 
 @contextmanager
 def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterator[None]:
-    """Make ``folder`` the place that its modules are imported from, and leave no trace of them.
+    """Import modules from ``folder`` inside the block, and unload them afterwards.
 
-    Feast imports them by names such as ``definitions``, which another repository, or the DAGs folder, may use as well.
+    Feast imports them by names such as ``definitions``. Another repository or the DAGs folder may use the same names.
     """
     names = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files_of(folder)}
-
-    def take() -> dict[str, Any]:
-        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
-
-    path, cwd, bytecode = list(sys.path), Path.cwd(), sys.dont_write_bytecode
-    hidden = take()
-    sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True
-    os.chdir(folder)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        os.chdir(cwd)
-        sys.dont_write_bytecode = bytecode
-        sys.path[:] = path
-        take()
-        sys.modules.update(hidden)
+    cwd, bytecode = Path.cwd(), sys.dont_write_bytecode
+    with FolderModules(folder, names).active():
+        sys.path.insert(0, str(folder))
+        sys.dont_write_bytecode = True
+        os.chdir(folder)
+        importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            os.chdir(cwd)
+            sys.dont_write_bytecode = bytecode
 
 
 @contextmanager

@@ -9,17 +9,15 @@ XGBoost's and LightGBM's own formats.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.errors import ModelFormatError, one_line
+from airflow_mlops.core.isolation import FolderModules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,9 +113,10 @@ def _by_skops(file: Path, name: str) -> Answer | None:
 def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     import mlflow.pyfunc
 
-    imports = _Imports(folder) if description.flavors["python_function"].get("code") else None
+    # Two versions may bring modules of the same names, and each must find its own, also when it predicts.
+    modules = FolderModules(folder) if description.flavors["python_function"].get("code") else None
     try:
-        with imports.active() if imports else nullcontext():
+        with modules.active() if modules else nullcontext():
             model = mlflow.pyfunc.load_model(str(folder))
             raw = model.get_raw_model() if _loader(description) in _ESTIMATORS else None
     except Exception as error:
@@ -126,7 +125,15 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
             "requirements.txt: install them where the step runs, or let it run elsewhere by run_on."
         ) from error
     ask, classes = _probabilities(raw) or (model.predict, None)
-    return (imports.bound(ask) if imports else ask), classes
+    return (_within(modules, ask) if modules else ask), classes
+
+
+def _within(modules: FolderModules, ask: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame], Any]:
+    def ask_within(frame: pd.DataFrame) -> Any:
+        with modules.active():
+            return ask(frame)
+
+    return ask_within
 
 
 def _probabilities(model: Any) -> Answer | None:
@@ -158,40 +165,3 @@ def _what_runs(description: Model) -> str:
     if code := pyfunc.get("code"):
         parts.append(f"with the modules in {code}")
     return ", ".join(parts)
-
-
-class _Imports:
-    """The modules that come with a model. Two versions bring modules of the same names, and each must see its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
-        self._path: list[str] = []
-        self._modules: dict[str, ModuleType] = {}
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        path, before = list(sys.path), set(sys.modules)
-        sys.path[:0] = self._path
-        sys.modules.update(self._modules)
-        try:
-            yield
-        finally:
-            self._path = [item for item in sys.path if item not in path]
-            new = {name: sys.modules[name] for name in sys.modules.keys() - before}
-            self._modules = {name: module for name, module in new.items() if self._is_own(module)}
-            for name in self._modules:
-                del sys.modules[name]
-            sys.path[:] = path
-
-    def bound(self, ask: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame], Any]:
-        def asked(frame: pd.DataFrame) -> Any:
-            with self.active():
-                return ask(frame)
-
-        return asked
-
-    def _is_own(self, module: ModuleType) -> bool:
-        # A module that loads itself on first use would do so for `getattr`.
-        known = getattr(module, "__dict__", {})
-        places = [known.get("__file__"), *(known.get("__path__") or ())]
-        return any(str(place).startswith(f"{self._folder}{os.sep}") for place in places)

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.core.contract import FeatureColumn
+from airflow_mlops.core.isolation import no_warnings
 from airflow_mlops.models.explanation import Axis, Curve, Explanation, Surface, Term
 from airflow_mlops.models.onnx.ebm import MISSING, bins
 from airflow_mlops.models.trainers.base import TrainingData
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PACKAGE = "interpret-core"
+_CLASSES = ("ExplainableBoostingClassifier", "ExplainableBoostingRegressor")
 # Terms whose functions are told, and the most cells of one.
 SHAPES, CELLS = 12, 10_000
 DIGITS = 6
@@ -28,12 +28,11 @@ DIGITS = 6
 
 def is_ebm(estimator: Any) -> bool:
     """Whether it is an ExplainableBoostingClassifier or an ExplainableBoostingRegressor."""
-    # Nothing can be of a package that nobody has imported, and it may not be installed.
-    if "interpret.glassbox" not in sys.modules:
-        return False
-    from interpret.glassbox import ExplainableBoostingClassifier, ExplainableBoostingRegressor
-
-    return isinstance(estimator, (ExplainableBoostingClassifier, ExplainableBoostingRegressor))
+    # InterpretML may not be installed, and importing it for every estimator would be slow.
+    return any(
+        kind.__module__.startswith("interpret.glassbox.") and kind.__name__ in _CLASSES
+        for kind in type(estimator).__mro__
+    )
 
 
 def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
@@ -44,14 +43,10 @@ def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without InterpretML's warnings of what its own plots lack."""
-    with warnings.catch_warnings():
-        for message in (
-            "Missing values detected",
-            "For multiclass we cannot currently visualize pairs",
-            "Interactions with 3",
-        ):
-            warnings.filterwarnings("ignore", message)
+    """Suppress InterpretML's warnings about what its own plots cannot show."""
+    with no_warnings(
+        "Missing values detected", "For multiclass we cannot currently visualize pairs", "Interactions with 3"
+    ):
         yield
 
 

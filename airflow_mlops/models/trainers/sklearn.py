@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from airflow_mlops.core import imports
 from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, SpecError, TrainingError, one_line
+from airflow_mlops.core.isolation import no_warnings, without
 from airflow_mlops.models.onnx.double import conversions
 from airflow_mlops.models.onnx.ebm import to_onnx as ebm_to_onnx
 from airflow_mlops.models.onnx.svm import multiply_kernels
@@ -19,7 +19,6 @@ from airflow_mlops.models.onnx.trees import split_forests
 from airflow_mlops.models.trainers import ebm
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TrainerSpec
-from airflow_mlops.registry.client import unimportable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,8 +252,8 @@ class SklearnModel:
         if self.task != "regression":
             options[id(estimator)] = {"zipmap": False}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            # skl2onnx warns about versions and types that make no difference to the result.
+            with no_warnings():
                 converted = convert_sklearn(
                     estimator,
                     name=f"ONNX({type(estimator).__name__})",
@@ -275,8 +274,8 @@ class SklearnModel:
         import mlflow.sklearn
 
         trusted = self._trusted_types() if self.spec.serialization == "skops" else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # MLflow warns about the types that were reviewed above, and about integer columns, of which there are none.
+        with no_warnings():
             mlflow.sklearn.save_model(
                 self.estimator,
                 str(folder),
@@ -324,6 +323,6 @@ def _exportable(estimator: Any, data: TrainingData) -> Any:
 
 
 def _skops() -> Any:
-    """Import skops. It imports all of scikit-learn, and thereby every array library there is (torch alone: 3 s)."""
-    with unimportable("torch", "dask", "cupy", "jax"):
+    """Import skops without the array libraries that it would load through scikit-learn; torch alone takes 3 s."""
+    with without("torch", "dask", "cupy", "jax"):
         return importlib.import_module("skops.io")

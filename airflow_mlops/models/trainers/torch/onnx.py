@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from airflow_mlops.core.isolation import quiet
 from airflow_mlops.models.trainers.torch.data import Encoding
 
 if TYPE_CHECKING:
@@ -51,11 +50,8 @@ def _examples(reader: Reader) -> dict[str, torch.Tensor]:
 
 def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
     rows = torch.export.Dim("rows")
-    # Each of their passes says at INFO what it did, and torch warns that torchvision is not here.
-    for name in ("onnxscript", "onnx_ir", "torch.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # Every pass of the exporter logs what it did, and torch warns that torchvision is not installed.
+    with quiet():
         program = torch.onnx.export(
             network.cpu().eval(),
             tuple(examples.values()),

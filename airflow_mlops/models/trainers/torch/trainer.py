@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model
     from numpy.typing import NDArray
 
-# Module name of torch_pyfunc.py beside a stored model.
+# Name under which a copy of pyfunc.py is stored beside the model.
 _LOADER = "airflow_mlops_network"
 
 
@@ -158,7 +158,7 @@ class TorchModel:
         )
         # MLflow's own pyfunc of ONNX models feeds columns of shape (n,) and flattens the probabilities.
         (folder / "code").mkdir()
-        shutil.copy(Path(__file__).with_name("torch_pyfunc.py"), folder / "code" / f"{_LOADER}.py")
+        shutil.copy(Path(__file__).with_name("pyfunc.py"), folder / "code" / f"{_LOADER}.py")
         known = model.flavors[pyfunc.FLAVOR_NAME]
         model.add_flavor(
             pyfunc.FLAVOR_NAME, **{**known, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}

@@ -167,7 +167,7 @@ def end_group(server: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
     """The address of a real MLflow tracking server on SQLite, with its files in ``folder``."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     address = f"http://{host}:{(port := free_port())}"
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Airflow connections as steps see them, wherever they run: no Airflow needed."""
+"""Airflow connections, readable without Airflow: steps use this module wherever they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# Airflow's connection types whose SQLAlchemy dialect has another name.
+# Connection types of Airflow that SQLAlchemy knows under another name.
 _DIALECTS = {
     "postgres": "postgresql",
     "mssql": "mssql+pymssql",
@@ -25,7 +25,7 @@ _DIALECTS = {
 
 
 class ConnectionInfo(BaseModel):
-    """One Airflow connection. Its password and extras never show in a ``repr`` or a log."""
+    """One Airflow connection. Its ``repr`` contains neither the password nor the extras."""
 
     conn_id: str
     conn_type: str
@@ -41,12 +41,12 @@ class ConnectionInfo(BaseModel):
     @field_validator("host", "login", "password", "schema_", mode="before")
     @classmethod
     def _absent(cls, value: Any) -> Any:
-        # Airflow says "" where a URI has no such part.
+        # Airflow returns "" for parts that the URI does not contain.
         return value or None
 
     @property
     def secret(self) -> str | None:
-        """The password in the clear."""
+        """The password in plain text."""
         return self.password.get_secret_value() if self.password else None
 
 
@@ -54,12 +54,12 @@ ConnectionResolver = Callable[[str], ConnectionInfo]
 
 
 def environment_name(conn_id: str) -> str:
-    """The environment variable in which Airflow looks for a connection."""
+    """The environment variable that Airflow reads a connection from."""
     return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
 def from_environment(conn_id: str) -> ConnectionInfo:
-    """Read a connection from ``AIRFLOW_CONN_<ID>``: JSON or a URI, as Airflow itself reads it.
+    """Read a connection from ``AIRFLOW_CONN_<ID>``. Like Airflow, accept JSON and URIs.
 
     :raises ConnectionNotFoundError: the variable is not set
     :raises SpecError: it is neither JSON nor a URI
@@ -68,14 +68,14 @@ def from_environment(conn_id: str) -> ConnectionInfo:
     text = os.environ.get(name)
     if not text:
         raise ConnectionNotFoundError(
-            f"Connection {conn_id!r} is not defined where the step runs: add it in Airflow, or set {name} there."
+            f"Connection {conn_id!r} is not defined where the step runs. Add it in Airflow, or set {name} there."
         )
     try:
         return _from_json(conn_id, text) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
     except ValueError:
-        # The text may hold a password, so neither it nor the parser's report is shown.
+        # The text may contain a password, so the message shows neither it nor the parser's error.
         raise SpecError(
-            f"{name} is neither JSON nor a URI: write it as Airflow's documentation of connections says."
+            f"{name} is neither JSON nor a URI. See Airflow's documentation of connections for both formats."
         ) from None
 
 
@@ -102,7 +102,7 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
     extra = json.loads(query["__extra__"]) if "__extra__" in query else query
     return ConnectionInfo(
         conn_id=conn_id,
-        # Airflow writes underscores of a connection type as hyphens in URIs, and postgres has an old alias.
+        # In URIs Airflow writes underscores of a connection type as hyphens; postgresql is an old alias of postgres.
         conn_type=parts.scheme.replace("-", "_").replace("postgresql", "postgres"),
         host=unquote(parts.hostname) if parts.hostname else None,
         login=unquote(parts.username) if parts.username else None,
@@ -114,8 +114,11 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
 
 
 def sqlalchemy_url(info: ConnectionInfo) -> URL:
-    """The connection as SQLAlchemy takes it. The extra ``sqlalchemy_scheme`` names another dialect or driver, as in
-    ``mysql+pymysql``, and ``sqlalchemy_query`` more options."""
+    """The connection as an SQLAlchemy URL.
+
+    The connection's extra field ``sqlalchemy_scheme`` selects another dialect or driver, for example ``mysql+pymysql``;
+    ``sqlalchemy_query`` adds options to the URL.
+    """
     from sqlalchemy import URL
 
     return URL.create(
@@ -129,8 +132,8 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
     )
 
 
-def without_secret(text: str, info: ConnectionInfo) -> str:
-    """What a driver reports, in one line and without the password."""
+def redact(text: str, info: ConnectionInfo) -> str:
+    """A driver's error message on one line, with the password replaced by ``***``."""
     secret = info.secret
     for hidden in {secret, quote(secret, safe="")} if secret else ():
         text = text.replace(hidden, "***")
@@ -138,7 +141,7 @@ def without_secret(text: str, info: ConnectionInfo) -> str:
 
 
 def to_json(info: ConnectionInfo) -> str:
-    """The connection as the JSON that :func:`from_environment` and Airflow read."""
+    """The connection as JSON, in the format that :func:`from_environment` and Airflow read."""
     return json.dumps(
         {
             "conn_type": info.conn_type,

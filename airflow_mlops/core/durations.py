@@ -1,4 +1,4 @@
-"""Spans of time as people write them in a DAG."""
+"""Durations and calendar periods as users write them in a DAG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
 def parse_duration(value: Any) -> Any:
-    """Read ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``; anything else is left to pydantic (ISO 8601, timedelta)."""
+    """Parse ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Other values are returned unchanged for pydantic to parse."""
     found = _DURATION.match(value) if isinstance(value, str) else None
     unit = _UNITS.get(found[2].upper()) if found else None
     return timedelta(**{unit: float(found[1])}) if found and unit else value
@@ -23,15 +23,16 @@ def parse_duration(value: Any) -> Any:
 
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
-        raise ValueError("a span of time must be longer than nothing: write it as in 14D, 6h or 30min")
+        raise ValueError("a duration must be longer than zero: write it as in 14D, 6h or 30min")
     return value
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_positive)]
+"""A positive duration: ``14D``, ``6h``, ``30min``, ISO 8601 (``P14D``), a number of seconds or a ``timedelta``."""
 
 
-def earlier(moment: datetime, period: str) -> datetime:
-    """The same moment a :data:`Period` earlier: a month before 31 March is the last day of February."""
+def subtract_period(moment: datetime, period: str) -> datetime:
+    """``moment`` minus a :data:`Period`. One month before 31 March is the last day of February."""
     years, months, weeks, days, hours, minutes = _parts(period)
     total = moment.year * 12 + moment.month - 1 - 12 * years - months
     year, month = divmod(total, 12)
@@ -47,9 +48,9 @@ def _parts(period: str) -> list[int]:
 
 def _calendar_period(value: str) -> str:
     if not any(_parts(value)):
-        raise ValueError(f"{value!r} is no period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H")
+        raise ValueError(f"{value!r} is not a period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H")
     return value
 
 
 Period = Annotated[str, AfterValidator(_calendar_period)]
-"""Years, months and spans of time in ISO 8601: years and months are those of the calendar."""
+"""A period in ISO 8601, such as ``P1Y`` or ``P7D``. Years and months are calendar years and months."""

@@ -1,4 +1,4 @@
-"""Names made from content: equal content, equal name."""
+"""Fingerprints: equal content has an equal fingerprint."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """Serialise JSON-compatible ``value`` the same way every time: sorted keys, no spaces, UTF-8."""
+    """Serialise a JSON-compatible ``value`` deterministically: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of ``value``'s canonical JSON, as 64 hexadecimal digits."""
+    """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

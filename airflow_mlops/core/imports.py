@@ -1,4 +1,4 @@
-"""Things named by import path, and the hash of the code behind them."""
+"""Loading objects by import path, and identifying the code that defines them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from airflow_mlops.core.errors import SpecError
 
-# Extras of this package that are called as the module they bring.
+# Extras of this package that have the name of the module they install, with the name of the project.
 _EXTRAS = {"interpret": "InterpretML"}
 
 
 def load(path: str, what: str) -> Any:
     """Import ``package.module.Name`` or ``package.module:name``.
 
-    :param what: what it is, for the message
-    :raises SpecError: there is no such thing
+    :param what: kind of object, for error messages
+    :raises SpecError: it cannot be imported
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     try:
@@ -27,12 +27,12 @@ def load(path: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name in _EXTRAS:
             raise SpecError(
-                f"The {what} {path!r} needs {_EXTRAS[error.name]}, which is not installed where the step runs: install "
+                f"The {what} {path!r} needs {_EXTRAS[error.name]}, which is not installed where the step runs. Install "
                 f"airflow-mlops[{error.name}]."
             ) from None
         raise SpecError(
             f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
-            "Install its package there, or put the module beside the DAG files."
+            "Install its package there, or put the module next to the DAG files."
         ) from None
     except AttributeError:
         raise SpecError(f"The {what} {path!r} does not exist: module {module!r} has no {name!r}.") from None
@@ -47,18 +47,18 @@ def source_hash(thing: Any) -> str:
     try:
         return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
     except (OSError, TypeError):
-        # Compiled or made at run time: its name is all there is.
+        # Compiled code and objects made at run time have no source file.
         return hashlib.sha256(repr(thing).encode()).hexdigest()
 
 
-def commit(thing: Any) -> str | None:
-    """The git commit of the checkout that ``thing``'s source file lies in, if it lies in one."""
+def git_commit(thing: Any) -> str | None:
+    """The last git commit that changed the source file of ``thing``; ``None`` outside a git checkout."""
     try:
         file = Path(inspect.getfile(inspect.unwrap(thing)))
         if "site-packages" in file.parts:
             return None
-        found = subprocess.run(  # noqa: S603 - the file lies beside the DAGs, its author names it
-            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - whichever git the worker has
+        found = subprocess.run(  # noqa: S603 - a trusted path: a source file named by the DAG's author
+            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - git as found on the worker's PATH
             cwd=file.parent,
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Windows of time, their text forms, and their names in the store."""
+"""Time windows: their text forms, and their names in the artifact store."""
 
 from __future__ import annotations
 
@@ -11,23 +11,10 @@ from pydantic import AfterValidator, model_serializer, model_validator
 
 from airflow_mlops.core.base import Model
 
-_TIME = "%Y%m%dT%H%M%SZ"
-
-
-def file_name(window: Window) -> str:
-    """The name of ``window``, safe in paths."""
-    return window.key if re.search(r"[^\w.-]", window.label) else window.label
-
-
-def window_named(name: str) -> Window | None:
-    """The window that a file is named after, to the second; ``None`` if it is not named after one."""
-    try:
-        if name.endswith("Z"):
-            start, end = (datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc) for text in name.split("-"))
-            return Window(start=start, end=end)
-        return Window.model_validate(name)
-    except ValueError:
-        return None
+_YEAR, _MONTH = re.compile(r"^\d{4}$"), re.compile(r"^\d{4}-\d{2}$")
+_DAY, _HOUR = re.compile(r"^\d{4}-\d{2}-\d{2}$"), re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}$")
+_KEY_TIME = "%Y%m%dT%H%M%SZ"
+_UNSAFE_IN_FILE_NAMES = re.compile(r"[^\w.-]")
 
 
 def _utc(value: datetime) -> datetime:
@@ -35,21 +22,17 @@ def _utc(value: datetime) -> datetime:
 
 
 UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
-
-
-_YEAR, _MONTH = re.compile(r"^\d{4}$"), re.compile(r"^\d{4}-\d{2}$")
-
-
-_DAY, _HOUR = re.compile(r"^\d{4}-\d{2}-\d{2}$"), re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}$")
+"""A datetime that is converted to UTC; one without a time zone is taken as UTC."""
 
 
 class Window(Model):
-    """A half-open interval of time ``[start, end)`` in UTC.
+    """A half-open time interval ``[start, end)`` in UTC.
 
-    Written as text it is what an Airflow partition key looks like: ``2013``, ``2013-04``, ``2013-04-01``,
-    ``2013-04-01T06`` (that year, month, day or hour), ``FIRST..LAST`` from the first of these through the
-    last (``2013-01..2013-04`` is four months), or ``START/END`` with two ISO 8601 instants, where each side
-    may itself be one of the short forms and stands for its beginning.
+    Its text form is that of an Airflow partition key:
+
+    - ``2013``, ``2013-04``, ``2013-04-01`` or ``2013-04-01T06``: that year, month, day or hour;
+    - ``FIRST..LAST``: from the first of these through the last, so ``2013-01..2013-04`` is four months;
+    - ``START/END``: two ISO 8601 instants. Each side may also be one of the short forms and then means its beginning.
     """
 
     start: UtcDatetime
@@ -74,18 +57,36 @@ class Window(Model):
         return f"{_iso(self.start)}/{_iso(self.end)}"
 
     @property
-    def key(self) -> str:
-        """The window as a name that is safe in paths and sorts by time."""
-        return f"{self.start:%Y%m%dT%H%M%SZ}-{self.end:%Y%m%dT%H%M%SZ}"
-
-    @property
     def label(self) -> str:
-        """The shortest text that means this window: ``2013-04`` for a calendar month."""
+        """The shortest text form, for people: ``2013-04`` for a calendar month."""
         start, end = self.start, self.end
         for text in (f"{start:%Y}", f"{start:%Y-%m}", f"{start:%Y-%m-%d}", f"{start:%Y-%m-%dT%H}"):
             if _parse_window(text) == {"start": start, "end": end}:
                 return text
         return str(self)
+
+    @property
+    def key(self) -> str:
+        """A name that is safe in paths and sorts by time, to the second."""
+        return f"{self.start:{_KEY_TIME}}-{self.end:{_KEY_TIME}}"
+
+    @property
+    def file_name(self) -> str:
+        """A name for files that people read: :attr:`label` where it is safe in paths, else :attr:`key`."""
+        return self.key if _UNSAFE_IN_FILE_NAMES.search(self.label) else self.label
+
+    @classmethod
+    def from_file_name(cls, name: str) -> Window | None:
+        """The window whose :attr:`file_name` is ``name``, to the second; ``None`` if ``name`` is not such a name."""
+        try:
+            if name.endswith("Z"):
+                start, end = (
+                    datetime.strptime(text, _KEY_TIME).replace(tzinfo=timezone.utc) for text in name.split("-")
+                )
+                return cls(start=start, end=end)
+            return cls.model_validate(name)
+        except ValueError:
+            return None
 
     def contains(self, other: Window) -> bool:
         return self.start <= other.start and other.end <= self.end

@@ -1,1 +1,1 @@
-"""The artifact store and what is kept in it: datasets, results, the prediction log."""
+"""The artifact store and its contents: datasets, results, the prediction log."""

@@ -1,7 +1,7 @@
-"""Small expressions over columns, as in ``arr_delay > 15``: Python's syntax, computed by Arrow; nothing can be called.
+"""Expressions over columns, for example ``arr_delay > 15``: Python syntax, evaluated by Arrow, without function calls.
 
-Where an operand is missing (NaN counts as missing) the answer is missing, except that ``and`` and ``or`` answer where
-one side settles it.
+If an operand is missing, the result is missing; NaN counts as missing. ``and`` and ``or`` follow Kleene logic: if the other
+operand alone decides the result, the result is not missing.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _ARITHMETIC: dict[type[ast.operator], str] = {
 
 
 def columns(expression: str) -> list[str]:
-    """The columns an expression reads, sorted.
+    """The names of the columns that an expression uses, sorted.
 
-    :raises SpecError: it is not an expression of this kind
+    :raises SpecError: the syntax is not supported
     """
     return sorted({node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name)})
 
 
 def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
-    """Compute ``expression`` for every row of ``data``.
+    """Evaluate ``expression`` for every row of ``data``.
 
-    :raises SpecError: it is not an expression of this kind
-    :raises SchemaError: a column is missing, or of a type that the expression cannot use
+    :raises SpecError: the syntax is not supported
+    :raises SchemaError: a column is missing, or an operator does not support its type
     """
     try:
-        value = _compute(_parse(expression), data)
+        value = _evaluate(_parse(expression), data)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         types = ", ".join(f"{name} is {data.schema.field(name).type}" for name in columns(expression))
         raise SchemaError(f"{expression!r} cannot be computed: {types} ({str(error).splitlines()[0]}).") from None
@@ -56,14 +56,14 @@ def _parse(expression: str) -> ast.expr:
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except SyntaxError:
-        raise _unknown(expression) from None
+        raise _unsupported(expression) from None
     for node in ast.walk(tree):
         if not isinstance(
             node,
             ast.Name | ast.Constant | ast.Compare | ast.BoolOp | ast.UnaryOp | ast.BinOp
             | ast.expr_context | ast.cmpop | ast.boolop | ast.unaryop | ast.operator,
         ):  # fmt: skip
-            raise _unknown(expression)
+            raise _unsupported(expression)
         known = (
             (not isinstance(node, ast.Compare) or all(type(op) in _COMPARISONS for op in node.ops))
             and (not isinstance(node, ast.BinOp) or type(node.op) in _ARITHMETIC)
@@ -71,21 +71,21 @@ def _parse(expression: str) -> ast.expr:
             and (not isinstance(node, ast.Constant) or isinstance(node.value, int | float | str | bool))
         )
         if not known:
-            raise _unknown(expression)
+            raise _unsupported(expression)
     return tree
 
 
-def _unknown(expression: str) -> SpecError:
+def _unsupported(expression: str) -> SpecError:
     return SpecError(
-        f"{expression!r} is not an expression over columns: write it with column names, numbers, quoted text, "
-        "comparisons, + - * /, and, or, not - as in arr_delay > 15."
+        f"{expression!r} is not a valid expression over columns. Use column names, numbers, quoted text, comparisons, "
+        "+ - * /, and, or, not; for example arr_delay > 15."
     )
 
 
-def _compute(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
+def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
     if isinstance(node, ast.Name):
         if node.id not in data.schema.names:
-            raise SchemaError(f"There is no column {node.id!r}: there are {', '.join(data.schema.names)}.")
+            raise SchemaError(f"There is no column {node.id!r}. The columns are: {', '.join(data.schema.names)}.")
         column = data.column(node.id)
         if pa.types.is_floating(column.type):
             return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
@@ -93,20 +93,20 @@ def _compute(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
     if isinstance(node, ast.Constant):
         return pa.scalar(node.value)
     if isinstance(node, ast.UnaryOp):
-        operand = _compute(node.operand, data)
+        operand = _evaluate(node.operand, data)
         return pc.invert(operand) if isinstance(node.op, ast.Not) else pc.negate(operand)
     if isinstance(node, ast.BinOp):
-        left, right = _compute(node.left, data), _compute(node.right, data)
+        left, right = _evaluate(node.left, data), _evaluate(node.right, data)
         if isinstance(node.op, ast.Div):
-            # As in Python, 1 / 2 is a half.
+            # As in Python, 1 / 2 is 0.5.
             left, right = pc.cast(left, pa.float64()), pc.cast(right, pa.float64())
         return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
     if isinstance(node, ast.BoolOp):
         join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-        values = [_compute(value, data) for value in node.values]
+        values = [_evaluate(value, data) for value in node.values]
     else:
         assert isinstance(node, ast.Compare)
-        operands = [_compute(operand, data) for operand in (node.left, *node.comparators)]
+        operands = [_evaluate(operand, data) for operand in (node.left, *node.comparators)]
         values = [
             pc.call_function(_COMPARISONS[type(op)], [left, right])
             for op, left, right in zip(node.ops, operands, operands[1:], strict=False)

@@ -1,7 +1,7 @@
-"""What of a row may be kept: columns replaced by a keyed hash of their values, and columns left out.
+"""Pseudonymisation of predictions: columns whose values are replaced by keyed hashes, and columns that are dropped.
 
-The hash is HMAC-SHA256 (RFC 2104), with a key that nobody finds in a dataset: equal values have equal hashes, so rows can
-still be counted, grouped and joined, and without the key no list of guesses tells which value a hash was.
+The hash is HMAC-SHA256 (RFC 2104). Equal values have equal hashes, so rows can still be counted, grouped and joined. The
+key is not stored with the data; without it, a hash cannot be reversed by hashing guesses.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ import pyarrow as pa
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SpecError
 
-# 128 bits, if they are random.
-_LEAST_CHARACTERS = 16
+# 16 random bytes are 128 bits.
+_MIN_KEY_LENGTH = 16
 
 
-class Pseudonyms:
+class Pseudonymizer:
     """Hashes values with one key."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
-    def of(cls, connection: ConnectionInfo) -> Pseudonyms:
-        """With the key that is the password of a connection.
+    def from_connection(cls, connection: ConnectionInfo) -> Pseudonymizer:
+        """Use the password of a connection as the key.
 
-        :raises SpecError: it has none, or one that could be guessed
+        :raises SpecError: there is no password, or it is too short
         """
         key = connection.secret or ""
-        if len(key) < _LEAST_CHARACTERS:
+        if len(key) < _MIN_KEY_LENGTH:
             raise SpecError(
-                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'} for the "
-                f"key to hash columns with: set one of {_LEAST_CHARACTERS} characters or more, such as `openssl rand -hex 32` makes."
+                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'} to be the "
+                f"key for hash_columns. Set one of at least {_MIN_KEY_LENGTH} characters, for example the output of "
+                "`openssl rand -hex 32`."
             )
         return cls(key.encode())
 
     @property
     def key_id(self) -> str:
-        """Tells this key from others, and nothing else about it."""
+        """Identifies the key without revealing it."""
         return self._hash("airflow-mlops key")[:16]
 
     def _hash(self, text: str) -> str:
         return hmac.digest(self._key, text.encode(), hashlib.sha256).hex()
 
-    def hashed(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """The hash of each value, 64 hexadecimal digits; a missing value stays missing.
+    def hash_column(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """The hash of each value as 64 hexadecimal digits; missing values stay missing.
 
-        Numbers, booleans, dates and times are hashed as their text, so that the width of their type does not matter.
+        Numbers, booleans, dates and times are converted to text first, so int32 and int64 columns have the same hashes.
 
-        :raises SchemaError: the values are of a type that has no text
+        :raises SchemaError: the type cannot be converted to text
         """
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
@@ -73,41 +74,42 @@ def _text(column: pa.Array) -> pa.Array:
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
         elif pa.types.is_floating(kind):
-            # As Python writes them: the same for equal numbers, whether they are integers or not.
+            # Equal integers and floats must have the same text: 1.0 is written as 1.
             whole = [
                 None if v is None else int(v) if v.is_integer() else v for v in column.cast(pa.float64()).to_pylist()
             ]
             column = pa.array([None if v is None else str(v) for v in whole], pa.string())
         return column.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        raise SchemaError(
-            f"A column of type {kind} cannot be hashed: drop it, or hash it before it gets here."
-        ) from None
+        raise SchemaError(f"A column of type {kind} cannot be hashed. Drop it, or hash it in the source.") from None
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """What becomes of the columns of a dataset that is about to be written.
+    """Which columns of a dataset are hashed or dropped before it is written.
 
-    :param hashed: columns whose values are replaced by their hashes
-    :param dropped: columns that are left out
-    :param pseudonyms: what hashes them; needed where ``hashed`` names a column
+    :param hashed: columns whose values are replaced by hashes
+    :param dropped: columns that are not written
+    :param pseudonymizer: computes the hashes; required if ``hashed`` is not empty
     """
 
     hashed: Sequence[str] = ()
     dropped: Sequence[str] = ()
-    pseudonyms: Pseudonyms | None = None
+    pseudonymizer: Pseudonymizer | None = None
 
     def require(self, columns: Sequence[str], dataset: str) -> None:
-        """:raises SchemaError: a column to hash or to drop is none of ``columns``: a slip must not publish another one"""
+        """Check that all columns to hash or drop are in ``columns``, since a misspelled name would leave a value readable.
+
+        :raises SchemaError: a column does not exist
+        """
         if missing := [name for name in (*self.hashed, *self.dropped) if name not in columns]:
             raise SchemaError(
-                f"Predictions of dataset {dataset} have no column {', '.join(map(repr, missing))} to hash or to drop: "
-                f"they keep {', '.join(columns)}."
+                f"Predictions of dataset {dataset} have no column {', '.join(map(repr, missing))} to hash or drop. "
+                f"Their columns are: {', '.join(columns)}."
             )
 
-    def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` as it may be kept."""
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """``batch`` with columns hashed and dropped."""
         kept = [name for name in batch.schema.names if name not in self.dropped]
         arrays = [self._column(name, batch.column(name)) for name in kept]
         fields = [pa.field(name, array.type) for name, array in zip(kept, arrays, strict=True)]
@@ -116,21 +118,24 @@ class Privacy:
     def _column(self, name: str, values: pa.Array) -> pa.Array:
         if name not in self.hashed:
             return values
-        assert self.pseudonyms is not None
-        return self.pseudonyms.hashed(values)
+        assert self.pseudonymizer is not None
+        return self.pseudonymizer.hash_column(values)
 
     @property
     def details(self) -> dict[str, Any]:
-        """For the manifest."""
-        told: dict[str, Any] = {"hashed": list(self.hashed), "dropped": list(self.dropped)}
-        if self.hashed and self.pseudonyms is not None:
-            told["hash_key_id"] = self.pseudonyms.key_id
-        return {name: value for name, value in told.items() if value}
+        """What the manifest records: the hashed columns, the dropped columns and the id of the key."""
+        details: dict[str, Any] = {"hashed": list(self.hashed), "dropped": list(self.dropped)}
+        if self.hashed and self.pseudonymizer is not None:
+            details["hash_key_id"] = self.pseudonymizer.key_id
+        return {name: value for name, value in details.items() if value}
 
 
 KEEP_ALL = Privacy()
 
 
-def not_kept(details: Mapping[str, Any]) -> dict[str, str]:
-    """The columns that a dataset of predictions lacks as they were, and what became of each: ``hashed`` or ``dropped``."""
-    return {name: fate for fate in ("hashed", "dropped") for name in details.get(fate, ())}
+def hashed_or_dropped(details: Mapping[str, Any]) -> dict[str, str]:
+    """The columns whose values a dataset of predictions does not contain, each with ``hashed`` or ``dropped``.
+
+    :param details: the details in the dataset's manifest
+    """
+    return {name: reason for reason in ("hashed", "dropped") for name in details.get(reason, ())}

@@ -1,4 +1,4 @@
-"""Results of steps: written to the store before anyone is told, read back by a retry."""
+"""Results of steps. A step writes its result to the store before the task returns it, so that a retry finds it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 def result_key(step: str, spec: dict[str, Any], provenance: Provenance, generation: int = 0) -> str:
-    """The key of a step's result: stable over retries of a task, new for another spec or a cleared task.
+    """The key of a step's result. It is the same for all retries of a task, and differs for another spec or after a clear.
 
-    :param generation: how often a user cleared the task; each clearing asks for a new result
+    :param generation: how often a user cleared the task; each generation has its own result
     """
     folder = f"{task_folder(provenance)}/{provenance.map_index}"
     return f"results/{folder}/{generation}-{fingerprint([step, spec])[:16]}.json"
 
 
 def task_folder(provenance: Provenance) -> str:
-    """A name for a task of one DAG run that all its mapped instances share."""
+    """The path of a task of one DAG run, shared by all its mapped instances."""
     parts = [provenance.dag_id, provenance.run_id, provenance.task_id]
-    # "." stays quoted as well: "../" in a run id must not leave the folder.
+    # quote() keeps ".", so "../" in a run id could leave the folder.
     return "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
 
 
 def earlier_results(store: ArtifactStore, key: str) -> int:
-    """How often a user cleared the task after it had succeeded: results of the same step under other generations."""
+    """The number of results that the same step has under other generations: how often a finished task was cleared."""
     folder, _, name = key.rpartition("/")
     _, _, own = name.partition("-")
     return sum(found != key and found.endswith(f"-{own}") for found in store.keys(folder)) if own else 0
 
 
 def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
-    """The finished result under ``key``, or ``None``."""
+    """The result stored under ``key``; ``None`` if the step has not finished."""
     try:
         return dict(store.read_json(key))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which row is which, across datasets."""
+"""Identifying the same row in different datasets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 Numbers = np.ndarray[Any, Any]
 
 
-def identity(dataset: Dataset) -> list[str]:
-    """The columns that name a row of a training set: its keys and its event time, or all features where it has none."""
+def identity_columns(dataset: Dataset) -> list[str]:
+    """The columns that identify a row of a training set: its keys and event time, or without keys all columns but the label."""
     details = dataset.manifest.details
     if keys := details.get("keys"):
         return [*keys, *([details["timestamp"]] if details.get("timestamp") else [])]
-    return [column.name for column in dataset.manifest.columns if column.name != details.get("label")]
+    return [name for name in dataset.manifest.column_names if name != details.get("label")]
 
 
 def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
-    """A 64-bit name for each row, made from the values of ``columns`` alone: neither order nor types' widths matter."""
+    """A 64-bit hash of each row's values in ``columns``.
+
+    It depends neither on the order of the rows nor on the width of a type (int32 and int64 give the same hash).
+
+    :return: an array of uint64, one for each row
+    """
     texts = [pc.binary_join_element_wise("=", _as_text(table[name]), "").fill_null("~") for name in columns]
     joined = pc.binary_join_element_wise(*texts, "\x1f") if len(texts) > 1 else texts[0]
     distinct = (

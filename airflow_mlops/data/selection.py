@@ -1,4 +1,4 @@
-"""From a reference or a name to the datasets it means."""
+"""Resolving a reference or a selection to datasets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[Dataset]:
-    """The datasets that ``chosen`` means, ordered by time: the one it points at, or all of a name in a window.
+    """The datasets that ``chosen`` selects, ordered by time: the referenced one, or all of a name inside a window.
 
     :raises DatasetNotFoundError: there is none
     :raises SchemaError: two windows overlap
@@ -22,7 +22,7 @@ def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[
 
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
-    """From the start of the first window to the end of the last one; ``None`` if a dataset has no window."""
+    """The window from the earliest start to the latest end; ``None`` if any dataset has no window."""
     windows = [dataset.manifest.window for dataset in datasets]
     known = [window for window in windows if window is not None]
     if not known or len(known) < len(windows):

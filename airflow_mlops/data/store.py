@@ -1,4 +1,4 @@
-"""The artifact store: any fsspec URL, with writes that appear whole or not at all."""
+"""The artifact store: files under any fsspec URL, written atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import StoreError
 
 
 class HashingFile:
-    """A binary file being written that keeps the SHA-256 and the length of what went through it."""
+    """A binary file opened for writing that computes the SHA-256 and the length of its content."""
 
     def __init__(self, file: BinaryIO, failed: Callable[[OSError], StoreError]) -> None:
         self._file = file
@@ -35,7 +35,7 @@ class HashingFile:
         self.bytes += view.nbytes
         written = 0
         try:
-            # An unbuffered file may take less than it was given.
+            # An unbuffered file may write only a part of the data.
             while written < view.nbytes:
                 written += self._file.write(view[written:])
         except OSError as error:
@@ -49,7 +49,7 @@ class HashingFile:
         self._file.flush()
 
     def close(self) -> None:
-        # The store closes the real file, once it knows whether to keep it.
+        # The store closes the underlying file when it has decided whether to keep it.
         self.closed = True
 
     def writable(self) -> bool:
@@ -67,10 +67,12 @@ class HashingFile:
 
 
 class ArtifactStore:
-    """Files under one fsspec URL (``file://``, ``s3://``, ``gs://``, ``abfs://``, ``memory://``), named by keys.
+    """Files under one fsspec URL (``file://``, ``s3://``, ``gs://``, ``abfs://``, ``memory://``), identified by keys.
 
-    A key is a relative path with ``/`` between its parts. Credentials are fsspec's business: the environment,
-    workload identity, or its configuration files.
+    A key is a relative path with ``/`` as separator. fsspec finds the credentials: in the environment, by workload
+    identity, or in its configuration files.
+
+    :raises StoreError: fsspec does not know the URL's protocol, or the package for it is not installed
     """
 
     def __init__(self, url: str) -> None:
@@ -79,7 +81,7 @@ class ArtifactStore:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise StoreError(
-                f"The artifact store {self.url!r} cannot be opened: {error}. Check [mlops] artifacts."
+                f"The artifact store {self.url!r} cannot be opened: {error}. Check the setting [mlops] artifacts."
             ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
 
@@ -91,18 +93,18 @@ class ArtifactStore:
         return f"{self.root.rstrip('/')}/{key}"
 
     def local_path(self, key: str) -> Path | None:
-        """The key as a path of the operating system, where the store is a folder."""
+        """The key as a path of the operating system; ``None`` if the store is not a local folder."""
         return Path(self.path(key)) if self._local else None
 
     def url_of(self, key: str) -> str:
-        """The key as a full URL that a person or another tool can open."""
+        """The key as a full URL that other tools can open."""
         return cast("str", self.fs.unstrip_protocol(self.path(key)))
 
     @contextmanager
     def create(self, key: str) -> Iterator[HashingFile]:
-        """Write the file ``key``; it becomes visible, whole, when the block ends without an error.
+        """Write the file ``key``. It becomes visible when the block ends without an error.
 
-        An existing file is replaced in one step. Two writers of one key leave one of the two contents, whole.
+        An existing file is replaced atomically. If two writers write one key, the file has the content of one of them.
 
         :raises StoreError: the store is full or cannot be written
         """
@@ -112,7 +114,7 @@ class ArtifactStore:
     @contextmanager
     def _create_local(self, key: str) -> Iterator[BinaryIO]:
         target = Path(self.path(key))
-        # The temporary file lies beside its target, so that the rename cannot cross a filesystem.
+        # In the same folder as its target, so that both are on one filesystem and the rename is atomic.
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
         with self._guard(key):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ class ArtifactStore:
         except BaseException:
             with suppress(Exception):
                 file.discard()
-            # Filesystems without transactions (memory://) show the file from the start.
+            # On filesystems without transactions (memory://) the file is visible while it is written.
             with suppress(Exception):
                 if not before and self.fs.exists(path):
                     self.fs.rm_file(path)
@@ -157,8 +159,8 @@ class ArtifactStore:
     def _failed(self, verb: str, key: str, error: OSError) -> StoreError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError(
-                f"The artifact store {self.url} is full: {key} was not written and nothing half-written is left. "
-                "Free space there, then clear the task."
+                f"The artifact store {self.url} is full. {key} was not written, and no partial file is left. "
+                "Free some space, then clear the task."
             )
         return StoreError(f"Could not {verb} {key} in the artifact store {self.url}: {error}.")
 
@@ -167,9 +169,9 @@ class ArtifactStore:
             file.write(data)
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
-        """Write the file ``key`` unless there is one: of several writers at once, exactly one succeeds.
+        """Write the file ``key`` if it does not exist. Of several concurrent writers exactly one succeeds.
 
-        :return: whether this call wrote it
+        :return: whether this call wrote the file
         :raises StoreError: the store is full or cannot be written
         """
         with self._guard(key):
@@ -183,7 +185,7 @@ class ArtifactStore:
         return True
 
     def _link_exclusive(self, key: str, data: bytes) -> None:
-        # A link fails where its target exists, and unlike O_EXCL it never shows a file that is half written.
+        # Linking fails if the target exists. Unlike O_EXCL it never makes a partly written file visible.
         whole = f"{key.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp"
         self.write_bytes(whole, data)
         try:
@@ -217,7 +219,7 @@ class ArtifactStore:
         return bool(self.fs.exists(self.path(key)))
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys directly under the folder ``prefix``, sorted; files still being written are not among them."""
+        """All keys directly in the folder ``prefix``, sorted, without files that are still being written."""
         try:
             paths = self.fs.ls(self.path(prefix), detail=False, refresh=True)
         except FileNotFoundError:
@@ -226,7 +228,7 @@ class ArtifactStore:
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
     def find(self, prefix: str) -> list[str]:
-        """All keys under the folder ``prefix``, however deep, sorted; files still being written are among them.
+        """All keys in the folder ``prefix`` and its subfolders, sorted, including files that are still being written.
 
         :raises StoreError: the store cannot be read
         """
@@ -239,7 +241,7 @@ class ArtifactStore:
         return sorted(str(path).removeprefix(self.path("")) for path in paths)
 
     def modified(self, key: str) -> datetime | None:
-        """When ``key`` was last written, or ``None`` where it is gone or the filesystem does not say.
+        """When ``key`` was last written; ``None`` if it does not exist or the filesystem does not record the time.
 
         :raises StoreError: the store cannot be read
         """
@@ -252,9 +254,9 @@ class ArtifactStore:
         return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
     def info(self, key: str) -> dict[str, Any] | None:
-        """What the filesystem says of ``key``, or ``None`` where it is gone: its size, and more.
+        """The filesystem's metadata of ``key``, such as its size; ``None`` if it does not exist.
 
-        Replacing a file changes what is said of it wherever the filesystem knows times or hashes.
+        On filesystems that record times or hashes the metadata changes when the file is replaced.
 
         :raises StoreError: the store cannot be read
         """
@@ -270,7 +272,7 @@ class ArtifactStore:
             self.fs.rm_file(self.path(key))
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of the bytes stored under ``key``, read in blocks."""
+        """SHA-256 of the content of ``key``. Reads the file in blocks."""
         digest = hashlib.sha256()
         with self.fs.open(self.path(key), "rb") as file:
             while block := file.read(1 << 20):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.core.durations import earlier
+from airflow_mlops.core.durations import subtract_period
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.reference import Reference
@@ -44,7 +44,7 @@ def season(window: Window, period: str) -> Window:
 
     :raises SpecError: the two overlap
     """
-    start, end = earlier(window.start, period), earlier(window.end, period)
+    start, end = subtract_period(window.start, period), subtract_period(window.end, period)
     # A month before 30 March and before 31 March is the same day.
     found = Window(start=start, end=end if end > start else start + (window.end - window.start))
     if found.overlaps(window):

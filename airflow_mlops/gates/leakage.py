@@ -33,12 +33,12 @@ class Leakage(Gate):
         return "no leakage"
 
     def check(self, evidence: Evidence) -> GateResult:
-        from airflow_mlops.data.row_identity import identity, row_ids
+        from airflow_mlops.data.row_identity import identity_columns, row_ids
         from airflow_mlops.gates.single_features import single_features
 
         model, data = self._model(evidence), self._data(evidence)
         features = [feature.name for feature in model.contract.features]
-        named = identity(data.dataset)
+        named = identity_columns(data.dataset)
         table = data.dataset.table(data.part, list(dict.fromkeys([*features, *named, data.label])))
         found = single_features(table, features, data.label, data.task, row_ids(table, named))
         best = max(found.scores, key=lambda name: found.scores[name], default=None)
@@ -65,7 +65,7 @@ class Leakage(Gate):
         import numpy as np
 
         from airflow_mlops.data.datasets import open_dataset
-        from airflow_mlops.data.row_identity import identity, row_ids
+        from airflow_mlops.data.row_identity import identity_columns, row_ids
 
         contract, data = self._model(evidence).contract, self._data(evidence)
         if contract.dataset_id == data.dataset.manifest.id:
@@ -83,8 +83,8 @@ class Leakage(Gate):
             return f"{unknown}: dataset {contract.dataset_name} ({contract.dataset_id[:12]}) is gone"
         if LEARNED_FROM not in learned_from.ref.parts:
             return f"{unknown}: dataset {contract.dataset_name} has no part {LEARNED_FROM!r}"
-        named = identity(data.dataset)
-        if set(named) != set(identity(learned_from)):
+        named = identity_columns(data.dataset)
+        if set(named) != set(identity_columns(learned_from)):
             return f"{unknown}: its training set {contract.dataset_name} names its rows by other columns"
         here, there = (
             row_ids(dataset.table(part, named), named)

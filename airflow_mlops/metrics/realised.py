@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError
+from airflow_mlops.data.columns import LABEL
 
-LABEL = "label"
 COLUMNS = (LABEL, "prediction", "score")
 
 Floats = npt.NDArray[np.float64]

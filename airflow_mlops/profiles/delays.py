@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.data.columns import LABEL_AT
 from airflow_mlops.profiles.columns.numeric import NumericColumn
 from airflow_mlops.profiles.profile import profile
 from airflow_mlops.profiles.spec import LabelDelay
 
-LABEL_AT = "label_at"
 TIME = pa.timestamp("us", "UTC")
 _DAY = 86_400_000_000
 

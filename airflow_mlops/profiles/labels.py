@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.metrics.realised import LABEL
+from airflow_mlops.data.columns import LABEL
 from airflow_mlops.profiles.columns.base import decoded
 from airflow_mlops.profiles.columns.numeric import is_numeric
 
 
 def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
-    """The column :data:`~airflow_mlops.metrics.realised.LABEL` alone, of the rows that have one: text for classes,
+    """The column :data:`~airflow_mlops.data.columns.LABEL` alone, of the rows that have one: text for classes,
     which may be true in one dataset and 1 in another, and float64 for a regression.
 
     :param batches: with that column

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.realised import LABEL, outcomes
+from airflow_mlops.metrics.realised import outcomes
 from airflow_mlops.profiles import multivariate, segments
 from airflow_mlops.profiles.calibration import calibrate
 from airflow_mlops.profiles.labels import labels

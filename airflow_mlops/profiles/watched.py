@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.columns import LABEL, LABEL_AT, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.prediction_columns import PREDICTION_COLUMNS
-from airflow_mlops.metrics.realised import LABEL
 from airflow_mlops.profiles.columns.categorical import category_kind
 from airflow_mlops.profiles.columns.embeddings import is_embedding
 from airflow_mlops.profiles.columns.text import TextColumn
 from airflow_mlops.profiles.columns.timestamps import timestamp_kind
-from airflow_mlops.profiles.delays import LABEL_AT
 from airflow_mlops.profiles.profile import ColumnProfile, ModelProfile, Profile, profile
 
 if TYPE_CHECKING:

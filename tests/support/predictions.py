@@ -1,4 +1,4 @@
-"""Predictions written by the step itself, with a model in memory and no registry."""
+"""Predictions and outcomes written by the steps themselves, with a model in memory and without a registry."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _CONTRACT = ModelContract(
 )
 
 
-def in_memory() -> OnnxModel:
-    """A model that has no version yet."""
+def model_in_memory() -> OnnxModel:
+    """A linear model that is not registered."""
     return OnnxModel(linear("binary", FEATURES, WEIGHTS), _CONTRACT)
 
 
 def rows(*numbers: int) -> pa.Table:
-    """Flights by their number, from 0 to 9."""
+    """The flights with these numbers, each between 0 and 9."""
     return flights(10).take(pa.array(numbers, pa.int64()))
 
 
-def say(
+def score_rows(
     store: ArtifactStore,
     model: OnnxModel,
     version: int,
@@ -55,11 +55,11 @@ def say(
     source: str | None = None,
     **provenance: Any,
 ) -> Manifest:
-    """Score ``data`` with ``version`` of the model ``name`` as its predictions for ``window``."""
-    whole = ArtifactStore(store.url)
-    dataset = scoring_set(whole, data, window or "2013", source or f"scoring_{uuid.uuid4().hex[:8]}")
+    """Score ``data`` with ``version`` of the model ``name`` and write the predictions for ``window``."""
+    plain_store = ArtifactStore(store.url)
+    dataset = scoring_set(plain_store, data, window or "2013", source or f"scoring_{uuid.uuid4().hex[:8]}")
     return score.score(
-        [open_dataset(whole, dataset)],
+        [open_dataset(plain_store, dataset)],
         model,
         ModelVersionRef(model=name, version=version, run_id="r"),
         name="delays_predictions",
@@ -69,7 +69,7 @@ def say(
     )
 
 
-def tell(store: ArtifactStore, predictions: Any, data: pa.Table) -> DatasetRef:
+def join_delays(store: ArtifactStore, predictions: Any, data: pa.Table) -> DatasetRef:
     """Join the delays in ``data`` to predictions."""
     labels = write(store, "flights", data.select(["flight", "arr_delay"]), "2013")
     spec = JoinLabelsSpec(
@@ -79,17 +79,17 @@ def tell(store: ArtifactStore, predictions: Any, data: pa.Table) -> DatasetRef:
         label={"name": "late", "expression": "arr_delay > 15"},
         name="delays_outcomes",
     )
-    made = join_labels.run(spec, StepContext(store)).dataset
-    assert made is not None
-    return made
+    outcomes = join_labels.run(spec, StepContext(store)).dataset
+    assert outcomes is not None
+    return outcomes
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Stands for the death of the process."""
 
 
 class DyingStore(ArtifactStore):
-    """A store whose process dies after ``changes`` of its JSON files and deletions; what it would do then is not done."""
+    """A store that raises :class:`Killed` after ``changes`` writes of JSON files and deletions, and then changes nothing."""
 
     def __init__(self, url: str, changes: int) -> None:
         super().__init__(url)

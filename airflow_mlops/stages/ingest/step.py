@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError
-from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbour
+from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.sources import open_source
 from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
@@ -28,7 +28,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
     :raises SourceError: the source cannot be read
     """
     started = time.monotonic()
-    earlier = neighbour(context.store, spec.name, spec.window) if spec.window else None
+    earlier = neighbouring_manifest(context.store, spec.name, spec.window) if spec.window else None
     types = Types(
         declared=declared_types(spec.types),
         earlier=_known(earlier),

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef
-from airflow_mlops.data.labels import LabelColumn
+from airflow_mlops.data.columns import LabelColumn
 
 
 def _as_label(value: Any) -> Any:

@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.data import prediction_log as log
+from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.expressions import columns, evaluate
-from airflow_mlops.data.privacy import Pseudonyms
+from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
-LABEL, LABEL_AT = "label", "label_at"
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
@@ -89,7 +89,7 @@ def _with(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
 
 
-def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext) -> dict[str, Pseudonyms]:
+def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext) -> dict[str, Pseudonymizer]:
     """What hashes each of the columns in ``on`` that the predictions hold hashes of.
 
     :raises SchemaError: a column in ``on`` was dropped, or is hashed in some of the predictions only
@@ -115,7 +115,7 @@ def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: S
             f"Dataset {name} holds hashes of {', '.join(map(repr, hashed))}: "
             "give hash_conn_id, the connection with the key that scoring hashed them with."
         )
-    pseudonyms = Pseudonyms.of(context.connection(spec.hash_conn_id))
+    pseudonyms = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
     if any(item["hash_key_id"] != pseudonyms.key_id for item in details):
         raise SpecError(
             f"Dataset {name} was hashed with another key than connection {spec.hash_conn_id!r} has: no label would be found. "
@@ -125,7 +125,10 @@ def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: S
 
 
 def _aligned(
-    predictions: Sequence[Dataset], labels: Sequence[Dataset], spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonyms]
+    predictions: Sequence[Dataset],
+    labels: Sequence[Dataset],
+    spec: JoinLabelsSpec,
+    pseudonyms: dict[str, Pseudonymizer],
 ) -> dict[str, pa.Array]:
     """The label of every prediction, and its time if known, in the predictions' order; null where there is none.
 
@@ -162,7 +165,7 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
 
 
 def _label_table(
-    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonyms]
+    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonymizer]
 ) -> tuple[pa.Table, pa.Array, pa.Array | None]:
     """The labels' keys, cast to the predictions' types, the labels, and their times where these are known.
 
@@ -186,7 +189,7 @@ def _label_table(
     for field in keys:
         found = table[field.name]
         if field.name in pseudonyms:
-            found = pseudonyms[field.name].hashed(found)
+            found = pseudonyms[field.name].hash_column(found)
         try:
             cast.append(found.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

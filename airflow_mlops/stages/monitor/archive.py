@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_mlops.core.errors import StoreError
-from airflow_mlops.core.windows import UtcDatetime, Window, file_name, window_named
+from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy.findings import Verdict
 
@@ -28,7 +28,7 @@ class Judgement(BaseModel):
 
 def key(model: str, window: Window) -> str:
     """Where the report on ``model`` in ``window`` is."""
-    return f"reports/{model}/{file_name(window)}.json"
+    return f"reports/{model}/{window.file_name}.json"
 
 
 def page(key: str) -> str:
@@ -54,7 +54,7 @@ def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
 
 def _ends(store: ArtifactStore, model: str) -> dict[str, datetime]:
     """The reports on ``model``, and where the windows end that they are named after."""
-    named = {key: window_named(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
+    named = {key: Window.from_file_name(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
     return {key: window.end for key, window in named.items() if window is not None}
 
 

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, open_dataset
-from airflow_mlops.data.privacy import not_kept
+from airflow_mlops.data.privacy import hashed_or_dropped
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import columns as drift
 from airflow_mlops.drift import schema
 from airflow_mlops.drift.findings import Drift, SchemaChange
-from airflow_mlops.metrics.realised import LABEL
 from airflow_mlops.models.contracts import Known
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE
 from airflow_mlops.policy.findings import Findings
@@ -135,7 +135,7 @@ def current(
 
 def kept(reference: ModelProfile, datasets: Sequence[Dataset]) -> tuple[ModelProfile, list[str]]:
     """The profile without the columns that were hashed in the predictions or dropped from them, and a note on those."""
-    lost = {name: fate for item in datasets for name, fate in not_kept(item.manifest.details).items()}
+    lost = {name: fate for item in datasets for name, fate in hashed_or_dropped(item.manifest.details).items()}
     away = [name for name in (*reference.features.columns, *reference.watched.columns) if name in lost]
     if not away:
         return reference, []

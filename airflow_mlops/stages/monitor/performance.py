@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.metrics.catalog import REALISED
@@ -17,14 +18,14 @@ from airflow_mlops.policy.judgement import immature, unforeseen
 from airflow_mlops.policy.reasons import there_are
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.calibration import LossModel, ProbabilityCalibration
-from airflow_mlops.profiles.delays import LABEL_AT, label_delay
+from airflow_mlops.profiles.delays import label_delay
 from airflow_mlops.profiles.spec import LabelDelay
 
 
 def realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findings) -> dict[str, Any]:
     """The metric on the labels that have come, and whether they are ground enough to judge it."""
     policy, metric = found.policy, _metric(found.policy, contract)
-    if not all(performance.LABEL in (column.name for column in dataset.manifest.columns) for dataset in datasets):
+    if not all(LABEL in (column.name for column in dataset.manifest.columns) for dataset in datasets):
         return {"unmeasured": "no labels were joined to the predictions"}
     batches = (batch for dataset in datasets for batch in dataset.batches(columns=performance.COLUMNS))
     try:
@@ -67,7 +68,7 @@ def estimated(
     """What the metric should be, from the scores alone, and how that fits the labels where they are known."""
     policy, metric = found.policy, _metric(found.policy, contract)
     judged = found.performance is not None and found.unmeasured is None
-    columns = ["score", performance.LABEL] if judged else ["score"]
+    columns = ["score", LABEL] if judged else ["score"]
     batches = (batch for dataset in datasets for batch in dataset.batches(columns=columns))
     try:
         if calibration is None:

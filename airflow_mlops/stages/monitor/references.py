@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.core.windows import Window, file_name, window_named
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import earlier_windows as references
 from airflow_mlops.drift.earlier_windows import WindowProfile
@@ -97,7 +97,7 @@ def _earlier(asked: Reference, found: Findings, store: ArtifactStore) -> tuple[l
         return [], []
     keys = {}
     for key in store.keys(f"profiles/{found.model}"):
-        window = window_named(key.rpartition("/")[2].removesuffix(_SUFFIX))
+        window = Window.from_file_name(key.rpartition("/")[2].removesuffix(_SUFFIX))
         if window is not None:
             keys[window] = key
     chosen = references.choose(asked, found.window, keys)
@@ -138,4 +138,4 @@ def _split(
 
 
 def _key(model: str, window: Window) -> str:
-    return f"profiles/{model}/{file_name(window)}{_SUFFIX}"
+    return f"profiles/{model}/{window.file_name}{_SUFFIX}"

@@ -8,14 +8,12 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import LABEL, LABEL_AT, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, open_dataset
-from airflow_mlops.data.prediction_columns import PREDICTION_COLUMNS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import freshness as rows
 from airflow_mlops.drift import schema
 from airflow_mlops.drift.findings import Freshness, SchemaChange
-from airflow_mlops.metrics.realised import LABEL
-from airflow_mlops.profiles.delays import LABEL_AT
 from airflow_mlops.profiles.profile import ModelProfile
 
 

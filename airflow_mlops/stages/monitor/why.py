@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.performance import segments as segment_comparison
@@ -31,7 +32,7 @@ def fallen(
         return (batch for item in datasets for batch in item.batches(columns=columns, batch_rows=BATCH_ROWS))
 
     costs = performance.losses(metric, performance.outcomes(read(performance.COLUMNS), contract))
-    rows = performance.measurable(read(list({*cuts, performance.LABEL, "score"})), contract)
+    rows = performance.measurable(read(list({*cuts, LABEL, "score"})), contract)
     current = segments.tally(cuts, rows, {metric: costs})[metric]
     compared = segment_comparison.compare(reference, current, metric, found.policy)
     return {} if compared is None else {"loss": compared[0], "segments": compared[1]}

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Dataset, Manifest, present_in
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.datasets import Dataset, Manifest, in_slot
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.metrics.catalog import REALISED
@@ -195,7 +196,7 @@ def _text(value: Any) -> str:
 def _happened(kept: Sequence[Dataset], log: PredictionLog, outcomes: str) -> list[Happened]:
     found: dict[tuple[str, int], tuple[Dataset | None, Dataset]] = {}
     for dataset in kept:
-        joined = present_in(log.store, outcomes, dataset.manifest.id)
+        joined = in_slot(log.store, outcomes, dataset.manifest.id)
         if joined is not None and joined.manifest.purged is not None:
             joined = None
         # Outcomes of several windows are told once for each version in them.
@@ -266,7 +267,7 @@ class _Tally:
         columns = [*performance.COLUMNS, "model_version"]
         for batch in joined.batches(columns=columns, batch_rows=BATCH_ROWS):
             own = batch.filter(pc.equal(batch.column("model_version"), version))
-            labels = own.column(performance.LABEL)
+            labels = own.column(LABEL)
             labels = labels.filter(pc.invert(pc.is_null(labels, nan_is_null=True)))
             self.rows += own.num_rows
             self.labelled += len(labels)

@@ -40,7 +40,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
         changes = monitor_schema.changes(datasets, reference, known.contract, context.store)
         columns = monitor_columns.compared(reference, changes, datasets)
     for dataset in datasets:
-        dataset.require(columns or ())
+        dataset.require_columns(columns or ())
     names = columns or [column.name for column in datasets[0].manifest.columns]
     batches = shards.batches(datasets, names, spec.shard, spec.shards)
     found = monitor_columns.profiled(batches, names, datasets, reference) if reference else profile(batches, columns)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.data.datasets import Manifest, manifests, tombstone
+from airflow_mlops.data.datasets import Manifest, mark_purged, read_manifests
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsResult, PurgePredictionsSpec
@@ -32,7 +32,7 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     names = [spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes"]
     # Before the manifests: what is committed meanwhile is then neither deleted nor taken for an orphan.
     keys = [key for name in names for key in store.find(f"datasets/{name}/files")]
-    predictions, outcomes = (list(manifests(store, name)) for name in names)
+    predictions, outcomes = (list(read_manifests(store, name)) for name in names)
     _require(predictions, spec.model, "predictions", "model_version")
     _require(outcomes, spec.model, "predictions with labels", "label")
     named = {file.path for manifest in (*predictions, *outcomes) for file in manifest.files}
@@ -46,7 +46,7 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     theirs = [manifest for manifest in joined if manifest.purged is None]
     if not spec.dry_run:
         for manifest in (*theirs, *old):
-            tombstone(store, manifest, now)
+            mark_purged(store, manifest, now)
 
     purged = [*joined, *(manifest for manifest in own if manifest.id in gone)]
     doomed = {file.path for manifest in purged for file in manifest.files}

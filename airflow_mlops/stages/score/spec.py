@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.prediction_columns import PREDICTION_COLUMNS
+from airflow_mlops.data.columns import PREDICTION_COLUMNS
 
 
 class ScoreSpec(Spec):

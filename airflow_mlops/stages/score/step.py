@@ -15,9 +15,9 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, RegistryError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
+from airflow_mlops.data.columns import PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
-from airflow_mlops.data.prediction_columns import PREDICTION_COLUMNS
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonyms, not_kept
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
@@ -77,7 +77,7 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
     pseudonyms = None
     if spec.hash_columns:
         assert spec.hash_conn_id is not None  # the spec makes sure of it
-        pseudonyms = Pseudonyms.of(context.connection(spec.hash_conn_id))
+        pseudonyms = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
     return Privacy(spec.hash_columns, spec.drop_columns, pseudonyms)
 
 
@@ -118,9 +118,9 @@ def score(
             scored = _scored(batch.select(carried), model, version)
             if writing is not None:
                 writing.result()
-            writing = threads.submit(writer.write, privacy.applied(scored))
+            writing = threads.submit(writer.write, privacy.apply(scored))
         if writing is None:
-            writer.write(privacy.applied(_no_rows(datasets[0], carried, model.contract, version)))
+            writer.write(privacy.apply(_no_rows(datasets[0], carried, model.contract, version)))
         else:
             writing.result()
         return writer.commit(
@@ -237,7 +237,7 @@ def _details(
         "positive": model.contract.positive,
         "features": [feature.name for feature in model.contract.features],
         "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
-        "timestamp": None if timestamp in not_kept(privacy.details) else timestamp,
+        "timestamp": None if timestamp in hashed_or_dropped(privacy.details) else timestamp,
         **privacy.details,
     }
 

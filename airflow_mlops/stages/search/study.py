@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartb
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from airflow_mlops.core.connections import ConnectionInfo, sqlalchemy_url, without_secret
+from airflow_mlops.core.connections import ConnectionInfo, redact, sqlalchemy_url
 from airflow_mlops.core.errors import SpecError, StoreError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.metrics.catalog import METRICS
@@ -262,5 +262,5 @@ def _database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTrial],
 def _unusable(info: ConnectionInfo, error: BaseException) -> StoreError:
     reason = str(error).partition("\n[SQL:")[0].partition("\n(Background on")[0]
     return StoreError(
-        f"The study cannot be kept in the database of connection {info.conn_id!r}: {without_secret(reason, info)}."
+        f"The study cannot be kept in the database of connection {info.conn_id!r}: {redact(reason, info)}."
     )

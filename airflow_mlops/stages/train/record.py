@@ -65,7 +65,7 @@ def log_run(
         "mlops.code": fingerprint([sources, surrounding["airflow-mlops"]]),
         "mlops.environment": fingerprint(surrounding),
     }
-    commit = next(filter(None, map(imports.commit, model.sources.values())), None)
+    commit = next(filter(None, map(imports.git_commit, model.sources.values())), None)
     if commit:
         tags["mlflow.source.git.commit"] = commit
     params = {

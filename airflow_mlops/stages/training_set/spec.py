@@ -13,7 +13,7 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.references import DatasetLike, DatasetRef
-from airflow_mlops.data.labels import LabelColumn
+from airflow_mlops.data.columns import LabelColumn
 
 SplitMethod = Literal["random", "time", "group", "hash"]
 

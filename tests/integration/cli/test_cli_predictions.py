@@ -24,23 +24,23 @@ from airflow_mlops.stages.predictions.questions import answer
 from airflow_mlops.stages.score import step as score
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support.deployed import flights, write
-from tests.support.predictions import in_memory, say, tell
+from tests.support.predictions import join_delays, model_in_memory, score_rows
 
 
 @pytest.fixture(scope="module")
 def model():
-    return in_memory()
+    return model_in_memory()
 
 
 @pytest.fixture
 def log(store, model):
     """April by v1 and v2, with labels of half of v2's rows; May by v2 alone, and twice."""
     data = flights(1_000, seed=5)
-    by_v1 = say(store, model, 1, "2013-04", data, dag_id="delays_score", run_id="r1", task_id="score")
-    by_v2 = say(store, model, 2, "2013-04", data)
-    say(store, model, 2, "2013-05", flights(300, seed=6))
-    say(store, model, 2, "2013-05", flights(200, seed=7))
-    tell(store, by_v2.ref, data.slice(0, 500))
+    by_v1 = score_rows(store, model, 1, "2013-04", data, dag_id="delays_score", run_id="r1", task_id="score")
+    by_v2 = score_rows(store, model, 2, "2013-04", data)
+    score_rows(store, model, 2, "2013-05", flights(300, seed=6))
+    score_rows(store, model, 2, "2013-05", flights(200, seed=7))
+    join_delays(store, by_v2.ref, data.slice(0, 500))
     return {"data": data, "by_v1": by_v1, "by_v2": by_v2}
 
 
@@ -157,10 +157,10 @@ def test_what_cannot_be_answered_is_said_in_one_sentence(airflow, log):  # noqa:
 
 def test_windows_that_were_joined_together_are_told_once_for_each_version(store, model):
     data = flights(100, seed=1)
-    say(store, model, 1, "2013-04", data)
-    say(store, model, 1, "2013-05", data)
-    say(store, model, 2, "2013-06", data)
-    tell(store, {"name": "delays_predictions", "window": "2013-04..2013-06"}, data)
+    score_rows(store, model, 1, "2013-04", data)
+    score_rows(store, model, 1, "2013-05", data)
+    score_rows(store, model, 2, "2013-06", data)
+    join_delays(store, {"name": "delays_predictions", "window": "2013-04..2013-06"}, data)
     found = answer(PredictionLog(store, "delays"), "delays_outcomes").happened
     assert [(row.version, row.rows, row.labelled) for row in found] == [(1, 200, 200), (2, 100, 100)]
     assert {row.window for row in found} == {"2013-04-01T00:00:00Z/2013-07-01T00:00:00Z"}
@@ -169,7 +169,7 @@ def test_windows_that_were_joined_together_are_told_once_for_each_version(store,
 @pytest.mark.parametrize("labels", [None, ["much"] * 3])
 def test_what_happened_is_counted_where_it_cannot_be_measured(store, model, labels, monkeypatch):
     monkeypatch.setattr(questions, "BATCH_ROWS", 1)
-    made = say(store, model, 1, "2013-04", flights(3))
+    made = score_rows(store, model, 1, "2013-04", flights(3))
     values = pa.array(labels or [None] * 3, pa.string())
     truth = write(store, "flights", pa.table({"flight": [0, 1, 2], "late": values}), "2013")
     spec = {"predictions": made.ref, "labels": truth, "on": ["flight"], "label": "late", "name": "delays_outcomes"}

@@ -155,7 +155,7 @@ def test_the_held_out_part_is_never_seen(store, look, monkeypatch):
     # The other part's file is needed.
     (file,) = dataset.files("train")
     Path(store.path(file.path)).unlink()
-    with pytest.raises(Exception, match="has lost"):
+    with pytest.raises(Exception, match="is missing"):
         look(trees(), dataset=whole, run="four")
 
 

@@ -1,4 +1,4 @@
-"""The prediction log: each prediction of each version once, whatever happened to the tasks that wrote it."""
+"""The prediction log contains each prediction of each version once, even if tasks that wrote it crashed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import Privacy, Pseudonyms
+from airflow_mlops.data.privacy import Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import step as score
 from tests.support.deployed import flights, scoring_set
-from tests.support.predictions import DyingStore, Killed, in_memory, rows, say
+from tests.support.predictions import DyingStore, Killed, model_in_memory, rows, score_rows
 
 MONTHS = ("2013-04", "2013-05", "2013-06")
 
 
 @pytest.fixture(scope="module")
 def model() -> OnnxModel:
-    return in_memory()
+    return model_in_memory()
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -44,7 +44,7 @@ def store(request, tmp_path) -> ArtifactStore:
 
 
 def present(store, window: str | None = None) -> dict[tuple[str, int], list[int]]:
-    """The flights that are in the log, by window and version, as a reader finds them."""
+    """The flights in the log by window and version, as a reader sees them."""
     found = defaultdict(list)
     for dataset in PredictionLog(store, "delays").present(Window.model_validate(window) if window else None):
         table = dataset.table()
@@ -52,21 +52,21 @@ def present(store, window: str | None = None) -> dict[tuple[str, int], list[int]
     return dict(found)
 
 
-def test_another_version_adds_to_the_log_and_changes_nothing_that_is_there(store, model):
-    first = say(store, model, 1, "2013-04", rows(1, 2, 3))
+def test_another_version_adds_to_the_log_and_changes_nothing_else(store, model):
+    first = score_rows(store, model, 1, "2013-04", rows(1, 2, 3))
     before = {key: store.read_bytes(key) for key in store.find("datasets/delays_predictions") if "/windows/" not in key}
-    second = say(store, model, 2, "2013-04", rows(1, 2))
+    second = score_rows(store, model, 2, "2013-04", rows(1, 2))
     assert present(store) == {("2013-04", 1): [1, 2, 3], ("2013-04", 2): [1, 2]}
     assert {key: store.read_bytes(key) for key in before} == before
-    # Who asks for the window alone gets what was said last.
+    # The dataset of the window is the one written last.
     (found,) = find_datasets(store, "delays_predictions", Window.model_validate("2013-04"))
     assert found.manifest.id == second.id
     assert [made.id for made in PredictionLog(store, "delays").history()] == [first.id, second.id]
 
 
-def test_scoring_a_window_again_replaces_what_is_present_and_keeps_what_was_said(store, model):
-    first = say(store, model, 1, "2013-04", rows(1, 2, 3))
-    second = say(store, model, 1, "2013-04", rows(2, 3, 4))
+def test_scoring_a_window_again_replaces_the_current_predictions_and_keeps_the_old_dataset(store, model):
+    first = score_rows(store, model, 1, "2013-04", rows(1, 2, 3))
+    second = score_rows(store, model, 1, "2013-04", rows(2, 3, 4))
     log = PredictionLog(store, "delays")
     assert present(store) == {("2013-04", 1): [2, 3, 4]}
     assert [made.id for made in log.history(Window.model_validate("2013"))] == [first.id, second.id]
@@ -74,15 +74,15 @@ def test_scoring_a_window_again_replaces_what_is_present_and_keeps_what_was_said
     assert [batch["flight"].to_pylist() for batch in log.batches(columns=["flight"])] == [[2, 3, 4]]
 
 
-def test_late_windows_take_their_place_in_time(store, model):
+def test_windows_are_ordered_by_time_and_not_by_when_they_were_scored(store, model):
     for month in ("2013-06", "2013-04", "2013-05"):
-        say(store, model, 1, month, rows(int(month[-1])))
+        score_rows(store, model, 1, month, rows(int(month[-1])))
     assert list(present(store).values()) == [[4], [5], [6]]
     assert list(present(store, "2013-05..2013-06").values()) == [[5], [6]]
     assert present(store, "2014") == {}
 
 
-def test_other_engines_find_windows_and_versions_in_the_folders(tmp_path, model):
+def test_windows_and_versions_are_hive_partitions_for_other_engines(tmp_path, model):
     store = ArtifactStore(f"file://{tmp_path}/store")
     for version, window, numbers in (
         (1, "2013-04", [1]),
@@ -90,13 +90,13 @@ def test_other_engines_find_windows_and_versions_in_the_folders(tmp_path, model)
         (2, "2013-04", [1]),
         (1, "2013-05", [5]),
     ):
-        say(store, model, version, window, rows(*numbers))
-    say(store, model, 1, "2013-06-01T00:00:00Z/2013-06-08T00:00:00Z", rows(6))
+        score_rows(store, model, version, window, rows(*numbers))
+    score_rows(store, model, 1, "2013-06-01T00:00:00Z/2013-06-08T00:00:00Z", rows(6))
     folder = ds.dataset(store.path("datasets/delays_predictions/files"), partitioning="hive")
     april = (ds.field("window") == "2013-04") & (ds.field("version") == 1)
     assert len(list(folder.get_fragments(filter=april))) == 2
     log = PredictionLog(store, "delays")
-    # The folder holds what was replaced, too; the list of files does not.
+    # The folder also contains replaced predictions; the list of files does not.
     assert sorted(folder.to_table(filter=april)["flight"].to_pylist()) == [1, 1, 2]
     exact = log.arrow()
     assert sorted(exact.files) == sorted(file.removeprefix("file://") for file in log.files())
@@ -106,7 +106,7 @@ def test_other_engines_find_windows_and_versions_in_the_folders(tmp_path, model)
     assert len(week) == 1
 
 
-def test_windows_with_other_columns_are_one_table_where_they_can_be(store, model):
+def test_windows_with_different_columns_are_combined_unless_types_differ(store, model):
     def april(version: int, privacy: Privacy) -> None:
         data = open_dataset(store, scoring_set(store, rows(1, 2), "2013-04", f"scoring_{version}"))
         score.score(
@@ -118,22 +118,22 @@ def test_windows_with_other_columns_are_one_table_where_they_can_be(store, model
     april(2, Privacy())
     found = PredictionLog(store, "delays").arrow().to_table(columns=["version", "wind"]).to_pylist()
     assert [(row["version"], row["wind"] is None) for row in found] == [(1, True), (1, True), (2, False), (2, False)]
-    april(3, Privacy(["wind"], [], Pseudonyms(b"0123456789abcdef")))
-    with pytest.raises(SchemaError, match="Windows of delays_predictions cannot be one table: .*wind"):
+    april(3, Privacy(["wind"], [], Pseudonymizer(b"0123456789abcdef")))
+    with pytest.raises(SchemaError, match="delays_predictions .*wind"):
         PredictionLog(store, "delays").arrow()
 
 
-def test_rows_without_a_window_are_in_the_log_once_for_each_dataset(store, model):
-    say(store, model, 1, None, rows(1))
-    say(store, model, 1, None, rows(2))
+def test_rows_without_a_window_have_one_entry_for_each_scored_dataset(store, model):
+    score_rows(store, model, 1, None, rows(1))
+    score_rows(store, model, 1, None, rows(2))
     found = [dataset.table()["flight"].to_pylist() for dataset in PredictionLog(store, "delays").present()]
     assert sorted(found) == [[1], [2]]
     assert PredictionLog(store, "delays").present(Window.model_validate("2013")) == []
     assert all("/window=__HIVE_DEFAULT_PARTITION__/version=1/" in url for url in PredictionLog(store, "delays").files())
 
 
-def test_two_models_under_one_name_keep_apart(store, model):
-    say(store, model, 1, "2013-04", rows(1))
+def test_models_that_share_a_dataset_name_are_kept_apart(store, model):
+    score_rows(store, model, 1, "2013-04", rows(1))
     other = PredictionLog(store, "arrivals", name="delays_predictions")
     assert (other.present(), other.history()) == ([], [])
 
@@ -149,23 +149,23 @@ TRIES = st.tuples(
 
 @given(st.lists(TRIES, max_size=6), st.booleans())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_however_often_tasks_die_each_row_is_there_once(model, tmp_path, tasks, given_up):
+def test_each_row_is_in_the_log_once_however_often_tasks_are_killed(model, tmp_path, tasks, given_up):
     url = f"file://{tmp_path}/{uuid.uuid4().hex}"
     expected = {}
     for version, month, numbers, deaths in tasks:
         for death in deaths:
-            # Each try reads what was known when it ran.
+            # Each try reads its rows in another order.
             tried = sorted(numbers, key=lambda number, death=death: (number * 7 + death) % 10)
             reached = death >= 2
             try:
-                say(DyingStore(url, death), model, version, month, rows(*tried))
+                score_rows(DyingStore(url, death), model, version, month, rows(*tried))
                 assert death == 3
             except Killed:
                 assert death < 3
             if reached:
                 expected[month, version] = tried
         if not (given_up and deaths):
-            say(ArtifactStore(url), model, version, month, rows(*numbers))
+            score_rows(ArtifactStore(url), model, version, month, rows(*numbers))
             expected[month, version] = numbers
     assert present(ArtifactStore(url)) == dict(sorted(expected.items()))
 
@@ -173,7 +173,7 @@ def test_however_often_tasks_die_each_row_is_there_once(model, tmp_path, tasks, 
 KILLED = """
 import os, signal, sys
 from airflow_mlops.data.store import ArtifactStore
-from tests.support.predictions import in_memory, rows, say
+from tests.support.predictions import model_in_memory, rows, score_rows
 
 real = ArtifactStore.write_json
 def write(self, key, value):
@@ -181,15 +181,15 @@ def write(self, key, value):
         os.kill(os.getpid(), signal.SIGKILL)
     real(self, key, value)
 ArtifactStore.write_json = write
-made = rows(1, 2, 3)
-say(ArtifactStore(sys.argv[1]), in_memory(), 1, "2013-04", made, dag_id="d", run_id="r", task_id="score")
+data = rows(1, 2, 3)
+score_rows(ArtifactStore(sys.argv[1]), model_in_memory(), 1, "2013-04", data, dag_id="d", run_id="r", task_id="score")
 """
 
 
 @pytest.mark.parametrize(
     ("point", "found"), [("manifests", {}), ("slots", {}), ("windows", {("2013-04", 1): [1, 2, 3]})]
 )
-def test_a_process_that_is_killed_leaves_no_half_log_and_its_retry_makes_it_whole(tmp_path, model, point, found):
+def test_a_killed_process_leaves_no_partial_predictions_and_its_retry_completes_them(tmp_path, model, point, found):
     store = ArtifactStore(f"file://{tmp_path}/store")
     done = subprocess.run(
         [sys.executable, "-c", KILLED, store.url, point],
@@ -198,49 +198,49 @@ def test_a_process_that_is_killed_leaves_no_half_log_and_its_retry_makes_it_whol
         timeout=120,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    # The files were whole before that.
+    # The Parquet file was complete before the kill.
     assert len([key for key in store.find("datasets/delays_predictions/files") if key.endswith(".parquet")]) == 1
     assert present(store) == found
-    say(store, model, 1, "2013-04", rows(1, 2, 3), dag_id="d", run_id="r", task_id="score", try_number=2)
+    score_rows(store, model, 1, "2013-04", rows(1, 2, 3), dag_id="d", run_id="r", task_id="score", try_number=2)
     assert present(store) == {("2013-04", 1): [1, 2, 3]}
     (file,) = PredictionLog(store, "delays").files()
     assert os.path.exists(file.removeprefix("file://"))
 
 
-def test_mapped_tasks_may_not_take_each_others_window(store, model):
+def test_mapped_tasks_cannot_replace_each_others_predictions(store, model):
     run = {"dag_id": "d", "run_id": "r", "task_id": "score"}
-    say(store, model, 1, "2013-04", rows(1), part="data", **run, map_index=0)
-    with pytest.raises(
-        SpecError, match=r"Task 'score\[0\]' of this DAG run scores other .* this one, 'score\[1\]', would"
-    ):
-        say(store, model, 1, "2013-04", rows(2), part="data", **run, map_index=1)
+    score_rows(store, model, 1, "2013-04", rows(1), part="data", **run, map_index=0)
+    with pytest.raises(SpecError, match=r"'score\[1\]' .*'score\[0\]'"):
+        score_rows(store, model, 1, "2013-04", rows(2), part="data", **run, map_index=1)
     assert present(store) == {("2013-04", 1): [1]}
-    # A retry, a window of its own, another version and another run are no conflict.
-    say(store, model, 1, "2013-04", rows(1, 2), part="data", **run, map_index=0, try_number=2)
-    say(store, model, 1, "2013-05", rows(2), part="data", **run, map_index=1)
-    say(store, model, 2, "2013-04", rows(3), part="data", **run, map_index=1)
-    say(store, model, 1, "2013-04", rows(4), **{**run, "run_id": "later"})
+    # A retry, another window, another version and another DAG run do not conflict.
+    score_rows(store, model, 1, "2013-04", rows(1, 2), part="data", **run, map_index=0, try_number=2)
+    score_rows(store, model, 1, "2013-05", rows(2), part="data", **run, map_index=1)
+    score_rows(store, model, 2, "2013-04", rows(3), part="data", **run, map_index=1)
+    score_rows(store, model, 1, "2013-04", rows(4), **{**run, "run_id": "later"})
     assert present(store) == {("2013-04", 1): [4], ("2013-04", 2): [3], ("2013-05", 1): [2]}
 
 
-def test_mapped_tasks_in_another_order_score_their_windows_again(store, model):
+def test_remapped_tasks_may_score_each_others_windows_again(store, model):
     run = {"dag_id": "d", "run_id": "r", "task_id": "score", "source": "scoring"}
     for order in ((0, 1), (1, 0)):
         for index, number in zip(order, (4, 5), strict=True):
-            # The data may have changed as well.
-            say(store, model, 1, f"2013-0{number}", rows(number, order[0]), **run, map_index=index)
+            # The rows may have changed as well.
+            score_rows(store, model, 1, f"2013-0{number}", rows(number, order[0]), **run, map_index=index)
     assert present(store) == {("2013-04", 1): [4, 1], ("2013-05", 1): [5, 1]}
-    # Parts of one dataset are not the same rows.
-    with pytest.raises(SpecError, match="would take their place"):
-        say(store, model, 1, "2013-04", rows(4), part="data", **run, map_index=2)
+    # Parts of one dataset are different rows.
+    with pytest.raises(SpecError, match="score.2."):
+        score_rows(store, model, 1, "2013-04", rows(4), part="data", **run, map_index=2)
 
 
-def test_of_mapped_tasks_that_start_at_once_one_scores(tmp_path, model):
+def test_only_one_of_several_concurrent_mapped_tasks_scores_a_window(tmp_path, model):
     store = ArtifactStore(f"file://{tmp_path}/store")
 
     def task(index: int) -> int | None:
         try:
-            say(store, model, 1, "2013-04", rows(index), dag_id="d", run_id="r", task_id="score", map_index=index)
+            score_rows(
+                store, model, 1, "2013-04", rows(index), dag_id="d", run_id="r", task_id="score", map_index=index
+            )
         except SpecError:
             return None
         return index
@@ -251,8 +251,8 @@ def test_of_mapped_tasks_that_start_at_once_one_scores(tmp_path, model):
     assert present(store) == {("2013-04", 1): scored}
 
 
-def test_a_window_without_rows_is_in_the_log_as_such(store, model):
-    say(store, model, 1, "2013-04", flights(3).slice(0, 0))
+def test_a_window_without_rows_is_in_the_log(store, model):
+    score_rows(store, model, 1, "2013-04", flights(3).slice(0, 0))
     (dataset,) = PredictionLog(store, "delays").present()
     assert dataset.manifest.rows == 0
     assert np.asarray(dataset.table()["score"]).size == 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.durations import earlier
+from airflow_mlops.core.durations import subtract_period
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.core.windows import Window, file_name, window_named
+from airflow_mlops.core.windows import Window
 from airflow_mlops.drift import columns as drift
 from airflow_mlops.drift import earlier_windows as references
 from airflow_mlops.drift.earlier_windows import WindowProfile
@@ -95,7 +95,7 @@ def test_whole_months_earlier_have_a_beginning_and_an_end_in_that_month(moment, 
     found = references.season(window(f"{start:%Y-%m}"), f"P{months}M")
     assert found == window(f"{found.start:%Y-%m}")
     assert (start.year - found.start.year) * 12 + start.month - found.start.month == months
-    assert earlier(start, f"P{months}M") == found.start
+    assert subtract_period(start, f"P{months}M") == found.start
 
 
 def test_a_season_shorter_than_the_window_is_a_mistake():
@@ -125,10 +125,10 @@ def test_a_reference_is_kept_as_it_is_written(written, kept):
         ("last year", "'last year' is no reference: write 'training', {'rolling': 3} or {'season': 'P1Y'}"),
         ({"rolling": 0}, "rolling: Input should be greater than or equal to 1"),
         ({"rolling": 1, "season": "P1Y"}, "rolling and season cannot both be the reference"),
-        ({"season": "1Y"}, "season: '1Y' is no period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H"),
-        ({"season": "P"}, "'P' is no period"),
-        ({"season": "P0D"}, "'P0D' is no period"),
-        ({"season": "P1YT"}, "'P1YT' is no period"),
+        ({"season": "1Y"}, "season: '1Y' is not a period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H"),
+        ({"season": "P"}, "'P' is not a period"),
+        ({"season": "P0D"}, "'P0D' is not a period"),
+        ({"season": "P1YT"}, "'P1YT' is not a period"),
         ({"seasonal": "P1Y"}, "seasonal: Extra inputs are not permitted"),
     ],
 )
@@ -140,10 +140,10 @@ def test_what_is_no_reference_is_named(written, said):
 
 @given(WINDOWS)
 def test_a_window_is_found_by_the_name_of_its_file(found):
-    assert window_named(file_name(found)) == found
-    assert window_named(file_name(window("2013-04"))) == window("2013-04")
-    assert window_named("notes") is None
-    assert window_named("Z") is None
+    assert Window.from_file_name(found.file_name) == found
+    assert Window.from_file_name(window("2013-04").file_name) == window("2013-04")
+    assert Window.from_file_name("notes") is None
+    assert Window.from_file_name("Z") is None
 
 
 def seen(text: str, version: int = 1, **columns) -> WindowProfile:

@@ -356,12 +356,12 @@ def test_the_code_hash_follows_the_source(mine):
 
 def test_the_commit_of_a_checkout_is_found(mine):
     function = imports.load("my_trainers:train", "function")
-    assert imports.commit(function) is None
+    assert imports.git_commit(function) is None
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
     for command in (["init", "-q"], ["add", "my_trainers.py"], ["commit", "-qm", "mine"]):
         subprocess.run([*git, *command], cwd=mine.parent, check=True)
-    assert len(imports.commit(function)) == 40
-    assert imports.commit(np.asarray) is None
+    assert len(imports.git_commit(function)) == 40
+    assert imports.git_commit(np.asarray) is None
 
 
 def test_training_and_scoring_see_the_same_values(store):

@@ -412,7 +412,7 @@ def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
         ({"persistence": {"k": 0}}, "greater than or equal to 1"),
         ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),
         ({"budget": {"requests": 1}}, "Field required"),
-        ({"cooldown": "0D"}, "longer than nothing"),
+        ({"cooldown": "0D"}, "longer than zero"),
         ({"new_data": {"dataset": "flights"}}, "give either windows or share"),
         ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "give either windows or share"),
         ({"code": ""}, "at least 1 character"),

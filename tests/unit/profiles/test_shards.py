@@ -138,7 +138,7 @@ def test_without_a_model_every_column_that_can_have_a_profile_is_profiled(memory
     done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
     assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
     assert done.summary == "Profiled 20 rows and 1 columns: shard 1 of 2 of rows."
-    with pytest.raises(SchemaError, match="Dataset rows has no column 'y': it has x, s, t"):
+    with pytest.raises(SchemaError, match="Dataset rows has no column 'y'.*x, s, t"):
         step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
 
 

@@ -16,7 +16,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 from airflow_mlops.stages.purge_predictions.step import purge
 from tests.support.deployed import write
-from tests.support.predictions import DyingStore, Killed, in_memory, rows, say, tell
+from tests.support.predictions import DyingStore, Killed, join_delays, model_in_memory, rows, score_rows
 
 NOW = datetime.now(timezone.utc)
 FILES = ("datasets/delays_predictions/files", "datasets/delays_outcomes/files")
@@ -24,7 +24,7 @@ FILES = ("datasets/delays_predictions/files", "datasets/delays_outcomes/files")
 
 @pytest.fixture(scope="module")
 def model():
-    return in_memory()
+    return model_in_memory()
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def everything(store: ArtifactStore) -> dict[str, bytes]:
 @pytest.fixture
 def log(store, model) -> dict[str, Manifest]:
     """Predictions of 100 days ago and of 10, labels joined to both."""
-    old = age(store, say(store, model, 1, "2013-04", rows(1, 2)), 100)
-    young = age(store, say(store, model, 2, "2013-05", rows(3)), 10)
+    old = age(store, score_rows(store, model, 1, "2013-04", rows(1, 2)), 100)
+    young = age(store, score_rows(store, model, 2, "2013-05", rows(3)), 10)
     for manifest in (old, young):
-        tell(store, manifest.ref, rows(1, 2, 3))
+        join_delays(store, manifest.ref, rows(1, 2, 3))
     return {"old": old, "young": young}
 
 
@@ -140,18 +140,18 @@ def test_killed_anywhere_it_leaves_what_can_be_read_or_says_why_not_and_goes_on(
 
 def test_age_counts_from_the_windows_end_or_from_scoring_whichever_is_later(store, model):
     window = f"{NOW - timedelta(days=120):%Y-%m-%d}..{NOW - timedelta(days=80):%Y-%m-%d}"
-    age(store, say(store, model, 1, window, rows(1)), 100)
+    age(store, score_rows(store, model, 1, window, rows(1)), 100)
     assert do(store).predictions == 0
     assert do(store, now=NOW + timedelta(days=12)).predictions == 1
-    say(store, model, 1, "2013-04", rows(1))
+    score_rows(store, model, 1, "2013-04", rows(1))
     assert do(store).predictions == 0
     assert do(store, now=NOW + timedelta(days=91)).predictions == 1
 
 
 def test_what_was_replaced_and_what_has_no_window_goes_too(store, model):
-    replaced = age(store, say(store, model, 1, "2013-04", rows(1)), 100)
-    say(store, model, 1, "2013-04", rows(2))
-    bare = age(store, say(store, model, 1, None, rows(3)), 100)
+    replaced = age(store, score_rows(store, model, 1, "2013-04", rows(1)), 100)
+    score_rows(store, model, 1, "2013-04", rows(2))
+    bare = age(store, score_rows(store, model, 1, None, rows(3)), 100)
     assert do(store).predictions == 2
     for manifest in (replaced, bare):
         with pytest.raises(DatasetPurgedError):
@@ -160,27 +160,27 @@ def test_what_was_replaced_and_what_has_no_window_goes_too(store, model):
 
 
 def test_outcomes_of_several_windows_go_with_the_first_of_them(store, model, log):
-    joined = tell(store, {"name": "delays_predictions", "window": "2013"}, rows(1, 2, 3))
+    joined = join_delays(store, {"name": "delays_predictions", "window": "2013"}, rows(1, 2, 3))
     do(store)
     with pytest.raises(DatasetPurgedError):
         open_dataset(store, joined).table()
     # What is left can be joined again.
-    assert open_dataset(store, tell(store, {"name": "delays_predictions"}, rows(3))).table()["flight"].to_pylist() == [
-        3
-    ]
+    assert open_dataset(store, join_delays(store, {"name": "delays_predictions"}, rows(3))).table()[
+        "flight"
+    ].to_pylist() == [3]
 
 
 def test_a_purged_window_can_be_scored_again(store, model, log):
     do(store)
-    say(store, model, 1, "2013-04", rows(1, 2))
+    score_rows(store, model, 1, "2013-04", rows(1, 2))
     april = PredictionLog(store, "delays").present(Window.model_validate("2013-04"))
     assert [dataset.table()["flight"].to_pylist() for dataset in april] == [[1, 2]]
 
 
 def test_the_same_empty_window_can_be_written_again(store, model):
-    first = age(store, say(store, model, 1, "2013-04", rows()), 100)
+    first = age(store, score_rows(store, model, 1, "2013-04", rows()), 100)
     do(store)
-    second = say(store, model, 1, "2013-04", rows())
+    second = score_rows(store, model, 1, "2013-04", rows())
     assert open_dataset(store, second.ref).table().num_rows == 0
     assert first.rows == second.rows == 0
 
@@ -204,7 +204,7 @@ def test_files_that_a_dead_task_left_go_after_a_day(store, log):
 
 
 def test_only_the_models_own_predictions_are_purged(store, model, log):
-    age(store, say(store, model, 1, "2013-04", rows(5), name="arrivals"), 100)
+    age(store, score_rows(store, model, 1, "2013-04", rows(5), name="arrivals"), 100)
     do(store)
     (kept,) = PredictionLog(store, "arrivals", name="delays_predictions").present()
     assert kept.table()["flight"].to_pylist() == [5]

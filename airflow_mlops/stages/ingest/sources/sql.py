@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.connections import ConnectionInfo, without_secret
+from airflow_mlops.core.connections import ConnectionInfo, redact
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
@@ -46,7 +46,7 @@ class QuerySource(ABC):
         text = str(error)
         for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
             text = text.partition(echo)[0]
-        return without_secret(text, self.info)
+        return redact(text, self.info)
 
     def refused(self, error: BaseException) -> SpecError:
         return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.says(error)}.")

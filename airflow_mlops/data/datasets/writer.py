@@ -1,0 +1,198 @@
+"""Writing a dataset."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets.catalog import current_id, open_dataset
+from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key, slot_key, window_key
+from airflow_mlops.data.store import ArtifactStore, HashingFile
+
+DATA = "data"
+ROW_GROUP_ROWS = 131_072
+
+
+class DatasetWriter:
+    """Writes one dataset. Use it as a context manager and call :meth:`commit` at the end of the block.
+
+    Leaving the block without a commit deletes the files written so far.
+
+    :param folder: subfolder of ``files`` for the Parquet files, such as ``window=2013-04``
+    """
+
+    def __init__(self, store: ArtifactStore, name: str, folder: str = "") -> None:
+        self.store = store
+        self.name = name
+        self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
+        self._open: dict[str, tuple[str, HashingFile, pq.ParquetWriter, ExitStack]] = {}
+        self._rows: dict[str, int] = {}
+        self._schema: pa.Schema | None = None
+        self._written: list[str] = []
+        self._committed = False
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _, _, writer, files in self._open.values():
+            try:
+                if not self._committed:
+                    writer.close()
+            except Exception:  # noqa: BLE001, S110 - the file is discarded, so its footer does not matter
+                pass
+            finally:
+                # On an error the store deletes the temporary file.
+                files.__exit__(RuntimeError, RuntimeError("abandoned"), None)
+        if not self._committed:
+            for key in self._written:
+                self.store.delete(key)
+
+    def write(self, data: pa.RecordBatch | pa.Table, part: str = DATA) -> None:
+        """Append rows to ``part``.
+
+        :raises SchemaError: columns or types differ from those of the rows written before
+        """
+        if self._schema is None:
+            self._schema = data.schema.remove_metadata()
+        elif not data.schema.equals(self._schema):
+            raise SchemaError(f"Dataset {self.name}: {schema_difference(self._schema, data.schema)}.")
+        if part not in self._open:
+            self._start(part)
+        writer = self._open[part][2]
+        if isinstance(data, pa.Table):
+            writer.write_table(data, row_group_size=ROW_GROUP_ROWS)
+        else:
+            writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
+        self._rows[part] += data.num_rows
+
+    def _start(self, part: str) -> None:
+        key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
+        files = ExitStack()
+        file = files.enter_context(self.store.create(key))
+        # A small limit makes Parquet give up early on dictionaries for columns of mostly distinct values: writing takes
+        # half the time, and files are smaller.
+        writer = pq.ParquetWriter(
+            file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
+        )
+        self._open[part] = (key, file, writer, files)
+        self._rows[part] = 0
+
+    def commit(
+        self,
+        *,
+        window: Window | None = None,
+        owner: str = "",
+        description: str = "",
+        source: dict[str, Any] | None = None,
+        parents: Iterable[DatasetRef] = (),
+        details: dict[str, Any] | None = None,
+        provenance: Provenance | None = None,
+        slots: Iterable[str] = (),
+    ) -> tuple[Manifest, bool]:
+        """Write the manifest, and make the dataset the current one of its window and slots.
+
+        :param slots: slots to point at this dataset, see :func:`airflow_mlops.data.datasets.in_slot`
+        :return: the manifest, and whether an identical dataset already existed; the files just written are then deleted
+        :raises SchemaError: neither rows nor a schema were written
+        """
+        if self._schema is None:
+            raise SchemaError(f"Dataset {self.name} received neither rows nor a schema, so it cannot be written.")
+        manifest = self._manifest(self._close_files(), window, owner, description, source, parents, details, provenance)
+        existing = _intact(self.store, manifest)
+        if existing is not None:
+            manifest = existing
+        else:
+            self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
+            self._committed = True
+        pointers = [slot_key(self.name, slot) for slot in slots]
+        if window is not None:
+            pointers.append(window_key(self.name, window))
+        for key in pointers:
+            if current_id(self.store, key) != manifest.id:
+                self.store.write_json(key, {"id": manifest.id, "window": str(window) if window else None})
+        return manifest, existing is not None
+
+    def _close_files(self) -> list[FileEntry]:
+        entries = []
+        for part, (key, file, writer, files) in self._open.items():
+            writer.close()
+            files.close()
+            self._written.append(key)
+            entries.append(FileEntry(path=key, part=part, rows=self._rows[part], bytes=file.bytes, sha256=file.sha256))
+        self._open = {}
+        return entries
+
+    def _manifest(
+        self,
+        files: list[FileEntry],
+        window: Window | None,
+        owner: str,
+        description: str,
+        source: dict[str, Any] | None,
+        parents: Iterable[DatasetRef],
+        details: dict[str, Any] | None,
+        provenance: Provenance | None,
+    ) -> Manifest:
+        assert self._schema is not None  # checked by commit()
+        identity = {
+            "name": self.name,
+            "window": str(window) if window else None,
+            "columns": [[field.name, str(field.type)] for field in self._schema],
+            "files": [[entry.part, entry.rows, entry.sha256] for entry in files],
+            "parents": [parent.id for parent in parents],
+            "details": details or {},
+        }
+        return Manifest(
+            id=fingerprint(identity),
+            name=self.name,
+            owner=owner,
+            description=description,
+            source=source or {},
+            window=window,
+            columns=[ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema],
+            rows=sum(self._rows.values()),
+            files=files,
+            parents=identity["parents"],
+            details=details or {},
+            provenance=provenance or Provenance(),
+            created=datetime.now(timezone.utc),
+        )
+
+
+def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
+    """Describe in one phrase how two schemas differ."""
+    expected_types = {field.name: str(field.type) for field in expected}
+    found_types = {field.name: str(field.type) for field in found}
+    problems = [f"column {name!r} is missing" for name in expected_types if name not in found_types]
+    problems += [f"column {name!r} is new" for name in found_types if name not in expected_types]
+    problems += [
+        f"column {name!r} was {expected_types[name]} and is now {found_types[name]}"
+        for name in expected_types
+        if name in found_types and expected_types[name] != found_types[name]
+    ]
+    return ", ".join(problems) or "the order of the columns changed"
+
+
+def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
+    """The manifest of an identical dataset in the store, if all its files are unchanged."""
+    try:
+        dataset = open_dataset(store, manifest.ref)
+        dataset.verify()
+    except (DatasetNotFoundError, DatasetCorruptError, DatasetPurgedError):
+        return None
+    return dataset.manifest

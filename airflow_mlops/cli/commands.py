@@ -144,6 +144,7 @@ def rollback(args: Namespace) -> None:
 def reproduce(args: Namespace) -> None:
     """``airflow mlops reproduce MODEL VERSION``."""
     from airflow_mlops.compute import Process
+    from airflow_mlops.compute.base import runner_for
     from airflow_mlops.core.connections import environment_name, to_json
     from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
@@ -163,7 +164,7 @@ def reproduce(args: Namespace) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, server.dags_folder()])),
     }
     try:
-        answer = Process(sys.executable, environment).run(call, set(), {}, _log)
+        answer = runner_for(Process(sys.executable, environment), _log).run(call, set(), {})
     finally:
         store.delete(call.key)
     result = ReproduceResult.model_validate(answer)

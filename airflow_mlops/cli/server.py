@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
-from airflow_mlops.compute.base import connection_info, undefined
+from airflow_mlops.compute.connections import connection_info, undefined
 from airflow_mlops.core.errors import MLOpsError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where a step runs: the values that ``run_on=`` takes."""
+"""Where steps run: the values that the operators' parameter ``run_on`` takes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import json
 from airflow.sdk import conf
 
 from airflow_mlops.compute.base import Compute
-from airflow_mlops.compute.kubernetes.pod import Pod
+from airflow_mlops.compute.kubernetes.description import Pod
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
 from airflow_mlops.core.errors import SpecError
 
-_PLACES: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod}
+_BY_NAME: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod}
 
 
 def from_text(text: str) -> Compute:
-    """A place written as text: ``Worker``, or JSON as in ``{"Pod": {"image": "...", "memory": "4Gi"}}``.
+    """Parse a value of ``run_on`` from text: ``Worker``, or JSON as in ``{"Pod": {"image": "...", "memory": "4Gi"}}``.
 
-    :raises SpecError: it is neither
+    :raises SpecError: the text names no such class, or its arguments are invalid
     """
     try:
         ((name, options),) = (json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()
-        return _PLACES[name](**options)
+        return _BY_NAME[name](**options)
     except SpecError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
-            f"{text!r} names no place to run steps ({error}): write Worker, "
+            f"{text!r} does not say where steps run ({error}): write Worker, "
             '{"Process": {"python": "/path/to/python"}} or {"Pod": {"image": "..."}}.'
         ) from None
 
 
 def default_place() -> Compute:
-    """Where steps run whose operator does not say: ``[mlops] run_on``, or the worker.
+    """Return where steps run by default: the setting ``[mlops] run_on``, or the Airflow worker if it is empty.
 
-    :raises SpecError: the setting cannot be read
+    :raises SpecError: the setting cannot be parsed
     """
     configured: str = conf.get("mlops", "run_on", fallback="") or ""
     if not configured:

@@ -1,13 +1,11 @@
-"""What every place that runs steps has in common."""
+"""The two halves of ``run_on``: a :class:`Compute` describes where steps run, and its :class:`Runner` runs them there."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import ConnectionNotFoundError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -15,70 +13,65 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import StepCall
 
 
-class Compute(ABC):
-    """A place that runs steps. Subclasses are small descriptions, made while a DAG is parsed; they import what
-    they need when a step runs."""
+class Compute:
+    """Describes where a step runs.
 
+    DAG files create these objects, so subclasses are dataclasses that validate and hold their fields, and import
+    nothing heavy. What runs a step is the class that ``runner`` names. It is imported when the task runs.
+    """
+
+    #: Import path of the :class:`Runner` for this description, as ``package.module:Class``.
+    runner: ClassVar[str]
     template_fields: ClassVar[Sequence[str]] = ()
 
+    def serialize(self) -> dict[str, Any]:
+        """Return what Airflow shows as the rendered template field ``run_on``."""
+        return {}
+
+
+Description = TypeVar("Description", bound=Compute)
+
+
+class Runner(ABC, Generic[Description]):
+    """Runs the step of one task.
+
+    :param compute: the description, with its template fields rendered
+    :param log: the task's logger
+    """
+
+    def __init__(self, compute: Description, log: Any) -> None:
+        self.compute = compute
+        self.log = log
+
     @abstractmethod
-    def run(self, call: StepCall, conn_ids: set[str], context: Context, log: Any) -> dict[str, Any]:
-        """Run ``call`` and return its result, which is in the artifact store by then.
+    def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
+        """Run ``call`` and return its result. The artifact store holds the result before this method returns.
 
-        :param conn_ids: the Airflow connections the step will ask for
-        :raises MLOpsError: the step failed, or could not be run here
+        :param conn_ids: ids of the Airflow connections that the step uses
+        :raises MLOpsError: the step failed, or could not run here
         """
 
-    def resume(self, call: StepCall, event: dict[str, Any], context: Context, log: Any) -> dict[str, Any]:
-        """Go on where :meth:`run` deferred the task.
+    def resume(self, call: StepCall, event: dict[str, Any], context: Context) -> dict[str, Any]:
+        """Continue after :meth:`run` deferred the task, and return the result.
 
-        :param event: what the trigger says
+        :param event: the payload of the trigger's event
+        :raises MLOpsError: the step failed, or could not run here
         """
-        raise NotImplementedError(f"{type(self).__name__} never defers.")
+        raise NotImplementedError(f"{type(self).__name__} never defers a task.")
 
     def facts(self) -> dict[str, str]:
-        """What is known of the place after the step has run there, for the record."""
+        """Return what is known about where the step ran, for MLflow tags. Empty before the step has run."""
         return {}
 
-    def serialize(self) -> dict[str, Any]:
-        """What the task's rendered fields show."""
-        return {}
-
-    def on_kill(self) -> None:  # noqa: B027 - a step in the task's own process ends with it
-        """Stop what runs. Called when a user ends the task, never on a normal exit."""
+    def on_kill(self) -> None:
+        """Stop the running step. Called when a user ends the task, never on a normal exit."""
 
 
-def airflow_connection(conn_id: str) -> ConnectionInfo:
-    """Look a connection up in Airflow, secrets backends included.
+def runner_for(compute: Compute, log: Any) -> Runner[Any]:
+    """Import the runner that ``compute`` names and create it.
 
-    :raises ConnectionNotFoundError: Airflow has no such connection
+    :param log: the task's logger
     """
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowException
-
-    try:
-        return connection_info(conn_id, BaseHook.get_connection(conn_id))
-    except AirflowException:
-        raise undefined(conn_id) from None
-
-
-def undefined(conn_id: str) -> ConnectionNotFoundError:
-    """The error where Airflow has no such connection."""
-    return ConnectionNotFoundError(
-        f"Connection {conn_id!r} is not defined in Airflow: add it under Admin, Connections, "
-        f"with `airflow connections add {conn_id}`, or as AIRFLOW_CONN_{conn_id.upper()}."
-    )
-
-
-def connection_info(conn_id: str, found: Any) -> ConnectionInfo:
-    """A connection of Airflow's, as steps see it."""
-    return ConnectionInfo(
-        conn_id=conn_id,
-        conn_type=found.conn_type or "",
-        host=found.host,
-        login=found.login,
-        password=found.password,
-        schema=found.schema,
-        port=found.port,
-        extra=found.extra_dejson,
-    )
+    module, _, name = compute.runner.partition(":")
+    created: Runner[Any] = getattr(import_module(module), name)(compute, log)
+    return created

@@ -5,30 +5,44 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_mlops.compute.base import Compute, airflow_connection
+from airflow_mlops.compute.base import Compute, Runner
+from airflow_mlops.compute.connections import airflow_connection
+from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
-from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError, by_name
+from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.core.calls import StepCall
 
-# What a step may need of the worker's environment. Airflow's own settings and secrets stay behind.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "LD_LIBRARY_PATH")
-_KEPT_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST_", "OMP_", "CUDA_", "NVIDIA_")
+# The variables of the worker that a step may need. Airflow's own settings and secrets are not among them.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "LD_LIBRARY_PATH",
+)
+_INHERITED_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST_", "OMP_", "CUDA_", "NVIDIA_")
 
 
 @dataclass
 class Process(Compute):
-    """Runs the step in the virtual environment that ``python`` belongs to, on the same worker.
+    """Runs the step on the same worker in the virtual environment of ``python``.
 
-    That environment needs ``airflow-mlops`` of the same version with the extras of the step, and no Airflow
-    (``pip install --no-deps airflow-mlops`` beside ``pydantic``, ``pyarrow`` and ``fsspec``).
+    That environment needs the same version of ``airflow-mlops`` with the extras of the step. It does not need Airflow:
+    ``pip install --no-deps airflow-mlops``, then ``pydantic``, ``pyarrow`` and ``fsspec``.
 
     :param python: path of the interpreter
     :param env: environment variables to add
@@ -37,37 +51,58 @@ class Process(Compute):
     python: str
     env: dict[str, str] = field(default_factory=dict, repr=False)
 
+    runner: ClassVar[str] = "airflow_mlops.compute.process:ProcessRunner"
     template_fields: ClassVar[Sequence[str]] = ("python", "env")
 
-    def __post_init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
 
-    def run(self, call: StepCall, conn_ids: set[str], context: Context, log: Any) -> dict[str, Any]:
+class ProcessRunner(Runner[Process]):
+    """Starts ``python -m airflow_mlops.stages`` and copies its output to the task's log.
+
+    The child reports an error in a file (:mod:`airflow_mlops.core.termination`), so what libraries print has no
+    influence on the error that the task raises.
+    """
+
+    _child: subprocess.Popen[str] | None = None
+
+    def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.data.results import read_result
         from airflow_mlops.data.store import ArtifactStore
 
-        failure = self._relay(call, self._environment(conn_ids), log)
-        if failure is not None:
-            raise failure
+        with tempfile.TemporaryDirectory(prefix="mlops-process-") as folder:
+            message = Path(folder) / "termination-log"
+            message.touch()
+            env = {**self._environment(conn_ids), termination.VARIABLE: str(message)}
+            status, output = self._run_child(call, env)
+            reported = termination.parse(message.read_text())
+        if status != 0:
+            raise _failure(self.compute.python, status, reported, output)
         result = read_result(ArtifactStore(call.store), call.key)
         if result is None:
             raise ComputeError(
-                f"{self.python} ended without an error but left no result in {call.store}: "
-                "check that this artifact store is the same one when seen from there."
+                f"{self.compute.python} ended without an error but left no result in {call.store}: "
+                "check that it reaches the same artifact store."
             )
         return result
 
     def _environment(self, conn_ids: set[str]) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-        # Connections travel in the environment: unlike arguments, other users cannot read it.
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        }
+        # Other users can read a process's arguments, but not its environment.
         secrets = {environment_name(conn_id): to_json(airflow_connection(conn_id)) for conn_id in sorted(conn_ids)}
-        return {**kept, **secrets, "PYTHONUNBUFFERED": "1", **self.env}
+        return {**inherited, **secrets, "PYTHONUNBUFFERED": "1", **self.compute.env}
 
-    def _relay(self, call: StepCall, env: dict[str, str], log: Any) -> MLOpsError | None:
-        """Start the child, pass its lines on to the task's log, and return the error it ended with, if any."""
+    def _run_child(self, call: StepCall, env: dict[str, str]) -> tuple[int, _Output]:
+        """Run the child to its end; return its exit status and the lines that explain a failed start.
+
+        :raises SpecError: the interpreter cannot be started
+        """
+        python = self.compute.python
         try:
             child = subprocess.Popen(  # noqa: S603 - the DAG's author names the interpreter
-                [self.python, "-m", "airflow_mlops.stages"],
+                [python, "-m", "airflow_mlops.stages"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -77,26 +112,25 @@ class Process(Compute):
                 start_new_session=True,
             )
         except OSError as error:
-            raise SpecError(f"Python {self.python!r} cannot be started on this worker: {error.strerror}.") from None
+            raise SpecError(f"Python {python!r} cannot be started on this worker: {error.strerror}.") from None
         self._child = child
         assert child.stdin is not None
         assert child.stdout is not None
+        output = _Output()
         try:
             try:
                 with child.stdin:
                     child.stdin.write(call.model_dump_json())
             except BrokenPipeError:
-                pass  # the child died at once; its output says why
-            last = ""
+                pass  # the child ended at once; its output says why
             for line in child.stdout:
-                last = line.rstrip()
-                _log_line(last, log)
-            status = child.wait()
+                output.add(line.rstrip())
+                _log_line(line.rstrip(), self.log)
+            return child.wait(), output
         finally:
-            self._stop()
-        return None if status == 0 else _failure(self.python, status, last)
+            self.on_kill()
 
-    def _stop(self) -> None:
+    def on_kill(self) -> None:
         child = self._child
         if child is not None and child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
@@ -106,8 +140,17 @@ class Process(Compute):
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
 
-    def on_kill(self) -> None:
-        self._stop()
+
+class _Output:
+    """The lines of the child's output that explain why it ended before it could report an error."""
+
+    last = ""
+    missing_module = ""
+
+    def add(self, line: str) -> None:
+        self.last = line or self.last
+        if "No module named" in line:
+            self.missing_module = line
 
 
 def _log_line(line: str, log: Any) -> None:
@@ -118,16 +161,19 @@ def _log_line(line: str, log: Any) -> None:
         log.info("%s", line)
 
 
-def _failure(python: str, status: int, last: str) -> MLOpsError:
-    level, _, rest = last.partition(" ")
-    name, _, message = rest.partition(" ")
-    if level == "ERROR" and status == 1:
-        kind = by_name(name)
-        return kind(message) if kind is not MLOpsError else ComputeError(f"The step failed with {name}: {message}")
-    if "No module named" in last:
-        return SpecError(
-            f"{python} cannot import airflow_mlops ({last}): install airflow-mlops with the extras of this step there."
-        )
+def _failure(python: str, status: int, reported: dict[str, Any], output: _Output) -> MLOpsError:
+    """The error for a child that ended with ``status``, which is negative for a signal.
+
+    :param reported: the child's termination message; empty if the child did not come as far as the step
+    """
+    if (error := termination.error_in(reported)) is not None:
+        return error
     if status < 0:
-        return ComputeError(f"The step's process was ended by {signal.Signals(-status).name} (out of memory, perhaps).")
-    return ComputeError(f"{python} ended with status {status}: {last}")
+        hint = " The kernel does that when memory runs out." if status == -signal.SIGKILL else ""
+        return ComputeError(f"The step's process was ended by {signal.Signals(-status).name}.{hint}")
+    if not reported and output.missing_module:
+        return SpecError(
+            f"{python} cannot import airflow_mlops ({output.missing_module}): install airflow-mlops with the extras of "
+            "this step there."
+        )
+    return ComputeError(f"{python} ended with exit status {status}. Its last line of output: {output.last!r}.")

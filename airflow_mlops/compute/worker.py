@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_mlops.compute.base import Compute, airflow_connection
+from airflow_mlops.compute.base import Compute, Runner
+from airflow_mlops.compute.connections import airflow_connection
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Worker(Compute):
-    """Runs the step in the Airflow worker itself. The default."""
+    """Runs the step in the Airflow worker itself. This is the default."""
 
-    def run(self, call: StepCall, conn_ids: set[str], context: Context, log: Any) -> dict[str, Any]:
+    runner: ClassVar[str] = "airflow_mlops.compute.worker:WorkerRunner"
+
+
+class WorkerRunner(Runner[Worker]):
+    """Calls the step's function."""
+
+    def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.stages.runner import run_call
 
         return run_call(call, airflow_connection)

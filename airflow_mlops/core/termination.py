@@ -1,4 +1,9 @@
-"""The message a container leaves for Kubernetes: why it failed, and how much memory it held."""
+"""The termination message: how the process of a step reports its error to the process or the cluster that started it.
+
+The message is a small JSON file with ``peak_memory`` in bytes and, after a failure, ``error`` (the name of the exception
+class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status of the pod.
+``Process`` names another file in the environment variable ``MLOPS_TERMINATION_LOG``.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +15,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FILE = Path(os.environ.get("MLOPS_TERMINATION_LOG", "/dev/termination-log"))
+from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
 
-# Kubernetes keeps this much of it.
-_MESSAGE = 3000
-_SECONDS = 0.5
+VARIABLE = "MLOPS_TERMINATION_LOG"
+_IN_CONTAINER = "/dev/termination-log"
+# Kubernetes truncates a message to 4096 bytes, and to 3072 bytes in a pod of four containers.
+_MESSAGE_BYTES = 2900
+_INTERVAL_SECONDS = 0.5
 
 
 class TerminationMessage:
-    """Keeps the file up to date while the step runs, so that it tells the memory of one that was killed for it, too.
+    """Writes the message, and updates it while the step runs so that it shows the memory of a step that is killed.
 
-    Does nothing where there is no such file, which is everywhere but in a container.
+    Does nothing if the file does not exist, as is usual outside containers.
+
+    :param file: the file to write
     """
 
-    def __init__(self, file: Path = FILE) -> None:
+    def __init__(self, file: Path) -> None:
         self._file = file
         self._content: dict[str, Any] = {}
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._follow, name="termination-message", daemon=True)
+        self._thread = threading.Thread(target=self._update, name="termination-message", daemon=True)
+
+    @classmethod
+    def for_this_process(cls) -> TerminationMessage:
+        """The message of this process. Its child processes do not inherit the variable that names the file."""
+        return cls(Path(os.environ.pop(VARIABLE, _IN_CONTAINER)))
 
     def __enter__(self) -> TerminationMessage:
         if self._file.exists() and os.access(self._file, os.W_OK):
+            # Tells a reader that the step's code could be imported and began to run.
+            self._write()
             self._thread.start()
         return self
 
@@ -44,23 +60,59 @@ class TerminationMessage:
             self._write()
 
     def fail(self, name: str, message: str) -> None:
-        """Say why the step failed."""
-        with self._lock:
-            self._content |= {"error": name, "message": message[:_MESSAGE]}
+        """Record why the step failed.
 
-    def _follow(self) -> None:
-        while not self._ended.wait(_SECONDS):
+        :param name: name of the exception class
+        """
+        with self._lock:
+            self._content |= {"error": name, "message": _shortened(message)}
+
+    def _update(self) -> None:
+        while not self._ended.wait(_INTERVAL_SECONDS):
             self._write()
 
     def _write(self) -> None:
         with self._lock:
             self._content["peak_memory"] = peak_memory()
-            # Written in place: Kubernetes mounts this one file.
-            self._file.write_text(json.dumps(self._content))
+            # Written in place: Kubernetes mounts this one file, so a rename would not reach it.
+            self._file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+
+
+def _shortened(message: str) -> str:
+    """The start of ``message`` that takes at most ``_MESSAGE_BYTES`` bytes in JSON, so that the JSON is never cut."""
+    message = message.encode(errors="replace").decode()
+    while (excess := len(json.dumps(message, ensure_ascii=False).encode()) - _MESSAGE_BYTES) > 0:
+        # A character takes at most six bytes, as in \u0000.
+        message = message[: -max(1, excess // 6)]
+    return message
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Parse a termination message.
+
+    :return: its content; empty if ``text`` is not the message of a step
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def error_in(message: dict[str, Any]) -> MLOpsError | None:
+    """The error that a parsed message reports: of the same class as in the step, or else a :class:`ComputeError`.
+
+    :return: ``None`` if the message reports no error
+    """
+    if "error" not in message:
+        return None
+    name, text = str(message["error"]), str(message.get("message", ""))
+    kind = by_name(name)
+    return kind(text) if kind is not MLOpsError else ComputeError(f"The step failed with {name}: {text}")
 
 
 def peak_memory() -> int:
-    """The most memory that this process or one of its ended children held, in bytes."""
+    """The most memory that this process or one of its ended child processes has held, in bytes."""
     import resource
 
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

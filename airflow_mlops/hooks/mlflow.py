@@ -38,7 +38,7 @@ class MLflowHook(BaseHook):
         :raises ConnectionNotFoundError: Airflow has no such connection
         :raises RegistryError: the server cannot be used
         """
-        from airflow_mlops.compute.base import airflow_connection
+        from airflow_mlops.compute.connections import airflow_connection
         from airflow_mlops.core.references import MLflowTarget
         from airflow_mlops.registry.client import connect
 
@@ -51,7 +51,7 @@ class MLflowHook(BaseHook):
         """
         import requests
 
-        from airflow_mlops.compute.base import airflow_connection
+        from airflow_mlops.compute.connections import airflow_connection
         from airflow_mlops.registry.client import tracking_uri
         from airflow_mlops.registry.versions import CHAMPION, champion
 
@@ -78,7 +78,7 @@ class MLflowHook(BaseHook):
         """
         import requests
 
-        from airflow_mlops.compute.base import airflow_connection
+        from airflow_mlops.compute.connections import airflow_connection
         from airflow_mlops.registry.client import tracking_uri
 
         found = airflow_connection(self.mlflow_conn_id)

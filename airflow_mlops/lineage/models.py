@@ -8,7 +8,7 @@ from typing import Any
 from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import data_quality_assertions_dataset, dataset_type_dataset
 
-from airflow_mlops.compute.base import airflow_connection
+from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.errors import ConnectionNotFoundError
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.lineage import facets

@@ -12,7 +12,7 @@ from airflow.sdk import BaseHook
 from openlineage.client.event_v2 import InputDataset
 from openlineage.client.facet_v2 import input_statistics_input_dataset
 
-from airflow_mlops.compute.base import airflow_connection
+from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.errors import ConnectionNotFoundError
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_mlops.compute.base import airflow_connection
+from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.links.base import ResultLink
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, default_place
+from airflow_mlops.compute.base import Runner, runner_for
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Spec, StepCall
 from airflow_mlops.core.errors import MLOpsError
@@ -44,6 +45,7 @@ class StepOperator(BaseOperator):
     ui_color = "#e8f0fe"
     # What ran and what it answered, for lineage.
     _ran: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
+    _runner: Runner[Any] | None = None
 
     def __init__(
         self,
@@ -107,10 +109,11 @@ class StepOperator(BaseOperator):
             spec = self.before_step(spec, context, resumed=event is not None)
             call = self.call(spec, context)
             self._ran = call, None
+            self._runner = runner = runner_for(self.run_on, self.log)
             if event is None:
-                result = self.run_on.run(call, spec.connections(), context, self.log)
+                result = runner.run(call, spec.connections(), context)
             else:
-                result = self.run_on.resume(call, event, context, self.log)
+                result = runner.resume(call, event, context)
         self._ran = call, result
         self.log.info("%s", result["summary"])
         self.finish(result, context)
@@ -150,8 +153,13 @@ class StepOperator(BaseOperator):
             provenance=provenance,
         )
 
+    def place(self) -> dict[str, str]:
+        """Where the step ran: for a pod, the names of the pod, its node and its image, and the digest of the image."""
+        return self._runner.facts() if self._runner is not None else {}
+
     def on_kill(self) -> None:
-        self.run_on.on_kill()
+        if self._runner is not None:
+            self._runner.on_kill()
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """What the task read and made. Called by apache-airflow-providers-openlineage, after a failure too."""

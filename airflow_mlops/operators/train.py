@@ -72,10 +72,10 @@ class TrainOperator(StepOperator):
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         super().finish(result, context)
-        facts = self.run_on.facts()
-        if digest := facts.get("image_digest"):
+        place = self.place()
+        if digest := place.get("image_digest"):
             # A pod does not know the digest of its own image.
-            tags = {"mlops.image": facts["image"], "mlops.image_digest": digest}
+            tags = {"mlops.image": place["image"], "mlops.image_digest": digest}
             MLflowHook(self.mlflow_conn_id).tag_run(result["run_id"], tags)
 
     def event(self, result: dict[str, Any], context: Context) -> Event:

@@ -1,6 +1,8 @@
-"""The work of each stage. A step module ``steps/NAME.py`` defines::
+"""One folder per stage of the machine-learning lifecycle.
 
-    def run(spec: NameSpec, context: StepContext) -> NameResult
+``STAGE/spec.py`` defines the parameters and the result of a step. ``STAGE/step.py`` does the work::
 
-and nothing in it or below it imports Airflow. ``python -m airflow_mlops.stages`` runs one call.
+    def run(spec: StageSpec, context: StepContext) -> StageResult
+
+Nothing in this package imports Airflow. ``python -m airflow_mlops.stages`` runs one call of a step.
 """

@@ -1,17 +1,16 @@
-"""``python -m airflow_mlops.stages``: run the one call given as JSON in ``MLOPS_CALL``, or on standard input.
+"""``python -m airflow_mlops.stages``: run one call of a step.
 
-The result goes to the artifact store under the call's key. Log lines go to standard output as ``LEVEL message``.
-Exit status 0: the result is stored. 1: the step failed, and the last line is ``ERROR NAME message`` with the name of
-an exception of :mod:`airflow_mlops.core.errors`. 143: it was asked to end (SIGTERM).
+The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard input
+otherwise (:mod:`airflow_mlops.stages.calls`). The result is written to the artifact store under the call's key. Log lines
+go to standard output as ``LEVEL message``.
 
-In a container, ``/dev/termination-log`` holds the same for Kubernetes: JSON with ``peak_memory`` in bytes and, after a
-failure, ``error`` and ``message``.
+Exit status 0: the result is stored. 1: the step failed, and the termination message
+(:mod:`airflow_mlops.core.termination`) holds the error. 143: the process received SIGTERM.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -19,18 +18,19 @@ from types import FrameType
 
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.termination import TerminationMessage
-from airflow_mlops.stages.runner import read_call, run_call
+from airflow_mlops.stages.calls import receive_call
+from airflow_mlops.stages.runner import run_call
 
 
 def main() -> int:
-    """Run the call; return the exit status."""
+    """Run the call and return the exit status."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
-    # The first process of a container gets no default for this signal, and would be killed after the grace period.
-    signal.signal(signal.SIGTERM, _end)
-    with TerminationMessage() as termination:
+    # The first process of a container has no default handler for SIGTERM: Kubernetes would kill it after the grace period.
+    signal.signal(signal.SIGTERM, _exit)
+    with TerminationMessage.for_this_process() as termination:
         try:
-            run_call(read_call(os.environ.pop("MLOPS_CALL", "") or sys.stdin.buffer.read()))
-        except Exception as error:  # noqa: BLE001 - the parent turns it into a task failure
+            run_call(receive_call())
+        except Exception as error:  # noqa: BLE001 - whoever started this process raises it again
             if not isinstance(error, MLOpsError):
                 traceback.print_exc(file=sys.stdout)
             name, message = type(error).__name__, " ".join(str(error).split())
@@ -40,8 +40,8 @@ def main() -> int:
     return 0
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    # What runs may still leave a checkpoint on its way out.
+def _exit(number: int, frame: FrameType | None) -> None:
+    # SystemExit runs the step's ``finally`` blocks, which may write a checkpoint.
     sys.exit(128 + number)
 
 

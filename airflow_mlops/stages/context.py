@@ -1,4 +1,4 @@
-"""What a step is handed beside its spec."""
+"""What a step gets in addition to its spec."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("airflow_mlops.stages")
 
 @dataclass(frozen=True)
 class StepContext:
-    """The surroundings of one step.
+    """The environment of one step.
 
     :param store: the artifact store
-    :param key: the key of the step's result; the same on every retry, so it names what must exist only once
-        (an MLflow run, a checkpoint)
+    :param key: the key of the step's result. It is the same for every try, so it names what may exist only once: an
+        MLflow run, a checkpoint
     :param connection: looks up an Airflow connection by its id
-    :param provenance: which task asked for the step
+    :param provenance: the task that started the step
     """
 
     store: ArtifactStore
@@ -29,5 +29,5 @@ class StepContext:
     provenance: Provenance = field(default_factory=Provenance)
 
     def progress(self, message: str) -> None:
-        """Say in the task's log how far the step is."""
+        """Report progress in the task's log."""
         log.info(message)

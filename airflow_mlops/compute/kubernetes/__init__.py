@@ -1,1 +1,1 @@
-"""Pods as JSON: how they are put together, and why they fail. Imports no Kubernetes client."""
+"""Everything that knows Kubernetes: the description ``Pod``, its manifest, the operator that runs it, and failures."""

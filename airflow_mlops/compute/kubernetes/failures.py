@@ -1,4 +1,4 @@
-"""Why a pod did not do its work, in one sentence: read from the pod as Kubernetes describes it."""
+"""Why a pod failed, in one sentence, from the state of the pod that Kubernetes reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_mlops.compute.kubernetes.manifest import Json, in_bytes
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes
+from airflow_mlops.core import termination
 from airflow_mlops.core.errors import (
     ComputeError,
     ImageError,
@@ -14,17 +16,18 @@ from airflow_mlops.core.errors import (
     MLOpsError,
     NoCapacityError,
     SpecError,
-    by_name,
 )
 
-# A container in one of these states never starts; Kubernetes would go on trying.
+# A container that waits for one of these reasons never starts, although Kubernetes keeps trying.
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _COMMAND = ("StartError", "ContainerCannotRun")
+# A process that used this share of its memory limit and then got SIGKILL most likely ran out of memory.
+_OOM_SHARE = 0.97
 
 
 def cannot_be_pulled(pod: Json) -> MLOpsError | None:
-    """What keeps an image of the pod from being pulled, if anything does."""
+    """The error for an image that cannot be pulled, or ``None``."""
     for status, reason, message in _waiting(pod):
         if reason in _IMAGE:
             return ImageError(
@@ -35,18 +38,18 @@ def cannot_be_pulled(pod: Json) -> MLOpsError | None:
 
 
 def cannot_be_configured(pod: Json) -> MLOpsError | None:
-    """What keeps a container of the pod from being made, if anything does."""
+    """The error for a container that cannot be created, or ``None``."""
     for status, reason, message in _waiting(pod):
         if reason in _CONFIG:
             return SpecError(
                 f"Container {status.get('name')!r} cannot be started ({reason}: {message}): correct Pod(...), or create "
-                "what it names in the namespace."
+                "the missing object in the namespace."
             )
     return None
 
 
 def never_starts(pod: Json) -> MLOpsError | None:
-    """What keeps the pod from ever starting, if anything does."""
+    """The error for a pod that will never start, or ``None``."""
     return cannot_be_pulled(pod) or cannot_be_configured(pod)
 
 
@@ -56,45 +59,46 @@ def _waiting(pod: Json) -> Iterator[tuple[Json, str, str]]:
         yield status, str(waiting.get("reason")), " ".join(str(waiting.get("message") or "").split())
 
 
-def failure(pod: Json | None, container: str, events: list[str], error: str) -> MLOpsError:
-    """The error that a pod's last state stands for.
+def failure(pod: Json | None, container: str, warnings: list[str], error: str) -> MLOpsError:
+    """Return the error that explains why a pod failed.
 
-    :param pod: the pod as it was last seen; ``None`` where nothing was
-    :param container: the name of the container that ran the step
-    :param events: the pod's warnings, oldest first
-    :param error: what KubernetesPodOperator said
+    :param pod: the last known state of the pod; ``None`` if it was never read
+    :param container: name of the container that ran the step
+    :param warnings: the pod's warning events, oldest first
+    :param error: the message of the error that KubernetesPodOperator raised
     """
     if pod is None:
-        return ComputeError(f"The pod was not seen again: {_first_line(error)}")
+        return ComputeError(f"The pod could not be read: {_line(error, 0)}")
     name, status = pod["metadata"]["name"], pod.get("status", {})
     if found := never_starts(pod):
         return found
-    ended = next((_ended(item) for item in _statuses(pod) if item.get("name") == container), None)
+    ended = next((_terminated(item) for item in _statuses(pod) if item.get("name") == container), None)
     if ended and ended.get("exitCode") != 0:
         return _exit(pod, container, ended)
     reason = status.get("reason")
     if reason == "DeadlineExceeded":
-        return ComputeError(f"Pod {name} ran longer than active_deadline allows, and was ended.")
+        return ComputeError(f"Pod {name} ran longer than active_deadline allows, and Kubernetes ended it.")
     if reason:
         return ComputeError(f"Pod {name} was ended by the cluster: {reason}: {status.get('message', '')}".rstrip(": "))
     if unscheduled := _unscheduled(pod):
-        return NoCapacityError(f"No node took pod {name} within schedule_timeout: {unscheduled}")
+        return NoCapacityError(f"Pod {name} got no node within schedule_timeout: {unscheduled}")
     if status.get("phase") == "Pending":
-        last = f" The cluster says: {events[-1]}" if events else ""
-        return ComputeError(f"Pod {name} was on node {_node(pod)} and did not start within startup_timeout.{last}")
+        last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
+        return ComputeError(f"Pod {name} on node {_node(pod)} did not start within startup_timeout.{last}")
     if pod["metadata"].get("deletionTimestamp") or "not found" in error.lower():
         return ComputeError(
-            f"Pod {name} was deleted while it ran, by a user or because its node {_node(pod)} was drained: "
-            "another try goes on from the last checkpoint, where the step keeps any."
+            f"Pod {name} was deleted while it ran, by a user or because its node {_node(pod)} was drained. The next try "
+            "starts a new pod; training continues from its last checkpoint."
         )
-    return ComputeError(f"Pod {name} could not be watched to its end: {_first_line(error)}")
+    return ComputeError(f"The connection to pod {name} was lost before it ended: {_line(error, 0)}")
 
 
 def refused(status: int, body: str, namespace: str) -> MLOpsError:
-    """What a refusal by the Kubernetes API stands for.
+    """Return the error that explains why the Kubernetes API refused a request.
 
     :param status: the HTTP status
-    :param body: its JSON
+    :param body: the body of the response, usually JSON
+    :param namespace: the namespace of the request
     """
     try:
         message = str(json.loads(body).get("message", ""))
@@ -104,7 +108,7 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
         return NoCapacityError(f"The quota of namespace {namespace!r} is used up: {message}")
     if status in (401, 403):
         found: MLOpsError = ComputeError(
-            f"Kubernetes refuses what the task asked for in namespace {namespace!r}: {message}. Grant Airflow the Role "
+            f"Kubernetes refuses the request in namespace {namespace!r}: {message}. Grant Airflow the Role "
             "in the page 'Running on Kubernetes'."
         )
         found.retryable = False
@@ -115,49 +119,36 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
 
 
 def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
+    """The error for a container that ended with an exit code other than 0."""
     name, code, reason = pod["metadata"]["name"], ended.get("exitCode"), ended.get("reason")
-    said = _said(ended)
-    if reason == "OOMKilled" or (code == 137 and said.get("peak_memory", 0) > 0.97 * _limit(pod, container, 2**62)):
+    text = str(ended.get("message") or "")
+    reported = termination.parse(text)
+    peak = reported.get("peak_memory")
+    limit = _memory_limit(pod, container)
+    if reason == "OOMKilled" or (code == 137 and limit and (peak or 0) > _OOM_SHARE * in_bytes(limit)):
         return MemoryLimitError(
-            f"The step needed more memory than its pod {name} may have and was ended (OOMKilled): the limit is "
-            f"{_limit_text(pod, container)}, it held {_mib(said.get('peak_memory'))} when last seen. Give it more with "
-            "Pod(memory=...), or let retries ask for more with Pod(grow_memory=2)."
+            f"The step needed more memory than its pod {name} may use, and was ended (OOMKilled): the limit is "
+            f"{limit or 'that of its node'}, its last known use was {_mib(peak)}. Increase Pod(memory=...), or let retries "
+            "request more with Pod(grow_memory=2)."
         )
     if reason in _COMMAND or code in (126, 127):
         return ImageError(
-            f"Image {_image(pod, container)!r} cannot run the step ({ended.get('message') or f'exit code {code}'}): it needs "
+            f"Image {_image(pod, container)!r} cannot run the step ({text or f'exit code {code}'}): it needs "
             "Python as `python` and airflow-mlops with the step's extras; see docker/."
         )
-    if "error" in said:
-        kind = by_name(said["error"])
-        return (
-            kind(said["message"])
-            if kind is not MLOpsError
-            else ComputeError(f"The step failed with {said['error']}: {said['message']}")
-        )
-    text = str(ended.get("message") or "")
-    if "No module named" in text:
-        return ImageError(f"Image {_image(pod, container)!r} lacks what the step needs: {_first_line(text, last=True)}")
+    if (error := termination.error_in(reported)) is not None:
+        return error
+    if not reported and "No module named" in text:
+        return ImageError(f"Image {_image(pod, container)!r} lacks a module that the step needs: {_line(text, -1)}")
     if code == 143 or (code == 137 and pod["metadata"].get("deletionTimestamp")):
         return ComputeError(f"Pod {name} was ended while it ran, by a user or because its node was drained.")
-    return ComputeError(
-        f"Pod {name} ended with exit code {code}{f' ({reason})' if reason else ''}: {_first_line(text, last=True)}".rstrip(
-            ": "
-        )
-    )
-
-
-def _said(ended: Json) -> Json:
-    """What the step wrote into its termination message."""
-    try:
-        found = json.loads(ended.get("message") or "")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    cause = f" ({reason})" if reason else ""
+    last = "" if reported else _line(text, -1)
+    return ComputeError(f"Pod {name} ended with exit code {code}{cause}: {last}".rstrip(": "))
 
 
 def facts(pod: Json, container: str) -> dict[str, str]:
-    """What became of the pod, for the record: the names of pod, node and image, and the image's digest."""
+    """The names of the pod, its node and its image, and the digest of the image."""
     status: Json = next((item for item in _statuses(pod) if item.get("name") == container), {})
     found = {
         "pod": f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}",
@@ -173,7 +164,7 @@ def _statuses(pod: Json) -> list[Json]:
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
-def _ended(status: Json) -> Json | None:
+def _terminated(status: Json) -> Json | None:
     return (status.get("state") or {}).get("terminated")
 
 
@@ -192,23 +183,20 @@ def _image(pod: Json, name: str) -> str:
     return str(_container(pod, name).get("image"))
 
 
-def _limit_text(pod: Json, name: str) -> str:
-    return str(_container(pod, name).get("resources", {}).get("limits", {}).get("memory", "that of its node"))
-
-
-def _limit(pod: Json, name: str, otherwise: float) -> float:
-    text = _container(pod, name).get("resources", {}).get("limits", {}).get("memory")
-    return in_bytes(text) if text else otherwise
+def _memory_limit(pod: Json, name: str) -> str | None:
+    limit = _container(pod, name).get("resources", {}).get("limits", {}).get("memory")
+    return None if limit is None else str(limit)
 
 
 def _mib(amount: Any) -> str:
-    return f"{amount / 2**20:,.0f} MiB" if amount else "an unknown amount"
+    return f"{amount / 2**20:,.0f} MiB" if amount else "unknown"
 
 
 def _node(pod: Json) -> str:
     return str(pod["spec"].get("nodeName"))
 
 
-def _first_line(text: str, last: bool = False) -> str:
+def _line(text: str, position: int) -> str:
+    """One line of ``text``, which may be empty; blank lines do not count."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1 if last else 0] if lines else "")[:500]
+    return (lines[position] if lines else "")[:500]

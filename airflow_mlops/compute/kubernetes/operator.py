@@ -1,4 +1,4 @@
-"""KubernetesPodOperator for one step. Importing this imports the Kubernetes client."""
+"""KubernetesPodOperator for one step. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes import failures
-from airflow_mlops.compute.kubernetes.manifest import Json, main_container
-from airflow_mlops.compute.kubernetes.step_pod import CALL_LABEL, call_id, or_grow, read_template, step_manifest
+from airflow_mlops.compute.kubernetes.description import Pod
+from airflow_mlops.compute.kubernetes.growth import grow_on_oom
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.pod import main_container
+from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest
 from airflow_mlops.compute.kubernetes.trigger import StepPodManager, StepPodTrigger
 from airflow_mlops.core.errors import MLOpsError
 
@@ -22,40 +25,41 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from kubernetes.client import V1Pod
 
-    from airflow_mlops.compute.kubernetes.pod import Pod
     from airflow_mlops.core.calls import StepCall
+
+_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 
 class StepPodOperator(KubernetesPodOperator):
-    """Starts the pod of one step, or finds the one that an earlier try started, and waits for its end."""
+    """Starts the pod of one step, or finds the pod that an earlier try started, and waits for its end.
+
+    :param grow_memory: by how much the memory grows after the pod was OOMKilled
+    """
 
     def __init__(self, *, grow_memory: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grow_memory = grow_memory
-        self._seen: Json | None = None
-        self._events: list[str] = []
+        self._last_seen: Json | None = None
+        self._warnings: list[str] = []
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context) -> StepPodOperator:
-        """The operator that runs ``call`` as ``pod`` says, in the place of the task of ``context``.
+        """Create the operator that runs ``call`` in ``pod`` on behalf of the task of ``context``.
 
-        :raises SpecError: the template cannot be read, or has fields that Kubernetes does not know
+        :raises SpecError: the template cannot be read, or the pod has fields that Kubernetes does not know
         """
         task = context["task"]
         manifest = step_manifest(pod, read_template(pod.pod_template_file, context), call, context)
-        name = main_container(manifest)
         options: dict[str, Any] = {} if pod.deferrable is None else {"deferrable": pod.deferrable}
         return cls(
             task_id=task.task_id,
             execution_timeout=task.execution_timeout,
             kubernetes_conn_id=pod.kubernetes_conn_id,
             pod_template_dict=manifest,
-            name=re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{task.task_id}".lower())
-            .strip("-")[:50]
-            .strip("-"),
+            name=_pod_name(call),
             namespace=pod.namespace,
             labels={CALL_LABEL: call_id(call)},
-            base_container_name=name,
+            base_container_name=main_container(manifest),
             do_xcom_push=False,
             automount_service_account_token=manifest["spec"]["automountServiceAccountToken"],
             schedule_timeout_seconds=pod.schedule_timeout,
@@ -64,14 +68,17 @@ class StepPodOperator(KubernetesPodOperator):
             termination_grace_period=manifest["spec"]["terminationGracePeriodSeconds"],
             on_finish_action=pod.on_finish,
             log_pod_spec_on_failure=False,
-            log_formatter=lambda _, line: re.sub(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ", "", line),
+            log_formatter=lambda _, line: _LEVEL.sub("", line),
             logging_interval=10,
             grow_memory=pod.grow_memory,
             **options,
         )
 
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
-        """Start or find the pod and wait for its end, or go on from what the trigger says."""
+        """Start or find the pod and wait for its end.
+
+        :param event: the payload of the trigger's event, to continue after a deferral
+        """
         try:
             if event is not None:
                 self.trigger_reentry(context, self._without_waiting(event))
@@ -84,7 +91,8 @@ class StepPodOperator(KubernetesPodOperator):
             raise
 
     def _without_waiting(self, event: dict[str, Any]) -> dict[str, Any]:
-        # KubernetesPodOperator awaits the end of a pod that will never start, unless it is told of a timeout.
+        # After an event "error" KubernetesPodOperator waits for the end of the pod, even of one that never starts. After
+        # "timeout" it does not.
         if event["status"] == "error":
             with suppress(ApiException):
                 pod = self.hook.get_pod(event["name"], event["namespace"])
@@ -97,19 +105,19 @@ class StepPodOperator(KubernetesPodOperator):
         return StepPodManager(kube_client=self.client, callbacks=self.callbacks)
 
     def failure(self, error: Exception, context: Context) -> MLOpsError:
-        """What the task fails with, after ``error``."""
+        """Return the error that the task fails with after :meth:`watch` has raised ``error``."""
         if isinstance(error, MLOpsError):
             return error
-        if isinstance(error, ApiException) and self._seen is None:
+        if isinstance(error, ApiException) and self._last_seen is None:
             return failures.refused(error.status or 0, error.body or "", self.namespace or "")
-        found = failures.failure(self._seen, self.base_container_name, self._events, str(error))
-        return or_grow(found, self.grow_memory, context)
+        found = failures.failure(self._last_seen, self.base_container_name, self._warnings, str(error))
+        return grow_on_oom(found, self.grow_memory, context)
 
     def get_or_create_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
-            # The answer to the request that created it was lost, and it was asked for again.
+            # 409: the pod exists. A first request created it, its response was lost, and the request was repeated.
             if error.status != 409:
                 raise
             metadata = pod_request_obj.metadata
@@ -118,7 +126,7 @@ class StepPodOperator(KubernetesPodOperator):
     def _get_pod_from_task_state_store(self, context: Context) -> V1Pod | None:
         pod = super()._get_pod_from_task_state_store(context)
         if pod is not None and (pod.metadata.labels or {}).get(CALL_LABEL) != self.labels[CALL_LABEL]:
-            self.log.info("Pod %s computes something else and is deleted.", pod.metadata.name)
+            self.log.info("Pod %s belongs to another call and is deleted.", pod.metadata.name)
             self.pod_manager.delete_pod(pod)
             return None
         return pod
@@ -127,30 +135,31 @@ class StepPodOperator(KubernetesPodOperator):
         if pod is None:
             return False
         self._look_at(pod)
-        if (
-            self._seen is not None
-            and self._seen["status"].get("phase") == "Pending"
-            and self.on_finish_action != "keep_pod"
-        ):
-            # Nothing runs in it that would need time to end, and an image that cannot be pulled holds the kubelet up.
+        pending = self._last_seen is not None and self._last_seen["status"].get("phase") == "Pending"
+        if pending and self.on_finish_action != "keep_pod":
+            # Nothing runs in the pod, so it needs no time to end. With a grace period, the kubelet would keep the pod while
+            # it tries to pull its image.
             with suppress(ApiException):
                 self.client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
                 return True
         return bool(super().process_pod_deletion(pod, reraise=reraise))
 
     def _look_at(self, pod: V1Pod) -> None:
-        """Keep what tells why the pod failed: it is about to be deleted."""
+        """Remember the state of the pod, which explains a failure, before the pod is deleted."""
         seen = pod
         try:
             seen = self.pod_manager.read_pod(pod)
             events = self.pod_manager.read_pod_events(pod).items
-            self._events = [f"{event.reason}: {event.message}" for event in events if event.type == "Warning"]
-        except Exception as error:  # noqa: BLE001 - what is known already has to do
-            self.log.debug("Pod %s cannot be looked at: %s", pod.metadata.name, error)
-        self._seen = ApiClient().sanitize_for_serialization(seen)
+            self._warnings = [f"{event.reason}: {event.message}" for event in events if event.type == "Warning"]
+        except Exception as error:  # noqa: BLE001 - the state seen before has to do
+            self.log.debug("Pod %s cannot be read: %s", pod.metadata.name, error)
+        self._last_seen = ApiClient().sanitize_for_serialization(seen)
 
     def facts(self) -> dict[str, str]:
-        """What became of the pod, for the record: its name, node, image and the image's digest."""
-        if self._seen is None:
-            return {}
-        return failures.facts(self._seen, self.base_container_name)
+        """The names of the pod, its node and its image, and the digest of the image."""
+        return failures.facts(self._last_seen, self.base_container_name) if self._last_seen is not None else {}
+
+
+def _pod_name(call: StepCall) -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower())
+    return name.strip("-")[:50].strip("-")

@@ -1,4 +1,4 @@
-"""Waits for the pod of a step."""
+"""Waits for the pod of a step in the triggerer. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from kubernetes.client import ApiClient
 
 from airflow_mlops.compute.kubernetes.failures import cannot_be_configured
 
-# What a pod names may be created at the same time as the pod.
-_PATIENCE = 5.0
+# A Secret or ConfigMap may be created at the same time as the pod that uses it.
+_PATIENCE_SECONDS = 5.0
 
 
 class _FailsEarly:
-    """Gives a pod up whose container can never be configured, for want of a Secret say, and not after the timeout."""
+    """Fails within seconds if a container cannot be configured, for example because a Secret is missing.
+
+    The managers of the Kubernetes provider wait for ``startup_timeout`` in that case.
+    """
 
     async def await_pod_start(
         self, pod: Any, schedule_timeout: int = 120, startup_timeout: int = 120, check_interval: float = 1
@@ -35,7 +38,7 @@ class _FailsEarly:
                 found = await found if isawaitable(found) else found
                 hopeless = cannot_be_configured(ApiClient().sanitize_for_serialization(found))
                 since = (since or time.monotonic()) if hopeless else None
-                if since and time.monotonic() - since > _PATIENCE:
+                if since and time.monotonic() - since > _PATIENCE_SECONDS:
                     raise PodLaunchFailedException(str(hopeless))
             await starting
         finally:

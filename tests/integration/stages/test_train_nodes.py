@@ -16,6 +16,7 @@ from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.data.results import read_result
 from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key, write_call
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import TorchTrainer
 from tests.support.training import training_set
@@ -45,9 +46,10 @@ def start(call: StepCall, rank: int, port: int) -> subprocess.Popen:
         "PET_MASTER_ADDR": "127.0.0.1",
         "PET_MASTER_PORT": str(port),
     }
+    write_call(call)
     return subprocess.Popen(
         [sys.executable, "-m", "airflow_mlops.stages"],
-        env={**os.environ, **nodes, "MLOPS_CALL": call.model_dump_json()},
+        env={**os.environ, **nodes, STORE_VARIABLE: call.store, KEY_VARIABLE: call_key(call)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,4 +1,4 @@
-"""``Process`` starts another Python, relays its words, ends it when asked, and keeps Airflow's secrets from it."""
+"""``Process`` starts another Python, copies its output to the log, raises its error, and ends it with the task."""
 
 from __future__ import annotations
 
@@ -13,87 +13,155 @@ import pytest
 
 from airflow_mlops import __version__
 from airflow_mlops.compute import Process
+from airflow_mlops.compute.base import runner_for
+from airflow_mlops.compute.process import ProcessRunner
 from airflow_mlops.core.calls import StepCall
-from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
+from airflow_mlops.core.errors import ComputeError, MLOpsError, SourceError, SpecError
 
 log = logging.getLogger("test")
 
+# A step that fails, with libraries that print after the error has been reported.
+NOISY = """
+import atexit, sys
+from airflow_mlops.core.errors import SourceError, SpecError
+from airflow_mlops.core.calls import Result, Spec
 
-def call(tmp_path: Path, step: str = "ingest", version: str = __version__) -> StepCall:
-    return StepCall(step=step, spec={}, store=f"file://{tmp_path}", key="results/x.json", version=version)
+class NoisySpec(Spec):
+    final: bool
+
+def run(spec: NoisySpec, context) -> Result:
+    atexit.register(print, "ERROR SourceError made up by a library")
+    atexit.register(print, "resource_tracker: There appear to be 1 leaked objects", file=sys.stderr)
+    raise SpecError("Line one.\\nLine two.") if spec.final else SourceError("The source is away.")
+"""
+# A ``sitecustomize`` that puts the step among the others.
+FINDER = """
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "airflow_mlops.stages.noisy":
+            return ModuleSpec(name, None, is_package=True)
+        if name == "airflow_mlops.stages.noisy.step":
+            return spec_from_file_location(name, {file!r})
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def call(
+    tmp_path: Path, step: str = "ingest", version: str = __version__, spec: dict | None = None, key: str = "x"
+) -> StepCall:
+    return StepCall(step=step, spec=spec or {}, store=f"file://{tmp_path}", key=f"results/{key}.json", version=version)
 
 
 def script(tmp_path: Path, text: str) -> str:
-    """An interpreter of our own, to stand for one that misbehaves."""
+    """A shell script in place of an interpreter."""
     file = tmp_path / "python"
     file.write_text(f"#!/bin/sh\n{text}\n")
     file.chmod(0o755)
     return str(file)
 
 
-def run(process: Process, tmp_path: Path, **kwargs: str) -> MLOpsError:
+def fail(process: Process, tmp_path: Path, **kwargs) -> MLOpsError:
     with pytest.raises(MLOpsError) as caught:
-        process.run(call(tmp_path, **kwargs), set(), {}, log)
+        runner_for(process, log).run(call(tmp_path, **kwargs), set(), {})
     return caught.value
 
 
-def test_airflow_settings_and_unrelated_secrets_stay_behind(monkeypatch):
+def test_airflow_settings_and_unrelated_secrets_are_not_inherited(monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "fernet")
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", "postgres://x:y@z")
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     monkeypatch.setenv("AWS_PROFILE", "ml")
-    env = Process(python="python", env={"MINE": "1"})._environment(set())
+    env = ProcessRunner(Process(python="python", env={"MINE": "1"}), log)._environment(set())
     assert not {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_OTHER", "DATABASE_PASSWORD"} & set(env)
     assert env["AWS_PROFILE"] == "ml"
     assert env["MINE"] == "1"
 
 
-def test_its_environment_does_not_show_when_it_is_rendered():
+def test_environment_is_not_shown_when_rendered():
     assert "hunter2" not in repr(Process(python="python", env={"TOKEN": "hunter2"}))
 
 
-def test_another_version_over_there_is_refused_by_name(tmp_path):
-    error = run(Process(python=sys.executable), tmp_path, version="0.0.0")
+def test_another_version_of_the_package_is_a_final_error_with_both_versions(tmp_path):
+    error = fail(Process(python=sys.executable), tmp_path, version="0.0.0")
     assert isinstance(error, SpecError)
-    assert f"side has airflow-mlops 0.0.0, the side that runs the step has {__version__}" in str(error)
+    assert "0.0.0" in str(error)
+    assert __version__ in str(error)
 
 
-def test_a_python_without_the_package_is_told_what_to_install(tmp_path):
-    error = run(Process(python=script(tmp_path, "echo 'No module named airflow_mlops'; exit 1")), tmp_path)
+def test_python_without_the_package_is_a_final_error(tmp_path):
+    lines = "echo 'No module named airflow_mlops'; echo 'some parting words'; exit 1"
+    error = fail(Process(python=script(tmp_path, lines)), tmp_path)
     assert isinstance(error, SpecError)
-    assert "install airflow-mlops with the extras of this step there" in str(error)
+    assert "No module named airflow_mlops" in str(error)
 
 
-def test_a_process_that_is_killed_says_by_what(tmp_path):
-    error = run(Process(python=script(tmp_path, "kill -9 $$")), tmp_path)
+@pytest.mark.parametrize(("final", "kind"), [(True, SpecError), (False, SourceError)])
+def test_output_after_the_error_does_not_change_the_error(tmp_path, final, kind):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "sitecustomize.py").write_text(FINDER.format(file=str(tmp_path / "noisy.py")))
+    path = ":".join([str(tmp_path), str(Path(__file__).parents[3])])
+    error = fail(
+        Process(python=sys.executable, env={"PYTHONPATH": path}), tmp_path, step="noisy", spec={"final": final}
+    )
+    assert type(error) is kind
+    assert error.retryable is not final
+    assert str(error) == ("Line one. Line two." if final else "The source is away.")
+
+
+@pytest.mark.parametrize("last", ["ERROR SpecError not from the step", "No module named 'x'"])
+def test_output_is_never_taken_for_an_error_of_the_step(tmp_path, last):
+    # The child's message shows that the step began.
+    text = f"""echo '{{"peak_memory": 1}}' > "$MLOPS_TERMINATION_LOG"; echo "{last}"; exit 1"""
+    error = fail(Process(python=script(tmp_path, text)), tmp_path)
+    assert type(error) is ComputeError
+    assert last in str(error)
+
+
+def test_process_that_is_killed_names_the_signal(tmp_path):
+    error = fail(Process(python=script(tmp_path, "kill -9 $$")), tmp_path)
     assert isinstance(error, ComputeError)
     assert error.retryable
     assert "SIGKILL" in str(error)
 
 
-def test_success_without_a_result_is_not_believed(tmp_path):
-    error = run(Process(python=script(tmp_path, "exit 0")), tmp_path)
+def test_success_without_a_result_is_an_error(tmp_path):
+    error = fail(Process(python=script(tmp_path, "exit 0")), tmp_path)
+    assert isinstance(error, ComputeError)
     assert "left no result" in str(error)
+    assert str(tmp_path) in str(error)
 
 
-def test_the_lines_reach_the_log_with_their_levels(tmp_path, caplog):
+def test_lines_reach_the_log_with_their_levels(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    run(Process(python=script(tmp_path, "echo 'WARNING mind the gap'; echo plain; exit 3")), tmp_path)
+    fail(Process(python=script(tmp_path, "echo 'WARNING mind the gap'; echo plain; exit 3")), tmp_path)
     assert ("WARNING", "mind the gap") in [(record.levelname, record.getMessage()) for record in caplog.records]
     assert ("INFO", "plain") in [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_ending_the_task_ends_the_process_and_its_children(tmp_path):
+def test_on_kill_ends_the_process_and_its_children(tmp_path):
     process = Process(python=script(tmp_path, f"sleep 300 & echo $! > {tmp_path}/pid; wait"))
-    ended: list[MLOpsError] = []
-    thread = threading.Thread(target=lambda: ended.append(run(process, tmp_path)))
+    runner = runner_for(process, log)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runner.run(call(tmp_path), set(), {})
+        except MLOpsError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
     thread.start()
     deadline = time.monotonic() + 10
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     grandchild = psutil.Process(int((tmp_path / "pid").read_text()))
-    process.on_kill()
+    runner.on_kill()
     thread.join(timeout=10)
     assert "SIGTERM" in str(ended[0])
     _, alive = psutil.wait_procs([grandchild], timeout=5)

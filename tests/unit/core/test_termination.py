@@ -1,4 +1,4 @@
-"""What a container tells Kubernetes about its end."""
+"""The termination message: what the process of a step leaves for whoever started it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from airflow_mlops import __version__
-from airflow_mlops.core.termination import TerminationMessage
+from airflow_mlops.core.errors import ComputeError, SpecError
+from airflow_mlops.core.termination import TerminationMessage, error_in, parse
 
 
 def call(tmp_path, **changes) -> str:
@@ -23,44 +26,90 @@ def call(tmp_path, **changes) -> str:
 def run(tmp_path, text: str):
     file = tmp_path / "termination-log"
     file.touch()
-    env = {**os.environ, "MLOPS_CALL": text, "MLOPS_TERMINATION_LOG": str(file)}
-    done = subprocess.run([sys.executable, "-m", "airflow_mlops.stages"], env=env, capture_output=True, text=True)
+    env = {**os.environ, "MLOPS_TERMINATION_LOG": str(file)}
+    command = [sys.executable, "-m", "airflow_mlops.stages"]
+    done = subprocess.run(command, env=env, input=text, capture_output=True, text=True)
     return done, json.loads(file.read_text())
 
 
-def test_an_error_is_told_with_its_kind_and_the_memory_that_was_held(tmp_path):
+def test_message_has_the_error_and_the_peak_memory(tmp_path):
     done, message = run(tmp_path, call(tmp_path))
     assert done.returncode == 1
     assert message["error"] == "SpecError"
     assert "'ingest'" in message["message"]
-    # Outside a container it is that of all processes.
     assert message["peak_memory"] > 10e6
 
 
-def test_another_version_is_named_before_anything_else_is_understood(tmp_path):
+def test_another_version_is_reported_before_the_call_is_validated(tmp_path):
     _, message = run(tmp_path, call(tmp_path, version="99.0", something="new"))
     assert message["error"] == "SpecError"
     assert "99.0" in message["message"]
 
 
-def test_the_memory_is_told_while_the_step_runs(tmp_path):
+def test_memory_is_written_while_the_step_runs(tmp_path):
     file = tmp_path / "message"
     file.touch()
     with TerminationMessage(file):
+        first = json.loads(file.read_text())["peak_memory"]
+        assert first > 10e6
+        held = bytearray(first + 50_000_000)
         end = time.monotonic() + 10
-        while not file.read_text() and time.monotonic() < end:
+        # The file may be empty for a moment while it is rewritten.
+        while (last := parse(file.read_text()).get("peak_memory", 0)) < len(held) and time.monotonic() < end:
             time.sleep(0.05)
-        assert json.loads(file.read_text())["peak_memory"] > 10e6
+        assert last >= len(held)
 
 
-def test_nothing_is_written_where_there_is_no_such_file(tmp_path):
+def test_nothing_is_written_without_the_file(tmp_path):
     with TerminationMessage(tmp_path / "message") as termination:
         termination.fail("SpecError", "no")
     assert not (tmp_path / "message").exists()
 
 
-def test_being_asked_to_end_ends_the_step_as_a_signal_does(tmp_path):
-    # A named pipe nobody writes to: the step waits for its call.
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, "漢字" * 50_000, '"\\' * 50_000, "\x00" * 50_000, "\ud800" * 5_000, "short"]
+)
+def test_kubernetes_never_truncates_the_message(tmp_path, text):
+    file = tmp_path / "message"
+    file.touch()
+    with TerminationMessage(file) as termination:
+        termination.fail("SpecError", text)
+    # Each of four containers in a pod may use 3072 bytes.
+    assert file.stat().st_size <= 3072
+    error = error_in(parse(file.read_text(encoding="utf-8")))
+    assert type(error) is SpecError
+    if text == "short":
+        assert str(error) == text
+    else:
+        assert file.stat().st_size > 2500
+
+
+def test_error_keeps_its_class_and_others_become_compute_errors():
+    error = error_in({"error": "SpecError", "message": "wrong"})
+    assert (type(error), str(error)) == (SpecError, "wrong")
+    error = error_in({"error": "ZeroDivisionError", "message": "division by zero"})
+    assert type(error) is ComputeError
+    assert "ZeroDivisionError: division by zero" in str(error)
+    assert error_in({"peak_memory": 1}) is None
+
+
+@pytest.mark.parametrize("text", ["", "Traceback", "[1]", '{"error": "SpecErr'])
+def test_text_that_is_no_message_is_empty(text):
+    assert parse(text) == {}
+
+
+def test_processes_that_a_step_starts_do_not_inherit_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "message"
+    file.touch()
+    monkeypatch.setenv("MLOPS_TERMINATION_LOG", str(file))
+    with TerminationMessage.for_this_process() as termination:
+        assert "MLOPS_TERMINATION_LOG" not in os.environ
+        termination.fail("SpecError", "no")
+    assert json.loads(file.read_text())["message"] == "no"
+
+
+def test_sigterm_ends_the_step_with_status_143(tmp_path):
+    # Standard input stays open, so the step waits for its call.
     child = subprocess.Popen(
         [sys.executable, "-c", "import airflow_mlops.stages.__main__ as m; print('ready', flush=True); raise SystemExit(m.main())"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -1,6 +1,6 @@
-"""What is asked of the Kubernetes API about one TrainJob. Importing this imports the Kubernetes client.
+"""Requests to the Kubernetes API about one TrainJob. Importing this module imports the Kubernetes client.
 
-Requests that the API server refuses for the moment, or that get lost, are made again, ``[workers] api_retries`` times.
+Requests that fail temporarily (429, 5xx, lost connections) are repeated up to ``[workers] api_retries`` times.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from kubernetes.client import ApiClient, CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.train_jobs.manifest import GROUP, PLURAL, VERSION
+from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, VERSION
 from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL
 
 Request = TypeVar("Request", bound=Callable[..., Any])
-_retried: Callable[[Request], Request] = generic_api_retry
+_retry: Callable[[Request], Request] = generic_api_retry
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class TrainJobApi:
     """One TrainJob in the cluster.
 
-    :param name: its name
-    :param namespace: its namespace; of the Airflow connection unless given, and then Airflow's own
-    :param conn_id: the Airflow connection to the cluster
+    :param name: name of the TrainJob
+    :param namespace: its namespace; by default that of the Airflow connection, or else the one in which Airflow runs
+    :param conn_id: id of the Airflow connection to the cluster
     """
 
     def __init__(self, name: str, namespace: str | None, conn_id: str) -> None:
@@ -42,73 +42,73 @@ class TrainJobApi:
         own = _OWN_NAMESPACE.read_text() if _OWN_NAMESPACE.exists() else None
         return self._namespace or self._hook.get_namespace() or own or "default"
 
-    @_retried
+    @_retry
     def get(self) -> Json | None:
-        """The TrainJob, unless there is none."""
+        """Read the TrainJob; ``None`` if it does not exist."""
         try:
-            found: Json = self._jobs.get_namespaced_custom_object(*self._place, self.name)
+            found: Json = self._jobs.get_namespaced_custom_object(*self._path, self.name)
         except ApiException as error:
             if error.status == 404:
                 return None
             raise
         return found
 
-    @_retried
+    @_retry
     def create(self, job: Json) -> Json | None:
-        """Make it, and say what the cluster took of it; ``None`` where it is there already."""
+        """Create the TrainJob and return what the cluster stored; ``None`` if it exists already."""
         try:
-            made: Json = self._jobs.create_namespaced_custom_object(*self._place, job)
+            created: Json = self._jobs.create_namespaced_custom_object(*self._path, job)
         except ApiException as error:
             if error.status == 409:
                 return None
             raise
-        return made
+        return created
 
-    @_retried
+    @_retry
     def delete(self, propagation: Literal["Background", "Foreground"]) -> None:
-        """Have it deleted. In the foreground it is there until all that was made for it is gone."""
+        """Request its deletion. With ``Foreground`` the TrainJob exists until its pods are gone."""
         try:
-            self._jobs.delete_namespaced_custom_object(*self._place, self.name, propagation_policy=propagation)
+            self._jobs.delete_namespaced_custom_object(*self._path, self.name, propagation_policy=propagation)
         except ApiException as error:
             if error.status != 404:
                 raise
 
-    @_retried
+    @_retry
     def pods(self) -> list[Json]:
-        """Its pods."""
+        """Read the pods of the TrainJob."""
         found = self._hook.core_v1_client.list_namespaced_pod(
             self.namespace, label_selector=f"{JOBSET_LABEL}={self.name}"
         )
-        return [_plain(pod) for pod in found.items]
+        return [_as_json(pod) for pod in found.items]
 
-    @_retried
+    @_retry
     def warnings(self) -> list[str]:
-        """What its controller warns of, oldest first."""
+        """Read the warning events of the TrainJob, oldest first."""
         events = self._hook.core_v1_client.list_namespaced_event(
             self.namespace, field_selector=f"involvedObject.name={self.name},type=Warning"
         )
         return [f"{event.reason}: {event.message}" for event in events.items]
 
     def log(self, pod: Json, container: str) -> Iterator[str]:
-        """The lines that a container of a pod wrote."""
-        answer = self._hook.core_v1_client.read_namespaced_pod_log(
+        """Read the lines that a container of a pod has logged."""
+        response = self._hook.core_v1_client.read_namespaced_pod_log(
             pod["metadata"]["name"], self.namespace, container=container, _preload_content=False
         )
-        rest = b""
-        for chunk in answer.stream():
-            *lines, rest = (rest + chunk).split(b"\n")
+        incomplete = b""
+        for chunk in response.stream():
+            *lines, incomplete = (incomplete + chunk).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
-        if rest:
-            yield rest.decode(errors="replace")
+        if incomplete:
+            yield incomplete.decode(errors="replace")
 
     @property
     def _jobs(self) -> Any:
         return CustomObjectsApi(self._hook.api_client)
 
     @property
-    def _place(self) -> tuple[str, str, str, str]:
+    def _path(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURAL
 
 
-def _plain(thing: Any) -> Json:
-    return ApiClient().sanitize_for_serialization(thing)
+def _as_json(value: Any) -> Json:
+    return ApiClient().sanitize_for_serialization(value)

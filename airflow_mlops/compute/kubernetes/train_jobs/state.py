@@ -1,4 +1,4 @@
-"""What a TrainJob and its pods say: whether it ended, why it failed, and when to stop waiting for it to start."""
+"""The state of a TrainJob and its pods: whether it has ended, why it failed, whether it will ever start."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from datetime import datetime
 
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.train_jobs.manifest import NODE
+from airflow_mlops.compute.kubernetes.manifest.train_job import NODE
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError, NoCapacityError, SpecError
 
-# Kubeflow Trainer makes a JobSet of the TrainJob's name, and JobSet puts these on its pods.
+# Kubeflow Trainer creates a JobSet with the name of the TrainJob. JobSet and Job set these labels on the pods.
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _REPLICATED_JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
 _INDEX = "batch.kubernetes.io/job-completion-index"
-# What a pod names may be created at the same time as the pod.
-_PATIENCE = 5.0
+# A Secret or ConfigMap may be created at the same time as the pod that uses it.
+_PATIENCE_SECONDS = 5.0
 
 
 def full_name(job: Json) -> str:
-    """Namespace and name."""
+    """Namespace and name of the TrainJob."""
     return f"{job['metadata'].get('namespace')}/{job['metadata']['name']}"
 
 
 def condition(job: Json, kind: str) -> Json | None:
-    """The condition of that type, if it holds."""
+    """The condition of type ``kind`` if its status is True, or ``None``."""
     for item in (job.get("status") or {}).get("conditions") or []:
         if item.get("type") == kind and item.get("status") == "True":
             return dict(item)
@@ -35,30 +35,31 @@ def condition(job: Json, kind: str) -> Json | None:
 
 
 def ended(job: Json) -> bool:
-    """Whether it is complete or has failed."""
+    """Whether the TrainJob is complete or has failed."""
     return condition(job, "Complete") is not None or condition(job, "Failed") is not None
 
 
 def first_node(pods: Sequence[Json]) -> Json | None:
-    """The newest pod of node 0, whose log tells of the training."""
+    """The newest pod of node 0, which logs the training; ``None`` if there is none."""
     found = [pod for pod in pods if _labels(pod).get(_REPLICATED_JOB_LABEL) == NODE and _index(pod) == "0"]
     return max(found, key=_created, default=None)
 
 
 def failure(job: Json, pods: Sequence[Json]) -> MLOpsError:
-    """The error that a TrainJob that failed stands for."""
-    why = condition(job, "Failed") or {}
-    said = f"TrainJob {full_name(job)} failed: {why.get('reason')}: {why.get('message', '')}".rstrip(": ")
-    if (found := _why(pods)) is not None:
-        return type(found)(f"{found} ({said})")
-    return ComputeError(said if said.endswith(".") else f"{said}.")
+    """Return the error that explains why a TrainJob failed: the failure of one of its pods, or else its own condition."""
+    failed = condition(job, "Failed") or {}
+    text = f"TrainJob {full_name(job)} failed: {failed.get('reason')}: {failed.get('message', '')}".rstrip(": ")
+    if (found := _cause(pods)) is not None:
+        return type(found)(f"{found} ({text})")
+    return ComputeError(text if text.endswith(".") else f"{text}.")
 
 
 def refused(status: int, body: str, namespace: str) -> MLOpsError:
-    """What a refusal by the Kubernetes API stands for.
+    """Return the error that explains why the Kubernetes API refused a request for a TrainJob.
 
     :param status: the HTTP status
-    :param body: its JSON
+    :param body: the body of the response, usually JSON
+    :param namespace: the namespace of the request
     """
     try:
         answer = json.loads(body)
@@ -66,10 +67,10 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
     except (ValueError, AttributeError):
         message, about = body.strip(), None
     if status == 404 and about is None:
-        # The path itself is unknown to the API server, and the answer is no object.
+        # The API server does not know the kind TrainJob, so its response is not about an object.
         found: MLOpsError = ComputeError(
-            "Kubeflow Trainer is not installed in the cluster, which knows no TrainJob: install it (2.3 or newer), or "
-            "train on one node with Pod(nodes=1)."
+            "Kubeflow Trainer is not installed in the cluster: install version 2.3 or newer, or train on one node with "
+            "Pod(nodes=1)."
         )
         found.retryable = False
         return found
@@ -80,24 +81,25 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
 
 @dataclass
 class Watch:
-    """Follows a TrainJob until it has ended, or will not start.
+    """Decides when to stop waiting for a TrainJob that does not start.
 
-    :param since: when the waiting began, in seconds since 1970
-    :param schedule_timeout: seconds until every pod that there is must have a node
-    :param startup_timeout: seconds from there until its container must run
-    :param patience: seconds that a pod may be in a state that no pod gets out of
+    :param since: when the task began to wait, in seconds since 1970
+    :param schedule_timeout: seconds within which each pod must get a node
+    :param startup_timeout: seconds from then within which its container must run
+    :param patience: seconds to wait for a pod that cannot start in its present state
     """
 
     since: float
     schedule_timeout: int
     startup_timeout: int
-    patience: float = _PATIENCE
+    patience: float = _PATIENCE_SECONDS
     _hopeless_since: float | None = field(default=None, init=False)
 
     def gives_up(self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()) -> MLOpsError | None:
-        """Why there is nothing to wait for any more, if so.
+        """Return the error that ends the waiting, or ``None`` to continue.
 
-        :param warnings: events of the TrainJob, oldest first
+        :param now: the present time, in seconds since 1970
+        :param warnings: the warning events of the TrainJob, oldest first
         """
         hopeless = next(filter(None, map(failures.never_starts, pods)), None)
         if hopeless is None:
@@ -119,19 +121,18 @@ class Watch:
         name, seconds = full_name(job), self.schedule_timeout
         if suspended := condition(job, "Suspended"):
             return NoCapacityError(
-                f"TrainJob {name} was suspended for all of schedule_timeout ({seconds} s), by a queue such as Kueue or by "
+                f"TrainJob {name} was still suspended after schedule_timeout ({seconds} s), by a queue such as Kueue or by "
                 f"a user: {suspended.get('message') or suspended.get('reason')}"
             )
-        said = f" The cluster says: {warnings[-1]}" if warnings else ""
+        last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
         return ComputeError(
-            f"TrainJob {name} has no pod after schedule_timeout ({seconds} s): perhaps no Kubeflow Trainer controller "
-            f"runs in the cluster, or it cannot use the training runtime "
-            f"{job['spec']['runtimeRef']['name']!r}.{said}"
+            f"TrainJob {name} has no pod after schedule_timeout ({seconds} s): check that the Kubeflow Trainer controller "
+            f"runs in the cluster and that the training runtime {job['spec']['runtimeRef']['name']!r} exists.{last}"
         )
 
 
 def progress(job: Json, pods: Sequence[Json]) -> str:
-    """In a few words how far it is, for the log."""
+    """The state of the TrainJob in a few words, for the log."""
     if condition(job, "Suspended"):
         return "is suspended"
     if not pods:
@@ -141,7 +142,7 @@ def progress(job: Json, pods: Sequence[Json]) -> str:
 
 
 def _begun(job: Json) -> bool:
-    """Whether pods ran, even if there are none at the moment."""
+    """Whether there have been pods, even if there are none now."""
     counts = (item.get(name) or 0 for item in (job.get("status") or {}).get("jobsStatus") or [] for name in _COUNTS)
     return any(counts)
 
@@ -149,19 +150,19 @@ def _begun(job: Json) -> bool:
 _COUNTS = ("active", "ready", "succeeded", "failed")
 
 
-def _why(pods: Sequence[Json]) -> MLOpsError | None:
-    """What the pods tell of a failure. When one node dies the others fail too, and only the first knows why."""
+def _cause(pods: Sequence[Json]) -> MLOpsError | None:
+    """The error of the pod that failed first. When one node fails the others fail as well, with errors that only follow."""
     first = first_node(pods)
     ordered = sorted(map(_with_last_state, pods), key=lambda pod: first is None or pod["metadata"] != first["metadata"])
-    bad = [pod for pod in ordered if _failed(pod)]
-    found = [failures.failure(pod, NODE, [], "") for pod in bad]
-    killed = [error for error in found if isinstance(error, MemoryLimitError)]
+    failed = [pod for pod in ordered if _failed(pod)]
+    errors = [failures.failure(pod, NODE, [], "") for pod in failed]
+    out_of_memory = [error for error in errors if isinstance(error, MemoryLimitError)]
     ended_by_cluster = [
         error
-        for pod, error in zip(bad, found, strict=True)
+        for pod, error in zip(failed, errors, strict=True)
         if pod["status"].get("reason") or failures.never_starts(pod)
     ]
-    return next(iter([*killed, *ended_by_cluster, *found]), None)
+    return next(iter([*out_of_memory, *ended_by_cluster, *errors]), None)
 
 
 def _failed(pod: Json) -> bool:
@@ -175,7 +176,7 @@ def _failed(pod: Json) -> bool:
 
 
 def _with_last_state(pod: Json) -> Json:
-    """The pod, with how a container ended that Kubernetes has started again, or is about to."""
+    """A copy of the pod in which a container that was restarted shows how its previous run ended."""
     pod = deepcopy(pod)
     for item in pod.get("status", {}).get("containerStatuses") or []:
         if not _is_over(item) and "terminated" in (item.get("lastState") or {}):

@@ -1,4 +1,4 @@
-"""Waits for the TrainJob of a step."""
+"""Waits for the TrainJob of a step in the triggerer. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.train_jobs.manifest import GROUP, PLURAL, VERSION
+from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, VERSION
 from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL, Watch, ended, progress
 
 Request = TypeVar("Request", bound=Callable[..., Any])
-_retried: Callable[[Request], Request] = generic_api_retry
+_retry: Callable[[Request], Request] = generic_api_retry
 
 
 class TrainJobTrigger(BaseTrigger):
-    """Fires when there is something to see: the TrainJob has ended, is gone, or will not start.
+    """Waits until a TrainJob has ended, was deleted, or will not start.
 
-    Its event's ``status`` is ``look`` then, ``timeout`` where the task's ``execution_timeout`` is over, and ``error``, with
-    a ``message``, where the cluster could not be asked.
+    The event's ``status`` is ``look`` in these cases. It is ``timeout`` after the task's ``execution_timeout``, and
+    ``error``, with a ``message``, if the TrainJob cannot be read.
 
     :param name: name of the TrainJob
     :param namespace: its namespace
-    :param kubernetes_conn_id: Airflow connection to the cluster
-    :param since: when the waiting began, in seconds since 1970
-    :param schedule_timeout: seconds to wait for nodes that can take its pods
-    :param startup_timeout: seconds from there until their containers run
-    :param deadline: when the task's ``execution_timeout`` is over, in seconds since 1970
-    :param poll_interval: seconds between two looks
+    :param kubernetes_conn_id: id of the Airflow connection to the cluster
+    :param since: when the task began to wait, in seconds since 1970
+    :param schedule_timeout: seconds to wait until each pod has a node
+    :param startup_timeout: seconds to wait from then until its container runs
+    :param deadline: when the task's ``execution_timeout`` ends, in seconds since 1970
+    :param poll_interval: seconds between two requests
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TrainJobTrigger(BaseTrigger):
         try:
             event = {"status": await self._wait()}
         except Exception as error:
-            self.log.exception("TrainJob %s/%s cannot be watched.", self.namespace, self.name)
+            self.log.exception("TrainJob %s/%s cannot be read.", self.namespace, self.name)
             event = {"status": "error", "message": f"{type(error).__name__}: {error}"}
         self._fired = True
         content = {"name": self.name, "namespace": self.namespace, "since": self.since, **event}
@@ -84,21 +84,21 @@ class TrainJobTrigger(BaseTrigger):
 
     async def _wait(self) -> str:
         watch = Watch(self.since, self.schedule_timeout, self.startup_timeout)
-        said = ""
+        logged = ""
         while True:
             if self.deadline is not None and time.time() >= self.deadline:
                 return "timeout"
-            job, pods = await self._look()
+            job, pods = await self._read()
             if job is None or ended(job) or watch.gives_up(job, pods, time.time()):
                 return "look"
-            if (now := progress(job, pods)) != said:
-                said = now
-                self.log.info("TrainJob %s/%s %s.", self.namespace, self.name, said)
+            if (state := progress(job, pods)) != logged:
+                logged = state
+                self.log.info("TrainJob %s/%s %s.", self.namespace, self.name, state)
             await asyncio.sleep(self.poll_interval)
 
-    @_retried
-    async def _look(self) -> tuple[Json | None, list[Json]]:
-        """The TrainJob, unless it is gone, and its pods."""
+    @_retry
+    async def _read(self) -> tuple[Json | None, list[Json]]:
+        """Read the TrainJob, which is ``None`` if it was deleted, and its pods."""
         async with self._hook().get_conn() as connection:
             try:
                 job = await client.CustomObjectsApi(connection).get_namespaced_custom_object(
@@ -123,7 +123,7 @@ class TrainJobTrigger(BaseTrigger):
         except Exception:
             self.log.exception("TrainJob %s/%s could not be deleted.", self.namespace, self.name)
 
-    @_retried
+    @_retry
     async def _delete(self) -> None:
         async with self._hook().get_conn() as connection:
             try:

@@ -1,4 +1,4 @@
-"""Several nodes for one training, by Kubeflow Trainer. Importing this imports the Kubernetes client."""
+"""Runs one step in a TrainJob: training on several nodes. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes import failures
-from airflow_mlops.compute.kubernetes.manifest import Json, losses
-from airflow_mlops.compute.kubernetes.step_pod import CALL_LABEL, call_id, or_grow, read_template, step_manifest
+from airflow_mlops.compute.kubernetes.description import Pod
+from airflow_mlops.compute.kubernetes.growth import grow_on_oom
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.merging import missing_fields
+from airflow_mlops.compute.kubernetes.manifest.train_job import NODE, pod_template
+from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest
 from airflow_mlops.compute.kubernetes.train_jobs import state
 from airflow_mlops.compute.kubernetes.train_jobs.api import TrainJobApi
-from airflow_mlops.compute.kubernetes.train_jobs.manifest import NODE, pod_template
 from airflow_mlops.compute.kubernetes.train_jobs.trigger import TrainJobTrigger
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.compute.kubernetes.pod import Pod
     from airflow_mlops.core.calls import StepCall
 
+_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 _POLL_SECONDS = 2.0
-# What runs may take this long to end, after which a TrainJob that is to be replaced should be gone.
+# How long to wait for the pods of a deleted TrainJob to end, in seconds.
 _DELETION_SECONDS = 600
 
 
 class StepTrainJob:
     """Submits the TrainJob of one step, or finds the one that an earlier try submitted, and waits for its end.
 
-    :param job: the TrainJob
+    :param pod: the description of the pod of one node
+    :param job: the manifest of the TrainJob
+    :param log: the task's logger
     """
 
     def __init__(self, pod: Pod, job: Json, context: Context, log: Any) -> None:
@@ -46,19 +51,18 @@ class StepTrainJob:
         self._context = context
         metadata = job["metadata"]
         self.api = TrainJobApi(metadata["name"], metadata.get("namespace"), pod.kubernetes_conn_id)
-        self._first: Json | None = None
+        self._first_node: Json | None = None
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context, log: Any) -> StepTrainJob:
-        """What runs ``call`` as ``pod`` says, in the place of the task of ``context``.
+        """Create the TrainJob that runs ``call`` in pods like ``pod`` on behalf of the task of ``context``.
 
-        :raises SpecError: the step cannot use several nodes, the template cannot be read, or says what a TrainJob has no
-            place for
+        :raises SpecError: the step cannot use several nodes, or the template cannot be read or has a field that a TrainJob
+            does not have
         """
         if call.step != "train" or call.spec["trainer"].get("kind") != "torch":
             raise SpecError(
-                f"Pod(nodes={pod.nodes}) trains a TorchTrainer on several nodes, and this step is another one: leave "
-                "nodes= out."
+                f"Pod(nodes={pod.nodes}) can only train a TorchTrainer, and this step does not: remove nodes= from run_on."
             )
         template = read_template(pod.pod_template_file, context)
         job = pod.train_job(step_manifest(pod, template, call, context), template)
@@ -66,12 +70,13 @@ class StepTrainJob:
         for metadata in (job["metadata"], pod_template(job)["metadata"]):
             metadata["labels"] = {**metadata.get("labels", {}), **labels}
         job["metadata"]["name"] = _name(call)
-        return cls(pod, _known(job), context, log)
+        return cls(pod, _validated(job), context, log)
 
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
-        """Submit or find the TrainJob and wait for its end, or go on from what the trigger says.
+        """Submit or find the TrainJob and wait for its end.
 
-        :raises MLOpsError: it failed, or will not start
+        :param event: the payload of the trigger's event, to continue after a deferral
+        :raises MLOpsError: the TrainJob failed, or will not start
         """
         since = time.time() if event is None else event["since"]
         watch = state.Watch(since, self.pod.schedule_timeout, self.pod.startup_timeout)
@@ -79,15 +84,15 @@ class StepTrainJob:
         if event is None:
             found = self._get_or_create()
         else:
-            self._go_on(event)
-            # The trigger was patient.
+            self._check_event(event)
+            # The trigger has waited already.
             watch.patience = 0
             found = self.api.get()
-        said = ""
+        logged = ""
         while True:
             if found is None:
                 raise ComputeError(
-                    f"TrainJob {self._full_name} was deleted while it ran: another try goes on from the last checkpoint."
+                    f"TrainJob {self._full_name} was deleted while it ran: the next try continues from the last checkpoint."
                 )
             if state.ended(found):
                 return self._conclude(found)
@@ -96,26 +101,26 @@ class StepTrainJob:
                 self._give_up(watch, found, pods)
             if self._deferrable:
                 self._defer(since)
-            if (now := state.progress(found, pods)) != said:
-                said = now
-                self.log.info("TrainJob %s %s.", self._full_name, said)
+            if (progress := state.progress(found, pods)) != logged:
+                logged = progress
+                self.log.info("TrainJob %s %s.", self._full_name, progress)
             time.sleep(_POLL_SECONDS)
             found = self.api.get()
 
     def failure(self, error: Exception, context: Context) -> MLOpsError:
-        """What the task fails with, after ``error``."""
+        """Return the error that the task fails with after :meth:`watch` has raised ``error``."""
         if isinstance(error, ApiException):
             return state.refused(error.status or 0, error.body or "", self.api.namespace)
         if isinstance(error, MLOpsError):
-            return or_grow(error, self.pod.grow_memory, context)
+            return grow_on_oom(error, self.pod.grow_memory, context)
         return ComputeError(
-            f"TrainJob {self._full_name} could not be watched to its end, and another try finds it again: "
+            f"The connection to TrainJob {self._full_name} was lost before it ended; the next try finds it again: "
             f"{type(error).__name__}: {error}"
         )
 
     def facts(self) -> dict[str, str]:
-        """What became of node 0, for the record: its pod, node, image and the image's digest."""
-        return failures.facts(self._first, NODE) if self._first is not None else {}
+        """The names of node 0's pod, its machine and its image, and the digest of the image."""
+        return failures.facts(self._first_node, NODE) if self._first_node is not None else {}
 
     def on_kill(self) -> None:
         """Delete the TrainJob: a user ended the task."""
@@ -128,43 +133,49 @@ class StepTrainJob:
             self.log.info("TrainJob %s of an earlier try has ended without a result and is deleted.", self._full_name)
             self._delete_and_wait()
             found = None
-        if found is None and (made := self.api.create(self.job)) is not None:
+        if found is None and (created := self.api.create(self.job)) is not None:
             self.log.info("Submitted TrainJob %s for %d nodes.", self._full_name, self.pod.nodes)
-            self._check(made)
-            return made
+            self._check(created)
+            return created
         if found is None and (found := self.api.get()) is None:
-            raise ComputeError(f"TrainJob {self._full_name} was deleted as soon as it was made.")
+            raise ComputeError(
+                f"TrainJob {self._full_name} was deleted as soon as it was created: the next try submits it again."
+            )
         self.log.info("Found TrainJob %s, which an earlier try submitted.", self._full_name)
         return found
 
-    def _check(self, made: Json) -> None:
-        """:raises SpecError: the cluster left out a field that it does not know"""
-        if lost := losses(self.job, made):
+    def _check(self, created: Json) -> None:
+        """Check that the cluster stored every field; it drops those that its version of Kubeflow Trainer does not know.
+
+        :raises SpecError: naming a field that it dropped
+        """
+        if missing := missing_fields(self.job, created):
             self.api.delete("Background")
             raise SpecError(
-                f"The Kubeflow Trainer of this cluster knows no field {lost[0]!r} of a TrainJob: it takes 2.3 or newer."
+                f"The Kubeflow Trainer of this cluster does not know the field {missing[0]!r} of a TrainJob: install version "
+                "2.3 or newer."
             )
 
     def _delete_and_wait(self) -> None:
-        # What runs would be taken for the new one's, which has the same name.
+        # The new TrainJob has the same name, so pods of the old one would be taken for its own.
         self.api.delete("Foreground")
         end = time.monotonic() + _DELETION_SECONDS
         while self.api.get() is not None:
             if time.monotonic() > end:
                 raise ComputeError(
-                    f"TrainJob {self._full_name} of an earlier try cannot be deleted: see its finalizers."
+                    f"TrainJob {self._full_name} of an earlier try was not deleted within {_DELETION_SECONDS} s: check its finalizers."
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _go_on(self, event: dict[str, Any]) -> None:
+    def _check_event(self, event: dict[str, Any]) -> None:
         if event["status"] == "timeout":
             self._finish(succeeded=False)
             raise ComputeError(
-                f"TrainJob {self._full_name} ran longer than the task's execution_timeout, and was ended."
+                f"TrainJob {self._full_name} ran longer than the task's execution_timeout, and was deleted."
             )
         if event["status"] == "error":
             raise ComputeError(
-                f"TrainJob {self._full_name} could not be watched from the triggerer, and another try finds it again: "
+                f"The triggerer could not read TrainJob {self._full_name}; the next try finds it again: "
                 f"{event['message']}"
             )
 
@@ -178,14 +189,14 @@ class StepTrainJob:
             startup_timeout=self.pod.startup_timeout,
             deadline=self._deadline,
         )
-        # The trigger says first that the time is over, so that the TrainJob is deleted.
-        left = None if self._deadline is None else timedelta(seconds=max(0.0, self._deadline - time.time()) + 60)
-        raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=left)
+        # Airflow's own timeout would leave the TrainJob running. The trigger's event comes first, and deletes it.
+        remaining = None if self._deadline is None else timedelta(seconds=max(0.0, self._deadline - time.time()) + 60)
+        raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=remaining)
 
     def _give_up(self, watch: state.Watch, job: Json, pods: list[Json]) -> None:
         watch.patience = 0
         error = watch.gives_up(job, pods, time.time(), self._warnings())
-        self._first = state.first_node(pods)
+        self._first_node = state.first_node(pods)
         self._finish(succeeded=False)
         raise error or ComputeError(f"TrainJob {self._full_name} did not start.")
 
@@ -194,34 +205,34 @@ class StepTrainJob:
         pods: list[Json] = []
         try:
             pods = self.api.pods()
-            self._first = state.first_node(pods)
+            self._first_node = state.first_node(pods)
             self._log_first_node()
-        except Exception as error:  # noqa: BLE001 - how it ended is known
-            self.log.warning("The log of node 0 cannot be had: %s", error)
+        except Exception as error:  # noqa: BLE001 - the outcome of the TrainJob is known
+            self.log.warning("The log of node 0 cannot be read: %s", error)
         self._finish(succeeded)
         if not succeeded:
             raise state.failure(job, pods)
         self.log.info("TrainJob %s is complete.", self._full_name)
 
     def _log_first_node(self) -> None:
-        if self._first is None:
-            self.log.info("No pod of node 0 is left to read the log of.")
+        if self._first_node is None:
+            self.log.info("The log of node 0 cannot be read: its pod is gone.")
             return
-        for line in self.api.log(self._first, NODE):
-            self.log.info("[node 0] %s", re.sub(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ", "", line))
+        for line in self.api.log(self._first_node, NODE):
+            self.log.info("[node 0] %s", _LEVEL.sub("", line))
 
     def _finish(self, succeeded: bool) -> None:
-        """Delete what ``on_finish`` does not keep."""
+        """Delete the TrainJob unless ``on_finish`` keeps it."""
         if self.pod.on_finish == "delete_pod" or (succeeded and self.pod.on_finish == "delete_succeeded_pod"):
             try:
                 self.api.delete("Foreground")
-            except Exception as error:  # noqa: BLE001 - how it ended is more important
+            except Exception as error:  # noqa: BLE001 - the outcome of the TrainJob matters more
                 self.log.warning("TrainJob %s could not be deleted: %s", self._full_name, error)
 
     def _warnings(self) -> list[str]:
         try:
             return self.api.warnings()
-        except Exception as error:  # noqa: BLE001 - what is known already has to do
+        except Exception as error:  # noqa: BLE001 - the events only add to the error
             self.log.debug("The events of TrainJob %s cannot be read: %s", self._full_name, error)
             return []
 
@@ -241,29 +252,29 @@ class StepTrainJob:
         return f"{self.api.namespace}/{self.api.name}"
 
 
-def _known(job: Json) -> Json:
-    """The TrainJob as Kubeflow Trainer's own models have it.
+def _validated(job: Json) -> Json:
+    """Validate the TrainJob with Kubeflow Trainer's own models.
 
-    :raises SpecError: a field is of another type, or unknown to them
+    :raises SpecError: a field is unknown or has the wrong type
     """
     try:
         known: Json = TrainerV1alpha1TrainJob.from_dict(job).to_dict()
     except (ValueError, TypeError, AttributeError) as error:
         raise SpecError(f"Pod(...) does not describe a TrainJob: {' '.join(str(error).split())}.") from None
-    if lost := losses(job, known):
-        raise SpecError(f"A TrainJob has no field {lost[0]!r}: correct Pod(...) or its template.")
+    if missing := missing_fields(job, known):
+        raise SpecError(f"A TrainJob has no field {missing[0]!r}: correct Pod(...) or its template.")
     return known
 
 
 def _name(call: StepCall) -> str:
-    # The pods' names, which go on with -node-0-0-abcde, may have 63 characters.
+    # The name of a pod adds -node-0-0-abcde, and may have 63 characters in total.
     task = re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower()).strip("-")
     start = task if task[:1].isalpha() else f"task-{task}"
     return f"{start[:24].strip('-')}-{call_id(call)}"
 
 
 def _labels(context: Context) -> dict[str, str]:
-    """What KubernetesPodOperator puts on a pod, less what differs from try to try."""
+    """The labels that KubernetesPodOperator sets on a pod, without those that differ between tries."""
     ti = context["ti"]
     labels = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
     if ti.map_index is not None and ti.map_index >= 0:

@@ -1,7 +1,7 @@
-"""A TrainJob of Kubeflow Trainer as the JSON that Kubernetes reads: the pod of one node, for several of them.
+"""The manifest of a Kubeflow TrainJob that runs the pod of one node on several nodes.
 
-A TrainJob names a training runtime, which an administrator made, and says what is different: the trainer's image,
-command, variables and resources, and patches of the pods. What it has no place for belongs into the runtime.
+A TrainJob names a training runtime, which an administrator has installed, and changes parts of it: the image, command,
+environment and resources of the trainer, and some fields of the pods. Other fields can only be set in the runtime.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.core.errors import SpecError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
-# What Kubeflow Trainer calls the replicated job of the training, and its container, in the runtimes for PyTorch.
+# The name that the runtimes for PyTorch give to the replicated job of the training and to its container.
 NODE = "node"
-# Each party that patches a runtime says who it is; Kueue is another one.
+# Each party that patches a runtime names itself. Kueue, for example, adds patches of its own.
 _MANAGER = "airflow-mlops/pod"
 
 _METADATA = ("labels", "annotations")
@@ -35,19 +35,20 @@ _NODE_PATCH = ("securityContext", "volumeMounts")
 _OTHER_PATCH = ("env", "securityContext", "volumeMounts")
 
 
-def train_job(pod: Json, nodes: int, runtime: str, unsaid: Collection[str] = ()) -> Json:
-    """The TrainJob that runs ``pod`` on each of ``nodes`` nodes.
+def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = ()) -> Json:
+    """Return the TrainJob that runs ``pod`` on each of ``nodes`` nodes.
 
-    :param pod: its main container comes first
+    :param pod: the pod of one node; its main container comes first
     :param runtime: name of the ClusterTrainingRuntime
-    :param unsaid: fields of the pod's ``spec`` that nobody asked for, and that the runtime may decide
-    :raises SpecError: naming a field that a TrainJob has no place for
+    :param defaults: fields of the pod's ``spec`` that are only defaults of this package; if a TrainJob does not have such
+        a field, the runtime decides it
+    :raises SpecError: the pod has a field that a TrainJob does not have
     """
     rest = deepcopy(pod)
     metadata, spec = rest.pop("metadata", {}), rest.pop("spec")
     for known in ("apiVersion", "kind"):
         rest.pop(known, None)
-    # The name is made from what is computed, as that of a pod is.
+    # The name is derived from the call, as is that of a pod.
     metadata.pop("name", None)
     metadata.pop("generateName", None)
     own = _take(metadata, (*_METADATA, "namespace"))
@@ -64,17 +65,17 @@ def train_job(pod: Json, nodes: int, runtime: str, unsaid: Collection[str] = ())
     patch["containers"] = containers
     if initial:
         patch["initContainers"] = [_take(item, ("name", *_OTHER_PATCH)) for item in initial]
-    left = [
+    unsupported = [
         *rest,
         *(f"metadata.{name}" for name in metadata),
-        *(f"spec.{name}" for name in spec if name not in unsaid),
-        *(f"spec.containers[{place}].{name}" for place, item in enumerate([node, *others]) for name in item),
-        *(f"spec.initContainers[{place}].{name}" for place, item in enumerate(initial) for name in item),
+        *(f"spec.{name}" for name in spec if name not in defaults),
+        *(f"spec.containers[{position}].{name}" for position, item in enumerate([node, *others]) for name in item),
+        *(f"spec.initContainers[{position}].{name}" for position, item in enumerate(initial) for name in item),
     ]
-    if left:
-        hint = ", or name single keys in secrets=" if left[0].endswith(".envFrom") else ""
+    if unsupported:
+        hint = ", or list the keys you need in secrets=" if unsupported[0].endswith(".envFrom") else ""
         raise SpecError(
-            f"A TrainJob, which Pod(nodes={nodes}) makes, has no place for {left[0]!r}: put it into the training "
+            f"Pod(nodes={nodes}) creates a TrainJob, which has no field {unsupported[0]!r}: set the field in the training "
             f"runtime {runtime!r}{hint}."
         )
     template = {"metadata": {name: own[name] for name in _METADATA if own.get(name)}, "spec": patch}
@@ -98,7 +99,7 @@ def train_job(pod: Json, nodes: int, runtime: str, unsaid: Collection[str] = ())
 
 
 def pod_template(job: Json) -> Json:
-    """The patch of the pods in a TrainJob that :func:`train_job` made."""
+    """The patch of the pods in a TrainJob that :func:`train_job` has made."""
     (patch,) = (item for item in job["spec"]["runtimePatches"] if item["manager"] == _MANAGER)
     template: Json = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"][
         "template"

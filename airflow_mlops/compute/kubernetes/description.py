@@ -1,0 +1,232 @@
+"""``run_on=Pod(image=...)``: the description of the Kubernetes pod in which a step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from airflow_mlops.compute.base import Compute
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.memory import is_amount
+from airflow_mlops.compute.kubernetes.manifest.merging import merge
+from airflow_mlops.compute.kubernetes.manifest.pod import as_json, default_pod, main_container, without_empty
+from airflow_mlops.compute.kubernetes.manifest.train_job import train_job
+from airflow_mlops.core.errors import SpecError
+
+
+@dataclass(kw_only=True)
+class Pod(Compute):
+    """Runs the step in a pod of its own, by means of KubernetesPodOperator.
+
+    The image contains Python and the same version of ``airflow-mlops`` with the extras of the step; it does not need
+    Airflow (``docker/`` builds such an image). The step reads Airflow connections from environment variables named
+    ``AIRFLOW_CONN_<ID>``: list the Secrets that contain them in ``env_from``. The result is written to the artifact store,
+    which the Airflow worker and the pod must both reach.
+
+    Fields that Kubernetes defines (``tolerations``, ``affinity``, ``volumes``, ...) take the same values as in a pod's
+    YAML, or objects of the Kubernetes client. All of them are templated.
+
+    :param image: the image; optional if the template names one
+    :param nodes: number of nodes. With more than one, Kubeflow Trainer runs a TrainJob in which each node is such a pod,
+        and a TorchTrainer trains on all of them together
+    :param runtime: name of the ClusterTrainingRuntime for the TrainJob
+    :param gpus: number of GPUs of each node
+    :param gpu_resource: the cluster's name for a GPU (``amd.com/gpu``, ``nvidia.com/mig-1g.5gb``)
+    :param cpu: CPUs to request, as in ``2`` or ``"500m"``; with GPUs also the limit
+    :param memory: memory to request, which is also the limit, as in ``"8Gi"``. Half of it may be shared memory
+        (``/dev/shm``)
+    :param grow_memory: after the pod was OOMKilled, the next try requests this many times the memory
+    :param namespace: by default the namespace of the Airflow connection
+    :param service_account: for workload identity. The pod gets a token only if a service account is named
+    :param env: environment variables that are not secret
+    :param env_from: names of Secrets whose keys become environment variables, or ``envFrom`` entries of Kubernetes
+    :param secrets: maps environment variables to keys of Secrets, written as ``"secret/key"``
+    :param pod_template_file: YAML of a pod to start from. The fields of this object take precedence over it
+    :param image_pull_secrets: names of Secrets with credentials for image registries
+    :param active_deadline: seconds after which Kubernetes ends the pod
+    :param schedule_timeout: seconds to wait until the pod has a node
+    :param startup_timeout: seconds to wait from then until its container runs, which includes pulling the image
+    :param termination_grace: seconds between SIGTERM and SIGKILL, for a last checkpoint
+    :param on_finish: which pods are deleted when they have ended
+    :param deferrable: wait in the triggerer, without a worker slot; by default ``[operators] default_deferrable``
+    :param kubernetes_conn_id: id of the Airflow connection to the cluster
+    :raises SpecError: a field is invalid, or a TrainJob does not have it
+    """
+
+    image: str | None = None
+    nodes: int = 1
+    runtime: str = "torch-distributed"
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    cpu: str | float | None = None
+    memory: str | None = None
+    grow_memory: float = 1
+    namespace: str | None = None
+    service_account: str | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Any] = ()
+    affinity: Any = field(default_factory=dict)
+    runtime_class: str | None = None
+    priority_class: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_from: Sequence[Any] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    volumes: Sequence[Any] = ()
+    volume_mounts: Sequence[Any] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    pod_template_file: str | None = None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: Sequence[str] = ()
+    active_deadline: int | None = None
+    schedule_timeout: int = 600
+    startup_timeout: int = 600
+    termination_grace: int = 20
+    on_finish: Literal["delete_pod", "delete_succeeded_pod", "keep_pod"] = "delete_pod"
+    deferrable: bool | None = None
+    kubernetes_conn_id: str = "kubernetes_default"
+
+    runner: ClassVar[str] = "airflow_mlops.compute.kubernetes.runner:KubernetesRunner"
+    template_fields: ClassVar[Sequence[str]] = (
+        "image",
+        "runtime",
+        "gpus",
+        "cpu",
+        "memory",
+        "namespace",
+        "service_account",
+        "node_selector",
+        "tolerations",
+        "affinity",
+        "runtime_class",
+        "priority_class",
+        "env",
+        "env_from",
+        "secrets",
+        "volumes",
+        "volume_mounts",
+        "labels",
+        "annotations",
+        "pod_template_file",
+        "kubernetes_conn_id",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.image and not self.pod_template_file:
+            raise SpecError("Pod(...) needs an image, or a pod_template_file that names one.")
+        if self.nodes < 1:
+            raise SpecError(f"Pod(nodes={self.nodes}) is invalid: use one node or more.")
+        if self.grow_memory < 1:
+            raise SpecError(f"Pod(grow_memory={self.grow_memory}) is invalid: 1 keeps the memory, 2 doubles it.")
+        for name, value in self.secrets.items():
+            if not isinstance(value, str) or value.count("/") != 1:
+                raise SpecError(f"Pod(secrets={{{name!r}: ...}}) needs a Secret and its key, written as 'secret/key'.")
+        if self.memory and "{{" not in self.memory and not is_amount(self.memory):
+            raise SpecError(f"Pod(memory={self.memory!r}) is not an amount of memory: write '512Mi' or '8Gi'.")
+        if self.nodes > 1:
+            # Raises for fields that a TrainJob does not have.
+            self.train_job(self.manifest({}), {})
+
+    def serialize(self) -> Json:
+        """Return the manifest, which Airflow shows as the task's rendered field ``run_on``.
+
+        Environment variables are shown as a mapping, in which Airflow masks values by the names of their keys.
+        """
+        shown = self.manifest({})
+        containers = shown["spec"]["containers"]
+        if self.nodes > 1:
+            shown = self.train_job(shown, {})
+            containers = [shown["spec"]["trainer"]]
+        for container in containers:
+            container["env"] = {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
+        if self.pod_template_file:
+            shown["pod_template_file"] = self.pod_template_file
+        return shown
+
+    def manifest(self, template: Json) -> Json:
+        """Return the pod as JSON: the defaults, then the template, then the fields of this object.
+
+        :param template: the content of the template, or an empty object
+        """
+        name = main_container(template)
+        pod = merge(merge(self._defaults(name), template), self._overrides(name))
+        pod["spec"]["containers"].sort(key=lambda container: container["name"] != name)
+        return pod
+
+    def train_job(self, manifest: Json, template: Json) -> Json:
+        """Return the TrainJob that runs the pod on each of the nodes.
+
+        :param manifest: the result of :meth:`manifest` for ``template``, possibly with additions
+        :raises SpecError: the pod has a field that a TrainJob does not have
+        """
+        explicit = {*template.get("spec", {}), *self._overrides(main_container(template))["spec"]}
+        return train_job(manifest, self.nodes, self.runtime, defaults={*manifest["spec"]} - explicit)
+
+    def executor_config(self) -> dict[str, Any]:
+        """Return the ``executor_config`` that gives a task of any operator the same resources under KubernetesExecutor.
+
+        Image, command, service account and security context remain those of Airflow. This method imports the Kubernetes
+        client, also when a DAG file calls it.
+        """
+        from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+
+        pod = self.manifest({})
+        (container,) = pod["spec"]["containers"]
+        for name in ("image", "command", "imagePullPolicy", "securityContext", "terminationMessagePolicy"):
+            container.pop(name, None)
+        for name in ("serviceAccountName", "automountServiceAccountToken", "securityContext", "restartPolicy"):
+            pod["spec"].pop(name, None)
+        return {"pod_override": PodGenerator.deserialize_model_dict(pod)}
+
+    def _defaults(self, container: str) -> Json:
+        return default_pod(
+            container,
+            memory=self.memory,
+            mount_token=self.service_account is not None,
+            termination_grace=self.termination_grace,
+        )
+
+    def _overrides(self, container: str) -> Json:
+        """The fields that this object sets, as the manifest of a pod."""
+        env: list[Json] = [{"name": key, "value": str(value)} for key, value in self.env.items()]
+        env += [{"name": key, "valueFrom": _secret_key(reference)} for key, reference in self.secrets.items()]
+        container_fields = {
+            "name": container,
+            "image": self.image,
+            "imagePullPolicy": self.image_pull_policy,
+            "resources": self._resources(),
+            "env": env,
+            "envFrom": [{"secretRef": {"name": item}} if isinstance(item, str) else item for item in self.env_from],
+            "volumeMounts": self.volume_mounts,
+        }
+        spec = {
+            "nodeSelector": self.node_selector,
+            "tolerations": self.tolerations,
+            "affinity": self.affinity,
+            "runtimeClassName": self.runtime_class,
+            "priorityClassName": self.priority_class,
+            "serviceAccountName": self.service_account,
+            "imagePullSecrets": [{"name": secret} for secret in self.image_pull_secrets],
+            "activeDeadlineSeconds": self.active_deadline,
+            "volumes": self.volumes,
+        }
+        metadata = {"namespace": self.namespace, "labels": self.labels, "annotations": self.annotations}
+        overrides = without_empty(as_json({"metadata": metadata, "spec": spec}))
+        overrides.setdefault("spec", {})["containers"] = [without_empty(as_json(container_fields))]
+        return overrides
+
+    def _resources(self) -> Json:
+        amounts: Json = {"memory": self.memory} if self.memory else {}
+        limits, requests = dict(amounts), dict(amounts)
+        if self.cpu is not None:
+            requests["cpu"] = str(self.cpu)
+        if self.gpus:
+            # CPUs are reserved too, so that a GPU never waits for them: that takes requests equal to limits.
+            limits = requests = {**requests, self.gpu_resource: str(self.gpus)}
+        return {"limits": limits, "requests": requests}
+
+
+def _secret_key(reference: str) -> Json:
+    name, _, key = reference.partition("/")
+    return {"secretKeyRef": {"name": name, "key": key}}

@@ -1,0 +1,74 @@
+"""Merging of manifests, field by field."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+# Lists of named items, and the field that holds the name.
+_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+}
+# Lists that are replaced as a whole.
+_WHOLE = ("command", "args")
+
+
+def merge(base: Any, over: Any, name: str = "") -> Any:
+    """Merge ``over`` into ``base``; where the two contradict, ``over`` wins. Neither argument is changed.
+
+    Objects are merged field by field, and lists of named items item by item. Other lists are concatenated without
+    duplicates.
+
+    :param name: name of the field that holds the two values
+    """
+    if isinstance(base, dict) and isinstance(over, dict):
+        merged = {key: deepcopy(value) for key, value in base.items()}
+        for key, value in over.items():
+            merged[key] = merge(base[key], value, key) if key in base else deepcopy(value)
+        return merged
+    if isinstance(base, list) and isinstance(over, list) and name not in _WHOLE:
+        return _merge_lists(base, over, _KEYS.get(name))
+    return deepcopy(over)
+
+
+def _merge_lists(base: list[Any], over: list[Any], key: str | None) -> list[Any]:
+    merged = deepcopy(base)
+    positions = {item.get(key): position for position, item in enumerate(base)} if key else {}
+    for item in over:
+        position = positions.get(item.get(key)) if key else None
+        if position is not None:
+            merged[position] = merge(merged[position], item)
+        elif key or item not in merged:
+            merged.append(deepcopy(item))
+    return merged
+
+
+def missing_fields(wanted: Any, found: Any, path: str = "") -> list[str]:
+    """Return the paths of the fields of ``wanted`` that ``found`` lacks, such as ``spec.containers[0].image``."""
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return [path] if wanted else []
+        missing: list[str] = []
+        for key, value in wanted.items():
+            if value is not None:
+                field = f"{path}.{key}".lstrip(".")
+                missing += missing_fields(value, found[key], field) if key in found else [field]
+        return missing
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) < len(wanted):
+            return [path]
+        return [
+            field
+            for position, value in enumerate(wanted)
+            for field in missing_fields(value, found[position], f"{path}[{position}]")
+        ]
+    return []

@@ -1,0 +1,90 @@
+"""The manifest of a pod: the defaults of this package, and changes to a finished manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.memory import multiply
+
+_COMMAND = ["python", "-m", "airflow_mlops.stages"]
+
+
+def default_pod(container: str, *, memory: str | None, mount_token: bool, termination_grace: int) -> Json:
+    """The pod that runs a step before a template or a ``Pod(...)`` adds to it.
+
+    :param container: name of the container that runs the step
+    :param memory: its memory limit; half of it may be shared memory
+    :param mount_token: whether the pod gets the token of its service account
+    :param termination_grace: seconds between SIGTERM and SIGKILL
+    """
+    # PyTorch's data loaders pass batches through shared memory, and a container has 64 MB of it by default.
+    shared_memory: Json = {"medium": "Memory", **({"sizeLimit": multiply(memory, 0.5)} if memory else {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": mount_token,
+            "terminationGracePeriodSeconds": termination_grace,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": container,
+                    "command": _COMMAND,
+                    "env": [
+                        {"name": "PYTHONUNBUFFERED", "value": "1"},
+                        {"name": "MLOPS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                        {"name": "MLOPS_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    ],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
+                }
+            ],
+            "volumes": [{"name": "shared-memory", "emptyDir": shared_memory}],
+        },
+    }
+
+
+def main_container(pod: Json) -> str:
+    """The name of the container that runs the step: ``base`` if there is one, otherwise that of the first container."""
+    names = [container.get("name", "base") for container in pod.get("spec", {}).get("containers", [])]
+    return "base" if "base" in names or not names else str(names[0])
+
+
+def multiply_memory(pod: Json, factor: float) -> Json:
+    """Return a copy of the pod in which the container that runs the step has ``factor`` times the memory."""
+    pod = deepcopy(pod)
+    name = main_container(pod)
+    container = next(item for item in pod["spec"]["containers"] if item["name"] == name)
+    for amounts in container.get("resources", {}).values():
+        if "memory" in amounts:
+            amounts["memory"] = multiply(str(amounts["memory"]), factor)
+    return pod
+
+
+def literal(value: str) -> str:
+    """Escape the value of an environment variable, in which Kubernetes replaces ``$(NAME)`` and ``$$``."""
+    return value.replace("$", "$$")
+
+
+def as_json(value: Any) -> Any:
+    """Convert to JSON what may contain objects of the Kubernetes client."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if type(value).__module__.startswith("kubernetes."):
+        from kubernetes.client import ApiClient
+
+        return ApiClient().sanitize_for_serialization(value)
+    return value
+
+
+def without_empty(fields: Json) -> Json:
+    """Remove fields that are ``None`` or empty. Items of lists keep theirs: ``emptyDir: {}`` has a meaning."""
+    cleaned = {key: without_empty(item) if isinstance(item, dict) else item for key, item in fields.items()}
+    return {key: item for key, item in cleaned.items() if item not in (None, {}, [], ())}

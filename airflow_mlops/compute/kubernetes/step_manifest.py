@@ -1,0 +1,80 @@
+"""The manifest of the pod that runs one step. Importing this module imports the Kubernetes client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from kubernetes.client import ApiClient
+
+from airflow_mlops.compute.kubernetes.description import Pod
+from airflow_mlops.compute.kubernetes.growth import memory_factor
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.merging import merge, missing_fields
+from airflow_mlops.compute.kubernetes.manifest.pod import literal, main_container, multiply_memory
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.core.calls import StepCall
+
+# A retry finds the running pod by this label. A cleared task has another key, so it does not find the pod of before.
+CALL_LABEL = "airflow-mlops/call"
+
+
+def call_id(call: StepCall) -> str:
+    """The value of ``CALL_LABEL``: the same for every try of a task."""
+    return fingerprint([call.key])[:16]
+
+
+def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) -> Json:
+    """Return the manifest of the pod that runs ``call``. The pod reads the call from the artifact store.
+
+    :param template: the content of the pod template, or an empty object
+    :raises SpecError: the pod has a field that Kubernetes does not know
+    """
+    manifest = multiply_memory(pod.manifest(template), memory_factor(context))
+    env = [
+        {"name": STORE_VARIABLE, "value": literal(call.store)},
+        {"name": KEY_VARIABLE, "value": literal(call_key(call))},
+    ]
+    manifest = merge(manifest, {"spec": {"containers": [{"name": main_container(manifest), "env": env}]}})
+    _check(manifest)
+    return manifest
+
+
+def read_template(path: str | None, context: Context) -> Json:
+    """Read a pod template.
+
+    :param path: absolute, or relative to the folder of the DAG file; ``None`` gives an empty object
+    :raises SpecError: the file cannot be read, or is not the YAML of a pod
+    """
+    if path is None:
+        return {}
+    import yaml
+
+    file = Path(path) if Path(path).is_absolute() else Path(context["dag"].folder) / path
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SpecError(f"pod_template_file {path!r} cannot be read: {' '.join(str(error).split())}.") from None
+    if not isinstance(found, dict) or found.get("kind", "Pod") != "Pod":
+        raise SpecError(f"pod_template_file {path!r} is not the YAML of one pod (kind: Pod).")
+    return found
+
+
+def _check(manifest: Json) -> None:
+    """Check that the Kubernetes client keeps every field; it drops those that it does not know.
+
+    :raises SpecError: naming a field that it drops
+    """
+    try:
+        known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(manifest))
+    except Exception as error:  # noqa: BLE001 - the client raises errors of many types
+        raise SpecError(f"Pod(...) does not describe a pod: {' '.join(str(error).split())}.") from None
+    if missing := missing_fields(manifest, known):
+        raise SpecError(f"A pod has no field {missing[0]!r}: correct Pod(...) or its template.")

@@ -1,0 +1,72 @@
+"""How a call reaches a pod: through the artifact store."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.core.errors import ComputeError, SpecError
+from airflow_mlops.data.results import result_key
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key, receive_call, write_call
+
+SQL = "SELECT '$(HOME) $$x', '漢字' FROM t"
+
+
+def call(store: ArtifactStore, **changes) -> StepCall:
+    provenance = Provenance(dag_id="d", run_id="manual $(HOME)", task_id="t")
+    spec = {"sql": SQL}
+    fields = {"step": "ingest", "spec": spec, "store": store.url, "version": __version__, "provenance": provenance}
+    return StepCall(**{**fields, "key": result_key("ingest", spec, provenance), **changes})
+
+
+@pytest.fixture
+def store(tmp_path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/$(HOME)$$store")
+
+
+def received(call: StepCall, monkeypatch) -> StepCall:
+    monkeypatch.setenv(STORE_VARIABLE, call.store)
+    monkeypatch.setenv(KEY_VARIABLE, call_key(call))
+    return receive_call()
+
+
+def test_call_arrives_unchanged(store, monkeypatch):
+    made = call(store, spec={"sql": SQL, "text": "ü" * 200_000})
+    write_call(made)
+    assert received(made, monkeypatch) == made
+    # A process that the step starts does not run the call again.
+    assert not {STORE_VARIABLE, KEY_VARIABLE} & set(os.environ)
+
+
+def test_keys_have_the_prefix_of_their_task_and_differ_with_the_content(store):
+    first = call(store)
+    second = first.model_copy(update={"provenance": first.provenance.model_copy(update={"try_number": 2})})
+    assert call_key(first) == call_key(call(store))
+    assert call_key(first) != call_key(second)
+    prefix = first.key.removesuffix(".json").replace("results/", "calls/", 1)
+    for made in (first, second, first):
+        assert call_key(made).startswith(f"{prefix}-")
+        write_call(made)
+    assert store.keys(prefix.rpartition("/")[0]) == sorted([call_key(first), call_key(second)])
+    assert store.keys("results") == []
+
+
+def test_call_that_is_not_in_the_store_names_store_and_key(store, monkeypatch):
+    made = call(store)
+    with pytest.raises(ComputeError) as error:
+        received(made, monkeypatch)
+    assert store.url in str(error.value)
+    assert call_key(made) in str(error.value)
+
+
+def test_call_of_another_version_is_a_final_error_whatever_its_fields(store, monkeypatch):
+    made = call(store)
+    store.write_json(call_key(made), {"version": "99.0", "unknown": 1})
+    with pytest.raises(SpecError) as error:
+        received(made, monkeypatch)
+    assert "99.0" in str(error.value)
+    assert __version__ in str(error.value)

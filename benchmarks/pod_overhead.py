@@ -1,29 +1,29 @@
-"""What a step costs in a Kubernetes pod, and in another Python, against the same step in the Airflow worker.
+"""The overhead of a step in a Kubernetes pod and in another Python, compared with the same step in the Airflow worker.
 
-``python -m benchmarks.pod_overhead [--repeat N] [--rows N]``. The step is the ingestion of a small CSV file, so nearly all
-of the time is the way there and back. A live Airflow (scheduler, LocalExecutor, API server, triggerer) runs, in turns:
+``python -m benchmarks.pod_overhead [--repeat N] [--rows N]``. The step ingests a small CSV file, so nearly all of the time is
+overhead. A live Airflow (scheduler, LocalExecutor, API server, triggerer) runs in turn:
 
-- ``worker``: the operator, in the worker;
-- ``process``: with ``run_on=Process(...)``, in another Python on the worker;
-- ``pod``, ``pod_deferrable``: with ``run_on=Pod(...)``, where the task waits in the worker or in the triggerer;
-- ``bare``: what would be used instead, a KubernetesPodOperator as it comes. It runs ``true`` in the same image, and no step.
+- ``worker``: the operator in the worker;
+- ``process``: the operator with ``run_on=Process(...)``, in another Python on the worker;
+- ``pod``, ``pod_deferrable``: the operator with ``run_on=Pod(...)``; the task waits in the worker or in the triggerer;
+- ``bare``: for comparison, a plain KubernetesPodOperator that runs ``true`` in the same image, and no step.
 
-A task's time is that from its start to its end as Airflow records them. Its parts, which add up to it:
+The time of a task is that from its start to its end as Airflow records them. It is the sum of these parts:
 
-- ``asking``: Airflow starts the task, and asks for the pod (or starts the process);
+- ``asking``: Airflow starts the task, which requests the pod (or starts the process);
 - ``scheduling``: the cluster chooses a node;
-- ``start``: the node makes the container, up to the first line that Python runs;
-- ``imports`` and ``step``: all imports of the step's Python, and the rest of what it does;
-- ``ending``: from Python's end until the cluster says that the container has ended (the kubelet looks once a second);
-- ``result``: the task finds that out, reads log and result, deletes the pod, and ends.
+- ``start``: the node creates the container, until Python runs its first line;
+- ``imports`` and ``step``: all imports of the step's Python, and the rest of its work;
+- ``ending``: from the end of Python until the cluster reports the end of the container (the kubelet checks once a second);
+- ``result``: the task notices the end, reads log and result, deletes the pod, and ends.
 
-The cluster's own timestamps have a resolution of 1 s, so the clock is read when a watch tells the change, and by Python
-where the step runs: the cluster must run on this machine, where all clocks are one. It is the one of KUBECONFIG, and its
-node has the image MLOPS_TEST_IMAGE; MLOPS_TEST_SOURCE=1 runs the checkout in place of the package in the image. The first
-round warms everything and is not counted; the median of the others counts, for each part by itself.
+The cluster's own timestamps have a resolution of 1 s. So the benchmark reads the clock when a watch reports a change, and in
+Python where the step runs. The cluster must therefore run on this machine. KUBECONFIG names it, and MLOPS_TEST_IMAGE an image
+that its node has. With MLOPS_TEST_SOURCE=1 pods run the checkout instead of the package in the image. The first round is not
+counted. The figures are medians of the other rounds, for each part on its own.
 
-Airflow's scheduler may fail a deferred task that goes on before it knows that its first process has ended, as happens with
-pods of a few seconds. A task that is lost that way is named, and left out of the median. The last line is JSON.
+Airflow's scheduler may fail a deferred task that resumes before the scheduler has seen the end of its first process, which
+happens with pods that run for a few seconds. The benchmark names such tasks and leaves them out. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TASKS = ("worker", "process", "pod", "pod_deferrable", "bare")
 PARTS = ("asking", "scheduling", "start", "imports", "step", "ending", "result")
 NUMBER = "{{ params.number }}"
 
-# A ``sitecustomize``, which Python runs before anything else.
+# A ``sitecustomize`` module, which Python runs before anything else.
 CLOCK = """
 import atexit, builtins, json, os, threading, time
 
@@ -82,7 +82,7 @@ if "BENCHMARK_MARKS" in os.environ:
 
 
 class Cluster(NamedTuple):
-    """A namespace of the cluster that a kubeconfig names."""
+    """A namespace of the cluster in a kubeconfig."""
 
     core: Any
     namespace: str
@@ -90,7 +90,7 @@ class Cluster(NamedTuple):
 
     @property
     def connection(self) -> str:
-        """Airflow's connection to it."""
+        """Airflow's connection to the cluster."""
         extra = {"kube_config_path": self.kubeconfig, "namespace": self.namespace}
         return json.dumps({"conn_type": "kubernetes", "extra": extra})
 
@@ -117,7 +117,7 @@ def main() -> None:
 
 @contextmanager
 def shared_folder(rows: int) -> Iterator[Path]:
-    """A folder of this machine with the file, which pods mount."""
+    """A folder of this machine with the CSV file, which pods mount."""
     folder = Path(tempfile.mkdtemp(prefix="mlops-bench-"))
     # Pods are not root, and this process may be.
     old = os.umask(0)
@@ -135,20 +135,20 @@ def shared_folder(rows: int) -> Iterator[Path]:
 
 @contextmanager
 def namespace() -> Iterator[Cluster | None]:
-    """A namespace of the cluster; or none, loudly, where there is no cluster."""
+    """Create a namespace in the cluster; prints a notice and gives ``None`` if there is no cluster."""
     from kubernetes import client, config
     from urllib3.exceptions import HTTPError
 
     kubeconfig = os.environ.get("KUBECONFIG")
     if not kubeconfig:
-        print("NO CLUSTER: KUBECONFIG is not set, so NO POD IS MEASURED, only worker and process.\n")
+        print("NO CLUSTER: KUBECONFIG is not set. Only worker and process are measured, NO PODS.\n")
         yield None
         return
     core = client.CoreV1Api(config.new_client_from_config(kubeconfig))
     try:
         core.list_node()
     except HTTPError as error:
-        print(f"NO CLUSTER: {kubeconfig} leads nowhere ({error}), so NO POD IS MEASURED, only worker and process.\n")
+        print(f"NO CLUSTER: {kubeconfig} cannot be reached ({error}). Only worker and process are measured, NO PODS.\n")
         yield None
         return
     name = f"mlops-bench-{uuid.uuid4().hex[:6]}"
@@ -160,11 +160,11 @@ def namespace() -> Iterator[Cluster | None]:
 
 
 def measure(folder: Path, cluster: Cluster | None, repeat: int) -> dict[str, dict[str, float]]:
-    """Run all tasks in turns, and return for each the median of its time and of the time's parts."""
+    """Run all tasks in turn; return the median time of each, and the medians of its parts."""
     seconds: dict[str, dict[str, list[float]]] = {task: defaultdict(list) for task in TASKS}
     env = {"AIRFLOW__MLOPS__ARTIFACTS": f"file://{folder}/artifacts"}
     if cluster:
-        # The connection says which cluster, and nothing else may.
+        # Only the Airflow connection may name the cluster.
         env |= {"AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection, "KUBECONFIG": ""}
     moments = watch(cluster) if cluster else {}
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as home:
@@ -189,7 +189,7 @@ def measure(folder: Path, cluster: Cluster | None, repeat: int) -> dict[str, dic
 
 
 def write_dags(dags: Path, folder: Path, cluster: Cluster | None) -> list[str]:
-    """Write the DAG files, and return the ids of their DAGs."""
+    """Write the DAG files and return the ids of their DAGs."""
     env = {"PYTHONPATH": f"{folder}/clock", "BENCHMARK_MARKS": f"{folder}/marks/process-{NUMBER}"}
     places = {"worker": "Worker()", "process": f"Process(sys.executable, {env})"}
     if cluster:
@@ -201,7 +201,7 @@ def write_dags(dags: Path, folder: Path, cluster: Cluster | None) -> list[str]:
     write_dag(dags / "steps.py", imports, tasks)
     if cluster is None:
         return ["steps"]
-    # In a file of its own: every task of a file pays for its imports.
+    # In a file of its own, because every task pays for the imports of its file.
     options = {"image": IMAGE, "image_pull_policy": "IfNotPresent", "namespace": cluster.namespace, "cmds": ["true"]}
     imports = "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator"
     write_dag(dags / "bare.py", imports, [f"KubernetesPodOperator(task_id='bare', **{options})"])
@@ -209,7 +209,7 @@ def write_dags(dags: Path, folder: Path, cluster: Cluster | None) -> list[str]:
 
 
 def pod_text(task: str, folder: Path, cluster: Cluster) -> str:
-    """The Python text of the pod of a task."""
+    """The source code of the ``Pod(...)`` of a task."""
     mark = f"{task}-{NUMBER}"
     mounted = {"shared": folder, **({"source": ROOT} if os.environ.get("MLOPS_TEST_SOURCE") else {})}
     options = {
@@ -234,20 +234,20 @@ def write_dag(file: Path, imports: str, tasks: list[str]) -> None:
 
 
 def run(airflow: LiveAirflow, dag_id: str, number: int) -> list[dict[str, Any]]:
-    """Run a DAG once, and return its tasks."""
+    """Run a DAG once and return its task instances."""
     run_id = airflow.trigger(dag_id, {"number": number})
     state = airflow.wait(dag_id, run_id, timeout=600)
     tasks = airflow.task_instances(dag_id, run_id)
     failed = [task["task_id"] for task in tasks if task["state"] == "failed"]
     log = "\n".join(airflow.logs(dag_id, run_id, name) for name in failed)
-    # A task that the scheduler failed says nothing of it itself.
+    # The log of a task that the scheduler failed contains no error.
     if state != "success" and (failed != ["pod_deferrable"] or "Task failed with exception" in log):
         sys.exit(f"The run of {dag_id} ended as {state}:\n{log[-5000:]}")
     return tasks
 
 
 def watch(cluster: Cluster) -> dict[str, dict[str, float]]:
-    """From now on note when the cluster says what of the pods that have a mark."""
+    """Watch the pods with a mark in the background; return the times of their changes, which are filled in later."""
     from kubernetes.watch import Watch
 
     moments: dict[str, dict[str, float]] = defaultdict(dict)
@@ -267,7 +267,7 @@ def watch(cluster: Cluster) -> dict[str, dict[str, float]]:
 
 
 def parts(task: dict[str, Any], marks: dict[str, float], moments: dict[str, float]) -> dict[str, float]:
-    """The parts of a task's time: of one in the worker none, of one in a process those that it has."""
+    """The parts of a task's time: none for the worker, and only some for a process."""
     if not marks:
         return {}
     started, ended = (datetime.fromisoformat(task[name]).timestamp() for name in ("start_date", "end_date"))
@@ -285,7 +285,7 @@ def parts(task: dict[str, Any], marks: dict[str, float], moments: dict[str, floa
 
 
 def flat(name: str, medians: dict[str, dict[str, float]], parts: tuple[str, ...]) -> dict[str, float | None]:
-    """The figures of one task, under names of their own."""
+    """The figures of one task with its name as prefix."""
     found = medians[name]
     return {f"{name}_seconds": found.get("total"), **{f"{name}_{part}_seconds": found.get(part) for part in parts}}
 

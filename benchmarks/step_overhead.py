@@ -1,16 +1,16 @@
-"""What it costs to run a step as an Airflow task, against the same work in a plain script.
+"""The overhead of running a step as an Airflow task, compared with the same work in a plain script.
 
-``python -m benchmarks.step_overhead [--repeat N] [--rows N]``. The work is the ingestion of a small CSV file, so nearly all
-of the time is start-up and imports. A live Airflow (scheduler, LocalExecutor, API server) runs, one after the other:
+``python -m benchmarks.step_overhead [--repeat N] [--rows N]``. The work is the ingestion of a small CSV file, so nearly all of
+the time is start-up and imports. A live Airflow (scheduler, LocalExecutor, API server) runs one after the other:
 
-- ``empty``: a PythonOperator that does nothing: what Airflow itself takes for any task;
-- ``function``: a PythonOperator that calls the step's function;
-- ``worker``: the operator, in the worker;
+- ``empty``: a PythonOperator that does nothing, which is the overhead of Airflow for any task;
+- ``function``: a PythonOperator that calls the function of the step;
+- ``worker``: the operator in the worker;
 - ``process``: the operator with ``run_on=Process(...)``, in another Python on the worker.
 
-A task's time is that from its start to its end as Airflow records them: parsing the DAG file, imports, the work, the
-result. The script's time is that of its whole process. A step's overhead is (worker - empty) - script. Then all of it
-again with ``[mlops] preload``. The best of the repetitions counts. The last line is JSON.
+The time of a task is that from its start to its end as Airflow records them. It includes parsing the DAG file, imports, the
+work and the result. The time of the script is that of its whole process. The overhead of a step is (worker - empty) - script.
+A second round repeats everything with ``[mlops] preload``. The figures are the best of the repetitions. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def main() -> None:
 
 
 def measure(home: Path, file: Path, repeat: int, env: dict[str, str]) -> dict[str, float]:
-    """Run script and tasks in turns, and return the best time of each."""
+    """Run script and tasks in turn and return the best time of each."""
     found: dict[str, list[float]] = {name: [] for name in ("script", *TASKS)}
     home.mkdir()
     with LiveAirflow(home, DAGS, {"AIRFLOW__CORE__PARALLELISM": "1", **env}) as airflow:
-        # The first run warms the API server and the executor's one worker, and is not counted.
+        # The first run warms up the API server and the only worker of the executor. It is not counted.
         for number in range(repeat + 1):
             script = run_script(f"script_{number}", file, airflow.env)
             run_id = airflow.trigger("step_overhead", {"number": number, "file": str(file)})
@@ -85,14 +85,14 @@ def measure(home: Path, file: Path, repeat: int, env: dict[str, str]) -> dict[st
 
 
 def run_script(name: str, file: Path, env: dict[str, str]) -> float:
-    """Seconds that the plain script takes, from its start to its end."""
+    """Seconds from the start of the plain script to its end."""
     started = time.perf_counter()
     subprocess.run([sys.executable, __file__, "--script", name, str(file)], check=True, env=env)
     return time.perf_counter() - started
 
 
 def work(name: str, file: str) -> dict:
-    """Ingest the file: what all sides do."""
+    """Ingest the file, which is the work that is compared."""
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.ingest.spec import IngestSpec

@@ -1,6 +1,7 @@
-"""Print what the extras of this package need, and not Airflow: ``python requirements.py pyproject.toml EXTRA,EXTRA``.
+"""Print the requirements of extras of this package, without Airflow: ``python requirements.py pyproject.toml EXTRA,EXTRA``.
 
-A runner has no Airflow, which the package itself depends on; so its dependencies are read from where they are declared.
+The package depends on Airflow, but the runner image does not contain it. So pip cannot install the package with its
+dependencies, and this script reads them from ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ _OWN = re.compile(r"^airflow-mlops\[(?P<extras>[\w,-]+)\]$")
 
 
 def requirements(pyproject: Path, extras: list[str]) -> list[str]:
-    """The requirements of the package and its ``extras``, without Airflow and its providers, sorted.
+    """Return the sorted requirements of the package and its ``extras``, without Airflow and its providers.
 
-    :raises KeyError: there is no such extra
+    :raises KeyError: an extra does not exist
     """
     project = tomllib.loads(pyproject.read_text())["project"]
     found = set(project["dependencies"])

@@ -1,8 +1,8 @@
-"""A namespace of a real cluster, with the rights that the documentation asks for and no others.
+"""A namespace of a real cluster in which Airflow has exactly the rights of the documented Role.
 
-Any cluster will do that KUBECONFIG names and whose nodes see this machine's ``/tmp`` and address, as a cluster on the
-same machine does. ``MLOPS_TEST_IMAGE`` is the runner image that its nodes have; ``MLOPS_TEST_SOURCE=1`` runs the
-checkout in place of the package in the image.
+KUBECONFIG names the cluster. Its nodes must mount this machine's ``/tmp`` and reach this machine's address, as a cluster on
+the same machine does. ``MLOPS_TEST_IMAGE`` names a runner image that the nodes have. With ``MLOPS_TEST_SOURCE=1`` pods run
+the checkout instead of the package in the image.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Cluster:
-    """The cluster as its administrator sees it, and a namespace for the tests.
+    """The cluster with an administrator's client, and a namespace for the tests.
 
-    :param host: this machine's address as pods see it
-    :param folder: a folder of this machine that pods may mount at the same path
+    :param host: the address of this machine for pods
+    :param folder: a folder of this machine that pods mount at the same path
     """
 
     core: Any
@@ -63,14 +63,14 @@ class Cluster:
 
     @property
     def connection(self) -> str:
-        """Airflow's connection to the cluster: as the user ``airflow``, where the cluster knows one."""
+        """Airflow's connection to the cluster, as the user ``airflow`` if the kubeconfig has one."""
         extra = {"kube_config_path": self.kubeconfig, "namespace": self.namespace}
         if "airflow" in self.contexts:
             extra["cluster_context"] = "airflow"
         return json.dumps({"conn_type": "kubernetes", "extra": extra})
 
     def pod(self, **options: Any) -> str:
-        """The Python text of a ``Pod(...)`` that runs the probe step and mounts the shared folder."""
+        """The source code of a ``Pod(...)`` that runs the probe step and mounts the shared folder."""
         return f"Pod(**{self.pod_fields(**options)!r})"
 
     def pod_fields(self, **options: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Cluster:
             volumes.append({"name": "source", "hostPath": {"path": str(ROOT)}})
             mounts.append({"name": "source", "mountPath": "/source", "readOnly": True})
             paths.append("/source")
-        usual = {
+        defaults = {
             "image": self.image,
             "image_pull_policy": "IfNotPresent",
             "namespace": self.namespace,
@@ -89,13 +89,13 @@ class Cluster:
             "volume_mounts": [*mounts, *options.pop("volume_mounts", [])],
             "env": {"PYTHONPATH": ":".join(paths), **options.pop("env", {})},
         }
-        return {**usual, **options}
+        return {**defaults, **options}
 
     def pods(self) -> list[Any]:
         return self.core.list_namespaced_pod(self.namespace).items
 
     def wait_for_pod(self, phase: str = "Running", seconds: float = 60) -> Any:
-        """The one pod, once it is in ``phase``."""
+        """Wait until a pod is in ``phase``, and return it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = [pod for pod in self.pods() if pod.status.phase == phase]
@@ -105,7 +105,7 @@ class Cluster:
         raise AssertionError(f"no pod is {phase}: {[(pod.metadata.name, pod.status.phase) for pod in self.pods()]}")
 
     def wait_until_empty(self, seconds: float = 30) -> float:
-        """Seconds until no pod is left."""
+        """Wait until there are no pods, and return the seconds it took."""
         start = time.monotonic()
         while self.pods():
             assert time.monotonic() - start < seconds, [pod.metadata.name for pod in self.pods()]
@@ -147,7 +147,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _grant(api: Any, namespace: str, document: dict[str, Any]) -> None:
-    """Create the Role, and bind it to the user ``airflow`` in place of the service account in the documentation."""
+    """Create the Role, and bind it to the user ``airflow`` instead of the service accounts in the documentation."""
     from kubernetes import client
 
     rights = client.RbacAuthorizationV1Api(api)
@@ -161,7 +161,7 @@ def _grant(api: Any, namespace: str, document: dict[str, Any]) -> None:
 
 @contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Do something while the block runs; its failure is a failure of the test."""
+    """Call ``act`` in a thread while the block runs; if it fails, the test fails."""
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -179,20 +179,20 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 
 def evict(cluster: Cluster) -> None:
-    """Evict the one pod that runs, as draining its node does."""
+    """Evict the running pod, as draining its node does."""
     pod = cluster.wait_for_pod()
     eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod.metadata.name}}
     cluster.core.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, eviction)
 
 
 def mlflow_for_pods(cluster: Cluster, folder: Path) -> AbstractContextManager[str]:
-    """The address of an MLflow server that pods reach, with its files in ``folder``."""
+    """Run an MLflow server that pods reach, with its files in ``folder``; gives its address."""
     return run_mlflow(folder, cluster.host, "--allowed-hosts", "*")
 
 
 @contextmanager
 def advertised(cluster: Cluster, resource: str, count: int) -> Iterator[None]:
-    """The node says that it has GPUs, unless it does; they schedule as real ones do."""
+    """Let the node advertise GPUs if it has too few. Pods are scheduled as with real ones."""
     (node, *_) = cluster.core.list_node().items
     path = f"/status/capacity/{resource.replace('/', '~1')}"
     if int(node.status.capacity.get(resource, 0)) >= count:
@@ -234,7 +234,7 @@ RunProbe = Callable[..., DagRunOutcome]
 
 @pytest.fixture
 def probe_dag(cluster: Cluster) -> ProbeDag:
-    """The text of a DAG of one probe: ``probe_dag(pod, options, arguments)``."""
+    """The source code of a DAG with one probe: ``probe_dag(pod, options, arguments)``."""
 
     def text(pod: str, options: dict[str, Any], arguments: str = "", default_args: str = "", tasks: str = "") -> str:
         task = f"ProbeOperator(task_id='probe', options={options!r}, run_on={pod}, {arguments})"
@@ -251,8 +251,8 @@ def probe_dag(cluster: Cluster) -> ProbeDag:
 
 @pytest.fixture
 def run_probe(cluster: Cluster, probe_dag: ProbeDag, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch) -> RunProbe:
-    """Run a DAG of one probe to its end."""
-    # The connection says which cluster, and nothing else may.
+    """Run a DAG with one probe to its end."""
+    # Only the Airflow connection may name the cluster.
     monkeypatch.delenv("KUBECONFIG")
 
     def run(pod: str, options: dict[str, Any], arguments: str = "", **further: Any) -> DagRunOutcome:
@@ -265,13 +265,13 @@ def run_probe(cluster: Cluster, probe_dag: ProbeDag, run_dag: RunDag, monkeypatc
 
 @pytest.fixture
 def counter(cluster: Cluster) -> Path:
-    """A file that gets a line whenever the probe runs."""
+    """A file to which every run of the probe adds a line."""
     return cluster.folder / f"runs-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="module")
 def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    """A scheduler, a triggerer and workers that notice soon when one of them dies."""
+    """A scheduler, a triggerer and workers with short heartbeats, so that a dead one is noticed soon."""
     home = tmp_path_factory.mktemp("live") / "home"
     (home / "dags").mkdir(parents=True)
     env = {

@@ -1,4 +1,4 @@
-"""A proxy before the Kubernetes API that refuses and drops some of the requests, as a busy API server does."""
+"""A proxy for the Kubernetes API that refuses and drops some requests, as a busy API server does."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FAULTS = ("429", "500", "drop", "lose")
 
 
 class FaultyApi:
-    """Passes requests on to the cluster of a kubeconfig. Of every kind of request (its method and what is asked for)
-    the first ones fail: once with 429, once with 500, once by a connection that closes, and once by an answer that is
-    lost after the request was carried out.
+    """Forwards requests to a cluster. The first four requests of each kind (method and resource) fail: with 429, with 500,
+    by a closed connection before the request, and by a closed connection after it.
 
-    :param kubeconfig: the cluster, and the user whose token is used
-    :param folder: where the kubeconfig of the proxy is written
+    :param kubeconfig: the kubeconfig of the cluster
+    :param context: its context, whose user makes the requests
+    :param folder: where to write the kubeconfig of the proxy
     """
 
     def __init__(self, kubeconfig: str, context: str, folder: Path) -> None:
@@ -71,7 +71,7 @@ class FaultyApi:
 
     def _fault(self, request: Any) -> str | None:
         parts = urlsplit(request.path).path.split("/")
-        # /api/v1/namespaces/NAMESPACE/pods/NAME/log: what kind of request, whatever the name.
+        # The kind of request is its path without the namespace and the name: /api/v1/namespaces/NAMESPACE/pods/NAME/log.
         kind = f"{request.command} {'/'.join(part for n, part in enumerate(parts) if n not in (4, 6))}"
         if "watch=True" in request.path or "follow=True" in request.path:
             kind += " stream"
@@ -87,7 +87,7 @@ class FaultyApi:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         fault = self._fault(request)
         if fault in ("429", "500"):
-            content = json.dumps({"kind": "Status", "message": f"made up: {fault}", "code": int(fault)}).encode()
+            content = json.dumps({"kind": "Status", "message": f"injected: {fault}", "code": int(fault)}).encode()
             request.send_response(int(fault))
             if fault == "429":
                 request.send_header("Retry-After", "1")

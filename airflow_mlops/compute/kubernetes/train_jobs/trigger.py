@@ -89,7 +89,7 @@ class TrainJobTrigger(BaseTrigger):
             if self.deadline is not None and time.time() >= self.deadline:
                 return "timeout"
             job, pods = await self._read()
-            if job is None or ended(job) or watch.gives_up(job, pods, time.time()):
+            if job is None or ended(job) or watch.start_error(job, pods, time.time()):
                 return "look"
             if (state := progress(job, pods)) != logged:
                 logged = state

@@ -115,53 +115,53 @@ def watch(**options) -> state.Watch:
 
 
 def test_job_without_pods_fails_after_schedule_timeout():
-    assert watch().gives_up(job(), [], NOW + 10) is None
-    error = watch().gives_up(job(), [], NOW + 11, ["TrainJobResourcesCreationFailed: no runtime"])
+    assert watch().start_error(job(), [], NOW + 10) is None
+    error = watch().start_error(job(), [], NOW + 11, ["TrainJobResourcesCreationFailed: no runtime"])
     assert type(error) is ComputeError
     assert "'torch-distributed'" in str(error)
     assert "TrainJobResourcesCreationFailed: no runtime" in str(error)
 
 
 def test_suspended_job_lacks_capacity():
-    error = watch().gives_up(job(("Suspended", "Suspended", "TrainJob is suspended")), [], NOW + 11)
+    error = watch().start_error(job(("Suspended", "Suspended", "TrainJob is suspended")), [], NOW + 11)
     assert type(error) is NoCapacityError
 
 
 def test_job_whose_pods_have_run_and_are_gone_does_not_fail():
     counts = {"name": "node", "active": 0, "ready": 0, "succeeded": 0, "failed": 1, "suspended": 0}
-    assert watch().gives_up(job(jobsStatus=[counts]), [], NOW + 999) is None
+    assert watch().start_error(job(jobsStatus=[counts]), [], NOW + 999) is None
 
 
 def test_pod_without_a_node_fails_after_schedule_timeout():
     unscheduled = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]
     pods = [node(0, phase="Running"), node(1, on=None, phase="Pending", conditions=unscheduled)]
-    assert watch().gives_up(job(), pods, NOW + 10) is None
-    error = watch().gives_up(job(), pods, NOW + 11)
+    assert watch().start_error(job(), pods, NOW + 10) is None
+    error = watch().start_error(job(), pods, NOW + 11)
     assert type(error) is NoCapacityError
     assert "0/1 nodes are available" in str(error)
 
 
 def test_timeout_starts_with_the_pod_or_with_the_watch_whichever_is_later():
     pods = [node(0, age=-50, on=None, phase="Pending")]
-    assert watch().gives_up(job(), pods, NOW + 60) is None
+    assert watch().start_error(job(), pods, NOW + 60) is None
     pods = [node(0, age=500, on=None, phase="Pending")]
-    assert watch().gives_up(job(), pods, NOW + 10) is None
+    assert watch().start_error(job(), pods, NOW + 10) is None
 
 
 def test_pod_with_a_node_also_has_startup_timeout():
     pods = [node(0, phase="Pending")]
-    assert watch().gives_up(job(), pods, NOW + 30) is None
-    assert "startup_timeout" in str(watch().gives_up(job(), pods, NOW + 31))
+    assert watch().start_error(job(), pods, NOW + 30) is None
+    assert "startup_timeout" in str(watch().start_error(job(), pods, NOW + 31))
 
 
 def test_pod_that_cannot_start_fails_when_its_state_lasts():
     waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}}
     hopeless = [node(0, phase="Pending", containerStatuses=[{"name": "node", "state": waiting}])]
     one = watch()
-    assert one.gives_up(job(), hopeless, NOW) is None
-    assert one.gives_up(job(), [node(0, phase="Running")], NOW + 3) is None
-    assert one.gives_up(job(), hopeless, NOW + 6) is None
-    assert isinstance(one.gives_up(job(), hopeless, NOW + 11), SpecError)
+    assert one.start_error(job(), hopeless, NOW) is None
+    assert one.start_error(job(), [node(0, phase="Running")], NOW + 3) is None
+    assert one.start_error(job(), hopeless, NOW + 6) is None
+    assert isinstance(one.start_error(job(), hopeless, NOW + 11), SpecError)
 
 
 def test_progress_names_suspension_and_counts_pods_by_phase():

@@ -1,4 +1,4 @@
-"""The operators, one for each stage of the lifecycle. Importing this package imports none of them yet."""
+"""The operators, one for each stage of the lifecycle. Each is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking people before a model is promoted, with Airflow's human-in-the-loop."""
+"""Approval of a promotion by people, with Airflow's human-in-the-loop."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from urllib.parse import quote
 from airflow.sdk import conf
 
 from airflow_mlops.core.errors import ApprovalTimeoutError, RegistryError, SpecError
-from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.execution_time.hitl import HITLUser
 
+    from airflow_mlops.registry.approval import ApprovalRecord
+    from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
+# Key in the task state store: the request that was sent, and its answer.
 _STATE = "mlops.approval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """Who has to agree before a model is promoted.
+    """Who has to approve the promotion of a model.
 
-    The task asks under *Required Actions* in Airflow, and waits without a worker and without the triggerer.
+    The request appears under *Required Actions* in Airflow. While the task waits, it occupies neither a worker nor the
+    triggerer.
 
-    :param assignees: who may answer: user ids as the auth manager knows them, or Airflow's ``HITLUser``; anybody who
-        may answer such requests of the DAG, unless given
-    :param timeout: how long to wait for an answer; for ever unless given
-    :param on_timeout: what it means if nobody answers: ``reject``, ``approve``, or ``fail`` the task
+    :param assignees: users who may answer: user ids of the auth manager, or Airflow's ``HITLUser``; by default every
+        user who may answer such requests of the DAG
+    :param timeout: how long to wait for an answer; by default without a limit
+    :param on_timeout: the result if nobody answers: ``reject``, ``approve``, or ``fail`` the task
+    :raises SpecError: a parameter is invalid
     """
 
     assignees: Sequence[str | HITLUser] = ()
@@ -41,16 +45,16 @@ class Approval:
 
     def __post_init__(self) -> None:
         if self.on_timeout not in _DEFAULTS:
-            raise SpecError(f"Approval(on_timeout={self.on_timeout!r}) is none of {', '.join(_DEFAULTS)}.")
+            raise SpecError(f"Approval(on_timeout={self.on_timeout!r}) must be one of {', '.join(_DEFAULTS)}.")
         if self.timeout is not None and self.timeout <= timedelta(0):
-            raise SpecError(f"Approval(timeout={self.timeout!r}) leaves no time to answer.")
+            raise SpecError(f"Approval(timeout={self.timeout!r}) must be positive.")
         if isinstance(self.assignees, (str, Mapping)):
-            raise SpecError(f"Approval(assignees={self.assignees!r}) takes a list of users.")
+            raise SpecError(f"Approval(assignees={self.assignees!r}) must be a list of users.")
 
     def ask(self, subject: str, body: str, context: Context) -> None:
-        """Put the request where people see it.
+        """Send the request for approval.
 
-        :raises RegistryError: Airflow keeps showing an earlier, different request of this task
+        :raises RegistryError: Airflow still shows an earlier, different request of this task
         """
         from airflow.sdk import Param
         from airflow.sdk.api.datamodels._generated import HITLUser as AssignedUser
@@ -58,9 +62,13 @@ class Approval:
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
         note = Param(
-            "", type=["string", "null"], format="multiline", title="Note", description="It goes into the ledger."
+            "",
+            type=["string", "null"],
+            format="multiline",
+            title="Note",
+            description="The note is recorded in the ledger.",
         )
-        asked = CreateHITLDetailPayload(
+        payload = CreateHITLDetailPayload(
             ti_id=context["ti"].id,
             subject=subject,
             body=body,
@@ -72,31 +80,31 @@ class Approval:
                 for user in self.assignees
             ],
         )
-        # Airflow 3.3's own upsert_hitl_detail does not pass on what the server shows: for a task that was cleared, that
-        # is the text of before.
-        shown: Any = SUPERVISOR_COMMS.send(msg=asked)
-        if (shown.subject, shown.body, shown.assigned_users) != (subject, body, asked.assigned_users):
+        # Airflow 3.3's own upsert_hitl_detail does not return the server's answer. The answer is needed, because the
+        # server keeps the text of the first request when a task is cleared.
+        shown: Any = SUPERVISOR_COMMS.send(msg=payload)
+        if (shown.subject, shown.body, shown.assigned_users) != (subject, body, payload.assigned_users):
             raise RegistryError(
-                f"Airflow still shows an earlier request of this task ({shown.subject!r}), whose text it cannot change: "
-                f"start a new run of the DAG to ask {subject!r}."
+                f"Airflow still shows an earlier request of this task ({shown.subject!r}) and cannot change its text: "
+                f"start a new run of the DAG to request {subject!r}."
             )
 
-    def wait(self, about: str) -> NoReturn:
-        """Park the task until somebody answers or the time is over.
+    def wait(self, key: str) -> NoReturn:
+        """Suspend the task until somebody answers or the timeout ends.
 
-        It goes on in its method ``execute_complete(context, event, about)``, and at once if the answer is there.
+        The task continues in its method ``execute_complete(context, event, about)``, immediately if there is an answer.
 
-        :param about: names what was asked, so that the answer is not taken for one to something else
+        :param key: identifies the request; ``execute_complete`` gets it as ``about``
         """
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"about": about}, timeout=self.timeout)
+        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"about": key}, timeout=self.timeout)
 
-    def wait_again(self, context: Context, about: str) -> NoReturn:
-        """Wait as :meth:`wait` does for the answer to what an earlier try asked, but in the triggerer.
+    def wait_again(self, context: Context, key: str) -> NoReturn:
+        """Wait for the answer to the request of an earlier try. Unlike :meth:`wait`, it waits in the triggerer.
 
-        The answer may be there. Then Airflow 3.3 would resume the task before its scheduler knows that the worker is
-        done, take it for killed, and so use up its retries.
+        If the answer is there already, :meth:`wait` would resume the task before Airflow's scheduler (3.3) has seen the
+        worker end. The scheduler would treat the task as killed and use up its retries.
         """
         from airflow.providers.standard.triggers.hitl import HITLTrigger
         from airflow.sdk.exceptions import TaskDeferred
@@ -111,42 +119,46 @@ class Approval:
                 timeout_datetime=until,
             ),
             method_name="execute_complete",
-            kwargs={"about": about},
+            kwargs={"about": key},
         )
 
     def read(self, event: dict[str, Any]) -> ApprovalRecord:
-        """The answer, from what Airflow resumes the task with.
+        """The answer in the event that resumes the task.
 
-        :raises ApprovalTimeoutError: nobody answered, and the task is to fail then
+        :raises ApprovalTimeoutError: nobody answered, and ``on_timeout`` is ``fail``
         """
+        from airflow_mlops.registry.approval import ApprovalRecord
+
         if "error" in event:
             raise ApprovalTimeoutError(f"Nobody answered the request for approval within {self.timeout}.")
         approved = event["chosen_options"] == [APPROVE]
         user, at = event.get("responded_by_user"), event.get("responded_at") or datetime.now(timezone.utc)
         if not user:
-            silence = f"nobody answered within {self.timeout}, which counts as {'a yes' if approved else 'a no'}"
-            return ApprovalRecord(by="", at=at, decision="approved" if approved else "timed_out", note=silence)
+            note = f"nobody answered within {self.timeout}, which counts as {'approval' if approved else 'rejection'}"
+            return ApprovalRecord(by="", at=at, decision="approved" if approved else "timed_out", note=note)
         by = user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
         note = str((event.get("params_input") or {}).get("note") or "")
         return ApprovalRecord(by=by, at=at, decision="approved" if approved else "rejected", note=note)
 
 
-def remember(context: Context, about: str, answer: ApprovalRecord | None) -> None:
-    """Keep for the retries of this task that it asked, and the answer."""
-    kept = answer.model_dump(mode="json") if answer is not None else None
-    context["task_state_store"].set(_STATE, {"about": about, "answer": kept})
+def save_answer(context: Context, key: str, answer: ApprovalRecord | None) -> None:
+    """Record for retries of this task that the request ``key`` was sent, and the answer if there is one."""
+    content = answer.model_dump(mode="json") if answer is not None else None
+    context["task_state_store"].set(_STATE, {"about": key, "answer": content})
 
 
-def recall(context: Context, about: str) -> tuple[bool, ApprovalRecord | None]:
-    """Whether this task asked what ``about`` names, and the answer it has."""
-    kept = context["task_state_store"].get(_STATE)
-    if not isinstance(kept, dict) or kept["about"] != about:
+def load_answer(context: Context, key: str) -> tuple[bool, ApprovalRecord | None]:
+    """Whether this task sent the request ``key``, and the answer if there is one."""
+    from airflow_mlops.registry.approval import ApprovalRecord
+
+    state = context["task_state_store"].get(_STATE)
+    if not isinstance(state, dict) or state["about"] != key:
         return False, None
-    return True, ApprovalRecord.model_validate(kept["answer"]) if kept["answer"] else None
+    return True, ApprovalRecord.model_validate(state["answer"]) if state["answer"] else None
 
 
 def answer_page(context: Context) -> str:
-    """Where people answer."""
+    """The address of the page on which people answer."""
     ti = context["ti"]
     base: str = conf.get("api", "base_url", fallback="") or ""
     page = f"{base.rstrip('/')}/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}/tasks/{ti.task_id}"
@@ -154,10 +166,10 @@ def answer_page(context: Context) -> str:
     return f"{page}{mapped}/required_actions"
 
 
-def request(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
-    """Subject and body, in Markdown, of the request to promote the verdict's winner.
+def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
+    """Subject and body (Markdown) of the request to promote the verdict's winner.
 
-    :param pages: addresses of the MLflow runs, by their names
+    :param pages: addresses of MLflow runs by the text of their links
     """
     winner = verdict.winner
     assert winner is not None
@@ -168,7 +180,7 @@ def request(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
         f"{links} (plots: *Artifacts*, `evaluation`)" if links else "",
         "### Gates",
         _table(
-            ("gate", "measured", "asked", "", "why"),
+            ("gate", "measured", "required", "", "explanation"),
             [
                 (
                     gate.gate,

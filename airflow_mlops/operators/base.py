@@ -1,9 +1,8 @@
-"""What every operator of this package has in common."""
+"""The base class of all operators."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,38 +12,41 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, default_place
 from airflow_mlops.compute.base import Runner, runner_for
-from airflow_mlops.core.base import parse
-from airflow_mlops.core.calls import Provenance, Spec, StepCall
-from airflow_mlops.core.errors import MLOpsError
-from airflow_mlops.links.mlflow import run_page
+from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.notifications import URLS, Event, Notify
-from airflow_mlops.observability.export import export
-from airflow_mlops.observability.samples import Sample
-from airflow_mlops.operators.requests import requests_of
+from airflow_mlops.operators.parameters import SpecParameters, is_template
 from airflow_mlops.settings import default_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-_TOLD = "mlops.told"
+    from jinja2 import Environment
+
+    from airflow_mlops.core.calls import Provenance, Spec, StepCall
+    from airflow_mlops.observability.samples import Sample
+
+# Key in the task state store: the call whose event was sent.
+_NOTIFIED = "mlops.told"
 
 
-class StepOperator(BaseOperator):
-    """Runs one step where ``run_on`` says and returns its result, which holds references and never data.
+class StepOperator(SpecParameters, BaseOperator):
+    """Runs a step where ``run_on`` says, and returns the step's result.
 
-    A subclass names its step and its spec, and builds the spec's fields from its own, rendered, attributes.
+    The result holds references and numbers, never data.
 
-    :param run_on: where the step runs; ``[mlops] run_on`` unless given, which is the worker by default
-    :param store: URL of the artifact store; ``[mlops] artifacts`` unless given
-    :param notify: whom to tell of what happened; nobody unless given
+    :param run_on: where the step runs; by default ``[mlops] run_on``, which is the worker if it is not set
+    :param store: URL of the artifact store; by default ``[mlops] artifacts``
+    :param notify: notifiers of the events of this task; by default none
+    :cvar file_suffixes: for each parameter that can name a file beside the DAG, the suffixes of such names. The content
+        of the file replaces the name, and is a template
     """
 
-    step: ClassVar[str]
-    spec: ClassVar[type[Spec]]
-
-    template_fields: Sequence[str] = ("run_on", "store")
+    untemplated = frozenset({"notify"})
+    file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     ui_color = "#e8f0fe"
-    # What ran and what it answered, for lineage.
-    _ran: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
+
+    mlflow_conn_id: str
+    # The last call and its result, for lineage.
+    _last_call: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
     _runner: Runner[Any] | None = None
 
     def __init__(
@@ -60,38 +62,45 @@ class StepOperator(BaseOperator):
         self.store = store
         self.notify = notify
 
-    @abstractmethod
     def build_spec(self, context: Context) -> dict[str, Any]:
-        """The spec's fields, from this operator's attributes after rendering."""
+        """The spec's fields, from the rendered attributes."""
+        fields = self.spec_fields()
+        if "mlflow" in self.spec.model_fields:
+            fields["mlflow"] = {"conn_id": self.mlflow_conn_id, "experiment": getattr(self, "experiment", None)}
+        if "owner" in self.spec.model_fields:
+            fields["owner"] = self.owner
+        return fields
 
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
-        """What has to happen before the step may run; returns the spec that it runs with. It may park the task.
+        """Prepare the step and return the spec to run it with. May defer the task.
 
-        :param resumed: whether the step has been started before, and was waited for in the triggerer
+        :param resumed: whether the step was started before and the task waited for it in the triggerer
         """
         return spec
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
-        """What there is to tell of ``result``, if anything; for ``notify``. Runs only where somebody wants to know."""
+        """The event to notify of, if ``result`` is worth one. Called only if ``notify`` is set."""
         return None
 
     def urls(self, context: Context, run_id: str | None = None, **more: str) -> dict[str, str]:
-        """Where to look, for an event: this task, its MLflow run, and ``more``; empty where there is nothing."""
+        """The addresses in an event: the task, its MLflow run and ``more``. An address that does not exist is empty."""
+        from airflow_mlops.links.mlflow import run_page
+
         run = ""
-        # The step may know a connection that Airflow does not, from a Secret say.
+        # The connection may be defined only where the step runs, for example in a Kubernetes Secret.
         with suppress(MLOpsError):
             run = run_page(getattr(self, "mlflow_conn_id", ""), run_id) if run_id else ""
         return {**dict.fromkeys(URLS, ""), "task": context["ti"].log_url, "run": run, **more}
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
-        """What of ``result`` is worth a time series; nothing unless a subclass says so."""
+        """The metrics to export from ``result``; by default none."""
         return []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        """Tell Airflow what came of it: asset events, links. Runs on every success, also of a result found finished."""
+        """Emit asset events and the like. Called on every success, also if an earlier try had finished the step."""
 
     def describe_outlets(self, context: Context, extra: dict[str, Any]) -> None:
-        """Put ``extra`` into the event of every asset among this task's outlets; for use in :meth:`finish`."""
+        """Add ``extra`` to the event of every asset in ``outlets``; for use in :meth:`finish`."""
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(extra)
@@ -100,46 +109,51 @@ class StepOperator(BaseOperator):
         return self._run(context, None)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Where a task goes on that ``run_on`` deferred; the name is KubernetesPodOperator's."""
+        """Continue a task that ``run_on`` deferred. KubernetesPodOperator defines the name."""
         return self._run(context, event)
 
     def _run(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
-        with no_retry_in_vain():
+        from airflow_mlops.core.base import parse
+
+        with no_retry_of_final_errors():
             spec = parse(self.spec, self.build_spec(context), f"Task {self.task_id!r}")
             spec = self.before_step(spec, context, resumed=event is not None)
             call = self.call(spec, context)
-            self._ran = call, None
+            self._last_call = call, None
             self._runner = runner = runner_for(self.run_on, self.log)
             if event is None:
                 result = runner.run(call, spec.connections(), context)
             else:
                 result = runner.resume(call, event, context)
-        self._ran = call, result
+        self._last_call = call, result
         self.log.info("%s", result["summary"])
         self.finish(result, context)
         self._export(result)
         if self.notify is not None:
-            self._tell(self.notify, result, call.key, context)
+            self._send_event(self.notify, result, call.key, context)
         return result
 
     def _export(self, result: dict[str, Any]) -> None:
+        from airflow_mlops.observability.export import export
+
         try:
             export(self.samples(result), self.log)
-        except Exception as error:  # noqa: BLE001 - the work is done
+        except Exception as error:  # noqa: BLE001 - the step has succeeded
             self.log.warning("No metrics were exported: %s", error)
 
-    def _tell(self, notify: Notify, result: dict[str, Any], key: str, context: Context) -> None:
+    def _send_event(self, notify: Notify, result: dict[str, Any], key: str, context: Context) -> None:
         states = context["task_state_store"]
         try:
-            # A retry that finds the finished result has nothing new to tell.
-            if states.get(_TOLD) != key and (event := self.event(result, context)) is not None:
+            # A retry that finds the finished result must not send its event again.
+            if states.get(_NOTIFIED) != key and (event := self.event(result, context)) is not None:
                 notify.send(event, context, self.log)
-                states.set(_TOLD, key)
-        except Exception as error:  # noqa: BLE001 - the work is done
-            self.log.warning("Nobody was told: %s", error)
+                states.set(_NOTIFIED, key)
+        except Exception as error:  # noqa: BLE001 - the step has succeeded
+            self.log.warning("Notifications were not sent: %s", error)
 
     def call(self, spec: Spec, context: Context) -> StepCall:
-        """The step, ready to run anywhere."""
+        """The call of the step, which any place can run."""
+        from airflow_mlops.core.calls import StepCall
         from airflow_mlops.data.results import result_key
 
         content = spec.model_dump(mode="json")
@@ -154,33 +168,68 @@ class StepOperator(BaseOperator):
         )
 
     def place(self) -> dict[str, str]:
-        """Where the step ran: for a pod, the names of the pod, its node and its image, and the digest of the image."""
+        """Facts about where the step ran: for a pod, the names of the pod, its node and its image, and the digest of the image."""
         return self._runner.facts() if self._runner is not None else {}
+
+    def resolve_template_files(self) -> None:
+        """Replace the names of files by their contents. Airflow calls this while it parses the DAG.
+
+        Airflow's own ``template_ext`` would read every templated string with such a suffix, for example the
+        ``pod_template_file`` of ``run_on``.
+        """
+        self._read_files(None)
+        self.prepare_template()
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        # A mapped task has its parameters only now.
+        if parent is self:
+            self._read_files(jinja_env)
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+
+    def _read_files(self, jinja_env: Environment | None) -> None:
+        from jinja2 import TemplateNotFound
+
+        for name, suffixes in self.file_suffixes.items():
+            file = getattr(self, name)
+            if not isinstance(file, str) or not file.endswith(suffixes) or is_template(file):
+                continue
+            env = jinja_env or self.get_template_env()
+            try:
+                setattr(self, name, env.loader.get_source(env, file)[0])  # type: ignore[union-attr]
+            except TemplateNotFound:
+                raise SpecError(
+                    f"Task {self.task_id!r}: there is no file {file!r}, which {name}= names, beside the DAG file or in "
+                    "the DAG's template_searchpath."
+                ) from None
 
     def on_kill(self) -> None:
         if self._runner is not None:
             self._runner.on_kill()
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """What the task read and made. Called by apache-airflow-providers-openlineage, after a failure too."""
+        """The datasets that the task read and wrote. apache-airflow-providers-openlineage calls this, after failures too."""
         from airflow_mlops.lineage import lineage_of
 
-        return lineage_of(*self._ran)
+        return lineage_of(*self._last_call)
 
 
 @contextmanager
-def no_retry_in_vain() -> Iterator[None]:
-    """Fail the task without a retry where another try cannot help."""
+def no_retry_of_final_errors() -> Iterator[None]:
+    """Fail the task without a retry if the error is not retryable."""
     try:
         yield
     except MLOpsError as error:
         if error.retryable:
             raise
-        # Airflow's way to say so.
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
 
 
 def _provenance(context: Context) -> Provenance:
+    from airflow_mlops.core.calls import Provenance
+    from airflow_mlops.operators.retraining import triggering_requests
+
     ti = context["ti"]
     return Provenance(
         dag_id=ti.dag_id,
@@ -190,11 +239,11 @@ def _provenance(context: Context) -> Provenance:
         try_number=ti.try_number,
         partition_key=context.get("partition_key"),
         user=context["dag_run"].triggering_user_name,
-        requests=requests_of(context),
+        requests=triggering_requests(context),
     )
 
 
 def _generation(context: Context) -> int:
-    # Clearing a task raises max_tries by the tries that were used; a retry leaves it alone.
+    # Clearing a task raises max_tries by the number of tries it used. A retry does not change max_tries.
     ti = context["ti"]
     return max(0, int(ti.max_tries) - int(context["task"].retries or 0))

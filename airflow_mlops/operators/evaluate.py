@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import conf
 
-from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.gates.base import choices
-from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.links import MLflowRunLink
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.stages.evaluate.card_spec import Card
-from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.operators.parameters import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class EvaluateOperator(StepOperator):
-    """Measures candidates and the present champion on the same held-out data, and judges the candidates by gates.
+    """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
-    :param candidates: the output of one TrainOperator, of a mapped one, or a list of model versions, as in
+    :param candidates: the output of a TrainOperator, mapped or not, or a list of model versions such as
         ``[{"model": "delays", "version": 7}]``
-    :param model: the registered model; that of the candidates unless given
-    :param dataset: the training set whose ``part`` was held out; the one the candidates were trained on unless given
-    :param part: the part of it to measure on
-    :param gates: what a candidate must pass: a list of dicts, or the name of a YAML file beside the DAG that holds
-        such a list. Unless given: better than the baseline, and with 95% confidence better than the champion
-    :param metric: the metric by which one of the passing candidates wins: ``roc_auc`` (binary), ``roc_auc_ovr``
-        (multiclass) or ``rmse`` (regression) unless given
-    :param allow_pyfunc: load versions that TrainOperator did not make by ``mlflow.pyfunc``, which runs code that comes
-        with them; without it only those are loaded that can run none. No template, so that only the DAG's author says it
-    :param card: what only people can say about the model, for its card: a dict with ``purpose``, ``limits`` (one text
-        or a list) and ``owner``, which is the task's ``owner`` if that was set
-    :param mlflow_conn_id: the Airflow connection to MLflow
+    :param model: the registered model; by default the model of the candidates
+    :param dataset: the training set whose ``part`` was held out; by default the training set of the candidates
+    :param part: the part of the dataset to measure on
+    :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file beside the DAG file
+        with such a list. By default, a candidate must be better than the baseline and, with 95% confidence, better than
+        the champion
+    :param metric: the metric that decides which of the passing candidates wins; by default ``roc_auc`` (binary),
+        ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression)
+    :param allow_pyfunc: load versions that TrainOperator did not register with ``mlflow.pyfunc``, which runs code that
+        is stored in the model. By default, only models that cannot run code are loaded. Not templated, so that only the
+        author of the DAG can allow it
+    :param card: what the model card cannot take from the data: a dict with ``purpose``, ``limits`` (a text or a list of
+        texts) and ``owner``, by default the task's ``owner``
+    :param mlflow_conn_id: Airflow connection to MLflow
+    :raises SpecError: the gates, the metric or the card are invalid
     """
 
     step = "evaluate"
-    spec = EvaluateSpec
-    template_fields: Sequence[str] = (
-        *StepOperator.template_fields,
-        "candidates",
-        "model",
-        "dataset",
-        "part",
-        "gates",
-        "metric",
-        "card",
-        "mlflow_conn_id",
-    )
-    template_ext: Sequence[str] = (".yaml", ".yml")
+    untemplated = StepOperator.untemplated | {"allow_pyfunc"}
+    file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gates": (".yaml", ".yml")}
     operator_extra_links = (MLflowRunLink(),)
+
+    candidates: Any
+    gates: Any
+    card: dict[str, Any] | None
 
     def __init__(
         self,
@@ -72,49 +63,35 @@ class EvaluateOperator(StepOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.candidates = candidates
-        self.model = model
-        self.dataset = dataset
-        self.part = part
-        self.gates = gates
-        self.metric = metric
-        self.allow_pyfunc = allow_pyfunc
-        self.card = card or {}
-        self.mlflow_conn_id = mlflow_conn_id
-        if isinstance(gates, list) and not _is_template(gates):
-            parse_gates(gates)
-        if metric is not None and not _is_template(metric) and metric not in METRICS:
-            raise SpecError(f"{metric!r} is not a metric: {choices(metric, METRICS)}.")
-        if not _is_template(self.card):
-            parse(Card, self.card, f"The card of task {self.task_id!r}")
+        self.assign_parameters(locals())
+        if isinstance(gates, list):
+            _check_gates(gates)
+        if metric is not None and not is_template(metric):
+            _check_metric(metric)
+        if card and not is_template(card):
+            self._check_card(card)
+
+    def _check_card(self, card: dict[str, Any]) -> None:
+        from airflow_mlops.core.base import parse
+        from airflow_mlops.stages.evaluate.card_spec import Card
+
+        parse(Card, card, f"The card of task {self.task_id!r}")
 
     def prepare_template(self) -> None:
-        # While it parses the DAG, Airflow replaces a file's name by its text, and goes on where there is no such file.
-        if not isinstance(self.gates, str) or _is_template(self.gates):
-            return
-        if self.gates.endswith(tuple(self.template_ext)):
-            raise SpecError(
-                f"Task {self.task_id!r}: the gates {self.gates!r} are neither beside the DAG's file nor in its "
-                "template_searchpath."
-            )
-        parse_gates(_from_yaml(self.gates))
+        # Airflow calls this when the name of a file was replaced by its content.
+        if isinstance(self.gates, str) and not is_template(self.gates):
+            _check_gates(_from_yaml(self.gates))
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        candidates = [self.candidates] if isinstance(self.candidates, dict) else list(self.candidates or ())
-        return {
-            "candidates": candidates,
-            "model": self.model,
-            "dataset": self.dataset,
-            "part": self.part,
-            "gates": _from_yaml(self.gates) if isinstance(self.gates, str) else self.gates,
-            "metric": self.metric,
-            "allow_pyfunc": self.allow_pyfunc,
-            "card": {**self._owned(), **self.card},
-            "mlflow": {"conn_id": self.mlflow_conn_id},
-        }
+        fields = super().build_spec(context) | {"card": {**self._card_owner(), **(self.card or {})}}
+        if isinstance(self.candidates, dict):
+            fields["candidates"] = [self.candidates]
+        if isinstance(self.gates, str):
+            fields["gates"] = _from_yaml(self.gates)
+        return fields
 
-    def _owned(self) -> dict[str, str]:
-        # Airflow gives every task an owner; its default is nobody.
+    def _card_owner(self) -> dict[str, str]:
+        # Airflow's default owner is not a person.
         return {} if self.owner == conf.get("operators", "default_owner") else {"owner": self.owner}
 
     def event(self, result: dict[str, Any], context: Context) -> Event:
@@ -124,9 +101,19 @@ class EvaluateOperator(StepOperator):
         return Event("evaluated", verdict["model"], result["summary"], version, verdict["reason"], urls)
 
 
-def _is_template(value: Any) -> bool:
-    """Whether the value can only be checked when the step runs."""
-    return "{{" in str(value) or "{%" in str(value)
+def _check_gates(gates: Any) -> None:
+    from airflow_mlops.gates.rules import parse_gates
+
+    if not is_template(gates):
+        parse_gates(gates)
+
+
+def _check_metric(metric: str) -> None:
+    from airflow_mlops.gates.base import choices
+    from airflow_mlops.metrics.catalog import METRICS
+
+    if metric not in METRICS:
+        raise SpecError(f"{metric!r} is not a metric: {choices(metric, METRICS)}.")
 
 
 def _from_yaml(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Ingest a query or files into a raw dataset."""
+"""``IngestOperator``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -17,39 +16,37 @@ if TYPE_CHECKING:
 class IngestOperator(StepOperator):
     """Reads the rows of one time window from a database or from files into an immutable raw dataset.
 
-    The dataset is Parquet and a manifest with owner, description, source, window, schema, rows and SHA-256. Rows are
-    streamed, so memory stays flat, and nothing shows before all of them are there. The same window again
-    with the same rows is the same dataset. Returns the dataset's reference, which is what ``dataset=`` of the other
-    operators takes, and puts it into the events of the task's asset outlets.
+    The dataset consists of Parquet files and a manifest with owner, description, source, window, schema, rows and
+    SHA-256. Rows are streamed, so memory use does not grow with the data. The dataset becomes visible when all of its
+    rows are written. Ingesting the same rows for the same window again gives the same dataset. The result's
+    ``dataset`` is also added to the events of the asset outlets.
 
     :param name: name of the dataset
-    :param window: the time the rows belong to, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; the dataset is a
-        snapshot without a window if not given
-    :param conn_id: Airflow connection of the database
-    :param sql: the query, or the path of a ``.sql`` file; ``:start`` and ``:end`` are the window's bounds, the end
-        excluded
-    :param files: instead of a query, one or more fsspec URLs, globs allowed: CSV, JSON lines or Parquet
-    :param format: ``csv``, ``jsonl`` or ``parquet``; seen from the files' suffix if not given
-    :param time_column: the files' column by which rows belong to the window: timestamps, dates or ISO 8601 text.
-        Without it all rows of the files belong to the window
-    :param delimiter: what separates the cells of a CSV file
-    :param null_values: what means a missing value in a CSV file, besides an empty cell
-    :param columns: the columns to keep; all if not given
+    :param window: the time that the rows belong to, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; without it,
+        the dataset is a snapshot
+    :param conn_id: Airflow connection to the database
+    :param sql: the query, or the path of a ``.sql`` file; ``:start`` and ``:end`` stand for the bounds of the window,
+        whose end is exclusive
+    :param files: instead of a query, one or more fsspec URLs of CSV, JSON lines or Parquet files, with globs
+    :param format: ``csv``, ``jsonl`` or ``parquet``; by default, the suffix of the files decides
+    :param time_column: the column that decides whether a row of the files belongs to the window: timestamps, dates or
+        ISO 8601 text; without it, all rows belong to the window
+    :param delimiter: the separator of the cells of a CSV file
+    :param null_values: texts that mean a missing value in a CSV file, in addition to an empty cell
+    :param columns: the columns to read; by default all
     :param types: Arrow types of columns by name, such as ``{"zip": "string", "price": "float64"}``
-    :param data_owner: who is responsible for the data; the task's ``owner`` if not given
-    :param description: what the data is
+    :param data_owner: the owner of the data; by default the task's ``owner``
+    :param description: description of the dataset
+    :raises SpecError: there is not exactly one source, the format is unknown, or the ``.sql`` file does not exist
     """
 
-    step: ClassVar[str] = "ingest"
-    spec: ClassVar[type[IngestSpec]] = IngestSpec
-
-    template_fields: Sequence[str] = (
-        *StepOperator.template_fields,
-        "name", "window", "conn_id", "sql", "files", "time_column", "columns", "data_owner", "description",
-    )  # fmt: skip
-    template_ext: Sequence[str] = (".sql",)
+    step = "ingest"
+    file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"sql": (".sql",)}
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
     ui_color = "#d5f0e3"
+
+    files: Any
+    data_owner: str | None
 
     def __init__(
         self,
@@ -59,7 +56,7 @@ class IngestOperator(StepOperator):
         conn_id: str | None = None,
         sql: str | None = None,
         files: str | Sequence[str] | None = None,
-        format: str | None = None,  # noqa: A002 - what pandas, pyarrow and Spark call it
+        format: str | None = None,  # noqa: A002 - the name in pandas, pyarrow and Spark
         time_column: str | None = None,
         delimiter: str = ",",
         null_values: Sequence[str] = (),
@@ -74,36 +71,12 @@ class IngestOperator(StepOperator):
             raise SpecError(f"Task {self.task_id!r} needs one source: either sql= with conn_id=, or files=.")
         if format not in (None, "csv", "jsonl", "parquet"):
             raise SpecError(f"Task {self.task_id!r}: format={format!r} is not 'csv', 'jsonl' or 'parquet'.")
-        self.name = name
-        self.window = str(window) if isinstance(window, Window) else window
-        self.conn_id = conn_id
-        self.sql = sql
-        self.files = files
-        self.format = format
-        self.time_column = time_column
-        self.delimiter = delimiter
-        self.null_values = null_values
-        self.columns = columns
-        self.types = types
-        self.data_owner = data_owner
-        self.description = description
+        window = str(window) if isinstance(window, Window) else window
+        self.assign_parameters(locals())
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "window": self.window,
-            "conn_id": self.conn_id,
-            "sql": self.sql,
-            "files": [self.files] if isinstance(self.files, str) else list(self.files or ()),
-            "format": self.format,
-            "time_column": self.time_column,
-            "delimiter": self.delimiter,
-            "null_values": list(self.null_values),
-            "columns": None if self.columns is None else list(self.columns),
-            "types": dict(self.types or {}),
-            "owner": self.data_owner or self.owner,
-            "description": self.description,
-        }
+        fields = super().build_spec(context) | {"owner": self.data_owner or self.owner}
+        return fields | {"files": [self.files]} if isinstance(self.files, str) else fields
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         dataset = result["dataset"]

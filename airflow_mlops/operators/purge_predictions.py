@@ -1,33 +1,28 @@
-"""Retention of predictions."""
+"""``PurgePredictionsOperator``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from datetime import timedelta
 
 
 class PurgePredictionsOperator(StepOperator):
-    """Deletes the rows of a model's old predictions, and of what labels were joined to; their manifests stay as a record.
+    """Deletes the rows of old predictions of a model, and of the datasets that labels were joined to.
 
-    :param model: the registered model's name
-    :param older_than: how old they must be, as in ``90D`` or a ``timedelta``: since the end of their window, or since they
-        were made if that was later
-    :param predictions: the name of the predictions' dataset; ``MODEL_predictions`` unless given
-    :param outcomes: the name of the joined dataset; ``MODEL_outcomes`` unless given
+    The manifests stay as a record.
+
+    :param model: name of the registered model
+    :param older_than: the age from which datasets are deleted, such as ``90D`` or a ``timedelta``. The age counts from the
+        end of the dataset's window or from its creation, whichever is later
+    :param predictions: name of the dataset of predictions; by default ``MODEL_predictions``
+    :param outcomes: name of the joined dataset; by default ``MODEL_outcomes``
     """
 
     step = "purge_predictions"
-    spec = PurgePredictionsSpec
-    template_fields: Sequence[str] = (
-        *StepOperator.template_fields, "model", "older_than", "predictions", "outcomes",
-    )  # fmt: skip
 
     def __init__(
         self,
@@ -39,15 +34,4 @@ class PurgePredictionsOperator(StepOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.older_than = older_than
-        self.predictions = predictions
-        self.outcomes = outcomes
-
-    def build_spec(self, context: Context) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "older_than": self.older_than,
-            "predictions": self.predictions,
-            "outcomes": self.outcomes,
-        }
+        self.assign_parameters(locals())

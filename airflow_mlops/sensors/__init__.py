@@ -1,4 +1,4 @@
-"""The sensors: tasks that wait for something to be true. Importing this package imports none of them yet."""
+"""The sensors. Each is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -1,32 +1,34 @@
-"""What the sensors of this package have in common."""
+"""The base class of the sensors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.errors import by_name
-from airflow_mlops.operators.base import no_retry_in_vain
+from airflow_mlops.operators.base import no_retry_of_final_errors
+from airflow_mlops.operators.parameters import SpecParameters
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_mlops.core.calls import Result
 
-class SpecSensor(BaseSensorOperator):
-    """Looks in the task's process, and where ``deferrable`` goes on looking in the triggerer; returns what it found.
 
-    A subclass names its spec, and builds the spec's fields from its own, rendered, attributes.
+class SpecSensor(SpecParameters, BaseSensorOperator):
+    """Waits for a condition and returns a description of it.
 
-    :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
+    The first check runs in the task's process. If ``deferrable`` is set, further checks run in the triggerer.
+
+    :param deferrable: wait in the triggerer; by default ``[operators] default_deferrable``
     """
 
-    spec: ClassVar[type[Spec]]
+    untemplated = frozenset({"deferrable"})
 
     def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,23 +37,19 @@ class SpecSensor(BaseSensorOperator):
         self.deferrable = deferrable
 
     @abstractmethod
-    def build_spec(self) -> dict[str, Any]:
-        """The spec's fields, from this sensor's attributes after rendering."""
-
-    @abstractmethod
-    def look(self, spec: Any) -> Result | None:
-        """What is waited for, or ``None`` while it is not there."""
+    def check(self, spec: Any) -> Result | None:
+        """The result if the condition is met, else ``None``."""
 
     @abstractmethod
     def trigger(self, spec: dict[str, Any]) -> BaseTrigger:
-        """What looks in the triggerer."""
+        """The trigger that checks in the triggerer."""
 
     def poke(self, context: Context) -> PokeReturnValue:
-        with no_retry_in_vain():
-            spec = parse(self.spec, self.build_spec(), f"Task {self.task_id!r}")
-            found = self.look(spec)
+        with no_retry_of_final_errors():
+            spec = parse(self.spec, self.spec_fields(), f"Task {self.task_id!r}")
+            found = self.check(spec)
         if found is not None:
-            return PokeReturnValue(True, self._told(found.model_dump(mode="json")))
+            return PokeReturnValue(True, self._log_summary(found.model_dump(mode="json")))
         if self.deferrable:
             self.defer(
                 trigger=self.trigger(spec.model_dump(mode="json")),
@@ -61,12 +59,12 @@ class SpecSensor(BaseSensorOperator):
         return PokeReturnValue(False)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Where a task goes on that was deferred."""
-        with no_retry_in_vain():
+        """Continue after the trigger has fired."""
+        with no_retry_of_final_errors():
             if "error" in event:
                 raise by_name(event["error"])(event["message"])
-        return self._told(event["result"])
+        return self._log_summary(event["result"])
 
-    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+    def _log_summary(self, result: dict[str, Any]) -> dict[str, Any]:
         self.log.info("%s", result["summary"])
         return result

@@ -1,32 +1,33 @@
-"""Waiting for features to be materialised."""
+"""``FeatureFreshnessSensor``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.sensors.base import SpecSensor
-from airflow_mlops.stages.feature_freshness.spec import FeatureFreshnessResult, FeatureFreshnessSpec
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.triggers.base import BaseTrigger
+
+    from airflow_mlops.stages.feature_freshness.spec import FeatureFreshnessResult, FeatureFreshnessSpec
 
 
 class FeatureFreshnessSensor(SpecSensor):
-    """Waits until the feature views of a Feast repository are materialised, by whatever means, as Feast's registry tells.
+    """Waits until the feature views of a Feast repository are materialized, according to Feast's registry.
 
-    :param repo: the folder that holds ``feature_store.yaml``, as the worker sees it, and the triggerer (templated)
-    :param window: the time that must have been materialised, without a gap, as in ``{{ partition_key }}`` (templated)
-    :param max_age: instead of ``window``: how long ago the newest materialised time may be, a ``timedelta`` or text such
-        as ``2h`` (templated)
-    :param feature_views: names of the views; all that are served online unless given. One that is not registered yet is
-        waited for (templated)
-    :param deferrable: wait in the triggerer; ``[operators] default_deferrable`` unless given
+    It does not matter who materialized them. Give either ``window`` or ``max_age``.
+
+    :param repo: the folder of ``feature_store.yaml``, on the worker and on the triggerer
+    :param window: the time that must be materialized without a gap, such as ``{{ partition_key }}``
+    :param max_age: the greatest age of the newest materialized time: a ``timedelta``, or text such as ``2h``
+    :param feature_views: names of the feature views; by default, all views with ``online=True``. The sensor also waits
+        for views that are not registered yet
+    :param deferrable: wait in the triggerer; by default ``[operators] default_deferrable``
     """
 
-    spec = FeatureFreshnessSpec
-    template_fields: Sequence[str] = ("repo", "window", "max_age", "feature_views")
+    step = "feature_freshness"
 
     def __init__(
         self,
@@ -38,20 +39,9 @@ class FeatureFreshnessSensor(SpecSensor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.repo = repo
-        self.window = window
-        self.max_age = max_age
-        self.feature_views = feature_views
+        self.assign_parameters(locals())
 
-    def build_spec(self) -> dict[str, Any]:
-        return {
-            "repo": self.repo,
-            "window": self.window,
-            "max_age": self.max_age,
-            "feature_views": self.feature_views,
-        }
-
-    def look(self, spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
+    def check(self, spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
         from airflow_mlops.stages.feature_freshness.step import look
 
         return look(spec)

@@ -43,12 +43,9 @@ from airflow_mlops.stages.count_for_test.step import CountSpec
 class CountOperator(StepOperator):
     step = "count_for_test"
     spec = CountSpec
-    template_fields = (*StepOperator.template_fields, "file", "fail")
     def __init__(self, *, file, fail="", lose_result=False, **kwargs):
         super().__init__(**kwargs)
-        self.file, self.fail, self.lose_result = file, fail, lose_result
-    def build_spec(self, context):
-        return {{"file": self.file, "fail": self.fail}}
+        self.assign_parameters(locals())
     def finish(self, result, context):
         if self.lose_result and context["ti"].try_number == 1:
             raise ConnectionError("the worker lost its XCom")

@@ -384,7 +384,7 @@ def test_a_rollback_says_so_on_the_asset(registered, gates_file, run_dag):
     [
         ("- {metric: auc, min: 0.6}\n", "'auc' is not a metric: choose one of roc_auc"),
         ("- {metric: [\n", "The gates are not YAML"),
-        (None, "the gates 'gates.yaml' are neither beside the DAG's file nor in its template_searchpath"),
+        (None, "no file 'gates.yaml'"),
     ],
 )
 def test_gates_that_are_wrong_are_named_when_the_dag_is_parsed(text, message, airflow_db, gates_file):

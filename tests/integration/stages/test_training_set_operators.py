@@ -140,8 +140,8 @@ def test_mistakes_in_a_dag_file_show_when_it_is_parsed():
     def make(**options):
         BuildTrainingSetOperator(task_id="t", name="n", entities="{{ x }}", timestamp="t", repo="r", **options)
 
-    with pytest.raises(SpecError, match="split='sideways' is not a way to split: use one of random, time, group, hash"):
+    with pytest.raises(SpecError, match="split='sideways'.*random, time, group, hash"):
         make(split="sideways", features=["a:b"])
-    with pytest.raises(SpecError, match="exclude each other"):
+    with pytest.raises(SpecError, match="feature_service or features"):
         make(features=["a:b"], feature_service="s")
     make(split={"method": "{{ params.method }}"}, features=["a:b"])

@@ -14,7 +14,7 @@ from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
 from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
 
 from airflow_mlops.core.calls import Provenance, Request
-from airflow_mlops.operators.requests import requests_of
+from airflow_mlops.operators.retraining import triggering_requests
 
 NOW = datetime(2013, 5, 5, tzinfo=timezone.utc)
 
@@ -39,7 +39,7 @@ def event(
 
 
 def asked(*events: AssetEventDagRunReferenceResult) -> list[Request]:
-    return requests_of({"triggering_asset_events": TriggeringAssetEventsAccessor.build(events)})
+    return triggering_requests({"triggering_asset_events": TriggeringAssetEventsAccessor.build(events)})
 
 
 def told(*requests: Request) -> list[AssetEventDagRunReferenceResult]:
@@ -51,7 +51,7 @@ def test_a_request_is_read_back_as_it_was_sent():
 
 
 def test_a_run_that_something_else_started_was_asked_for_nothing():
-    assert requests_of({}) == []
+    assert triggering_requests({}) == []
     assert asked() == []
     # Somebody pressed the button of the asset in Airflow's pages.
     assert asked(event({"from_rest_api": True})) == []
@@ -62,7 +62,7 @@ def test_a_run_that_something_else_started_was_asked_for_nothing():
 
 def test_what_cannot_be_read_is_left_out_and_said(caplog):
     assert asked(event({"request": {"model": "delays", "id": 1}}), event({"request": ["delays"]})) == []
-    assert "An event of mlops://delays/retrain holds no request that can be read" in caplog.text
+    assert "mlops://delays/retrain cannot be read" in caplog.text
 
 
 def test_of_several_requests_the_newest_of_the_model_counts():

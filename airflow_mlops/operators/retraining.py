@@ -1,0 +1,72 @@
+"""The asset ``mlops://MODEL/retrain``: requesting retraining, and the requests that started a DAG run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, AssetAlias
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.core.calls import Request
+
+log = logging.getLogger("airflow_mlops.operators")
+# How many of the asset's last events are searched for a request that was sent before.
+_EVENTS = 200
+
+
+def retrain_asset(model: str) -> Asset:
+    """The asset whose events request retraining of ``model``."""
+    return Asset(f"mlops://{model}/retrain")
+
+
+def emit_request(alias: AssetAlias, context: Context, result: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Request retraining, unless the same request was sent before.
+
+    A window that is checked again therefore does not start another training. Airflow's events are the record of what
+    was sent, so a request is not lost if its task fails before Airflow stores the event.
+
+    :param extra: further fields of the event
+    """
+    asset, request = retrain_asset(result["model"]), result["request"]
+    # The id alone repeats if the artifact store was emptied, so the time counts as well.
+    if (request["id"], request["created"]) in _sent(asset):
+        log.info("Retraining was requested before for this window: %s. No event is sent again.", request["id"])
+        return
+    context["outlet_events"][alias].add(asset, extra={**extra, "request": request})
+
+
+def _sent(asset: Asset) -> set[tuple[Any, Any]]:
+    # Works only in a running task.
+    from airflow.sdk.execution_time.context import InletEventsAccessor
+
+    events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(_EVENTS)
+    found = [(event.extra or {}).get("request") for event in events]
+    return {(request.get("id"), request.get("created")) for request in found if isinstance(request, dict)}
+
+
+def triggering_requests(context: Context) -> list[Request]:
+    """The requests for retraining that started the DAG run, oldest first. Empty if the run has another cause."""
+    from pydantic import ValidationError
+
+    from airflow_mlops.core.calls import Request
+
+    events = context.get("triggering_asset_events") or {}
+    # Airflow lists an event under the aliases of its asset as well.
+    found = [(asset, event) for asset in events if isinstance(asset, Asset) for event in events[asset]]
+    requests = []
+    for asset, event in sorted(found, key=lambda item: item[1].timestamp):
+        content = (event.extra or {}).get("request")
+        if content is None or asset.uri != (expected := f"mlops://{_model(content)}/retrain"):
+            continue
+        try:
+            requests.append(Request.model_validate(content))
+        except ValidationError as error:
+            log.warning("The request in an event of %s cannot be read: %s", expected, error.errors()[0]["msg"])
+    return requests
+
+
+def _model(request: Any) -> str:
+    return str(request.get("model", "")) if isinstance(request, dict) else ""

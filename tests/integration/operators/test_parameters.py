@@ -1,0 +1,223 @@
+"""The parameters of operators and sensors: they match their specs, and Airflow renders them wherever the step runs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from copy import deepcopy
+from datetime import timedelta
+from inspect import signature
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import pytest
+from pydantic import TypeAdapter
+
+from airflow_mlops.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+DATASET = {"name": "rows_{{ month }}", "id": "a" * 64, "rows": 3, "parts": {"train": 2, "test": 1}}
+VERDICT = {
+    "model": "delays", "winner": None, "champion": None, "reason": "No candidate passed.", "part": "test",
+    "metric": "roc_auc", "dataset_name": "rows", "dataset_id": "a" * 64, "candidates": [],
+}  # fmt: skip
+# For each operator, arguments of which at least one is a template.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "IngestOperator": {"name": "rows", "files": "{{ month }}.csv"},
+    "ValidateOperator": {"dataset": DATASET, "suite": "suites/{{ month }}.json"},
+    "MaterializeFeaturesOperator": {"repo": "repo", "window": "{{ month }}", "chunk": timedelta(days=7)},
+    "BuildTrainingSetOperator": {
+        "name": "rows", "entities": DATASET, "timestamp": "at", "columns": ["a"], "label": "{{ month }}",
+    },
+    "SearchOperator": {
+        "dataset": DATASET, "model": "delays", "experiment": "{{ month }}",
+        "search": {"trainer": {"estimator": "a.B"}, "space": {"C": {"kind": "float", "low": 0, "high": 1}}, "trials": 2},
+    },
+    "TrainOperator": {"dataset": DATASET, "model": "delays", "trainer": {"estimator": "a.B"}, "tags": {"m": "{{ month }}"}},
+    "EvaluateOperator": {"candidates": [{"model": "{{ month }}", "version": "{{ version }}"}], "card": {"purpose": "x.yaml"}},
+    "PromoteOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
+    "RollbackOperator": {"model": "delays", "reason": "{{ month }}", "to_version": "{{ version }}"},
+    "ScoreOperator": {"model": "delays", "dataset": DATASET},
+    "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},
+    "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},
+    "MonitorOperator": {"model": "delays", "dataset": DATASET, "window": "{{ month }}"},
+    "PurgePredictionsOperator": {"model": "delays_{{ month }}", "older_than": "90D"},
+}  # fmt: skip
+CONTEXT = {"month": "2013-04", "version": 7}
+PLACES = {
+    "Worker": {},
+    "Process": {"python": "/opt/{{ month }}/bin/python"},
+    "Pod": {"image": "runner:{{ month }}", "pod_template_file": "x.yaml"},
+    "Pod from a template": {"pod_template_file": "pods/{{ month }}.yaml", "env": {"QUERY": "q.sql"}},
+    "Pod with tolerations": {"image": "x.yaml", "tolerations": [{"key": "gpu", "value": "{{ month }}.yml"}]},
+}
+SENSORS = ("FeatureFreshnessSensor", "ModelHealthSensor")
+
+
+def operator(name: str) -> Any:
+    from airflow_mlops import operators, sensors
+
+    return getattr(sensors if name in SENSORS else operators, name)
+
+
+def place(name: str) -> Any:
+    from airflow_mlops import compute
+
+    return getattr(compute, name.split()[0])(**deepcopy(PLACES[name]))
+
+
+def task(kind: str, /, **arguments: Any) -> Any:
+    """A task in a DAG of its own, with its template files read as when Airflow parses the DAG."""
+    from airflow.sdk import DAG
+
+    with DAG("parameters", schedule=None, template_searchpath=arguments.pop("folder", None)) as dag:
+        made = operator(kind)(task_id="task", **arguments)
+    dag.resolve_template_files()
+    return made
+
+
+def test_every_operator_is_tested():
+    from airflow_mlops import operators
+
+    assert {*ARGUMENTS} == {name for name in operators.__all__ if name.endswith("Operator")}
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_operator_renders_wherever_it_runs(name, where):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from airflow_mlops.core.base import parse
+
+    made = task(name, **deepcopy(ARGUMENTS[name]), run_on=place(where))
+    assert DagSerialization.to_dict(made.dag)
+    made.render_template_fields({**CONTEXT})
+    spec = parse(made.spec, made.build_spec({}), name)
+    text = spec.model_dump_json()
+    assert "{{" not in text
+    assert "2013-04" in text
+    rendered = {field: getattr(made.run_on, field) for field in PLACES[where]}
+    expected = str(PLACES[where]).replace("{{ month }}", "2013-04")
+    assert str(rendered) == expected
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, *SENSORS])
+def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name):
+    kind = operator(name)
+    # What is not a field of the same name: where and how a task runs, and what build_spec turns into another field.
+    others = {"run_on", "store", "notify", "deferrable", "mlflow_conn_id", "experiment", "data_owner", "approval"}
+    # What operators have no parameter for.
+    computed = {"mlflow", "owner", "needs_approval", "dry_run", "approval"}
+    # It names the joined dataset.
+    others |= {"model"} if name == "JoinLabelsOperator" else set()
+    fields = set(kind.spec.model_fields)
+    assert set(kind.parameters) - fields <= others
+    assert fields - set(kind.parameters) <= computed
+    assert not {"notify", "approval", "allow_pyfunc", "deferrable"} & {*kind.template_fields}
+    assert {*kind.parameters} - {*kind.untemplated} == {
+        "label" if field == "label_column" else field for field in kind.template_fields
+    }
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, *SENSORS])
+def test_the_default_of_a_parameter_is_the_default_of_the_field(name):
+    kind = operator(name)
+    for parameter in signature(kind.__init__).parameters.values():
+        field = kind.spec.model_fields.get(parameter.name)
+        if field is None or parameter.default in (parameter.empty, None) or field.is_required():
+            continue
+        assert _parsed(field, parameter.default) == field.get_default(call_default_factory=True), parameter.name
+
+
+def _parsed(field: FieldInfo, value: Any) -> Any:
+    kind: Any = field.annotation
+    return TypeAdapter(Annotated[(kind, *field.metadata)] if field.metadata else kind).validate_python(value)
+
+
+@pytest.mark.parametrize("name", ["columns", "split", "tags"])
+def test_none_leaves_the_default_of_the_spec_except_for_the_split(name):
+    kind = "TrainOperator" if name == "tags" else "BuildTrainingSetOperator"
+    fields = task(kind, **{**ARGUMENTS[kind], name: None}).build_spec({})
+    assert (name in fields) == (name == "split")
+
+
+def test_the_output_of_a_mapped_task_becomes_a_list():
+    from collections import UserList
+
+    made = task("BuildTrainingSetOperator", **ARGUMENTS["BuildTrainingSetOperator"])
+    made.columns = UserList(["a", "b"])
+    assert made.build_spec({})["columns"] == ["a", "b"]
+
+
+def test_the_owner_and_the_mlflow_connection_reach_the_spec():
+    built = task("TrainOperator", **ARGUMENTS["TrainOperator"], mlflow_conn_id="m", experiment="e").build_spec({})
+    assert built["mlflow"] == {"conn_id": "m", "experiment": "e"}
+    arguments = ARGUMENTS["IngestOperator"]
+    assert task("IngestOperator", **arguments, owner="ada").build_spec({})["owner"] == "ada"
+    assert task("IngestOperator", **arguments, owner="ada", data_owner="bob").build_spec({})["owner"] == "bob"
+
+
+@pytest.mark.parametrize("on_failure", ["fail", "warn", "quarantine", "{{ month }}", "ignore"])
+def test_validation_has_the_choices_of_its_spec(on_failure):
+    from airflow_mlops.stages.validate.spec import OnFailure
+
+    allowed = on_failure in get_args(OnFailure) or "{{" in on_failure
+    with nullcontext() if allowed else pytest.raises(SpecError, match="on_failure='ignore'"):
+        task("ValidateOperator", dataset=DATASET, suite="s.json", on_failure=on_failure)
+
+
+def test_the_split_has_the_choices_of_its_spec():
+    from airflow_mlops.stages.training_set.spec import SplitMethod
+
+    arguments = ARGUMENTS["BuildTrainingSetOperator"]
+    for method in (*get_args(SplitMethod), "{{ month }}"):
+        task("BuildTrainingSetOperator", **arguments, split=method)
+    with pytest.raises(SpecError, match="split='even'.*random, time, group, hash"):
+        task("BuildTrainingSetOperator", **arguments, split={"method": "even"})
+
+
+FILES = {
+    ("IngestOperator", "sql", "months.sql"): ("SELECT '{{ month }}' AS month", "SELECT '2013-04' AS month"),
+    ("EvaluateOperator", "gates", "gates.yaml"): (
+        "[{metric: roc_auc, min: {{ version }}}]",
+        [{"metric": "roc_auc", "min": 7}],
+    ),
+}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(("name", "field", "file"), FILES)
+def test_a_file_named_by_its_parameter_is_read_and_rendered(name, field, file, mapped, tmp_path):
+    content, expected = FILES[name, field, file]
+    (tmp_path / file).write_text(content)
+    arguments = {"name": "x", "conn_id": "db"} if name == "IngestOperator" else {"candidates": [{"version": 1}]}
+    context: dict[str, Any] = {**CONTEXT}
+    if mapped:
+        from airflow.sdk import DAG
+
+        with DAG("parameters", schedule=None, template_searchpath=[str(tmp_path)]) as dag:
+            made = (
+                operator(name).partial(task_id="task", **{field: file}).expand(**{k: [v] for k, v in arguments.items()})
+            )
+        dag.resolve_template_files()
+        context |= {"ti": SimpleNamespace(map_index=0, task=made), "dag": dag, "dag_run": SimpleNamespace(conf={})}
+        made.render_template_fields(context)
+        made = context["ti"].task
+    else:
+        made = task(name, folder=[str(tmp_path)], **arguments, **{field: file})
+        made.render_template_fields(context)
+    assert made.build_spec({})[field] == expected
+
+
+@pytest.mark.parametrize(("name", "field", "file"), FILES)
+def test_a_file_that_does_not_exist_is_an_error_while_the_dag_is_parsed(name, field, file, tmp_path):
+    arguments = {"name": "x", "conn_id": "db"} if name == "IngestOperator" else {"candidates": [{"version": 1}]}
+    with pytest.raises(SpecError, match=rf"'task'.*'{file}'.*{field}="):
+        task(name, folder=[str(tmp_path)], **arguments, **{field: file})
+
+
+def test_gates_in_a_file_are_checked_while_the_dag_is_parsed(tmp_path):
+    (tmp_path / "gates.yml").write_text("[{metric: roc_auk, min: 0.5}]")
+    with pytest.raises(SpecError, match="roc_auk"):
+        task("EvaluateOperator", folder=[str(tmp_path)], candidates=[], gates="gates.yml")

@@ -1,13 +1,13 @@
-"""The contract and the profile of a version, wherever it comes from.
+"""Find the contract and the profile of a model version.
 
-Those of a version that TrainOperator made lie in its own files. The files of a version from elsewhere cannot be added to, so
-what an evaluation found out about it is kept in the artifact store, in a file that is named by its hash and never changed::
+A version that TrainOperator made contains both in its files. The files of a foreign version cannot be changed, so its
+evaluation stores them in the artifact store, in an immutable file named by its hash::
 
     models/MODEL/VERSION/SHA256.json
 
-A tag of the version in MLflow says which one counts: that of the evaluation by which it was last promoted
-(:mod:`airflow_mlops.registry.aliases`), and of its last evaluation as long as it never was. So what a champion is scored
-with, and compared with, changes by a promotion and by nothing else.
+A tag of the version in MLflow names the valid file. It is set by the evaluation that led to the last promotion
+(:mod:`airflow_mlops.registry.aliases`); before the first promotion, by the last evaluation. Therefore only a promotion
+changes the contract and the profile of a champion.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-class Known(Model):
-    """What is known of a version.
+class VersionContract(Model):
+    """The contract of a version, and its profile.
 
-    :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` where nobody stored one
-    :param elsewhere: whether evaluation found it out, as the version does not say it itself
+    :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` if none was stored
+    :param elsewhere: whether it comes from an evaluation, because the version's own files do not contain it
     """
 
     contract: ModelContract
@@ -44,14 +44,14 @@ class Known(Model):
     elsewhere: bool = False
 
 
-def keep(
+def write(
     client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, contract: ModelContract, profile: dict[str, Any]
 ) -> str:
-    """Keep what an evaluation found out about a version from elsewhere.
+    """Store the contract and the profile of a foreign version after its evaluation.
 
-    :return: the SHA-256 that names it
+    :return: the SHA-256 in the name of the file
     """
-    found = Known(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
+    found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
     data = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(data).hexdigest()
     store.write_bytes(_key(ref, digest), data)
@@ -63,40 +63,42 @@ def keep(
     return digest
 
 
-def known(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Known:
-    """What is known of ``ref``. The model itself is not fetched.
+def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
+    """Read the contract of ``ref``, without downloading the model.
 
-    :raises ModelFormatError: nothing is known of it, or what is there cannot be read
-    :raises RegistryError: the version or its files are gone
+    :raises ModelFormatError: there is no contract, or it cannot be read
+    :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
         digest = client.get_model_version(ref.model, str(ref.version)).tags.get(CONTRACT_TAG)
-    found = _of_evaluation(store, ref, digest) if digest else _of_training(ref, client.tracking_uri)
+    found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri)
     if found is None:
         raise ModelFormatError(
-            f"{ref} was not made by TrainOperator and no evaluation of it is in the artifact store {store.url}, so "
-            "nobody knows what it predicts: evaluate it with EvaluateOperator and promote it."
+            f"{ref} has no contract: it was not made by TrainOperator, and the artifact store {store.url} has no "
+            "evaluation of it. Evaluate it with EvaluateOperator and promote it."
         )
     return found
 
 
-def _of_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> Known | None:
+def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> VersionContract | None:
     key = _key(ref, digest)
     try:
         data = store.read_bytes(key)
     except FileNotFoundError:
         return None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ModelFormatError(f"The contract of {ref} was changed: restore {store.url_of(key)} from a backup.")
-    return Known.model_validate_json(data)
+        raise ModelFormatError(
+            f"The contract of {ref} was changed after it was written: restore {store.url_of(key)} from a backup."
+        )
+    return VersionContract.model_validate_json(data)
 
 
-def _of_training(ref: ModelVersionRef, tracking_uri: str) -> Known | None:
+def _from_training(ref: ModelVersionRef, tracking_uri: str) -> VersionContract | None:
     import mlflow
 
     uri = f"models:/{ref.model}/{ref.version}"
     with registry_errors(f"The contract of {ref} cannot be read"), tempfile.TemporaryDirectory() as temporary:
-        # What is not there cannot be told from a server that is not well, unless one looks first.
+        # A failed download alone does not show whether the file is missing or the server is down, so list the files first.
         files = mlflow.artifacts.list_artifacts(uri, tracking_uri=tracking_uri)
         folder = CONTRACT_FILE.partition("/")[0]
         if all(item.path != folder for item in files):
@@ -104,12 +106,12 @@ def _of_training(ref: ModelVersionRef, tracking_uri: str) -> Known | None:
         mlflow.artifacts.download_artifacts(f"{uri}/{folder}", dst_path=temporary, tracking_uri=tracking_uri)
         profile = Path(temporary) / PROFILE_FILE
         try:
-            return Known(
+            return VersionContract(
                 contract=read_contract(Path(temporary)),
                 profile=json.loads(profile.read_bytes()) if profile.exists() else None,
             )
         except ValueError as error:
-            raise ModelFormatError(f"{PROFILE_FILE} of {ref} is not a profile: {error}.") from None
+            raise ModelFormatError(f"{PROFILE_FILE} of {ref} is not valid JSON: {error}.") from None
 
 
 def _key(ref: ModelVersionRef, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model that can be read says of itself."""
+"""The explanation of a glass-box model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 
-# In the MLflow run of the training.
+# Where the training's MLflow run stores the explanation.
 FOLDER, FILE = "explanation", "explanation.json"
 
 
 class Axis(Model):
-    """The n parts into which a term cuts one of its features.
+    """The n bins into which a term divides one of its features.
 
-    :param edges: of a number: n + 1 of them, ascending, from the smallest value in training to the largest. A value that
-        equals an edge lies above it
-    :param texts: of a text: those of each part
+    :param edges: for a number: the n + 1 edges, ascending, from the smallest training value to the largest. A value equal
+        to an edge belongs to the bin above it
+    :param texts: for text: the texts in each bin
     """
 
     feature: str
@@ -28,10 +28,10 @@ class Axis(Model):
 class Curve(Model):
     """A term of one feature.
 
-    :param scores: shape (k, n): what each part adds to each of the model's k scores
-    :param errors: shape (k, n): their standard deviation over the models that were averaged
-    :param rows: shape (n,): how many rows, by weight, lay in each part in training
-    :param missing: shape (k,): what a missing value adds; ``None`` if there was none in training
+    :param scores: shape (k, n): the contribution of each bin to each of the model's k scores
+    :param errors: shape (k, n): the standard deviation of the scores over the models that were averaged
+    :param rows: shape (n,): the (weighted) number of training rows in each bin
+    :param missing: shape (k,): the contribution of a missing value; ``None`` if the training data had none
     """
 
     axis: Axis
@@ -44,7 +44,7 @@ class Curve(Model):
 class Surface(Model):
     """A term of two features.
 
-    :param scores: shape (n of ``first``, n of ``second``): what each pair of parts adds to the score
+    :param scores: shape (n of ``first``, n of ``second``): the contribution of each pair of bins to the score
     """
 
     first: Axis
@@ -53,12 +53,13 @@ class Surface(Model):
 
 
 class Term(Model):
-    """One of the functions whose sum the model is.
+    """One term of the additive model.
 
-    :param importance: mean of the absolute score over the rows in training, and over the classes
-    :param curve: ``None`` unless it is of one feature
-    :param surface: ``None`` unless it is of two features and the model has one score; both are ``None`` for terms of
-        little importance, or of more parts than anybody could look at
+    Terms of little importance, and terms with too many bins to plot, have neither a curve nor a surface.
+
+    :param importance: mean absolute score over the training rows and over the classes
+    :param curve: for terms of one feature
+    :param surface: for terms of two features, if the model has only one score
     """
 
     name: str
@@ -69,12 +70,12 @@ class Term(Model):
 
 
 class Explanation(Model):
-    """A glass box: a sum of terms, each a function of one feature or a few.
+    """An additive model: the sum of an intercept and of terms, each a function of one or a few features.
 
-    :param unit: of the scores
-    :param outputs: what the k scores are for: the classes, or one name
+    :param unit: unit of the scores
+    :param outputs: names of the k scores: the classes, or a single name
     :param intercept: shape (k,)
-    :param terms: what matters most comes first
+    :param terms: sorted by importance, largest first
     """
 
     unit: str

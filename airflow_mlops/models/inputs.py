@@ -1,7 +1,7 @@
-"""From Arrow columns to a model's inputs: one way for training and for scoring, so that the two cannot differ.
+"""Convert Arrow columns to a model's inputs. Training and scoring share this module, so their values cannot differ.
 
-Numbers are rounded to single precision, which is what most ONNX models compute in, and a missing one becomes NaN. Text stays
-text, and a missing one becomes the empty text.
+Numbers are rounded to single precision, in which most ONNX models compute, and missing numbers become NaN. Missing text
+becomes the empty text.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColumn]:
-    """What kind of input each column is.
+    """The kind of each column: number or text.
 
-    :raises SchemaError: a column is missing, or neither a number nor text
+    :raises SchemaError: a column is missing, or is neither numeric nor text
     """
     columns = []
     for name in names:
@@ -37,7 +37,7 @@ def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColu
             columns.append(FeatureColumn(name=name, kind="number"))
         else:
             raise SchemaError(
-                f"Feature {name!r} is of type {kind}, which no model takes: make numbers or text of it first."
+                f"Feature {name!r} is of type {kind}, which no model supports: convert it to numbers or text."
             )
     return columns
 
@@ -57,7 +57,7 @@ def _index(schema: pa.Schema, name: str) -> int:
     index = schema.get_field_index(name)
     if index < 0:
         raise SchemaError(
-            f"The data has no column {name!r}, which is a feature of the model: it has {', '.join(schema.names)}."
+            f"The data has no column {name!r}, which is a feature of the model. Its columns are {', '.join(schema.names)}."
         )
     return int(index)
 
@@ -71,32 +71,32 @@ def column(data: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
 
 
 def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
-    """A column as float32, NaN where it is missing.
+    """A numeric column as float32, with NaN for missing values.
 
-    :raises SchemaError: it holds no numbers
+    :raises SchemaError: the column is not numeric
     """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not _is_number(kind):
-        raise SchemaError(f"Feature {name!r} was a number when the model was trained and is now {kind}.")
+        raise SchemaError(f"Feature {name!r} was a number in training, but is now {kind}.")
     if pa.types.is_boolean(kind):
         values = pc.cast(values, pa.uint8())
     elif pa.types.is_decimal(kind):
         values = pc.cast(values, pa.float64())
-    # Large integers round as they do in NumPy; a strict cast would refuse them.
+    # safe=False: large integers are rounded as in NumPy instead of raising an error.
     found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return found
 
 
 def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
-    """A column of text in dictionary form, the empty text where it is missing.
+    """A text column as a dictionary array, with the empty text for missing values.
 
-    :raises SchemaError: it holds no text
+    :raises SchemaError: the column is not text
     """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if pa.types.is_null(kind):
         values = values.cast(pa.string())
     elif not _is_text(kind):
-        raise SchemaError(f"Feature {name!r} was text when the model was trained and is now {kind}.")
+        raise SchemaError(f"Feature {name!r} was text in training, but is now {kind}.")
     if not pa.types.is_dictionary(values.type):
         values = (pc.fill_null(values, "") if values.null_count else values).dictionary_encode()
     elif values.null_count or values.dictionary.null_count:
@@ -105,7 +105,7 @@ def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
 
 
 def frame(data: pa.Table | pa.RecordBatch, features: Sequence[FeatureColumn]) -> pd.DataFrame:
-    """The features as the DataFrame that an estimator is fitted to: columns of float64 and of text."""
+    """The features as a DataFrame for estimators, with columns of float64 and of text."""
     import pandas as pd
 
     columns = {}

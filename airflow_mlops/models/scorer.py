@@ -1,4 +1,4 @@
-"""What evaluation and scoring ask of a model, wherever it comes from."""
+"""The interface of a loaded model, used by evaluation and scoring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Scorer(Protocol):
     """A loaded model.
 
-    :param size_bytes: how large its stored form is
+    :param size_bytes: size of the stored model
     """
 
     contract: ModelContract
@@ -25,17 +25,20 @@ class Scorer(Protocol):
 
     @property
     def engine(self) -> str:
-        """What computes the predictions, for logs and reports."""
+        """Name of the engine that computes the predictions, for logs and reports."""
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
-        """Predict every row of ``data``; it may have more columns than the features, in any order.
+        """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
-        :raises SchemaError: a feature is missing, or has another type than the model takes
+        :raises SchemaError: a feature is missing or has the wrong type
         """
 
 
 def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predictions:
-    """The predictions of a model that gives a probability for each class, shape (n, k), or a value, shape (n, 1)."""
+    """Convert a model's output to predictions.
+
+    :param found: probabilities, shape (n, k), or for a regression values, shape (n, 1)
+    """
     if contract.task == "regression":
         return Predictions(found[:, 0], found[:, 0], None)
     classes = class_labels(contract)
@@ -47,6 +50,6 @@ def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predicti
 
 
 def class_labels(contract: ModelContract) -> NDArray[Any]:
-    """The contract's classes, shape (k,); text as objects."""
+    """The classes of the contract, shape (k,). Text has the dtype object."""
     classes = np.asarray(contract.classes)
     return classes.astype(object) if classes.dtype.kind == "U" else classes

@@ -1,4 +1,4 @@
-"""The parts of a training set, as trainers take them."""
+"""Read and check the parts of a training set for training."""
 
 from __future__ import annotations
 
@@ -19,30 +19,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRAIN, TEST = "train", "test"
-# Of a training set that is streamed, what is looked at before.
+# Number of rows that are checked before a training set is streamed.
 SAMPLE_ROWS = 100_000
 
 
 def read_part(dataset: Dataset, part: str, sample: int | None = None) -> TrainingData:
-    """One part of the training set, as models take it.
+    """Read one part of the training set.
 
-    :param sample: about how many rows to take of the features, from all over the part; all unless given
-    :raises TrainingError: it is no training set, or its labels cannot be learned
+    :param sample: approximate number of rows whose features to read, spread over the part; by default all. All labels
+        are read in any case
+    :raises TrainingError: the dataset is not a training set, the part does not exist, or a label is invalid
     """
     details, name = dataset.manifest.details, dataset.manifest.name
     label, task, names = details.get("label"), details.get("task"), list(details.get("features") or ())
     if not label or not task or not names:
         raise TrainingError(
-            f"Dataset {name} is no training set: it does not say what its label and its features are. "
-            "Build it with BuildTrainingSetOperator and a label."
+            f"Dataset {name} is not a training set, because its manifest names no label, task or features: "
+            "build it with BuildTrainingSetOperator and a label."
         )
     try:
         table = dataset.table(part, [label] if sample else [*names, label])
     except DatasetNotFoundError:
-        raise TrainingError(
-            f"Training set {name} has no part {part!r}: build it with a split, so that the model is measured on rows "
-            "it has not seen."
-        ) from None
+        raise TrainingError(f"Training set {name} has no part {part!r}: build it with a split.") from None
     labels = label_values(table.column(label), task, f"Label {label!r} in part {part!r} of {name}")
     classes = [] if task == "regression" else np.unique(labels).tolist()
     table = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
@@ -59,16 +57,17 @@ def _sample(dataset: Dataset, part: str, names: list[str], rows: int) -> pa.Tabl
 
 
 def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:
-    """The labels: float64 for a regression, int64 or text for classes.
+    """Convert labels: to float64 for a regression, to int64 or text for classes.
 
-    :raises TrainingError: some are missing, infinite or fractions
+    :param where: name of the column, for the error
+    :raises TrainingError: a label is missing, infinite, or not valid for the task
     """
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if missing := values.null_count:
         raise TrainingError(
-            f"{where} is missing in {missing:,} of {len(values):,} rows: leave them out before training."
+            f"{where} is missing in {missing:,} of {len(values):,} rows: remove these rows before training."
         )
     if pa.types.is_boolean(values.type):
         values = pc.cast(values, pa.int64())
@@ -78,26 +77,26 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     try:
         numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
-        raise TrainingError(f"{where} is of type {values.type}, which is no label for a {task} task.") from None
+        raise TrainingError(f"{where} is of type {values.type}, which cannot be the label of a {task} task.") from None
     if bad := int((~np.isfinite(numbers)).sum()):
         raise TrainingError(
-            f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows: leave them out before training."
+            f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows: remove these rows before training."
         )
     if task == "regression":
         return np.asarray(numbers)
     whole = numbers.astype(np.int64)
     if (whole != numbers).any():
         raise TrainingError(
-            f"{where} holds fractions, and the task is {task}: make it a regression, or classes of them."
+            f"{where} has fractions, but the task is {task}: use task='regression', or convert the label to classes."
         )
     return whole
 
 
 def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
-    """Find what no model could learn from, before anything is started.
+    """Check the parts for data that no model can be trained on.
 
-    :param parts: the part ``train``, and others
-    :raises TrainingError: naming the column or the part
+    :param parts: the part ``train``, and any others
+    :raises TrainingError: the error names the part or the column
     """
     name, train = dataset.manifest.name, parts[TRAIN]
     for part, data in parts.items():
@@ -110,31 +109,31 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
         }
         if infinite:
             raise TrainingError(
-                f"Part {part!r} of {name} holds infinite values, or such beyond single precision, in "
-                f"{_counts(infinite)}: replace them by nulls, which stand for missing values, or leave the rows out."
+                f"Part {part!r} of {name} has infinite values, or values beyond single precision, in "
+                f"{_counts(infinite)}: replace them by nulls, which count as missing values, or remove these rows."
             )
     empty = [name for name in train.table.column_names if _all_missing(train, name)]
     if empty:
         raise TrainingError(
             f"Feature {', '.join(map(repr, empty))} of {name} has no value in any row of part {TRAIN!r}: "
-            "leave it out of the training set, or find out why it is empty."
+            "remove it from the training set, or find out why it is empty."
         )
     if train.task == "regression":
         return
     if len(train.classes) < 2:
         raise TrainingError(
             f"All {len(train.labels):,} rows of part {TRAIN!r} of {name} have the label {train.classes[0]!r}: "
-            "there is nothing to tell apart. Take a longer window."
+            "use a longer window."
         )
     if train.task == "binary" and len(train.classes) > 2:
         raise TrainingError(
-            f"Label {train.label!r} of {name} has {len(train.classes)} classes, and the task is binary."
+            f"Label {train.label!r} of {name} has {len(train.classes)} classes, but the task is binary."
         )
     for part, data in parts.items():
         if unknown := [value for value in data.classes if value not in train.classes]:
             raise TrainingError(
                 f"Part {part!r} of {name} has the label {unknown[0]!r}, which is not in part {TRAIN!r}: "
-                "take a longer window, or another split."
+                "use a longer window, or another split."
             )
 
 

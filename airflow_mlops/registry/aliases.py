@@ -1,9 +1,11 @@
-"""Moving the champion: the ledger says what was decided, and MLflow's aliases follow it.
+"""Move the aliases of the champion in MLflow to the version that the ledger names.
 
-The entry is written first. A task that dies before the alias is moved has its move finished by its own retry, or by
-whichever task decides next; so there is no move without an entry, and no entry that stays without its move. A task that
-was held up while others decided may put the alias back to where its own move says: it looks at the ledger afterwards, and
-marks the model before, so that the next one mends it if this one dies there.
+A task writes the ledger entry first and moves the aliases afterwards. If it crashes in between, its own retry or the next
+decision moves them. Therefore every move has an entry, and every entry is carried out eventually.
+
+A delayed task may overwrite a newer alias. It re-reads the ledger afterwards and repairs the alias; if it crashes first, the
+next decision repairs it. To make this visible, the task tags the registered model before it moves the aliases and removes
+the tag at the end.
 """
 
 from __future__ import annotations
@@ -24,41 +26,43 @@ if TYPE_CHECKING:
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
 LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
-# Which contract counts, of a version that does not bring one (:mod:`airflow_mlops.models.contracts`).
+# The valid contract of a foreign version (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
-# On the registered model, while its aliases are being moved: the number of the entry that says so.
+# Tag of the registered model while its aliases are being moved: the number of the ledger entry.
 MOVING_TAG = "mlops.moving"
-_MENDING_SECONDS = 1.0
-# What SQLAlchemy's drivers call a row that is there already, and how often in a row that may happen.
-_LOST_RACES, _RACES = ("IntegrityError", "UniqueViolation"), 5
+# Time that a delayed task needs to repair the alias.
+_REPAIR_SECONDS = 1.0
+# Errors of SQLAlchemy's drivers for a row that exists already, and the number of attempts.
+_DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    """Point the alias ``champion`` where the ledger's last move says, unless that was done before.
+    """Move the alias ``champion`` to the version of the ledger's last move, unless this was done before.
 
-    The new champion is tagged with the time, what it replaced, and the entry's number and SHA-256; the alias
-    ``previous_champion`` keeps the replaced version. Earlier moves are done: whoever decides carries out first
-    what was decided before.
+    The new champion gets tags with the time, the replaced version, and the number and SHA-256 of the entry. The alias
+    ``previous_champion`` is set to the replaced version. Earlier moves are always complete, because every decision
+    starts by carrying out the previous one.
 
-    :raises RegistryError: the version is gone, or MLflow refuses
+    :raises RegistryError: the version does not exist any more, or MLflow refuses the change
     """
-    for left in reversed(range(_RACES)):
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
             _carry_out(client, ledger)
             return
         except RegistryError as error:
-            # MLflow inserts what it does not find, so of two that do so at once one is refused. Now it is there.
-            if not left or not any(name in str(error) for name in _LOST_RACES):
+            # MLflow inserts a row that it does not find. If two tasks do so at once, one insert fails, and the next
+            # attempt finds the row.
+            if not remaining or not any(name in str(error) for name in _DUPLICATE_ROW):
                 raise
 
 
 def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    # Read anew, however short ago that was: a move that is no longer the last one must not be carried out.
+    # Re-read the ledger, because only the very last move must be carried out.
     move = last_move(ledger.entries())
     if move is None or move.champion is None:
         return
     with registry_errors(f"{move.champion} cannot be made champion"):
-        # An alias that a person moved after the move was finished stays where it was put.
+        # If a person moved the alias after this move was complete, it stays there.
         if not is_unfinished(client, move):
             return
         client.set_registered_model_tag(ledger.model, MOVING_TAG, str(move.seq))
@@ -67,7 +71,7 @@ def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
             newest = last_move(ledger.entries())
             if newest is None or newest.seq == move.seq:
                 break
-            # Others decided in the meantime, and may have moved the alias before this task did.
+            # Another task decided meanwhile, and this task may have overwritten its alias.
             move = newest
         client.delete_registered_model_tag(ledger.model, MOVING_TAG)
 
@@ -83,7 +87,7 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
         HASH_TAG: move.sha256,
         REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
         **_contract(move),
-        # Last: while it is missing, the move is not finished.
+        # The last tag. As long as it is missing, the move is incomplete.
         SINCE_TAG: move.time.isoformat(),
     }
     for name, value in tags.items():
@@ -91,7 +95,7 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
 
 
 def _contract(move: Entry) -> dict[str, str]:
-    """A rollback judges nothing, so what the version was promoted with is what it goes back to."""
+    """The contract tag of a promoted foreign version. A rollback keeps the contract of the last promotion."""
     found = next((item.contract_sha256 for item in move.candidates if item.candidate == move.champion), None)
     return {CONTRACT_TAG: found} if found else {}
 
@@ -102,7 +106,7 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 
 
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
-    """Whether a task died, or is at work, between writing ``move`` down and moving the aliases."""
+    """Whether the aliases of ``move`` have not been moved completely: a task crashed, or is still running."""
     assert move.champion is not None
     model, version = move.champion.model, str(move.champion.version)
     since = client.get_model_version(model, version).tags.get(SINCE_TAG)
@@ -110,34 +114,35 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 
 
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """The champion, after the last move was finished, if the task that wrote it down died before it was carried out."""
-    _settle(client, ledger)
+    """The champion after the last move in the ledger has been completed."""
+    _complete(client, ledger)
     now = champion(client, ledger.model)
     move = last_move(entries)
     if move is None or move.champion is None or now == move.champion:
         return now
-    # A person moved the alias; or a task that was held up has just put it back, and is about to mend that.
-    time.sleep(_MENDING_SECONDS)
-    _settle(client, ledger)
+    # Either a person moved the alias, or a delayed task has just overwritten it and will repair it.
+    time.sleep(_REPAIR_SECONDS)
+    _complete(client, ledger)
     return champion(client, ledger.model)
 
 
-def _settle(client: MlflowClient, ledger: Ledger) -> None:
+def _complete(client: MlflowClient, ledger: Ledger) -> None:
     try:
         carry_out(client, ledger)
     except RegistryUnavailableError:
         raise
     except RegistryError:
-        # Somebody deleted that version since; what is champion now is for the caller to see.
+        # The version was deleted meanwhile. The caller looks up the present champion.
         return
 
 
 def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
-    """The ledger's entries, after MLflow was asked as well whether they are all there and unchanged.
+    """The ledger's entries, after they were compared with the hashes in MLflow.
 
-    The chain of hashes does not show that its last entries were changed or cut off; MLflow keeps the hash of each move.
+    The chain of hashes alone cannot show that the last entries were changed or removed, so MLflow keeps the hash of each
+    move.
 
-    :raises RegistryError: an entry was changed, removed or inserted; it names the entry and its file
+    :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
     """
     entries = ledger.entries()
     with registry_errors(f"The versions of {ledger.model!r} cannot be read"):
@@ -148,15 +153,15 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
             continue
         entry = entries[int(seq) - 1] if int(seq) <= len(entries) else None
         if entry is None or entry.sha256 != known:
-            raise ledger.broken(
+            raise ledger.tampered(
                 f"entry {seq}, {ledger.url(int(seq))}, {'is missing' if entry is None else 'was changed'}, "
-                f"as MLflow knows of v{version.version}"
+                f"according to the tags of v{version.version} in MLflow"
             )
     return entries
 
 
 def former_champions(entries: Sequence[Entry]) -> list[int]:
-    """Every version that the ledger knows as champion, present one included."""
+    """All versions that are or were champion according to the ledger, sorted."""
     versions: set[int] = set()
     for entry in entries:
         if entry.moves:
@@ -165,9 +170,9 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """What ``now`` replaced when it was last promoted; ``None`` if nothing, or if the ledger does not know.
+    """The version that ``now`` replaced when it was last promoted; ``None`` if there is none in the ledger.
 
-    A rollback is not what counts: after v3 to v2, the champion before v2 is v1 and not v3.
+    Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
     """
     for entry in reversed(entries):
         if entry.decision == "promoted" and entry.champion is not None and entry.champion.version == now.version:

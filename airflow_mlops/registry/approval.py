@@ -1,4 +1,4 @@
-"""What people say when they are asked."""
+"""The answer of a person to a request for approval."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_mlops.core.windows import UtcDatetime
 class ApprovalRecord(Model):
     """The answer to a request for approval.
 
-    :param by: who answered; empty if nobody did in time
-    :param at: when, UTC
-    :param decision: ``timed_out`` if nobody answered in time and that means no; where it means yes, ``approved``
-    :param note: what they wrote, or what the silence was taken for
+    :param by: who answered; empty if nobody answered in time
+    :param at: time of the answer, UTC
+    :param decision: ``timed_out`` if nobody answered in time, unless a timeout counts as ``approved``
+    :param note: the comment of the person, or how the timeout was interpreted
     """
 
     by: str
@@ -28,5 +28,5 @@ class ApprovalRecord(Model):
 
     def __str__(self) -> str:
         note = " ".join(self.note.split()).rstrip(".")
-        said = [f"{self.decision} by {self.by} at {self.at:%Y-%m-%d %H:%M} UTC"] if self.by else []
-        return ": ".join([*said, note] if note else said) or self.decision
+        parts = [f"{self.decision} by {self.by} at {self.at:%Y-%m-%d %H:%M} UTC"] if self.by else []
+        return ": ".join([*parts, note] if note else parts) or self.decision

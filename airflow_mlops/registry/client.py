@@ -1,4 +1,4 @@
-"""One way to MLflow: the Airflow connection becomes a client, and what MLflow says becomes one clear error."""
+"""Connect to MLflow: make a client from an Airflow connection, and turn MLflow's exceptions into clear errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # MLflow looks for git when it is imported and warns where there is none.
+    # Without this, MLflow warns on import if git is not installed.
     "GIT_PYTHON_REFRESH": "quiet",
-    # Its default of seven retries keeps a task waiting four minutes for a server that is down.
+    # With its default of seven retries, MLflow waits four minutes for a server that is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -31,19 +31,20 @@ _SETTINGS = {
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ATTEMPTS, _TIMEOUT, _PAUSE = 3, 3.0, 1.0
 
-# The credentials this module put into the environment, so that another connection does not inherit them.
+# The credentials that this module has set in the environment. The next connection must not inherit them.
 _set_here: dict[str, str] = {}
 
 
 def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
-    """Open the MLflow that ``target`` names and make it MLflow's own default for this process.
+    """Connect to the MLflow server of ``target``, and make it MLflow's default in this process.
 
-    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``); a
-    host without a scheme is reached by HTTP, or by what the connection's schema says. Login and password are used for
-    basic authentication, a password alone as a bearer token.
+    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``). For a
+    host without a scheme, the scheme is the connection's schema, by default HTTP. Login and password are used for basic
+    authentication, a password alone as a bearer token.
 
-    :raises RegistryUnavailableError: the server does not answer
-    :raises RegistryError: the server answers, but not as MLflow, or it refuses the credentials
+    :raises SpecError: the connection has no valid host
+    :raises RegistryUnavailableError: the server does not respond
+    :raises RegistryError: the server is not an MLflow server, or refuses the credentials
     """
     info = connection(target.conn_id)
     uri = tracking_uri(info)
@@ -51,7 +52,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
         os.environ.setdefault(name, value)
     _use_credentials(info)
     if uri.startswith(("http://", "https://")):
-        _wait_for(uri, target.conn_id)
+        _check_health(uri, target.conn_id)
 
     import mlflow
 
@@ -69,7 +70,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
 
 def tracking_uri(info: ConnectionInfo) -> str:
-    """The tracking URI that a connection of type ``mlflow`` stands for.
+    """The tracking URI of a connection of type ``mlflow``.
 
     :raises SpecError: the connection has no host
     """
@@ -96,14 +97,14 @@ def _use_credentials(info: ConnectionInfo) -> None:
     elif info.secret:
         _set_here.update(MLFLOW_TRACKING_TOKEN=info.secret)
     if _set_here:
-        # A token in the environment would win over the connection's login.
+        # A token in the environment would override the connection's login.
         for name in _CREDENTIALS:
             os.environ.pop(name, None)
         os.environ.update(_set_here)
 
 
-def _wait_for(uri: str, conn_id: str) -> None:
-    """Ask the server for a sign of life before MLflow, with its long retries, is even imported."""
+def _check_health(uri: str, conn_id: str) -> None:
+    """Check that the server responds before MLflow is imported, because MLflow's own retries take long."""
     import requests
 
     for attempt in range(_ATTEMPTS):
@@ -117,7 +118,7 @@ def _wait_for(uri: str, conn_id: str) -> None:
             ) from None
         except requests.exceptions.InvalidURL as error:
             raise SpecError(
-                f"Connection {conn_id!r}: {without_credentials(uri)!r} is not a tracking URI: {error}."
+                f"Connection {conn_id!r} has an invalid tracking URI, {without_credentials(uri)!r}: {error}."
             ) from None
         except requests.exceptions.RequestException as error:
             reason = error
@@ -125,7 +126,7 @@ def _wait_for(uri: str, conn_id: str) -> None:
             time.sleep(_PAUSE)
     raise RegistryUnavailableError(
         f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) does not answer: {_cause(reason)}. "
-        "Check that the server runs and that the connection's host and port are right."
+        "Check that the server is running and that the connection's host and port are correct."
     )
 
 
@@ -140,15 +141,15 @@ def _cause(error: Exception) -> str:
     if "refused" in text:
         return "connection refused"
     if "timed out" in text:
-        return f"no answer within {_TIMEOUT:g} s"
+        return f"no response within {_TIMEOUT:g} s"
     if "resolve" in text or "name or service" in text:
-        return "its name cannot be resolved"
+        return "the host name cannot be resolved"
     return type(error).__name__
 
 
 def without_credentials(uri: str) -> str:
-    """The URI as it may be shown."""
-    # Not by urlunsplit, which makes sqlite://path of sqlite:////path.
+    """The URI without login and password, for messages."""
+    # urlunsplit would turn sqlite:////path into sqlite://path.
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
@@ -156,9 +157,9 @@ def without_credentials(uri: str) -> str:
 
 @contextmanager
 def registry_errors(what: str) -> Iterator[None]:
-    """Turn what MLflow raises inside the block into a :class:`RegistryError` that begins with ``what``.
+    """Turn MLflow's exceptions inside the block into a :class:`RegistryError`.
 
-    :param what: what could not be done, without a full stop
+    :param what: start of the message: what could not be done, without a full stop
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
@@ -172,8 +173,8 @@ def registry_errors(what: str) -> Iterator[None]:
             raise RegistryError(
                 f"{what}: MLflow refuses the credentials. Check the connection's login and password."
             ) from error
-        unwell = status in (429, 502, 503, 504) or "Max retries exceeded" in message or "too many" in message
-        kind = RegistryUnavailableError if unwell else RegistryError
+        unavailable = status in (429, 502, 503, 504) or "Max retries exceeded" in message or "too many" in message
+        kind = RegistryUnavailableError if unavailable else RegistryError
         raise kind(f"{what}: {message.rstrip('.')}.") from error
     except RequestException as error:
         raise RegistryUnavailableError(f"{what}: {_cause(error)}.") from error

@@ -1,14 +1,14 @@
-"""The ledger: every decision about a model's champion, and every request for another one, one JSON file each, never changed afterwards.
+"""The ledger: an append-only record of all decisions about a model's champion and of all requests for retraining.
 
-Layout under the artifact store, for a model called MODEL::
+Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
     ledger/MODEL/00000001.json
     ledger/MODEL/00000002.json
 
-Each entry holds the SHA-256 of the file before, so a changed, removed or inserted entry shows; that of each promotion and
-rollback is also kept in MLflow, on the version it made champion (:mod:`airflow_mlops.registry.aliases`), so that the end of the
-chain cannot be cut off unseen. An object store has no append; a file is created only where there is none yet, so two writers
-never take the same number.
+Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow keeps the
+SHA-256 of each promotion and rollback as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
+the last entries is detected as well. Object stores cannot append to a file. The store creates a file only if it does not
+exist, so two writers never use the same number.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from airflow_mlops.registry.verdict import CandidateVerdict
 
 
 class Origin(Model):
-    """What a version was made from, as its MLflow run says; empty where that does not.
+    """The origin of a version, from the tags of its MLflow run. Missing tags become empty fields.
 
     :param dataset: id of the training set
     :param package: version of ``airflow_mlops`` that trained it
     :param code: hash of the trainer's code
-    :param environment: hash of Python's version and of the packages that the model's requirements pin
+    :param environment: hash of the versions of Python and of the packages in the model's requirements
     """
 
     version: int
@@ -49,21 +49,22 @@ class Origin(Model):
 
 
 def folder_name(name: str) -> str:
-    """The name of a registered model, which may hold anything, as the name of one folder."""
+    """The name of a registered model, which may contain any characters, as the name of a single folder."""
     return quote(name, safe="").replace(".", "%2E")
 
 
 class Decision(Model):
-    """What was decided about a model's champion, and on what grounds.
+    """A decision about a model's champion, and its grounds.
 
-    :param decision: ``requested`` is monitoring's: it wants another champion, and ``provenance`` holds the request
-    :param replaced: the champion before the decision, if there was one
-    :param champion: the champion after it, if there is one
-    :param candidates: what was found about each candidate: metrics and gates with their numbers
-    :param code: version of ``airflow_mlops``, and the tags of the new champion's run that name its code and data
-    :param origins: what each candidate, or the version rolled back to, was made from
+    :param decision: the kind of decision. ``requested`` is a request of monitoring for retraining, which is in
+        ``provenance``
+    :param replaced: the champion before the decision; ``None`` if there was none
+    :param champion: the champion after the decision; ``None`` if there is none
+    :param candidates: metrics and gate results of each candidate
+    :param code: version of ``airflow_mlops``, and the tags of the new champion's run
+    :param origins: the origin of each candidate, or of the version rolled back to
     :param reason: one sentence
-    :param approval: who approved or rejected it, and when; ``None`` where nobody was asked
+    :param approval: who approved or rejected it, and when; ``None`` if no approval was needed
     """
 
     decision: Literal["promoted", "refused", "rolled_back", "requested"]
@@ -80,18 +81,18 @@ class Decision(Model):
 
     @property
     def moves(self) -> bool:
-        """Whether the decision moves the champion."""
+        """Whether the decision changes the champion."""
         return self.decision in ("promoted", "rolled_back")
 
 
 class Entry(Decision):
-    """A decision as it is kept.
+    """A decision in the ledger.
 
-    :param seq: its number: from 1, without gaps
-    :param id: names the task that decided (:attr:`StepContext.key`), so that a retry finds what it wrote
-    :param time: when it was written, UTC
-    :param previous: SHA-256 of the file before, empty for the first
-    :param sha256: of this entry's own file; not in it
+    :param seq: number of the entry, from 1 without gaps
+    :param id: key of the task that decided (:attr:`StepContext.key`), by which a retry finds its entry
+    :param time: time of writing, UTC
+    :param previous: SHA-256 of the previous entry's file; empty for the first entry
+    :param sha256: SHA-256 of this entry's own file; not stored in the file
     """
 
     seq: int
@@ -103,17 +104,17 @@ class Entry(Decision):
 
     @property
     def requested(self) -> Request | None:
-        """The request for retraining that the entry makes or answers; ``None`` where nobody asked."""
+        """The request for retraining that this entry makes or answers; ``None`` if there is none."""
         return self.provenance.request(self.model)
 
 
 def requests(entries: Sequence[Entry]) -> list[Request]:
-    """All requests for retraining, by the time they were made."""
+    """All requests for retraining, oldest first."""
     return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """The requests that the gates, or people, have refused since the champion last changed, newest first."""
+    """The requests whose candidates were refused since the champion last changed, newest first."""
     refused = []
     for entry in reversed(entries):
         if entry.moves:
@@ -124,7 +125,7 @@ def refused_requests(entries: Sequence[Entry]) -> list[Request]:
 
 
 class Ledger:
-    """One model's decisions."""
+    """The ledger of one model."""
 
     def __init__(self, store: ArtifactStore, model: str) -> None:
         self.store = store
@@ -134,7 +135,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All entries, oldest first.
 
-        :raises RegistryError: an entry was changed, removed or inserted; it names the entry and its file
+        :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
         """
         entries: list[Entry] = []
         for key in self.store.keys(self.folder):
@@ -142,36 +143,36 @@ class Ledger:
             try:
                 entry = Entry.model_validate_json(data)
             except ValidationError as error:
-                raise self.broken(f"{self.store.url_of(key)} is not an entry") from error
+                raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
             seq = len(entries) + 1
             if key > self._key(seq):
                 if self.store.exists(self._key(seq)):
-                    # A folder that is written while it is listed may show a file and not the one before.
+                    # A listing that runs during a write may contain the new file but not the previous one.
                     return self.entries()
-                raise self.broken(f"entry {seq}, {self.url(seq)}, is missing")
+                raise self.tampered(f"entry {seq}, {self.url(seq)}, is missing")
             if key != self._key(seq) or entry.seq != seq:
-                raise self.broken(f"{self.store.url_of(key)} is not entry {seq}, which would come here")
+                raise self.tampered(f"{self.store.url_of(key)} is in the place of entry {seq}")
             if entry.previous != (entries[-1].sha256 if entries else ""):
-                raise self.broken(self._where(entries, entry))
+                raise self.tampered(self._broken_link(entries, entry))
             entries.append(entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}))
         return entries
 
-    def _where(self, entries: list[Entry], entry: Entry) -> str:
+    def _broken_link(self, entries: list[Entry], entry: Entry) -> str:
         if not entries:
-            return f"entry 1, {self.url(entry.seq)}, was written after another one, which is gone"
+            return f"entry 1, {self.url(entry.seq)}, was written after another entry, which was removed"
         return (
-            f"entry {entries[-1].seq}, {self.url(entries[-1].seq)}, is not what it was when entry {entry.seq}, "
-            f"{self.url(entry.seq)}, was written after it"
+            f"entry {entries[-1].seq}, {self.url(entries[-1].seq)}, was changed after entry {entry.seq}, "
+            f"{self.url(entry.seq)}, was written"
         )
 
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
-        """Write down, once, what ``decide`` makes of the entries so far.
+        """Decide and append the decision, once.
 
-        Where another task writes at the same time, one of the two comes first and the other is asked to decide
-        again, with that entry before it.
+        If another task appends an entry at the same time, only one of the two succeeds. The other one calls ``decide``
+        again with the new entry included.
 
-        :param entry_id: the entry's ``id``; if it is in the ledger already, that entry is returned and nothing decided
-        :param decide: returns ``None`` where there is nothing to write down
+        :param entry_id: the ``id`` of the entry. If the ledger contains it already, that entry is returned
+        :param decide: takes the existing entries; returns ``None`` if there is nothing to append
         """
         while True:
             entries = self.entries()
@@ -194,16 +195,16 @@ class Ledger:
                 return entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
 
     def url(self, seq: int) -> str:
-        """Where the file of the entry with this number lies."""
+        """URL of the file of the entry with this number."""
         return self.store.url_of(self._key(seq))
 
     def _key(self, seq: int) -> str:
         return f"{self.folder}/{seq:08d}.json"
 
-    def broken(self, problem: str) -> RegistryError:
-        """The error that says what is wrong with the chain.
+    def tampered(self, problem: str) -> RegistryError:
+        """The error for a ledger that was tampered with.
 
-        :param problem: which entry, which file, and what about it
+        :param problem: the entry, its file, and what is wrong with it
         """
         return RegistryError(
             f"The ledger of {self.model!r} was tampered with: {problem}. "

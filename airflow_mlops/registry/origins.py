@@ -1,4 +1,4 @@
-"""What a version was made from, by its MLflow run."""
+"""The origin of a version, from the tags of its MLflow run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-# Tag of a run: the version of the user's code that trained, which DAG authors set.
+# Tag of a run, set by DAG authors: the version of the user's training code.
 CODE_VERSION = "mlops.code_version"
 
 
 def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
-    """What ``ref`` was made from, as far as its run says; one whose run is gone, or that has none, has an empty
-    origin.
+    """The origin of ``ref``. It is empty if the version has no run or the run was deleted.
 
-    :raises RegistryUnavailableError: MLflow does not answer
+    :raises RegistryUnavailableError: MLflow does not respond
     """
     tags = _tags(client, ref)
     return Origin(
@@ -34,9 +33,9 @@ def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
 
 
 def code_version(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """The version of the user's code that trained ``ref``, if its run says so.
+    """The version of the user's training code; ``None`` if the run has no such tag.
 
-    :raises RegistryUnavailableError: MLflow does not answer
+    :raises RegistryUnavailableError: MLflow does not respond
     """
     return _tags(client, ref).get(CODE_VERSION)
 

@@ -1,4 +1,4 @@
-"""MLflow runs that survive retries: one run for one key."""
+"""MLflow runs that survive retries: each key has exactly one run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ KEY = "mlops.key"
 def run_for(
     client: MlflowClient, experiment: str, key: str, name: str, tags: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """The one run of ``experiment`` whose tag ``mlops.key`` is ``key``: created the first time, resumed by a retry.
+    """Create the run of ``experiment`` whose tag ``mlops.key`` is ``key``, or resume it in a retry.
 
-    The run ends ``FINISHED`` with the block, ``FAILED`` where the block raises, ``KILLED`` where it is interrupted.
+    At the end of the block, the status of the run becomes ``FINISHED``; ``FAILED`` if the block raises an exception, and
+    ``KILLED`` if it is interrupted.
 
     :param key: :attr:`StepContext.key`, the same for each retry of a task
-    :param name: the run's name in MLflow's pages
-    :param tags: tags to set on the run
-    :return: the run's id
+    :param name: name of the run in MLflow
+    :param tags: tags of the run
+    :return: id of the run
     :raises RegistryError: the run can be neither found nor created
     """
     with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
@@ -51,13 +52,13 @@ def run_for(
             with registry_errors(f"MLflow run {name!r} cannot be ended"):
                 client.set_terminated(run_id, status)
         else:
-            # The first error is the one to hear about.
+            # An error here must not hide the original one.
             with suppress(Exception):
                 client.set_terminated(run_id, status)
 
 
 def experiment_for(client: MlflowClient, name: str) -> str:
-    """The id of the experiment called ``name``, which is created where there is none.
+    """The id of the experiment ``name``. It is created if it does not exist.
 
     :raises RegistryError: the experiment was deleted
     """
@@ -68,27 +69,27 @@ def experiment_for(client: MlflowClient, name: str) -> str:
         try:
             return str(client.create_experiment(name))
         except MlflowException as error:
-            # Mapped tasks start together: another one was first.
+            # Another mapped task has created it at the same time.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise error
     if found.lifecycle_stage != "active":
         raise RegistryError(
             f"MLflow experiment {name!r} was deleted: restore it "
-            f"(`mlflow experiments restore -x {found.experiment_id}`) or give another `experiment`."
+            f"(`mlflow experiments restore -x {found.experiment_id}`) or use another `experiment`."
         )
     return str(found.experiment_id)
 
 
 def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    # MLflow's filters know no escapes.
+    # MLflow's filters have no escape character.
     quoted = f'"{key}"' if "'" in key else f"'{key}'"
     runs = client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted}", max_results=1, order_by=["start_time ASC"])
     return str(runs[0].info.run_id) if runs else None
 
 
 def run_url(client: MlflowClient, run_id: str) -> str | None:
-    """The address of the run's page, where the tracking server has pages."""
+    """URL of the run's page; ``None`` if the tracking server has no pages."""
     uri = without_credentials(client.tracking_uri).rstrip("/")
     if not uri.startswith(("http://", "https://")):
         return None

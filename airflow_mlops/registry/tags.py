@@ -1,4 +1,4 @@
-"""The tags of MLflow runs."""
+"""The tags of an MLflow run that trains or searches."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.data.datasets import Manifest
-from airflow_mlops.registry.environment import surroundings
+from airflow_mlops.registry.machine import machine_tags
 
 
 def run_tags(
-    model: str, seed: int, manifest: Manifest, provenance: Provenance, own: Mapping[str, str]
+    model: str, seed: int, manifest: Manifest, provenance: Provenance, user_tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """MLflow tags of a run: its data, the environment of its code, and the task it belongs to.
+    """Tags with the data, the machine, the task and the request for retraining of a run.
 
-    :param own: the user's tags, which take precedence
+    :param user_tags: tags of the user, which take precedence
     """
     tags = {
         "mlops.model": model,
@@ -27,13 +27,12 @@ def run_tags(
         "mlops.dag_run_id": provenance.run_id,
         "mlops.task_id": provenance.task_id,
         "mlops.map_index": str(provenance.map_index) if provenance.map_index >= 0 else "",
-        **_asked(provenance.request(model)),
+        **_request_tags(provenance.request(model)),
     }
-    return {**{tag: value for tag, value in tags.items() if value}, **surroundings(), **own}
+    return {**{tag: value for tag, value in tags.items() if value}, **machine_tags(), **user_tags}
 
 
-def _asked(request: Request | None) -> dict[str, str]:
-    """What the tags say of the request for retraining that the run answers."""
+def _request_tags(request: Request | None) -> dict[str, str]:
     if request is None:
         return {}
     return {

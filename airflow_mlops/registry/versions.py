@@ -1,4 +1,4 @@
-"""Registered models: find a version, fetch its folder, register a candidate once."""
+"""Versions of registered models: look up, download, register."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHAMPION = "champion"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
-    """The version of ``model`` with the alias ``champion``, or ``None``: no champion yet, or no such model."""
+    """The version of ``model`` with the alias ``champion``; ``None`` if there is no champion or no such model."""
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"The champion of {model!r} cannot be looked up"):
@@ -45,15 +45,15 @@ def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
 
 
 def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
-    """The folder of a model version's files, fetched once and kept under the temporary folder of this user.
+    """Download a version's files, and return their folder. It is cached in the temporary folder of this user.
 
-    :raises RegistryError: the version or its files are gone
+    :raises RegistryError: the version or its files do not exist any more
     """
     import mlflow
 
-    with registry_errors(f"The files of {ref} cannot be fetched from MLflow"):
+    with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
         found = client.get_model_version(ref.model, str(ref.version))
-        # The source is in the name: the same version number may mean another model on another server.
+        # The same version number may be another model on another server, so the name contains the source.
         identity = "\n".join(
             [client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)]
         )
@@ -71,11 +71,11 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
             try:
                 partial.rename(folder)
             except OSError:
-                # Another task fetched the same version in the meantime.
+                # Another task has downloaded the same version meanwhile.
                 if not folder.is_dir():
                     raise
         except OSError as error:
-            raise RegistryError(f"The files of {ref} cannot be fetched from MLflow: {error}.") from error
+            raise RegistryError(f"The files of {ref} cannot be downloaded from MLflow: {error}.") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -85,7 +85,7 @@ def _cache() -> Path:
     folder = Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "models"
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     owner = folder.parent.lstat()
-    # Someone else's folder could hold someone else's models.
+    # A folder of another user could contain manipulated models.
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
         raise RegistryError(f"{folder.parent} is not a private folder of this user: remove it, or set TMPDIR.")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -95,9 +95,9 @@ def _cache() -> Path:
 def register(
     client: MlflowClient, model: str, run_id: str, model_id: str, tags: Mapping[str, str] | None = None
 ) -> ModelVersionRef:
-    """Make the logged model ``model_id`` a version of ``model``, once: a run that has a version already keeps that one.
+    """Register the logged model ``model_id`` as a version of ``model``. If the run already has a version, return that one.
 
-    :param run_id: the run that made the model
+    :param run_id: the run that logged the model
     """
     from mlflow.exceptions import MlflowException
 
@@ -118,7 +118,7 @@ def register(
 
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
-    """The version of ``model`` that the run made, if there is one."""
+    """The first version of ``model`` from this run; ``None`` if there is none."""
     found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 

@@ -1,8 +1,8 @@
 """Explainable Boosting Machines in ONNX.
 
-Such a model finds the bin of each value and adds up what its tables say of the bins, in double precision, and so does
-this export: a tree finds the bin of a number, a dictionary that of a text. ``ebm2onnx`` (3.3) cannot export interactions
-of regressions and of several classes, and wants other inputs than the models here have.
+Such a model looks up the bin of each value and adds the scores of the bins in double precision. In the export, a tree finds
+the bin of a number and a dictionary that of a text. ``ebm2onnx`` (3.3) cannot export interactions of regressions and of
+multiclass models, and needs other inputs than the models of this package.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _ML = "ai.onnx.ml"
-# Bin of missing values; the last one is that of texts which were not in training.
+# Bin of missing values. The last bin is for texts that are not in the training data.
 MISSING = 0
 
 
 def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
-    """The model, with one input a feature and the output ``probabilities`` after ``label``, or ``value``.
+    """Convert the model to ONNX, with one input per feature and the outputs ``label`` and ``probabilities``, or ``value``.
 
     :param ebm: a fitted ExplainableBoostingClassifier or ExplainableBoostingRegressor
-    :param features: what it was given; features that no term uses become no inputs
-    :raises ModelFormatError: it learned from something else, from a text as a number or the other way round, or its
-        link function has no export
+    :param features: the features it was fitted to. Features that no term uses do not become inputs
+    :raises ModelFormatError: it was fitted to other columns, to a text as a number or a number as text, or its link
+        function is not supported
     """
     import onnx
     from onnx import helper
@@ -49,9 +49,9 @@ def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
 
 
 def bins(ebm: Any, feature: int, width: int) -> Any:
-    """How a term of ``width`` features cuts one of them up: ``{text: bin}``, or the cuts between bins, ascending.
+    """The bins of one feature in terms of ``width`` features: ``{text: bin}``, or the ascending cuts between the bins.
 
-    A number that equals a cut lies above it; bins are counted from 1.
+    A number equal to a cut belongs to the bin above it. Bins are numbered from 1.
     """
     levels = ebm.bins_[feature]
     return levels[min(len(levels), width) - 1]
@@ -62,19 +62,19 @@ class _Graph:
 
     def __init__(self, ebm: Any, features: Sequence[FeatureColumn]) -> None:
         self._ebm = ebm
-        self._features = _learned(ebm, features)
+        self._features = _fitted_features(ebm, features)
         self._names = {feature.name for feature in features}
         self.nodes: list[NodeProto] = []
         self.constants: list[Any] = []
         self.inputs: list[ValueInfoProto] = []
-        # Where the bin of each feature is found, by feature and level.
+        # Name of the node that finds the bin, by feature and width of the term.
         self._bins: dict[tuple[int, int], str] = {}
 
     def build(self) -> list[ValueInfoProto]:
-        """Make all nodes, and return the outputs."""
+        """Create all nodes, and return the outputs."""
         from onnx import TensorProto, helper
 
-        # A feature is cut up once for terms of its own and once for interactions.
+        # A feature may have different bins for terms of one feature and for interactions.
         used = dict.fromkeys(
             (feature, min(len(self._ebm.bins_[feature]), len(term)))
             for term in self._ebm.term_features_
@@ -95,7 +95,7 @@ class _Graph:
         return self._features[feature].kind == "string"
 
     def _name(self, wanted: str) -> str:
-        """A name that no feature has and nothing else."""
+        """A unique name."""
         while wanted in self._names:
             wanted += "_"
         self._names.add(wanted)
@@ -117,7 +117,7 @@ class _Graph:
         return name
 
     def _number_bins(self, used: list[tuple[int, int]]) -> None:
-        """One tree for each way in which a number is cut up, and what they answer, as one column each."""
+        """Add one tree for the bins of each number and width of term."""
         from onnx import TensorProto
 
         if not used:
@@ -143,7 +143,7 @@ class _Graph:
         )
 
     def _term(self, number: int) -> str:
-        """What a term adds to the score, shape (n, k)."""
+        """Add the nodes of a term's contribution to the score, shape (n, k)."""
         features, scores = self._ebm.term_features_[number], self._ebm.term_scores_[number]
         place = ""
         for feature, size in zip(features, scores.shape, strict=False):
@@ -168,7 +168,7 @@ class _Graph:
             found = self._add("Softmax", score, output="probabilities", axis=1)
         else:
             raise ModelFormatError(
-                f"A model with the link function {link!r} cannot be exported to ONNX: take another objective."
+                f"A model with the link function {link!r} cannot be exported to ONNX: use another objective."
             )
         classes = self._ebm.classes_
         text = classes.dtype.kind in "OU"
@@ -181,35 +181,34 @@ class _Graph:
         ]
 
 
-def _learned(ebm: Any, features: Sequence[FeatureColumn]) -> list[FeatureColumn]:
-    """The features that the model learned from, in its order.
+def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[FeatureColumn]:
+    """The features that the model was fitted to, in its order.
 
-    :raises ModelFormatError: it was not given all of them as what they are
+    :raises ModelFormatError: it was fitted to other columns, or to a feature of another type
     """
     known = {feature.name: feature for feature in features}
     for place, name in enumerate(ebm.feature_names_in_):
         if name not in known:
             raise ModelFormatError(
-                f"The model learned from {name!r}, which is no feature: fit it to the DataFrame, not to arrays."
+                f"The model was fitted to {name!r}, which is not a feature: fit it to the DataFrame, not to arrays."
             )
-        # What no term uses has no bins.
+        # A feature that no term uses has no bins.
         if ebm.bins_[place] and (known[name].kind == "string") != isinstance(bins(ebm, place, 1), dict):
             raise ModelFormatError(
-                f"The model learned from feature {name!r}, which is of kind {known[name].kind}, as "
-                f"{ebm.feature_types_in_[place]!r}: give it feature_types, 'continuous' for numbers and 'nominal' for "
-                "text."
+                f"The model treats the feature {name!r} of kind {known[name].kind} as "
+                f"{ebm.feature_types_in_[place]!r}: set feature_types to 'continuous' for numbers and 'nominal' for text."
             )
     return [known[name] for name in ebm.feature_names_in_]
 
 
 def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The same cuts for numbers of single precision: the smallest that lie at or above them."""
+    """The cuts in single precision: for each cut the smallest float32 number that is not below it."""
     rounded = cuts.astype(np.float32)
     return np.where(rounded < cuts, np.nextafter(rounded, np.float32(np.inf)), rounded)
 
 
 class _Trees:
-    """Binary search as trees of a TreeEnsembleRegressor, whose leaves are the numbers of the bins."""
+    """Binary searches as trees of a TreeEnsembleRegressor, whose leaves are bin numbers."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {
@@ -222,7 +221,7 @@ class _Trees:
 
     def add(self, cuts: NDArray[np.float32], feature: int, target: int) -> None:
         self._feature, self._target, self._size = feature, target, 0
-        # Nothing is below minus infinity: only what is missing goes this way.
+        # No number is below minus infinity, so only missing values take this branch.
         root = self._node("BRANCH_LT", -np.inf, missing=True)
         self._branches(root, self._leaf(MISSING), self._search(cuts, 0, len(cuts)))
 

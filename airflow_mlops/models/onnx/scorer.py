@@ -1,4 +1,4 @@
-"""Scoring with the ONNX export of a registered model: nothing in it can run code when it is loaded."""
+"""Score with the ONNX export of a registered model. Loading it runs no code of the model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 
 MODEL_FILE, CONTRACT_FILE, PROFILE_FILE = "model.onnx", "mlops/contract.json", "mlops/profile.json"
 
-# Rows given to ONNX Runtime at once: wide intermediate tensors (one-hot columns) stay in the processor's cache.
+# Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
 _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 
 
 class OnnxModel:
-    """A registered model's ONNX export and its contract. It may be used by several threads at once.
+    """A registered model's ONNX export and its contract. It is thread-safe.
 
-    :param model: the ONNX model, serialised
-    :param contract: what the model promises
-    :raises ModelFormatError: ONNX Runtime cannot load it, or it does not fit the contract
+    :param model: the serialised ONNX model
+    :raises ModelFormatError: ONNX Runtime cannot load it, or it has inputs that the contract does not name
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
@@ -42,8 +41,8 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Rows are spread over threads here, and each thread runs the whole graph on its rows: that costs about half
-        # the processor time of ONNX Runtime's own threads, which split every single operator.
+        # Here each thread runs the whole graph on its own rows. This needs about half the processor time of ONNX
+        # Runtime's own threads, which split every operator.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         try:
@@ -57,8 +56,8 @@ class OnnxModel:
         self._inputs: list[NodeArg] = self._session.get_inputs()
         known = {feature.name for feature in contract.features}
         if unknown := [node.name for node in self._inputs if node.name not in known]:
-            raise ModelFormatError(f"The ONNX model has an input {unknown[0]!r} that its contract does not name.")
-        # Of a classifier only the probabilities are asked for; the label follows from them and the threshold.
+            raise ModelFormatError(f"The ONNX model has an input {unknown[0]!r} that is not a feature in its contract.")
+        # For a classifier, only the probabilities are computed. The label follows from them and the threshold.
         outputs = [node.name for node in self._session.get_outputs()]
         self._output = outputs[0] if contract.task == "regression" else outputs[-1]
 
@@ -66,26 +65,26 @@ class OnnxModel:
     def load(cls, folder: Path) -> OnnxModel:
         """Load the model from the folder of its version.
 
-        :param folder: what :func:`airflow_mlops.registry.versions.download` returns
-        :raises ModelFormatError: the folder holds no ONNX model, or no contract
+        :param folder: the downloaded files, see :func:`airflow_mlops.registry.versions.download`
+        :raises ModelFormatError: the folder has no ONNX model or no contract
         """
         contract = read_contract(folder)
         try:
             return cls((Path(folder) / MODEL_FILE).read_bytes(), contract)
         except FileNotFoundError:
             raise ModelFormatError(
-                f"{folder} has no {MODEL_FILE}, and scoring loads nothing else: train the model with TrainOperator."
+                f"{folder} has no {MODEL_FILE}, which scoring needs: train the model with TrainOperator."
             ) from None
 
     @property
     def engine(self) -> str:
-        """What computes the predictions, for logs and reports."""
+        """Name of the engine that computes the predictions, for logs and reports."""
         import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__} ({self._session.get_providers()[0]})"
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
-        """Predict every row of ``data``; it may have more columns than the features, in any order.
+        """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
         :raises SchemaError: a feature is missing or has another type than in training
         """
@@ -98,7 +97,7 @@ class OnnxModel:
             (output,) = self._session.run([self._output], {name: feed(start, end) for name, feed in feeds.items()})
             if output.size != (end - start) * width:
                 raise ModelFormatError(
-                    f"The ONNX model answers with shape {output.shape} for {end - start} rows of {width} classes."
+                    f"The ONNX model returned an array of shape {output.shape} for {end - start} rows and {width} classes."
                 )
             found[start:end] = output.reshape(-1, width)
 
@@ -113,17 +112,17 @@ class OnnxModel:
 
 
 def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
-    """What cuts the rows ``[start, end)`` of one input, shape (rows, 1), out of ``data``."""
+    """A function that returns the rows ``[start, end)`` of one input, shape (end - start, 1)."""
     values = inputs.column(data, node.name)
     if node.type == "tensor(string)":
         encoded = inputs.texts(values, node.name)
-        # Each different text becomes a Python object once, not once a row.
+        # Each distinct text becomes a Python object only once.
         known = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
         codes = encoded.indices.to_numpy()
         return lambda start, end: known[codes[start:end]].reshape(-1, 1)
     numbers = inputs.numbers(values, node.name)
     if node.type == "tensor(int64)" and np.isnan(numbers).any():
-        raise SchemaError(f"Feature {node.name!r} is a whole number for the model and is missing in some rows.")
+        raise SchemaError(f"Feature {node.name!r} is an integer in the model, but is missing in some rows.")
     converted = numbers.astype(_NUMPY[node.type], copy=False)
     return lambda start, end: converted[start:end].reshape(-1, 1)
 
@@ -141,9 +140,9 @@ def has_contract(folder: Path) -> bool:
 
 
 def read_contract(folder: Path) -> ModelContract:
-    """The contract in a model's folder.
+    """Read the contract in a model's folder.
 
-    :raises ModelFormatError: there is none, or it cannot be read
+    :raises ModelFormatError: there is none, or it is invalid
     """
     file = Path(folder) / CONTRACT_FILE
     try:

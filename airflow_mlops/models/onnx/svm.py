@@ -1,7 +1,7 @@
 """Support vector machines in ONNX, as matrix products.
 
-ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector after the other; the same kernel
-written as matrix products of many rows with many support vectors takes a tenth of the time.
+ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector at a time. The same kernel as matrix
+products of many rows with many support vectors takes a tenth of the time.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# Support vectors in one product: what it makes of some thousand rows fits the processor's cache, and the memory.
+# Support vectors per product. The result for some thousand rows fits into the processor's cache.
 VECTORS = 512
 
 
 def multiply_kernels(model: ModelProto) -> ModelProto:
-    """Write the support vector machines in ``model`` as matrix products, in place. Its inputs, outputs and, but for
-    rounding, its answers stay. Left alone are classifiers of more than two classes, or with probabilities of their own
-    (``SVC(probability=True)``, which scikit-learn finds by an iteration that stops early)."""
+    """Rewrite the support vector machines in ``model`` as matrix products, in place.
+
+    Inputs, outputs and, up to rounding, predictions stay the same. Classifiers of more than two classes are not rewritten,
+    nor are those with built-in probabilities (``SVC(probability=True)``), which scikit-learn computes by an iteration that
+    stops early.
+    """
     nodes: list[NodeProto] = []
     precision = np.float64 if _is_double(model) else np.float32
     for node in model.graph.node:
-        nodes.extend(_Machine(node, model.graph.initializer, precision).nodes if _can_be_written(node) else [node])
+        nodes.extend(_Machine(node, model.graph.initializer, precision).nodes if _is_supported(node) else [node])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
@@ -42,7 +45,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _can_be_written(node: NodeProto) -> bool:
+def _is_supported(node: NodeProto) -> bool:
     if node.op_type == "SVMRegressor":
         return True
     if node.op_type != "SVMClassifier":
@@ -52,7 +55,7 @@ def _can_be_written(node: NodeProto) -> bool:
 
 
 class _Machine:
-    """The nodes that take the place of one."""
+    """The nodes that replace one support vector machine."""
 
     def __init__(self, node: NodeProto, initializers: Any, precision: type) -> None:
         self._svm = _attributes(node)
@@ -80,7 +83,7 @@ class _Machine:
         return name
 
     def _decision(self) -> str:
-        """The decision function, shape (n, 1)."""
+        """Add the nodes of the decision function, shape (n, 1)."""
         svm = self._svm
         width = svm.get("n_supports") or sum(svm["vectors_per_class"])
         vectors = np.reshape(svm["support_vectors"], (width, -1))

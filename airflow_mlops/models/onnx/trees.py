@@ -1,8 +1,8 @@
-"""Large forests in ONNX, cut into pieces that a processor's cache holds.
+"""Split large forests in ONNX into pieces that fit into a processor's cache.
 
-ONNX Runtime leads each row through all trees of an ensemble before it takes the next row, so an ensemble larger than
-the cache is fetched from memory again for every row. A piece after the other, each for many rows, takes less than
-half the time; what the pieces answer is added up.
+ONNX Runtime evaluates all trees of an ensemble for one row before the next row, so an ensemble larger than the cache is
+loaded from memory again for every row. Evaluating one piece after the other, each for many rows, takes less than half the
+time. The outputs of the pieces are added.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# Of one piece; about half a megabyte in ONNX Runtime.
+# Tree nodes per piece: about half a megabyte in ONNX Runtime.
 NODES = 16_384
 
 
 def split_forests(model: ModelProto) -> ModelProto:
-    """Cut the large forests in ``model``, in place. Its inputs, outputs and, but for rounding, its answers stay."""
+    """Split the large forests in ``model``, in place. Inputs, outputs and, up to rounding, predictions stay the same."""
     nodes = [part for node in model.graph.node for part in _split(node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -37,7 +37,7 @@ def _split(node: NodeProto) -> Iterator[NodeProto]:
     classifier = node.op_type == "TreeEnsembleClassifier"
     scores = node.output[1] if classifier else node.output[0]
     classes: list[Any] = ensemble.get("classlabels_int64s") or ensemble.get("classlabels_strings") or []
-    # Of two classes skl2onnx gives the weight of the second one alone.
+    # For two classes, skl2onnx stores only the weights of the second one.
     one_of_two = classifier and len(set(ensemble["class_ids"])) == 1
     names = []
     for number, piece in enumerate(_pieces(ensemble, "class" if classifier else "target")):
@@ -48,7 +48,7 @@ def _split(node: NodeProto) -> Iterator[NodeProto]:
             [names[-1]],
             domain="ai.onnx.ml",
             n_targets=ensemble["n_targets"] if not classifier else 1 if one_of_two else len(classes),
-            # What all rows start from is added once.
+            # The base values are added only once.
             **({"base_values": ensemble["base_values"]} if "base_values" in ensemble and number == 0 else {}),
             **piece,
         )
@@ -79,12 +79,12 @@ def _can_be_split(node: NodeProto, ensemble: dict[str, Any]) -> bool:
         return True
     classes = ensemble.get("classlabels_int64s") or ensemble.get("classlabels_strings") or ()
     given = len(set(ensemble["class_ids"]))
-    # With negative weights the border between two classes is not one half.
+    # With negative weights, the decision threshold between two classes is not 0.5.
     return given == len(classes) or (given == 1 and len(classes) == 2 and min(ensemble["class_weights"]) >= 0)
 
 
 def _pieces(ensemble: dict[str, Any], leaf: str) -> Iterator[dict[str, Any]]:
-    """The attributes of each piece: whole trees, as many as fit."""
+    """The attributes of each piece, which consists of as many whole trees as fit."""
     trees, first, sizes = np.unique(ensemble["nodes_treeids"], return_index=True, return_counts=True)
     order = np.argsort(first)
     ends = np.cumsum(sizes[order])

@@ -1,10 +1,9 @@
-"""How a model that TrainOperator did not make is loaded, and which code that runs.
+"""Load MLflow models that TrainOperator did not make, without running their code by default.
 
-What loading one of them runs is written in its own files: :func:`mlflow.pyfunc.load_model` puts the model's ``code``
-folder on the import path, imports the module that ``MLmodel`` names, and unpickles what most flavours store. MLflow's
-list of types that skops may trust is read from the same file. So only three kinds are loaded unasked, none of which
-can name code to run: a scikit-learn model in the format skops that holds nothing but types skops itself trusts, and
-XGBoost's and LightGBM's own formats.
+The files of such a model determine the code that :func:`mlflow.pyfunc.load_model` runs: it puts the model's ``code`` folder
+on the import path, imports the module named in ``MLmodel``, and unpickles the files of most flavours. The list of types
+that MLflow lets skops load comes from the same file. Therefore only formats that cannot name code are loaded by default:
+scikit-learn models in skops format with only types that skops itself trusts, and XGBoost's and LightGBM's own formats.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import Model
 
-# Asks a model, and the classes whose probabilities it answers with; ``None`` where its answer has to tell.
+# A function that calls the model, and the classes whose probabilities it returns (``None`` if they are unknown).
 Answer = tuple[Callable[["pd.DataFrame"], Any], "list[Any] | None"]
 
-# Classes whose files are read as data, by the module that reads them.
+# Classes whose files are read as data, by the loader module that reads them.
 _DATA_ONLY = {
     "mlflow.xgboost": ("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor"),
     "mlflow.lightgbm": ("lightgbm.basic.Booster",),
 }
-# Loaders of models of scikit-learn's interface, so that `predict_proba` means what it means there.
+# Loaders of models with scikit-learn's interface, whose `predict_proba` returns probabilities of `classes_`.
 _ESTIMATORS = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost")
 
 
 def describe(folder: Path, name: str) -> Model:
-    """What the model's own files say about it.
+    """Read the model's ``MLmodel`` file.
 
-    :raises ModelFormatError: they are no MLflow model, or none with the flavour python_function
+    :raises ModelFormatError: it is not an MLflow model, or has no flavour python_function
     """
     from mlflow.models import Model
 
@@ -46,49 +45,50 @@ def describe(folder: Path, name: str) -> Model:
         description = Model.load(str(folder))
         pyfunc = description.flavors.get("python_function")
     except Exception as error:
-        raise ModelFormatError(f"{folder} holds no MLflow model: {' '.join(str(error).split())}.") from error
+        raise ModelFormatError(f"{folder} is not an MLflow model: {' '.join(str(error).split())}.") from error
     if pyfunc is None:
         flavours = ", ".join(description.flavors) or "none"
         raise ModelFormatError(
-            f"{name} was not made by TrainOperator and has no flavour python_function (it has {flavours}): log it by the "
+            f"{name} was not made by TrainOperator and has no flavour python_function (only {flavours}): log it with the "
             "log_model of one of MLflow's flavours, or train it with TrainOperator."
         )
     return description
 
 
 def load_answer(folder: Path, name: str, description: Model, *, allow_pyfunc: bool) -> Answer:
-    """Load the model, and say how to ask it.
+    """Load the model.
 
-    :param allow_pyfunc: whether code that comes with the model may run
-    :raises ModelFormatError: it cannot be loaded, or would run code that nobody allowed
+    :param allow_pyfunc: whether code in the model's files may run
+    :return: a function that calls the model, and the classes whose probabilities it returns
+    :raises ModelFormatError: it cannot be loaded, or loading it would run code that is not allowed
     """
-    answer = _unasked(folder, name, description)
+    answer = _load_data_only(folder, name, description)
     if answer is None and not allow_pyfunc:
         raise ModelFormatError(
-            f"Loading {name} would run code that comes with it ({_what_runs(description)}): if you trust whoever "
-            "registers versions of it, say allow_pyfunc=True."
+            f"Loading {name} would run code from its files ({_what_runs(description)}): set allow_pyfunc=True if you trust "
+            "everyone who registers versions of this model."
         )
     return answer or _by_mlflow(folder, name, description)
 
 
 def engine(description: Model) -> str:
-    """What computes the predictions."""
+    """Name of the engine that computes the predictions."""
     import mlflow
 
     return f"{_loader(description)} (mlflow {mlflow.__version__})"
 
 
-def _unasked(folder: Path, name: str, description: Model) -> Answer | None:
-    """Load what cannot name code to run; ``None`` for anything else."""
+def _load_data_only(folder: Path, name: str, description: Model) -> Answer | None:
+    """Load a model whose files cannot name code to run; return ``None`` for any other model."""
     own = _own(description)
     if _loader(description) == "mlflow.sklearn" and own.get("serialization_format") == "skops":
         return _by_skops(folder / str(own.get("pickled_model")), name)
     pyfunc = description.flavors["python_function"]
     classes = _DATA_ONLY.get(_loader(description), ())
     file = str(pyfunc.get("data"))
-    # MLflow's loader looks for the class once more, in the MLmodel beside this file.
-    beside = Path(file).name == file and (folder / file).is_file()
-    if own.get("model_class") in classes and beside and not pyfunc.get("code"):
+    # MLflow's loader reads the class again, from the MLmodel file in the folder of this file.
+    in_folder = Path(file).name == file and (folder / file).is_file()
+    if own.get("model_class") in classes and in_folder and not pyfunc.get("code"):
         return _by_mlflow(folder, name, description)
     return None
 
@@ -99,7 +99,7 @@ def _by_skops(file: Path, name: str) -> Answer | None:
         from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError:
         raise ModelFormatError(
-            f"{name} is stored by skops: install airflow-mlops[sklearn] where the step runs."
+            f"{name} is stored in skops format: install airflow-mlops[sklearn] where the step runs."
         ) from None
     try:
         model = load_skops(file)
@@ -122,7 +122,7 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     except Exception as error:
         raise ModelFormatError(
             f"MLflow cannot load {name}: {one_line(error, 500)}. The packages it needs are in its "
-            "requirements.txt: install them where the step runs, or let it run elsewhere by run_on."
+            "requirements.txt: install them where the step runs, or choose another environment with run_on."
         ) from error
     ask, classes = _probabilities(raw) or (model.predict, None)
     return (_within(modules, ask) if modules else ask), classes
@@ -137,9 +137,9 @@ def _within(modules: FolderModules, ask: Callable[[pd.DataFrame], Any]) -> Calla
 
 
 def _probabilities(model: Any) -> Answer | None:
-    """How to ask an estimator for probabilities, if it gives them."""
+    """The ``predict_proba`` of an estimator with its classes; ``None`` if it has none."""
     classes = getattr(model, "classes_", None)
-    # Of several labels at once there would be a list of arrays.
+    # The classes of a multi-output estimator are a list of arrays.
     if hasattr(model, "predict_proba") and isinstance(classes, np.ndarray):
         return model.predict_proba, classes.tolist()
     return None
@@ -150,12 +150,12 @@ def _loader(description: Model) -> str:
 
 
 def _own(description: Model) -> dict[str, Any]:
-    """The model's own flavour, which its loader reads."""
+    """The fields of the flavour that the loader reads."""
     return description.flavors.get(_loader(description).removeprefix("mlflow.")) or {}
 
 
 def _what_runs(description: Model) -> str:
-    """What code loading the model by MLflow would run."""
+    """Description of the code that would run if MLflow loaded the model."""
     pyfunc = description.flavors["python_function"]
     parts = [f"by {_loader(description)}"]
     if "python_model" in pyfunc:

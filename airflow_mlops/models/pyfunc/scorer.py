@@ -1,4 +1,4 @@
-"""Models that MLflow can load and TrainOperator did not make, measured and asked like those it made."""
+"""Score MLflow models that TrainOperator did not make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.types import ColSpec
     from numpy.typing import NDArray
 
-# By MLflow's name of the type: what kind of feature it is, and as what it is given to the model.
+# The kind of feature and the type to pass it in, by MLflow's name of the type.
 _TYPES: dict[str, tuple[Any, pa.DataType]] = {
     "double": ("number", pa.float64()),
     "float": ("number", pa.float32()),
@@ -37,11 +37,11 @@ _TYPES: dict[str, tuple[Any, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a model from elsewhere is measured on: its own files do not say what it predicts.
+    """The label that a foreign model is measured on, since its own files do not name it.
 
-    :param dataset: the dataset's name
-    :param schema: the dataset's columns
-    :param classes: the labels in it, sorted; empty for a regression
+    :param dataset: name of the dataset
+    :param schema: columns of the dataset
+    :param classes: distinct labels of the dataset, sorted; empty for a regression
     """
 
     dataset: str
@@ -52,12 +52,12 @@ class Target:
 
 
 class PyfuncModel:
-    """A model that answers with whatever its flavour answers with.
+    """A model whose output depends on its MLflow flavour: labels, probabilities or values.
 
-    :param name: what to call it in an error
-    :param answer: asks the model, for a DataFrame of the types that its signature names
-    :param types: for each feature of the contract, the type to give it in
-    :param engine: what computes the predictions, for logs and reports
+    :param name: name of the model in errors
+    :param answer: calls the model with a DataFrame whose columns have the types of its signature
+    :param types: for each feature of the contract, the type in which the model takes it
+    :param engine: name of the engine that computes the predictions, for logs and reports
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class PyfuncModel:
         self.engine = engine
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
-        """Predict every row of ``data``; it may have more columns than the features, in any order.
+        """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
-        :raises SchemaError: a feature is missing, or cannot be given in the type that the signature names
-        :raises EvaluationError: the model raises, or answers with what is no prediction
+        :raises SchemaError: a feature is missing, or cannot be converted to the type in the model's signature
+        :raises EvaluationError: the model raises, or its output is not a prediction
         """
         import pandas as pd
 
@@ -99,7 +99,7 @@ class PyfuncModel:
         if found.shape == (rows,):
             if contract.task == "regression":
                 return from_values(found.astype(np.float64).reshape(-1, 1), contract)
-            # Where the labels are fractions themselves, a model that gives numbers gives labels.
+            # Numbers are probabilities, except for labels that are fractions themselves.
             if contract.task == "binary" and found.dtype.kind == "f" and not isinstance(contract.positive, float):
                 positive = found.astype(np.float64)
                 return from_values(np.column_stack([1 - positive, positive]), contract)
@@ -107,8 +107,8 @@ class PyfuncModel:
         if contract.classes and found.shape == (rows, len(contract.classes)):
             return from_values(found.astype(np.float64), contract)
         raise EvaluationError(
-            f"{self._name} answers with shape {found.shape} for {rows} rows, and its task is {contract.task}: it must give "
-            f"{'a value' if contract.task == 'regression' else 'a label, or the probabilities,'} for each row."
+            f"{self._name} returned an array of shape {found.shape} for {rows} rows of a {contract.task} task: it must "
+            f"return {'a value' if contract.task == 'regression' else 'a label, or the probabilities,'} for each row."
         )
 
     def _labels(self, found: NDArray[Any]) -> Predictions:
@@ -117,22 +117,22 @@ class PyfuncModel:
         codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
         if found.size and (codes < 0).all():
             raise EvaluationError(
-                f"{self._name} answers with {found.tolist()[0]!r}, and the labels are {_listed(contract.classes)}."
+                f"{self._name} returned {found.tolist()[0]!r}, but the labels are {_listed(contract.classes)}."
             )
-        # The model's 1 is the dataset's True; its 2 is none of the dataset's labels, and stays what it is.
+        # 1 means the dataset's True. A value that is not a label of the dataset stays unchanged.
         found = class_labels(contract)[codes] if (codes >= 0).all() else found.astype(object)
         score = codes == position[contract.positive] if contract.task == "binary" else codes
         return Predictions(found, score.astype(np.float64), None)
 
 
 def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model from the folder of its version, to measure it on ``target``.
+    """Load a model that was not evaluated before, to measure it on ``target``.
 
-    :param name: what to call it in an error, such as ``delays v3``
-    :param folder: what :func:`airflow_mlops.registry.versions.download` returns
-    :param allow_pyfunc: whether code that comes with the model may run
-    :raises ModelFormatError: it cannot be loaded, or would run code that nobody allowed
-    :raises SchemaError: it has no signature, or one that the dataset does not meet
+    :param folder: the downloaded files of the version, see :func:`airflow_mlops.registry.versions.download`
+    :param name: name of the model in errors, such as ``delays v3``
+    :param allow_pyfunc: whether code in the model's files may run
+    :raises ModelFormatError: it cannot be loaded, or loading it would run code that is not allowed
+    :raises SchemaError: it has no signature, or the dataset does not match the signature
     """
     description = describe(folder, name)
     features, types = _features(description, name, target)
@@ -141,7 +141,7 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
         task=target.task,
         label=target.label,
         features=features,
-        # Nothing says what it was trained on.
+        # The data that a foreign model was trained on are unknown.
         dataset_name="",
         dataset_id="",
         **_labels(name, target, classes),
@@ -150,9 +150,9 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
 
 
 def load_measured(folder: Path, name: str, contract: ModelContract, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model that was measured before, to predict as it did then. The rest is as in :func:`load`.
+    """Load a model that was evaluated before. The other parameters and errors are those of :func:`load`.
 
-    :param contract: what :func:`airflow_mlops.models.contracts.known` says
+    :param contract: the contract from its evaluation, see :func:`airflow_mlops.models.contracts.read`
     """
     description = describe(folder, name)
     given = {item.name: item for item in _inputs(description, name)}
@@ -168,13 +168,13 @@ def _size(folder: Path) -> int:
 def _labels(name: str, target: Target, classes: Sequence[Any] | None) -> dict[str, Any]:
     if target.task == "regression":
         return {}
-    # The dataset's True is a model's 1.
+    # A model's class 1 means the dataset's True.
     known = {label: label for label in target.classes}
     labels = [known.get(label, label) for label in (target.classes if classes is None else classes)]
     binary = target.task == "binary"
     if (binary and (len(labels) != 2 or set(labels) != set(known))) or not known.keys() & set(labels):
         raise SchemaError(
-            f"{name} knows the classes {_listed(labels)}, and the labels of dataset {target.dataset} are "
+            f"{name} has the classes {_listed(labels)}, but the labels of dataset {target.dataset} are "
             f"{_listed(target.classes)} ({target.task})."
         )
     return {"classes": labels, "positive": labels[-1] if binary else None}
@@ -185,16 +185,16 @@ def _listed(labels: Sequence[Any]) -> str:
 
 
 def _inputs(description: Model, name: str) -> list[Any]:
-    """The columns that the signature names, each with its ``name``, ``type`` and whether it is ``required``."""
+    """The input columns of the signature, each with ``name``, ``type`` and ``required``."""
     signature = description.signature
     if signature is None or signature.inputs is None:
         raise SchemaError(
-            f"{name} has no signature, so nobody knows which columns it takes: log it with "
+            f"{name} has no signature, so its input columns are unknown: log it with "
             "signature=infer_signature(X, predictions) or with an input_example."
         )
     if not signature.inputs.has_input_names() or signature.inputs.is_tensor_spec():
         raise SchemaError(
-            f"The signature of {name} is a tensor and names no columns: log it with one inferred from a DataFrame."
+            f"The signature of {name} is a tensor without column names: log it with a signature inferred from a DataFrame."
         )
     return list(signature.inputs.inputs)
 
@@ -213,8 +213,8 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
         (present,) = inputs.feature_columns(target.schema, [item.name])
         if (present.kind == "string") != (kind == "string"):
             raise SchemaError(
-                f"{name} takes the feature {item.name!r} as {item.type.name}, and in dataset {target.dataset} it is "
-                f"{target.schema.field(item.name).type}."
+                f"{name} takes the feature {item.name!r} as {item.type.name}, but in dataset {target.dataset} it is of "
+                f"type {target.schema.field(item.name).type}."
             )
         features.append(FeatureColumn(name=item.name, kind=kind))
         types.append(given)
@@ -224,31 +224,33 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
 def _type(item: ColSpec, name: str) -> tuple[Any, pa.DataType]:
     kind = str(getattr(item.type, "name", item.type))
     if kind not in _TYPES:
-        raise SchemaError(f"{name} takes the feature {item.name!r} as {kind}, and datasets have numbers and text.")
+        raise SchemaError(
+            f"{name} takes the feature {item.name!r} as {kind}, but features can only be numbers or text."
+        )
     return _TYPES[kind]
 
 
 def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> Any:
-    """One feature in the type that the model takes, as pandas has it."""
+    """One feature as a pandas Series, converted to the type that the model takes."""
     values = inputs.column(data, name)
     (present,) = inputs.feature_columns(data.schema, [name])
     if (present.kind == "string") != pa.types.is_string(kind) and not pa.types.is_null(values.type):
-        raise SchemaError(f"Feature {name!r} is {kind} for the model and {values.type} in the data.")
+        raise SchemaError(f"Feature {name!r} is {kind} in the signature of the model, but {values.type} in the data.")
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if whole and values.null_count:
-        raise SchemaError(f"Feature {name!r} is {kind} for the model, and is missing in some rows.")
+        raise SchemaError(f"Feature {name!r} is {kind} in the signature of the model, but is missing in some rows.")
     try:
-        # Fractions must not become whole numbers unseen; a number may be rounded to single precision.
+        # A fraction must not silently become an integer. Rounding to single precision is fine.
         values = pc.cast(values, kind, safe=whole)
     except pa.ArrowException as error:
-        raise SchemaError(f"Feature {name!r} cannot be given to the model as {kind}: {error}.") from None
+        raise SchemaError(f"Feature {name!r} cannot be converted to {kind} for the model: {error}.") from None
     return values.to_pandas()
 
 
 def _array(found: Any, classes: Sequence[Any]) -> NDArray[Any]:
-    """What the model answered, the columns of a DataFrame that are named by the classes in their order."""
+    """The output as an array. If the columns of a DataFrame are named by the classes, they are sorted like the classes."""
     import pandas as pd
 
     if isinstance(found, pd.DataFrame) and classes and sorted(map(str, found.columns)) == sorted(map(str, classes)):

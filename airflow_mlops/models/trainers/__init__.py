@@ -1,4 +1,7 @@
-"""Fitting models: one module for each kind of trainer, and how a kind finds its module."""
+"""Trainers: fit a model to a training set.
+
+Each kind of trainer has a spec in :mod:`.spec`, a module here with a function ``fit``, and a line in ``_MODULES``.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import importlib
 from types import ModuleType
 
 _MODULES = {
-    "sklearn": "airflow_mlops.models.trainers.sklearn",
+    "sklearn": "airflow_mlops.models.trainers.sklearn.trainer",
     "function": "airflow_mlops.models.trainers.function",
     "torch": "airflow_mlops.models.trainers.torch.trainer",
 }
 
 
 def trainer_module(kind: str) -> ModuleType:
-    """Import the module that fits trainers of ``kind``; its ``fit`` does the work."""
+    """Import the module whose function ``fit`` trains models of ``kind``."""
     return importlib.import_module(_MODULES[kind])

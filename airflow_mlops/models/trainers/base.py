@@ -1,4 +1,4 @@
-"""What trainers are given and give back."""
+"""The interface of trainers: what ``fit`` takes and returns."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class TrainingData:
     """The part of a training set that a model is fitted to.
 
     :param table: the features as Arrow columns
-    :param frame: the same as the DataFrame that estimators see
-    :param labels: one a row: int64, text, or float64 for a regression
-    :param classes: the different labels, sorted, as JSON values; empty for a regression
+    :param frame: the same features as a DataFrame, for estimators
+    :param labels: one per row: int64, text, or float64 for a regression
+    :param classes: the distinct labels, sorted, as JSON values; empty for a regression
     """
 
     task: Task
@@ -41,15 +41,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training may use beside its data.
+    """What a trainer uses in addition to the data: a stream of the training set, a checkpoint, and places to log to.
 
     :param dataset: the training set, to be streamed
-    :param part: the part to learn from
+    :param part: the part to train on
     :param checkpoint: key in the dataset's store; the same on every retry of the task
-    :param progress: says in the task's log how far it is
-    :param log: writes metrics of one epoch to the MLflow run; what it raises ends the training
-    :param log_files: puts a folder's files into the run, under a name
-    :param finished: whether the step's result is there already, by another node's work
+    :param progress: writes a message to the task's log
+    :param log: writes the metrics of one epoch to the MLflow run. An exception that it raises ends the training
+    :param log_files: uploads a folder's files to the MLflow run, under a name
+    :param finished: whether the result of the step exists already, because another node stored it
     """
 
     dataset: Dataset
@@ -62,12 +62,12 @@ class TrainingRun:
 
 
 class FittedModel(Protocol):
-    """A model after its training, whatever library it is of.
+    """A fitted model of any library.
 
-    :param name: what it is called
-    :param params: what it was trained with, for MLflow
-    :param sources: import path and object of each class and function that made it
-    :param packages: names of the Python packages that its stored form needs
+    :param name: its name in MLflow
+    :param params: the parameters it was trained with, for MLflow
+    :param sources: the classes and functions that made it, by import path
+    :param packages: names of the Python packages that the stored model needs
     """
 
     name: str
@@ -76,22 +76,22 @@ class FittedModel(Protocol):
     packages: list[str]
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Probabilities, shape (n, k), in the order of the classes, or values, shape (n, 1)."""
+        """Probabilities, shape (n, k), in the order of the classes; for a regression values, shape (n, 1)."""
 
     def explain(self, data: TrainingData) -> Explanation | None:
-        """What the model says of itself; ``None`` unless it is a glass box.
+        """The model's own explanation; ``None`` if the model is not a glass box.
 
-        :param data: what it was fitted to
+        :param data: the data it was fitted to
         """
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
-        """The model as ONNX, with one input a feature, named as it.
+        """The model in ONNX, with one input per feature, named like the feature.
 
         :raises ModelFormatError: it cannot be exported, or not in this precision
         """
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
-        """Write the model's own MLflow flavour into ``folder``, which does not exist yet.
+        """Write the model in its own MLflow flavour into ``folder``, which must not exist.
 
         :raises ModelFormatError: it cannot be stored in a format that runs no code when it is loaded
         """

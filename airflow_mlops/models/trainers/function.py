@@ -1,4 +1,4 @@
-"""Models that a function of the user trains."""
+"""Models that a user's function fits."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import inspect
 from airflow_mlops.core import imports
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.sklearn import SklearnModel
+from airflow_mlops.models.trainers.sklearn.model import SklearnModel
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
 
 
 def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
-    """Call the function and take the estimator it returns.
+    """Call the function. It returns the fitted estimator.
 
-    :raises SpecError: there is no such function, or it takes other arguments
-    :raises TrainingError: it fails, or returns something else
+    :raises SpecError: the function does not exist, or takes other arguments
+    :raises TrainingError: the function raises, or returns something else
     """
     function = imports.load(spec.function, "function")
     if not callable(function):
-        raise SpecError(f"{spec.function!r} is no function.")
+        raise SpecError(f"{spec.function!r} is not a function.")
     try:
         inspect.signature(function).bind(data.frame, data.labels, params=spec.params, seed=seed)
     except TypeError as error:
         raise SpecError(
-            f"Function {spec.function!r} must take (X, y, *, params, seed) and does not: {error}."
+            f"Function {spec.function!r} must have the signature (X, y, *, params, seed): {error}."
         ) from None
     try:
         estimator = function(data.frame, data.labels, params=spec.params, seed=seed)
     except Exception as error:
         raise TrainingError(f"Function {spec.function!r} raised {type(error).__name__}: {error}") from error
-    needed = "predict" if data.task == "regression" else "predict_proba"
-    if not hasattr(estimator, needed):
+    required = "predict" if data.task == "regression" else "predict_proba"
+    if not hasattr(estimator, required):
         raise TrainingError(
-            f"Function {spec.function!r} returned {type(estimator).__name__}, which has no {needed}: "
+            f"Function {spec.function!r} returned {type(estimator).__name__}, which has no {required}: "
             "return a fitted scikit-learn estimator."
         )
     return SklearnModel(

@@ -1,4 +1,4 @@
-"""The parameters that a search may choose, and between what."""
+"""The search space: the parameters that a search chooses, and their ranges."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Scalar = str | int | float | bool | None
 class FloatSpec(Model):
     """A number between ``low`` and ``high``, both included.
 
-    :param log: by its logarithm, for what counts in orders of magnitude
-    :param step: only ``low``, ``low + step``, ...
+    :param log: sample on a logarithmic scale
+    :param step: restrict the values to ``low``, ``low + step``, ...
     """
 
     kind: Literal["float"] = "float"
@@ -31,22 +31,22 @@ class FloatSpec(Model):
     def _check(self) -> FloatSpec:
         _check_range(self.low, self.high)
         if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low:g}, and with log=True it must be more than 0")
+            raise ValueError(f"low is {self.low:g}, but with log=True it must be greater than 0")
         if self.log and self.step is not None:
-            raise ValueError("log=True and step= exclude each other: leave one out")
+            raise ValueError("log=True and step= exclude each other: remove one")
         return self
 
     @property
     def ends(self) -> Sequence[Any]:
-        """Values that are as far apart as they can be."""
+        """The lowest and the highest value."""
         return self.low, self.high
 
 
 class IntSpec(Model):
     """A whole number between ``low`` and ``high``, both included.
 
-    :param log: by its logarithm, for what counts in orders of magnitude
-    :param step: only ``low``, ``low + step``, ...
+    :param log: sample on a logarithmic scale
+    :param step: restrict the values to ``low``, ``low + step``, ...
     """
 
     kind: Literal["int"] = "int"
@@ -59,19 +59,19 @@ class IntSpec(Model):
     def _check(self) -> IntSpec:
         _check_range(self.low, self.high)
         if self.log and self.low < 1:
-            raise ValueError(f"low is {self.low}, and with log=True it must be at least 1")
+            raise ValueError(f"low is {self.low}, but with log=True it must be at least 1")
         if self.log and self.step != 1:
-            raise ValueError("log=True and step= exclude each other: leave one out")
+            raise ValueError("log=True and step= exclude each other: remove one")
         return self
 
     @property
     def ends(self) -> Sequence[Any]:
-        """Values that are as far apart as they can be."""
+        """The lowest and the highest value."""
         return self.low, self.high
 
 
 class CategoricalSpec(Model):
-    """One of several values, each any JSON."""
+    """One of several values. Each value can be any JSON."""
 
     kind: Literal["categorical"] = "categorical"
     choices: list[Any] = Field(min_length=1)
@@ -79,19 +79,19 @@ class CategoricalSpec(Model):
     @model_validator(mode="after")
     def _check(self) -> CategoricalSpec:
         if len(set(self.labels)) < len(self.choices):
-            raise ValueError("two of the choices are equal (as True and 1 are): leave one out")
+            raise ValueError("two of the choices are equal (True equals 1): remove one")
         return self
 
     @property
     def labels(self) -> list[Scalar]:
-        """Each choice as a text or a number by which a study can tell it from the others."""
+        """Each choice as a text or a number, as studies store it."""
         return [
             value if value is None or isinstance(value, str | int | float) else _text(value) for value in self.choices
         ]
 
     @property
     def ends(self) -> Sequence[Any]:
-        """All the values."""
+        """All values."""
         return self.choices
 
 
@@ -99,12 +99,12 @@ def _text(value: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True)
     except TypeError:
-        raise ValueError(f"the choice {value!r} is no JSON") from None
+        raise ValueError(f"the choice {value!r} is not valid JSON") from None
 
 
 def _check_range(low: float, high: float) -> None:
     if low > high:
-        raise ValueError(f"low is {low:g}, which is more than high, {high:g}")
+        raise ValueError(f"low, {low:g}, is greater than high, {high:g}")
 
 
 def _kind(value: Any) -> str:
@@ -118,6 +118,6 @@ ParameterSpec = Annotated[
     Discriminator(
         _kind,
         custom_error_type="parameter_kind",
-        custom_error_message="what is searched is a Float, an Int or a Categorical of airflow_mlops.trainers",
+        custom_error_message="a parameter must be a Float, an Int or a Categorical of airflow_mlops.trainers",
     ),
 ]

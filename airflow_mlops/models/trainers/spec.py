@@ -1,4 +1,4 @@
-"""Trainers as JSON: what each kind takes."""
+"""Trainers as JSON: the fields of each kind."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$"
 
 
 class TrainerSpec(Model):
-    """What all trainers have in common.
+    """The fields of all trainers.
 
-    :param params: keyword arguments of the estimator, or what the function gets as ``params``
-    :param name: what the candidate is called in MLflow; the estimator's or the function's name unless given
-    :param serialization: how the scikit-learn flavour is stored; ``cloudpickle`` can run code when it is loaded
-    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
-        hold
+    :param params: keyword arguments of the estimator or the network, or the argument ``params`` of the function
+    :param name: name of the candidate in MLflow; by default the name of the class or function
+    :param serialization: format of the scikit-learn flavour; ``cloudpickle`` can run code when it is loaded
+    :param trusted_types: types that the stored model may contain in addition to those of scikit-learn, NumPy, SciPy and
+        InterpretML's glass boxes
     """
 
     params: dict[str, Any] = Field(default_factory=dict)
@@ -30,23 +30,23 @@ class TrainerSpec(Model):
     serialization: Literal["skops", "cloudpickle"] = "skops"
     trusted_types: list[str] = Field(default_factory=list)
 
-    # Fields that a search may choose as well as params.
+    # Fields that a search may choose, in addition to params.
     searchable: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def label(self) -> str:
-        """What the candidate is called: as the user says, or as the class or the function is."""
+        """Name of the candidate: ``name``, or by default the name of the class or function."""
         return self.name or self.path.replace(":", ".").rpartition(".")[2]
 
     @property
     @abstractmethod
     def path(self) -> str:
-        """Import path of what is trained."""
+        """Import path of the class or function that is trained."""
 
     def with_values(self, values: dict[str, Any]) -> TrainerSpec:
-        """The same trainer with what a search chose: fields of its own where they are searchable, else ``params``.
+        """A copy with the values that a search chose. Names that are not ``searchable`` fields go into ``params``.
 
-        :raises pydantic.ValidationError: a field does not take its value
+        :raises pydantic.ValidationError: a value is not valid for its field
         """
         fields = {name: value for name, value in values.items() if name in self.searchable}
         params = {name: value for name, value in values.items() if name not in self.searchable}
@@ -58,7 +58,7 @@ class SklearnTrainerSpec(TrainerSpec):
 
     :param estimator: import path of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``;
-        unless given, one is made from the columns' types
+        by default the transformer follows from the types of the columns
     """
 
     kind: Literal["sklearn"] = "sklearn"
@@ -71,7 +71,7 @@ class SklearnTrainerSpec(TrainerSpec):
 
 
 class FunctionTrainerSpec(TrainerSpec):
-    """The user's own function by import path.
+    """A user's function by import path.
 
     :param function: import path of a function ``(X, y, *, params, seed) -> fitted estimator``
     """
@@ -85,13 +85,14 @@ class FunctionTrainerSpec(TrainerSpec):
 
 
 class TorchTrainerSpec(TrainerSpec):
-    """A network, trained on a stream of batches.
+    """A PyTorch network, trained on a stream of batches.
 
-    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; unless
-        given, a network for tables whose ``params`` are ``hidden`` and ``dropout``. With ``dataset``, ``(**params)``
+    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; with
+        ``dataset``, its arguments are ``(**params)``. By default a network for tables, whose ``params`` are ``hidden``
+        and ``dropout``
     :param dataset: import path of a class or function ``(rows, features, label, **dataset_params) ->
         torch.utils.data.Dataset``
-    :param processes: how many train together on each node; one a GPU unless given
+    :param processes: number of training processes per node; by default one per GPU
     """
 
     kind: Literal["torch"] = "torch"
@@ -117,7 +118,7 @@ class TorchTrainerSpec(TrainerSpec):
     @model_validator(mode="after")
     def _check_dataset(self) -> TorchTrainerSpec:
         if self.dataset and not self.module:
-            raise ValueError("dataset= needs module=: the built-in network reads tables only")
+            raise ValueError("dataset= needs module=: the built-in network supports only tables")
         return self
 
     @property
@@ -140,15 +141,16 @@ AnyTrainer = Annotated[
 
 
 class SearchTrainerSpec(Model):
-    """The trainer whose parameters are best among those that were tried.
+    """A search for the best parameters of a trainer.
 
-    :param trainer: what is trained
-    :param space: what is chosen, by name
-    :param trials: how many choices are tried, over all workers
-    :param metric: what is compared; the task's main metric unless given
-    :param folds: of the cross-validation; a network is measured on the rows that it keeps for validation
-    :param pruner: ends a trial that does worse than the median of the others at the same fold or epoch
-    :param storage_conn_id: the database that holds the study, where the artifact store is no file system
+    :param trainer: the trainer
+    :param space: the parameters to choose, by name
+    :param trials: number of trials, over all workers
+    :param metric: the metric to optimise; by default the task's main metric
+    :param folds: number of folds of the cross-validation. A network is measured on its validation rows instead
+    :param pruner: ``median`` ends a trial that is worse than the median of the others at the same fold or epoch
+    :param storage_conn_id: connection of the database that holds the study; required if the artifact store is not a
+        file system
     """
 
     kind: Literal["search"] = "search"
@@ -163,11 +165,11 @@ class SearchTrainerSpec(Model):
     @model_validator(mode="after")
     def _check(self) -> SearchTrainerSpec:
         if self.metric is not None and self.metric not in METRICS:
-            raise ValueError(f"there is no metric {self.metric!r}: take one of {', '.join(METRICS)}")
+            raise ValueError(f"there is no metric {self.metric!r}: use one of {', '.join(METRICS)}")
         if twice := sorted(set(self.space) & set(self.trainer.params)):
-            raise ValueError(f"{twice[0]!r} is in space and in the trainer's params: leave it out of one of them")
+            raise ValueError(f"{twice[0]!r} is both in space and in the trainer's params: remove it from one of them")
         if isinstance(self.trainer, TorchTrainerSpec) and not self.trainer.validation:
-            raise ValueError("a network is compared on the rows it keeps for validation: give it validation=0.1 or so")
+            raise ValueError("a search compares networks on their validation rows: set for example validation=0.1")
         for name, parameter in self.space.items():
             for value in parameter.ends:
                 self._try(name, value)
@@ -181,7 +183,7 @@ class SearchTrainerSpec(Model):
 
     @property
     def label(self) -> str:
-        """What the candidate is called."""
+        """Name of the candidate."""
         return self.trainer.label
 
 
@@ -195,9 +197,9 @@ TrainerInput = Annotated[
 
 
 def check_trainer(trainer: Any, where: str) -> None:
-    """Find mistakes in a trainer that was written into a DAG.
+    """Validate a trainer of a DAG file.
 
-    :raises SpecError: naming each field that is wrong
+    :raises SpecError: a field is invalid; the error names every such field
     """
     kinds: dict[str, type[Model]] = {
         "function": FunctionTrainerSpec,

@@ -28,9 +28,9 @@ from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
+from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
-from airflow_mlops.stages.train.spec import SEARCH
 
 MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
 CONFIDENCE = 0.95
@@ -45,7 +45,7 @@ _LINEAGE = {
     "mlops.map_index": "Map index",
     "mlops.trainer": "Trainer",
     "mlops.seed": "Seed",
-    SEARCH: "MLflow run of the search",
+    SEARCH_TAG: "MLflow run of the search",
     "mlops.package": "Version of airflow-mlops",
     "mlops.code": "Hash of the trainer's code",
     "mlflow.source.git.commit": "Git commit",

@@ -19,10 +19,10 @@ from airflow_mlops.models.figures import (
     CLASS_COLOURS,
     GREY,
     ORANGE,
-    literally,
     new_figure,
-    plain,
+    no_mathtext,
     save,
+    style,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CURVE_POINTS, SCATTER_POINTS, CELLS = 1_000, 5_000, 12
 
 
-@literally
+@no_mathtext
 def draw(
     folder: Path,
     truth: NDArray[Any],
@@ -147,8 +147,8 @@ def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) ->
 def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: Any) -> Figure:
     figure = Figure(figsize=(5.6, 5.4), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    plain(axes)
-    plain(below)
+    style(axes)
+    style(below)
     axes.set_title("Calibration", loc="left", fontsize=11)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect")
     for model, look in _styles(models):
@@ -197,7 +197,7 @@ def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Fi
     bins = _bins(np.concatenate([truth, value]))
     low, high = bins[0], bins[-1]
     for axes in (left, right):
-        plain(axes)
+        style(axes)
     left.scatter(value[kept], truth[kept], s=8, alpha=0.35, color=BLUE, linewidths=0, rasterized=True)
     left.plot([low, high], [low, high], color=GREY, linestyle=":")
     left.set(xlim=(low, high), ylim=(low, high), xlabel=f"predicted {label}", ylabel=f"true {label}")

@@ -24,12 +24,12 @@ from airflow_mlops.models.training_data import TRAIN
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import watching
 from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card as model_card
 from airflow_mlops.stages.evaluate.card_spec import Card
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured
-from airflow_mlops.stages.train.record import TRAINING_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,7 +72,7 @@ def keep_contract(
         importance.shares(worse),
     )
     profile, contract = watching(profile, contract, dataset, part)
-    return contracts.keep(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
+    return contracts.write(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 
 def log(
@@ -90,8 +90,8 @@ def log(
     :param worse: by how much the metric gets worse when a feature is shuffled
     :raises RegistryError: MLflow cannot be used
     """
+    from airflow_mlops.models import explanation_plots
     from airflow_mlops.stages.evaluate import plots
-    from airflow_mlops.stages.train import explanation
 
     candidate, measurement = item.candidate, item.measurement
     ref = candidate.ref
@@ -111,7 +111,7 @@ def log(
             facts.importance,
             verdict.metric,
         )
-        explained = explanation.draw(folder, facts.explanation) if facts.explanation else []
+        explained = explanation_plots.draw(folder, facts.explanation) if facts.explanation else []
         about = model_card.write(folder, facts, drawn, explained)
         client.log_artifacts(ref.run_id, temporary, ARTIFACTS)
         client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)

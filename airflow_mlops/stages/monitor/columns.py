@@ -19,7 +19,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import columns as drift
 from airflow_mlops.drift import schema
 from airflow_mlops.drift.findings import Drift, SchemaChange
-from airflow_mlops.models.contracts import Known
+from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.profiles import multivariate, shards
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 BATCH_ROWS = 16_384
 
 
-def about_champion(found: Findings, champion: ModelVersionRef, known: Known, store: ArtifactStore) -> dict[str, Any]:
+def about_champion(
+    found: Findings, champion: ModelVersionRef, known: VersionContract, store: ArtifactStore
+) -> dict[str, Any]:
     """The age of the champion's training data, where it is known."""
     trained_on = DatasetRef(name=known.contract.dataset_name, id=known.contract.dataset_id, rows=0)
     try:
@@ -68,7 +70,7 @@ def scored_by(datasets: Sequence[Dataset], champion: ModelVersionRef, client: Ml
     return champion if number == champion.version else models.version(client, champion.model, number)
 
 
-def stored_profile(known: Known, scored_by: ModelVersionRef) -> ModelProfile:
+def stored_profile(known: VersionContract, scored_by: ModelVersionRef) -> ModelProfile:
     """What the version that made the predictions was made with."""
     if known.profile is None:
         raise ModelFormatError(f"{scored_by} has no {PROFILE_FILE} to compare with: train it with TrainOperator.")

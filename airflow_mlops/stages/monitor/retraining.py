@@ -12,7 +12,7 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets, open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.models.contracts import Known
+from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.policy import decision as policy
 from airflow_mlops.policy import retraining
 from airflow_mlops.policy.findings import Arrivals, Findings, Retraining
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def since_training(
-    found: Findings, champion: ModelVersionRef, known: Known, client: MlflowClient, store: ArtifactStore
+    found: Findings, champion: ModelVersionRef, known: VersionContract, client: MlflowClient, store: ArtifactStore
 ) -> dict[str, Any]:
     """The new data and the code of the champion, as far as the policy asks for them and they are known."""
     facts: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def since_training(
     return {**facts, "notes": [*found.notes, *notes]}
 
 
-def _arrivals(found: Findings, known: Known, store: ArtifactStore) -> Arrivals | None:
+def _arrivals(found: Findings, known: VersionContract, store: ArtifactStore) -> Arrivals | None:
     wanted = found.policy.new_data
     assert wanted is not None
     contract = known.contract

@@ -12,7 +12,7 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
-from airflow_mlops.models.contracts import Known
+from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.policy.decision import decide
 from airflow_mlops.policy.findings import Findings, Report
 from airflow_mlops.registry import versions as models
@@ -47,7 +47,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         rows=sum(dataset.manifest.rows for dataset in datasets),
     )
     if champion is not None:
-        known = contracts.known(client, context.store, champion)
+        known = contracts.read(client, context.store, champion)
         found = found.model_copy(update=monitor_columns.about_champion(found, champion, known, context.store))
         found = found.model_copy(
             update=monitor_retraining.since_training(found, champion, known, client, context.store)
@@ -55,7 +55,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         if found.rows:
             scored_by = monitor_columns.scored_by(datasets, champion, client)
             if scored_by != champion:
-                known = contracts.known(client, context.store, scored_by)
+                known = contracts.read(client, context.store, scored_by)
             found = found.model_copy(update=_measured(found, spec, datasets, scored_by, known, context.store))
         else:
             monitor_references.forget(context.store, found)
@@ -83,7 +83,7 @@ def _measured(
     spec: MonitorSpec,
     datasets: Sequence[Dataset],
     scored_by: ModelVersionRef,
-    known: Known,
+    known: VersionContract,
     store: ArtifactStore,
 ) -> dict[str, Any]:
     reference, unseen = monitor_columns.kept(monitor_columns.stored_profile(known, scored_by), datasets)

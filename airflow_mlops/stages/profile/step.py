@@ -35,7 +35,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
                 "columns, or set on_missing='skip' to skip profiling till then."
             )
         scored_by = monitor_columns.scored_by(datasets, champion, client)
-        known = contracts.known(client, context.store, scored_by)
+        known = contracts.read(client, context.store, scored_by)
         reference, _ = monitor_columns.kept(monitor_columns.stored_profile(known, scored_by), datasets)
         changes = monitor_schema.changes(datasets, reference, known.contract, context.store)
         columns = monitor_columns.compared(reference, changes, datasets)

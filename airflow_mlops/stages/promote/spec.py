@@ -1,4 +1,4 @@
-"""What promoting is asked for and answers."""
+"""Spec and result of the stage ``promote``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from airflow_mlops.registry.verdict import VerdictInput
 class PromoteSpec(Spec):
     """Make the winner of ``verdict`` the champion.
 
-    :param verdict: what an evaluation found
-    :param model: the registered model, which must be the verdict's; the verdict's unless given
-    :param needs_approval: whether people have to agree
-    :param approval: what people said about it; ``None`` where nobody was asked
+    :param verdict: the verdict of an evaluation
+    :param model: the registered model, which must be the model of the verdict; by default taken from the verdict
+    :param needs_approval: whether a person must approve the promotion
+    :param approval: the answer of a person; ``None`` if nobody was asked
     """
 
     verdict: VerdictInput
@@ -33,17 +33,17 @@ class PromoteSpec(Spec):
 
 
 class PromoteResult(Result):
-    """What became of the champion.
+    """The outcome of a promotion.
 
-    :param promoted: whether the winner is champion because of this task
-    :param winner: the version that was to be promoted, if there was one
-    :param champion: the champion now
-    :param replaced: the champion before, if it was replaced
-    :param reason: one sentence that says why
-    :param approval: who approved or rejected it, and when; ``None`` where nobody was asked
-    :param ledger_url: the ledger entry, if something was decided
-    :param dataset_id: the dataset the decision rests on
-    :param metrics: the new champion's metrics on the held-out data
+    :param promoted: whether this task has made the winner the champion
+    :param winner: the winner of the verdict; ``None`` if no candidate passed
+    :param champion: the champion after the decision
+    :param replaced: the replaced champion; ``None`` if none was replaced
+    :param reason: one sentence
+    :param approval: who approved or rejected it, and when; ``None`` if nobody was asked
+    :param ledger_url: the ledger entry; ``None`` if nothing was decided
+    :param dataset_id: the dataset that the verdict is based on
+    :param metrics: the new champion's metrics on the part ``test``
     """
 
     promoted: bool

@@ -1,4 +1,4 @@
-"""Makes the winner of an evaluation the champion, and writes down what was decided."""
+"""Make the winner of an evaluation the champion, and record the decision in the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
-    """Promote the verdict's winner, if there is one and the champion is still the one it was compared with."""
+    """Promote the winner of the verdict, if the champion is still the one that it was compared with.
+
+    :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
+    """
     verdict = spec.verdict
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, verdict.model)
@@ -54,23 +57,23 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
 
 def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
     if spec.approval is not None and not spec.approval.granted:
-        said = str(spec.approval)
-        return f"{said[0].upper()}{said[1:]}."
+        answer = str(spec.approval)
+        return f"{answer[0].upper()}{answer[1:]}."
     evaluated = spec.verdict.champion
     if (evaluated and evaluated.version) == (now and now.version):
         if spec.needs_approval and spec.approval is None:
-            # The task saw another champion, whose place the winner could not have taken.
-            return "It needs approval and nobody was asked, as the champion changed meanwhile: clear the task to ask."
+            # The task skipped the approval, because the winner could not have replaced the champion of that time.
+            return "The promotion needs approval, which was skipped because the champion changed: clear the task to ask for it."
         return ""
-    was = f"v{evaluated.version}" if evaluated else "no champion"
+    before = f"v{evaluated.version}" if evaluated else "no champion"
     return (
-        f"The candidates were compared with {was}, but {f'v{now.version}' if now else 'none'} is champion now: "
+        f"The candidates were compared with {before}, but {f'v{now.version}' if now else 'none'} is champion now: "
         "evaluate them again."
     )
 
 
 def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
-    """The tags of the winner's run that say what it was made from; a version without a run has none."""
+    """This package's tags of the winner's run; empty if the version has no run."""
     if not winner.run_id:
         return {}
     with registry_errors(f"The MLflow run of {winner} cannot be read"):

@@ -1,4 +1,4 @@
-"""What a reproduction is asked for and answers."""
+"""Spec and result of the stage ``reproduce``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_mlops.core.references import MLflowTarget
 
 
 class ReproduceSpec(Spec):
-    """Train a registered version again, register nothing, and compare."""
+    """Train a registered version again and compare the result with it. Nothing is registered."""
 
     model: str
     version: int = Field(ge=1)
@@ -18,13 +18,13 @@ class ReproduceSpec(Spec):
 
 
 class Comparison(Model):
-    """One thing that was compared.
+    """The comparison of one property.
 
-    :param what: such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
-    :param then: of the registered version
-    :param now: of the reproduction
-    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted`` for a difference that alone is no reason
-        for another model
+    :param what: the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
+    :param then: its value in the registered version
+    :param now: its value in the reproduction
+    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted`` for a difference that does not by itself
+        make the model a different one
     """
 
     what: str
@@ -34,10 +34,10 @@ class Comparison(Model):
 
 
 class ReproduceResult(Result):
-    """What came of it.
+    """The outcome of a reproduction.
 
-    :param reproduced: whether nothing differs
-    :param comparisons: data, seed, code, environment and metrics
+    :param reproduced: whether no verdict is ``differs``
+    :param comparisons: comparisons of data, seed, code, environment and metrics
     """
 
     reproduced: bool

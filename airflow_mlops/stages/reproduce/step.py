@@ -1,4 +1,4 @@
-"""Trains a registered version again from what its MLflow run refers to, registers nothing, and compares."""
+"""Train a registered version again from the spec in its MLflow run, and compare. Nothing is registered."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.registry.client import connect, registry_errors
-from airflow_mlops.registry.environment import surroundings
+from airflow_mlops.registry.machine import machine_tags
+from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, GPU_TAG, TRAINING_FILE
 from airflow_mlops.registry.versions import version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.reproduce.spec import Comparison, ReproduceResult, ReproduceSpec
-from airflow_mlops.stages.train import record as train_record
-from airflow_mlops.stages.train.fit import fit, load
+from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train.candidate import fit_candidate, load_data
 from airflow_mlops.stages.train.runs import scratch_run
 from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# A processor adds in an order that depends on how many threads it has, so that the last digits of a network's
-# weights depend on the machine. GPUs, half precision and processes that exchange gradients keep fewer digits.
-# Relative to the larger of the two numbers; everything else repeats to the last digit.
+# Relative tolerances for the metrics of networks. The order of additions depends on the number of threads, so the last
+# digits of the weights depend on the machine. GPUs, half precision and several processes need the larger tolerance.
+# Other models are reproduced exactly.
 _NETWORK_TOLERANCE, _LOOSE_TOLERANCE = 1e-6, 0.02
-_GPU = "mlops.gpu"
 
 
 def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     """Train again with the data, trainer and seed of a registered version.
 
-    :raises RegistryError: there is no such version, or its run does not hold what is needed
+    :raises RegistryError: the version does not exist, or its run lacks a required file
     :raises DatasetNotFoundError: its training set is not in the artifact store
     :raises DatasetCorruptError: its training set was changed
-    :raises TrainingError: what was learned once can no longer be learned
+    :raises TrainingError: the training fails
     """
     client = connect(spec.mlflow, context.connection)
     ref = version(client, spec.model, spec.version)
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         tags = client.get_run(ref.run_id).data.tags
-    recorded = _recorded(client, ref)
-    code, environment = (_read(client, ref, file) for file in (train_record.CODE_FILE, train_record.ENVIRONMENT_FILE))
-    dataset, training, test = load(recorded, context.store)
+    recorded = _training_spec(client, ref)
+    code, environment = (_read(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
+    dataset, training, test = load_data(recorded, context.store)
     context.progress(f"Training {ref} again on {dataset.manifest.name} ({dataset.manifest.id[:12]}).")
     with scratch_run(context, dataset) as scratch:
-        fitted = fit(recorded, context, dataset, training, test, scratch)
-    gpus = tags.get(_GPU, ""), surroundings().get(_GPU, "")
+        fitted = fit_candidate(recorded, context, dataset, training, test, scratch)
+    gpus = tags.get(GPU_TAG, ""), machine_tags().get(GPU_TAG, "")
     comparisons = [
         _same("data", tags.get("mlops.dataset", ""), dataset.manifest.id),
         _same("seed", tags.get("mlops.seed", ""), str(recorded.seed)),
-        *_all("code", code, train_record.code(fitted.model), "differs"),
-        *_all("package", environment, train_record.environment(fitted.model), "noted"),
+        *_all("code", code, record.code(fitted.model), "differs"),
+        *_all("package", environment, record.environment(fitted.model), "noted"),
         *([_same("GPU", *gpus, otherwise="noted")] if any(gpus) else []),
-        *_metrics(train_record.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),
+        *_metrics(record.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),
     ]
     return _result(ref, comparisons)
 
 
-def _recorded(client: MlflowClient, ref: ModelVersionRef) -> TrainSpec:
-    found: TrainSpec = parse(TrainSpec, _read(client, ref, train_record.TRAINING_FILE), f"The training of {ref}")
+def _training_spec(client: MlflowClient, ref: ModelVersionRef) -> TrainSpec:
+    found: TrainSpec = parse(TrainSpec, _read(client, ref, TRAINING_FILE), f"The training of {ref}")
     return found
 
 
 def _read(client: MlflowClient, ref: ModelVersionRef, file: str) -> dict[str, Any]:
-    """A JSON file of the version's run.
+    """Read a JSON file of the version's run.
 
     :raises RegistryError: the run has no such file
     """
     with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
         if all(item.path != file for item in client.list_artifacts(ref.run_id)):
             raise RegistryError(
-                f"{ref} cannot be reproduced: its MLflow run {ref.run_id} has no {file}, as it was not made by "
-                "TrainOperator or by an older one. Train it again."
+                f"{ref} cannot be reproduced, because its MLflow run {ref.run_id} has no {file}: it was not made by "
+                "TrainOperator, or by an old version of it. Train it again."
             )
         content: dict[str, Any] = json.loads(Path(client.download_artifacts(ref.run_id, file, folder)).read_bytes())
     return content
@@ -97,8 +97,8 @@ def _tolerance(spec: TrainSpec, on_gpu: bool) -> float:
     trainer = spec.trainer
     if not isinstance(trainer, TorchTrainerSpec):
         return 0.0
-    alone = (trainer.processes or 1) == 1 and trainer.precision == "32" and not on_gpu
-    return _NETWORK_TOLERANCE if alone else _LOOSE_TOLERANCE
+    exact = (trainer.processes or 1) == 1 and trainer.precision == "32" and not on_gpu
+    return _NETWORK_TOLERANCE if exact else _LOOSE_TOLERANCE
 
 
 def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> Iterator[Comparison]:
@@ -115,6 +115,6 @@ def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: flo
 def _result(ref: ModelVersionRef, comparisons: list[Comparison]) -> ReproduceResult:
     differing = [item.what for item in comparisons if item.verdict == "differs"]
     noted = [item.what for item in comparisons if item.verdict == "noted"]
-    elsewhere = f", in another environment ({', '.join(noted)})" if noted else ""
-    said = f"is not reproduced: {', '.join(differing)} differ" if differing else "is reproduced"
-    return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {said}{elsewhere}.")
+    environment = f", in another environment ({', '.join(noted)})" if noted else ""
+    verdict = f"is not reproduced: {', '.join(differing)} differ" if differing else "is reproduced"
+    return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {verdict}{environment}.")

@@ -1,4 +1,4 @@
-"""What rolling back is asked for and answers."""
+"""Spec and result of the stage ``rollback``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 class RollbackSpec(Spec):
     """Make an earlier champion the champion again.
 
-    :param to_version: a version that was champion before; the one the present champion replaced unless given
-    :param reason: why, for the ledger
+    :param to_version: a former champion; by default the version that the present champion replaced
+    :param reason: the reason, for the ledger
     """
 
     model: str
@@ -22,12 +22,12 @@ class RollbackSpec(Spec):
 
 
 class RollbackResult(Result):
-    """What became of the champion.
+    """The outcome of a rollback.
 
-    :param rolled_back: ``False`` if that version was champion already
-    :param champion: the champion now
-    :param replaced: the champion before, if it was replaced
-    :param ledger_url: the ledger entry, if something was decided
+    :param rolled_back: ``False`` if the version was already the champion
+    :param champion: the champion after the rollback
+    :param replaced: the replaced champion; ``None`` if none was replaced
+    :param ledger_url: the ledger entry; ``None`` if nothing was decided
     """
 
     rolled_back: bool

@@ -1,4 +1,4 @@
-"""Makes an earlier champion the champion again, and writes down why."""
+"""Make an earlier champion the champion again, and record the reason in the ledger."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
-    """Move the champion back: model, threshold, features and preprocessing are one version, and go back together.
+    """Roll the champion back. Model, threshold, features and preprocessing belong to the version, so they change together.
 
-    Where it can be asked, Feast is asked first whether the features still exist that the version needs.
+    If the Feast repository can be read, the rollback first checks that the features of the version still exist.
 
-    :raises RegistryError: there is no champion, none before it, the version was never champion or is gone, or its
-        features are
+    :raises RegistryError: there is no champion or no earlier one, the version was never champion or was deleted, or
+        its features do not exist any more
     """
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, spec.model)
@@ -51,15 +51,15 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
         target = _target(spec, entries, now)
         if target == now.version:
             return None
-        again = version(client, spec.model, target)
+        former = version(client, spec.model, target)
         if target not in unchecked:
-            unchecked[target] = _check_features(client, context.store, again)
+            unchecked[target] = _check_features(client, context.store, former)
         return Decision(
             decision="rolled_back",
             replaced=now,
-            champion=again,
+            champion=former,
             code={"airflow_mlops": __version__},
-            origins=[origin(client, again)],
+            origins=[origin(client, former)],
             provenance=context.provenance,
             reason=spec.reason,
         )
@@ -69,14 +69,18 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
         assert spec.to_version is not None
         now = version(client, spec.model, spec.to_version)
         return RollbackResult(
-            rolled_back=False, model=spec.model, champion=now, reason=spec.reason, summary=f"{now} is champion already."
+            rolled_back=False,
+            model=spec.model,
+            champion=now,
+            reason=spec.reason,
+            summary=f"{now} is already the champion.",
         )
     carry_out(client, ledger)
     assert entry.champion is not None
     assert entry.replaced is not None
     summary = f"Rolled {spec.model} back from v{entry.replaced.version} to v{entry.champion.version}: {entry.reason}"
     if problem := unchecked.get(entry.champion.version):
-        summary += f" Whether Feast still has its features was not checked: {problem}"
+        summary += f" The features in Feast were not checked: {problem}"
     return RollbackResult(
         rolled_back=True,
         model=spec.model,
@@ -89,28 +93,28 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
 
 
 def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) -> int:
-    known = former_champions(entries)
+    former = former_champions(entries)
     if spec.to_version is not None:
-        if spec.to_version not in known:
+        if spec.to_version not in former:
             raise RegistryError(
-                f"{spec.model} v{spec.to_version} was never champion, so it cannot be rolled back to: "
-                f"{_listed(known)}. Evaluate and promote it instead."
+                f"{spec.model} v{spec.to_version} was never champion, so a rollback to it is not possible "
+                f"({_listed(former)}): evaluate and promote it instead."
             )
         return spec.to_version
     before = champion_before(entries, now)
     if before is None:
         raise RegistryError(
-            f"The ledger knows no champion before {now}: {_listed(known)}. Give to_version, or promote another version."
+            f"The ledger contains no champion before {now} ({_listed(former)}): set to_version, or promote another version."
         )
     return before.version
 
 
 def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: ConnectionResolver, user: str) -> str | None:
-    """The key of the same rollback by the same user, if that one died before the champion had moved.
+    """The key of an identical rollback by the same user that crashed before it was complete; ``None`` if there is none.
 
-    A command has no task that Airflow retries: asked again, it goes on, instead of going back once more.
+    Airflow does not retry a command. A user who repeats it must complete the crashed rollback, and not roll back twice.
 
-    :raises RegistryError: MLflow cannot be used, or the ledger is broken
+    :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
     move = last_move(Ledger(store, spec.model).entries())
     if move is None or (move.decision, move.provenance, move.reason) != (
@@ -123,17 +127,19 @@ def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: Connection
 
 
 def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVersionRef) -> str:
-    """Ask Feast for the features that ``target`` was trained on.
+    """Check that Feast still has the features that ``target`` was trained on.
 
-    :return: why it could not be asked, empty if it was: a rollback is for bad hours, when other things are down too
-    :raises RegistryError: naming the features that are gone
+    A failing check does not stop the rollback, since rollbacks happen during outages.
+
+    :return: the reason why the check was not possible; empty if it was
+    :raises RegistryError: features do not exist any more; the error names them
     """
     try:
-        known = contracts.known(client, store, target).contract
+        contract = contracts.read(client, store, target).contract
     except (ModelFormatError, RegistryError, StoreError):
         return f"the contract of v{target.version} cannot be read."
     try:
-        manifest = open_dataset(store, DatasetRef(name=known.dataset_name, id=known.dataset_id, rows=0)).manifest
+        manifest = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)).manifest
     except MLOpsError as error:
         return str(error)
     refs, service = manifest.details.get("feature_refs") or [], manifest.details.get("feature_service")
@@ -141,7 +147,7 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
         return ""
     repo = manifest.source.get("feast_repo")
     if repo is None:
-        return f"its training set {manifest.name} does not say where the Feast repository lies."
+        return f"the manifest of training set {manifest.name} does not name the Feast repository."
     from airflow_mlops.data.feast import repository as feast_repo
 
     try:
@@ -151,13 +157,13 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
     if missing:
         within = f"feature service {service!r} of " if service else ""
         raise RegistryError(
-            f"{target} cannot be champion again: it needs {', '.join(missing)}, which {within}the Feast repository "
-            f"{repo} no longer has. Put back what is missing and apply the repository, or give another to_version."
+            f"Cannot roll back to {target}: its features {', '.join(missing)} do not exist any more in {within}the Feast "
+            f"repository {repo}. Restore them and apply the repository, or set another to_version."
         )
     return ""
 
 
 def _listed(versions: Sequence[int]) -> str:
     if not versions:
-        return "none is in the ledger"
-    return f"the ledger has {', '.join(f'v{number}' for number in versions)}"
+        return "the ledger contains no champions"
+    return f"former champions: {', '.join(f'v{number}' for number in versions)}"

@@ -86,7 +86,7 @@ def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allo
     folder = models.download(client, ref)
     if has_contract(folder):
         return OnnxModel.load(folder)
-    contract = contracts.known(client, store, ref).contract
+    contract = contracts.read(client, store, ref).contract
     return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
 
 

@@ -1,4 +1,4 @@
-"""A search in MLflow: one run that all workers share, and one below it for each trial."""
+"""The MLflow runs of a search: one run that all workers share, with a child run for each trial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 class Record:
     """The runs of one search.
 
-    :param run_id: the run of the whole search
+    :param run_id: the parent run of the search
     """
 
     def __init__(self, client: MlflowClient, run_id: str, metric: str) -> None:
@@ -41,7 +41,7 @@ class Record:
         tags: Mapping[str, str],
         metric: str,
     ) -> Record:
-        """Find the run of the search, or be the one worker that makes it.
+        """Find the parent run. The first worker creates it.
 
         :param key: folder of the search in the store
         """
@@ -50,7 +50,7 @@ class Record:
             if not store.exists(claim):
                 experiment_id = experiment_for(client, experiment)
                 created = client.create_run(experiment_id, run_name=name, tags={**tags, KEY: key}).info.run_id
-                # Workers start together, and MLflow would let each make a run of its own.
+                # Workers start together, so several may create a run. The one that creates the file first wins.
                 if not store.create_exclusive(claim, created.encode()):
                     client.delete_run(created)
             run_id = store.read_bytes(claim).decode()
@@ -58,9 +58,9 @@ class Record:
         return cls(client, run_id, metric)
 
     def begin(self, number: int, values: Mapping[str, Any], run_id: str | None) -> str:
-        """The id of a trial's run.
+        """Start the run of a trial, and return its id.
 
-        :param run_id: the run of a trial that is repeated
+        :param run_id: the existing run of a repeated trial
         """
         from mlflow.entities import Param
 
@@ -75,7 +75,7 @@ class Record:
             return found
 
     def log(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """What a trial measured at one step."""
+        """Log the metrics of one step of a trial."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -83,7 +83,7 @@ class Record:
             self._client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def end(self, run_id: str, state: str, seconds: float, value: float | None = None, error: str = "") -> None:
-        """How a trial ended.
+        """End the run of a trial.
 
         :param state: ``complete``, ``pruned`` or ``failed``
         """
@@ -95,7 +95,7 @@ class Record:
         with registry_errors(f"MLflow run {run_id} cannot be written"):
             self._client.log_batch(
                 run_id,
-                # Above the steps, so that it is the last one.
+                # MLflow shows the value of the highest step, so the final value gets a higher step than all others.
                 metrics=[Metric(name, found, now, 2**31) for name, found in metrics.items()],
                 tags=[RunTag(name, found) for name, found in tags.items()],
             )
@@ -103,7 +103,7 @@ class Record:
 
     def lose(self, run_id: str | None) -> None:
         """End the run of a trial whose worker died."""
-        # It is for the record, and the trial is repeated.
+        # The trial is repeated anyway, so an error here must not stop the worker.
         with suppress(Exception):
             if run_id is not None:
                 self._client.set_tag(run_id, "mlops.state", "lost")
@@ -112,17 +112,17 @@ class Record:
     def finish(
         self, value: float, params: Mapping[str, Any], importances: Mapping[str, float], trials: Mapping[str, int]
     ) -> None:
-        """The search is over.
+        """End the parent run of a completed search.
 
-        :param value: what the best trial measured
-        :param params: what it chose
-        :param importances: of each parameter, if known
+        :param value: metric of the best trial
+        :param params: parameters of the best trial
+        :param importances: importance of each parameter; empty if unknown
         """
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
         with registry_errors(f"MLflow run {self.run_id} cannot be written"):
-            # MLflow refuses a parameter that changes, and a search may have been over before.
+            # MLflow refuses changed parameters, and another worker may have logged them already.
             known = self._client.get_run(self.run_id).data.params
             self._client.log_batch(
                 self.run_id,
@@ -138,7 +138,7 @@ class Record:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Write down that this worker could not go on, where the block raises."""
+        """End the parent run as failed or killed if the block raises."""
         status = "KILLED"
         try:
             yield
@@ -147,7 +147,7 @@ class Record:
             status = "FAILED"
             raise
         finally:
-            # The first error is the one to hear about.
+            # An error here must not hide the original one.
             with suppress(Exception):
                 if status:
                     self._client.set_terminated(self.run_id, status)

@@ -1,4 +1,4 @@
-"""What a search for parameters is asked for and answers."""
+"""Spec and result of the stage ``search``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SearchSpec(Spec):
     """Try parameters of a trainer on the part ``train`` of a training set. The part ``test`` is not read.
 
     :param dataset: the training set
-    :param model: name of the model that it is for, and of the experiment unless ``mlflow`` names one
-    :param seed: makes a search by one worker repeatable: same data, code, space and seed, same trials
-    :param worker: which of several workers on one study this is
+    :param model: name of the model, and by default also of the MLflow experiment
+    :param seed: makes a search by one worker reproducible: same data, code, space and seed give the same trials
+    :param worker: number of this worker among those that share the study
     :param tags: tags for the MLflow run
     """
 
@@ -32,16 +32,16 @@ class SearchSpec(Spec):
 
 
 class SearchResult(Result):
-    """The best that was found by the time this worker ended.
+    """The best trial at the time when this worker ended.
 
-    :param study: the study's name in its storage
-    :param run_id: the MLflow run of the search, which has one below it for each trial
-    :param run_url: the run's page, if the tracking server has pages
-    :param metric: what was compared
-    :param value: what the best trial measured; ``None`` where other workers had completed none yet
-    :param params: what the best trial chose
-    :param trainer: the trainer with these parameters, as ``TrainOperator(trainer=...)`` takes it
-    :param trials: how many trials are ``complete``, ``pruned`` and ``failed``, over all workers
+    :param study: name of the study in its storage
+    :param run_id: the MLflow run of the search, with a child run for each trial
+    :param run_url: page of the run, if the tracking server has pages
+    :param metric: the metric that was optimised
+    :param value: metric of the best trial; ``None`` if no trial was completed yet
+    :param params: parameters of the best trial
+    :param trainer: the trainer with these parameters, for ``TrainOperator(trainer=...)``
+    :param trials: number of ``complete``, ``pruned`` and ``failed`` trials, over all workers
     :param dataset: the training set
     """
 

@@ -1,4 +1,4 @@
-"""Tries parameters of a trainer as one of the workers of a study, and says which were best."""
+"""Search for the best parameters of a trainer, as one of several workers that share a study."""
 
 from __future__ import annotations
 
@@ -25,35 +25,38 @@ from airflow_mlops.stages.search.spec import SearchResult, SearchSpec
 if TYPE_CHECKING:
     import optuna
 
-    from airflow_mlops.stages.search.study import SearchStudy
+    from airflow_mlops.stages.search.study import Study
 
 
 def run(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """Run trials, together with the other instances of a mapped task, until there are as many as were asked for.
+    """Run trials until their number is reached. All instances of a mapped task share one study.
 
-    :raises TrainingError: the data cannot be learned from, or all trials failed
-    :raises SpecError: the trainer does not take the parameters, or workers cannot share the study
-    :raises StoreError: the study cannot be kept
+    :raises TrainingError: no model can be trained on the data, or all trials failed
+    :raises SpecError: the trainer does not accept the parameters, or workers cannot share the study
+    :raises StoreError: the storage of the study cannot be used
     :raises RegistryError: MLflow cannot be used
     """
     return _search(spec, context, _key(spec, context, "shared"))
 
 
-def run_alone(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """The same within one task, whose mapped instances are different searches."""
+def run_in_one_task(spec: SearchSpec, context: StepContext) -> SearchResult:
+    """Run the whole search in this task. Each instance of a mapped task runs its own search.
+
+    The errors are those of :func:`run`.
+    """
     return _search(spec, context, _key(spec, context, context.provenance.map_index))
 
 
-def _key(spec: SearchSpec, context: StepContext, whose: str | int) -> str:
-    """The folder of the search: the same on every retry, new when a user clears a task that had succeeded."""
+def _key(spec: SearchSpec, context: StepContext, owner: str | int) -> str:
+    """The folder of the search: the same on every retry, and a new one after a user has cleared a finished task."""
     content = spec.model_dump(mode="json", exclude={"worker"})
-    name = f"{earlier_results(context.store, context.key)}-{fingerprint([whose, content])[:16]}"
+    name = f"{earlier_results(context.store, context.key)}-{fingerprint([owner, content])[:16]}"
     return f"searches/{task_folder(context.provenance)}/{name}"
 
 
 def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     try:
-        from airflow_mlops.stages.search.study import SearchStudy
+        from airflow_mlops.stages.search.study import Study
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
@@ -80,17 +83,16 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         metric=metric,
     )
     with record.failures():
-        study = SearchStudy(spec, context, key, metric, lost=record.lose)
+        study = Study(spec, context, key, metric, lost=record.lose)
         worker = _Worker(spec, context, key, study, record, objective)
         while not study.is_taken():
             study.run(worker.attempt, survives=(TrainingError, EvaluationError))
-        best, over, counts = study.best(), study.is_over(), study.counts()
+        best, finished, counts = study.best(), study.is_finished(), study.counts()
         params = study.values(best.params) if best else {}
-        if over:
+        if finished:
             if best is None:
                 raise TrainingError(
-                    f"None of the {sum(counts.values())} trials could be completed, the first one because of: "
-                    f"{study.first_error()}"
+                    f"All {sum(counts.values())} trials failed. The error of the first one: {study.first_error()}"
                 )
             record.finish(float(best.value or 0.0), params, study.importances(), counts)
     return SearchResult(
@@ -103,7 +105,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         trainer=search.trainer.with_values(params).model_dump(mode="json") if best else None,
         trials=counts,
         dataset=dataset.ref,
-        summary=_summary(search.label, metric, best.value if best else None, params, counts, over=over),
+        summary=_summary(search.label, metric, best.value if best else None, params, counts, finished=finished),
     )
 
 
@@ -111,33 +113,33 @@ def _metric(named: str | None, task: Task) -> str:
     metric = named or MAIN_METRIC[task]
     if task not in METRICS[metric].tasks:
         fitting = ", ".join(name for name, known in METRICS.items() if task in known.tasks)
-        raise SpecError(f"The metric {metric!r} is not for a {task} task: take one of {fitting}.")
+        raise SpecError(f"The metric {metric!r} does not apply to a {task} task: use one of {fitting}.")
     return metric
 
 
 def _summary(
-    name: str, metric: str, value: float | None, params: Mapping[str, Any], counts: Mapping[str, int], *, over: bool
+    name: str, metric: str, value: float | None, params: Mapping[str, Any], counts: Mapping[str, int], *, finished: bool
 ) -> str:
     tried = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "complete")
     if value is None:
-        return f"Tried parameters of {name} ({tried}): other workers are still at it."
+        return f"Searched parameters of {name} ({tried}); other workers are still running trials."
     chosen = ", ".join(
         f"{parameter} {found:.4g}" if isinstance(found, float) else f"{parameter} {found}"
         for parameter, found in params.items()
     )
-    rest = "" if over else "; other workers are still at it"
-    return f"Tried parameters of {name} ({tried}): {metric} {value:.4g} with {chosen}{rest}."
+    rest = "" if finished else "; other workers are still running trials"
+    return f"Searched parameters of {name} ({tried}): {metric} {value:.4g} with {chosen}{rest}."
 
 
 class _Worker:
-    """Runs trials and writes them down."""
+    """Runs trials, and records them in the study and in MLflow."""
 
     def __init__(
         self,
         spec: SearchSpec,
         context: StepContext,
         key: str,
-        study: SearchStudy,
+        study: Study,
         record: Record,
         objective: Objective,
     ) -> None:
@@ -145,12 +147,12 @@ class _Worker:
         self._study, self._record, self._objective = study, record, objective
 
     def attempt(self, trial: optuna.Trial) -> float:
-        """What Optuna calls for each trial."""
+        """Run one trial. Optuna calls this method."""
         values = self._study.choose(trial)
         run_id = self._record.begin(trial.number, values, self._study.run_of(trial))
         self._study.set_run(trial, run_id)
         checkpoint = f"{self._key}/trial-{self._study.origin(trial)}.pt"
-        started, shown = time.monotonic(), f"Trial {trial.number}"
+        started, title = time.monotonic(), f"Trial {trial.number}"
 
         def report(step: int, value: float, metrics: dict[str, float], last: bool) -> None:
             self._record.log(run_id, step, metrics)
@@ -160,22 +162,22 @@ class _Worker:
             self._record.end(run_id, state, time.monotonic() - started, value, error)
             self._context.store.delete(checkpoint)
 
-        attempt = Attempt(checkpoint, report, lambda message: self._context.progress(f"{shown}: {message}"))
+        attempt = Attempt(checkpoint, report, lambda message: self._context.progress(f"{title}: {message}"))
         try:
             value = self._objective(self._spec.search.trainer.with_values(values), attempt)
         except self._study.Pruned:
             end("pruned")
-            self._context.progress(f"{shown} is pruned: it does worse than the median.")
+            self._context.progress(f"{title} is pruned, because it is worse than the median.")
             raise
         except (TrainingError, EvaluationError) as error:
             self._study.set_error(trial, str(error))
             end("failed", error=str(error))
-            self._context.progress(f"{shown} failed: {error}")
+            self._context.progress(f"{title} failed: {error}")
             raise
         except BaseException:
-            # Of no fault of the trial's own: it is repeated, or another is tried.
+            # The trial itself did not fail, so it will be repeated.
             self._record.lose(run_id)
             raise
         end("complete", value)
-        self._context.progress(f"{shown}: {value:.5g} with {values}.")
+        self._context.progress(f"{title}: {value:.5g} with {values}.")
         return value

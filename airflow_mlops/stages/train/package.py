@@ -1,4 +1,4 @@
-"""Packages a candidate as one MLflow model directory, which scoring, monitoring and any MLflow client can load."""
+"""Write a candidate as one MLflow model directory, which scoring, monitoring and any MLflow client can load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.training_data import TEST, TRAIN
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import watching
-from airflow_mlops.stages.train.fit import Fitted
+from airflow_mlops.stages.train.candidate import Fitted
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -25,25 +25,25 @@ EXAMPLE_ROWS = 5
 _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 
 
-def packages(model: FittedModel) -> dict[str, str]:
-    """Version of each package that the stored model needs, by name."""
+def package_versions(model: FittedModel) -> dict[str, str]:
+    """Version of each Python package that the stored model needs, by name."""
     return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
 
 
-def package(
+def write_package(
     folder: Path,
     fitted: Fitted,
     dataset: Dataset,
     train: TrainingData,
     test: TrainingData,
 ) -> Model:
-    """One MLflow model directory with the model's own flavour, the ONNX flavour, the contract and the profile."""
+    """Write the model's own flavour, the ONNX flavour, the contract and the profile into ``folder``."""
     import onnx
     from mlflow.models import Model
 
     model, contract = fitted.model, fitted.contract
     description = Model(signature=_signature(contract))
-    requirements = [f"{name}=={found}" for name, found in packages(model).items()]
+    requirements = [f"{name}=={found}" for name, found in package_versions(model).items()]
     model.save(folder, description, requirements, train.frame.head(EXAMPLE_ROWS))
     (folder / MODEL_FILE).write_bytes(fitted.exported)
     description.add_flavor(
@@ -74,7 +74,7 @@ def package(
 
 
 def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
-    """Each feature's share, by the task's main metric; asked of the export, which is what scoring asks."""
+    """Permutation importance of each feature for the task's main metric. It is measured on the ONNX export, which scoring uses."""
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,

@@ -1,4 +1,4 @@
-"""Logs a candidate to its MLflow run, and reads there what was logged."""
+"""Log a candidate to its MLflow run, and read logged metrics back."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from airflow_mlops import __version__
 from airflow_mlops.core import imports
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.models import parity
 from airflow_mlops.models.explanation import FOLDER
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.environment import used
-from airflow_mlops.stages.train import parity
-from airflow_mlops.stages.train.fit import Fitted, in_order
-from airflow_mlops.stages.train.package import packages
+from airflow_mlops.registry.machine import usage_tags
+from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, TRAINING_FILE
+from airflow_mlops.stages.train.candidate import Fitted, in_order
+from airflow_mlops.stages.train.package import package_versions
 from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model
 
-# In the MLflow run.
-TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE = "training.json", "code.json", "environment.json"
-# The most that MLflow takes in one request.
+# MLflow accepts at most so many parameters per request.
 _BATCH = 100
 
 
 def code(model: FittedModel) -> dict[str, str]:
-    """SHA-256 of the source file behind each class and function that made the model, by import path."""
+    """SHA-256 of the source file of each class and function that made the model, by import path."""
     return {path: imports.source_hash(source) for path, source in model.sources.items()}
 
 
 def environment(model: FittedModel) -> dict[str, str]:
-    """Version of Python, of this package and of each package that the stored model needs."""
-    return {"python": platform.python_version(), "airflow-mlops": __version__, **packages(model)}
+    """Versions of Python, of this package and of each package that the stored model needs."""
+    return {"python": platform.python_version(), "airflow-mlops": __version__, **package_versions(model)}
 
 
 def log_run(
@@ -51,19 +50,19 @@ def log_run(
     train: TrainingData,
     test: TrainingData,
 ) -> None:
-    """What the candidate was made from, how, and how good it is."""
+    """Log the candidate's data, code, environment, parameters and metrics."""
     from mlflow.entities import Dataset as LoggedDataset
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
     manifest, model = dataset.manifest, fitted.model
     metrics = {**fitted.metrics, **parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
-    surrounding, sources = environment(model), code(model)
+    packages, sources = environment(model), code(model)
     tags = {
-        **used(),
+        **usage_tags(),
         "mlops.trainer": model.name,
-        "mlops.package": surrounding["airflow-mlops"],
-        "mlops.code": fingerprint([sources, surrounding["airflow-mlops"]]),
-        "mlops.environment": fingerprint(surrounding),
+        "mlops.package": packages["airflow-mlops"],
+        "mlops.code": fingerprint([sources, packages["airflow-mlops"]]),
+        "mlops.environment": fingerprint(packages),
     }
     commit = next(filter(None, map(imports.git_commit, model.sources.values())), None)
     if commit:
@@ -76,7 +75,7 @@ def log_run(
         "train_rows": len(train.labels),
         "test_rows": len(test.labels),
     }
-    # MLflow refuses a parameter that changes, and a parameter may be an object whose text holds its address.
+    # MLflow refuses changed parameters. A retry may change one, if it is an object whose text contains its address.
     known = client.get_run(run_id).data.params
     new = [Param(name, str(value)) for name, value in params.items() if name not in known]
     now = int(time.time() * 1000)
@@ -87,9 +86,9 @@ def log_run(
     )
     for start in range(0, len(new), _BATCH):
         client.log_batch(run_id, params=new[start : start + _BATCH])
-    client.log_dict(run_id, surrounding, ENVIRONMENT_FILE)
+    client.log_dict(run_id, packages, ENVIRONMENT_FILE)
     client.log_dict(run_id, sources, CODE_FILE)
-    # What to ask for to get the same model again.
+    # The spec from which the model can be reproduced.
     client.log_dict(run_id, spec.model_dump(mode="json", exclude={"tags"}), TRAINING_FILE)
     logged = LoggedDataset(
         name=manifest.name,
@@ -102,25 +101,26 @@ def log_run(
 
 
 def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
-    """What a glass box says of itself."""
+    """Log the explanation of a glass-box model, as JSON and as plots."""
     found = model.explain(train)
     if found is None:
         return
     # Imports Matplotlib.
-    from airflow_mlops.stages.train import explanation
+    from airflow_mlops.models import explanation_plots
 
     with tempfile.TemporaryDirectory() as folder:
-        explanation.write(Path(folder), found)
+        explanation_plots.write(Path(folder), found)
         client.log_artifacts(run_id, folder, FOLDER)
 
 
 def log_model(
     client: MlflowClient, run_id: str, spec: TrainSpec, description: Model, folder: Path, metrics: dict[str, float]
 ) -> str:
-    """Upload the folder as a logged model of the run, and return the model's id."""
+    """Upload the folder as a logged model of the run, and return the id of the model."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     experiment_id = client.get_run(run_id).info.experiment_id
+    # An earlier try may have died between logging the model and registering it.
     for unfinished in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(unfinished.model_id)
     logged = client.create_logged_model(experiment_id, name=spec.model.replace(".", "_"), source_run_id=run_id)
@@ -142,7 +142,7 @@ def log_model(
 
 
 def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """The metrics on the held-out part, as the run has them."""
+    """The metrics on the part ``test`` that the run contains."""
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
     return in_order(logged)

@@ -1,9 +1,9 @@
-"""What a training may use beside its data: a checkpoint in the store, and its MLflow run to log to."""
+"""The :class:`TrainingRun` of a training: its checkpoint in the store, and the MLflow run to log to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
-    """One whose metrics and files go nowhere."""
+    """A training run whose metrics and files are dropped."""
     return TrainingRun(
         dataset=dataset,
         part=TRAIN,
@@ -29,11 +29,11 @@ def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
 
 
 def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run_id: str) -> TrainingRun:
-    """One whose metrics and files go to an MLflow run."""
+    """A training run whose metrics and files are logged to an MLflow run."""
 
     def log(epoch: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            # A retry that goes on from a checkpoint may come through an epoch again.
+            # A retry that continues from a checkpoint may repeat an epoch.
             if all(known.step != epoch for known in client.get_metric_history(run_id, name)):
                 client.log_metric(run_id, name, value, step=epoch)
 
@@ -46,7 +46,7 @@ def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run
 
 @contextmanager
 def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]:
-    """One that leaves nothing behind: no metrics, no files, no checkpoint."""
+    """A training run that leaves no metrics, files or checkpoint behind."""
     try:
         yield unlogged_run(context, dataset)
     finally:
@@ -54,9 +54,8 @@ def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]
 
 
 def drop_checkpoint(context: StepContext) -> None:
-    """Delete the checkpoint, if there is one: the training has come to its end."""
-    with suppress(FileNotFoundError):
-        context.store.delete(_checkpoint(context))
+    """Delete the checkpoint of a completed training, if there is one."""
+    context.store.delete(_checkpoint(context))
 
 
 def _checkpoint(context: StepContext) -> str:

@@ -1,4 +1,4 @@
-"""What a training is asked for and answers."""
+"""Spec and result of the stage ``train``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.models.trainers.spec import TrainerInput
-
-# Tag of a candidate's run: the run of the search that found its parameters.
-SEARCH = "mlops.search"
+from airflow_mlops.registry.names import SEARCH_TAG
 
 
 class TrainSpec(Spec):
     """Fit one candidate to the part ``train`` of a training set and register it as a version of ``model``.
 
     :param dataset: a training set with the parts ``train`` and ``test``
-    :param model: name of the registered model, and of the experiment unless ``mlflow`` names one
-    :param trainer: what is trained. The results of searches stand for what the best of them found
-    :param seed: makes a training repeatable: same data, code and seed, same model
+    :param model: name of the registered model, and by default also of the MLflow experiment
+    :param trainer: the trainer. Results of searches are replaced by the trainer with the best parameters
+    :param seed: makes a training reproducible: same data, code and seed give the same model
     :param tags: tags for the MLflow run
     """
 
@@ -42,18 +40,22 @@ class TrainSpec(Spec):
         if not results or not all(isinstance(item, dict) and "study" in item for item in results):
             return fields
         best = best_result(results)
-        return {**fields, "trainer": best["trainer"], "tags": {SEARCH: best["run_id"], **(fields.get("tags") or {})}}
+        return {
+            **fields,
+            "trainer": best["trainer"],
+            "tags": {SEARCH_TAG: best["run_id"], **(fields.get("tags") or {})},
+        }
 
 
 class TrainResult(Result):
     """A candidate.
 
-    :param candidate: its version in the registry
-    :param run_id: the MLflow run that made it
-    :param run_url: the run's page, if the tracking server has pages
-    :param metrics: measured on the held-out part ``test``
+    :param candidate: the registered version
+    :param run_id: the MLflow run of the training
+    :param run_url: page of the run, if the tracking server has pages
+    :param metrics: metrics on the part ``test``
     :param dataset: the training set
-    :param trainer: name of what was trained
+    :param trainer: name of the trainer
     """
 
     candidate: ModelVersionRef
@@ -65,14 +67,14 @@ class TrainResult(Result):
 
 
 def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best of the results of searches, or of the workers of one.
+    """The best of the results of several searches, or of the workers of one search.
 
-    :raises ValueError: none found anything, or they cannot be compared
+    :raises ValueError: no search completed a trial, or the searches optimised different metrics
     """
     found = [result for result in results if result["trainer"] is not None]
     if not found:
-        raise ValueError("the search found no parameters, as no trial was completed")
+        raise ValueError("the search found no parameters, because no trial was completed")
     if len(metrics := sorted({result["metric"] for result in found})) > 1:
-        raise ValueError(f"searches for {' and '.join(metrics)} cannot be compared: give all of them one metric")
+        raise ValueError(f"searches for {' and '.join(metrics)} cannot be compared: use the same metric in all of them")
     sign = -1 if METRICS[metrics[0]].higher_is_better else 1
     return min(found, key=lambda result: sign * result["value"])

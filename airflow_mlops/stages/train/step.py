@@ -1,4 +1,4 @@
-"""Fits one candidate, logs everything about it to MLflow, and registers it once."""
+"""Fit one candidate, log it to MLflow, and register it once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.versions import of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages.train import record as train_record
-from airflow_mlops.stages.train.fit import Phase, fit, load
-from airflow_mlops.stages.train.package import package
+from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train.candidate import Phase, fit_candidate, load_data
+from airflow_mlops.stages.train.package import write_package
 from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run, unlogged_run
 from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def run(spec: TrainSpec, context: StepContext) -> TrainResult:
-    """Train, measure, store and register.
+    """Train a candidate and register it. With a search as trainer, run the search first.
 
-    :raises TrainingError: the data cannot be learned from, or the estimator cannot learn from it
+    :raises TrainingError: no model can be trained on the data, or this one cannot
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
     :raises RegistryError: MLflow cannot be used
     """
-    spec = _searched(spec, context)
-    dataset, train, test = load(spec, context.store)
+    spec = _search_parameters(spec, context)
+    dataset, train, test = load_data(spec, context.store)
     client = connect(spec.mlflow, context.connection)
     name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
@@ -50,10 +50,10 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     ) as run_id:
         candidate = of_run(client, spec.model, run_id)
         if candidate is None:
-            candidate, metrics = _train(spec, context, client, run_id, dataset, train, test)
+            candidate, metrics = _train_and_register(spec, context, client, run_id, dataset, train, test)
         else:
-            context.progress(f"An earlier try of this task registered {candidate}: nothing is trained again.")
-            metrics = train_record.logged_metrics(client, run_id)
+            context.progress(f"An earlier try of this task registered {candidate}, so nothing is trained.")
+            metrics = record.logged_metrics(client, run_id)
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
         candidate=candidate,
@@ -67,34 +67,35 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     )
 
 
-def _searched(spec: TrainSpec, context: StepContext) -> TrainSpec:
-    """The same with the trainer that a search finds, where one is asked for."""
+def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
+    """Replace a search by the trainer that it finds. Other specs are returned unchanged."""
     if not isinstance(spec.trainer, SearchTrainerSpec):
         return spec
-    # Needs Optuna.
+    # Imports Optuna.
     from airflow_mlops.stages.search import step as search
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
-    result = search.run_alone(SearchSpec(search=spec.trainer, **fields), context)
+    result = search.run_in_one_task(SearchSpec(search=spec.trainer, **fields), context)
     return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
-    """Help the first of several nodes to train; that one stores what comes of it.
+    """Run this node's part of a training on several nodes. The first node stores the model.
 
+    :raises SpecError: the trainer is not a TorchTrainer
     :raises TrainingError: a process of this node failed
     """
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     if not isinstance(spec.trainer, TorchTrainerSpec):
-        raise SpecError(f"{spec.trainer.label} trains on one node: several are for TorchTrainer.")
+        raise SpecError(f"{spec.trainer.label} trains on one node: only TorchTrainer supports several nodes.")
     dataset = open_dataset(context.store, spec.dataset)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
     torch.assist(spec.trainer, train, spec.seed, run)
 
 
-def _train(
+def _train_and_register(
     spec: TrainSpec,
     context: StepContext,
     client: MlflowClient,
@@ -103,17 +104,17 @@ def _train(
     train: TrainingData,
     test: TrainingData,
 ) -> tuple[ModelVersionRef, dict[str, float]]:
-    """Fit, measure and store; what is in the run before a failure is overwritten by the next try."""
-    fitted = fit(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
+    """Fit, log and register. A retry overwrites what a failed try has logged to the run."""
+    fitted = fit_candidate(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
     name = fitted.model.name
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         with Phase(context, "Packaged"):
-            description = package(folder, fitted, dataset, train, test)
+            description = write_package(folder, fitted, dataset, train, test)
         with Phase(context, "Logged"), registry_errors(f"The candidate {name!r} cannot be logged to MLflow"):
-            train_record.log_run(client, run_id, spec, dataset, fitted, train, test)
-            train_record.log_explanation(client, run_id, fitted.model, train)
-            model_id = train_record.log_model(client, run_id, spec, description, folder, fitted.metrics)
+            record.log_run(client, run_id, spec, dataset, fitted, train, test)
+            record.log_explanation(client, run_id, fitted.model, train)
+            model_id = record.log_model(client, run_id, spec, description, folder, fitted.metrics)
     tags = {
         "mlops.dataset": dataset.manifest.id,
         "mlops.key": context.key,

@@ -161,7 +161,7 @@ def test_the_contract_and_the_profile_of_each_version(store, client):
     from airflow_mlops.profiles.profile import ModelProfile
 
     for number in (1, 2, 3, 4):
-        known = contracts.known(client, store, ModelVersionRef(model="delays", version=number, run_id=""))
+        known = contracts.read(client, store, ModelVersionRef(model="delays", version=number, run_id=""))
         assert [feature.name for feature in known.contract.features] == ["hour", "distance", "carrier", "humid"]
         profile = ModelProfile.model_validate(known.profile)
         assert profile.features.rows == 490

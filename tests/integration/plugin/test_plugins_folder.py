@@ -95,7 +95,7 @@ from types import SimpleNamespace
 from airflow.sdk import plugins_manager
 plugins_manager._get_plugins()
 from airflow_mlops.operators import TrainOperator
-from airflow_mlops.stages.train_record import environment
+from airflow_mlops.stages.train.record import environment
 print(TrainOperator.__module__, environment(SimpleNamespace(packages=[]))["airflow-mlops"])
 """
     from airflow_mlops import __version__

@@ -1,4 +1,4 @@
-"""A real MLflow server is reached through an Airflow connection, and one that is not there fails soon and clearly."""
+"""Airflow connections to a real MLflow server, and clear errors for servers that cannot be reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_mlops.registry.versions import champion, version
 from tests.integration.conftest import free_port
 
 
-def test_reaching_mlflow_imports_neither_feast_nor_torch(mlflow_connection):
+def test_connecting_imports_neither_feast_nor_torch(mlflow_connection):
     code = """
 import sys
 from airflow_mlops.core.connections import from_environment
@@ -30,7 +30,7 @@ from airflow_mlops.core.references import MLflowTarget
 client = connect(MLflowTarget(), from_environment)
 client.search_registered_models()
 print([name for name in ("feast", "torch", "sklearn", "matplotlib") if name in sys.modules])
-import feast  # it can still be had
+import feast  # it can still be imported
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
@@ -62,12 +62,12 @@ def test_a_connection_becomes_a_tracking_uri(fields, uri):
     assert tracking_uri(ConnectionInfo(conn_id="m", conn_type="mlflow", **fields)) == uri
 
 
-def test_a_connection_without_a_host_says_what_to_set():
+def test_the_error_about_a_connection_without_a_host_says_what_to_set():
     with pytest.raises(SpecError, match="Connection 'm' has no host: set it to the MLflow tracking URI"):
         tracking_uri(ConnectionInfo(conn_id="m", conn_type="mlflow"))
 
 
-def test_a_dead_port_fails_within_fifteen_seconds_and_may_be_retried():
+def test_a_closed_port_fails_within_fifteen_seconds_and_may_be_retried():
     port, started = free_port(), time.monotonic()
     with pytest.raises(
         RegistryUnavailableError, match=rf"127.0.0.1:{port} .*does not answer: connection refused"
@@ -78,14 +78,14 @@ def test_a_dead_port_fails_within_fifteen_seconds_and_may_be_retried():
     assert "secret" not in str(caught.value)
 
 
-def test_a_name_that_does_not_resolve_is_said():
-    with pytest.raises(RegistryUnavailableError, match="does not answer: its name cannot be resolved"):
+def test_an_unknown_host_is_an_error():
+    with pytest.raises(RegistryUnavailableError, match="does not answer: the host name cannot be resolved"):
         connect(MLflowTarget(), connection(host="http://mlflow.invalid:5000"))
 
 
 @pytest.fixture
 def strangers(request):
-    """A server that answers every request with a status of its own, and remembers who asked."""
+    """A server that answers every request with the same status, and records the credentials."""
     seen = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ def strangers(request):
 
 
 @pytest.mark.parametrize("strangers", [401, 403], indirect=True)
-def test_credentials_that_are_refused_are_said_and_not_retried(strangers):
+def test_refused_credentials_are_an_error_that_is_not_retried(strangers):
     address, seen = strangers
     with pytest.raises(RegistryError, match="MLflow refuses the credentials") as caught:
         connect(MLflowTarget(), connection(host=address, login="me", password="wrong"))
@@ -120,7 +120,7 @@ def test_credentials_that_are_refused_are_said_and_not_retried(strangers):
 
 
 @pytest.mark.parametrize("strangers", [404], indirect=True)
-def test_a_server_that_is_not_mlflow_is_said(strangers):
+def test_another_server_than_mlflow_is_an_error(strangers):
     with pytest.raises(
         RegistryError, match=r"MLflow at http://127.0.0.1:\d+ .connection 'mlflow_default'. cannot be used"
     ):
@@ -128,7 +128,7 @@ def test_a_server_that_is_not_mlflow_is_said(strangers):
 
 
 @pytest.mark.parametrize("strangers", [403], indirect=True)
-def test_the_credentials_of_one_connection_do_not_reach_the_next(strangers, monkeypatch):
+def test_credentials_do_not_leak_to_the_next_connection(strangers, monkeypatch):
     address, seen = strangers
     for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
@@ -140,7 +140,7 @@ def test_the_credentials_of_one_connection_do_not_reach_the_next(strangers, monk
     assert "MLFLOW_TRACKING_TOKEN" not in os.environ
 
 
-def test_one_key_has_one_run_however_often_it_is_opened(client, experiment):
+def test_each_key_has_exactly_one_run(client, experiment):
     with (
         pytest.raises(ValueError, match="boom"),
         run_for(client, experiment, "results/it's/1.json", "first", {"a": "1"}) as run_id,
@@ -158,19 +158,19 @@ def test_one_key_has_one_run_however_often_it_is_opened(client, experiment):
     assert len(client.search_runs([experiment_for(client, experiment)])) == 2
 
 
-def test_an_interrupted_run_is_killed(client, experiment):
+def test_an_interrupted_run_has_the_status_killed(client, experiment):
     with pytest.raises(KeyboardInterrupt), run_for(client, experiment, "k", "n") as run_id:
         raise KeyboardInterrupt
     assert client.get_run(run_id).info.status == "KILLED"
 
 
-def test_a_deleted_experiment_says_how_to_restore_it(client, experiment):
+def test_the_error_about_a_deleted_experiment_says_how_to_restore_it(client, experiment):
     client.delete_experiment(experiment_for(client, experiment))
     with pytest.raises(RegistryError, match="was deleted: restore it"), run_for(client, experiment, "k", "n"):
         pass
 
 
-def test_tasks_that_start_together_share_one_experiment(client, experiment):
+def test_concurrent_tasks_share_one_experiment(client, experiment):
     found = []
     threads = [threading.Thread(target=lambda: found.append(experiment_for(client, experiment))) for _ in range(4)]
     for thread in threads:
@@ -181,7 +181,7 @@ def test_tasks_that_start_together_share_one_experiment(client, experiment):
     assert len(set(found)) == 1
 
 
-def test_the_page_of_a_run_is_an_address_without_credentials(client, experiment, mlflow_server):
+def test_the_url_of_a_run_has_no_credentials(client, experiment, mlflow_server):
     with run_for(client, experiment, "k", "n") as run_id:
         pass
     assert (
@@ -189,7 +189,7 @@ def test_the_page_of_a_run_is_an_address_without_credentials(client, experiment,
     )
 
 
-def test_a_model_that_is_not_there_has_no_champion_and_no_version(client):
+def test_a_missing_model_has_no_champion_and_no_version(client):
     assert champion(client, "nobody") is None
     with pytest.raises(RegistryError, match="nobody v3 is not in the MLflow registry"):
         version(client, "nobody", 3)

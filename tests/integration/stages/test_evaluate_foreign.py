@@ -154,10 +154,8 @@ def test_a_pickle_is_refused_and_runs_nothing_till_the_author_allows_it(context,
     made, marker = loud
     with pytest.raises(ModelFormatError) as refused:
         judge(context, made, dataset=dataset)
-    assert str(refused.value) == (
-        f"Loading {made['model']} v1 would run code that comes with it (by mlflow.sklearn, in the format cloudpickle): "
-        "if you trust whoever registers versions of it, say allow_pyfunc=True."
-    )
+    for fact in (f"{made['model']} v1", "by mlflow.sklearn, in the format cloudpickle", "allow_pyfunc=True"):
+        assert fact in str(refused.value)
     assert not marker.exists()
     assert judge(context, made, dataset=dataset, allow_pyfunc=True).verdict.winner is not None
     assert marker.exists()
@@ -181,7 +179,7 @@ def test_a_champion_that_may_not_be_loaded_is_a_verdict(client, context, model, 
     verdict = judge(context, good).verdict
     assert verdict.winner is None
     assert f"The champion {model} v1 could not be measured" in verdict.reason
-    assert "say allow_pyfunc=True" in verdict.reason
+    assert "allow_pyfunc=True" in verdict.reason
     assert not marker.exists()
     assert judge(context, good, allow_pyfunc=True).verdict.champion_metrics["roc_auc"] > 0.8
 
@@ -243,7 +241,7 @@ def test_a_torch_network(context, log):
         network[0].weight[:] = torch.tensor([[2.0, 0.1]])
     made = log(mlflow.pytorch, network, answer=pd.DataFrame({"p": [0.5]}), serialization_format="pickle")
     dataset = training_set(context.store)
-    with pytest.raises(ModelFormatError, match=r"would run code that comes with it \(by mlflow.pytorch\)"):
+    with pytest.raises(ModelFormatError, match=r"would run code .*\(by mlflow.pytorch\)"):
         judge(context, made, dataset=dataset)
     verdict = judge(context, made, dataset=dataset, allow_pyfunc=True).verdict
     rows, labels = truth()
@@ -296,7 +294,7 @@ def test_a_forged_description_of_boosted_trees_is_refused(trap, client, context,
         mlflow.log_artifacts(str(folder), "model")
     client.create_registered_model(model)
     client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
-    with pytest.raises(ModelFormatError, match="would run code that comes with it"):
+    with pytest.raises(ModelFormatError, match="would run code from its files"):
         judge(context, {"model": model, "version": 1}, dataset=training_set(context.store))
 
 
@@ -335,27 +333,25 @@ def test_a_signature_that_does_not_fit_the_dataset_is_said(context, log):
     rows, labels = training_rows("binary")
     fitted = logistic()
     unsigned = log(mlflow.sklearn, fitted)
-    with pytest.raises(SchemaError, match="v1 has no signature, so nobody knows which columns it takes: log it with"):
+    with pytest.raises(SchemaError, match="v1 has no signature, .*: log it with"):
         judge(context, unsigned, dataset=dataset)
     renamed = log(mlflow.sklearn, fitted, signature=infer_signature(rows.rename(columns={"wind": "rain"}), labels))
     with pytest.raises(SchemaError, match="v2 needs the feature 'rain', which dataset delays_training does not have"):
         judge(context, renamed, dataset=dataset)
     text = log(mlflow.sklearn, fitted, signature=infer_signature(rows.assign(wind="calm"), labels))
     with pytest.raises(
-        SchemaError, match="v3 takes the feature 'wind' as string, and in dataset delays_training it is"
+        SchemaError, match="v3 takes the feature 'wind' as string, but in dataset delays_training it is"
     ):
         judge(context, text, dataset=dataset)
     tensor = log(mlflow.sklearn, fitted, signature=infer_signature(rows.to_numpy(), labels.to_numpy()))
-    with pytest.raises(SchemaError, match="The signature of .* v4 is a tensor and names no columns"):
+    with pytest.raises(SchemaError, match="The signature of .* v4 is a tensor without column names"):
         judge(context, tensor, dataset=dataset)
     whole = log(mlflow.sklearn, fitted, signature=infer_signature(rows.astype({"wind": "int64"}), labels))
-    with pytest.raises(SchemaError, match="Feature 'wind' cannot be given to the model as int64"):
+    with pytest.raises(SchemaError, match="Feature 'wind' cannot be converted to int64"):
         judge(context, whole, dataset=dataset)
     other = LogisticRegression().fit(rows, np.where(labels, "late", "early"))
     words = log(mlflow.sklearn, other, answer=np.array(["late"]))
-    with pytest.raises(
-        SchemaError, match="v6 knows the classes 'early', 'late', and the labels of dataset .* are False"
-    ):
+    with pytest.raises(SchemaError, match="v6 has the classes 'early', 'late', but the labels of dataset .* are False"):
         judge(context, words, dataset=dataset)
 
 

@@ -144,7 +144,7 @@ def test_what_is_stored_with_the_model_is_of_the_rows_that_were_held_out(deploye
     from airflow_mlops.registry import versions as models
 
     champion = models.champion(client, deployed[1])
-    known = ModelProfile.model_validate(contracts.known(client, deployed[0], champion).profile)
+    known = ModelProfile.model_validate(contracts.read(client, deployed[0], champion).profile)
     held_out = flights(1_500, seed=2, window="2013-03")
     assert known.features.rows == 3_000
     assert known.multivariate.errors.rows == 1_500

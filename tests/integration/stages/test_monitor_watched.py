@@ -167,7 +167,7 @@ def test_a_model_from_elsewhere_is_watched_by_what_its_evaluation_saw(client, st
     evaluate.run(spec, StepContext(store, uuid.uuid4().hex))
     client.set_registered_model_alias(name, "champion", logged.registered_model_version)
     found = models.champion(client, name)
-    assert sorted(contracts.known(client, store, found).contract.watched) == sorted(SEEN)
+    assert sorted(contracts.read(client, store, found).contract.watched) == sorted(SEEN)
     report = watch(
         store,
         found,

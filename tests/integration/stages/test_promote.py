@@ -1,4 +1,4 @@
-"""The champion moves in a real MLflow registry, every decision is in the ledger once, and a crash loses neither."""
+"""Promotions and rollbacks in a real MLflow registry: each decision is in the ledger once, and crashes lose nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def back(store, model: str, key: str, **options):
     return rollback.run(spec, StepContext(store=store, key=key, provenance=PROVENANCE))
 
 
-def test_the_winner_becomes_champion_and_what_it_replaced_is_kept(client, store, versions):
+def test_the_winner_becomes_champion_and_the_replaced_version_is_recorded(client, store, versions):
     v1, v2, _ = versions
     first = do(store, verdict(v1, None), "a")
     assert (first.promoted, first.champion, first.replaced) == (True, v1, None)
@@ -74,7 +74,7 @@ def test_the_winner_becomes_champion_and_what_it_replaced_is_kept(client, store,
     assert (tags["mlops.replaced"], tags["mlops.ledger_entry"]) == ("1", "2")
 
 
-def test_the_ledger_says_which_data_which_code_which_gates_and_who(client, store, versions):
+def test_the_ledger_records_data_code_gates_and_user(client, store, versions):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     result = do(store, verdict(v2, v1), "b")
@@ -89,7 +89,7 @@ def test_the_ledger_says_which_data_which_code_which_gates_and_who(client, store
     assert json.loads(store.fs.cat_file(result.ledger_url))["seq"] == 2
 
 
-def test_without_a_winner_nothing_is_promoted_and_the_reason_is_kept(client, store, versions):
+def test_without_a_winner_the_refusal_and_its_reason_are_recorded(client, store, versions):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     result = do(store, verdict(None, v1, v2), "b")
@@ -111,14 +111,14 @@ def test_a_verdict_about_an_earlier_champion_is_refused(client, store, versions)
     assert [entry.decision for entry in Ledger(store, v1.model).entries()] == ["promoted", "promoted", "refused"]
 
 
-def test_of_two_verdicts_about_the_same_champion_only_the_first_is_carried_out(client, store, versions, monkeypatch):
+def test_only_the_first_of_two_verdicts_about_the_same_champion_is_carried_out(client, store, versions, monkeypatch):
     v1, v2, v3 = versions
     do(store, verdict(v1, None), "a")
     real = ArtifactStore.create_exclusive
     other = []
 
     def overtaken(self, key, data):
-        # Between this task's look at the champion and its entry, another task decides.
+        # Another task decides after this task has read the champion and before it appends its entry.
         if not other:
             other.append(None)
             other[0] = do(store, verdict(v3, v1), "quicker")
@@ -157,7 +157,7 @@ def crash_at(monkeypatch, client, name: str):
 
 
 @pytest.mark.parametrize("where", ["set_registered_model_alias", "set_model_version_tag"])
-def test_a_crash_in_the_middle_is_completed_by_the_retry_with_one_entry(where, client, store, versions, monkeypatch):
+def test_a_crashed_promotion_is_completed_by_its_retry_with_one_entry(where, client, store, versions, monkeypatch):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     crash_at(monkeypatch, client, where)
@@ -169,7 +169,7 @@ def test_a_crash_in_the_middle_is_completed_by_the_retry_with_one_entry(where, c
     assert [entry.id for entry in Ledger(store, v1.model).entries()] == ["a", "b"]
 
 
-def test_a_crash_that_nobody_retries_is_completed_by_the_next_decision(client, store, versions, monkeypatch):
+def test_a_crashed_promotion_without_a_retry_is_completed_by_the_next_decision(client, store, versions, monkeypatch):
     v1, v2, v3 = versions
     do(store, verdict(v1, None), "a")
     crash_at(monkeypatch, client, "set_registered_model_alias")
@@ -178,19 +178,19 @@ def test_a_crash_that_nobody_retries_is_completed_by_the_next_decision(client, s
     assert champion(client, v1.model) == v1
     assert not do(store, verdict(v3, v1), "c").promoted
     assert champion(client, v1.model) == v2
-    # And the crashed task, run again at last, does not undo what came after it.
+    # A late retry of the crashed task does not undo newer decisions.
     do(store, verdict(v3, v2), "d")
     assert do(store, verdict(v2, v1), "b").promoted
     assert champion(client, v1.model) == v3
 
 
 @pytest.mark.parametrize(("lost", "promoted"), [(4, True), (5, False)])
-def test_a_race_for_a_tag_that_is_lost_is_run_again(lost, promoted, client, store, versions, monkeypatch):
+def test_a_lost_race_for_a_tag_is_repeated(lost, promoted, client, store, versions, monkeypatch):
     from mlflow.exceptions import MlflowException
 
     real, calls = type(client).set_registered_model_tag, []
 
-    # What MLflow answers then, which cannot be had at will.
+    # The error of MLflow in such a race, which cannot be provoked reliably.
     def overtaken(self, *args):
         calls.append(args)
         if len(calls) <= lost:
@@ -220,7 +220,7 @@ def test_an_alias_that_a_person_moved_is_respected(client, store, versions):
     assert do(store, verdict(v3, v2), "c").replaced == v2
 
 
-def test_a_champion_that_was_deleted_does_not_stop_the_next(client, store, versions):
+def test_a_deleted_champion_does_not_prevent_the_next_promotion(client, store, versions):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     client.delete_model_version(v1.model, "1")
@@ -228,7 +228,7 @@ def test_a_champion_that_was_deleted_does_not_stop_the_next(client, store, versi
     assert champion(client, v1.model) == v2
 
 
-def test_a_lost_ledger_does_not_keep_the_champion_from_moving(client, store, versions, tmp_path):
+def test_a_lost_ledger_does_not_prevent_a_promotion(client, store, versions, tmp_path):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     client.set_registered_model_alias(v1.model, "champion", "2")
@@ -237,7 +237,7 @@ def test_a_lost_ledger_does_not_keep_the_champion_from_moving(client, store, ver
     assert champion(client, v1.model) == v1
 
 
-def test_rolling_back_goes_to_the_champion_before_and_again_to_the_one_before_that(client, store, versions):
+def test_repeated_rollbacks_go_back_one_champion_at_a_time(client, store, versions):
     v1, v2, v3 = versions
     for key, found in (("a", verdict(v1, None)), ("b", verdict(v2, v1)), ("c", verdict(v3, v2))):
         do(store, found, key)
@@ -245,20 +245,20 @@ def test_rolling_back_goes_to_the_champion_before_and_again_to_the_one_before_th
     assert (result.rolled_back, result.champion, result.replaced) == (True, v2, v3)
     assert result.summary.startswith(f"Rolled {v1.model} back from v3 to v2: It was wrong about snow.")
     assert champion(client, v1.model) == v2
-    # The same task again is a retry and rolls nothing back twice.
+    # A retry of the same task does not roll back twice.
     assert back(store, v1.model, "d").champion == v2
     assert champion(client, v1.model) == v2
     assert back(store, v1.model, "e").champion == v1
     assert champion(client, v1.model) == v1
-    with pytest.raises(RegistryError, match=r"knows no champion before .* v1: the ledger has v1, v2, v3"):
+    with pytest.raises(RegistryError, match=r"no champion before .* v1 \(former champions: v1, v2, v3\)"):
         back(store, v1.model, "f")
-    # Any that was champion can be named, a later one too.
+    # Any former champion is a valid target, also a later one.
     assert back(store, v1.model, "g", to_version=3).champion == v3
     entry = Ledger(store, v1.model).entries()[-1]
     assert (entry.decision, entry.replaced, entry.reason) == ("rolled_back", v1, "It was wrong about snow.")
 
 
-def test_a_rollback_that_crashed_is_completed_by_its_retry(client, store, versions, monkeypatch):
+def test_a_crashed_rollback_is_completed_by_its_retry(client, store, versions, monkeypatch):
     v1, v2, _ = versions
     do(store, verdict(v1, None), "a")
     do(store, verdict(v2, v1), "b")
@@ -270,14 +270,12 @@ def test_a_rollback_that_crashed_is_completed_by_its_retry(client, store, versio
     assert len(Ledger(store, v1.model).entries()) == 3
 
 
-def test_what_cannot_be_rolled_back_to_is_said(client, store, versions):
+def test_invalid_rollbacks_are_refused(client, store, versions):
     v1, v2, _ = versions
     with pytest.raises(RegistryError, match="has no champion, so there is nothing to roll back"):
         back(store, v1.model, "a")
     do(store, verdict(v1, None), "b")
-    with pytest.raises(
-        RegistryError, match=rf"{v1.model} v3 was never champion, so it cannot be rolled back to: the ledger has v1"
-    ):
+    with pytest.raises(RegistryError, match=rf"{v1.model} v3 was never champion, .*former champions: v1\)"):
         back(store, v1.model, "c", to_version=3)
     assert not back(store, v1.model, "d", to_version=1).rolled_back
     do(store, verdict(v2, v1), "e")
@@ -337,7 +335,7 @@ def gates_file():
 GATES = "- {metric: roc_auc, min: 0.6}\n- {metric: roc_auc, better_than_champion_by: 0.0}\n"
 
 
-def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_the_asset(
+def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_emits_an_asset_event(
     registered, gates_file, run_dag, capfd
 ):
     gates_file(GATES)
@@ -354,7 +352,7 @@ def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_th
     assert extra["dataset_id"] == verdict["dataset_id"]
     assert extra["metrics"]["roc_auc"] > 0.8
     assert f"Promoted {good} as its first champion" in capfd.readouterr().out
-    # The weak one alone does not get past the champion: no event, and no failure.
+    # The weak candidate does not beat the champion: there is no event and no failure.
     alone = DAG.format(model=good.model, candidates=[weak.model_dump()], more="")
     second = run_dag(alone)
     assert set(second.states().values()) == {"success"}
@@ -363,9 +361,9 @@ def test_a_dag_evaluates_mapped_candidates_promotes_the_winner_and_says_so_on_th
     assert "Nothing was promoted" in capfd.readouterr().out
 
 
-def test_a_rollback_says_so_on_the_asset(registered, gates_file, run_dag):
+def test_a_rollback_emits_an_asset_event(registered, gates_file, run_dag):
     gates_file("- {metric: roc_auc, min: 0.0}\n")
-    # Not the useless one: what is no better than a baseline is never promoted.
+    # The useless candidate cannot be used here, since it does not beat the baseline.
     weak, good = registered
     run_dag(DAG.format(model=good.model, candidates=[weak.model_dump()], more=""))
     more = (
@@ -387,7 +385,7 @@ def test_a_rollback_says_so_on_the_asset(registered, gates_file, run_dag):
         (None, "no file 'gates.yaml'"),
     ],
 )
-def test_gates_that_are_wrong_are_named_when_the_dag_is_parsed(text, message, airflow_db, gates_file):
+def test_invalid_gates_in_a_file_are_refused_when_the_dag_is_parsed(text, message, airflow_db, gates_file):
     from airflow.dag_processing.dagbag import DagBag
 
     from tests.integration.conftest import BUNDLE
@@ -403,18 +401,18 @@ def test_gates_that_are_wrong_are_named_when_the_dag_is_parsed(text, message, ai
         file.unlink()
 
 
-def test_literal_gates_that_are_wrong_are_named_when_the_operator_is_made():
+def test_invalid_gates_are_refused_when_the_operator_is_created():
     from airflow_mlops.operators import EvaluateOperator
 
     with pytest.raises(SpecError, match=r"Gate 1 .* must have a metric and one of"):
         EvaluateOperator(task_id="evaluate", candidates=[], gates=[{"metric": "roc_auc"}])
     with pytest.raises(SpecError, match=r"'rocauc' is not a metric: .* \(did you mean 'roc_auc'\?\)"):
         EvaluateOperator(task_id="evaluate", candidates=[], metric="rocauc")
-    # What is a template is looked at when it is rendered.
+    # A template is validated after it is rendered.
     EvaluateOperator(task_id="later", candidates=[], gates=[{"metric": "roc_auc", "min": "{{ params.min }}"}])
 
 
-def test_the_models_name_comes_from_default_args():
+def test_the_model_name_may_come_from_default_args():
     from airflow.sdk import DAG
 
     from airflow_mlops.operators import EvaluateOperator, PromoteOperator, RollbackOperator

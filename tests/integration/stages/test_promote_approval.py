@@ -1,4 +1,4 @@
-"""People are asked before a model is promoted: once, only where there is something to decide, and it is written down."""
+"""Approval of promotions: requested once, only if there is something to decide, and recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def dag(found: Verdict, approval: str = "", more: str = "", operator: str = "Pro
 
 
 class Person:
-    """Answers the requests of one DAG, in a thread beside ``dag.test()``, by way of Airflow's API.
+    """Answers the approval requests of one DAG through Airflow's API, in a thread while ``dag.test()`` runs.
 
-    :param answer: what is sent, or ``None`` for somebody who does not answer in time
+    :param answer: what is sent, or ``None`` for no answer in time
     """
 
     def __init__(self, model: str, answer: dict | None, before=lambda: None) -> None:
@@ -118,7 +118,7 @@ class Person:
                         self.asked.append(request)
                         self.before()
                         self._say(client, request["task_instance"])
-        except Exception as error:  # noqa: BLE001 - raised where the test sees it
+        except Exception as error:  # noqa: BLE001 - raised again in the thread of the test
             self.problem = error
 
     def _say(self, client, ti):
@@ -143,7 +143,9 @@ YES = {"chosen_options": ["Approve"], "params_input": {"note": "Looks good."}}
 NO = {"chosen_options": ["Reject"], "params_input": {"note": "Too slow\nfor us."}}
 
 
-def test_what_is_approved_is_promoted_and_the_ledger_says_by_whom(client, store, versions, run_dag, mlflow_connection):
+def test_an_approved_winner_is_promoted_and_the_ledger_names_the_approver(
+    client, store, versions, run_dag, mlflow_connection
+):
     v1, v2, _ = versions
     with Person(v1.model, YES) as person:
         run = run_dag(dag(verdict(v2, v1)))
@@ -169,7 +171,7 @@ def test_what_is_approved_is_promoted_and_the_ledger_says_by_whom(client, store,
     assert [uri for uri, _ in run.asset_events()] == [f"mlops://{v1.model}/champion"]
 
 
-def test_a_rejection_is_a_decision(client, store, versions, run_dag):
+def test_a_rejection_is_recorded_as_a_decision(client, store, versions, run_dag):
     v1, v2, _ = versions
     with Person(v1.model, NO):
         run = run_dag(dag(verdict(v2, v1)))
@@ -182,7 +184,7 @@ def test_a_rejection_is_a_decision(client, store, versions, run_dag):
     (entry,) = Ledger(store, v1.model).entries()
     assert (entry.decision, entry.champion, entry.approval.decision) == ("refused", v1, "rejected")
     assert entry.approval.note == "Too slow\nfor us."
-    # v1 became champion without an event, which is made good.
+    # v1 became champion without an event, so the task sends it now.
     assert [extra["version"] for _, extra in run.asset_events()] == [v1.version]
 
 
@@ -190,7 +192,9 @@ def test_a_rejection_is_a_decision(client, store, versions, run_dag):
     ("on_timeout", "state", "decision"),
     [("reject", "success", "timed_out"), ("approve", "success", "approved"), ("fail", "failed", None)],
 )
-def test_silence_means_what_was_said(on_timeout, state, decision, client, store, versions, run_dag, capfd):
+def test_on_timeout_determines_the_meaning_of_no_answer(
+    on_timeout, state, decision, client, store, versions, run_dag, capfd
+):
     v1, v2, _ = versions
     with Person(v1.model, None) as person:
         run = run_dag(dag(verdict(v2, v1), f"timeout=timedelta(seconds=1), on_timeout={on_timeout!r}", "retries=2"))
@@ -209,7 +213,7 @@ def test_silence_means_what_was_said(on_timeout, state, decision, client, store,
     assert f"obody answered within 0:00:01, which counts as {meaning}" in run.xcom("promote")["summary"]
 
 
-def test_a_champion_that_changed_while_people_thought_is_refused_and_that_is_said(client, store, versions, run_dag):
+def test_an_approved_winner_is_refused_if_the_champion_changed_meanwhile(client, store, versions, run_dag):
     v1, v2, v3 = versions
 
     def meanwhile():
@@ -226,7 +230,7 @@ def test_a_champion_that_changed_while_people_thought_is_refused_and_that_is_sai
 
 
 @pytest.mark.parametrize("nothing_to_decide", ["no winner", "champion already", "compared with another"])
-def test_nobody_is_asked_where_there_is_nothing_to_decide(nothing_to_decide, client, versions, run_dag):
+def test_no_approval_is_requested_if_there_is_nothing_to_decide(nothing_to_decide, client, versions, run_dag):
     v1, v2, _ = versions
     found = verdict(None, v1, v2) if nothing_to_decide == "no winner" else verdict(v2, v1)
     if nothing_to_decide != "no winner":
@@ -241,7 +245,7 @@ def test_nobody_is_asked_where_there_is_nothing_to_decide(nothing_to_decide, cli
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_a_retry_after_the_answer_asks_nobody_again(place, client, store, versions, run_dag):
+def test_a_retry_after_the_answer_requests_no_second_approval(place, client, store, versions, run_dag):
     v1, v2, _ = versions
     with Person(v1.model, YES) as person:
         more = f"run_on={place}, retries=1, retry_delay=timedelta(0)"
@@ -258,11 +262,11 @@ def test_a_step_that_needs_approval_promotes_nothing_without_it(client, store, v
     spec = PromoteSpec(verdict=verdict(v2, v1), needs_approval=True)
     result = promote.run(spec, StepContext(store=store, key="raced"))
     assert not result.promoted
-    assert "nobody was asked" in result.reason
+    assert "needs approval" in result.reason
     assert champion(client, v1.model) == v1
 
 
-def test_a_rejection_counts_even_where_the_version_became_champion_by_other_means(client, store, versions):
+def test_a_rejection_is_recorded_even_if_the_version_became_champion_otherwise(client, store, versions):
     from airflow_mlops.registry.approval import ApprovalRecord
 
     v1, v2, _ = versions
@@ -282,7 +286,7 @@ def test_a_rejection_counts_even_where_the_version_became_champion_by_other_mean
         ({"assignees": "ada"}, "assignees='ada'.*list of users"),
     ],
 )
-def test_what_is_wrong_is_named_when_the_dag_is_parsed(options, message):
+def test_invalid_options_are_refused_when_the_dag_is_parsed(options, message):
     from airflow_mlops.core.errors import SpecError
     from airflow_mlops.operators import Approval
 

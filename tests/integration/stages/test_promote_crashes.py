@@ -1,4 +1,4 @@
-"""A promotion that is killed anywhere is finished by the next task, and of many at once one wins: real processes."""
+"""A promotion killed at any write is completed by a later task, and one of many concurrent promotions wins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITES = (
     "set_model_version_tag",
     "delete_registered_model_tag",
 )
-# Its entry, the mark, two aliases, four tags, the mark's removal.
+# The entry, the tag mlops.moving, two aliases, four tags, and the removal of mlops.moving.
 STEPS = 9
 
 
@@ -59,12 +59,12 @@ def before_each_write(client, act) -> None:
 
 
 def in_process(work) -> int:
-    """Run ``work`` in a process of its own; the exit status, negative where a signal ended it."""
+    """Run ``work`` in a separate process. The exit status is negative if a signal killed the process."""
 
     def run() -> None:
         try:
             work()
-        except BaseException:  # noqa: BLE001 - a child ends here, whatever happens
+        except BaseException:  # noqa: BLE001 - the child process ends here in any case
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -88,7 +88,7 @@ def killed_at(client, number: int, work) -> None:
 
 
 def state(client, store, model: str):
-    """The champion of each who may be asked: the alias, the ledger's last move and the tags of the version it names."""
+    """The champion, which must be the same in the alias, the ledger and the tags of the version."""
     now = champion(client, model)
     entries = verify(client, Ledger(store, model))
     move = [entry for entry in entries if entry.moves][-1]
@@ -103,7 +103,7 @@ def state(client, store, model: str):
     return now, move.champion, len(entries)
 
 
-def test_a_promotion_writes_as_often_as_the_next_test_kills_it(client, store, make):
+def test_the_number_of_writes_of_a_promotion(client, store, make):
     v1, v2 = make(2)
     do(store, verdict(v1, None), "a")
 
@@ -117,11 +117,11 @@ def test_a_promotion_writes_as_often_as_the_next_test_kills_it(client, store, ma
 
 
 @pytest.mark.parametrize("number", range(STEPS))
-def test_a_promotion_that_is_killed_is_finished_by_its_retry(number, client, store, make):
+def test_a_killed_promotion_is_completed_by_its_retry(number, client, store, make):
     v1, v2 = make(2)
     do(store, verdict(v1, None), "a")
     killed_at(client, number, lambda: do(store, verdict(v2, v1), "b"))
-    # Who reads the alias meanwhile sees the one or the other champion, never none.
+    # In between, the alias names either the old or the new champion.
     assert champion(client, v1.model) in (v1, v2)
     result = do(store, verdict(v2, v1), "b")
     assert (result.promoted, result.champion, result.replaced) == (True, v2, v1)
@@ -129,13 +129,13 @@ def test_a_promotion_that_is_killed_is_finished_by_its_retry(number, client, sto
 
 
 @pytest.mark.parametrize("number", range(STEPS))
-def test_a_promotion_that_is_killed_and_not_retried_is_finished_by_the_next_decision(number, client, store, make):
+def test_a_killed_promotion_without_a_retry_is_completed_by_the_next_decision(number, client, store, make):
     v1, v2, v3 = make(3)
     do(store, verdict(v1, None), "a")
     killed_at(client, number, lambda: do(store, verdict(v2, v1), "b"))
     result = do(store, verdict(v3, v1), "c")
     if number == 0:
-        # Nothing had been decided.
+        # The task was killed before its decision was recorded.
         assert result.promoted
         assert state(client, store, v1.model) == (v3, v3, 2)
     else:
@@ -144,7 +144,7 @@ def test_a_promotion_that_is_killed_and_not_retried_is_finished_by_the_next_deci
 
 
 @pytest.mark.parametrize("number", range(STEPS))
-def test_a_rollback_that_is_killed_is_finished_by_its_retry_or_by_the_next_decision(number, client, store, make):
+def test_a_killed_rollback_is_completed_by_its_retry_or_by_the_next_decision(number, client, store, make):
     v1, v2, v3 = make(3)
     do(store, verdict(v1, None), "a")
     do(store, verdict(v2, v1), "b")
@@ -158,7 +158,7 @@ def test_a_rollback_that_is_killed_is_finished_by_its_retry_or_by_the_next_decis
 
 
 def overtaken(client, others):
-    """Between a task's look at the ledger and its move of the alias, ``others`` decide and move it."""
+    """``others`` decide and move the alias after a task has read the ledger and before it moves the alias."""
     real = type(client).set_registered_model_alias
 
     def late(self, model, alias, version):
@@ -169,7 +169,7 @@ def overtaken(client, others):
     type(client).set_registered_model_alias = late
 
 
-def test_a_task_that_was_held_up_does_not_undo_what_was_decided_meanwhile(client, store, make):
+def test_a_delayed_task_does_not_undo_newer_decisions(client, store, make):
     v1, v2, v3 = make(3)
     do(store, verdict(v1, None), "a")
 
@@ -181,11 +181,11 @@ def test_a_task_that_was_held_up_does_not_undo_what_was_decided_meanwhile(client
     assert state(client, store, v1.model) == (v3, v3, 3)
 
 
-def test_where_a_task_died_while_it_moved_the_alias_the_ledger_decides_and_not_the_alias(client, store, make):
+def test_after_a_crash_during_a_move_the_ledger_overrides_the_alias(client, store, make):
     v1, v2, v3 = make(3)
     do(store, verdict(v1, None), "a")
     do(store, verdict(v2, v1), "b")
-    # What a task leaves behind that was held up before it moved the alias to v1, and died after it had.
+    # The state after a delayed task has moved the alias to v1 and crashed before the repair.
     client.set_registered_model_tag(v1.model, MOVING_TAG, "1")
     client.set_registered_model_alias(v1.model, "champion", "1")
     assert not do(store, verdict(v3, v1), "c").promoted
@@ -193,7 +193,7 @@ def test_where_a_task_died_while_it_moved_the_alias_the_ledger_decides_and_not_t
 
 
 @pytest.mark.slow
-def test_of_twenty_promotions_at_once_one_wins_each_round_and_none_is_lost(client, store, make):
+def test_of_twenty_concurrent_promotions_one_wins_each_round_and_none_is_lost(client, store, make):
     rounds, tasks = 3, 20
     first, *candidates = make(1 + rounds * tasks)
     do(store, verdict(first, None), "first")

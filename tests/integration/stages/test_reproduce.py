@@ -1,4 +1,4 @@
-"""A registered version is trained again from what its run refers to, in a process of its own, and compared."""
+"""Registered versions are trained again from the spec in their run, and compared."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import uuid
 
 import pytest
 
+from airflow_mlops.registry.names import ENVIRONMENT_FILE, TRAINING_FILE
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
-from airflow_mlops.stages.train import record as train_record
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
@@ -43,7 +43,7 @@ def learn(client, store):
 
 @pytest.fixture
 def again(airflow_db, store, capsys):
-    """Run ``airflow mlops reproduce``: exit status, comparisons by what was compared, and what was said."""
+    """Run ``airflow mlops reproduce``; return the exit status, the comparisons by property, and stderr."""
     from airflow.cli.cli_parser import get_parser
 
     def again(candidate):
@@ -65,7 +65,7 @@ def verdicts(rows, kind):
     return {row["verdict"] for what, row in rows.items() if what.startswith(kind)}
 
 
-def test_a_forest_is_reproduced_to_the_last_digit_and_nothing_is_registered(learn, again, client, store):
+def test_a_forest_is_reproduced_exactly_and_nothing_is_registered(learn, again, client, store):
     made = learn(FOREST, seed=3)
     before = client.search_runs([client.get_run(made.run_id).info.experiment_id])
     status, rows, said = again(made.candidate)
@@ -90,14 +90,14 @@ def test_a_network_is_reproduced_and_leaves_no_checkpoint(learn, again, store):
 
 
 def tamper(client, run_id, **changes):
-    """Let the run refer to something else than it was made with."""
+    """Change the training spec in the run."""
     import mlflow
 
-    found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{train_record.TRAINING_FILE}")
-    client.log_dict(run_id, {**found, **changes}, train_record.TRAINING_FILE)
+    found = mlflow.artifacts.load_dict(f"runs:/{run_id}/{TRAINING_FILE}")
+    client.log_dict(run_id, {**found, **changes}, TRAINING_FILE)
 
 
-def test_another_seed_is_noticed(learn, again, client):
+def test_another_seed_is_reported(learn, again, client):
     made = learn(FOREST, seed=3)
     tamper(client, made.run_id, seed=4)
     status, rows, said = again(made.candidate)
@@ -107,7 +107,7 @@ def test_another_seed_is_noticed(learn, again, client):
     assert "is not reproduced: seed, metric roc_auc" in said
 
 
-def test_other_data_are_noticed(learn, again, client, store):
+def test_other_data_are_reported(learn, again, client, store):
     made = learn(FOREST)
     other = training_set(store, train=flights(600, seed=9))
     tamper(client, made.run_id, dataset=other.model_dump(mode="json"))
@@ -117,7 +117,7 @@ def test_other_data_are_noticed(learn, again, client, store):
     assert (rows["data"]["then"], rows["data"]["now"]) == (made.dataset.id, other.id)
 
 
-def test_data_that_were_changed_in_place_are_noticed(learn, again, store):
+def test_a_changed_dataset_file_is_an_error(learn, again, store):
     made = learn(FOREST)
     key = store.keys("datasets/late_training/files")[0]
     store.write_bytes(key, store.read_bytes(key)[:-1] + b"!")
@@ -126,7 +126,7 @@ def test_data_that_were_changed_in_place_are_noticed(learn, again, store):
     assert rows == {}
 
 
-def test_changed_code_is_noticed_even_where_it_learns_the_same(learn, again, tmp_path, monkeypatch):
+def test_changed_code_is_reported_even_if_the_metrics_are_equal(learn, again, tmp_path, monkeypatch):
     (tmp_path / "own_trainer.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_trainer", raising=False)
@@ -144,19 +144,19 @@ def test_changed_code_is_noticed_even_where_it_learns_the_same(learn, again, tmp
     assert "differs" in verdicts(rows, "metric")
 
 
-def test_another_environment_is_noted_and_is_no_failure(learn, again, client):
+def test_another_environment_is_noted_without_a_failure(learn, again, client):
     import mlflow
 
     made = learn(FOREST)
-    found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{train_record.ENVIRONMENT_FILE}")
-    client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, train_record.ENVIRONMENT_FILE)
+    found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{ENVIRONMENT_FILE}")
+    client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, ENVIRONMENT_FILE)
     status, rows, said = again(made.candidate)
     assert status == 0
     assert rows["package scikit-learn"]["verdict"] == "noted"
     assert "is reproduced, in another environment (package scikit-learn)." in said
 
 
-def test_a_network_may_differ_in_its_last_digits_and_no_other_model_may():
+def test_only_networks_have_a_tolerance():
     from airflow_mlops.stages.reproduce.step import _metrics, _tolerance
 
     def verdict(trainer, then, now, on_gpu=False):
@@ -172,7 +172,7 @@ def test_a_network_may_differ_in_its_last_digits_and_no_other_model_may():
     assert verdict(TorchTrainer(precision="bf16"), 0.7, 0.75) == "differs"
 
 
-def test_as_a_gate_only_what_can_be_trained_again_is_promoted(learn, client, store):
+def test_the_gate_promotes_only_reproducible_candidates(learn, client, store):
     def judge(*candidates, **options):
         gates = [{"reproducible": True}, {"metric": "roc_auc", "min": 0.6, **options}]
         spec = EvaluateSpec(candidates=[made.candidate for made in candidates], gates=gates)
@@ -189,6 +189,6 @@ def test_as_a_gate_only_what_can_be_trained_again_is_promoted(learn, client, sto
     assert differs.measured > 0
     assert f"{other.candidate} is not reproduced: seed, metric roc_auc" in differs.explanation
     assert f"metric roc_auc was {other.metrics['roc_auc']!r} and is " in differs.explanation
-    # Whoever fails anyway is not trained again.
+    # A candidate that fails another gate is not trained again.
     (refused,) = judge(same, min=0.999).candidates
     assert [gate.gate for gate in refused.gates] == ["roc_auc at least 0.999", "roc_auc better than a simple model"]

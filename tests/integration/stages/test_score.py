@@ -98,7 +98,7 @@ def test_a_missing_or_changed_feature_is_named(store, champion):
     with pytest.raises(SchemaError, match=f"Dataset gone has no column 'wind', which {champion} needs as a feature"):
         do(store, champion, write(store, "gone", data.drop_columns(["wind"])))
     changed = data.set_column(3, "wind", pa.array(["strong"] * 10))
-    with pytest.raises(SchemaError, match="Feature 'wind' was a number when the model was trained and is now string"):
+    with pytest.raises(SchemaError, match="Feature 'wind' was a number in training, but is now string"):
         do(store, champion, write(store, "changed", changed))
     with pytest.raises(SchemaError, match="has a column 'score', a name that scoring gives to a column of its own"):
         do(store, champion, write(store, "taken", data.append_column("score", data["wind"])))

@@ -1,4 +1,4 @@
-"""Searching for real: Optuna's own studies, in a file and in PostgreSQL, written to a real MLflow."""
+"""Searches with Optuna studies in a file and in PostgreSQL, logged to a real MLflow server."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ def states(study):
     return [trial.state.name for trial in study.trials]
 
 
-# What comes of it
+# Results
 
 
-def test_a_search_finds_parameters_and_writes_every_trial_down(client, store, look):
+def test_a_search_finds_parameters_and_logs_every_trial(client, store, look):
     result = look(trees(12, pruner=None), tags={"team": "delays"})
     assert result.trials == {"complete": 12, "pruned": 0, "failed": 0}
     assert result.metric == "roc_auc"
     assert set(result.params) == set(TREES)
     assert result.trainer["params"] == result.params
     assert result.summary.startswith(
-        f"Tried parameters of DecisionTreeClassifier (12 complete): roc_auc {result.value:.4g}"
+        f"Searched parameters of DecisionTreeClassifier (12 complete): roc_auc {result.value:.4g}"
     )
 
     parent = client.get_run(result.run_id)
@@ -126,10 +126,10 @@ def test_a_search_finds_parameters_and_writes_every_trial_down(client, store, lo
     assert len(client.get_metric_history(best.info.run_id, "roc_auc")) == 4
 
 
-def test_the_value_is_that_of_scikit_learns_own_cross_validation(store, look):
+def test_the_value_equals_scikit_learns_cross_validation(store, look):
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    from airflow_mlops.models.trainers import sklearn
+    from airflow_mlops.models.trainers.sklearn import trainer as sklearn
     from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
     from airflow_mlops.models.training_data import read_part
 
@@ -142,7 +142,7 @@ def test_the_value_is_that_of_scikit_learns_own_cross_validation(store, look):
     assert result.value == pytest.approx(expected.mean())
 
 
-def test_the_held_out_part_is_never_seen(store, look, monkeypatch):
+def test_the_part_test_is_never_read(store, look, monkeypatch):
     whole = training_set(store)
     with_test = look(trees(), dataset=whole, run="one")
     dataset = open_dataset(store, whole)
@@ -152,14 +152,14 @@ def test_the_held_out_part_is_never_seen(store, look, monkeypatch):
     assert (without.value, without.params) == (with_test.value, with_test.params)
     network = Search(TorchTrainer(epochs=1), {"learning_rate": Float(1e-4, 1e-2, log=True)}, trials=1)
     assert look(network, dataset=whole, run="three").trials["complete"] == 1
-    # The other part's file is needed.
+    # The test is valid only if the file of the part is really missing.
     (file,) = dataset.files("train")
     Path(store.path(file.path)).unlink()
     with pytest.raises(Exception, match="is missing"):
         look(trees(), dataset=whole, run="four")
 
 
-def test_one_worker_repeats_itself_and_another_seed_does_otherwise(store, look):
+def test_a_search_by_one_worker_is_reproducible(store, look):
     first, second, other = (look(trees(), run=run, seed=seed) for run, seed in (("a", 1), ("b", 1), ("c", 2)))
     params = {study.trials[0].datetime_start: [trial.params for trial in study.trials] for study in studies(store)}
     one, two, three = (params[start] for start in sorted(params))
@@ -176,7 +176,7 @@ def test_one_worker_repeats_itself_and_another_seed_does_otherwise(store, look):
         ("binary", TREE, "log_loss", -1),
     ],
 )
-def test_the_best_is_best_for_its_metric(task, trainer, metric, sign, client, store, look):
+def test_the_best_trial_depends_on_the_direction_of_the_metric(task, trainer, metric, sign, client, store, look):
     asked = Search(SklearnTrainer(trainer), {"max_depth": Int(1, 8)}, trials=5, folds=2, metric=metric, pruner=None)
     result = look(asked, dataset=training_set(store, task=task))
     assert result.metric == (metric or {"multiclass": "roc_auc_ovr", "regression": "rmse"}[task])
@@ -186,8 +186,9 @@ def test_the_best_is_best_for_its_metric(task, trainer, metric, sign, client, st
 
 
 @pytest.mark.parametrize("split", ["time", "group"])
-def test_folds_are_made_as_the_training_set_was_split(split, store):
+def test_folds_follow_the_split_of_the_training_set(split, store):
     from airflow_mlops.models.training_data import read_part
+    from airflow_mlops.stages.search.folds import make_folds
 
     table = flights(300)
     day = pa.array(np.random.default_rng(0).permutation(300).astype("datetime64[D]"))
@@ -196,13 +197,13 @@ def test_folds_are_made_as_the_training_set_was_split(split, store):
     dataset = open_dataset(store, training_set(store, train=table, test=table, **details))
     data = read_part(dataset, "train")
     if split == "group":
-        found = search_objective._folds(dataset, data, 3, seed=0)
+        found = make_folds(dataset, data, 3, seed=0)
         carriers = data.frame["carrier"].to_numpy()
         assert all(not set(carriers[learned]) & set(carriers[held]) for learned, held in found)
         with pytest.raises(TrainingError, match="has 4 groups, too few for 5 folds"):
-            search_objective._folds(dataset, data, 5, seed=0)
+            make_folds(dataset, data, 5, seed=0)
     else:
-        found = search_objective._folds(dataset, data, 3, seed=0)
+        found = make_folds(dataset, data, 3, seed=0)
         days = day.to_numpy(zero_copy_only=False)
         assert all(days[learned].max() < days[held].min() for learned, held in found)
 
@@ -210,7 +211,7 @@ def test_folds_are_made_as_the_training_set_was_split(split, store):
 # Pruning
 
 
-def test_trials_that_do_worse_are_pruned_at_a_fold(client, look):
+def test_worse_trials_are_pruned_at_a_fold(client, look):
     asked = Search(
         SklearnTrainer(TREE, {"random_state": 0}), {"max_depth": Int(1, 6)}, trials=25, folds=4, metric="log_loss"
     )
@@ -220,7 +221,7 @@ def test_trials_that_do_worse_are_pruned_at_a_fold(client, look):
     pruned = [run for run in children(client, result.run_id) if run.data.tags["mlops.state"] == "pruned"]
     assert len(pruned) == result.trials["pruned"]
     assert {run.info.status for run in pruned} == {"KILLED"}
-    # Not one of them came to its last fold.
+    # None of them reached its last fold.
     assert all(len(client.get_metric_history(run.info.run_id, "log_loss")) < 4 for run in pruned)
 
 
@@ -242,7 +243,7 @@ def test_networks_are_pruned_at_an_epoch_and_leave_no_checkpoint(client, store, 
     assert not list(Path(store.root).rglob("*.pt"))
 
 
-# Several workers, and what happens to them
+# Several workers
 
 WORKER = """
 import json, os, signal, sys, time
@@ -274,7 +275,7 @@ print(search.run(SearchSpec(**given["spec"]), StepContext(store, key, provenance
 
 @pytest.fixture
 def worker(store, model, tmp_path):
-    """``worker(search, map_index, **given)`` is a worker in a process of its own, which can be killed."""
+    """``worker(search, map_index, **given)`` starts a worker in a separate process, which can be killed."""
     dataset = training_set(store)
 
     def start(asked, map_index, **given):
@@ -307,7 +308,7 @@ def test_workers_share_one_study_and_one_run(client, store, model, worker):
     assert set(states(study)) == {"COMPLETE"}
     ran = {trial.user_attrs["task"] for trial in study.trials}
     assert ran == {"0", "1", "2"}
-    # They choose differently.
+    # The workers choose different parameters.
     assert len({json.dumps(trial.params) for trial in study.trials}) > 10
     (run_id,) = {result["run_id"] for result in results}
     assert len(children(client, run_id)) == len(study.trials)
@@ -323,7 +324,7 @@ def test_workers_share_one_study_and_one_run(client, store, model, worker):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_goes_on_with_its_trial_and_keeps_the_others(client, store, worker):
+def test_a_killed_worker_repeats_its_trial_and_keeps_the_others(client, store, worker):
     import optuna
 
     asked = trees(5, pruner=None)
@@ -342,7 +343,7 @@ def test_a_worker_that_is_killed_goes_on_with_its_trial_and_keeps_the_others(cli
     repeated = study.trials[3]
     assert repeated.params == before[2].params
     assert optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(repeated) == 2
-    # What it chooses after that is new.
+    # After the repeated trial it chooses new parameters.
     assert len({json.dumps(trial.params) for trial in study.trials}) == 5
     assert result["trials"] == {"complete": 5, "pruned": 0, "failed": 0}
     runs = children(client, result["run_id"])
@@ -351,7 +352,7 @@ def test_a_worker_that_is_killed_goes_on_with_its_trial_and_keeps_the_others(cli
     assert client.get_run(result["run_id"]).info.status == "FINISHED"
 
 
-def test_a_trial_that_ends_its_worker_each_time_is_given_up(client, store, worker):
+def test_a_trial_that_always_kills_its_worker_is_given_up(client, store, worker):
     asked = Search(SklearnTrainer(TREE), {"max_depth": Int(1, 9)}, trials=1, folds=2)
     for _ in range(2):
         died = worker(asked, 0, dies_at=1)
@@ -364,7 +365,7 @@ def test_a_trial_that_ends_its_worker_each_time_is_given_up(client, store, worke
     assert [run.info.status for run in children(client, result["run_id"])] == ["KILLED", "FINISHED"]
 
 
-def test_a_network_that_is_interrupted_goes_on_from_its_checkpoint(store, look, monkeypatch, caplog):
+def test_an_interrupted_network_continues_from_its_checkpoint(store, look, monkeypatch, caplog):
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     trainer = TorchTrainer(epochs=3, batch_size=64, checkpoint_every=2, device="cpu", patience=None)
@@ -378,17 +379,17 @@ def test_a_network_that_is_interrupted_goes_on_from_its_checkpoint(store, look, 
     monkeypatch.setattr(torch, "_log_curves", log_curves)
     with caplog.at_level("INFO"):
         result = look(asked)
-    assert "Going on from the checkpoint after step" in caplog.text
+    assert "Resuming from the checkpoint after step" in caplog.text
     assert not checkpoint.exists()
     assert (result.value, result.params) == (expected.value, expected.params)
 
 
-def test_a_retry_after_the_end_tries_nothing_and_a_cleared_task_searches_again(client, store, look):
+def test_a_retry_of_a_finished_search_runs_no_trial_and_a_cleared_task_searches_again(client, store, look):
     first = look(trees(3))
     again = look(trees(3))
     assert again == first
     assert len(studies(store)) == 1
-    # As after a success that a user cleared.
+    # The situation after a user has cleared a finished task.
     store.write_json("results/d/r/search/-1/0-0123456789abcdef.json", {})
     cleared = look(trees(3), generation=1)
     assert cleared.study != first.study
@@ -396,7 +397,7 @@ def test_a_retry_after_the_end_tries_nothing_and_a_cleared_task_searches_again(c
     assert sorted(len(study.trials) for study in studies(store)) == [3, 3]
 
 
-def test_a_cleared_task_that_had_failed_goes_on(store, look, monkeypatch):
+def test_a_cleared_task_that_had_failed_continues(store, look, monkeypatch):
     measure = search_objective._measure
     calls = iter(range(100))
     monkeypatch.setattr(search_objective, "_measure", lambda *args: measure(*args) if next(calls) < 7 else 1 / 0)
@@ -405,7 +406,7 @@ def test_a_cleared_task_that_had_failed_goes_on(store, look, monkeypatch):
     monkeypatch.setattr(search_objective, "_measure", measure)
     result = look(trees(4, pruner=None), generation=1)
     (study,) = studies(store)
-    # What failed for want of something else than good parameters does not count, and is repeated.
+    # A trial that failed for other reasons than its parameters does not count, and is repeated.
     assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[3].params == study.trials[2].params
     assert result.trials == {"complete": 4, "pruned": 0, "failed": 0}
@@ -432,7 +433,7 @@ def studies_allowed(postgres):  # noqa: F811
 def test_a_study_in_postgresql_needs_no_shared_file_system(studies_allowed, look, client, caplog):
     at = ArtifactStore(f"memory://search-{uuid.uuid4().hex}")
     dataset = training_set(at)
-    with pytest.raises(SpecError, match="is no file system in which workers can share a study: give the Search"):
+    with pytest.raises(SpecError, match="is not a file system, .* storage_conn_id"):
         look(trees(), dataset=dataset, at=at)
     connection = database(studies_allowed, schema="studies")
     asked = trees(4, storage_conn_id="studies")
@@ -447,10 +448,10 @@ def test_a_study_in_postgresql_needs_no_shared_file_system(studies_allowed, look
         assert "geheim" not in text
 
 
-def test_a_trial_whose_worker_lost_its_heartbeat_is_taken_over_by_another(studies_allowed, look, client, monkeypatch):
-    from airflow_mlops.stages.search import study as search_study
+def test_a_trial_without_heartbeat_is_taken_over_by_another_worker(studies_allowed, look, client, monkeypatch):
+    from airflow_mlops.stages.search import storage
 
-    monkeypatch.setattr(search_study, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     connection = database(studies_allowed, schema="studies")
     asked = trees(3, storage_conn_id="studies", pruner=None)
     measure = search_objective._measure
@@ -468,12 +469,12 @@ def test_a_trial_whose_worker_lost_its_heartbeat_is_taken_over_by_another(studie
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"password": "wrong-secret"}, StoreError, "cannot be kept in the database of connection 'studies'"),
+        ({"password": "wrong-secret"}, StoreError, "database of connection 'studies' cannot hold the study"),
         ({"conn_type": "sqlite"}, SpecError, "is a SQLite file, which several workers cannot share"),
-        ({"conn_type": "nonesuch"}, SpecError, "no SQLAlchemy dialect and driver is installed"),
+        ({"conn_type": "nonesuch"}, SpecError, "SQLAlchemy dialect or driver for connection 'studies'"),
     ],
 )
-def test_a_database_that_cannot_be_used_says_so_without_its_password(
+def test_errors_of_the_database_do_not_contain_its_password(
     changes,
     kind,
     message,
@@ -481,16 +482,16 @@ def test_a_database_that_cannot_be_used_says_so_without_its_password(
     look,
     monkeypatch,
 ):
-    from airflow_mlops.stages.search import study as search_study
+    from airflow_mlops.stages.search import storage
 
-    monkeypatch.setattr(search_study, "_PAUSE", 0)
+    monkeypatch.setattr(storage, "_PAUSE", 0)
     with pytest.raises(kind, match=message) as error:
         look(trees(storage_conn_id="studies"), connection=database(postgres, **changes))
     assert "secret" not in str(error.value)
     assert "geheim" not in str(error.value)
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.fixture
@@ -511,9 +512,9 @@ def picky(X, y, *, params, seed):
     sys.modules.pop("my_search", None)
 
 
-def test_a_trial_that_cannot_be_trained_fails_alone(client, look, mine):
+def test_a_failing_trial_does_not_fail_the_search(client, look, mine):
     asked = Search(FunctionTrainer("my_search:picky"), {"depth": Int(1, 9)}, trials=3, folds=2)
-    with pytest.raises(TrainingError, match="None of the 3 trials could be completed, .* raised ValueError: never"):
+    with pytest.raises(TrainingError, match="All 3 trials failed.* raised ValueError: never"):
         look(asked)
     trainer = SklearnTrainer(LOGISTIC, {"max_iter": 50})
     asked = Search(trainer, {"solver": Categorical(["lbfgs", "none-such"])}, trials=8, folds=2, pruner=None)
@@ -526,7 +527,7 @@ def test_a_trial_that_cannot_be_trained_fails_alone(client, look, mine):
     assert "none-such" in failed[0].data.tags["mlops.error"]
 
 
-def test_a_parameter_that_the_estimator_does_not_have_ends_the_search_at_once(client, store, look, model):
+def test_an_unknown_parameter_ends_the_search_immediately(client, store, look, model):
     with pytest.raises(SpecError, match="cannot be made with {'depht': "):
         look(Search(SklearnTrainer(TREE), {"depht": Int(1, 9)}, trials=9))
     assert states(studies(store)[0]) == ["FAIL"]
@@ -535,11 +536,11 @@ def test_a_parameter_that_the_estimator_does_not_have_ends_the_search_at_once(cl
 
 
 def test_a_metric_for_another_task_is_refused(look):
-    with pytest.raises(SpecError, match="The metric 'rmse' is not for a binary task: take one of roc_auc, "):
+    with pytest.raises(SpecError, match="The metric 'rmse' does not apply to a binary task: use one of roc_auc, "):
         look(trees(metric="rmse"))
 
 
-def test_classes_that_are_too_rare_for_the_folds_are_found_before_the_first_trial(store, look):
+def test_too_rare_classes_are_refused_before_the_first_trial(store, look):
     table = flights(60, "multiclass", seed=3)
     late = table.column("late").to_pylist()
     rare = ["odd" if place < 2 else value for place, value in enumerate(late)]
@@ -601,7 +602,7 @@ def test_a_dag_maps_over_workers_and_trains_the_best(client, store, model, run_d
     assert at_once.data.params["max_depth"] == parent.data.params["max_depth"]
 
 
-def test_a_training_that_searched_is_retried_without_searching_or_training_again(client, store, model):
+def test_a_retry_of_a_training_with_a_search_neither_searches_nor_trains_again(client, store, model):
     dataset = training_set(store)
     spec = TrainSpec(dataset=dataset, model=model, trainer=trees(3))
     context = StepContext(store, "results/d/r/train/-1/0-0123456789abcdef.json", provenance=Provenance(dag_id="d"))
@@ -609,13 +610,13 @@ def test_a_training_that_searched_is_retried_without_searching_or_training_again
     assert first == again
     assert [len(study.trials) for study in studies(store)] == [3]
     assert len(client.search_model_versions(f"name = '{model}'")) == 1
-    # Its data, code and parameters are in the run as with any other candidate.
+    # The run contains data, code and parameters like that of any other candidate.
     params = client.get_run(first.run_id).data.params
     assert params["estimator"] == TREE
     assert set(TREES) <= set(params)
 
 
-def test_lineage_tells_the_training_set_that_a_search_read(store, model):
+def test_lineage_contains_the_training_set_of_a_search(store, model):
     from airflow_mlops.core.calls import StepCall
     from airflow_mlops.lineage import lineage_of
 

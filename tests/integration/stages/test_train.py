@@ -1,4 +1,4 @@
-"""Training for real: what lands in MLflow loads in every way it should, once, and the same each time."""
+"""Training with a real MLflow server: stored models load in every flavour, once and reproducibly."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def versions(client, name):
     return client.search_model_versions(f"name = '{name}'")
 
 
-def test_one_stored_model_loads_as_scikit_learn_as_onnx_and_as_pyfunc(client, store, learn):
+def test_a_stored_model_loads_as_scikit_learn_onnx_and_pyfunc(client, store, learn):
     import mlflow.onnx
     import mlflow.sklearn
     from onnxruntime import InferenceSession
@@ -82,13 +82,13 @@ def test_one_stored_model_loads_as_scikit_learn_as_onnx_and_as_pyfunc(client, st
     np.testing.assert_array_equal(label, found.prediction)
     np.testing.assert_allclose(probabilities[:, 1], found.score, atol=1e-6)
 
-    # Nothing in it is a pickle.
+    # The folder contains no pickle.
     assert {file.suffix for file in download(client, result.candidate).rglob("*") if file.is_file()} <= {
         "", ".json", ".onnx", ".skops", ".txt", ".yaml", ".yml",
     }  # fmt: skip
 
 
-def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
+def test_the_model_folder_contains_the_contract_and_the_profile(client, learn):
     result = learn({"estimator": HGB, "params": {"max_iter": 10}})
     folder = download(client, result.candidate)
     contract = OnnxModel.load(folder).contract
@@ -112,7 +112,7 @@ def test_the_contract_and_the_profiles_lie_beside_the_model(client, learn):
     assert known.calibration.rows == 300
 
 
-def test_everything_about_a_training_is_in_its_run(client, learn):
+def test_the_run_contains_everything_about_the_training(client, learn):
     result = learn({"estimator": LOGISTIC, "params": {"C": 0.5}, "name": "small"}, seed=3, tags={"team": "delays"})
     run = client.get_run(result.run_id)
     assert run.info.status == "FINISHED"
@@ -156,7 +156,7 @@ def test_everything_about_a_training_is_in_its_run(client, learn):
     )
 
 
-def test_what_float32_cannot_answer_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
+def test_a_model_that_needs_float64_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
     import mlflow.sklearn
 
     features = [*FEATURES, "announced"]
@@ -184,7 +184,7 @@ def test_what_float32_cannot_answer_is_exported_evaluated_and_scored_in_float64(
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_the_same_data_code_and_seed_give_the_same_metrics_and_another_seed_others(learn):
+def test_the_seed_determines_the_metrics(learn):
     trainer = {"estimator": "sklearn.ensemble.RandomForestClassifier", "params": {"n_estimators": 10}}
     first, second, other = learn(trainer), learn(trainer), learn(trainer, seed=1)
     assert first.run_id != second.run_id
@@ -193,7 +193,7 @@ def test_the_same_data_code_and_seed_give_the_same_metrics_and_another_seed_othe
 
 
 @pytest.mark.parametrize(("task", "estimator"), [("multiclass", HGB), ("regression", "sklearn.linear_model.Ridge")])
-def test_other_tasks_are_trained_too(task, estimator, client, store, learn):
+def test_multiclass_models_and_regressions_are_trained(task, estimator, client, store, learn):
     import mlflow.pyfunc
 
     dataset = training_set(store, task=task)
@@ -214,7 +214,7 @@ def test_other_tasks_are_trained_too(task, estimator, client, store, learn):
 # Retries
 
 
-def test_a_retry_after_registration_registers_nothing_again(client, learn, model):
+def test_a_retry_after_the_registration_registers_nothing(client, learn, model):
     first = learn({"estimator": LOGISTIC}, key="results/one.json")
     again = learn({"estimator": LOGISTIC}, key="results/one.json")
     assert again == first
@@ -223,15 +223,15 @@ def test_a_retry_after_registration_registers_nothing_again(client, learn, model
 
 @pytest.mark.parametrize(
     ("module", "point"),
-    [(train, "package"), (train_record, "log_run"), (train_record, "log_model"), (train, "register")],
+    [(train, "write_package"), (train_record, "log_run"), (train_record, "log_model"), (train, "register")],
     ids=["package", "log_run", "log_model", "register"],
 )
-def test_a_retry_after_a_failure_goes_on_in_the_same_run(module, point, client, learn, model, monkeypatch):
+def test_a_retry_after_a_failure_continues_in_the_same_run(module, point, client, learn, model, monkeypatch):
     with monkeypatch.context() as broken:
         real = getattr(module, point)
 
         def fail(*args, **kwargs):
-            # Before the registration nothing is lost that was done before the network went away.
+            # An interruption before the registration loses nothing of the run.
             if point != "register":
                 real(*args, **kwargs)
             raise ConnectionError("the network went away")
@@ -255,18 +255,18 @@ def test_every_candidate_has_its_own_run_and_version(client, learn, model):
     assert len({result.run_id for result in results}) == len(runs(client, model)) == 2
 
 
-# What goes wrong
+# Errors
 
 
-def test_data_that_cannot_be_learned_from_leaves_no_run(client, store, learn, model):
+def test_invalid_training_data_leave_no_run(client, store, learn, model):
     table = flights(100)
     same = table.set_column(table.schema.get_field_index("late"), "late", [[True] * 100])
-    with pytest.raises(TrainingError, match="there is nothing to tell apart"):
+    with pytest.raises(TrainingError, match="have the label"):
         learn({"estimator": LOGISTIC}, dataset=training_set(store, train=same))
     assert client.get_experiment_by_name(model) is None
 
 
-def test_a_server_that_is_down_is_a_failure_that_may_be_retried(store, model):
+def test_an_unavailable_server_is_an_error_that_may_be_retried(store, model):
     from airflow_mlops.core.connections import ConnectionInfo
 
     spec = TrainSpec(dataset=training_set(store), model=model, trainer={"estimator": LOGISTIC})
@@ -313,7 +313,7 @@ def wrong(X, y, *, params, seed):
     sys.modules.pop("my_model", None)
 
 
-def test_a_function_of_the_user_is_trained_and_scores(client, store, learn, mine):
+def test_a_users_function_is_trained_and_scores(client, store, learn, mine):
     result = learn({"function": "my_model:numbers", "params": {"C": 0.3}})
     assert result.trainer == "numbers"
     run = client.get_run(result.run_id)
@@ -322,10 +322,10 @@ def test_a_function_of_the_user_is_trained_and_scores(client, store, learn, mine
     assert model.predict(flights(20)).score.shape == (20,)
 
 
-def test_an_export_that_answers_differently_is_refused(client, learn, model, mine):
+def test_an_export_that_predicts_differently_is_refused(client, learn, model, mine):
     with pytest.raises(
         ModelFormatError,
-        match=r"ONNX export of wrong answers differently from the model itself: it differs .* on 300 held-out rows in "
+        match=r"ONNX export of wrong predicts differently from the model itself: it differs .* on 300 held-out rows in "
         r"float32, \d+ predicted labels differ, .*; in float64 it differs",
     ):
         learn({"function": "my_model:wrong"})
@@ -333,7 +333,7 @@ def test_an_export_that_answers_differently_is_refused(client, learn, model, min
     assert versions(client, model) == []
 
 
-def test_cloudpickle_is_used_when_it_is_asked_for(client, learn, mine):
+def test_cloudpickle_is_used_if_serialization_says_so(client, learn, mine):
     result = learn({"function": "my_model:custom", "serialization": "cloudpickle"})
     folder = download(client, result.candidate)
     assert (folder / "model.pkl").is_file()
@@ -370,7 +370,7 @@ def test_a_dag_maps_over_candidates(client, store, model, run_dag, mlflow_connec
     assert "Trained templated on 600 rows of late_training, registered as " in capfd.readouterr().out
 
 
-def test_a_mapped_trainer_serialises_and_shows():
+def test_a_mapped_trainer_is_serialised_and_shown():
     from airflow.sdk import DAG as Dag  # noqa: N811
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -390,7 +390,7 @@ def test_a_mapped_trainer_serialises_and_shows():
     assert again.task_dict["train"].expand_input.value["trainer"][1]["function"] == "mine:train"
 
 
-def test_a_mistake_in_a_trainer_is_found_while_the_dag_is_parsed():
+def test_an_invalid_trainer_is_refused_when_the_dag_is_parsed():
     from airflow_mlops.core.errors import SpecError
     from airflow_mlops.operators import TrainOperator
 
@@ -402,7 +402,7 @@ TORCH = {"epochs": 3, "batch_size": 64, "checkpoint_every": 2}
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_a_network_is_registered_and_scores_as_pyfunc_does(task, client, store, learn):
+def test_a_network_scores_like_its_pyfunc(task, client, store, learn):
     import mlflow.pyfunc
     import torch
 
@@ -428,7 +428,9 @@ def test_a_network_is_registered_and_scores_as_pyfunc_does(task, client, store, 
     assert set(profile.features.columns) == set(FEATURES)
 
 
-def test_a_networks_loss_curve_is_in_its_run_once_and_its_checkpoint_is_gone(client, store, learn, model, monkeypatch):
+def test_the_loss_curve_of_a_network_is_logged_once_and_its_checkpoint_is_deleted(
+    client, store, learn, model, monkeypatch
+):
     from airflow_mlops.models.trainers.torch import trainer
 
     dataset, key = training_set(store), f"results/{uuid.uuid4().hex}.json"

@@ -1,4 +1,4 @@
-"""Glass boxes are fitted to the features as they are, repeat, and what they say of themselves is what they compute."""
+"""Explainable Boosting Machines: training on unchanged features, reproducibility, explanations and plots."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models import explanation_plots as explanation
 from airflow_mlops.models.explanation import Axis, Curve, Explanation, Surface, Term
-from airflow_mlops.models.trainers import function, sklearn
+from airflow_mlops.models.trainers import function
+from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec, SklearnTrainerSpec
 from airflow_mlops.models.training_data import read_part
-from airflow_mlops.stages.train import explanation
 from tests.support.training import FEATURES, flights, training_set
 from tests.unit.stages.test_plots import drawn
 
@@ -38,9 +39,9 @@ def fit(data, seed=0, **params):
     return sklearn.fit(SklearnTrainerSpec(estimator=EBM + kind, params={**QUICK, **params}), data, seed)
 
 
-def test_it_learns_from_the_features_as_they_are(store):
+def test_a_glass_box_is_fitted_to_unchanged_features(store):
     train = flights(300)
-    # Numbers for whoever guesses by the values.
+    # By default InterpretML would take these texts for numbers.
     train = train.set_column(train.schema.get_field_index("tail"), "tail", [[f"{row % 9:03d}" for row in range(300)]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -54,20 +55,20 @@ def test_it_learns_from_the_features_as_they_are(store):
     assert "interpret-core" in model.packages
 
 
-def test_the_seed_decides(store):
+def test_the_seed_determines_the_model(store):
     data = read(store)
     first, second, other = (fit(data, seed).predict(data.frame) for seed in (1, 1, 2))
     assert (first == second).all()
     assert (first != other).any()
 
 
-def test_preprocessing_of_ones_own_is_refused(store):
+def test_preprocessing_is_refused(store):
     spec = SklearnTrainerSpec(estimator=f"{EBM}Classifier", params=QUICK, preprocessing="mine:make")
-    with pytest.raises(SpecError, match="takes numbers, text and missing values as they are.* leave preprocessing out"):
+    with pytest.raises(SpecError, match="ExplainableBoostingClassifier .* remove preprocessing"):
         sklearn.fit(spec, read(store), 0)
 
 
-def test_without_the_extra_the_error_says_what_to_install(store, monkeypatch):
+def test_the_error_without_interpretml_says_what_to_install(store, monkeypatch):
     class Nowhere:
         def find_spec(self, name, path=None, target=None):
             if name.partition(".")[0] == "interpret":
@@ -76,11 +77,11 @@ def test_without_the_extra_the_error_says_what_to_install(store, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "interpret"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
-    with pytest.raises(SpecError, match=r"needs InterpretML, which is not .*: install airflow-mlops\[interpret\]"):
+    with pytest.raises(SpecError, match=r"needs InterpretML.* airflow-mlops\[interpret\]"):
         fit(read(store))
 
 
-def test_a_function_may_search_for_one(store, tmp_path, monkeypatch):
+def test_a_function_may_return_a_grid_search_of_glass_boxes(store, tmp_path, monkeypatch):
     (tmp_path / "my_glass.py").write_text(
         textwrap.dedent(
             """
@@ -101,13 +102,13 @@ def test_a_function_may_search_for_one(store, tmp_path, monkeypatch):
     assert model.explain(data).terms[0].curve
 
 
-def test_other_estimators_say_nothing_of_themselves(store):
+def test_other_estimators_have_no_explanation(store):
     data = read(store)
     spec = SklearnTrainerSpec(estimator="sklearn.linear_model.LogisticRegression")
     assert sklearn.fit(spec, data, 0).explain(data) is None
 
 
-# What it says of itself
+# Explanations
 
 
 def places(axis: Axis, values) -> np.ndarray:
@@ -141,11 +142,11 @@ def test_the_terms_add_up_to_the_model(store, task, interactions):
     assert len(said.terms) == 5 + interactions
     known = data.frame
     if interactions:
-        # A surface does not say what a missing value does.
+        # A surface does not contain the contribution of missing values.
         known = known[known["distance"].notna()]
     fitted = model.estimator
     expected = fitted.predict(known) if task == "regression" else fitted.decision_function(known)
-    # The cuts are told with six digits: a value may lie between the cut and what is told of it.
+    # Edges are rounded to six digits, so a value may lie between an edge and its rounded form.
     close = np.isclose(scores(said, known), np.reshape(expected, (len(known), -1)), atol=1e-4).all(axis=1)
     assert close.mean() > 0.99
     outputs = {"binary": [1], "regression": ["late"], "multiclass": ["early", "late", "on time"]}
@@ -157,7 +158,7 @@ def test_the_terms_add_up_to_the_model(store, task, interactions):
     assert (said.outputs, said.unit) == (outputs[task], units[task])
 
 
-def test_the_sizes_are_those_of_interpretml_largest_first(store):
+def test_importances_equal_those_of_interpretml_and_are_sorted(store):
     data = read(store)
     model = fit(data)
     said = model.explain(data)
@@ -172,11 +173,11 @@ def test_the_sizes_are_those_of_interpretml_largest_first(store):
     assert dict(zip((text for (text,) in carrier.axis.texts), carrier.rows, strict=True)) == counts.to_dict()
 
 
-# Its plots
+# Plots
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_a_glass_box_is_drawn(store, task, tmp_path):
+def test_plots_are_written(store, task, tmp_path):
     data = read(store, task)
     explanation.write(tmp_path, fit(data).explain(data))
     assert sorted(file.name for file in tmp_path.glob("*.*")) == ["explanation.json", "shapes.png", "terms.png"]

@@ -1,4 +1,4 @@
-"""Explainable Boosting Machines answer in ONNX as they do themselves, to the last digits."""
+"""Explainable Boosting Machines predict the same in ONNX, up to the last digits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from airflow_mlops.core.contract import FeatureColumn
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.models.onnx import ebm as onnx_ebm
-from airflow_mlops.models.trainers import ebm
+from airflow_mlops.models.trainers.sklearn import ebm
 
 NUMBERS, TEXTS = ["distance", "hour"], ["carrier", "tail"]
 FEATURES = [FeatureColumn(name=name, kind="string" if name in TEXTS else "number") for name in [*NUMBERS, *TEXTS]]
@@ -50,7 +50,7 @@ LABELS = {
 
 def fit(labels: str, **params):
     kind = ExplainableBoostingRegressor if labels in ("value", "count") else ExplainableBoostingClassifier
-    with ebm.quietly():
+    with ebm.no_plot_warnings():
         return kind(**{"feature_types": TYPES, "interactions": 6, **QUICK, **params}).fit(X, LABELS[labels])
 
 
@@ -86,7 +86,7 @@ def hard(model) -> pd.DataFrame:
         ("value", {"interactions": [("hour", "carrier", "distance")], "exclude": ["tail", "hour"]}),
     ],
 )
-def test_the_answers_are_the_same(labels, params):
+def test_predictions_are_the_same(labels, params):
     model = fit(labels, **params)
     frame = hard(model)
     found = answers(onnx_ebm.to_onnx(model, FEATURES), frame)
@@ -99,16 +99,16 @@ def test_the_answers_are_the_same(labels, params):
     assert (label == model.predict(frame)).all()
 
 
-def test_a_feature_that_no_term_has_is_no_input():
+def test_a_feature_without_a_term_is_not_an_input():
     model = fit("value", interactions=0, exclude=["tail"])
     exported = onnx_ebm.to_onnx(model, FEATURES)
     assert [item.name for item in exported.graph.input] == ["distance", "hour", "carrier"]
 
 
-def test_features_may_be_called_what_the_graph_calls_its_own():
+def test_features_may_have_the_names_of_graph_nodes():
     names = ["label", "constant 0", "probabilities", "Concat 0"]
     frame = X.set_axis(names, axis=1)
-    with ebm.quietly():
+    with ebm.no_plot_warnings():
         model = ExplainableBoostingClassifier(feature_types=TYPES, interactions=1, **QUICK)
         model.fit(frame, LABELS["numbers"])
     features = [FeatureColumn(name=name, kind=item.kind) for name, item in zip(names, FEATURES, strict=True)]
@@ -120,7 +120,7 @@ def test_features_may_be_called_what_the_graph_calls_its_own():
     cuts=st.lists(st.floats(-1e38, 1e38), max_size=20, unique=True),
     values=st.lists(st.floats(width=32), max_size=10),
 )
-def test_a_number_is_found_between_any_cuts(cuts, values):
+def test_the_bin_of_a_number_is_found_for_any_cuts(cuts, values):
     cuts = np.sort(np.array(cuts, dtype=np.float64))
     given_values = np.array([*values, *cuts, np.nan, np.inf, -np.inf]).astype(np.float32)
     trees = onnx_ebm._Trees()
@@ -137,10 +137,10 @@ def test_a_number_is_found_between_any_cuts(cuts, values):
     assert bins[:, 0].tolist() == expected.tolist()
 
 
-def test_what_was_learned_as_something_else_is_refused():
+def test_a_model_fitted_to_other_types_or_names_is_refused():
     model = fit("value", feature_types=["nominal", "continuous", "nominal", "nominal"], interactions=0)
-    with pytest.raises(ModelFormatError, match="feature 'distance', which is of kind number, as 'nominal'"):
+    with pytest.raises(ModelFormatError, match="feature 'distance' of kind number as 'nominal'"):
         onnx_ebm.to_onnx(model, FEATURES)
     bare = ExplainableBoostingRegressor(interactions=0, **QUICK).fit(X[["hour"]].to_numpy(), LABELS["value"])
-    with pytest.raises(ModelFormatError, match="learned from 'feature_0000', which is no feature"):
+    with pytest.raises(ModelFormatError, match="fitted to 'feature_0000', which is not a feature"):
         onnx_ebm.to_onnx(bare, FEATURES)

@@ -1,4 +1,4 @@
-"""A model's ONNX export answers as the model does, for every supported estimator and whatever the data looks like."""
+"""The ONNX export of every supported estimator predicts like the estimator, for data of any form."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.onnx import scorer as onnx_model
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.models.trainers import sklearn
 from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from tests.support.training import FEATURES, flights
 
@@ -120,7 +120,7 @@ def forest() -> OnnxModel:
     cuts=st.lists(st.integers(0, 9000), max_size=4),
     block=st.sampled_from([1000, 4096]),
 )
-def test_how_rows_are_cut_into_batches_changes_nothing(forest, rows, cuts, block):
+def test_the_division_into_batches_changes_nothing(forest, rows, cuts, block):
     table = flights(9000, seed=3).slice(0, rows)
     edges = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
     chunked = pa.concat_tables(
@@ -137,7 +137,7 @@ def test_how_rows_are_cut_into_batches_changes_nothing(forest, rows, cuts, block
     np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0)]), whole.score)
 
 
-def test_columns_may_come_in_any_order_and_type_that_holds_the_same_values(forest):
+def test_columns_may_have_any_order_and_any_type_with_the_same_values(forest):
     table = flights(300, seed=4)
     expected = forest.predict(table).score
     same = pa.table(
@@ -153,7 +153,7 @@ def test_columns_may_come_in_any_order_and_type_that_holds_the_same_values(fores
     np.testing.assert_array_equal(forest.predict(same).score, expected)
 
 
-def test_a_missing_number_given_as_nan_is_a_missing_number(forest):
+def test_nan_counts_as_a_missing_number(forest):
     table = flights(300, seed=4)
     nan = pc.fill_null(table["distance"], float("nan"))
     np.testing.assert_array_equal(
@@ -169,8 +169,8 @@ def test_a_missing_column_is_named(forest):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("carrier", [1, 2, 3], "'carrier' was text when the model was trained and is now int64"),
-        ("hour", ["5", "6", "7"], "'hour' was a number when the model was trained and is now string"),
+        ("carrier", [1, 2, 3], "'carrier' was text in training, but is now int64"),
+        ("hour", ["5", "6", "7"], "'hour' was a number in training, but is now string"),
     ],
 )
 def test_a_column_of_another_type_is_named(forest, name, values, message):
@@ -179,7 +179,7 @@ def test_a_column_of_another_type_is_named(forest, name, values, message):
         forest.predict(table.set_column(table.schema.get_field_index(name), name, pa.array(values)))
 
 
-def test_the_threshold_of_the_contract_decides(forest):
+def test_the_threshold_of_the_contract_determines_the_label(forest):
     table = flights(300, seed=4)
     forest.contract.__dict__["threshold"] = 0.8
     try:
@@ -195,7 +195,7 @@ def test_the_engine_is_named(forest):
     assert "CPUExecutionProvider" in forest.engine
 
 
-def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, forest):
+def test_the_error_about_an_invalid_folder_names_the_missing_file(tmp_path, forest):
     with pytest.raises(
         ModelFormatError, match=r"has no mlops/contract.json: the version was not made by TrainOperator"
     ):

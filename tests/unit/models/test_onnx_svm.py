@@ -1,4 +1,4 @@
-"""Support vector machines written as matrix products answer as before."""
+"""Support vector machines predict the same after they are rewritten as matrix products."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def answers(fitted, rows=X):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_regression_answers_as_scikit_learn_does(kernel):
+def test_a_regression_predicts_like_scikit_learn(kernel):
     from sklearn import svm
 
     fitted = svm.SVR(**KERNELS[kernel]).fit(X[:800], SIGNAL[:800])
@@ -42,7 +42,7 @@ def test_a_regression_answers_as_scikit_learn_does(kernel):
     np.testing.assert_allclose(found[:, 0], fitted.predict(X), atol=5e-4)
 
 
-def test_in_double_precision_it_is_nearer():
+def test_double_precision_is_more_accurate():
     from sklearn import svm
 
     fitted = svm.SVR().fit(X[:800], SIGNAL[:800])
@@ -59,7 +59,7 @@ def test_in_double_precision_it_is_nearer():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("names", [[0, 1], ["early", "late"]])
-def test_a_calibrated_classifier_of_two_answers_as_scikit_learn_does(kernel, names):
+def test_a_calibrated_binary_classifier_predicts_like_scikit_learn(kernel, names):
     from sklearn import svm
     from sklearn.calibration import CalibratedClassifierCV
 
@@ -84,7 +84,7 @@ def test_a_bare_classifier_gives_the_label_and_the_decision(names):
 
 
 @pytest.mark.parametrize("svc", [{"probability": True, "random_state": 0}, {}])
-def test_three_classes_and_own_probabilities_are_left_alone(svc):
+def test_three_classes_and_built_in_probabilities_are_not_rewritten(svc):
     from sklearn import svm
 
     fitted = svm.SVC(**svc).fit(X, np.digitize(SIGNAL, [-1, 0.5] if not svc else [0.5]))

@@ -1,4 +1,4 @@
-"""A forest that is cut for the cache answers as before, and what cannot be cut is left alone."""
+"""Large forests are split into pieces that fit the cache, and predict the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kinds(model) -> list[str]:
 
 @pytest.mark.parametrize("family", ["RandomForest", "ExtraTrees"])
 @pytest.mark.parametrize("labels", LABELS)
-def test_a_forest_in_pieces_answers_as_in_one(family, labels, monkeypatch):
+def test_a_split_forest_predicts_like_the_whole_one(family, labels, monkeypatch):
     from onnx import checker
     from sklearn import ensemble
 
@@ -58,7 +58,7 @@ def test_a_forest_in_pieces_answers_as_in_one(family, labels, monkeypatch):
         if one.dtype.kind == "f":
             np.testing.assert_allclose(other, one, atol=1e-5)
         else:
-            # Where two classes have the same share of votes, rounding may prefer the other.
+            # If two classes have equally many votes, rounding may prefer either.
             assert (one == other).mean() > 0.99
 
 
@@ -71,7 +71,7 @@ def test_a_forest_in_pieces_answers_as_in_one(family, labels, monkeypatch):
         ("linear_model", "LogisticRegression", "binary", 1),
     ],
 )
-def test_what_is_small_or_adds_up_in_another_way_is_left_alone(module, name, labels, nodes, monkeypatch):
+def test_small_forests_and_other_ensembles_are_not_split(module, name, labels, nodes, monkeypatch):
     import importlib
 
     monkeypatch.setattr(onnx_trees, "NODES", nodes)

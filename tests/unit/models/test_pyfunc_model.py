@@ -1,4 +1,4 @@
-"""What a model from elsewhere answers with, and what evaluation makes of it."""
+"""The outputs of foreign models are converted to predictions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ P = [0.2, 0.9, 0.5]
         P,
         np.column_stack([1 - np.array(P), P]),
         pd.DataFrame({"p": P}),
-        # Columns that are named by the classes may come in any order.
+        # Columns named by the classes may have any order.
         pd.DataFrame({"True": P, "False": 1 - np.array(P)}),
     ],
 )
@@ -59,21 +59,21 @@ def test_probabilities_of_two_classes(answer):
         ([False, True, True], "binary", None, [0, 1, 1]),
         (np.array([0, 1, 1]), "binary", None, [0, 1, 1]),
         (pd.DataFrame({"label": ["no", "yes", "no"]}), "binary", ["no", "yes"], [0, 1, 0]),
-        # Labels that are fractions look like probabilities, and are labels.
+        # Fractions can be labels instead of probabilities.
         (np.array([0.5, 1.5, 0.5]), "binary", [0.5, 1.5], [0, 1, 0]),
         (np.array(["late", "early", "on time"], dtype=object), "multiclass", None, [1, 0, 2]),
         (["late", "never", "early"], "multiclass", None, [1, -1, 0]),
     ],
 )
-def test_labels_alone(answer, task, classes, score):
+def test_labels_without_probabilities(answer, task, classes, score):
     found = model(answer, task, classes=classes).predict(ROWS)
     assert found.score.tolist() == score
     assert found.probabilities is None
 
 
-def test_labels_are_those_of_the_dataset():
+def test_labels_are_converted_to_those_of_the_dataset():
     assert str(model(np.array([0, 1, 1])).predict(ROWS).prediction.tolist()) == "[False, True, True]"
-    # What the dataset does not know stays as it is.
+    # A value that is not a label of the dataset stays unchanged.
     assert model(["late", "never", "early"], "multiclass").predict(ROWS).prediction.tolist() == [
         "late",
         "never",
@@ -81,7 +81,7 @@ def test_labels_are_those_of_the_dataset():
     ]
 
 
-def test_a_column_without_a_value_fits_any_type():
+def test_a_column_without_values_fits_any_type():
     given = []
     asked = model([True] * 3, types={"wind": pa.float64(), "gate": pa.string()})
     asked._answer = lambda frame: given.append(frame) or [True] * 3
@@ -90,7 +90,7 @@ def test_a_column_without_a_value_fits_any_type():
     assert {name: str(kind) for name, kind in frame.dtypes.items()} == {"wind": "float64", "gate": "object"}
 
 
-def test_values():
+def test_values_of_a_regression():
     assert model(np.array([[1], [2], [3]]), "regression").predict(ROWS).score.tolist() == [1, 2, 3]
 
 
@@ -100,20 +100,20 @@ def test_values():
         (
             np.zeros((3, 4)),
             "multiclass",
-            r"delays v1 answers with shape \(3, 4\) for 3 rows, and its task is multiclass",
+            r"delays v1 returned an array of shape \(3, 4\) for 3 rows of a multiclass task",
         ),
-        (np.zeros(2), "binary", r"delays v1 answers with shape \(2,\) for 3 rows"),
-        (np.zeros((3, 2)), "regression", "it must give a value for each row"),
-        (["yes", "no", "no"], "binary", "delays v1 answers with 'yes', and the labels are False, True"),
+        (np.zeros(2), "binary", r"delays v1 returned an array of shape \(2,\) for 3 rows"),
+        (np.zeros((3, 2)), "regression", "it must return a value for each row"),
+        (["yes", "no", "no"], "binary", "delays v1 returned 'yes', but the labels are False, True"),
         (["a", "b", "c"], "regression", "delays v1 raised ValueError: could not convert string to float"),
     ],
 )
-def test_what_is_no_prediction_is_an_error(answer, task, message):
+def test_invalid_outputs_are_an_error(answer, task, message):
     with pytest.raises(EvaluationError, match=message):
         model(answer, task).predict(ROWS)
 
 
-def test_columns_come_in_the_types_of_the_signature():
+def test_columns_have_the_types_of_the_signature():
     given = []
     types = {"seats": pa.int32(), "wind": pa.float32(), "gate": pa.string()}
     asked = model([True] * 3, types=types)
@@ -131,13 +131,13 @@ def test_columns_come_in_the_types_of_the_signature():
 @pytest.mark.parametrize(
     ("values", "kind", "message"),
     [
-        ([1.0, None, 3.0], pa.int64(), "'wind' is int64 for the model, and is missing in some rows"),
-        ([1.5, 2.0, 3.0], pa.int64(), "'wind' cannot be given to the model as int64"),
-        (["a", "b", "c"], pa.float64(), "'wind' is double for the model and string in the data"),
-        (["1", "2", "3"], pa.int64(), "'wind' is int64 for the model and string in the data"),
-        ([1, 2, 3], pa.string(), "'wind' is string for the model and int64 in the data"),
+        ([1.0, None, 3.0], pa.int64(), "'wind' is int64 .* but is missing in some rows"),
+        ([1.5, 2.0, 3.0], pa.int64(), "'wind' cannot be converted to int64"),
+        (["a", "b", "c"], pa.float64(), "'wind' is double .* but string in the data"),
+        (["1", "2", "3"], pa.int64(), "'wind' is int64 .* but string in the data"),
+        ([1, 2, 3], pa.string(), "'wind' is string .* but int64 in the data"),
     ],
 )
-def test_columns_that_do_not_fit_are_an_error(values, kind, message):
+def test_columns_that_do_not_match_the_signature_are_an_error(values, kind, message):
     with pytest.raises(SchemaError, match=message):
         model([True] * 3, types={"wind": kind}).predict(pa.table({"wind": values}))

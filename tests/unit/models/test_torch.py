@@ -1,4 +1,4 @@
-"""Networks: streamed, repeatable, resumed exactly, and the same in ONNX."""
+"""Networks are trained on a stream, reproducible, resumed exactly, and equal to their ONNX export."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BINARY = ("label", "binary", [0, 1])
 
 
 class Record:
-    """What a training told and left."""
+    """The messages, metrics and files of a training."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -110,7 +110,7 @@ def exported(model, table: pa.Table) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", [BINARY, ("kind", "multiclass", ["high", "low", "middle"])], ids=lambda task: task[1])
-def test_a_classifier_learns_and_answers_the_same_in_onnx(dataset, task):
+def test_a_classifier_learns_and_its_onnx_export_predicts_the_same(dataset, task):
     model = train(dataset, task, epochs=8)
     unseen = rows(9, 500)
     unseen = unseen.set_column(2, "plan", pa.array(["new", *unseen["plan"].to_pylist()[1:]]))
@@ -122,18 +122,18 @@ def test_a_classifier_learns_and_answers_the_same_in_onnx(dataset, task):
     np.testing.assert_allclose(exported(model, unseen), found, atol=1e-5)
 
 
-def test_a_regression_learns_and_answers_the_same_in_onnx(dataset):
+def test_a_regression_learns_and_its_onnx_export_predicts_the_same(dataset):
     model = train(dataset, ("amount", "regression", []), epochs=8)
     unseen = rows(9, 500).filter(pa.compute.is_valid(rows(9, 500)["x"]))
     found = model.predict(unseen.select(["x", "y", "plan"]).to_pandas())
     assert np.corrcoef(found[:, 0], unseen["amount"].to_numpy())[0, 1] > 0.95
     np.testing.assert_allclose(exported(model, unseen), found, rtol=1e-4)
-    with pytest.raises(ModelFormatError, match="is a network, which computes in float32"):
+    with pytest.raises(ModelFormatError, match="computes in float32 and cannot be exported in float64"):
         model.to_onnx(None, "float64")
 
 
 @pytest.mark.parametrize("names", [["x", "y"], ["plan"]], ids=["numbers", "texts"])
-def test_features_of_one_kind_are_enough(dataset, names):
+def test_features_of_only_one_kind(dataset, names):
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     whole = data(*BINARY)
@@ -147,12 +147,12 @@ def test_features_of_one_kind_are_enough(dataset, names):
     np.testing.assert_allclose(exported(model, unseen), model.predict(unseen.to_pandas()), atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset):
+def test_the_seed_determines_the_weights(dataset):
     one, same, other = (train(dataset, seed=seed, key=f"checkpoints/seed{n}.pt") for n, seed in enumerate([1, 1, 2]))
     assert weights(one) == weights(same) != weights(other)
 
 
-def test_it_stops_when_the_validation_loss_falls_no_more_and_keeps_the_best(dataset):
+def test_early_stopping_keeps_the_best_weights(dataset):
     record = Record()
     model = train(dataset, epochs=60, learning_rate=0.05, patience=2, record=record)
     losses = [record.metrics[epoch]["validation_loss"] for epoch in sorted(record.metrics)]
@@ -161,16 +161,16 @@ def test_it_stops_when_the_validation_loss_falls_no_more_and_keeps_the_best(data
     assert model.params["best_epoch"] == best + 1
 
 
-def test_progress_metrics_and_tensorboard_files_are_left(dataset):
+def test_progress_metrics_and_tensorboard_files_are_logged(dataset):
     record = Record()
-    train(dataset, record=record, key="checkpoints/told.pt")
+    train(dataset, record=record, key="checkpoints/logged.pt")
     assert any("Epoch 2 of 2: train loss 0." in line and "rows/s" in line for line in record.lines)
     assert set(record.metrics) == {0, 1}
     (file,) = record.files["tensorboard"]
     assert file.startswith("events.out.tfevents")
 
 
-def test_accumulated_batches_make_the_step_of_one_large_batch(dataset):
+def test_accumulated_batches_give_the_same_steps_as_one_large_batch(dataset):
     options = {"epochs": 1, "params": {"dropout": 0.0}, "validation": 0.0, "patience": None}
     small = train(dataset, batch_size=100, accumulate=10, key="checkpoints/small.pt", **options)
     large = train(dataset, batch_size=1000, key="checkpoints/large.pt", **options)
@@ -207,7 +207,7 @@ print(json.dumps({"losses": states[0].losses, "epochs": states[0].epochs, "weigh
 """
 
 
-def test_a_training_that_is_killed_goes_on_to_the_last_digit(dataset, store):
+def test_a_killed_training_is_resumed_with_exactly_the_same_numbers(dataset, store):
     def start(key: str, slow: float) -> subprocess.Popen:
         arguments = [store.url, dataset.ref.model_dump_json(), key, str(slow)]
         return subprocess.Popen(
@@ -223,7 +223,7 @@ def test_a_training_that_is_killed_goes_on_to_the_last_digit(dataset, store):
     killed.wait()
     killed.stdout.close()
     resumed = json.loads(start("checkpoints/killed.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
-    assert any("Going on from the checkpoint after step 21" in line for line in resumed["lines"])
+    assert any("checkpoint after step 21" in line for line in resumed["lines"])
     for name in ("losses", "epochs", "weights"):
         assert resumed[name] == whole[name], name
     assert len(whole["losses"]) > 40
@@ -252,7 +252,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_networks", None)
 
 
-def test_a_network_of_the_user_is_trained_and_exported(dataset, mine):
+def test_a_users_network_is_trained_and_exported(dataset, mine):
     model = train(dataset, module="my_networks:Linear", params={"bias": False}, epochs=6, learning_rate=0.02)
     assert model.name == "Linear"
     assert set(model.sources) == {"my_networks:Linear"}
@@ -266,13 +266,13 @@ def test_a_network_of_the_user_is_trained_and_exported(dataset, mine):
     ("options", "kind", "message"),
     [
         ({"module": "my_networks:Linear", "params": {"depth": 3}}, SpecError, "cannot be made with {'depth': 3}"),
-        ({"module": "my_networks:nothing"}, TrainingError, "no torch.nn.Module"),
-        ({"device": "cuda"}, SpecError, "finds no GPU here"),
+        ({"module": "my_networks:nothing"}, TrainingError, "made a int, not a torch.nn.Module"),
+        ({"device": "cuda"}, SpecError, "finds no GPU"),
         ({"learning_rate": 1e30, "params": {"dropout": 0.0}}, TrainingError, "smaller learning_rate"),
     ],
     ids=["params", "module", "device", "loss"],
 )
-def test_what_is_wrong_with_a_training_is_said(dataset, mine, options, kind, message):
+def test_invalid_trainers_are_refused(dataset, mine, options, kind, message):
     if options.get("device") == "cuda":
         import torch
 
@@ -287,24 +287,24 @@ def test_a_mistake_in_the_trainer_is_found_when_the_dag_is_parsed():
         check_trainer(TorchTrainer(precision="8"), "The trainer")
 
 
-def test_what_is_kept_between_epochs_changes_nothing(dataset, monkeypatch):
-    from airflow_mlops.models.trainers.torch import data as torch_data
+def test_the_cache_between_epochs_changes_nothing(dataset, monkeypatch):
+    from airflow_mlops.models.trainers.torch import batches
 
-    kept = train(dataset, key="checkpoints/kept.pt")
-    monkeypatch.setattr(torch_data, "KEPT_BYTES", 0)
+    cached = train(dataset, key="checkpoints/cached.pt")
+    monkeypatch.setattr(batches, "CACHE_BYTES", 0)
     read_again = train(dataset, key="checkpoints/again.pt")
-    assert weights(kept) == weights(read_again)
+    assert weights(cached) == weights(read_again)
 
 
-def test_memory_stays_flat_however_many_rows_there_are(store, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_rows(store, tmp_path):
     code = """
 import resource, sys
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.core.references import DatasetRef
-from airflow_mlops.models.trainers.torch import data as torch_data
+from airflow_mlops.models.trainers.torch import batches
 from tests.unit.models.test_torch import train
-torch_data.BUFFER_ROWS, torch_data.KEPT_BYTES = 20_000, 2**20
+batches.BUFFER_ROWS, batches.CACHE_BYTES = 20_000, 2**20
 store = ArtifactStore(sys.argv[1])
 train(open_dataset(store, DatasetRef.model_validate_json(sys.argv[2])), epochs=2, batch_size=4096)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -327,11 +327,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 TOGETHER = {"epochs": 2, "batch_size": 256, "params": {"dropout": 0.0}, "validation": 0.0, "patience": None}
 
 
-def test_several_processes_learn_what_one_learns(dataset):
+def test_several_processes_learn_the_same_as_one(dataset):
     alone = train(dataset, key="checkpoints/alone.pt", **TOGETHER)
     record = Record()
     together = train(dataset, key="checkpoints/together.pt", record=record, processes=2, accumulate=1, **TOGETHER)
-    # Batches hold other rows, and as many; the loss falls as far.
+    # Batches contain other rows, but as many of them, so the loss falls equally far.
     assert "Training in 2 processes." in record.lines
     assert set(record.metrics) == {0, 1}
     losses = [model.state.epochs[-1]["train_loss"] for model in (alone, together)]
@@ -339,7 +339,7 @@ def test_several_processes_learn_what_one_learns(dataset):
     assert len(together.state.losses) == pytest.approx(len(alone.state.losses), abs=1)
 
 
-def test_what_is_told_of_an_epoch_can_end_the_training_in_all_processes(dataset):
+def test_an_exception_in_the_metrics_callback_ends_the_training_in_all_processes(dataset):
     record = Record()
 
     class Enough(Exception):  # noqa: N818
@@ -357,8 +357,8 @@ def test_what_is_told_of_an_epoch_can_end_the_training_in_all_processes(dataset)
         assert set(record.metrics) == {0}
 
 
-def test_the_gradient_of_several_processes_is_that_of_their_batches_together(dataset):
-    # One batch an epoch: whoever reads which row, the rows of the step are the same ones.
+def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(dataset):
+    # With one batch per epoch, each step uses the same rows, whichever process reads them.
     options = {**TOGETHER, "batch_size": 9000, "epochs": 3}
     alone = train(dataset, key="checkpoints/one.pt", **options)
     together = train(dataset, key="checkpoints/two.pt", processes=2, **options)
@@ -366,7 +366,7 @@ def test_the_gradient_of_several_processes_is_that_of_their_batches_together(dat
     np.testing.assert_allclose(weights(together), weights(alone), atol=1e-4)
 
 
-def test_processes_that_are_asked_to_end_go_on_to_the_last_digit(dataset, store):
+def test_processes_terminated_by_sigterm_are_resumed_with_exactly_the_same_numbers(dataset, store):
     def start(key: str, slow: float) -> subprocess.Popen:
         arguments = [store.url, dataset.ref.model_dump_json(), key, str(slow)]
         return subprocess.Popen(
@@ -382,9 +382,9 @@ def test_processes_that_are_asked_to_end_go_on_to_the_last_digit(dataset, store)
     rest = asked.stdout.read()
     asked.wait(60)
     asked.stdout.close()
-    assert "Asked to end: a checkpoint of step" in rest
+    assert "Terminated: the next try of the task continues from the checkpoint of step" in rest
     resumed = json.loads(start("checkpoints/asked.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
-    assert any("Going on from the checkpoint" in line for line in resumed["lines"])
+    assert any("Resuming from the checkpoint" in line for line in resumed["lines"])
     for name in ("losses", "epochs", "weights"):
         assert resumed[name] == whole[name], name
 
@@ -417,7 +417,7 @@ print(json.dumps({"losses": state.losses, "epochs": state.epochs, "weights": wei
 
 
 def slow_network(**shape):
-    """The built-in network; each step takes as long as TEST_SLOW says."""
+    """The built-in network, with a delay of TEST_SLOW seconds in each step."""
     import time
 
     from airflow_mlops.models.trainers.torch.network import TabularNetwork
@@ -433,7 +433,7 @@ def dying_network(**shape):
     return slow_network(**shape)
 
 
-def test_a_process_that_dies_or_fails_ends_all_and_says_why(dataset):
+def test_a_process_that_dies_or_fails_ends_all_processes(dataset):
     with pytest.raises(TrainingError, match="ended with status"):
         train(dataset, module="tests.unit.models.test_torch:dying_network", processes=2, key="checkpoints/dies.pt")
     with pytest.raises(TrainingError, match="smaller learning_rate"):
@@ -491,7 +491,7 @@ def numeric(label: str, task: str, classes: list) -> TrainingData:
 @pytest.mark.parametrize(
     "task", [("kind", "multiclass", ["high", "low", "middle"]), ("amount", "regression", [])], ids=lambda task: task[1]
 )
-def test_a_dataset_of_the_user_feeds_a_network_of_theirs(dataset, own, task, processes):
+def test_a_users_dataset_feeds_a_users_network(dataset, own, task, processes):
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     outputs = max(1, len(task[2]))
@@ -502,7 +502,7 @@ def test_a_dataset_of_the_user_feeds_a_network_of_theirs(dataset, own, task, pro
     spec = TorchTrainerSpec.model_validate(trainer)
     model = torch.fit(spec, numeric(*task), 0, Record().run(dataset, f"checkpoints/own-{task[1]}-{processes}.pt"))
     assert sum(model.state.epochs[-1].values()) < sum(model.state.epochs[0].values())
-    # 9,000 rows twice, less a tenth for validation.
+    # 9,000 rows twice, without a tenth for validation.
     assert len(model.state.losses) == pytest.approx(6 * 9000 * 2 * 0.9 / 128, rel=0.02)
     assert set(model.sources) == {"own_data:Net", "own_data:Rows"}
     unseen = rows(9, 300).select(["x", "y"])
@@ -515,12 +515,12 @@ def test_a_dataset_of_the_user_feeds_a_network_of_theirs(dataset, own, task, pro
     ("path", "features", "message"),
     [
         ("own_data:Rows", data, "'plan' is text"),
-        ("own_data:pairs", numeric, "no Dataset with a length"),
+        ("own_data:pairs", numeric, "made a list, not a torch Dataset"),
         ("own_data:Nothing", numeric, "has no 'Nothing'"),
     ],
     ids=["text", "list", "absent"],
 )
-def test_what_is_wrong_with_a_dataset_of_the_user_is_said(dataset, own, path, features, message):
+def test_invalid_user_datasets_are_refused(dataset, own, path, features, message):
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     spec = TorchTrainerSpec.model_validate(TorchTrainer("own_data:Net", {"outputs": 2, "hidden": 4}, dataset=path))
@@ -528,6 +528,6 @@ def test_what_is_wrong_with_a_dataset_of_the_user_is_said(dataset, own, path, fe
         torch.fit(spec, features(*BINARY), 0, Record().run(dataset, "checkpoints/own-wrong.pt"))
 
 
-def test_a_dataset_without_a_network_for_it_is_refused():
+def test_a_dataset_without_a_module_is_refused():
     with pytest.raises(SpecError, match="dataset= needs module="):
         check_trainer(TorchTrainer(dataset="own_data:Rows"), "The trainer")

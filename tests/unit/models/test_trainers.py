@@ -1,4 +1,4 @@
-"""What is trained: preprocessing by column type, what cannot be learned from, the user's own functions."""
+"""Training: preprocessing by column type, invalid training data, the user's own functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from airflow_mlops.core.errors import ModelFormatError, SchemaError, SpecError, 
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.inputs import frame
-from airflow_mlops.models.trainers import function, sklearn
+from airflow_mlops.models.trainers import function
+from airflow_mlops.models.trainers.sklearn import preprocessing
+from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import check_trainer
 from airflow_mlops.models.training_data import check_parts, read_part
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -57,7 +59,7 @@ def replaced(table: pa.Table, name: str, values) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
 
 
-# What a DAG's author writes
+# Trainers in DAG files
 
 
 def test_trainers_are_json_and_survive_copies():
@@ -98,10 +100,10 @@ def test_trainers_import_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
-# What cannot be learned from
+# Invalid training data
 
 
-def test_infinite_values_are_refused_with_column_and_rows(store):
+def test_infinite_values_are_refused_with_the_column_and_the_number_of_rows(store):
     train = flights(100)
     distance = train["distance"].to_numpy().copy()
     distance[[3, 5]] = [np.inf, -np.inf]
@@ -136,28 +138,28 @@ def test_a_class_that_was_never_seen_in_training_is_refused(store):
     ("values", "task", "message"),
     [
         ([None, True] * 25, "binary", "Label 'late' in part 'train' of late_training is missing in 25 of 50 rows"),
-        ([0.5, 1.0] * 25, "binary", "holds fractions, and the task is binary"),
-        ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, and the task is binary"),
+        ([0.5, 1.0] * 25, "binary", "has fractions, but the task is binary"),
+        ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, but the task is binary"),
         ([1.0, float("nan")] * 25, "regression", "is NaN or infinite in 25 of 50 rows"),
-        (["1", "x"] * 25, "regression", "is of type string, which is no label for a regression task"),
+        (["1", "x"] * 25, "regression", "is of type string, which cannot be the label of a regression task"),
     ],
 )
-def test_labels_that_cannot_be_learned_are_named(store, values, task, message):
+def test_invalid_labels_are_refused(store, values, task, message):
     with pytest.raises(TrainingError, match=message):
         data = replaced(flights(50), "late", values)
         read(store, train=data, test=data, task=task)
 
 
 @pytest.mark.parametrize("values", [[False, True], [0, 1], [0.0, 1.0]])
-def test_labels_of_any_type_that_means_two_classes_are_zero_and_one(store, values):
+def test_binary_labels_of_any_type_become_zero_and_one(store, values):
     data = replaced(flights(50), "late", values * 25)
     train, _ = read(store, train=data, test=data)
     assert train.labels.dtype == np.int64
     assert train.classes == [0, 1]
 
 
-def test_what_is_no_training_set_is_refused(store):
-    with pytest.raises(TrainingError, match="Dataset late_training is no training set"):
+def test_other_datasets_are_refused(store):
+    with pytest.raises(TrainingError, match="Dataset late_training is not a training set"):
         read(store, label=None)
     with pytest.raises(SchemaError, match="no column 'wind'"):
         read(store, features=["wind"])
@@ -169,25 +171,25 @@ def test_what_is_no_training_set_is_refused(store):
 # Preprocessing
 
 
-def test_trees_get_codes_and_others_one_column_for_each_frequent_text(store):
+def test_trees_get_ordinal_codes_and_others_one_hot_columns_of_the_frequent_texts(store):
     tree, train, _ = fitted(store, SklearnTrainer(HGB))
     assert tree.estimator[0].transform(train.frame).shape == (600, 5)
     linear, train, _ = fitted(store, SklearnTrainer(LOGISTIC))
-    tails = min(train.frame["tail"].nunique(), sklearn.MAX_CATEGORIES)
+    tails = min(train.frame["tail"].nunique(), preprocessing.MAX_CATEGORIES)
     carriers = train.frame["carrier"].nunique()
-    assert carriers == 4  # a missing text is one of its own
+    assert carriers == 4  # missing text is a category of its own
     assert linear.estimator[0].transform(train.frame).shape == (600, 3 + carriers + tails)
 
 
-def test_the_most_frequent_texts_are_kept_and_ties_broken_by_name(store, monkeypatch):
-    monkeypatch.setattr(sklearn, "MAX_CATEGORIES", 3)
+def test_the_most_frequent_texts_are_kept_and_ties_are_broken_by_name(store, monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_CATEGORIES", 3)
     tails = ["d"] * 40 + ["b"] * 30 + ["c"] * 30 + ["a"] * 30 + ["e"] * 20
     model, _, _ = fitted(store, SklearnTrainer(LOGISTIC), train=replaced(flights(150), "tail", tails))
     encoder = model.estimator[0].named_transformers_["text tail"]
     assert list(encoder.categories_[0]) == ["a", "b", "d"]
 
 
-def test_missing_numbers_are_filled_only_where_the_estimator_cannot_take_them(store):
+def test_missing_numbers_are_imputed_only_for_estimators_that_do_not_support_them(store):
     boosted, train, _ = fitted(store, SklearnTrainer(HGB))
     assert np.isnan(boosted.estimator[0].transform(train.frame)).any()
     forest, train, _ = fitted(store, SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 2}))
@@ -195,14 +197,14 @@ def test_missing_numbers_are_filled_only_where_the_estimator_cannot_take_them(st
 
 
 @pytest.mark.parametrize("estimator", ["naive_bayes.GaussianNB", "neighbors.KNeighborsClassifier"])
-def test_estimators_that_take_no_sparse_columns_get_dense_ones(store, estimator):
+def test_estimators_without_support_for_sparse_columns_get_dense_ones(store, estimator):
     model, train, test = fitted(store, SklearnTrainer(f"sklearn.{estimator}"))
     found, expected = answers(model, train, test), model.predict(test.frame)
-    # Of two neighbours equally far away, either may be the fifth.
+    # Either of two equally distant neighbours may be the fifth.
     assert np.isclose(found, expected, atol=1e-4).all(axis=1).mean() > 0.99
 
 
-def test_the_seed_reaches_the_estimator_unless_it_has_one_of_its_own(store):
+def test_the_seed_becomes_random_state_unless_params_set_it(store):
     train, _ = read(store)
     forest = "sklearn.ensemble.RandomForestClassifier"
     assert sklearn.fit(spec(SklearnTrainer(forest, {"n_estimators": 2})), train, 7).params["random_state"] == 7
@@ -221,12 +223,16 @@ def test_the_seed_reaches_the_estimator_unless_it_has_one_of_its_own(store):
             "cannot be made with .* unexpected keyword argument 'c'",
         ),
         ({"estimator": LOGISTIC, "params": {"C": -1}}, TrainingError, "could not be fitted to 600 rows of 5 features"),
-        ({"estimator": "sklearn.linear_model.Ridge"}, TrainingError, "is no classifier, and 'late' has classes"),
+        (
+            {"estimator": "sklearn.linear_model.Ridge"},
+            TrainingError,
+            "is not a classifier, but the label 'late' has classes",
+        ),
         ({"estimator": "sklearn.svm.LinearSVC"}, TrainingError, "has no predict_proba"),
         ({"function": "tests.unit.my_trainers:nothing"}, SpecError, "there is no module 'tests.unit.my_trainers'"),
     ],
 )
-def test_an_estimator_that_cannot_be_had_is_named(store, trainer, kind, message):
+def test_invalid_estimators_and_functions_are_refused(store, trainer, kind, message):
     with pytest.raises(kind, match=message):
         fitted(store, trainer)
 
@@ -236,7 +242,7 @@ def test_an_estimator_that_cannot_be_had_is_named(store, trainer, kind, message)
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A module of the user, beside the DAGs."""
+    """A user's module, in the folder of the DAGs."""
     (tmp_path / "my_trainers.py").write_text(
         textwrap.dedent("""
         import numpy as np
@@ -287,7 +293,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def answers(model, train, test):
-    """What the export says of the held-out rows."""
+    """Probabilities of the ONNX export for the held-out rows."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(model.to_onnx(train))
@@ -299,7 +305,7 @@ def answers(model, train, test):
     return session.run(None, feeds)[1]
 
 
-def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
+def test_a_model_fitted_by_a_users_function_is_exported(store, mine):
     model, train, test = fitted(store, FunctionTrainer("my_trainers:train", {"C": 0.5}))
     assert model.name == "train"
     assert model.params == {"function": "my_trainers:train", "C": 0.5}
@@ -307,7 +313,7 @@ def test_a_function_of_the_user_trains_and_its_model_is_exported(store, mine):
 
 
 @pytest.mark.parametrize(("name", "features"), [("bare", ["hour", "weekend"]), ("searched", FEATURES)])
-def test_a_bare_estimator_and_the_best_of_a_search_are_exported_too(store, mine, name, features):
+def test_a_bare_estimator_and_the_best_of_a_grid_search_are_exported(store, mine, name, features):
     model, train, test = fitted(store, FunctionTrainer(f"my_trainers:{name}"), features=features)
     np.testing.assert_allclose(answers(model, train, test), model.predict(test.frame), atol=1e-5)
 
@@ -316,30 +322,30 @@ def test_a_bare_estimator_and_the_best_of_a_search_are_exported_too(store, mine,
     ("name", "kind", "message"),
     [
         ("missing", SpecError, "module 'my_trainers' has no 'missing'"),
-        ("other_arguments", SpecError, r"must take \(X, y, \*, params, seed\) and does not"),
+        ("other_arguments", SpecError, r"must have the signature \(X, y, \*, params, seed\)"),
         ("fails", TrainingError, "raised ValueError: too little coffee"),
         ("returns_nothing", TrainingError, "returned NoneType, which has no predict_proba"),
-        ("other_labels", TrainingError, r"learned the classes \['no', 'yes'\], the labels are \[0, 1\]"),
+        ("other_labels", TrainingError, r"learned the classes \['no', 'yes'\], but the labels are \[0, 1\]"),
     ],
 )
-def test_what_is_wrong_with_a_function_is_said(store, mine, name, kind, message):
+def test_functions_that_fail_are_refused(store, mine, name, kind, message):
     with pytest.raises(kind, match=message):
         fitted(store, FunctionTrainer(f"my_trainers:{name}"))
 
 
-def test_preprocessing_of_the_user_takes_the_place_of_ours(store, mine):
+def test_a_users_preprocessing_replaces_the_built_in_one(store, mine):
     model, train, _ = fitted(store, SklearnTrainer(LOGISTIC, preprocessing="my_trainers:preprocess"))
     assert model.estimator[0].transform(train.frame).shape == (600, 4)
     assert set(model.sources) == {LOGISTIC, "my_trainers:preprocess"}
 
 
-def test_what_cannot_be_exported_says_what_to_do(store, mine):
+def test_the_error_about_an_unsupported_estimator_says_what_to_do(store, mine):
     model, train, _ = fitted(store, SklearnTrainer("sklearn.semi_supervised.LabelPropagation", {"kernel": "knn"}))
     with pytest.raises(ModelFormatError, match="LabelPropagation cannot be exported to ONNX.*skl2onnx supports"):
         model.to_onnx(train)
 
 
-def test_types_that_nobody_reviewed_are_refused_until_they_are_named(store, mine):
+def test_unknown_types_are_refused_unless_they_are_trusted(store, mine):
     model, _, _ = fitted(store, FunctionTrainer("my_trainers:with_function"))
     with pytest.raises(ModelFormatError, match=r"add trusted_types=\['my_trainers.double'\] to the trainer"):
         model._trusted_types()
@@ -347,7 +353,7 @@ def test_types_that_nobody_reviewed_are_refused_until_they_are_named(store, mine
     assert "my_trainers.double" in named._trusted_types()
 
 
-def test_the_code_hash_follows_the_source(mine):
+def test_the_code_hash_changes_with_the_source(mine):
     before = imports.source_hash(imports.load("my_trainers:train", "function"))
     assert imports.source_hash(imports.load("my_trainers.train", "function")) == before
     mine.write_text(mine.read_text() + "\n# changed")
@@ -364,7 +370,7 @@ def test_the_commit_of_a_checkout_is_found(mine):
     assert imports.git_commit(np.asarray) is None
 
 
-def test_training_and_scoring_see_the_same_values(store):
+def test_training_sees_the_values_in_the_precision_of_scoring(store):
     train, _ = read(store)
     seen = frame(train.table, train.features)
     assert list(seen.columns) == FEATURES

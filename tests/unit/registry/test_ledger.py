@@ -1,4 +1,4 @@
-"""The ledger: every decision once, in order, and a change shows."""
+"""The ledger contains every decision once and in order, and tampering is detected."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ def promotion(to: int, before: int | None = None, kind: str = "promoted") -> Dec
     return Decision(decision=kind, replaced=ref(before) if before else None, champion=ref(to), reason="It is better.")
 
 
-def keep(ledger: Ledger, name: str, decision: Decision):
+def append(ledger: Ledger, name: str, decision: Decision):
     return ledger.record(name, lambda entries: decision)
 
 
-def test_decisions_are_kept_in_order_and_chained(store):
+def test_entries_are_in_order_and_chained(store):
     ledger = Ledger(store, "delays")
-    keep(ledger, "a", promotion(1))
-    keep(ledger, "b", promotion(2, 1))
+    append(ledger, "a", promotion(1))
+    append(ledger, "b", promotion(2, 1))
     first, second = ledger.entries()
     assert [(entry.seq, entry.id, entry.champion.version) for entry in (first, second)] == [(1, "a", 1), (2, "b", 2)]
     assert first.previous == ""
     assert second.previous == store.sha256("ledger/delays/00000001.json")
 
 
-def test_the_same_task_writes_one_entry_however_often_it_runs(store):
+def test_a_retry_appends_no_second_entry(store):
     ledger = Ledger(store, "delays")
-    first = keep(ledger, "a", promotion(1))
+    first = append(ledger, "a", promotion(1))
     again = ledger.record("a", lambda entries: pytest.fail("it was decided already"))
     assert again == first
     assert len(ledger.entries()) == 1
 
 
-def test_nothing_decided_is_nothing_written(store):
+def test_without_a_decision_nothing_is_appended(store):
     ledger = Ledger(store, "delays")
     assert ledger.record("a", lambda entries: None) is None
     assert ledger.entries() == []
 
 
-def test_a_decision_overtaken_by_another_is_made_again_with_the_other_before_it(store):
+def test_a_decision_overtaken_by_another_is_repeated_with_the_other_included(store):
     ledger, other = Ledger(store, "delays"), Ledger(store, "delays")
     seen = []
 
     def decide(entries):
         seen.append([entry.id for entry in entries])
         if len(seen) == 1:
-            keep(other, "quicker", promotion(7))
+            append(other, "quicker", promotion(7))
         return promotion(8)
 
     entry = ledger.record("slower", decide)
@@ -71,14 +71,14 @@ def test_a_decision_overtaken_by_another_is_made_again_with_the_other_before_it(
     assert [entry.id for entry in ledger.entries()] == ["quicker", "slower"]
 
 
-def test_many_writers_at_once_each_get_a_number_of_their_own(tmp_path):
+def test_concurrent_writers_get_distinct_numbers(tmp_path):
     store = ArtifactStore(f"file://{tmp_path}/store")
     barrier = threading.Barrier(8)
 
     def write(number: int) -> None:
         barrier.wait()
         for turn in range(3):
-            keep(Ledger(store, "delays"), f"{number}-{turn}", promotion(number + 1))
+            append(Ledger(store, "delays"), f"{number}-{turn}", promotion(number + 1))
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -91,21 +91,21 @@ def test_many_writers_at_once_each_get_a_number_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tampering", "said"),
+    ("tampering", "problem"),
     [
-        ("change", "entry 2, {2}, is not what it was when entry 3, {3}, was written after it"),
+        ("change", "entry 2, {2}, was changed after entry 3, {3}, was written"),
         ("remove", "entry 2, {2}, is missing"),
         ("remove the first", "entry 1, {1}, is missing"),
         ("garbage", "{2} is not an entry"),
-        ("reorder", "{2} is not entry 2, which would come here"),
-        ("insert", "{2b} is not entry 3, which would come here"),
-        ("begin anew", "entry 1, {1}, was written after another one, which is gone"),
+        ("reorder", "{2} is in the place of entry 2"),
+        ("insert", "{2b} is in the place of entry 3"),
+        ("begin anew", "entry 1, {1}, was written after another entry, which was removed"),
     ],
 )
-def test_tampering_shows_and_says_where(store, tampering, said):
+def test_tampering_is_detected_and_located(store, tampering, problem):
     ledger = Ledger(store, "delays")
     for number in range(1, 4):
-        keep(ledger, str(number), promotion(number))
+        append(ledger, str(number), promotion(number))
     first, second, third = (f"ledger/delays/0000000{number}.json" for number in (1, 2, 3))
     if tampering == "change":
         store.write_json(second, {**store.read_json(second), "reason": "It is much better."})
@@ -121,16 +121,16 @@ def test_tampering_shows_and_says_where(store, tampering, said):
         store.write_json(first, {**store.read_json(second), "seq": 1})
     places = {name: store.url_of(f"ledger/delays/0000000{name}.json") for name in ("1", "2", "3", "2b")}
     for name, place in places.items():
-        said = said.replace(f"{{{name}}}", place)
-    with pytest.raises(RegistryError, match="ledger of 'delays' was tampered with") as broken:
+        problem = problem.replace(f"{{{name}}}", place)
+    with pytest.raises(RegistryError, match="ledger of 'delays' was tampered with") as error:
         ledger.entries()
-    assert said in str(broken.value)
+    assert problem in str(error.value)
 
 
-def test_a_folder_that_is_written_while_it_is_listed_is_listed_again(store, monkeypatch):
+def test_an_incomplete_listing_is_repeated(store, monkeypatch):
     ledger = Ledger(store, "delays")
     for number in range(1, 4):
-        keep(ledger, str(number), promotion(number))
+        append(ledger, str(number), promotion(number))
     real, lists = ArtifactStore.keys, []
 
     def keys(self, prefix):
@@ -141,18 +141,18 @@ def test_a_folder_that_is_written_while_it_is_listed_is_listed_again(store, monk
     assert [entry.seq for entry in ledger.entries()] == [1, 2, 3]
 
 
-def test_a_models_name_cannot_leave_the_ledger(store):
-    keep(Ledger(store, "../delays"), "a", promotion(1))
+def test_a_model_name_cannot_escape_the_ledger_folder(store):
+    append(Ledger(store, "../delays"), "a", promotion(1))
     assert [key.rpartition("/")[0] for key in store.keys("ledger/%2E%2E%2Fdelays")] == ["ledger/%2E%2E%2Fdelays"]
 
 
-def test_the_champion_before_is_the_one_that_was_replaced_by_promotion(store):
+def test_the_previous_champion_is_the_one_that_a_promotion_replaced(store):
     ledger = Ledger(store, "delays")
-    keep(ledger, "a", promotion(1))
-    keep(ledger, "b", promotion(2, 1))
-    keep(ledger, "c", promotion(3, 2))
-    keep(ledger, "d", promotion(2, 3, "rolled_back"))
-    keep(ledger, "e", promotion(2, 2, "refused"))
+    append(ledger, "a", promotion(1))
+    append(ledger, "b", promotion(2, 1))
+    append(ledger, "c", promotion(3, 2))
+    append(ledger, "d", promotion(2, 3, "rolled_back"))
+    append(ledger, "e", promotion(2, 2, "refused"))
     entries = ledger.entries()
     assert champion_before(entries, ref(2)) == ref(1)
     assert champion_before(entries, ref(1)) is None
@@ -160,24 +160,24 @@ def test_the_champion_before_is_the_one_that_was_replaced_by_promotion(store):
     assert former_champions(entries) == [1, 2, 3]
 
 
-def test_what_is_written_is_json_that_a_person_can_read(store):
-    keep(Ledger(store, "delays"), "a", promotion(1))
+def test_entries_are_readable_json(store):
+    append(Ledger(store, "delays"), "a", promotion(1))
     content = json.loads(store.read_bytes("ledger/delays/00000001.json"))
     assert content["decision"] == "promoted"
     assert content["champion"] == {"model": "delays", "version": 1, "run_id": "run1"}
     assert content["approval"] is None
 
 
-def test_a_file_is_created_only_where_there_is_none(store):
+def test_a_file_is_created_only_if_it_does_not_exist(store):
     assert store.create_exclusive("folder/a.json", b"1")
     assert not store.create_exclusive("folder/a.json", b"2")
     assert store.read_bytes("folder/a.json") == b"1"
     assert store.keys("folder") == ["folder/a.json"]
-    # Nor is anything left beside it.
+    # No temporary file is left.
     assert len(store.fs.ls(store.path("folder"), detail=False)) == 1
 
 
-def test_a_store_that_cannot_be_written_is_said(tmp_path):
+def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "folder").write_text("a file where a folder should be")
     store = ArtifactStore(f"file://{tmp_path}")
     with pytest.raises(StoreError, match="Could not write"):

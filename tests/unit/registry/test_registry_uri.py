@@ -1,4 +1,4 @@
-"""Addresses as they may be shown."""
+"""Credentials are removed from URIs before they are shown."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ from airflow_mlops.registry.client import without_credentials
         ("mlruns", "mlruns"),
     ],
 )
-def test_an_address_is_shown_without_credentials_and_otherwise_as_it_is(uri, shown):
+def test_only_the_credentials_are_removed_from_a_uri(uri, shown):
     assert without_credentials(uri) == shown

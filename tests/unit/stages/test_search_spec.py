@@ -1,4 +1,4 @@
-"""What is wrong with a search is said when the DAG is parsed."""
+"""Invalid searches are refused when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ TREE = SklearnTrainer("sklearn.tree.DecisionTreeClassifier")
     ("space", "message"),
     [
         ({}, "space: Dictionary should have at least 1 item"),
-        ({"a": Float(3, 1)}, "space.a.float: low is 3, which is more than high, 1"),
-        ({"a": Int(3, 1)}, "space.a.int: low is 3, which is more than high, 1"),
-        ({"a": Float(0, 1, log=True)}, "low is 0, and with log=True it must be more than 0"),
-        ({"a": Int(0, 9, log=True)}, "low is 0, and with log=True it must be at least 1"),
-        ({"a": Float(1, 2, log=True, step=0.5)}, "log=True and step= exclude each other: leave one out"),
+        ({"a": Float(3, 1)}, "space.a.float: low, 3, is greater than high, 1"),
+        ({"a": Int(3, 1)}, "space.a.int: low, 3, is greater than high, 1"),
+        ({"a": Float(0, 1, log=True)}, "low is 0, but with log=True it must be greater than 0"),
+        ({"a": Int(0, 9, log=True)}, "low is 0, but with log=True it must be at least 1"),
+        ({"a": Float(1, 2, log=True, step=0.5)}, "log=True and step= exclude each other"),
         ({"a": Float(1, 2, step=0)}, "space.a.float.step: Input should be greater than 0"),
         ({"a": Float(1, float("inf"))}, "space.a.float.high: Input should be a finite number"),
         ({"a": Int(1, 2, step=0)}, "space.a.int.step: Input should be greater than or equal to 1"),
         ({"a": Categorical([])}, "space.a.categorical.choices: List should have at least 1 item"),
         ({"a": Categorical([True, 1])}, "two of the choices are equal"),
         ({"a": Categorical([[1], [1]])}, "two of the choices are equal"),
-        ({"a": {"kind": "normal", "mean": 1}}, "space.a: what is searched is a Float, an Int or a Categorical"),
-        ({"a": 3}, "space.a: what is searched is a Float, an Int or a Categorical of airflow_mlops.trainers."),
+        ({"a": {"kind": "normal", "mean": 1}}, "space.a: a parameter must be a Float, an Int or a Categorical"),
+        ({"a": 3}, "space.a: a parameter must be a Float, an Int or a Categorical of airflow_mlops.trainers."),
     ],
 )
-def test_what_is_wrong_with_a_space_is_one_sentence(space, message):
+def test_an_invalid_space_is_refused_in_one_sentence(space, message):
     with pytest.raises(SpecError) as error:
         Search(TREE, space, trials=3)
     assert message in str(error.value)
@@ -49,27 +49,27 @@ def test_what_is_wrong_with_a_space_is_one_sentence(space, message):
     [
         (TREE, {"trials": 0}, "trials: Input should be greater than or equal to 1"),
         (TREE, {"folds": 1}, "folds: Input should be greater than or equal to 2"),
-        (TREE, {"metric": "auc"}, "there is no metric 'auc': take one of roc_auc, "),
+        (TREE, {"metric": "auc"}, "there is no metric 'auc': use one of roc_auc, "),
         (TREE, {"pruner": "hyperband"}, "pruner: Input should be 'median'"),
-        ({**TREE, "params": {"a": 1}}, {}, "'a' is in space and in the trainer's params: leave it out of one of them"),
+        ({**TREE, "params": {"a": 1}}, {}, "'a' is both in space and in the trainer's params"),
         ({**TREE, "kind": "search"}, {}, "trainer: Input tag 'search' found using _kind() does not match"),
-        (TorchTrainer(validation=0), {}, "a network is compared on the rows it keeps for validation"),
+        (TorchTrainer(validation=0), {}, "networks on their validation rows"),
     ],
 )
-def test_what_is_wrong_with_a_search_is_one_sentence(trainer, fields, message):
+def test_an_invalid_search_is_refused(trainer, fields, message):
     with pytest.raises(SpecError) as error:
         Search(trainer, {"a": Int(1, 2)}, **{"trials": 3, **fields})
     assert message in str(error.value)
 
 
-def test_a_network_is_not_searched_where_its_fields_cannot_be():
+def test_values_that_a_networks_field_does_not_accept_are_refused():
     with pytest.raises(SpecError, match="learning_rate cannot be -1.0: Input should be greater than 0"):
         Search(TorchTrainer(), {"learning_rate": Float(-1, 1)}, trials=3)
     with pytest.raises(SpecError, match="precision cannot be '8'"):
         Search(TorchTrainer(), {"precision": Categorical(["32", "8"])}, trials=3)
 
 
-def test_what_is_chosen_goes_where_the_trainer_takes_it():
+def test_chosen_values_become_fields_or_params_of_the_trainer():
     network = SearchTrainerSpec(
         **Search(TorchTrainer(epochs=7), {"batch_size": Int(8, 64), "hidden": Categorical([[8], [9]])}, trials=1)
     )
@@ -79,16 +79,16 @@ def test_what_is_chosen_goes_where_the_trainer_takes_it():
     assert function.trainer.with_values({"epochs": 2}).params == {"x": 1, "epochs": 2}
 
 
-def test_operators_find_mistakes_in_plain_dicts_too():
+def test_operators_validate_plain_dicts():
     plain = {"trainer": dict(TREE), "space": {"a": {"kind": "int", "low": 2, "high": 1}}, "trials": 3}
-    message = "of task 't' cannot run as it is configured: space.a.int: low is 2"
+    message = "of task 't' cannot run as it is configured: space.a.int: low, 2, is greater"
     with pytest.raises(SpecError, match=f"The search {message}"):
         SearchOperator(task_id="t", dataset={}, model="m", search=plain)
     with pytest.raises(SpecError, match=f"The trainer {message}"):
         TrainOperator(task_id="t", dataset={}, model="m", trainer={**plain, "kind": "search"})
 
 
-def test_a_search_is_json_and_its_connection_is_known_to_both_operators():
+def test_a_search_is_json_and_both_specs_list_its_connection():
     search = Search(
         TREE, {"a": Float(1, 2, step=0.5), "b": Categorical([None, "x", 2, [3]])}, trials=3, storage_conn_id="db"
     )
@@ -111,7 +111,7 @@ def result(value, metric="roc_auc", depth=1, **fields):
         (result(0.5, depth=4), 4),
     ],
 )
-def test_a_training_takes_the_best_of_what_searches_found(results, depth):
+def test_a_training_takes_the_best_result_of_several_searches(results, depth):
     fields = {"dataset": {"name": "d", "id": "1", "rows": 1}, "model": "m", "tags": {"team": "x"}}
     spec = TrainSpec(trainer=results, **fields)
     assert spec.trainer.params == {"max_depth": depth}
@@ -121,12 +121,12 @@ def test_a_training_takes_the_best_of_what_searches_found(results, depth):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([result(None)], "the search found no parameters, as no trial was completed"),
+        ([result(None)], "the search found no parameters"),
         ([result(1), result(2, "brier")], "searches for brier and roc_auc cannot be compared"),
         ([], "trainer"),
     ],
 )
-def test_results_that_cannot_be_trained_are_refused(results, message):
+def test_results_without_comparable_parameters_are_refused(results, message):
     fields = {"dataset": {"name": "d", "id": "1", "rows": 1}, "model": "m", "trainer": results}
     with pytest.raises(SpecError, match=message):
         parse(TrainSpec, fields, "Task 'train'")

@@ -1,1 +1,1 @@
-"""Training PyTorch networks."""
+"""Trainers of PyTorch networks."""

@@ -9,20 +9,20 @@ from torch import nn
 
 
 class TabularNetwork(nn.Module):
-    """Embeddings of text beside standardised numbers, through fully connected layers.
+    """Fully connected layers on standardised numbers and embedded texts.
 
     :param numbers: width of the numeric input
-    :param texts: number of different values of each text input, unseen ones included
-    :param outputs: width of the output: one logit a class, or one value
-    :param hidden: widths of the layers
-    :param dropout: share of activations left out while training
+    :param texts: number of indices of each text input, including the one for unknown texts
+    :param outputs: width of the output: one logit per class, or one value
+    :param hidden: widths of the hidden layers
+    :param dropout: fraction of activations dropped during training
     """
 
     def __init__(
         self, numbers: int, texts: Sequence[int], outputs: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.1
     ) -> None:
         super().__init__()
-        # A usual rule of thumb for the width of an embedding.
+        # A common rule of thumb for the width of an embedding.
         widths = [min(50, round(1.6 * count**0.56)) for count in texts]
         self.embeddings = nn.ModuleList(nn.Embedding(count, width) for count, width in zip(texts, widths, strict=True))
         layers: list[nn.Module] = []

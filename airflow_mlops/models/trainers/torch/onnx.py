@@ -1,4 +1,4 @@
-"""A network and its encoding as one ONNX model, with one input a feature."""
+"""Export a network and its encoding as one ONNX model, with one input per feature."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ import numpy as np
 import torch
 
 from airflow_mlops.core.isolation import quiet
-from airflow_mlops.models.trainers.torch.data import Encoding
+from airflow_mlops.models.trainers.torch.encoding import Encoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-    from airflow_mlops.models.trainers.torch.data import Reader
+    from airflow_mlops.models.trainers.torch.reader import Reader
 
 OPSET = 18
 
 
 def export(network: torch.nn.Module, reader: Reader) -> bytes:
-    """The ONNX model: ``probabilities`` of the classes, or ``value``."""
+    """The ONNX model, whose output is ``probabilities`` of the classes, or ``value`` for a regression."""
     import onnx
     from onnx import compose
 
-    before, examples = _before(reader), _examples(reader)
+    encoding, examples = _encoding(reader), _example_inputs(reader)
     inner = compose.add_prefix(_network(network, examples), "network/")
-    before.ir_version = inner.ir_version = min(before.ir_version, inner.ir_version)
-    made = {output.name for output in before.graph.output}
-    wanted = {item.name for item in inner.graph.input}
-    joined = compose.merge_models(
-        before, inner, [(name, f"network/{name}") for name in examples if name in made and f"network/{name}" in wanted]
-    )
-    whole: ModelProto = compose.merge_models(joined, _after(reader, joined.ir_version), [("network/found", "found")])
+    encoding.ir_version = inner.ir_version = min(encoding.ir_version, inner.ir_version)
+    outputs = {item.name for item in encoding.graph.output}
+    inputs = {item.name for item in inner.graph.input}
+    links = [(name, f"network/{name}") for name in examples if name in outputs and f"network/{name}" in inputs]
+    joined = compose.merge_models(encoding, inner, links)
+    whole: ModelProto = compose.merge_models(joined, _answer(reader, joined.ir_version), [("network/found", "found")])
     onnx.checker.check_model(whole)
     return whole.SerializeToString()
 
 
-def _examples(reader: Reader) -> dict[str, torch.Tensor]:
-    """The network's inputs, by name."""
+def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
+    """Example values of the network's inputs, by name."""
     if not isinstance(reader, Encoding):
         return {"values": torch.zeros(2, len(reader.features))}
     return {
@@ -66,8 +65,8 @@ def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> Mod
     return program.model_proto
 
 
-def _before(reader: Reader) -> ModelProto:
-    """From one input a feature to those of the network."""
+def _encoding(reader: Reader) -> ModelProto:
+    """The graph from one input per feature to the inputs of the network."""
     from onnx import TensorProto, helper
 
     inputs, nodes, outputs = [], [], []
@@ -82,10 +81,10 @@ def _before(reader: Reader) -> ModelProto:
         nodes.append(helper.make_node("Concat", [feature.name for feature in reader.features], ["values"], axis=1))
         output("values", TensorProto.FLOAT, len(reader.features))
         return _model(nodes, "values", inputs, outputs)
-    nodes += _numbers(reader) if reader.numeric else _nothing("numbers", reader, np.zeros(1, np.float32))
+    nodes += _numbers(reader) if reader.numeric else _empty("numbers", reader, np.zeros(1, np.float32))
     output("numbers", TensorProto.FLOAT, 2 * len(reader.numeric))
     if not reader.textual:
-        nodes += _nothing("texts", reader, np.zeros(1, np.int64))
+        nodes += _empty("texts", reader, np.zeros(1, np.int64))
     else:
         for name, known in zip(reader.textual, reader.vocabularies, strict=True):
             nodes.append(
@@ -99,8 +98,8 @@ def _before(reader: Reader) -> ModelProto:
     return _model(nodes, "encoding", inputs, outputs)
 
 
-def _nothing(name: str, encoding: Encoding, kind: NDArray[Any]) -> list[NodeProto]:
-    """An input of shape (n, 0), where there is no feature of its kind."""
+def _empty(name: str, encoding: Encoding, kind: NDArray[Any]) -> list[NodeProto]:
+    """An input of shape (n, 0), for a training set without features of this kind."""
     from onnx import helper, numpy_helper
 
     zero = numpy_helper.from_array(np.zeros(1, np.int64))
@@ -132,8 +131,8 @@ def _numbers(encoding: Encoding) -> list[NodeProto]:
     ]
 
 
-def _after(reader: Reader, ir_version: int) -> ModelProto:
-    """From the network's output to what the model's contract promises."""
+def _answer(reader: Reader, ir_version: int) -> ModelProto:
+    """The graph from the network's output to probabilities, or to values in the unit of the label."""
     from onnx import TensorProto, helper, numpy_helper
 
     if reader.task == "regression":

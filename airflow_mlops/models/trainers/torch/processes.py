@@ -1,7 +1,7 @@
-"""Several processes that train one network: torchrun on this node, and with others where Kubeflow Trainer made them nodes.
+"""Train one network in several processes: by torchrun on this node, and on several nodes under Kubeflow Trainer.
 
-torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once a GPU. What these processes have to say comes back
-over a socket; what they learned is in the checkpoint.
+torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once per GPU. The processes send messages and metrics
+over a socket, and leave the trained weights in the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ import torch
 from airflow_mlops.core import errors as exceptions
 from airflow_mlops.core.errors import MLOpsError, TrainingError
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
-from airflow_mlops.models.trainers.torch.loop import State, Task, read_checkpoint
+from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint
+from airflow_mlops.models.trainers.torch.task import TrainingTask
 
 if TYPE_CHECKING:
     from airflow_mlops.models.trainers.base import TrainingRun
 
-# Kubernetes gives a pod 30 s to end.
+# Kubernetes kills a pod 30 s after it was asked to terminate.
 _GRACE_SECONDS = 25.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def nodes() -> int:
-    """How many nodes train together, as Kubeflow Trainer tells torchrun."""
+    """Number of nodes that train together. Kubeflow Trainer sets it for torchrun."""
     return int(os.environ.get("PET_NNODES") or 1)
 
 
 def count(spec: TorchTrainerSpec) -> int:
-    """How many processes train, over all nodes."""
+    """Number of processes over all nodes."""
     return _on_this_node(spec) * nodes()
 
 
@@ -49,30 +50,26 @@ def _on_this_node(spec: TorchTrainerSpec) -> int:
     return spec.processes or max(1, gpus)
 
 
-def train(task: Task, network: torch.nn.Module, run: TrainingRun) -> State:
-    """Train in several processes, and load what they learned into ``network``.
+def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> State:
+    """Train in several processes, and load the resulting weights into ``network``.
 
-    :raises MLOpsError: what one of them raised
-    :raises TrainingError: one of them died
+    :raises MLOpsError: the error of a process that failed
+    :raises TrainingError: a process died
     """
-    _torchrun(task, run)
+    run_workers(task, run)
     saved = read_checkpoint(task.dataset.store, task.checkpoint, torch.device("cpu"))
     if saved is None:
-        raise TrainingError(f"The processes that trained left no checkpoint {task.checkpoint}: see the log above.")
+        raise TrainingError(f"The training processes left no checkpoint {task.checkpoint}: see the log above.")
     network.load_state_dict(saved["network"])
     return State(**saved["state"])
 
 
-def assist(task: Task, run: TrainingRun) -> None:
-    """Run the processes of a node that is not the first one.
+def run_workers(task: TrainingTask, run: TrainingRun) -> None:
+    """Run the training processes of this node by torchrun.
 
-    :raises MLOpsError: what one of them raised
-    :raises TrainingError: one of them died
+    :raises MLOpsError: the error of a process that failed
+    :raises TrainingError: a process died
     """
-    _torchrun(task, run)
-
-
-def _torchrun(task: Task, run: TrainingRun) -> None:
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _Messages(f"{folder}/messages", run) as messages:
         file = Path(folder) / "task"
         file.write_bytes(pickle.dumps((messages.address, task)))
@@ -86,26 +83,26 @@ def _torchrun(task: Task, run: TrainingRun) -> None:
             env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:
-            # Another node has nothing to do any more once the result is there.
-            while process.poll() is None and messages.refused is None and not run.finished():
-                time.sleep(_LOOK_SECONDS)
+            # The processes of this node are not needed any more once the first node has stored the result.
+            while process.poll() is None and messages.run_error is None and not run.finished():
+                time.sleep(_POLL_SECONDS)
         finally:
             _end(process)
         messages.close()
-    if messages.refused is not None:
-        raise messages.refused
+    if messages.run_error is not None:
+        raise messages.run_error
     if messages.error is not None:
         raise messages.error
     if process.returncode and not run.finished():
         raise TrainingError(
-            f"A process that trained ended with status {process.returncode}, and the log above says which: a status "
-            "of -9 is one that was killed, most often for want of memory."
+            f"A training process ended with status {process.returncode}; the log above shows which one. Status -9 means "
+            "that it was killed, usually because memory ran out."
         )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        # torchrun hands this on, and each process leaves a checkpoint.
+        # torchrun passes the signal on, and the training writes a checkpoint.
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
@@ -115,13 +112,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Messages:
-    """Takes what the processes say, in a thread."""
+    """Receives the messages of the training processes in threads.
+
+    :param error: the error of a training process
+    :param run_error: an exception that the run raised when metrics or progress were passed to it
+    """
 
     def __init__(self, address: str, run: TrainingRun) -> None:
         self.address = address
         self.error: MLOpsError | None = None
-        # What the run raised when it was told.
-        self.refused: Exception | None = None
+        self.run_error: Exception | None = None
         self._run = run
         self._listener = Listener(address, "AF_UNIX")
         self._threads: list[threading.Thread] = []
@@ -135,11 +135,11 @@ class _Messages:
         self.close()
 
     def close(self) -> None:
-        """Read what is still to be read."""
+        """Receive the remaining messages, then stop."""
         if not self._open:
             return
         self._open = False
-        # The one way out of accept().
+        # Connecting is the only way to end the blocking accept().
         with suppress(OSError), Client(self.address, "AF_UNIX"):
             pass
         for thread in self._threads:
@@ -162,8 +162,8 @@ class _Messages:
                 if kind == "error":
                     name, message = values
                     self.error = self.error or getattr(exceptions, name)(message)
-                elif self.refused is None:
+                elif self.run_error is None:
                     try:
                         (self._run.log if kind == "metrics" else self._run.progress)(*values)
-                    except Exception as error:  # noqa: BLE001 - raised where the training was started
-                        self.refused = error
+                    except Exception as error:  # noqa: BLE001 - raised again by run_workers
+                        self.run_error = error

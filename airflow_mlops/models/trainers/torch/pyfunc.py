@@ -1,4 +1,4 @@
-"""What MLflow's pyfunc does with a network. A copy lies beside each stored model, so it imports nothing of this package."""
+"""MLflow's pyfunc loader of networks. It is copied into each stored model, so it imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Network:
         self._contract = json.loads((path.parent / "mlops" / "contract.json").read_bytes())
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """The class, or the value, of each row."""
+        """The class of each row, or the value for a regression."""
         feeds = {}
         for node in self._session.get_inputs():
             values = data[node.name]

@@ -1,4 +1,4 @@
-"""PyTorch: train a network on a stream of batches, with checkpoints from which a retry goes on exactly."""
+"""Train a PyTorch network on a stream of batches, with checkpoints from which a retry continues."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
-from airflow_mlops.models.trainers.torch import processes as torch_processes
-from airflow_mlops.models.trainers.torch.data import Encoding, Reader
-from airflow_mlops.models.trainers.torch.loop import Loop, State, Task, find_device, make_network
+from airflow_mlops.models.trainers.torch import processes
+from airflow_mlops.models.trainers.torch.checkpoint import State
+from airflow_mlops.models.trainers.torch.encoding import Encoding
+from airflow_mlops.models.trainers.torch.loop import Loop
+from airflow_mlops.models.trainers.torch.reader import Reader
+from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, make_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,49 +34,49 @@ _LOADER = "airflow_mlops_network"
 def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
     """Train the network.
 
-    A retry goes on from the last checkpoint, and on a CPU comes to the same numbers as a run without interruption.
+    A retry continues from the last checkpoint. On a CPU it gives the same numbers as a run without interruption.
 
-    :raises SpecError: there is no such module, or no such device
-    :raises TrainingError: the network cannot be made or trained, or its loss is no number any more
+    :raises SpecError: the module or the device does not exist
+    :raises TrainingError: the network cannot be made or trained, or its loss is infinite or NaN
     """
     task = _task(spec, data, seed, run)
-    device, processes = find_device(spec.device), torch_processes.count(spec)
+    device, count = find_device(spec.device), processes.count(spec)
     torch.manual_seed(seed)
     network = make_network(spec, task.reader)
-    if processes == 1:
+    if count == 1:
         loop = Loop(task, network, device, run.progress, run.log)
         loop.resume()
         loop.train()
         state = loop.state
     else:
-        run.progress(f"Training in {processes} processes.")
-        state = torch_processes.train(task, network, run)
+        run.progress(f"Training in {count} processes.")
+        state = processes.train(task, network, run)
     network.load_state_dict(state.best or network.state_dict())
     _log_curves(state, run)
     return TorchModel(network, task.reader, spec, state)
 
 
 def assist(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> None:
-    """Train with the first of several nodes, which is the one that stores the model.
+    """Run this node's processes of a training on several nodes. The first node stores the model.
 
     :raises TrainingError: a process of this node failed
     """
-    torch_processes.assist(_task(spec, data, seed, run), run)
+    processes.run_workers(_task(spec, data, seed, run), run)
 
 
-def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> Task:
+def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TrainingTask:
     reader: Reader
     if spec.dataset:
-        from airflow_mlops.models.trainers.torch.rows import OwnRows
+        from airflow_mlops.models.trainers.torch.user_dataset import UserDataset
 
-        reader = OwnRows(spec.dataset, spec.dataset_params, data.task, data.label, data.features, data.classes)
+        reader = UserDataset(spec.dataset, spec.dataset_params, data.task, data.label, data.features, data.classes)
     else:
         reader = Encoding.learn(run.dataset, run.part, data.label, data.task, data.features, data.classes)
-    return Task(spec, reader, seed, run.dataset, run.part, run.checkpoint)
+    return TrainingTask(spec, reader, seed, run.dataset, run.part, run.checkpoint)
 
 
 def _log_curves(state: State, run: TrainingRun) -> None:
-    """The curves, for TensorBoard."""
+    """Log the loss curves in TensorBoard's format."""
     from torch.utils.tensorboard import SummaryWriter
 
     with tempfile.TemporaryDirectory() as folder:
@@ -100,8 +103,8 @@ class TorchModel:
         self.reader = reader
         self.spec = spec
         self.state = state
-        own = {"module": spec.module, "dataset": spec.dataset}
-        self.sources = {path: imports.load(path, what) for what, path in own.items() if path}
+        paths = {"module": spec.module, "dataset": spec.dataset}
+        self.sources = {path: imports.load(path, what) for what, path in paths.items() if path}
         self.name = spec.label
         fields = spec.model_dump(exclude={"kind", "name", "serialization", "trusted_types", "params", "dataset_params"})
         self.params = {
@@ -132,14 +135,16 @@ class TorchModel:
         from airflow_mlops.models.trainers.torch.onnx import export
 
         if precision != "float32":
-            raise ModelFormatError(f"{self.name} is a network, which computes in float32: there is no more in it.")
+            raise ModelFormatError(
+                f"{self.name} is a network, which computes in float32 and cannot be exported in {precision}."
+            )
         if self._exported is None:
             try:
                 self._exported = export(self.network, self.reader)
             except Exception as error:
                 raise ModelFormatError(
                     f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
-                    "Its forward must be what torch.export understands, with any number of rows."
+                    "torch.export must support its forward with any number of rows."
                 ) from error
         return self._exported
 
@@ -156,12 +161,12 @@ class TorchModel:
             pip_requirements=requirements,
             save_as_external_data=False,
         )
-        # MLflow's own pyfunc of ONNX models feeds columns of shape (n,) and flattens the probabilities.
+        # MLflow's own pyfunc of ONNX models passes columns of shape (n,) and returns flattened probabilities.
         (folder / "code").mkdir()
         shutil.copy(Path(__file__).with_name("pyfunc.py"), folder / "code" / f"{_LOADER}.py")
-        known = model.flavors[pyfunc.FLAVOR_NAME]
+        fields = model.flavors[pyfunc.FLAVOR_NAME]
         model.add_flavor(
-            pyfunc.FLAVOR_NAME, **{**known, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}
+            pyfunc.FLAVOR_NAME, **{**fields, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}
         )
-        # Read with torch.load(weights_only=True), which runs no code.
+        # For torch.load(weights_only=True), which runs no code.
         torch.save(self.network.state_dict(), folder / "weights.pt")

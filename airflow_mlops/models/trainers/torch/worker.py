@@ -1,4 +1,4 @@
-"""``python -m airflow_mlops.models.trainers.torch.worker FILE``: one of several processes that train together; torchrun starts it."""
+"""``python -m airflow_mlops.models.trainers.torch.worker FILE``: one of several training processes, started by torchrun."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import distributed
 
 from airflow_mlops.core.errors import MLOpsError
-from airflow_mlops.models.trainers.torch.loop import Loop, Task, find_device, make_network
+from airflow_mlops.models.trainers.torch.loop import Loop
+from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, make_network
 
 
 def main(file: str) -> int:
-    """Train; return the exit status."""
-    # Written by the process that started torchrun, into a folder that only its user can read.
+    """Train, and return the exit status."""
+    # The process that started torchrun wrote the file into a folder that only its user can read.
     address, task = pickle.loads(Path(file).read_bytes())  # noqa: S301
     with Client(address, "AF_UNIX") as parent:
         try:
@@ -28,16 +29,16 @@ def main(file: str) -> int:
     return 0
 
 
-def _train(task: Task, parent: Connection) -> None:
+def _train(task: TrainingTask, parent: Connection) -> None:
     device = find_device(task.spec.device, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Objects travel over gloo, gradients over what is fastest for the device.
+    # Gloo transfers Python objects. Gradients use the fastest backend of the device.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         torch.manual_seed(task.seed)
         network = make_network(task.spec, task.reader)
-        # The same weights everywhere, but not the same dropout.
+        # All processes start with the same weights, but use different dropout.
         if rank := distributed.get_rank():
             torch.manual_seed(hash((task.seed, rank)))
         loop = Loop(

@@ -1,4 +1,4 @@
-"""A model's ONNX export beside the model itself: how near its answers are, and in which precision it has to compute."""
+"""Export a model to ONNX, compare the export with the model, and choose its precision."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS, SEED = 20_000, 0
-# What is more than rounding, as a share of the answers' range.
+# A larger difference is not a rounding error. Relative to the range of the predictions.
 TOLERANCE = 1e-3
-# A tree's threshold or the nearest of neighbours lets rounding make a leap, but not in more than this share of rows.
+# Rounding can cause large differences at a tree's threshold or between neighbours, but only in this fraction of rows.
 LEAPS = 1e-3
-# Rows given to the model at once: some make an intermediate as large as the training set for each.
+# Rows predicted at once. Some models need memory proportional to these rows times the training rows.
 _BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Export:
-    """A model's ONNX form.
+    """A model's ONNX export.
 
-    :param predictions: what it answers for all held-out rows
-    :param beyond: rows of ``parity`` whose difference is more than rounding
+    :param predictions: its predictions for the part ``test``
+    :param beyond: number of compared rows whose difference is not a rounding error
     """
 
     content: bytes
@@ -48,7 +48,7 @@ class Export:
 
     @property
     def is_enough(self) -> bool:
-        """Whether a higher precision, which costs twice the time at every prediction, has nothing to mend but leaps."""
+        """Whether a higher precision, which doubles the time of every prediction, would hardly change anything."""
         return self.is_faithful and (self.parity.label_flips or 0) <= LEAPS * self.parity.rows
 
     def is_nearer(self, other: Export) -> bool:
@@ -66,9 +66,9 @@ def export(
     test: TrainingData,
     progress: Callable[[str], None],
 ) -> Export:
-    """Export ``model`` in float32, or in float64 where float32 is too coarse for it and float64 is nearer.
+    """Export ``model`` in float32, or in float64 if float32 is too coarse and float64 is closer to the model.
 
-    :raises ModelFormatError: it cannot be exported, or its export answers differently in both
+    :raises ModelFormatError: it cannot be exported, or its export predicts differently in both precisions
     """
     rows = np.sort(np.random.default_rng(SEED).permutation(len(test.labels))[:ROWS])
     frame = test.frame.iloc[rows]
@@ -85,22 +85,22 @@ def export(
     if single.is_enough:
         return single
     double: Export | None = None
-    if _adds_up_trees(single.content):
-        why = "ONNX adds up trees in float32 alone"
+    if _has_trees(single.content):
+        why = "ONNX computes tree ensembles only in float32"
     else:
         try:
             double = exported("float64")
             why = f"in float64 it {double.parity}"
-        except Exception as error:  # noqa: BLE001 - there is an export already
-            why = f"it has no form in float64 ({textwrap.shorten(str(error), 200)})"
+        except Exception as error:  # noqa: BLE001 - the float32 export may be good enough
+            why = f"it cannot be exported in float64 ({textwrap.shorten(str(error), 200)})"
     both = f"The ONNX export of {model.name} {single.parity}; {why}"
     if double is not None and double.is_faithful and double.is_nearer(single):
-        progress(f"{both}, which is taken.")
+        progress(f"{both}. The float64 export is used.")
         return double
     if not single.is_faithful:
         raise ModelFormatError(
-            f"The ONNX export of {model.name} answers differently from the model itself: it {single.parity}; {why}. Take "
-            "other parameters or preprocessing (numbers far from 0 are no features as they are), or report it to skl2onnx."
+            f"The ONNX export of {model.name} predicts differently from the model itself: it {single.parity}; {why}. Use "
+            "other parameters or preprocessing (scale numbers that are far from 0), or report it to skl2onnx."
         )
     progress(f"{both}.")
     return single
@@ -109,11 +109,11 @@ def export(
 def compare(
     expected: NDArray[np.float64], answers: NDArray[np.float64], contract: ModelContract, precision: Precision
 ) -> Parity:
-    """Measure an export's answers.
+    """Compare the output of an export with that of its model.
 
-    :param expected: what the model answers, shape (n, k): probabilities in the order of the contract's classes, or
-        values (k = 1); n > 0
-    :param answers: what its export answers, same shape
+    :param expected: output of the model, shape (n, k) with n > 0: probabilities in the order of the contract's classes,
+        or values (k = 1)
+    :param answers: output of the export, same shape
     """
     difference = _difference(expected, answers)
     largest = float(difference.max())
@@ -132,25 +132,25 @@ def compare(
 
 
 def metrics(contract: ModelContract) -> dict[str, float]:
-    """What the MLflow run gets to know, by metric name."""
+    """The comparison as MLflow metrics, by name."""
     assert contract.parity is not None
     found = contract.parity.model_dump(exclude={"precision", "rows"}, exclude_none=True)
     return {f"onnx_{name}": float(value) for name, value in found.items()}
 
 
 def _difference(expected: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much each row's answer differs, shape (n,); no number differs from a number by infinity."""
+    """The largest difference in each row, shape (n,). NaN counts as an infinite difference."""
     difference: NDArray[np.float64] = np.abs(answers - expected).max(axis=1)
     return np.where(np.isnan(difference), np.inf, difference)
 
 
 def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[np.float64]:
-    """By how much every probability may change before the label could, shape (n,)."""
+    """The change of all probabilities at which the label of a row can flip, shape (n,)."""
     if contract.task == "binary":
         score = expected[:, contract.classes.index(contract.positive)]
         return np.asarray(np.abs(score - contract.threshold))
     second, first = np.partition(expected, -2, axis=1)[:, -2:].T
-    # The one may fall and the other rise.
+    # One may decrease and the other increase.
     return np.asarray((first - second) / 2)
 
 
@@ -159,8 +159,8 @@ def _beyond(expected: NDArray[np.float64], answers: NDArray[np.float64], contrac
     return int((_difference(expected, answers) > TOLERANCE * scale).sum())
 
 
-def _adds_up_trees(content: bytes) -> bool:
-    """Whether there are trees in an ONNX model: whatever they are given, ONNX's ensembles compute in float32."""
+def _has_trees(content: bytes) -> bool:
+    """Whether an ONNX model contains tree ensembles, which compute in float32 for inputs of any type."""
     import onnx
 
     return any(node.op_type.startswith("TreeEnsemble") for node in onnx.load_from_string(content).graph.node)

@@ -1,4 +1,4 @@
-"""An export is compared with its model row by row, and computes in float64 where float32 is too coarse for it."""
+"""ONNX exports are compared with their models row by row, and use float64 if float32 is too coarse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import arrays
 
 from airflow_mlops.core.contract import ModelContract, Parity
 from airflow_mlops.core.errors import ModelFormatError
+from airflow_mlops.models import parity
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.models.trainers import sklearn
+from airflow_mlops.models.parity import compare
 from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.sklearn import model as sklearn_model
+from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
-from airflow_mlops.stages.train import parity
-from airflow_mlops.stages.train.parity import compare
 from tests.support.training import FEATURES, flights, stamped
 
 LABELS = {"binary": [0, 1], "multiclass": ["early", "late", "on time"], "regression": []}
@@ -34,7 +35,7 @@ def contract(task="binary", features=(), threshold=0.5):
 # Measuring
 
 
-def test_what_differs_is_counted():
+def test_differences_and_label_flips_are_counted():
     expected = np.array([[0.8, 0.2], [0.52, 0.48], [0.45, 0.55], [0.5, 0.5]])
     answers = np.array([[0.8, 0.2], [0.49, 0.51], [0.45, 0.55], [0.5, 0.5]])
     found = compare(expected, answers, contract(), "float32")
@@ -49,14 +50,14 @@ def test_what_differs_is_counted():
     )
 
 
-def test_of_several_classes_the_nearest_two_decide():
+def test_the_margin_of_a_multiclass_row_is_that_of_its_two_likeliest_classes():
     expected = np.array([[0.5, 0.4, 0.1], [0.4, 0.36, 0.24], [0.1, 0.1, 0.8]])
     answers = expected + np.array([[0, 0, 0], [-0.03, 0.03, 0], [0, 0, 0]])
     found = compare(expected, answers, contract("multiclass"), "float32")
     assert (found.label_flips, found.near_threshold) == (1, 1)
 
 
-def test_a_value_has_no_label():
+def test_a_regression_has_no_label_flips():
     found = compare(np.array([[1e6], [0.0]]), np.array([[1e6 + 1], [0.0]]), contract("regression"), "float64")
     assert found == Parity(precision="float64", rows=2, max_difference=1, p99_difference=0.99)
     assert str(found).endswith("on 2 held-out rows in float64")
@@ -83,8 +84,8 @@ def test_only_rows_near_the_threshold_change_their_label(task, data):
 
 
 @given(score=st.floats(0, 1), difference=st.floats(0, 1))
-def test_a_row_is_near_where_the_largest_difference_moves_it_over_the_threshold(score, difference):
-    # The second row says how large the largest difference is.
+def test_a_row_is_near_the_threshold_if_the_largest_difference_could_flip_it(score, difference):
+    # The second row determines the largest difference.
     expected = np.array([[1 - score, score], [1.0, 0.0]])
     answers = expected + np.array([[0, 0], [-difference, 0]])
     found = compare(expected, answers, contract(), "float32")
@@ -125,7 +126,7 @@ def exported(model, train, test):
         ("sklearn.svm.SVR", "regression", 1e-5),
     ],
 )
-def test_where_float32_is_too_coarse_float64_is_taken(estimator, task, least):
+def test_float64_is_used_if_float32_is_too_coarse(estimator, task, least):
     model, train, test = trained(estimator, task, STAMPED, stamped)
     promised = contract(task, train.features)
     single = OnnxModel(model.to_onnx(train), promised).predict(test.table)
@@ -137,18 +138,18 @@ def test_where_float32_is_too_coarse_float64_is_taken(estimator, task, least):
     assert not found.parity.label_flips
     (line,) = lines
     assert "in float32" in line
-    assert line.endswith(", which is taken.")
-    # Missing numbers, and rows that nobody compared.
+    assert line.endswith("The float64 export is used.")
+    # The held-out part has missing numbers, and rows that were not compared.
     fresh = stamped(300, task, 7)
     answers = OnnxModel(found.content, promised).predict(fresh)
     assert fresh["announced"].null_count
     np.testing.assert_allclose(answers.score, model.predict(frame(fresh, train.features))[:, -1], atol=least)
 
 
-def test_what_fills_a_gap_may_lie_between_two_numbers_of_float32():
+def test_an_imputed_value_may_lie_between_two_float32_numbers():
     def make(rows, task, seed):
         table = flights(rows, task, seed)
-        # All are known in training; float32 has nothing between these two.
+        # The training values have no gaps. There is no float32 number between these two.
         known = np.where(np.arange(rows) % 2, 1.7e9, 1.7e9 + 128)
         gaps = np.full(rows, False) if seed == 1 else np.arange(rows) % 3 == 0
         return table.append_column("announced", pa.array(known, mask=gaps))
@@ -159,7 +160,7 @@ def test_what_fills_a_gap_may_lie_between_two_numbers_of_float32():
     assert found.max_difference < 1e-12
 
 
-def test_what_float32_answers_well_stays_as_it_is():
+def test_float32_is_used_if_it_is_precise_enough():
     model, train, test = trained("sklearn.linear_model.LogisticRegression")
     found, lines = exported(model, train, test)
     assert (found.parity.precision, found.parity.rows, lines) == ("float32", 2_000, [])
@@ -167,7 +168,7 @@ def test_what_float32_answers_well_stays_as_it_is():
     assert found.predictions.score.shape == (2_000,)
 
 
-def test_the_rows_are_a_sample_that_is_the_same_each_time(monkeypatch):
+def test_the_compared_rows_are_a_reproducible_sample(monkeypatch):
     model, train, test = trained("sklearn.naive_bayes.GaussianNB")
     whole = exported(model, train, test)[0]
     monkeypatch.setattr(parity, "ROWS", 500)
@@ -176,14 +177,14 @@ def test_the_rows_are_a_sample_that_is_the_same_each_time(monkeypatch):
     assert one.parity.rows == 500
     assert one.parity.max_difference <= whole.parity.max_difference
     assert one.predictions.score.shape == (2_000,)
-    # Not those that come first, which may all be of one day.
+    # The first rows would not be a fair sample, since they may all be of one day.
     first = parity.compare(
         model.predict(test.frame.head(500)), whole.predictions.probabilities[:500], contract(), "float32"
     )
     assert one.parity != first
 
 
-def test_a_forest_whose_trees_are_divided_keeps_float32_and_says_so_where_it_matters(monkeypatch):
+def test_a_forest_is_exported_in_float32_and_the_reason_is_logged(monkeypatch):
     model, train, test = trained("sklearn.ensemble.RandomForestClassifier", n_estimators=100)
     found, lines = exported(model, train, test)
     assert found.parity.precision == "float32"
@@ -192,7 +193,7 @@ def test_a_forest_whose_trees_are_divided_keeps_float32_and_says_so_where_it_mat
     assert lines == []
     monkeypatch.setattr(parity, "LEAPS", 0)
     found, (line,) = exported(model, train, test)
-    assert line == f"The ONNX export of {model.name} {found.parity}; ONNX adds up trees in float32 alone."
+    assert line == f"The ONNX export of {model.name} {found.parity}; ONNX computes tree ensembles only in float32."
 
 
 class Elsewhere:
@@ -211,22 +212,24 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize(("rows", "answer", "kept"), [(2, 0.2, True), (3, 0.2, False), (1, np.nan, False)])
-def test_a_leap_in_few_rows_is_kept_and_more_is_another_model(rows, answer, kept):
+def test_large_differences_are_accepted_only_in_few_rows(rows, answer, kept):
     model, train, test = trained("sklearn.linear_model.LogisticRegression")
     model = Elsewhere(model, rows, answer)
     if kept:
         found, lines = exported(model, train, test)
         assert (found.beyond, found.parity.precision) == (rows, "float32")
-        # Float64 would mend nothing that is worth its time.
+        # Float64 would not reduce the differences enough to be worth its time.
         assert lines == []
         return
-    with pytest.raises(ModelFormatError, match=r"answers differently from the model itself: .*; in float64 it differs"):
+    with pytest.raises(
+        ModelFormatError, match=r"predicts differently from the model itself: .*; in float64 it differs"
+    ):
         exported(model, train, test)
 
 
-def test_what_has_no_form_in_float64_is_refused_with_both_reasons(monkeypatch):
+def test_an_export_that_fails_in_both_precisions_is_refused_with_both_reasons(monkeypatch):
     model, train, test = trained("sklearn.linear_model.LogisticRegression", names=STAMPED, make=stamped)
-    # ONNX Runtime has no Imputer in float64, which is why there is one here.
-    monkeypatch.setattr(sklearn, "conversions", dict)
-    with pytest.raises(ModelFormatError, match=r"in float32, .*; it has no form in float64 \(.*Imputer"):
+    # Without the custom conversion, ONNX Runtime has no Imputer for float64.
+    monkeypatch.setattr(sklearn_model, "conversions", dict)
+    with pytest.raises(ModelFormatError, match=r"in float32, .*; it cannot be exported in float64 \(.*Imputer"):
         exported(model, train, test)

@@ -1,4 +1,4 @@
-"""Fits one candidate, exports it and measures it: what a training and its repetition have in common."""
+"""Fit one candidate, export it and measure it. Training and reproduction share this module."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.values import compute
+from airflow_mlops.models import parity
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, read_part
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.train import parity
 from airflow_mlops.stages.train.spec import TrainSpec
 
 
-def load(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
-    """The training set and its two parts, after a look at whether a model can learn from them.
+def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
+    """The training set and its parts ``train`` and ``test``, after checks that a model can be trained on them.
 
-    :raises TrainingError: naming what it cannot learn from
+    :raises TrainingError: no model can be trained on the data
     """
     dataset = open_dataset(store, spec.dataset)
-    # A network is fitted to a stream, and its module reads that for itself.
+    # A network streams the data itself. A sample is enough for the checks.
     streamed = isinstance(spec.trainer, TorchTrainerSpec)
     train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: train, TEST: test})
@@ -36,12 +36,12 @@ def load(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model that was trained and measured, before it is stored.
+    """A fitted and measured model that is not stored yet.
 
-    :param exported: its ONNX form
-    :param predictions: for the held-out part
-    :param metrics: of these predictions
-    :param seconds: how long the fit took
+    :param exported: the model in ONNX
+    :param predictions: predictions for the part ``test``
+    :param metrics: metrics of these predictions
+    :param seconds: duration of the fit
     """
 
     model: FittedModel
@@ -52,13 +52,13 @@ class Fitted:
     seconds: float
 
 
-def fit(
+def fit_candidate(
     spec: TrainSpec, context: StepContext, dataset: Dataset, train: TrainingData, test: TrainingData, run: TrainingRun
 ) -> Fitted:
     """Fit, export and measure one candidate.
 
-    :raises TrainingError: the estimator cannot learn from the data
-    :raises ModelFormatError: it cannot be exported
+    :raises TrainingError: the model cannot be fitted to the data
+    :raises ModelFormatError: the model cannot be exported to ONNX
     """
     trainer: Any = trainer_module(spec.trainer.kind)
     with Phase(context, "Fitted") as fitting:
@@ -77,7 +77,7 @@ def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
         label=train.label,
         features=train.features,
         classes=train.classes,
-        # scikit-learn's convention: the last in order, so 1, True or "yes".
+        # scikit-learn's convention: the last class in sorted order, so 1, True or "yes".
         positive=train.classes[-1] if train.task == "binary" else None,
         dataset_name=dataset.manifest.name,
         dataset_id=dataset.manifest.id,
@@ -99,12 +99,12 @@ def _measure(contract: ModelContract, test: TrainingData, predictions: Predictio
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics of this package among ``metrics``, in the order that all results have."""
+    """The metrics of this package among ``metrics``, in the order of the catalog."""
     return {name: metrics[name] for name in METRICS if name in metrics}
 
 
 class Phase:
-    """Says in the task's log how long a phase took."""
+    """Logs the duration of a phase when the block ends without an error."""
 
     def __init__(self, context: StepContext, done: str) -> None:
         self._context = context

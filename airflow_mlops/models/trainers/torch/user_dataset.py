@@ -1,4 +1,4 @@
-"""Rows by way of the user's own ``torch.utils.data.Dataset``."""
+"""Rows read through the user's own ``torch.utils.data.Dataset``."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch.utils.data import Dataset as Items
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from airflow_mlops.core import imports
 from airflow_mlops.core.contract import FeatureColumn, Task
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.inputs import column, numbers
-from airflow_mlops.models.trainers.torch.data import Batch, Share, class_indices
+from airflow_mlops.models.trainers.torch.reader import Batch, Share, class_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class OwnRows:
-    """Each row group becomes one Dataset of the user, whose items are ``(input, label)``.
+class UserDataset:
+    """A reader that passes each row group to the user's Dataset, whose items are ``(input, label)``.
 
     :param path: import path of a class or function ``(rows, features, label, **params) -> torch.utils.data.Dataset``
+    :raises SpecError: a feature is text
     """
 
     path: str
@@ -36,14 +36,14 @@ class OwnRows:
     features: list[FeatureColumn]
     classes: list[Any]
     label: tuple[float, float] = (0.0, 1.0)
-    # A Dataset may draw random numbers.
+    # A Dataset may augment its items with random numbers.
     repeatable: bool = False
 
     def __post_init__(self) -> None:
         if textual := [feature.name for feature in self.features if feature.kind == "string"]:
             raise SpecError(
-                f"The dataset {self.path} is given rows whose feature {textual[0]!r} is text, which no tensor holds: "
-                "make numbers of it in the feature view, or leave out dataset= and take numbers and texts as inputs."
+                f"The feature {textual[0]!r} is text, which the dataset {self.path} cannot get as a tensor: convert it to "
+                "numbers in the feature view, or remove dataset=, since the module then gets numbers and texts."
             )
 
     @property
@@ -62,10 +62,10 @@ class OwnRows:
         items = self._items(self._rows(data), None)
         if len(items) != data.num_rows:
             raise TrainingError(
-                f"The dataset {self.path} makes {len(items):,} items of {data.num_rows:,} rows without labels: then "
-                "it must make one of each, as these are the rows to be predicted."
+                f"The dataset {self.path} made {len(items):,} items from {data.num_rows:,} rows to predict: with "
+                "label=None it must make exactly one item per row."
             )
-        return self._collated(items, range(len(items)), 1)
+        return self._collate(items, range(len(items)), 1)
 
     def batch(self, data: pa.RecordBatch, share: Share, *, even: bool) -> Batch:
         labels = (
@@ -74,10 +74,10 @@ class OwnRows:
             else pa.array(class_indices(data, self.label_name, self.classes))
         )
         items = self._items(self._rows(data).append_column(self.label_name, labels), self.label_name)
-        places = share.places(len(items), even=even)
-        if not places:
+        indices = share.indices(len(items), even=even)
+        if not indices:
             return Batch((), np.empty(0))
-        values, found = self._collated(items, places, 2)
+        values, found = self._collate(items, indices, 2)
         return Batch((values,), found.astype(np.float32 if self.task == "regression" else np.int64))
 
     def _rows(self, data: pa.RecordBatch | pa.Table) -> pa.Table:
@@ -89,20 +89,24 @@ class OwnRows:
             items = make(rows, self.names, label, **self.params)
         except TypeError as error:
             raise SpecError(
-                f"The dataset {self.path} cannot be made with {self.params}: {error}. It takes rows, features and "
-                "label, and the trainer's dataset_params."
+                f"The dataset {self.path} cannot be made with {self.params}: {error}. Its arguments are rows, features, "
+                "label and the trainer's dataset_params."
             ) from None
-        if not isinstance(items, Items) or not hasattr(items, "__len__"):
-            raise SpecError(f"{self.path!r} made a {type(items).__name__}, which is no Dataset with a length.")
+        if not isinstance(items, Dataset) or not hasattr(items, "__len__"):
+            raise SpecError(f"{self.path!r} made a {type(items).__name__}, not a torch Dataset with a length.")
         return items
 
-    def _collated(self, items: Any, places: Sequence[int], width: int) -> tuple[NDArray[Any], ...]:
-        found = [items[place] for place in places]
-        of_item = len(found[0]) if isinstance(found[0], list | tuple) else 1
-        if of_item != width:
+    def _collate(self, items: Any, indices: Sequence[int], width: int) -> tuple[NDArray[Any], ...]:
+        """Stack the items.
+
+        :param width: the number of values that an item must have
+        """
+        found = [items[index] for index in indices]
+        actual = len(found[0]) if isinstance(found[0], list | tuple) else 1
+        if actual != width:
             raise SpecError(
-                f"The dataset {self.path} gives items of {of_item} values: an item is a pair of input and label, or the "
-                "input alone where label is None."
+                f"An item of the dataset {self.path} has {actual} values: it must be a pair of input and label, or only "
+                "the input if label is None."
             )
         columns = default_collate(found) if width > 1 else [default_collate(found)]
         return tuple(np.asarray(values) for values in columns)

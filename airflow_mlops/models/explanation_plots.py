@@ -15,10 +15,10 @@ from airflow_mlops.models.figures import (
     CLASS_COLOURS,
     GREY,
     ORANGE,
-    literally,
     new_figure,
-    plain,
+    no_mathtext,
     save,
+    style,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write(folder: Path, explanation: Explanation) -> None:
     draw(folder, explanation)
 
 
-@literally
+@no_mathtext
 def draw(folder: Path, explanation: Explanation) -> list[Path]:
     """Draw how much each term matters, and the functions of those that matter most."""
     shapes = [term for term in explanation.terms if term.curve or term.surface]
@@ -69,7 +69,7 @@ def _shapes(explanation: Explanation, terms: Sequence[Term]) -> Figure:
     bounds, largest = _bounds(terms), _largest(terms)
     pictures: list[Any] = []
     for axes, term in zip(grid, terms, strict=False):
-        plain(axes)
+        style(axes)
         axes.set_title(term.name, loc="left", fontsize=10)
         if term.curve and term.curve.axis.texts:
             _dots(axes, term.curve, bounds)

@@ -1,5 +1,6 @@
-"""Explainable Boosting Machines (H. Nori et al., "InterpretML: A Unified Framework for Machine Learning Interpretability",
-2019): sums of functions of one feature or two, which can be looked at.
+"""Explainable Boosting Machines: additive models of functions of one or two features.
+
+Source: H. Nori et al., "InterpretML: A Unified Framework for Machine Learning Interpretability", 2019.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 PACKAGE = "interpret-core"
 _CLASSES = ("ExplainableBoostingClassifier", "ExplainableBoostingRegressor")
-# Terms whose functions are told, and the most cells of one.
+# The explanation contains the functions of at most so many terms, each of at most so many cells.
 SHAPES, CELLS = 12, 10_000
 DIGITS = 6
 
 
 def is_ebm(estimator: Any) -> bool:
-    """Whether it is an ExplainableBoostingClassifier or an ExplainableBoostingRegressor."""
+    """Whether ``estimator`` is an ExplainableBoostingClassifier or an ExplainableBoostingRegressor."""
     # InterpretML may not be installed, and importing it for every estimator would be slow.
     return any(
         kind.__module__.startswith("interpret.glassbox.") and kind.__name__ in _CLASSES
@@ -36,13 +37,16 @@ def is_ebm(estimator: Any) -> bool:
 
 
 def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
-    """Say which features are numbers and which are text; else it would guess by the values. What the user says stays."""
+    """Declare each feature as a number or as text, unless the user has set ``feature_types``.
+
+    By default the machine guesses the type from the values.
+    """
     if ebm.feature_types is None:
         ebm.set_params(feature_types=["nominal" if feature.kind == "string" else "continuous" for feature in features])
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def no_plot_warnings() -> Iterator[None]:
     """Suppress InterpretML's warnings about what its own plots cannot show."""
     with no_warnings(
         "Missing values detected", "For multiclass we cannot currently visualize pairs", "Interactions with 3"
@@ -51,7 +55,7 @@ def quietly() -> Iterator[None]:
 
 
 def explain(ebm: Any, data: TrainingData) -> Explanation:
-    """Its terms, and the functions of the most important ones."""
+    """All terms with their importance, and the functions of the most important ones."""
     importances = ebm.term_importances()
     order = np.argsort(-importances, kind="stable")
     outputs = data.classes if data.task == "multiclass" else data.classes[-1:] or [data.label]
@@ -121,7 +125,7 @@ def _axis(ebm: Any, feature: int, width: int) -> Axis:
 
 
 def _rounded(values: NDArray[np.float64] | float) -> Any:
-    """With as many digits as anybody reads, as JSON takes them."""
+    """``values`` as lists for JSON, rounded to :data:`DIGITS` significant digits."""
     if isinstance(values, np.ndarray):
         return [_rounded(value) for value in values] if values.ndim else _rounded(values.item())
     return float(f"{values:.{DIGITS}g}")

@@ -1,0 +1,1 @@
+"""Trainers of scikit-learn estimators, and of other estimators with the same interface."""

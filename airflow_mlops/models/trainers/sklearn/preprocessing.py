@@ -1,0 +1,115 @@
+"""The transformer that prepares features for an estimator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.models.trainers.base import TrainingData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+MAX_CATEGORIES = 100
+
+
+def by_column_type(estimator: Any, data: TrainingData) -> Any:
+    """Make a transformer from the types of the features and the kind of ``estimator``.
+
+    Tree-based estimators get ordinal codes for text, with -1 for text that is not in the training data. All other
+    estimators get standardised numbers and one-hot columns for the :data:`MAX_CATEGORIES` most frequent texts.
+    Missing numbers are replaced by the median, except for estimators that support them.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    trees = _is_tree(estimator)
+    numeric, categorical = _columns(data)
+    steps: list[Any] = []
+    if not _supports_nan(estimator):
+        steps.append(SimpleImputer(strategy="median"))
+    if not trees:
+        steps.append(StandardScaler())
+    parts: list[tuple[str, Any, list[str]]] = []
+    if numeric:
+        # "passthrough" would not concatenate its columns in ONNX.
+        parts.append(("numbers", make_pipeline(*steps) if steps else FunctionTransformer(), numeric))
+    for name in categorical:
+        # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets its own.
+        encoder = (
+            OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+            if trees
+            else OneHotEncoder(categories=[_most_frequent(data.frame[name])], handle_unknown="ignore")
+        )
+        parts.append((f"text {name}", encoder, [name]))
+    return ColumnTransformer(parts, sparse_threshold=0.3 if _supports_sparse(estimator) else 0)
+
+
+def by_user(make: Any, path: str, data: TrainingData) -> Any:
+    """Call the user's function ``(numeric, categorical) -> transformer``.
+
+    :param path: import path of the function
+    :raises TrainingError: the function raises
+    """
+    numeric, categorical = _columns(data)
+    try:
+        return make(numeric, categorical)
+    except Exception as error:
+        raise TrainingError(f"Preprocessing {path!r} raised {type(error).__name__}: {error}") from error
+
+
+def nearest_neighbours() -> tuple[type, ...]:
+    """scikit-learn's nearest-neighbour estimators."""
+    from sklearn import neighbors
+
+    return (
+        neighbors.KNeighborsClassifier,
+        neighbors.KNeighborsRegressor,
+        neighbors.RadiusNeighborsClassifier,
+        neighbors.RadiusNeighborsRegressor,
+    )
+
+
+def _columns(data: TrainingData) -> tuple[list[str], list[str]]:
+    numeric = [feature.name for feature in data.features if feature.kind != "string"]
+    return numeric, [feature.name for feature in data.features if feature.kind == "string"]
+
+
+def _most_frequent(values: pd.Series[str]) -> NDArray[Any]:
+    # OneHotEncoder's own max_categories cannot be exported to ONNX. Ties are broken by name, to be reproducible.
+    counts = values.value_counts()
+    chosen = sorted(counts.index, key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
+    return np.array(sorted(chosen), dtype=object)
+
+
+def _is_tree(estimator: Any) -> bool:
+    from sklearn import ensemble, tree
+
+    families = (
+        "BaggingClassifier BaggingRegressor ExtraTreesClassifier ExtraTreesRegressor GradientBoostingClassifier "
+        "GradientBoostingRegressor HistGradientBoostingClassifier HistGradientBoostingRegressor "
+        "RandomForestClassifier RandomForestRegressor"
+    )
+    kinds = (tree.BaseDecisionTree, *(getattr(ensemble, name) for name in families.split()))
+    if isinstance(estimator, (ensemble.BaggingClassifier, ensemble.BaggingRegressor)):
+        return estimator.estimator is None or _is_tree(estimator.estimator)
+    return isinstance(estimator, kinds)
+
+
+def _supports_nan(estimator: Any) -> bool:
+    # Other trees of scikit-learn support NaN too, but their ONNX export does not.
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    return isinstance(estimator, (HistGradientBoostingClassifier, HistGradientBoostingRegressor))
+
+
+def _supports_sparse(estimator: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    # A nearest-neighbour model stores its training rows, and skl2onnx cannot export sparse ones.
+    return bool(get_tags(estimator).input_tags.sparse) and not isinstance(estimator, nearest_neighbours())

@@ -1,0 +1,156 @@
+"""Stream a training set from Parquet as shuffled batches, in the same order again after a restart."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.models.trainers.torch.reader import Batch, Reader, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from airflow_mlops.data.datasets import Dataset
+
+# Row groups are shuffled, and then the rows within a buffer of this size.
+BUFFER_ROWS = 262_144
+# Encoded rows cached between epochs. Without the cache, reading takes longer than a GPU's computation.
+CACHE_BYTES = 512 * 2**20
+
+
+class Batches:
+    """The batches of each epoch, in an order determined by the seed.
+
+    A fixed share of the rows is held out for validation.
+
+    :param batch_size: rows per batch, summed over all processes
+    :param validation: fraction of the rows to hold out, between 0 and 1
+    :param share: the rows of this process
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        part: str,
+        reader: Reader,
+        *,
+        batch_size: int,
+        validation: float,
+        seed: int,
+        share: Share,
+    ) -> None:
+        self._dataset, self._part, self._reader = dataset, part, reader
+        self._validation, self._seed, self._share = validation, seed, share
+        self._batch_size = max(1, batch_size // share.processes)
+        self._groups = dataset.row_groups(part)
+        self._cache: dict[tuple[int, bool], Batch] = {}
+
+    def training(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The shuffled batches of one epoch. Every process gets the same number of batches of the same sizes.
+
+        :param skip: number of batches to skip, because they were used before an interruption
+        """
+        random = np.random.default_rng((self._seed, epoch))
+        order = random.permutation(len(self._groups))
+        return _prefetch(self._shuffled(order, random, skip))
+
+    def _shuffled(self, order: NDArray[np.int64], random: np.random.Generator, skip: int) -> Iterator[Batch]:
+        buffer: list[Batch] = []
+        for place, group in enumerate(order):
+            buffer.append(self._group(int(group), validation=False))
+            full = sum(map(len, buffer)) * self._share.processes >= BUFFER_ROWS
+            last = place == len(order) - 1
+            if not (full or last):
+                continue
+            rows = _concatenate(buffer)
+            rows = rows.take(random.permutation(len(rows)))
+            # Rows that do not fill a batch go into the next buffer. The last batch of an epoch may be smaller.
+            end = len(rows) if last else len(rows) - len(rows) % self._batch_size
+            for start in range(0, end, self._batch_size):
+                if skip:
+                    skip -= 1
+                    continue
+                yield rows.take(slice(start, min(start + self._batch_size, end)))
+            buffer = [rows.take(slice(end, None))]
+
+    def validation(self) -> Iterator[Batch]:
+        """The rows held out for validation, in their original order."""
+        for group in range(len(self._groups)):
+            rows = self._group(group, validation=True)
+            for start in range(0, len(rows), self._batch_size):
+                yield rows.take(slice(start, start + self._batch_size))
+
+    def _group(self, group: int, *, validation: bool) -> Batch:
+        if (cached := self._cache.get((group, validation))) is not None:
+            return cached
+        rows = self._dataset.read_row_group(self._groups[group], self._reader.columns)
+        held_out = _held_out(self._seed, group, len(rows), self._validation)
+        rows = rows.filter(pa.array(held_out if validation else ~held_out))
+        batch = self._reader.batch(rows, self._share, even=not validation)
+        if self._reader.repeatable and batch.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
+            self._cache[group, validation] = batch
+        return batch
+
+
+def validation_rows(
+    dataset: Dataset, part: str, columns: Sequence[str], validation: float, seed: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows that :class:`Batches` holds out for validation, before they are encoded."""
+    for group, place in enumerate(dataset.row_groups(part)):
+        rows = dataset.read_row_group(place, columns)
+        yield rows.filter(pa.array(_held_out(seed, group, len(rows), validation)))
+
+
+def _held_out(seed: int, group: int, rows: int, validation: float) -> NDArray[np.bool_]:
+    chosen: NDArray[np.bool_] = np.random.default_rng((seed, 2**32, group)).random(rows) < validation
+    return chosen
+
+
+def _concatenate(batches: list[Batch]) -> Batch:
+    batches = [batch for batch in batches if len(batch)] or batches[:1]
+    return Batch(
+        tuple(np.concatenate(values) for values in zip(*(batch.inputs for batch in batches), strict=True)),
+        np.concatenate([batch.labels for batch in batches]),
+    )
+
+
+def _prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
+    """Prepare the next batches in a thread while the network computes."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the consuming thread
+            put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,54 @@
+"""The progress of a training, and the checkpoint that keeps it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from airflow_mlops.data.store import ArtifactStore
+
+
+@dataclass
+class State:
+    """The progress of a training.
+
+    :param batch: number of batches used in the current epoch
+    :param step: number of optimizer steps since the start
+    :param losses: training loss of each step
+    :param epochs: metrics of each completed epoch
+    :param epoch_loss: sum of the losses of the rows of the current epoch
+    :param best: weights after the best epoch
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    epoch_loss: float = 0.0
+    epoch_rows: int = 0
+    best: dict[str, torch.Tensor] | None = None
+    best_loss: float = float("inf")
+    best_epoch: int = -1
+
+
+def write_checkpoint(store: ArtifactStore, key: str, content: dict[str, Any]) -> None:
+    """Store a checkpoint. The store writes it atomically, so a killed pod never leaves half a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    store.write_bytes(key, buffer.getvalue())
+
+
+def read_checkpoint(store: ArtifactStore, key: str, device: torch.device) -> dict[str, Any] | None:
+    """The stored checkpoint; ``None`` if there is none."""
+    try:
+        content = store.read_bytes(key)
+    except FileNotFoundError:
+        return None
+    # weights_only: a checkpoint cannot run code.
+    saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return saved

@@ -1,0 +1,178 @@
+"""Standardised numbers and text indices: the encoding of features for a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import FeatureColumn, Task
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.models.inputs import column, numbers, texts
+from airflow_mlops.models.trainers.torch.reader import Batch, Share, class_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from airflow_mlops.data.datasets import Dataset
+
+MAX_TEXTS = 10_000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become a network's inputs; learned from the training part in one streaming pass.
+
+    :param means: mean of each numeric feature over its non-missing values
+    :param scales: standard deviation of each numeric feature; 1 for a constant
+    :param vocabularies: the known texts of each text feature; the index of a text is its position plus 1
+    :param label: mean and standard deviation of the label of a regression; otherwise (0, 1)
+    """
+
+    task: Task
+    label_name: str
+    features: list[FeatureColumn]
+    classes: list[Any]
+    means: NDArray[np.float32]
+    scales: NDArray[np.float32]
+    vocabularies: list[list[str]]
+    label: tuple[float, float]
+    rows: int
+    repeatable: bool = True
+
+    @property
+    def numeric(self) -> list[str]:
+        return [feature.name for feature in self.features if feature.kind != "string"]
+
+    @property
+    def textual(self) -> list[str]:
+        return [feature.name for feature in self.features if feature.kind == "string"]
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.numeric, *self.textual, self.label_name]
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {
+            "numbers": 2 * len(self.numeric),
+            "texts": [len(known) + 1 for known in self.vocabularies],
+            "outputs": max(1, len(self.classes)),
+        }
+
+    @classmethod
+    def learn(
+        cls, dataset: Dataset, part: str, label: str, task: Task, features: Sequence[FeatureColumn], classes: list[Any]
+    ) -> Encoding:
+        """Learn the encoding in one pass over ``part``.
+
+        :raises TrainingError: a feature holds infinite values
+        """
+        numeric = [feature.name for feature in features if feature.kind != "string"]
+        textual = [feature.name for feature in features if feature.kind == "string"]
+        # The label of a regression is standardised like a feature, and comes last.
+        moments = _Moments(len(numeric) + 1)
+        counts: list[Counter[str]] = [Counter() for _ in textual]
+        rows = 0
+        for batch in dataset.batches(part, [*numeric, *textual, label]):
+            rows += batch.num_rows
+            for place, name in enumerate(numeric):
+                values = numbers(column(batch, name), name).astype(np.float64)
+                if np.isinf(values).any():
+                    raise TrainingError(
+                        f"Feature {name!r} in part {part!r} of {dataset.manifest.name} has infinite values, or values "
+                        "beyond single precision: replace them by nulls, which count as missing values."
+                    )
+                moments.add(place, values)
+            if task == "regression":
+                moments.add(len(numeric), _label_values(batch, label))
+            for counter, name in zip(counts, textual, strict=True):
+                found = pc.value_counts(texts(column(batch, name), name).dictionary_decode()).to_pylist()
+                counter.update({item["values"]: item["counts"] for item in found})
+        means, scales = moments.means, moments.scales()
+        return cls(
+            task=task,
+            label_name=label,
+            features=list(features),
+            classes=classes,
+            means=means[:-1].astype(np.float32),
+            scales=scales[:-1].astype(np.float32),
+            vocabularies=[_most_frequent(counter) for counter in counts],
+            label=(float(means[-1]), float(scales[-1])) if task == "regression" else (0.0, 1.0),
+            rows=rows,
+        )
+
+    def inputs(self, data: pa.RecordBatch | pa.Table) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Encode rows.
+
+        :return: numbers, float32, shape (n, 2 * number of numeric features): standardised values with 0 for missing
+            ones, then indicators of missing values. And texts, int64, shape (n, number of text features): indices with 0
+            for a text that is not in the vocabulary
+        """
+        encoded = np.zeros((data.num_rows, 2 * len(self.numeric)), dtype=np.float32)
+        for place, name in enumerate(self.numeric):
+            values = numbers(column(data, name), name)
+            missing = np.isnan(values)
+            encoded[:, place] = np.where(missing, 0, (values - self.means[place]) / self.scales[place])
+            encoded[:, len(self.numeric) + place] = missing
+        indices = np.zeros((data.num_rows, len(self.textual)), dtype=np.int64)
+        for place, (name, known) in enumerate(zip(self.textual, self.vocabularies, strict=True)):
+            found = texts(column(data, name), name)
+            codes = pc.index_in(found.dictionary, pa.array(known, found.dictionary.type))
+            dictionary_indices = pc.fill_null(codes, -1).to_numpy(zero_copy_only=False) + 1
+            if len(dictionary_indices):
+                indices[:, place] = dictionary_indices[found.indices.to_numpy()]
+        return encoded, indices
+
+    def batch(self, data: pa.RecordBatch, share: Share, *, even: bool) -> Batch:
+        if share.processes > 1:
+            data = data.take(pa.array(share.indices(data.num_rows, even=even), pa.int64()))
+        return Batch(self.inputs(data), self._labels(data))
+
+    def _labels(self, data: pa.RecordBatch) -> NDArray[Any]:
+        if self.task == "regression":
+            mean, scale = self.label
+            return ((_label_values(data, self.label_name) - mean) / scale).astype(np.float32)
+        return class_indices(data, self.label_name, self.classes)
+
+
+class _Moments:
+    """Mean and standard deviation of several columns, updated batch by batch.
+
+    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances".
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._count, self.means, self._squares = (np.zeros(columns) for _ in range(3))
+
+    def add(self, place: int, values: NDArray[np.float64]) -> None:
+        """Add values of one column. NaN is ignored."""
+        known = values[~np.isnan(values)]
+        if not len(known):
+            return
+        difference = known.mean() - self.means[place]
+        self._count[place] += len(known)
+        count = self._count[place]
+        self.means[place] += difference * len(known) / count
+        self._squares[place] += ((known - known.mean()) ** 2).sum()
+        self._squares[place] += difference**2 * len(known) * (count - len(known)) / count
+
+    def scales(self) -> NDArray[np.float64]:
+        """Standard deviations; 1 for a column that is constant up to rounding."""
+        deviations = np.sqrt(self._squares / np.maximum(self._count, 1))
+        return np.where(deviations > 1e-12 * np.maximum(1, np.abs(self.means)), deviations, 1.0)
+
+
+def _most_frequent(counts: Counter[str]) -> list[str]:
+    """At most :data:`MAX_TEXTS` texts, sorted. Ties are broken by name."""
+    return sorted(sorted(counts, key=lambda text: (-counts[text], text))[:MAX_TEXTS])
+
+
+def _label_values(data: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    return np.asarray(pc.cast(column(data, name), pa.float64()).to_numpy(zero_copy_only=False))

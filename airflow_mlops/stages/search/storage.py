@@ -1,0 +1,100 @@
+"""Where Optuna keeps a study: in a file of the artifact store, or in a database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from airflow_mlops.core.connections import ConnectionInfo, redact, sqlalchemy_url
+from airflow_mlops.core.errors import SpecError, StoreError
+from airflow_mlops.data.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+HEARTBEAT_SECONDS = 60
+_ATTEMPTS, _PAUSE = 5, 1.0
+
+
+def open_journal(store: ArtifactStore, key: str) -> BaseStorage:
+    """Open the study in the file ``study.journal`` of the folder ``key``.
+
+    :raises SpecError: the store is not a file system
+    :raises StoreError: the file cannot be opened
+    """
+    file = store.local_path(f"{key}/study.journal")
+    if file is None:
+        raise SpecError(
+            f"The artifact store {store.url} is not a file system, so workers cannot share a study in it: set the "
+            "Search's storage_conn_id to the Airflow connection of a PostgreSQL or MySQL database."
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(file)))
+    except OSError as error:
+        raise StoreError(f"The study {file} cannot be opened: {error}.") from error
+
+
+def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTrial], None]) -> BaseStorage:
+    """Open the studies in a database.
+
+    :param stale: called with each trial whose worker stopped sending heartbeats
+    :raises SpecError: the database is SQLite, or its driver is not installed
+    :raises StoreError: the database cannot be used
+    """
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    if info.conn_type == "sqlite":
+        raise SpecError(
+            f"Connection {info.conn_id!r} is a SQLite file, which several workers cannot share: remove "
+            "storage_conn_id if the artifact store is a folder, or use a PostgreSQL or MySQL database."
+        )
+    url = sqlalchemy_url(info).render_as_string(hide_password=False)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=stale,
+            )
+        except (ImportError, ArgumentError, NoSuchModuleError) as error:
+            raise SpecError(
+                f"The SQLAlchemy dialect or driver for connection {info.conn_id!r} of type {info.conn_type} is not "
+                f"installed where the step runs ({type(error).__name__}): install it there."
+            ) from None
+        except SQLAlchemyError as error:
+            # Workers that start together create Optuna's tables together, and only the first one succeeds.
+            if attempt + 1 == _ATTEMPTS:
+                raise _unusable(info, error) from None
+        time.sleep(_PAUSE)
+    raise AssertionError
+
+
+@contextmanager
+def database_errors(info: ConnectionInfo | None) -> Iterator[None]:
+    """Turn exceptions of the database into :class:`StoreError`.
+
+    :param info: the connection; ``None`` if the study is not in a database
+    """
+    if info is None:
+        yield
+        return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        raise _unusable(info, cause or error) from None
+
+
+def _unusable(info: ConnectionInfo, error: BaseException) -> StoreError:
+    reason = str(error).partition("\n[SQL:")[0].partition("\n(Background on")[0]
+    return StoreError(f"The database of connection {info.conn_id!r} cannot hold the study: {redact(reason, info)}.")

@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Pinned: the newest torch brings the newest CUDA, several GB of it.
 LOCK_TORCH ?= torch==2.13.0
+# Processes that run tests: one more than there are cores, because many tests wait.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
 .PHONY: help demo stop test lint format docs bench images schema lock clean
@@ -18,8 +20,8 @@ demo: $(VENV)/.demo-installed ## Replay a year of flights through the whole life
 stop: ## Stop a demo that was left running
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; else echo "Nothing to stop."; fi
 
-test: $(VENV)/.dev-installed lint ## Lint, then all tests; PYTEST_ARGS narrows them
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev-installed lint ## Lint, then all tests; PYTEST_ARGS narrows them, JOBS=N sets the processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter
 	$(BIN)/ruff check .

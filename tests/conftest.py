@@ -22,21 +22,27 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def group(path: Path) -> str:
-    """The tests that one xdist worker runs together, because they share fixtures: a file, or all that use the cluster."""
-    relative = path.relative_to(TESTS)
-    return "kubernetes" if relative.parts[0] == "kubernetes" else str(relative)
+    """The tests that one xdist worker runs, one after the other.
+
+    Files share no fixtures, so each is a group. All tests on the cluster are one, because it has one node. All that start
+    a whole Airflow are one, because two of them would slow each other down.
+    """
+    parts = path.relative_to(TESTS).parts
+    return next((name for name in ("kubernetes", "live") if name in parts), "/".join(parts))
 
 
 def order(path: Path) -> int:
-    """Groups that mostly wait start first, so that they run beside those that compute."""
-    parts = path.relative_to(TESTS).parts
-    return {"kubernetes": 0, "integration": 2, "unit": 3}.get(parts[0], 3) if "live" not in parts else 1
+    """Groups that wait a lot start first, so that they run beside those that compute."""
+    groups = ("kubernetes", "live")
+    name = group(path)
+    return groups.index(name) if name in groups else len(groups) + (path.relative_to(TESTS).parts[0] == "unit")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item.path)))
+    # Stable: within a group the order of the files stays.
     items.sort(key=lambda item: order(item.path))
 
 

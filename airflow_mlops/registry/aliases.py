@@ -4,8 +4,9 @@ A task writes the ledger entry first and moves the aliases afterwards. If it cra
 decision moves them. Therefore every move has an entry, and every entry is carried out eventually.
 
 A delayed task may overwrite a newer alias. It re-reads the ledger afterwards and repairs the alias; if it crashes first, the
-next decision repairs it. To make this visible, the task tags the registered model before it moves the aliases and removes
-the tag at the end.
+next decision repairs it. It recognises the crash by a tag of the registered model, which is set before the aliases are moved
+and removed at the end. If another task removes the tag in between, the crash goes unnoticed and the alias looks as if a person
+had moved it; a rollback to the right version repairs it.
 """
 
 from __future__ import annotations

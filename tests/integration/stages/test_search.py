@@ -22,7 +22,7 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search import objective as search_objective
-from airflow_mlops.stages.search import search
+from airflow_mlops.stages.search import step as search
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -250,7 +250,8 @@ import json, os, signal, sys, time
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages import search, search_objective
+from airflow_mlops.stages.search import objective as search_objective
+from airflow_mlops.stages.search import step as search
 from airflow_mlops.stages.context import StepContext
 
 given = json.loads(sys.argv[1])

@@ -92,7 +92,7 @@ def judge(metric: str, quality: float, rows: int, seed: int) -> Any:
 
 
 def evidence(rows: int, quality: float, seed: int) -> Any:
-    """Two models on the same rows. Both see the same signal and each its own noise, the candidate ``quality`` less."""
+    """Two models on the same rows. Both see the same signal with their own noise, the candidate ``quality`` less of it."""
     import numpy as np
 
     from airflow_mlops.gates.evidence import Evidence, Measurement
@@ -116,30 +116,30 @@ def models(rows: int, quality: float, random: Any) -> list[Any]:
 
     signal = random.normal(size=rows)
     truth = random.random(rows) < 1 / (1 + np.exp(-1.5 * signal))
-    found = []
+    pair = []
     for noise in (1 - quality, 1.0):
-        # The best forecast from a signal behind noise of this size, so that it is calibrated as well.
+        # The best forecast from a signal with this noise, so that it is calibrated.
         seen = (signal + noise * random.normal(size=rows)) / (1 + noise**2)
         shrunk = 1.5 / np.sqrt(1 + np.pi * 1.5**2 * noise**2 / (1 + noise**2) / 8)
         score = 1 / (1 + np.exp(-shrunk * seen))
-        found.append(Rows("binary", truth, score >= 0.5, score))
-    return found
+        pair.append(Rows("binary", truth, score >= 0.5, score))
+    return pair
 
 
 def better_by(metric: str, improvement: float) -> float:
-    """The quality that makes a candidate better by ``improvement``, found on very many rows."""
+    """The quality at which a candidate is better by ``improvement``, found on 400,000 rows."""
     import numpy as np
 
-    from airflow_mlops.metrics.catalog import METRICS as KNOWN
+    from airflow_mlops.metrics.catalog import find_metric
     from airflow_mlops.metrics.statistics import statistic
 
-    sign = 1 if KNOWN[metric].higher_is_better else -1
+    sign = find_metric(metric).sign
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
         candidate, champion = models(400_000, middle, np.random.default_rng(0))
-        known = statistic(metric, candidate)
-        reached = sign * (known.of(candidate) - known.of(champion))
+        sums = statistic(metric, candidate)
+        reached = sign * (sums.measure(candidate) - sums.measure(champion))
         low, high = (middle, high) if reached < improvement else (low, middle)
     return high
 

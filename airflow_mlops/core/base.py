@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,13 @@ class Model(BaseModel):
     """A frozen pydantic model that refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def choices(name: Any, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown ``name``: the valid names, and the one with the nearest spelling."""
+    options = list(known)
+    near = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
 def parse(model: type[Any], value: Any, where: str) -> Any:

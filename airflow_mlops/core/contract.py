@@ -1,4 +1,4 @@
-"""What a stored model promises: its inputs, its outputs and what it was made from."""
+"""The contract of a stored model: its inputs, its outputs and its training set."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class FeatureColumn(Model):
 
 
 class Parity(Model):
-    """How near a model's ONNX export is to the model itself, on held-out rows.
+    """The difference between a model and its ONNX export on held-out rows.
 
-    A row's difference is the largest of its absolute differences, of probabilities (a classifier) or of the value.
+    The difference of a row is the largest absolute difference of its probabilities, or that of its value for a regression.
 
-    :param precision: what the export computes in
-    :param rows: on how many rows they were compared
+    :param precision: the floating-point type of the export's computation
+    :param rows: the number of rows that were compared
     :param max_difference: the largest difference
-    :param p99_difference: 99% of the rows differ by at most this
-    :param label_flips: rows whose predicted label differs; ``None``, as what follows, for a regression
-    :param near_threshold: rows so near the contract's threshold (multiclass: a tie) that the largest difference could
-        change their label, those whose label differs among them
+    :param p99_difference: the 99th percentile of the differences
+    :param label_flips: the number of rows whose predicted label differs; ``None``, as the next field, for a regression
+    :param near_threshold: the number of rows so near the contract's threshold (multiclass: a tie) that the largest
+        difference could change their label, including those whose label differs
     """
 
     precision: Precision
@@ -51,26 +51,28 @@ class Parity(Model):
         if self.label_flips is None:
             return text
         return (
-            f"{text}, {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are near enough to "
-            "another label that theirs could"
+            f"{text}; {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are close enough to the "
+            "decision threshold to differ"
         )
 
 
 class ModelContract(Model):
-    """Stored beside every model as ``mlops/contract.json``; scoring, evaluation and monitoring read nothing else about it.
-    That of a model from elsewhere is found out by evaluation and kept by :mod:`airflow_mlops.models.contracts`.
+    """The contract between training and scoring, evaluation and monitoring, stored with the model as
+    ``mlops/contract.json``. For a model that was not made by TrainOperator, evaluation derives it and
+    :mod:`airflow_mlops.models.contracts` stores it.
 
-    :param features: input columns, in order
+    :param features: the input columns, in order
     :param classes: class labels in the order of the probability columns, as JSON values; empty for regression
     :param positive: for a binary task, the class whose probability is the score
     :param threshold: for a binary task, a score at or above it predicts ``positive``
-    :param metrics: what was measured on the held-out part of the training set, by metric name
-    :param parity: how near the ONNX export is to the model; ``None`` in contracts from before that was kept
-    :param dataset_id: the training set's id; of a model from elsewhere, that of the one it was measured on
+    :param metrics: the metrics on the held-out part of the training set, by name
+    :param parity: the difference between model and ONNX export; ``None`` in contracts that predate this field
+    :param dataset_id: the training set's id; for a model that was not made by TrainOperator, that of the dataset it was
+        measured on
     :param dataset_name: the training set's name
     :param timestamp: the training set's event time column, if it has one
-    :param watched: columns of the training set that are no features and are monitored like them; scoring keeps those that
-        its dataset has
+    :param watched: columns of the training set that are not features but are monitored like them; scoring keeps those
+        that its dataset has
     """
 
     task: Task

@@ -79,6 +79,10 @@ class EvaluationError(MLOpsError):
     """Predictions could not be measured: no rows, missing labels, one class only, NaN in the scores."""
 
 
+class MetricError(MLOpsError):
+    """A user's own metric raised an error, or did not return a finite number."""
+
+
 class RegistryError(MLOpsError):
     """The MLflow tracking server or registry could not be used as asked."""
 

@@ -1,18 +1,16 @@
-"""What every gate has. Light: a DAG that declares gates imports this while it is parsed."""
+"""The base classes of all gates. Light: a DAG file that declares gates imports this while it is parsed."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat, StrictBool, model_validator
 
-from airflow_mlops.core.base import Model
+from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -20,26 +18,12 @@ if TYPE_CHECKING:
     from airflow_mlops.models.scorer import Scorer
 
 
-def choices(name: Any, known: Iterable[str]) -> str:
-    """The end of a sentence about a ``name`` that is none of ``known``: what there is, and the nearest spelling."""
-    options = list(known)
-    near = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
-    return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
-
-
-def _known(metric: str) -> str:
-    if metric not in METRICS:
-        raise ValueError(f"{metric!r} is not a metric: {choices(metric, METRICS)}")
-    return metric
-
-
-MetricName = Annotated[str, AfterValidator(_known)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Confidence = Annotated[FiniteFloat, Field(gt=0.5, lt=1)]
 
 
 class Margin(Model):
-    """By how much: a difference of the metric, or a share of the value it is compared with (written ``"2%"``).
+    """A difference of the metric, or a share of the value it is compared with (written ``"2%"``).
 
     A negative margin allows a candidate to be that much worse.
     """
@@ -55,7 +39,7 @@ class Margin(Model):
         return abs(value) * self.amount / 100 if self.relative else self.amount
 
     def beyond(self, value: float, higher_is_better: bool) -> float:
-        """The number that is better than ``value`` by this margin."""
+        """The number that is better than ``value`` by the margin."""
         return value + self.step(value) if higher_is_better else value - self.step(value)
 
 
@@ -69,10 +53,10 @@ MarginInput = Annotated[Margin, BeforeValidator(_as_margin)]
 
 
 class Gate(Model):
-    """Something a candidate must pass. A subclass's fields are how it is declared.
+    """A requirement that a candidate must meet. The fields of a subclass are the keys of its declaration.
 
-    :cvar tasks: for which it has a meaning
-    :cvar costly: whether only candidates that pass every other gate are asked
+    :cvar tasks: the tasks that the gate applies to
+    :cvar costly: whether the gate is checked only for candidates that pass every other gate
     """
 
     costly: ClassVar[bool] = False
@@ -81,97 +65,111 @@ class Gate(Model):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The gate in words."""
+        """The requirement in a few words."""
 
     @abstractmethod
     def check(self, evidence: Evidence) -> GateResult:
-        """Judge the candidate."""
+        """Check the candidate."""
 
     def suits(self, task: Task) -> None:
-        """:raises SpecError: the gate has no meaning for this task"""
+        """:raises SpecError: the gate does not apply to this task"""
         if task not in self.tasks:
             raise SpecError(f"Gate {self.name!r} is for {' and '.join(self.tasks)} tasks, and this one is {task}.")
 
-    def _answer(
-        self, measured: float | None, asked: float | None, passed: bool, explanation: str, **more: Any
+    def _result(
+        self, measured: float | None, required: float | None, passed: bool, explanation: str, **more: Any
     ) -> GateResult:
         return GateResult(
-            gate=self.name, measured=measured, asked=asked, passed=passed, explanation=explanation, **more
+            gate=self.name, measured=measured, asked=required, passed=passed, explanation=explanation, **more
         )
 
     def _model(self, evidence: Evidence) -> Scorer:
-        """The candidate itself, for gates that ask it again."""
+        """The candidate's model, for gates that make predictions with it."""
         if evidence.model is None:
-            raise SpecError(f"Gate {self.name!r} needs the model itself, and there are only its numbers.")
+            raise SpecError(f"Gate {self.name!r} needs the model, and only its metrics are given.")
         return evidence.model
 
     def _data(self, evidence: Evidence) -> HeldOut:
-        """The held-out rows, for gates that look at their columns."""
+        """The held-out data, for gates that read its columns."""
         if evidence.data is None:
-            raise SpecError(f"Gate {self.name!r} needs the held-out rows, and there are only numbers.")
+            raise SpecError(f"Gate {self.name!r} needs the held-out data, and only metrics are given.")
         return evidence.data
 
 
 class MetricGate(Gate):
-    """A gate on one metric. A model that gives labels alone has no metric of probabilities, and fails it.
+    """A gate on one metric. A model without probabilities fails it if the metric is computed from probabilities.
 
-    :cvar against_champion: whether the champion's metric is looked at too
+    :cvar against_champion: whether the gate compares with the champion
+    :param metric: a built-in metric, or the import path of a user's own, see :mod:`airflow_mlops.metrics.custom`
+    :param greater_is_better: the direction of a user's own metric
     """
 
     against_champion: ClassVar[bool] = False
 
-    metric: MetricName
+    metric: str
+    greater_is_better: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> MetricGate:
+        find_metric(self.metric, self.greater_is_better)
+        return self
+
+    @property
+    def _metric(self) -> Metric:
+        return find_metric(self.metric, self.greater_is_better)
 
     def suits(self, task: Task) -> None:
-        if task not in METRICS[self.metric].tasks:
-            known = [name for name, metric in METRICS.items() if task in metric.tasks]
-            raise SpecError(f"{self.metric!r} is no metric for a {task} task: {choices(self.metric, known)}.")
+        if task not in self._metric.tasks:
+            raise SpecError(
+                f"{self.metric!r} is not a metric for a {task} task: {choices(self.metric, metrics_for(task))}."
+            )
 
     def check(self, evidence: Evidence) -> GateResult:
-        looked_at = [evidence.candidate, *([evidence.champion] if self.against_champion else [])]
-        for model in looked_at:
-            if model is not None and self.metric not in model.metrics and model.gives_labels_alone:
-                return self._answer(
+        compared = [evidence.candidate, *([evidence.champion] if self.against_champion else [])]
+        for model in compared:
+            if model is not None and self.metric not in model.metrics and model.gives_labels_only:
+                return self._result(
                     evidence.candidate.metrics.get(self.metric),
                     None,
                     False,
-                    f"{model.name} gives labels and no probabilities, so it has no {self.metric}: there are "
-                    f"{', '.join(model.metrics)}.",
+                    f"{model.name} predicts labels without probabilities, so {self.metric} cannot be computed; "
+                    f"available: {', '.join(model.metrics)}.",
                 )
         return self._check(evidence)
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Judge the candidate, whose metric is known."""
+        """Check the candidate, which has the metric."""
 
-    def _measured(self, of: Measurement) -> float:
-        if self.metric not in of.metrics:
+    def _measured(self, model: Measurement) -> float:
+        if self.metric not in model.metrics:
+            undefined = " It is undefined for this model." if is_custom(self.metric) else ""
             raise SpecError(
-                f"Gate {self.name!r} asks for {self.metric}, which was not measured for {of.name}: "
-                f"there are {', '.join(of.metrics)}."
+                f"Gate {self.name!r} needs {self.metric}, which {model.name} does not have; "
+                f"available: {', '.join(model.metrics)}.{undefined}"
             )
-        return of.metrics[self.metric]
+        return model.metrics[self.metric]
 
     def _compare(self, evidence: Evidence, other: Measurement, margin: Margin, *, strictly: bool) -> GateResult:
-        """Compare two values as they stand."""
+        """Compare two values without an interval."""
         measured, reference = self._measured(evidence.candidate), self._measured(other)
-        metric = METRICS[self.metric]
-        asked = margin.beyond(reference, metric.higher_is_better)
-        passed = metric.better(measured, asked) if strictly else not metric.better(asked, measured)
+        metric = self._metric
+        required = margin.beyond(reference, metric.higher_is_better)
+        passed = metric.better(measured, required) if strictly else not metric.better(required, measured)
         sides = ("above", "below") if strictly else ("at least", "at most")
         margins = f", margin {margin}" if margin.amount else ""
-        than = f"{sides[0 if metric.higher_is_better else 1]} {asked:.4g} ({other.name} {reference:.4g}{margins})"
+        than = f"{sides[0 if metric.higher_is_better else 1]} {required:.4g} ({other.name} {reference:.4g}{margins})"
         verb = "is" if passed else "is not"
-        return self._answer(measured, asked, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
+        return self._result(measured, required, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
-        """The answer of a gate that compares with the champion where there is none, or none that can be measured."""
+        """The result if there is no champion (passed), or if the champion could not be measured (failed)."""
         problem = evidence.champion_problem
-        return self._answer(
+        return self._result(
             self._measured(evidence.candidate), None, problem is None, problem or "There is no champion yet."
         )
 
 
 def percent(share: float) -> str:
-    """A share in words, with as many digits as it takes to tell it from 1."""
+    """A share as a percentage with up to four significant digits."""
     return f"{100 * share:.4g}%"

@@ -1,11 +1,10 @@
-"""Better than models that need no learning worth the name."""
+"""Better than simple models."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from airflow_mlops.gates.base import MarginInput, MetricGate
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class BetterThanBaseline(MetricGate):
-    """``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``: better than predicting without features."""
+    """``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``: better than a prediction without features."""
 
     better_than_baseline_by: MarginInput
 
@@ -27,22 +26,27 @@ class BetterThanBaseline(MetricGate):
 
 
 class BeatsABaseline(MetricGate):
-    """Asked of every candidate, whatever is declared: who beats neither baseline is not worth serving."""
+    """Better than the baseline or the small decision tree. Every candidate is checked, whatever gates are declared.
+
+    A baseline for which a user's own metric is undefined is not compared with.
+    """
 
     @property
     def name(self) -> str:
         return f"{self.metric} better than a simple model"
 
     def _check(self, evidence: Evidence) -> GateResult:
-        measured, metric = self._measured(evidence.candidate), METRICS[self.metric]
+        measured, metric = self._measured(evidence.candidate), self._metric
         simple = [evidence.baseline, *([evidence.tree] if evidence.tree else [])]
-        values = {model.name: self._measured(model) for model in simple}
+        values = {model.name: model.metrics[self.metric] for model in simple if self.metric in model.metrics}
+        if not values:
+            return self._result(measured, None, True, f"{self.metric} is undefined for the baselines.")
         beaten = [name for name, value in values.items() if metric.better(measured, value)]
         listed = [f"{name} ({value:.4g})" for name, value in values.items()]
         weakest = max(values.values()) if not metric.higher_is_better else min(values.values())
-        found = (
+        outcome = (
             f"better than {' and '.join(item for item, name in zip(listed, values, strict=True) if name in beaten)}"
             if beaten
             else f"not better than {' and not better than '.join(listed)}"
         )
-        return self._answer(measured, weakest, bool(beaten), f"{self.metric} {measured:.4g} is {found}.")
+        return self._result(measured, weakest, bool(beaten), f"{self.metric} {measured:.4g} is {outcome}.")

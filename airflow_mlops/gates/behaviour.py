@@ -1,5 +1,5 @@
-"""What a model must do when one feature changes: the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin
-and S. Singh, "Beyond Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020), on held-out rows.
+"""How predictions must react to a change of one feature: the directional and invariance tests of M. Ribeiro, T. Wu,
+C. Guestrin and S. Singh, "Beyond Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020), on held-out rows.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat
 
+from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.gates.base import Gate, choices, percent
+from airflow_mlops.gates.base import Gate, percent
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ ROWS, SEED = 20_000, 0
 
 
 class Behaviour(Gate):
-    """At most a share of the held-out rows, of 20,000 of them taken at random, may be answered otherwise.
+    """Limits the share of held-out rows that violate an expectation, measured on a random sample of 20,000 rows.
 
-    :param feature: the feature that is changed; a model without it passes
-    :param tolerance: the share of rows that may
-    :param slack: the change of a score that does not count, in the score's unit
+    :param feature: the feature that is changed; a model that does not use it passes
+    :param tolerance: the largest share of violating rows
+    :param slack: changes of the score up to this size are ignored; in the score's unit
     """
 
     feature: str
@@ -44,53 +45,52 @@ class Behaviour(Gate):
         present = [column.name for column in data.dataset.manifest.columns]
         if self.feature not in present:
             raise SchemaError(
-                f"Gate {self.name!r} names {self.feature!r}, which is no column of dataset "
+                f"Gate {self.name!r} names {self.feature!r}, which is not a column of dataset "
                 f"{data.dataset.manifest.name}: {choices(self.feature, present)}."
             )
         features = [feature.name for feature in model.contract.features]
         if self.feature not in features:
-            return self._answer(0.0, self.tolerance, True, f"The model does not use {self.feature!r}.")
+            return self._result(0.0, self.tolerance, True, f"The model does not use {self.feature!r}.")
         random = np.random.default_rng(SEED)
         index = np.sort(random.permutation(len(data.truth))[:ROWS])
         rows = data.take(features, index)
         changed = self._changed(rows.column(self.feature).combine_chunks(), random)
         position = features.index(self.feature)
-        wrong = self._wrong(
+        violating = self._violations(
             model.predict(rows), model.predict(rows.set_column(position, self.feature, changed)), self.slack
         )
-        measured = float(wrong.mean())
+        measured = float(violating.mean())
         passed = measured <= self.tolerance
-        return self._answer(
+        return self._result(
             measured,
             self.tolerance,
             passed,
-            f"{self._what} for {percent(measured)} of {len(index):,} held-out rows, {'and' if passed else 'but'} at "
-            f"most {percent(self.tolerance)} were asked.",
+            f"{self._violation} for {percent(measured)} of {len(index):,} held-out rows; allowed: at most "
+            f"{percent(self.tolerance)}.",
             rows=len(index),
         )
 
     @property
     @abstractmethod
-    def _what(self) -> str:
-        """What the model does wrong, in words."""
+    def _violation(self) -> str:
+        """A violation in words."""
 
     @abstractmethod
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
-        """The feature as it might have been."""
+        """The changed values of the feature."""
 
     @abstractmethod
-    def _wrong(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
-        """Which rows are answered wrongly."""
+    def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
+        """Which rows violate the expectation."""
 
 
 class Direction(Behaviour):
     """``{"behaviour": "direction", "feature": "wind", "direction": "increasing", "tolerance": 0.01}``.
 
-    More of the feature never lowers the score (``increasing``), or never raises it (``decreasing``): the probability of
-    the positive class, or the predicted value.
+    A larger value of the feature never lowers the score (``increasing``) or never raises it (``decreasing``). The score
+    is the probability of the positive class, or the predicted value.
 
-    :param step: by how much the feature is raised; one standard deviation of it, rounded up for whole numbers, unless
-        given
+    :param step: by how much the feature is raised; by default one standard deviation, rounded up for integers
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "regression")
@@ -104,8 +104,8 @@ class Direction(Behaviour):
         return f"score {self.direction} in {self.feature}"
 
     @property
-    def _what(self) -> str:
-        return f"More {self.feature} {'lowers' if self.direction == 'increasing' else 'raises'} the score"
+    def _violation(self) -> str:
+        return f"A larger {self.feature} {'lowers' if self.direction == 'increasing' else 'raises'} the score"
 
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
         import numpy as np
@@ -116,23 +116,22 @@ class Direction(Behaviour):
             numbers = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         except pa.ArrowException:
             raise SpecError(
-                f"Gate {self.name!r} raises {self.feature!r}, which is {values.type} and no number: check text by "
-                'behaviour "invariance".'
+                f"Gate {self.name!r} raises {self.feature!r}, which is {values.type} and not a number: use behaviour "
+                '"invariance" for text.'
             ) from None
         spread = float(np.nanstd(numbers)) if np.isfinite(numbers).any() else 0.0
         if pa.types.is_integer(values.type):
             spread = math.ceil(spread)
         return pa.array(numbers + (self.step or spread), mask=np.isnan(numbers))
 
-    def _wrong(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
+    def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
         raised = after.score - before.score
         return (raised < -slack) if self.direction == "increasing" else (raised > slack)
 
 
 class Invariance(Behaviour):
-    """``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``: the feature makes no difference.
-
-    Each row gets the feature's value of another row, drawn at random.
+    """``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``: the score does not depend on
+    the feature. Each row gets the value of another row, drawn at random.
     """
 
     behaviour: Literal["invariance"] = "invariance"
@@ -142,7 +141,7 @@ class Invariance(Behaviour):
         return f"score does not depend on {self.feature}"
 
     @property
-    def _what(self) -> str:
+    def _violation(self) -> str:
         return f"Another {self.feature} changes the score by more than {self.slack:g}"
 
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
@@ -150,7 +149,7 @@ class Invariance(Behaviour):
 
         return values.take(pa.array(random.permutation(len(values))))
 
-    def _wrong(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
+    def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
         import numpy as np
 
         if before.probabilities is None or after.probabilities is None:

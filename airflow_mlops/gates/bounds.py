@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Bound(MetricGate):
     """``{"metric": "roc_auc", "min": 0.6}``, ``{"metric": "ece", "max": 0.03, "confidence": 0.95}``.
 
-    With a confidence the metric's bootstrap interval must keep the bound, and not the measured value alone: so a
-    calibration error below ``max`` is no luck of few rows. The expected calibration error is never below 0, and on few
-    rows above it even for a calibrated model, so a gate with a confidence errs on the side of refusing.
+    With ``confidence``, the bound of the metric's bootstrap interval must meet the requirement, so that a good value is
+    not a small-sample artefact. On few rows the expected calibration error is above 0 even for a calibrated model, so
+    such a gate then tends to refuse.
     """
 
     min: FiniteFloat | None = None
@@ -28,41 +28,40 @@ class Bound(MetricGate):
     @model_validator(mode="after")
     def _one_bound(self) -> Bound:
         if (self.min is None) == (self.max is None):
-            raise ValueError("give min or max, one of the two")
+            raise ValueError("give either min or max")
         return self
 
     @property
     def name(self) -> str:
-        return f"{self.metric} {self._asked}"
+        return f"{self.metric} {self._requirement}"
 
     @property
-    def _asked(self) -> str:
+    def _requirement(self) -> str:
         return f"at least {self.min:g}" if self.min is not None else f"at most {self.max:g}"
 
     def _check(self, evidence: Evidence) -> GateResult:
         measured = self._measured(evidence.candidate)
         if self.confidence is not None:
             return self._with_confidence(evidence, measured, self.confidence)
-        passed = self._keeps(measured)
+        passed = self._meets(measured)
         verb = "is" if passed else "is not"
-        return self._answer(measured, self._bound, passed, f"{self.metric} {measured:.4g} {verb} {self._asked}.")
+        return self._result(measured, self._bound, passed, f"{self.metric} {measured:.4g} {verb} {self._requirement}.")
 
     def _with_confidence(self, evidence: Evidence, measured: float, confidence: float) -> GateResult:
         from airflow_mlops.metrics.comparison import estimate
 
         rows, resampling = evidence.rows(evidence.candidate)
-        found = estimate(self.metric, rows, resampling)
-        low, high = found.lower(confidence), found.upper(confidence)
+        interval = estimate(self.metric, rows, resampling)
+        low, high = interval.lower(confidence), interval.upper(confidence)
         worst = low if self.min is not None else high
-        passed = self._keeps(worst)
+        passed = self._meets(worst)
         side = "above" if self.min is not None else "below"
-        return self._answer(
+        return self._result(
             measured,
             self._bound,
             passed,
-            f"{self.metric} {measured:.4g} (standard error {found.standard_error:.2g}) is {side} {worst:.4g} with "
-            f"{percent(confidence)} confidence on {len(rows):,} rows, {'and' if passed else 'but'} {self._asked} was "
-            "asked.",
+            f"{self.metric} {measured:.4g} (standard error {interval.standard_error:.2g}) is {side} {worst:.4g} with "
+            f"{percent(confidence)} confidence on {len(rows):,} rows; required: {self._requirement}.",
             low=low,
             high=high,
             confidence=confidence,
@@ -71,9 +70,9 @@ class Bound(MetricGate):
 
     @property
     def _bound(self) -> float:
-        found = self.min if self.min is not None else self.max
-        assert found is not None
-        return found
+        bound = self.min if self.min is not None else self.max
+        assert bound is not None
+        return bound
 
-    def _keeps(self, value: float) -> bool:
+    def _meets(self, value: float) -> bool:
         return value >= self._bound if self.min is not None else value <= self._bound

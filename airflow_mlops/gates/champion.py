@@ -1,11 +1,10 @@
-"""Better than the champion, by more than chance."""
+"""Significantly better than the champion."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
 from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate, percent
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -15,17 +14,17 @@ if TYPE_CHECKING:
 class BetterThanChampion(MetricGate):
     """``{"metric": "roc_auc", "better_than_champion_by": 0.01, "confidence": 0.95}``.
 
-    Passed where the lower bound of the improvement's one-sided interval is above the margin. The interval is paired:
-    both models are measured on the same rows, by DeLong's test for the area under the ROC curve and by a bootstrap for
-    every other metric (:mod:`airflow_mlops.metrics.comparison`). A negative margin asks for non-inferiority: the
-    candidate may be that much worse, and no more. A margin in percent is one of the champion's measured value.
+    The gate is passed if the lower bound of the improvement's one-sided interval exceeds the margin. The interval is
+    paired: both models are measured on the same rows, by DeLong's test for the area under the ROC curve and by a
+    bootstrap for every other metric (:mod:`airflow_mlops.metrics.comparison`). A negative margin is a non-inferiority
+    test: the candidate may be worse by less than that. A margin in percent is a share of the champion's value.
 
-    Of several candidates the best is chosen after all were seen, so chance has several tries. Bonferroni's correction
-    divides the risk among them: with n candidates each bound has the confidence ``1 - (1 - confidence) / n``. Holm's
-    refinement would pass no other winner, since it asks the same of the candidate with the strongest case, and
-    Bonferroni's bounds hold for all candidates at once, so that the verdict can print them.
+    The winner is the best of several candidates, which is a multiple comparison. Bonferroni's correction divides the
+    risk among them: with n candidates each bound has the confidence ``1 - (1 - confidence) / n``. Holm's refinement
+    would not select another winner, as its first step is the same, and Bonferroni's bounds hold for all candidates
+    simultaneously, so the verdict can report them.
 
-    ``"confidence": null`` compares the two values as they stand: at least as good as the champion, plus the margin.
+    ``"confidence": null`` compares the two values without an interval: at least the champion's value plus the margin.
     """
 
     against_champion: ClassVar[bool] = True
@@ -54,24 +53,24 @@ class BetterThanChampion(MetricGate):
 
         measured, reference = self._measured(evidence.candidate), self._measured(champion)
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(champion)
-        (found,) = compare(self.metric, mine, theirs, resampling)
-        improvement, step = found.improvement, self.better_than_champion_by.step(reference)
+        (comparison,) = compare(self._metric, mine, theirs, resampling)
+        improvement, step = comparison.improvement, self.better_than_champion_by.step(reference)
         each = 1 - (1 - confidence) / evidence.candidates
         low, detectable = improvement.lower(each), step + improvement.detectable(each)
         passed = low > step
-        shared = f" shared by {evidence.candidates} candidates" if evidence.candidates > 1 else ""
-        return self._answer(
+        shared = f" over {evidence.candidates} candidates" if evidence.candidates > 1 else ""
+        return self._result(
             measured,
-            self.better_than_champion_by.beyond(reference, METRICS[self.metric].higher_is_better),
+            self.better_than_champion_by.beyond(reference, self._metric.higher_is_better),
             passed,
-            f"{self.metric} {measured:.4g} against {champion.name}'s {reference:.4g} is an improvement of "
-            f"{improvement.value:.3g}, above {low:.3g} with {percent(confidence)} confidence{shared}, "
-            f"{'and' if passed else 'but'} above {step:.3g} was asked; {found.rows:,} rows find an improvement of "
-            f"{detectable:.2g} with {percent(POWER)} power.",
+            f"{self.metric} {measured:.4g} is an improvement of {improvement.value:.3g} over {champion.name} "
+            f"({reference:.4g}), above {low:.3g} with {percent(confidence)} confidence{shared}; required: above "
+            f"{step:.3g}. {comparison.rows:,} rows detect an improvement of {detectable:.2g} with {percent(POWER)} "
+            "power.",
             improvement=improvement.value,
             low=low,
             high=improvement.upper(each),
             confidence=each,
-            rows=found.rows,
+            rows=comparison.rows,
             detectable=detectable,
         )

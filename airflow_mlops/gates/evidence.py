@@ -1,4 +1,4 @@
-"""What gates judge by."""
+"""The data, models and measurements that gates check."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Reproduced(Protocol):
-    """One thing that a reproduction compared; ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``."""
+    """One item that a reproduction compared; ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``."""
 
     @property
     def what(self) -> str: ...
@@ -40,11 +40,11 @@ class Reproduced(Protocol):
 
 
 class Reproduction(Protocol):
-    """The outcome of training a candidate again."""
+    """The outcome of training a candidate again, implemented by the stage ``reproduce``."""
 
     @property
     def reproduced(self) -> bool:
-        """Whether nothing differs."""
+        """Whether no item differs."""
 
     @property
     def summary(self) -> str:
@@ -57,7 +57,10 @@ class Reproduction(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The data that all models are measured on."""
+    """The held-out data that all models are measured on.
+
+    :param truth: the labels, shape (n,)
+    """
 
     dataset: Dataset
     part: str
@@ -66,7 +69,7 @@ class HeldOut:
     truth: NDArray[Any] = field(repr=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows in order, as far as these columns go."""
+        """The rows in order, with these columns."""
         return self.dataset.batches(self.part, columns)
 
     def column(self, name: str) -> pa.Array:
@@ -77,19 +80,19 @@ class HeldOut:
         return self.dataset.table(self.part, [name]).column(name).combine_chunks()
 
     def classes(self) -> list[Any]:
-        """The different labels in all parts of the dataset, sorted."""
+        """The distinct labels in all parts of the dataset, sorted."""
         found = self.dataset.table(None, [self.label]).column(self.label).unique()
         if pa.types.is_dictionary(found.type):
             found = found.dictionary_decode()
         return sorted({label for label in found.to_pylist() if label is not None and label == label})
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
-        """The rows at these positions, which ascend."""
+        """The rows at these positions, which must ascend."""
         return take(self.batches(columns), index)
 
 
 def take(batches: Iterator[pa.RecordBatch], index: NDArray[np.integer[Any]]) -> pa.Table:
-    """The rows at these positions, counted over all batches; they ascend."""
+    """The rows at these positions, counted over all batches; the positions must ascend."""
     taken, start = [], 0
     for batch in batches:
         first, last = np.searchsorted(index, [start, start + batch.num_rows])
@@ -100,11 +103,11 @@ def take(batches: Iterator[pa.RecordBatch], index: NDArray[np.integer[Any]]) -> 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model on the held-out data.
+    """One model's metrics on the held-out data.
 
-    :param name: what to call it in an explanation, such as ``flight_delays v3``
-    :param predictions: its predictions, one for each row of the held-out data; ``None`` where only numbers are known
-    :param rows: the same with the truth, as metrics are computed from them
+    :param name: its name in explanations, such as ``flight_delays v3``
+    :param predictions: one for each row of the held-out data; ``None`` if only the metrics are known
+    :param rows: the predictions with the labels; ``None`` likewise
     """
 
     name: str
@@ -113,26 +116,26 @@ class Measurement:
     rows: Rows | None = field(default=None, repr=False)
 
     @property
-    def gives_labels_alone(self) -> bool:
+    def gives_labels_only(self) -> bool:
         """Whether it is a classifier without probabilities."""
         return self.rows is not None and self.rows.score is None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A candidate, the present champion and the baselines, all measured on the same held-out data.
+    """A candidate, the champion and the baselines, all measured on the same held-out data.
 
     :param truth: the true labels or values, shape (n,)
-    :param baseline: always predicting the mean or the labels' distribution
+    :param baseline: a model that always predicts the mean or the class frequencies
     :param champion: ``None`` if there is no champion, or if it could not be measured
-    :param champion_problem: why the present champion could not be measured, if so; one sentence
-    :param tree: a small decision tree fitted to the training set's other rows; ``None`` if it has none
-    :param model: the candidate itself
-    :param data: the held-out data itself
-    :param candidates: among how many candidates this one is
+    :param champion_problem: one sentence that says why the champion could not be measured, if it could not
+    :param tree: a small decision tree fitted to the training part; ``None`` if there is none
+    :param model: the candidate's model
+    :param data: the held-out data
+    :param candidates: the number of candidates that are evaluated together
     :param resampling: the bootstrap's weights, shared by all candidates and gates
-    :param store: where other datasets are
-    :param reproduce: trains the candidate again, and compares
+    :param store: the artifact store with the other datasets
+    :param reproduce: trains the candidate again and compares
     """
 
     task: Task
@@ -149,11 +152,11 @@ class Evidence:
     store: ArtifactStore | None = None
     reproduce: Callable[[], Reproduction] | None = None
 
-    def rows(self, of: Measurement) -> tuple[Rows, Resampling]:
-        """One model's rows, and how to resample them.
+    def rows(self, model: Measurement) -> tuple[Rows, Resampling]:
+        """One model's rows, and their resampling.
 
-        :raises SpecError: only numbers are known
+        :raises SpecError: only the metrics are known
         """
-        if of.rows is None or self.resampling is None:
-            raise SpecError(f"Of {of.name} there are only numbers and no predictions, so they have no interval.")
-        return of.rows, self.resampling
+        if model.rows is None or self.resampling is None:
+            raise SpecError(f"The metrics of {model.name} have no interval, because its predictions are not given.")
+        return model.rows, self.resampling

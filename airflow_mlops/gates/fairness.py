@@ -1,4 +1,4 @@
-"""Equal treatment of groups, by Fairlearn."""
+"""Equal treatment of groups, measured by Fairlearn."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Fairness(Gate):
 
     Demographic parity: the largest difference between two groups in the share that is predicted positive. Equalized
     odds: the larger of the largest differences in the true positive rate and in the false positive rate. Both are
-    Fairlearn's (https://fairlearn.org), on the labels that the model predicts at its threshold.
+    Fairlearn's (https://fairlearn.org), on the labels predicted at the model's threshold.
 
-    :param sensitive: a column of the held-out data, a feature or not; numbers are put into bins at their quartiles, and
-        all but the 20 most frequent values are one group
+    :param sensitive: a column of the held-out data, whether a feature or not; numbers are binned at their quartiles, and
+        all but the 20 most frequent values form one group
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("binary",)
@@ -43,7 +43,8 @@ class Fairness(Gate):
             from fairlearn import metrics
         except ImportError:
             raise SpecError(
-                f"Gate {self.name!r} needs Fairlearn, which is not installed here: install airflow-mlops[fairness]."
+                f"Gate {self.name!r} needs Fairlearn, which is not installed where the step runs: install "
+                "airflow-mlops[fairness]."
             ) from None
         from airflow_mlops.gates.slicing import by_column
 
@@ -57,12 +58,12 @@ class Fairness(Gate):
         shares = {name: float(rows.predicted[groups == name].mean()) for name in np.unique(groups)}
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         passed = measured <= self.max_difference
-        return self._answer(
+        return self._result(
             measured,
             self.max_difference,
             passed,
             f"The {self.fairness.replace('_', ' ')} difference over {self.sensitive} is {measured:.3g} (predicted "
-            f"positive between {shares[least]:.1%} where {least} and {shares[most]:.1%} where {most}), "
-            f"{'and' if passed else 'but'} at most {self.max_difference:g} was asked.",
+            f"positive: {shares[least]:.1%} where {least}, {shares[most]:.1%} where {most}); allowed: at most "
+            f"{self.max_difference:g}.",
             rows=len(rows),
         )

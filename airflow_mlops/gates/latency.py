@@ -1,4 +1,4 @@
-"""How long a prediction may take."""
+"""The latency of a prediction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WARM_UP, REPETITIONS, SECONDS = 5, 200, 5.0
 class Latency(Gate):
     """``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
 
-    The model is asked 200 times, or for five seconds if that is less (at least ten times), for held-out rows, in the
-    place where the evaluation runs: from Arrow columns to predictions, as ScoreOperator asks it.
+    Held-out rows are predicted 200 times, or for five seconds if that is less, but at least ten times, where the
+    evaluation runs. The time is from Arrow columns to predictions, as in ScoreOperator.
 
-    :param rows: how many rows are asked for at once
-    :param quantile: which of the times counts
+    :param rows: the rows of one prediction
+    :param quantile: the quantile of the times that is compared
     """
 
     max_latency_ms: Positive
@@ -44,10 +44,10 @@ class Latency(Gate):
 
         model, data = self._model(evidence), self._data(evidence)
         features = [feature.name for feature in model.contract.features]
-        known = min(self.rows, len(data.truth))
-        batch = data.take(features, np.arange(known))
-        if known < self.rows:
-            batch = batch.take(pa.array(np.arange(self.rows) % known))
+        available = min(self.rows, len(data.truth))
+        batch = data.take(features, np.arange(available))
+        if available < self.rows:
+            batch = batch.take(pa.array(np.arange(self.rows) % available))
         times: list[float] = []
         until = perf_counter() + SECONDS
         while len(times) < WARM_UP + 10 or (perf_counter() < until and len(times) < WARM_UP + REPETITIONS):
@@ -57,10 +57,10 @@ class Latency(Gate):
         middle, slow = np.quantile(times[WARM_UP:], [0.5, 0.95])
         measured = float(slow if self.quantile == "p95" else middle)
         passed = measured <= self.max_latency_ms
-        return self._answer(
+        return self._result(
             measured,
             self.max_latency_ms,
             passed,
-            f"A {self._what} takes {middle:.3g} ms (p50) or {slow:.3g} ms (p95), {'and' if passed else 'but'} at most "
-            f"{self.max_latency_ms:g} ms were asked for {self.quantile}.",
+            f"A {self._what} takes {middle:.3g} ms (p50), {slow:.3g} ms (p95); allowed: at most "
+            f"{self.max_latency_ms:g} ms ({self.quantile}).",
         )

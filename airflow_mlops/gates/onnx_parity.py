@@ -1,4 +1,4 @@
-"""How near the ONNX export must be to the model it was made from."""
+"""The difference between the ONNX export and the model it was made from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class OnnxParity(Gate):
     """``{"max_onnx_difference": 1e-5}``, ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.
 
-    Judges what TrainOperator measured on held-out rows when it made the export, see
-    :class:`airflow_mlops.core.contract.Parity`. A model from elsewhere has no export, and passes.
+    The gate reads what TrainOperator measured on held-out rows when it made the export, see
+    :class:`airflow_mlops.core.contract.Parity`. A model that was not made by TrainOperator has no export and passes.
 
-    :param max_onnx_difference: by how much probabilities, or the value, may differ
-    :param quantile: of which of the rows' differences: the largest, or the one that 99% of the rows keep
-    :param label_flips: in which share of the rows the predicted label may differ; any unless given
+    :param max_onnx_difference: the largest allowed difference of the probabilities, or of the value
+    :param quantile: ``max`` limits the largest difference, ``p99`` the 99th percentile over the rows
+    :param label_flips: the largest allowed share of rows whose predicted label differs; unlimited by default
     """
 
     max_onnx_difference: Annotated[FiniteFloat, Field(ge=0)]
@@ -38,35 +38,35 @@ class OnnxParity(Gate):
     def suits(self, task: Task) -> None:
         super().suits(task)
         if task == "regression" and self.label_flips is not None:
-            raise SpecError(f"Gate {self.name!r} has label_flips, and a regression has no labels: leave it out.")
+            raise SpecError(f"Gate {self.name!r} has label_flips, and a regression predicts no labels: leave it out.")
 
     def check(self, evidence: Evidence) -> GateResult:
         from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 
-        model, asked = self._model(evidence), self.max_onnx_difference
+        model, limit = self._model(evidence), self.max_onnx_difference
         if isinstance(model, PyfuncModel):
-            return self._answer(
-                None, asked, True, "The model came from elsewhere: it has no ONNX export, and answers as it is."
+            return self._result(
+                None, limit, True, "The model was not made by TrainOperator, so it is scored without an ONNX export."
             )
         parity = model.contract.parity
         if parity is None:
-            return self._answer(
+            return self._result(
                 None,
-                asked,
+                limit,
                 False,
-                "Nobody knows how near the ONNX export is to the model, which was trained before that was kept: train it "
-                "again.",
+                "The difference between the ONNX export and the model was not recorded: train the model again.",
             )
         measured = parity.max_difference if self.quantile == "max" else parity.p99_difference
-        kept = {f"{asked:g} ({self.quantile})": measured <= asked}
+        limits = {f"{limit:g} ({self.quantile})": measured <= limit}
         if self.label_flips is not None:
             flips = (parity.label_flips or 0) / parity.rows
-            kept[f"{self.label_flips:.4g} of the labels"] = flips <= self.label_flips
-        missed = [what for what, is_kept in kept.items() if not is_kept]
-        return self._answer(
+            limits[f"{self.label_flips:.4g} of the labels"] = flips <= self.label_flips
+        exceeded = [text for text, is_kept in limits.items() if not is_kept]
+        return self._result(
             measured,
-            asked,
-            not missed,
-            f"The ONNX export {parity}, {'but' if missed else 'and'} at most {' and '.join(missed or kept)} were asked.",
+            limit,
+            not exceeded,
+            f"The ONNX export {parity}; {'exceeded' if exceeded else 'allowed'}: at most "
+            f"{' and '.join(exceeded or limits)}.",
             rows=parity.rows,
         )

@@ -1,4 +1,4 @@
-"""That training can be repeated."""
+"""Training can be repeated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Reproducible(Gate):
     """``{"reproducible": true}``: the same data, code and seed give the same metrics.
 
-    The candidate is trained again, as ``airflow mlops reproduce`` does, in the place where the evaluation runs. That
-    costs a training, so only a candidate that passes every other gate is asked. Metrics repeat to the last digit; those of
-    a network within 1e-6, or 2% where a GPU, half precision or several processes made it.
+    The candidate is trained again where the evaluation runs, as ``airflow mlops reproduce`` does. As that costs a
+    training, only candidates that pass every other gate are checked. Metrics must be equal to the last digit; those of a
+    network may differ by 1e-6, or by 2% if it was trained on a GPU, in half precision or by several processes.
     """
 
     costly: ClassVar[bool] = True
@@ -30,14 +30,16 @@ class Reproducible(Gate):
 
     def check(self, evidence: Evidence) -> GateResult:
         if evidence.reproduce is None:
-            raise SpecError(f"Gate {self.name!r} needs a way to train again, and there are only numbers.")
+            raise SpecError(f"Gate {self.name!r} needs to train again, and only metrics are given.")
         try:
-            found = evidence.reproduce()
+            reproduction = evidence.reproduce()
         except MLOpsError as error:
             if error.retryable:
                 raise
-            return self._answer(None, None, False, str(error))
-        compared = [item for item in found.comparisons if item.what.startswith("metric ")]
+            return self._result(None, None, False, str(error))
+        compared = [item for item in reproduction.comparisons if item.what.startswith("metric ")]
         differing = [f"{item.what} was {item.then} and is {item.now}" for item in compared if item.verdict == "differs"]
         numbers = f" ({', '.join(differing)})" if differing else ""
-        return self._answer(float(len(differing)), 0.0, found.reproduced, f"{found.summary.rstrip('.')}{numbers}.")
+        return self._result(
+            float(len(differing)), 0.0, reproduction.reproduced, f"{reproduction.summary.rstrip('.')}{numbers}."
+        )

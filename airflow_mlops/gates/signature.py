@@ -1,4 +1,4 @@
-"""That what a model was trained on is what it will be served with."""
+"""The columns of training and scoring data match."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ROWS = 1_000
 
 
 class Signature(Gate):
-    """``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``: ScoreOperator could score this dataset.
+    """``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``: ScoreOperator can score this dataset.
 
-    The dataset has every feature of the candidate, in types that it takes, and the candidate answers the first 1,000 rows
-    with finite numbers. Training data is built by other code than what is scored every day, and a feature that only the
-    one of the two has is found out when the first scoring fails.
+    The dataset must have every feature of the candidate in a type that it accepts, and the scores of the first 1,000 rows
+    must be finite. Other code builds the training data than the data that is scored, so a feature may exist in one of the
+    two only; without this gate the first scoring task fails.
 
-    :param can_score: a dataset as it is scored in production: a reference, or a name and a window; of several the latest
+    :param can_score: a dataset as in production: a reference, or a name and a window, of which the latest is used
     """
 
     can_score: DatasetLike
@@ -37,16 +37,16 @@ class Signature(Gate):
 
         model = self._model(evidence)
         if evidence.store is None:
-            raise SpecError(f"Gate {self.name!r} needs the artifact store, and there are only numbers.")
+            raise SpecError(f"Gate {self.name!r} needs the artifact store, and only metrics are given.")
         features = [feature.name for feature in model.contract.features]
         try:
             dataset = select(evidence.store, self.can_score)[-1]
         except DatasetNotFoundError as error:
-            return self._answer(None, None, False, f"There is nothing to try it on: {error}")
+            return self._result(None, None, False, f"There is no dataset to score: {error}")
         name = dataset.manifest.name
         present = {column.name for column in dataset.manifest.columns}
         if missing := [feature for feature in features if feature not in present]:
-            return self._answer(
+            return self._result(
                 float(len(missing)),
                 0.0,
                 False,
@@ -54,19 +54,17 @@ class Signature(Gate):
             )
         rows = next((batch.slice(0, ROWS) for batch in dataset.batches(columns=features)), None)
         if rows is None or not rows.num_rows:
-            return self._answer(
-                0.0, 0.0, True, f"{name} has all {len(features)} features, and no row to score.", rows=0
-            )
+            return self._result(0.0, 0.0, True, f"{name} has all {len(features)} features and no rows.", rows=0)
         try:
-            found = model.predict(rows)
+            predictions = model.predict(rows)
         except (SchemaError, EvaluationError) as error:
-            return self._answer(None, 0.0, False, f"It cannot score {name}: {error}", rows=rows.num_rows)
-        wrong = sum(not math.isfinite(score) for score in found.score.tolist())
-        return self._answer(
-            float(wrong),
+            return self._result(None, 0.0, False, f"The candidate cannot score {name}: {error}", rows=rows.num_rows)
+        invalid = sum(not math.isfinite(score) for score in predictions.score.tolist())
+        return self._result(
+            float(invalid),
             0.0,
-            not wrong,
-            f"{name} has all {len(features)} features, {'but' if wrong else 'and'} {wrong:,} of {rows.num_rows:,} rows get "
-            "a score that is no number.",
+            not invalid,
+            f"{name} has all {len(features)} features; {invalid:,} of {rows.num_rows:,} rows get a score that is not a "
+            "finite number.",
             rows=rows.num_rows,
         )

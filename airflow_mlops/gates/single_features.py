@@ -1,4 +1,4 @@
-"""How well each feature alone predicts the label: one that does so all but perfectly is mostly known only afterwards."""
+"""How well each feature alone predicts the label. One that is almost perfect is usually known only after the event."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.metrics.ranks import placements
 
 Numbers = np.ndarray[Any, Any]
 
 SAMPLE_ROWS = 50_000
-# With fewer rows of a class, or for a regression in all, a perfect score may be chance.
+# With fewer rows (of a class, or in total for a regression) a perfect score may be a small-sample artefact.
 _MIN_ROWS = 20
 _BINS = 256
 
 
 @dataclass(frozen=True)
 class SingleFeatures:
-    """What each feature alone is worth.
+    """How well each feature alone predicts the label.
 
-    :param measure: ``AUC``, from 0.5 for nothing to 1, or ``R2`` (regression), from 0 to 1
-    :param rows: how many rows it was measured on; 0 where there are too few to tell
-    :param scores: by feature; empty where there are too few rows
+    :param measure: ``AUC``, from 0.5 (not at all) to 1, or ``R2`` (regression), from 0 to 1
+    :param rows: the number of rows that were used; 0 if there are too few
+    :param scores: by feature; empty if there are too few rows
     """
 
     measure: str
@@ -34,17 +35,17 @@ class SingleFeatures:
     scores: dict[str, float]
 
     def above(self, limit: float) -> list[str]:
-        """The features whose score is above ``limit``, the most telling first, each with its score."""
-        telling = sorted(
+        """The features with a score above ``limit``, the most predictive first, each with its score."""
+        names = sorted(
             (name for name, score in self.scores.items() if score > limit), key=lambda name: -self.scores[name]
         )
-        return [f"{name!r} ({self.measure} {self.scores[name]:.4f})" for name in telling]
+        return [f"{name!r} ({self.measure} {self.scores[name]:.4f})" for name in names]
 
 
 def single_features(table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers) -> SingleFeatures:
     """Measure each feature alone, on at most 50,000 rows.
 
-    :param ids: a name for each row; they choose the sample, so that it is the same every time
+    :param ids: a unique identifier of each row, by which the sample is chosen reproducibly
     """
     target = table[label]
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
@@ -59,7 +60,7 @@ def single_features(table: pa.Table, features: Sequence[str], label: str, task: 
 
 
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
-    """At most ``SAMPLE_ROWS`` rows, as many of each stratum as that allows, in an order that says nothing."""
+    """At most ``SAMPLE_ROWS`` rows, equally many of each stratum, in an order that is unrelated to the data."""
     order = np.lexsort((np.arange(len(ids)), ids))
     if len(order) <= SAMPLE_ROWS:
         return order
@@ -70,7 +71,7 @@ def _sample(strata: Numbers, ids: Numbers) -> Numbers:
 
 
 def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
-    """How well the column alone predicts the target: from 0.5 for not at all (regression: 0) to 1."""
+    """How well the column alone predicts the target, from 0.5 (regression: 0) for not at all to 1."""
     numbers = _numbers(column)
     codes = _bins(numbers) if numbers is not None else _categories(column)
     if task == "regression":
@@ -92,7 +93,7 @@ def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
 def _class_score(codes: Numbers, numbers: Numbers | None, is_class: Numbers) -> float:
     found = [_auc(_out_of_fold(codes, is_class), is_class)]
     if numbers is not None:
-        # Where a value is missing may tell as much as the value.
+        # Whether a value is missing may be as predictive as the value.
         for missing in (-np.inf, np.inf):
             auc = _auc(np.where(np.isnan(numbers), missing, numbers), is_class)
             found.append(max(auc, 1 - auc))
@@ -119,7 +120,7 @@ def _categories(column: pa.ChunkedArray) -> Numbers:
 
 
 def _bins(numbers: Numbers) -> Numbers:
-    """The values themselves where they are few, else bins of equal size; missing values apart."""
+    """A code for each value if there are few, otherwise for each bin of equal size; missing values have their own."""
     known = ~np.isnan(numbers)
     codes = np.zeros(len(numbers), np.int64)
     distinct = np.unique(numbers[known])
@@ -133,9 +134,9 @@ def _bins(numbers: Numbers) -> Numbers:
 
 
 def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
-    """Predict each half of the rows by the target's mean, for the same code, in the other half.
+    """Predict each half of the rows by the mean target of the same code in the other half.
 
-    In-sample means would make every column of distinct values look like a perfect predictor.
+    With in-sample means every column of distinct values would look like a perfect predictor.
     """
     fold = np.arange(len(codes)) % 2
     mean, size = target.mean(), int(codes.max(initial=0)) + 1
@@ -149,18 +150,17 @@ def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
 
 
 def _ranks(values: Numbers) -> Numbers:
-    """Ranks from 1, ties sharing their mean."""
+    """Ranks from 1; ties have their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return (last - (counts - 1) / 2)[inverse]
 
 
 def _auc(score: Numbers, is_class: Numbers) -> float:
-    positives = is_class.sum()
-    negatives = len(is_class) - positives
-    if not positives or not negatives:
+    positive = is_class > 0
+    if not positive.any() or positive.all():
         return 0.5
-    return float((_ranks(score)[is_class > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(placements(positive, score)[positive].mean())
 
 
 def _r2(target: Numbers, predicted: Numbers) -> float:

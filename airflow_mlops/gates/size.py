@@ -1,4 +1,4 @@
-"""How large a model may be."""
+"""The size of a model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Size(Gate):
-    """``{"max_size_mb": 50}``: the ONNX file, or all the files of a model from
-    elsewhere, have at most so many megabytes (of 1,000,000 bytes)."""
+    """``{"max_size_mb": 50}``: the largest size in megabytes (1,000,000 bytes) of the ONNX file, or of all files of a
+    model that was not made by TrainOperator.
+    """
 
     max_size_mb: Positive
 
@@ -24,9 +25,9 @@ class Size(Gate):
     def check(self, evidence: Evidence) -> GateResult:
         size = self._model(evidence).size_bytes / 1e6
         passed = size <= self.max_size_mb
-        return self._answer(
+        return self._result(
             size,
             self.max_size_mb,
             passed,
-            f"The model has {size:.3g} MB, {'and' if passed else 'but'} at most {self.max_size_mb:g} MB were asked.",
+            f"The model has {size:.3g} MB; allowed: at most {self.max_size_mb:g} MB.",
         )

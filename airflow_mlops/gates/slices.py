@@ -1,4 +1,4 @@
-"""Not worse than the champion on any part of the rows."""
+"""Not worse than the champion on any slice of the rows."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from airflow_mlops.gates.slicing import Slice
     from airflow_mlops.metrics.comparison import Comparison
 
-LEAST_ROWS = 30
-"""On fewer rows nothing is said about a slice."""
+MIN_ROWS = 30
+"""Slices with fewer rows are uncertain."""
 
 
-def _no_gain(margin: Margin) -> Margin:
+def _not_negative(margin: Margin) -> Margin:
     if margin.amount < 0:
-        raise ValueError("a tolerance is 0 or more")
+        raise ValueError("a tolerance cannot be negative")
     return margin
 
 
 class NotWorseOnSlices(MetricGate):
     """``{"metric": "log_loss", "slices": ["carrier", "distance"], "not_worse_than_champion_by": 0.01}``.
 
-    Fails where the candidate is worse than the champion by more than the tolerance on some slice, with confidence: the
-    upper bound of the improvement there is below minus the tolerance. A slice that is too small to tell is uncertain
-    and fails nothing. The confidence is that of all slices together: with m slices each bound has the confidence
+    Fails if the candidate is significantly worse than the champion by more than the tolerance on any slice: the upper
+    bound of the improvement is below minus the tolerance. A slice that is too small for a decision is uncertain and does
+    not fail the gate. The confidence holds for all slices together: with m slices each bound has the confidence
     ``1 - (1 - confidence) / m`` (Bonferroni).
 
-    :param slices: columns of the held-out data, features or not, see :func:`airflow_mlops.gates.slicing.by_column`
-    :param discover: look for the worst slices as well, among these columns and the candidate's features, see
+    :param slices: columns of the held-out data, whether features or not, see :func:`airflow_mlops.gates.slicing.by_column`
+    :param discover: also search for the worst slices over these columns and the candidate's features, see
         :func:`airflow_mlops.gates.slicing.discover`
     :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a share of the champion's value on
         the slice (``"2%"``)
@@ -43,14 +43,14 @@ class NotWorseOnSlices(MetricGate):
     against_champion: ClassVar[bool] = True
 
     slices: list[str] = Field(min_length=1)
-    not_worse_than_champion_by: Annotated[MarginInput, AfterValidator(_no_gain)]
+    not_worse_than_champion_by: Annotated[MarginInput, AfterValidator(_not_negative)]
     confidence: Confidence = 0.95
     discover: bool = False
 
     @property
     def name(self) -> str:
         tolerance = self.not_worse_than_champion_by
-        more = " and where it loses most" if self.discover else ""
+        more = " and discovered slices" if self.discover else ""
         return (
             f"{self.metric} not worse than the champion{f' by {tolerance}' if tolerance.amount else ''} "
             f"on slices by {', '.join(self.slices)}{more}"
@@ -64,44 +64,45 @@ class NotWorseOnSlices(MetricGate):
 
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(evidence.champion)
         slices = self._slices(evidence, evidence.champion)
-        large = [part for part in slices if len(part.index) >= LEAST_ROWS]
-        compared = compare(self.metric, mine, theirs, resampling, [part.index for part in large]) if large else []
-        found = dict(zip((part.name for part in large), compared, strict=True))
-        each = 1 - (1 - self.confidence) / max(1, len(found))
-        results = [self._judge(part, found.get(part.name), each) for part in slices]
-        return self._result(results, evidence.champion, each)
+        large = [part for part in slices if len(part.index) >= MIN_ROWS]
+        compared = compare(self._metric, mine, theirs, resampling, [part.index for part in large]) if large else []
+        comparisons = dict(zip((part.name for part in large), compared, strict=True))
+        each = 1 - (1 - self.confidence) / max(1, len(comparisons))
+        results = [self._judge(part, comparisons.get(part.name), each) for part in slices]
+        return self._combine(results, evidence.champion, each)
 
     def _slices(self, evidence: Evidence, champion: Measurement) -> list[Slice]:
         from airflow_mlops.gates.slicing import Slice, by_column, discover
-        from airflow_mlops.metrics.statistics import losses
+        from airflow_mlops.metrics.statistics import row_losses
 
         data = self._data(evidence)
-        found = [part for column in self.slices for part in by_column(column, data.column(column))]
+        slices = [part for column in self.slices for part in by_column(column, data.column(column))]
         if self.discover:
             columns = list(
                 dict.fromkeys([*self.slices, *(item.name for item in self._model(evidence).contract.features)])
             )
-            lost = losses(evidence.rows(evidence.candidate)[0]) - losses(evidence.rows(champion)[0])
-            found += [Slice(f"{part.name} (discovered)", part.index) for part in discover(lost, columns, data.batches)]
-        return found
+            excess = row_losses(evidence.rows(evidence.candidate)[0]) - row_losses(evidence.rows(champion)[0])
+            discovered = discover(excess, columns, data.batches)
+            slices += [Slice(f"{part.name} (discovered)", part.index) for part in discovered]
+        return slices
 
-    def _judge(self, part: Slice, found: Comparison | None, confidence: float) -> SliceResult:
-        if found is None or not math.isfinite(found.improvement.standard_error):
+    def _judge(self, part: Slice, comparison: Comparison | None, confidence: float) -> SliceResult:
+        if comparison is None or not math.isfinite(comparison.improvement.standard_error):
             return SliceResult(name=part.name, rows=len(part.index), state="uncertain")
-        low, high = found.improvement.lower(confidence), found.improvement.upper(confidence)
-        least = -self.not_worse_than_champion_by.step(found.champion)
+        low, high = comparison.improvement.lower(confidence), comparison.improvement.upper(confidence)
+        least = -self.not_worse_than_champion_by.step(comparison.champion)
         return SliceResult(
             name=part.name,
-            rows=found.rows,
-            candidate=found.candidate,
-            champion=found.champion,
-            improvement=found.improvement.value,
+            rows=comparison.rows,
+            candidate=comparison.candidate,
+            champion=comparison.champion,
+            improvement=comparison.improvement.value,
             low=low,
             high=high,
             state="worse" if high < least else "fine" if low >= least else "uncertain",
         )
 
-    def _result(self, results: list[SliceResult], champion: Measurement, confidence: float) -> GateResult:
+    def _combine(self, results: list[SliceResult], champion: Measurement, confidence: float) -> GateResult:
         worse = [item for item in results if item.state == "worse"]
         uncertain = sum(item.state == "uncertain" for item in results)
         tolerance = self.not_worse_than_champion_by
@@ -110,13 +111,13 @@ class NotWorseOnSlices(MetricGate):
         where = "; ".join(
             f"{item.name} ({item.candidate:.4g} against {item.champion:.4g} on {item.rows:,} rows)" for item in worse
         )
-        doubt = f", and {uncertain} too small or too close to tell" if uncertain else ""
-        return self._answer(
+        undecided = f"; {uncertain} uncertain" if uncertain else ""
+        return self._result(
             least,
             None if tolerance.relative else -tolerance.amount,
             not worse,
-            f"With {percent(self.confidence)} confidence {self.metric} is worse than {champion.name}'s{by} on "
-            f"{len(worse) or 'none'} of {len(results)} slices{doubt}{f': {where}' if worse else ''}.",
+            f"{self.metric} is worse than {champion.name}'s{by} on {len(worse)} of {len(results)} slices, with "
+            f"{percent(self.confidence)} confidence{f': {where}' if worse else ''}{undecided}.",
             confidence=confidence,
             slices=results,
         )

@@ -1,4 +1,4 @@
-"""Parts of the held-out rows: by the values of a column, and where one model loses most to another."""
+"""Slices of the held-out rows: by the values of a column, or discovered where one model does worse than another."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LEARN_ROWS, DEPTH, LISTED = 50_000, 2, 4
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the rows.
+    """A subset of the rows.
 
-    :param name: which, in words, such as ``carrier = UA``
-    :param index: their positions, ascending
+    :param name: such as ``carrier = UA``
+    :param index: the positions of the rows, ascending
     """
 
     name: str
@@ -30,10 +30,10 @@ class Slice:
 
 
 def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
-    """The rows by the value of one column; together they are all rows.
+    """Partition the rows by the value of one column.
 
-    A column of numbers or times with more than twelve values is cut at its quartiles. Of other columns the twenty most
-    frequent values are slices, and the rest together is one. Rows without a value are one as well.
+    Numbers and times with more than twelve distinct values are cut at their quartiles. In other columns each of the
+    twenty most frequent values is a slice, and all other values form one. Rows with a missing value form a slice too.
     """
     missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
@@ -48,15 +48,15 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
 
 
 def _bins(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
-    known = pc.drop_null(encoded.dictionary)
-    # Positions in the sorted values stand for the values, so that times need no arithmetic.
-    order = np.asarray(pc.sort_indices(known))
+    present = pc.drop_null(encoded.dictionary)
+    # Quantiles of positions among the sorted values work for times as well as for numbers.
+    order = np.asarray(pc.sort_indices(present))
     place = np.empty(len(encoded.dictionary), dtype=np.int64)
     place[order] = np.arange(len(order))
     codes = place[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
     edges = np.unique(np.quantile(codes[~missing], np.arange(1, BINS) / BINS, method="higher"))
     edges = edges[edges > codes[~missing].min()]
-    words = [_text(known[int(order[edge])]) for edge in edges]
+    words = [_text(present[int(order[edge])]) for edge in edges]
     number = np.searchsorted(edges, codes, side="right")
     for count in range(len(edges) + 1):
         low = f"{words[count - 1]} <= " if count else ""
@@ -76,40 +76,40 @@ def _levels(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) 
 
 
 def _text(value: pa.Scalar) -> str:
-    found = value.as_py()
-    return f"{found:.6g}" if isinstance(found, float) else str(found)
+    python = value.as_py()
+    return f"{python:.6g}" if isinstance(python, float) else str(python)
 
 
 def discover(
-    lost: NDArray[np.float64],
+    excess: NDArray[np.float64],
     columns: Sequence[str],
     batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]],
     seed: int = 0,
 ) -> list[Slice]:
-    """Where the rows lose most, found on one half of them and returned as parts of the other half.
+    """Find the slices with the largest excess loss on one half of the rows; return them as slices of the other half.
 
-    A regression tree of depth 2 (conditions on one column, and on two) is fitted to ``lost``, on at most 50,000 rows of
-    one random half; its nodes that lose on average are the slices. What was found on the one half is no luck on the
-    other, so a test there needs no correction for the search (the honest trees of S. Athey and G. Imbens, "Recursive
-    Partitioning for Heterogeneous Causal Effects", PNAS 2016).
+    A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of one
+    random half. Its nodes with a positive mean are the slices. As the other half was not used for the search, a test on
+    it needs no correction for the search (the honest trees of S. Athey and G. Imbens, "Recursive Partitioning for
+    Heterogeneous Causal Effects", PNAS 2016).
 
-    :param lost: by how much the candidate's loss is above the champion's, one a row
+    :param excess: the candidate's loss minus the champion's, shape (n,)
     :param batches: reads columns of all rows, in order
-    :return: the worst first; none where nothing loses
+    :return: the worst slice first; empty if there is no excess loss
     """
     random = np.random.default_rng(seed)
-    half = random.random(len(lost)) < 0.5
-    learn = np.zeros(len(lost), dtype=bool)
+    half = random.random(len(excess)) < 0.5
+    learn = np.zeros(len(excess), dtype=bool)
     learn[random.permutation(np.flatnonzero(half))[:LEARN_ROWS]] = True
     encoders = {name: _Encoder(name) for name in columns}
     read = list(_rows(columns, batches, learn))
     for name, encoder in encoders.items():
-        encoder.fit(pa.chunked_array([_plain(batch.column(name)) for batch in read]).combine_chunks(), lost[learn])
+        encoder.fit(pa.chunked_array([_plain(batch.column(name)) for batch in read]).combine_chunks(), excess[learn])
     from sklearn.tree import DecisionTreeRegressor
 
-    seen = np.concatenate([_encode(encoders, batch) for batch in read])
-    leaf = max(30, len(seen) // 50)
-    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=leaf, random_state=0).fit(seen, lost[learn])
+    encoded = np.concatenate([_encode(encoders, batch) for batch in read])
+    leaf = max(30, len(encoded) // 50)
+    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=leaf, random_state=0).fit(encoded, excess[learn])
     worst = [node for node in np.argsort(-tree.tree_.value[:, 0, 0]) if node and tree.tree_.value[node, 0, 0] > 0]
     if not worst:
         return []
@@ -142,23 +142,25 @@ def _encode(encoders: dict[str, _Encoder], batch: pa.RecordBatch) -> NDArray[np.
 
 
 class _Encoder:
-    """A column as numbers for the tree: a number as it is, anything else by the place of its value among all values,
-    ordered by their average loss, which is the order in which the best split of them is found.
+    """Encodes a column as numbers for the tree.
+
+    Numbers are unchanged. Other values are replaced by their rank by mean loss; the best binary split of categories is a
+    split of that order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958).
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.values: list[Any] | None = None
-        self.holes = False
+        self.has_missing = False
 
-    def fit(self, values: pa.Array, lost: NDArray[np.float64]) -> None:
-        self.holes = bool(pc.any(pc.is_null(values, nan_is_null=True)).as_py())
+    def fit(self, values: pa.Array, excess: NDArray[np.float64]) -> None:
+        self.has_missing = bool(pc.any(pc.is_null(values, nan_is_null=True)).as_py())
         if _is_number(values.type):
             return
         encoded = values.cast(pa.string()).dictionary_encode()
         size = len(encoded.dictionary) + 1
         codes = pc.fill_null(encoded.indices, size - 1).to_numpy(zero_copy_only=False)
-        means = np.bincount(codes, lost, size) / np.maximum(1, np.bincount(codes, minlength=size))
+        means = np.bincount(codes, excess, size) / np.maximum(1, np.bincount(codes, minlength=size))
         self.values = [encoded.dictionary[int(code)].as_py() for code in np.argsort(means[:-1])]
 
     def encode(self, values: pa.Array) -> NDArray[np.float32]:
@@ -178,8 +180,8 @@ class _Encoder:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    of = pa.types
-    return bool(of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind))
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def _names(tree: Any, encoders: Sequence[_Encoder]) -> dict[int, str]:
@@ -191,7 +193,7 @@ def _names(tree: Any, encoders: Sequence[_Encoder]) -> dict[int, str]:
         left_takes_missing = bool(tree.missing_go_to_left[node])
         for child, below in ((tree.children_left[node], True), (tree.children_right[node], False)):
             condition = encoders[tree.feature[node]].condition(float(tree.threshold[node]), below)
-            if left_takes_missing == below and encoders[tree.feature[node]].holes:
+            if left_takes_missing == below and encoders[tree.feature[node]].has_missing:
                 condition += " or missing"
             names[int(child)] = f"{names[node]} and {condition}" if names[node] else condition
     return names

@@ -187,7 +187,7 @@ def _evaluate(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
         verdict="accepted" if won else "refused",
         version=won.version if won else None,
         reason=verdict.reason,
-        metrics=verdict.of(won).metrics if won else None,
+        metrics=verdict.for_candidate(won).metrics if won else None,
     )
     return OperatorLineage(inputs=inputs, run_facets={"mlops_verdict": told})
 

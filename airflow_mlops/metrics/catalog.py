@@ -1,21 +1,33 @@
-"""The metrics the package computes: their names, the tasks they are for, and which way is better."""
+"""The metrics by name: the tasks they apply to and their direction. Light: a DAG file imports this while it is parsed."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
+
+TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Metric(NamedTuple):
-    """What is known about a metric without computing it.
+    """A metric's name, tasks and direction.
 
-    :param of_labels: whether it takes predicted labels, and no probabilities or values
+    :param name: a key of :data:`METRICS`, or the import path of a user's own metric
+    :param of_labels: whether it is computed from predicted labels, not from probabilities or values
     """
 
+    name: str
     tasks: tuple[Task, ...]
     higher_is_better: bool
     of_labels: bool = False
+
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, otherwise -1."""
+        return 1 if self.higher_is_better else -1
 
     def better(self, value: float, other: float) -> bool:
         """Whether ``value`` is strictly better than ``other``."""
@@ -23,31 +35,74 @@ class Metric(NamedTuple):
 
 
 METRICS: dict[str, Metric] = {
-    "roc_auc": Metric(("binary",), True),
-    "average_precision": Metric(("binary",), True),
-    "brier": Metric(("binary",), False),
-    "ece": Metric(("binary",), False),
-    "f1": Metric(("binary",), True, of_labels=True),
-    "precision": Metric(("binary",), True, of_labels=True),
-    "recall": Metric(("binary",), True, of_labels=True),
-    "log_loss": Metric(("binary", "multiclass"), False),
-    "accuracy": Metric(("binary", "multiclass"), True, of_labels=True),
-    "f1_macro": Metric(("multiclass",), True, of_labels=True),
-    "roc_auc_ovr": Metric(("multiclass",), True),
-    "rmse": Metric(("regression",), False),
-    "mae": Metric(("regression",), False),
-    "r2": Metric(("regression",), True),
+    metric.name: metric
+    for metric in (
+        Metric("roc_auc", ("binary",), True),
+        Metric("average_precision", ("binary",), True),
+        Metric("brier", ("binary",), False),
+        Metric("ece", ("binary",), False),
+        Metric("f1", ("binary",), True, of_labels=True),
+        Metric("precision", ("binary",), True, of_labels=True),
+        Metric("recall", ("binary",), True, of_labels=True),
+        Metric("log_loss", ("binary", "multiclass"), False),
+        Metric("accuracy", ("binary", "multiclass"), True, of_labels=True),
+        Metric("f1_macro", ("multiclass",), True, of_labels=True),
+        Metric("roc_auc_ovr", ("multiclass",), True),
+        Metric("rmse", ("regression",), False),
+        Metric("mae", ("regression",), False),
+        Metric("r2", ("regression",), True),
+    )
 }
+"""The built-in metrics."""
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
-"""The metric that decides for a task where nobody named another."""
-
+"""The default metric of each task."""
 
 REALISED: dict[Task, tuple[str, ...]] = {
     "binary": ("roc_auc", "accuracy", "log_loss", "brier"),
     "multiclass": ("accuracy",),
     "regression": ("rmse", "mae"),
 }
+"""The built-in metrics that can be computed from logged predictions and their labels; the first is the default."""
 
 
-"""The metrics that can be measured on predictions with their labels; the first one decides unless another is named."""
+def is_custom(name: str) -> bool:
+    """Whether ``name`` is the import path of a user's own metric."""
+    return ":" in name
+
+
+def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
+    """Look a metric up.
+
+    :param name: a key of :data:`METRICS`, or ``package.module:function``, see :mod:`airflow_mlops.metrics.custom`
+    :param greater_is_better: the direction of a user's own metric
+    :raises ValueError: the name is unknown, the path is malformed, or the direction is missing or superfluous
+    """
+    if is_custom(name):
+        check_import_path(name)
+        if greater_is_better is None:
+            raise ValueError(f"metric {name!r} needs greater_is_better: true or false")
+        return Metric(name, TASKS, greater_is_better)
+    if name not in METRICS:
+        raise ValueError(
+            f"{name!r} is not a metric: {choices(name, METRICS)}, or give the import path of your own, "
+            "'package.module:function'"
+        )
+    if greater_is_better is not None:
+        raise ValueError(f"greater_is_better is only for a metric of your own: leave it out for {name!r}")
+    return METRICS[name]
+
+
+def check_import_path(path: str) -> str:
+    """Return ``path`` if it has the form ``package.module:function``.
+
+    :raises ValueError: it has another form
+    """
+    if not _IMPORT_PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is not the import path of a metric: write it as 'package.module:function'")
+    return path
+
+
+def metrics_for(task: Task) -> list[str]:
+    """The names of the built-in metrics for ``task``."""
+    return [metric.name for metric in METRICS.values() if task in metric.tasks]

@@ -1,4 +1,4 @@
-"""Two models on the same rows: by how much one is better, and how sure that is."""
+"""Compares two models on the same rows: the size of the improvement and its confidence bounds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import Metric, is_custom
 from airflow_mlops.metrics.ranks import delong
-from airflow_mlops.metrics.resampling import Resampling
+from airflow_mlops.metrics.resampling import Resampling, resample_rows
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.statistics import Statistic, statistic
 
@@ -20,29 +21,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POWER = 0.8
-# What a bound rests on at least, and the share of rounds that may be without a value.
+# A percentile needs this many rounds beyond it. This share of the rounds may have no value.
 _TAIL, _UNDEFINED = 10, 0.05
-# Standard errors up to which a standard error is credible: to 95%, one-sided.
+# The largest credible standard error is its 95% one-sided upper bound.
 _CREDIBLE = NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its error.
+    """A number with its standard error and one-sided confidence bounds.
 
-    A bound is the normal one, at so many standard errors, or the bootstrap's percentile where that lies further out:
-    either is right for many rows only, and of few the normal one forgets that errors are skewed, the percentile that
-    they are wide. Where fewer than ten rounds lie beyond a percentile, the normal one stands alone. (B. Efron and
-    R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 12 and 13.)
+    A bound is the normal bound or the bootstrap percentile, whichever is further from the value. Both are right for many
+    rows only; with few rows the normal bound misses the skewness of the error, and the percentile is too narrow
+    (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 12 and 13).
 
-    The normal bound takes the largest standard error that is credible: it is an estimate itself, from as many rows as
-    make a difference and from as many rounds as were drawn. So three changed rows among thousands prove nothing, and a
-    gate errs on the side of refusing.
+    The percentile is taken at a confidence of at most ``1 - 10 / rounds``, so that at least ten rounds lie beyond it:
+    further out it is the order of a handful of draws. For more confidence the bound is the normal one, or that last
+    percentile if it is still further out. A bound therefore never moves inwards as the confidence grows.
+
+    The normal bound uses the largest credible standard error, which depends on how many rows make a difference and on
+    how many rounds were drawn. A few changed rows among thousands therefore prove nothing.
 
     :param value: the number on all rows
-    :param standard_error: infinite where it is not known
-    :param doubt: the standard error of ``standard_error``, as a share of it
-    :param draws: the number in the rounds of a bootstrap, in ascending order; empty for a closed form
+    :param standard_error: infinite if unknown
+    :param doubt: the relative standard error of ``standard_error``
+    :param draws: the number in each bootstrap round, ascending; empty for a closed form
     """
 
     value: float
@@ -51,30 +54,35 @@ class Estimate:
     draws: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
 
     @classmethod
-    def of(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
-        """From a bootstrap. Rounds without a value, as where they hold one class only, may be one in twenty.
+    def from_draws(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
+        """An estimate from a bootstrap, of which one round in twenty may be undefined (as with one class only).
 
-        :param influence: by how much the number grows with the weight of each row, or group of rows
+        :param draws: the number in each round; NaN where it is undefined
+        :param influence: the derivative of the number by the weight of each row, or group of rows
         """
-        known = np.sort(draws[np.isfinite(draws)])
-        if not math.isfinite(value) or len(known) < (1 - _UNDEFINED) * len(draws):
+        defined = np.sort(draws[np.isfinite(draws)])
+        if not math.isfinite(value) or len(defined) < (1 - _UNDEFINED) * len(draws):
             return cls(value, math.inf)
-        # A standard deviation of n normal numbers is known up to one in the square root of 2n.
-        doubt = math.hypot(doubt_of(influence), 1 / math.sqrt(2 * len(known)))
-        return cls(value, float(known.std(ddof=1)), doubt, known)
+        # The standard deviation of n normal numbers has a relative standard error of one in the square root of 2n.
+        doubt = math.hypot(relative_error(influence), 1 / math.sqrt(2 * len(defined)))
+        return cls(value, float(defined.std(ddof=1)), doubt, defined)
 
     def lower(self, confidence: float) -> float:
-        """The number is above this, with ``confidence``."""
+        """The one-sided lower bound."""
         bound = self.value - NormalDist().inv_cdf(confidence) * self._credible
-        return min(bound, self._percentile(1 - confidence)) if self._resolves(confidence) else bound
+        level = self._level(confidence)
+        return bound if level is None else min(bound, float(np.quantile(self.draws, 1 - level)))
 
     def upper(self, confidence: float) -> float:
-        """The number is below this, with ``confidence``."""
+        """The one-sided upper bound."""
         bound = self.value + NormalDist().inv_cdf(confidence) * self._credible
-        return max(bound, self._percentile(confidence)) if self._resolves(confidence) else bound
+        level = self._level(confidence)
+        return bound if level is None else max(bound, float(np.quantile(self.draws, level)))
 
     def detectable(self, confidence: float, power: float = POWER) -> float:
-        """How far the truth must lie above a number for :meth:`lower` to do so too, in a share ``power`` of samples."""
+        """How far above a threshold the true value must lie so that :meth:`lower` exceeds the threshold in a share
+        ``power`` of all samples.
+        """
         normal = NormalDist()
         return normal.inv_cdf(confidence) * self._credible + normal.inv_cdf(power) * self.standard_error
 
@@ -82,18 +90,18 @@ class Estimate:
     def _credible(self) -> float:
         return self.standard_error * (1 + _CREDIBLE * self.doubt)
 
-    def _resolves(self, confidence: float) -> bool:
-        return len(self.draws) * (1 - confidence) >= _TAIL
-
-    def _percentile(self, share: float) -> float:
-        return float(np.quantile(self.draws, share))
+    def _level(self, confidence: float) -> float | None:
+        """The level of the percentile; ``None`` if there are too few rounds for any."""
+        if len(self.draws) <= 2 * _TAIL:
+            return None
+        return min(confidence, 1 - _TAIL / len(self.draws))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate against a champion, by one metric on the same rows.
+    """A candidate and a champion, compared by one metric on the same rows.
 
-    :param improvement: by how much the candidate is better, whichever way the metric points
+    :param improvement: positive if the candidate is better, whatever the metric's direction
     """
 
     metric: str
@@ -104,7 +112,7 @@ class Comparison:
 
 
 def compare(
-    metric: str,
+    metric: Metric,
     candidate: Rows,
     champion: Rows,
     resampling: Resampling,
@@ -112,35 +120,45 @@ def compare(
 ) -> list[Comparison]:
     """Compare two models, on all rows or on parts of them.
 
-    The area under the ROC curve by DeLong's test; every other metric by a paired bootstrap: one draw of the rows serves
-    both models and all parts.
+    The area under the ROC curve is compared by DeLong's test, every other metric by a paired bootstrap: the same draw of
+    rows serves both models.
 
-    :param parts: the positions of each part's rows; ``None`` for all of them
+    :param parts: the positions of each part's rows; ``None`` for all rows
     """
-    if metric == "roc_auc":
+    if metric.name == "roc_auc":
         return [_areas(candidate.take(index), champion.take(index)) for index in parts]
+    if is_custom(metric.name):
+        return [_custom(metric, candidate.take(index), champion.take(index)) for index in parts]
     return _resampled(metric, (candidate, champion), parts, resampling)
 
 
 def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
-    """One model's metric with its bootstrap error."""
-    found = statistic(metric, rows)
-    totals = resampling.totals(found.terms(rows))
-    return Estimate.of(found.of(rows), found.value(resampling.draw(totals)), _influence(found, totals))
+    """One model's metric with its bootstrap error.
+
+    :param metric: the name of a built-in metric, or the import path of a user's own
+    """
+    if is_custom(metric):
+        values, draws, influence = resample_rows(custom.load(metric).measure_or_nan, [rows])
+        return Estimate.from_draws(float(values[0]), draws[:, 0], influence[:, 0])
+    sums = statistic(metric, rows)
+    totals = resampling.totals(sums.terms(rows))
+    return Estimate.from_draws(sums.measure(rows), sums.value(resampling.draw(totals)), _influence(sums, totals))
 
 
 def _areas(candidate: Rows, champion: Rows) -> Comparison:
     assert candidate.score is not None
     assert champion.score is not None
-    found = delong(candidate.truth, candidate.score, champion.score)
-    error = found.standard_error if math.isfinite(found.standard_error) else math.inf
-    improvement = Estimate(found.first - found.second, error, doubt_of(found.influence))
-    return Comparison("roc_auc", len(candidate), found.first, found.second, improvement)
+    areas = delong(candidate.truth, candidate.score, champion.score)
+    error = areas.standard_error if math.isfinite(areas.standard_error) else math.inf
+    improvement = Estimate(areas.first - areas.second, error, relative_error(areas.influence))
+    return Comparison("roc_auc", len(candidate), areas.first, areas.second, improvement)
 
 
-def doubt_of(influence: NDArray[np.float64]) -> float:
-    """How far the standard error of a sum may be off, as a share of it: half the variance's relative error, which grows
-    with the kurtosis of what is summed (R. Miller, "Beyond ANOVA", 1986, chapter 7).
+def relative_error(influence: NDArray[np.float64]) -> float:
+    """The relative standard error of a sum's standard error.
+
+    It is half the relative error of the variance, which grows with the kurtosis of the summands (R. Miller, "Beyond
+    ANOVA", 1986, chapter 7).
     """
     squares = np.square(influence)
     total = float(squares.sum())
@@ -149,35 +167,44 @@ def doubt_of(influence: NDArray[np.float64]) -> float:
     return math.sqrt(max(0.0, float(np.square(squares / total).sum()) - 1 / len(squares))) / 2
 
 
-def _influence(known: Statistic, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much the metric grows with each group's weight, from its derivative with respect to each sum."""
+def _influence(sums: Statistic, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The derivative of the metric by each group's weight, by the chain rule over the sums."""
     total = totals.sum(axis=0)
     step = 1e-6 * np.abs(totals).sum(axis=0)
     step[step == 0] = 1.0
-    rise = known.value(total + np.diag(step)) - known.value(total - np.diag(step))
-    found: NDArray[np.float64] = totals @ (rise / (2 * step))
-    return found
+    rise = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
+    influence: NDArray[np.float64] = totals @ (rise / (2 * step))
+    return influence
+
+
+def _custom(metric: Metric, candidate: Rows, champion: Rows) -> Comparison:
+    values, draws, influence = resample_rows(custom.load(metric.name).measure_or_nan, [candidate, champion])
+    improvement = Estimate.from_draws(
+        metric.sign * float(values[0] - values[1]),
+        metric.sign * (draws[:, 0] - draws[:, 1]),
+        influence[:, 0] - influence[:, 1],
+    )
+    return Comparison(metric.name, len(candidate), float(values[0]), float(values[1]), improvement)
 
 
 def _resampled(
-    metric: str, models: tuple[Rows, Rows], parts: Sequence[NDArray[np.integer[Any]] | None], resampling: Resampling
+    metric: Metric, models: tuple[Rows, Rows], parts: Sequence[NDArray[np.integer[Any]] | None], resampling: Resampling
 ) -> list[Comparison]:
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    known = statistic(metric, models[0])
-    totals = [resampling.totals(known.terms(rows.take(index)), index) for index in parts for rows in models]
+    sign, sums = metric.sign, statistic(metric.name, models[0])
+    totals = [resampling.totals(sums.terms(rows.take(index)), index) for index in parts for rows in models]
     ends = np.cumsum([one.shape[1] for one in totals])[:-1]
     drawn = np.split(resampling.draw(np.concatenate(totals, axis=1)), ends, axis=1)
-    values = [float(known.value(one.sum(axis=0))) for one in totals]
-    draws = [known.value(one) for one in drawn]
-    influences = [_influence(known, one) for one in totals]
-    found = []
+    values = [float(sums.value(one.sum(axis=0))) for one in totals]
+    draws = [sums.value(one) for one in drawn]
+    influences = [_influence(sums, one) for one in totals]
+    comparisons = []
     for number, index in enumerate(parts):
         mine, theirs = 2 * number, 2 * number + 1
-        improvement = Estimate.of(
+        improvement = Estimate.from_draws(
             sign * (values[mine] - values[theirs]),
             sign * (draws[mine] - draws[theirs]),
             sign * (influences[mine] - influences[theirs]),
         )
         rows = len(models[0]) if index is None else len(index)
-        found.append(Comparison(metric, rows, values[mine], values[theirs], improvement))
-    return found
+        comparisons.append(Comparison(metric.name, rows, values[mine], values[theirs], improvement))
+    return comparisons

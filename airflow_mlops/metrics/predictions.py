@@ -1,4 +1,4 @@
-"""What a model predicts."""
+"""A model's predictions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says about n rows.
+    """A model's predictions for n rows.
 
     :param prediction: the predicted class label or value, shape (n,)
     :param score: float64, shape (n,): the positive class's probability (binary), the value (regression) or the
-        largest probability (multiclass). Of a classifier that gives labels alone: 1 for the positive class and 0 for the
+        largest probability (multiclass). For a classifier without probabilities: 1 for the positive class and 0 for the
         other (binary), or the label's position among the contract's classes (multiclass)
-    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression, and
-        where a classifier gives labels alone
+    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression and for
+        a classifier without probabilities
     """
 
     prediction: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Realised performance with its confidence interval, from predictions and the labels that came later."""
+"""Realised performance: a metric of logged predictions and their labels, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
+from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import is_custom
+from airflow_mlops.metrics.comparison import Estimate
+from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
+from airflow_mlops.metrics.ranks import Area, area
+from airflow_mlops.metrics.resampling import resample_rows
+from airflow_mlops.metrics.rows import Rows
 
 COLUMNS = (LABEL, "prediction", "score")
 
@@ -24,12 +31,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 class UnmeasurableError(EvaluationError):
-    """Performance cannot be measured; the text says why in one clause."""
+    """Performance cannot be measured; the message is a clause that gives the reason."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric with the ends of its confidence interval."""
+class Interval:
+    """A metric with the ends of its two-sided confidence interval."""
 
     value: float
     low: float
@@ -38,30 +45,41 @@ class Estimate:
 
 @dataclass
 class Outcomes:
-    """The labelled rows of a window, as a metric needs them.
+    """The labelled rows of a window.
 
-    :param truth: binary: whether the label is the positive class; multiclass: whether the prediction is right;
+    :param truth: binary: whether the label is the positive class; multiclass: whether the prediction is correct;
         regression: the label; shape (n,)
-    :param score: what was predicted, shape (n,)
+    :param score: the score of the prediction, shape (n,)
     :param right: whether the predicted class is the label, shape (n,); regression: always false
-    :param skipped: labelled rows left out because label or score is not a finite number
+    :param skipped: labelled rows that were left out because the label or the score is not a finite number
+    :param codes: multiclass: the positions of the label and of the prediction among the classes, shape (2, n)
     """
 
     truth: npt.NDArray[Any]
     score: Floats
     right: Bools
     skipped: int = 0
+    codes: npt.NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
         return len(self.truth)
+
+    def prepared(self, task: Task) -> Rows:
+        """The same rows in the form that a user's own metric is computed from."""
+        if task == "regression":
+            return Rows(task, self.truth, self.score, self.score)
+        if task == "binary":
+            return Rows(task, self.truth, self.truth == self.right, self.score)
+        assert self.codes is not None
+        return Rows(task, self.codes[0], self.codes[1], None)
 
 
 def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outcomes:
     """Collect the rows that have a label.
 
     :param batches: with the columns :data:`COLUMNS`
-    :raises UnmeasurableError: the labels are not what the model predicts
+    :raises UnmeasurableError: a label is not of the model's kind, or not one of its classes
     """
     parts: list[Outcomes] = []
     for batch in batches:
@@ -70,16 +88,18 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
             parts.append(_regression(labelled) if contract.task == "regression" else _classes(labelled, contract))
     if not parts:
         return Outcomes(np.empty(0), np.empty(0), np.empty(0, dtype=bool))
+    codes = [part.codes for part in parts if part.codes is not None]
     return Outcomes(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.right for part in parts]),
         sum(part.skipped for part in parts),
+        np.concatenate(codes, axis=1) if codes else None,
     )
 
 
 def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
-    """The rows that :func:`outcomes` keeps, in order, with all their columns.
+    """The rows that :func:`outcomes` collects, in the same order, with all their columns.
 
     :param batches: with the columns :data:`LABEL` and ``score``
     """
@@ -93,9 +113,10 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
-    """The scores, a batch at a time, each of shape (n,).
+    """The scores of each batch, shape (n,).
 
-    :param batches: with the column ``score``, and :data:`LABEL` where only rows with a label are wanted
+    :param batches: with the column ``score``, and :data:`LABEL` if ``labelled``
+    :param labelled: only rows with a label
     """
     for batch in batches:
         yield _score(_labelled(batch) if labelled else batch)
@@ -120,11 +141,14 @@ def _classes(batch: pa.RecordBatch, contract: ModelContract) -> Outcomes:
     usable = np.isfinite(score)
     truth, predicted = _codes(label, contract.classes), _codes(batch.column("prediction"), contract.classes)
     if (truth < 0).any():
-        stranger = label[int(np.argmin(truth))].as_py()
-        raise UnmeasurableError(f"there is a label {stranger!r}, and the model knows {_listed(contract.classes)}")
-    right = truth == predicted
-    positive = truth == contract.classes.index(contract.positive) if contract.task == "binary" else right
-    return Outcomes(positive[usable], score[usable], right[usable], int((~usable).sum()))
+        unknown = label[int(np.argmin(truth))].as_py()
+        raise UnmeasurableError(f"the label {unknown!r} is not one of the model's classes {_listed(contract.classes)}")
+    right, skipped = truth == predicted, int((~usable).sum())
+    if contract.task == "binary":
+        positive = truth == contract.classes.index(contract.positive)
+        return Outcomes(positive[usable], score[usable], right[usable], skipped)
+    codes = np.stack([truth[usable], predicted[usable]])
+    return Outcomes(right[usable], score[usable], right[usable], skipped, codes)
 
 
 def _score(batch: pa.RecordBatch) -> Floats:
@@ -132,11 +156,11 @@ def _score(batch: pa.RecordBatch) -> Floats:
 
 
 def _codes(values: pa.Array, classes: list[Any]) -> npt.NDArray[np.int64]:
-    """Each value's position among ``classes``, -1 if it is none of them. As in Python, true is 1 is 1.0."""
+    """Each value's position among ``classes``, -1 for an unknown value. As in Python, true, 1 and 1.0 are equal."""
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     position = {value: index for index, value in enumerate(classes)}
-    known = np.asarray([position.get(value, -1) for value in encoded.dictionary.to_pylist()] or [-1], dtype=np.int64)
-    codes: npt.NDArray[np.int64] = known[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+    places = np.asarray([position.get(value, -1) for value in encoded.dictionary.to_pylist()] or [-1], dtype=np.int64)
+    codes: npt.NDArray[np.int64] = places[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
     return codes
 
 
@@ -144,120 +168,122 @@ def _listed(classes: list[Any]) -> str:
     return ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
 
 
-def measure(metric: str, found: Outcomes, confidence: float) -> Estimate:
-    """Measure ``metric``, one of :data:`airflow_mlops.metrics.catalog.REALISED`.
+def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
+    """Measure ``metric`` with its two-sided interval.
 
-    :param confidence: of the interval, such as 0.95
-    :raises UnmeasurableError: there are no rows, or only one class
+    The intervals are DeLong's for ``roc_auc``, Wilson's for ``accuracy``, that of a normal mean for ``log_loss``,
+    ``brier``, ``mae`` and (of the squared errors) ``rmse``, and a bootstrap over rows for a user's own metric.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a user's own
+    :param confidence: such as 0.95
+    :param task: needed for a user's own metric
+    :raises UnmeasurableError: there are no rows, only one class, or no probabilities for the user's own metric
+    :raises MetricError: the user's own metric fails
     """
-    if not found.rows:
+    if not outcomes.rows:
         raise UnmeasurableError("there are no labels")
+    if is_custom(metric):
+        return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    return _METRICS[metric](found, z)
+    return _METRICS[metric](outcomes, z)
 
 
-def _roc_auc(found: Outcomes, z: float) -> Estimate:
-    value, variance = delong(found.truth, found.score)
-    spread = z * math.sqrt(variance)
-    return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
+def _custom(path: str, rows: Rows, confidence: float) -> Interval:
+    metric = custom.load(path)
+    if not metric.applies_to(rows):
+        raise UnmeasurableError(
+            f"{path} takes a probability for each class, and predictions are logged with the largest one only"
+        )
+    value = metric.measure(rows)
+    _, draws, influence = resample_rows(metric.measure_or_nan, [rows])
+    estimate = Estimate.from_draws(value, draws[:, 0], influence[:, 0])
+    if not math.isfinite(estimate.standard_error):
+        raise UnmeasurableError(f"{path} is undefined on too many samples of the {len(rows):,} labelled rows")
+    one_sided = (1 + confidence) / 2
+    return Interval(value, estimate.lower(one_sided), estimate.upper(one_sided))
 
 
-def delong(truth: Bools, score: Floats) -> tuple[float, float]:
-    """Area under the ROC curve and its variance, after DeLong, DeLong and Clarke-Pearson (1988), in O(n log n).
+def _roc_auc(outcomes: Outcomes, z: float) -> Interval:
+    found = _area(outcomes)
+    spread = z * found.standard_error
+    return Interval(found.value, max(0.0, found.value - spread), min(1.0, found.value + spread))
 
-    :raises UnmeasurableError: only one class, or fewer than two rows of one
+
+def _area(outcomes: Outcomes) -> Area:
+    positives = int(outcomes.truth.sum())
+    negatives = outcomes.rows - positives
+    if not positives or not negatives:
+        raise UnmeasurableError(
+            f"all {outcomes.rows:,} labels are of the {'positive' if positives else 'negative'} class"
+        )
+    if min(positives, negatives) < 2:
+        raise UnmeasurableError(f"only one label is of the {'positive' if positives < 2 else 'negative'} class")
+    return area(outcomes.truth, outcomes.score)
+
+
+def _accuracy(outcomes: Outcomes, z: float) -> Interval:
+    """With the interval of E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927),
+    which stays between 0 and 1.
     """
-    beaten, lost = _placements(truth, score)
-    return float(beaten.mean()), float(beaten.var(ddof=1) / len(beaten) + lost.var(ddof=1) / len(lost))
-
-
-def _placements(truth: Bools, score: Floats) -> tuple[Floats, Floats]:
-    """Of each positive row the share of negative rows below it, of each negative row the share of positive rows above it."""
-    above, below = score[truth], score[~truth]
-    m, n = len(above), len(below)
-    if not m or not n:
-        raise UnmeasurableError(f"all {m + n:,} labels are of the {'positive' if m else 'negative'} class")
-    if min(m, n) < 2:
-        raise UnmeasurableError(f"only one label is of the {'positive' if m < 2 else 'negative'} class")
-    # A rank among all, less the rank within the own class, counts the rows of the other class that lie below.
-    ranks = _midranks(np.concatenate([above, below]))
-    beaten = (ranks[:m] - _midranks(above)) / n
-    lost = 1 - (ranks[m:] - _midranks(below)) / m
-    return beaten, lost
-
-
-def _midranks(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=float)
-
-
-def _accuracy(found: Outcomes, z: float) -> Estimate:
-    """With Wilson's interval, which stays inside 0 to 1."""
-    n, value = found.rows, float(found.right.mean())
+    n, value = outcomes.rows, float(outcomes.right.mean())
     middle = (value + z * z / (2 * n)) / (1 + z * z / n)
     spread = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Estimate(value, max(0.0, middle - spread), min(1.0, middle + spread))
+    return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
 
 
-def _mean(losses: Floats, z: float) -> Estimate:
+def _mean(losses: Floats, z: float) -> Interval:
     value = float(losses.mean())
     spread = z * float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
     if not math.isfinite(value + spread):
         raise UnmeasurableError("the errors are too large, or too few, to be averaged")
-    return Estimate(value, max(0.0, value - spread), value + spread)
+    return Interval(value, max(0.0, value - spread), value + spread)
 
 
-def losses(metric: str, found: Outcomes) -> Floats:
-    """What each row costs, shape (n,); the more, the worse. The mean over the rows is the metric itself, for ``accuracy`` and
-    ``roc_auc`` 1 less the metric, for ``rmse`` its square.
+def losses(metric: str, outcomes: Outcomes) -> Floats:
+    """The loss of each row, shape (n,); higher is worse. Its mean over the rows is the metric itself, for ``accuracy``
+    and ``roc_auc`` 1 minus the metric, for ``rmse`` the mean squared error.
 
-    The area under the ROC curve is about pairs of rows. What a row costs is the mean and its own influence on it (the
-    infinitesimal jackknife, with which DeLong's variance is the variance of this mean).
+    The area under the ROC curve is defined on pairs of rows. The loss of a row is the mean minus its own influence on
+    the area, times n (the infinitesimal jackknife): DeLong's variance is the variance of the mean of these losses.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
-    :raises UnmeasurableError: as :func:`delong`
+    :raises UnmeasurableError: for ``roc_auc``, if a class has fewer than two rows
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        return _LOSSES[metric](found)
+        return _LOSSES[metric](outcomes)
 
 
-def _mean_loss(metric: str) -> Callable[[Outcomes, float], Estimate]:
-    def measured(found: Outcomes, z: float) -> Estimate:
+def _mean_loss(metric: str) -> Callable[[Outcomes, float], Interval]:
+    def measured(outcomes: Outcomes, z: float) -> Interval:
         with np.errstate(over="ignore", invalid="ignore"):
-            return _mean(losses(metric, found), z)
+            return _mean(losses(metric, outcomes), z)
 
     return measured
 
 
-def _rmse(found: Outcomes, z: float) -> Estimate:
-    squared = _mean_loss("rmse")(found, z)
-    return Estimate(math.sqrt(squared.value), math.sqrt(squared.low), math.sqrt(squared.high))
+def _rmse(outcomes: Outcomes, z: float) -> Interval:
+    squared = _mean_loss("rmse")(outcomes, z)
+    return Interval(math.sqrt(squared.value), math.sqrt(squared.low), math.sqrt(squared.high))
 
 
-def _area_losses(found: Outcomes) -> Floats:
-    beaten, lost = _placements(found.truth, found.score)
-    mean = 1 - beaten.mean()
-    costs = np.full(found.rows, mean)
-    for rows, placed in ((found.truth, beaten), (~found.truth, lost)):
-        costs[rows] += (1 - placed - mean) * found.rows / len(placed)
-    return costs
+def _area_losses(outcomes: Outcomes) -> Floats:
+    found = _area(outcomes)
+    return (1 - found.value) - found.influence * outcomes.rows
 
 
-def _log_losses(found: Outcomes) -> Floats:
-    p = np.clip(found.score, 1e-15, 1 - 1e-15)
-    return -np.where(found.truth, np.log(p), np.log1p(-p))
+def _squared_errors(outcomes: Outcomes) -> Floats:
+    return squared_errors(outcomes.truth, outcomes.score)
 
 
 _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "roc_auc": _area_losses,
-    "accuracy": lambda found: (~found.right).astype(float),
-    "log_loss": _log_losses,
-    "brier": lambda found: np.square(found.score - found.truth),
-    "rmse": lambda found: np.square(found.score - found.truth),
-    "mae": lambda found: np.abs(found.score - found.truth),
+    "accuracy": lambda outcomes: (~outcomes.right).astype(float),
+    "log_loss": lambda outcomes: binary_log_losses(outcomes.truth, outcomes.score),
+    "brier": _squared_errors,
+    "rmse": _squared_errors,
+    "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
 }
-_METRICS: dict[str, Callable[[Outcomes, float], Estimate]] = {
+_METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "roc_auc": _roc_auc,
     "accuracy": _accuracy,
     "log_loss": _mean_loss("log_loss"),

@@ -1,4 +1,4 @@
-"""The truth and one model's predictions, cleaned: what every metric is computed from."""
+"""The truth and one model's predictions, checked and in one form: what every metric is computed from."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows with what is true and what one model says.
+    """The truth and one model's predictions for n rows.
 
     :param truth: binary: whether the label is the positive class; multiclass: the label's code; regression: the value
-    :param predicted: the same, as predicted
+    :param predicted: the prediction, in the same form
     :param score: the probability of the positive class (binary), the predicted value (regression), shape (n,);
-        multiclass: a probability for each code, shape (n, k); ``None`` if a classifier gives labels alone
+        multiclass: a probability for each code, shape (n, k); ``None`` for a classifier without probabilities
     """
 
     task: Task
@@ -37,7 +37,7 @@ class Rows:
         return len(self.truth)
 
     def take(self, index: NDArray[np.integer[Any]] | None) -> Rows:
-        """The rows at these positions; all of them for ``None``."""
+        """The rows at these positions; all rows for ``None``."""
         if index is None:
             return self
         score = None if self.score is None else self.score[index]
@@ -54,44 +54,45 @@ def prepare(
     *,
     positive: Any = None,
 ) -> Rows:
-    """Check labels and predictions, and bring them into one form.
+    """Check labels and predictions, and convert them to one form.
 
     :param y_true: the true labels or values, shape (n,)
     :param prediction: the predicted labels or values, shape (n,)
     :param score: binary: the probability of the positive class; regression: the predicted value; shape (n,); ``None``
-        for a binary model that gives labels alone
-    :param probabilities: multiclass: one column a class, in the order of ``classes``, shape (n, k); ``None`` likewise
+        for a binary classifier without probabilities
+    :param probabilities: multiclass: a column for each class, in the order of ``classes``, shape (n, k); ``None`` for a
+        classifier without probabilities
     :param classes: the class labels; empty for regression
-    :param positive: binary: the label whose probability ``score`` is; the last of ``classes`` unless given
+    :param positive: binary: the label whose probability ``score`` is; the last of ``classes`` by default
     :raises EvaluationError: there are no rows, values are missing, not finite or unknown, or only one class occurs
     """
     truth = np.asarray(y_true)
     if truth.size == 0:
-        raise EvaluationError("There is nothing to measure: the data holds no rows.")
+        raise EvaluationError("The data has no rows, so there is nothing to measure.")
     if missing := int(_missing(truth).sum()):
         raise EvaluationError(
-            f"{missing:,} of {truth.size:,} labels are missing: leave rows without a label out before measuring."
+            f"{missing:,} of {truth.size:,} labels are missing: remove rows without a label before measuring."
         )
     if task == "regression":
         assert score is not None
         return _regression(_finite(truth, "labels"), _finite(score, "predictions"))
     if task == "binary":
-        known = None if score is None else _probability(score)
-        return _binary(truth, np.asarray(prediction), known, classes, positive)
+        probability = None if score is None else _probability(score)
+        return _binary(truth, np.asarray(prediction), probability, classes, positive)
     return _multiclass(truth, np.asarray(prediction), probabilities, classes)
 
 
 def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
-    """The same for what a model predicts.
+    """Prepare a model's predictions.
 
     :raises EvaluationError: as :func:`prepare`
     """
-    labels_alone = contract.task != "regression" and predictions.probabilities is None
+    labels_only = contract.task != "regression" and predictions.probabilities is None
     return prepare(
         contract.task,
         truth,
         predictions.prediction,
-        None if labels_alone else predictions.score,
+        None if labels_only else predictions.score,
         predictions.probabilities,
         contract.classes,
         positive=contract.positive,
@@ -111,10 +112,10 @@ def _binary(
     classes: Sequence[Any],
     positive: Any,
 ) -> Rows:
-    if strangers := unseen(truth, classes):
+    if unknown := unseen(truth, classes):
         raise EvaluationError(
-            f"The data holds the label {strangers[0]!r}, the model knows {_listed(classes)}: "
-            "a binary task has two labels, the same in training and here."
+            f"The data has the label {unknown[0]!r}, which did not occur in training: the model was trained on "
+            f"{_listed(classes)}."
         )
     y = is_positive(truth, classes, positive)
     if y.all() or not y.any():
@@ -125,42 +126,42 @@ def _binary(
 def _multiclass(
     truth: NDArray[Any], prediction: NDArray[Any], probabilities: ArrayLike | None, classes: Sequence[Any]
 ) -> Rows:
-    # A class that training never saw has probability nought, and rows of it count as mistakes.
-    strangers = unseen(truth, classes)
-    labels = [*classes, *strangers]
+    # A class that did not occur in training has probability 0: its rows count as errors.
+    unknown = unseen(truth, classes)
+    labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)
     if np.unique(codes).size < 2:
         raise EvaluationError(_one_class(truth))
     if probabilities is None:
         return Rows("multiclass", codes, predicted, None)
-    shares = np.pad(np.atleast_2d(_probability(probabilities)), ((0, 0), (0, len(strangers))))
+    shares = np.pad(np.atleast_2d(_probability(probabilities)), ((0, 0), (0, len(unknown))))
     return Rows("multiclass", codes, predicted, shares / shares.sum(axis=1, keepdims=True))
 
 
 def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
-    """Each label's position in ``classes``; -1 for one that is not there."""
-    found, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    """Each label's position in ``classes``; -1 for an unknown label."""
+    distinct, inverse = np.unique(np.asarray(labels), return_inverse=True)
     position = {label: index for index, label in enumerate(classes)}
-    codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
-    return codes[inverse] if found.size else np.empty(0, dtype=np.int64)
+    codes = np.array([position.get(label, -1) for label in distinct.tolist()], dtype=np.int64)
+    return codes[inverse] if distinct.size else np.empty(0, dtype=np.int64)
 
 
 def is_positive(labels: ArrayLike, classes: Sequence[Any], positive: Any = None) -> NDArray[np.bool_]:
     """Which labels of a binary task are the positive class."""
     label = classes[-1] if positive is None else positive
-    found: NDArray[np.bool_] = encode(labels, [label]) == 0
-    return found
+    matches: NDArray[np.bool_] = encode(labels, [label]) == 0
+    return matches
 
 
 def unseen(truth: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
-    """The labels that are none of ``classes``."""
+    """The labels that are not among ``classes``."""
     known = set(classes)
     return [label for label in np.unique(truth).tolist() if label not in known]
 
 
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind == "O":
-        # NaN, of whatever type, is the one value that differs from itself.
+        # NaN, of any type, is the only value that differs from itself.
         return np.array([value is None or value != value for value in values.tolist()], dtype=bool)
     missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
     return missing
@@ -169,18 +170,16 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
     numbers = np.asarray(values, dtype=np.float64)
     if bad := int((~np.isfinite(numbers)).sum()):
-        raise EvaluationError(
-            f"{bad:,} of {numbers.size:,} {what} are NaN or infinite: nothing can be measured on them."
-        )
+        raise EvaluationError(f"{bad:,} of {numbers.size:,} {what} are NaN or infinite, so no metric can be computed.")
     return numbers
 
 
 def _probability(values: ArrayLike) -> NDArray[np.float64]:
     numbers = _finite(values, "predicted probabilities")
-    # ONNX computes in float32, so a probability may miss the border by a rounding error.
+    # ONNX computes in float32, so a probability may leave [0, 1] by a rounding error.
     if numbers.size and (numbers.min() < -1e-5 or numbers.max() > 1 + 1e-5):
         raise EvaluationError(
-            f"The scores lie between {numbers.min():.4g} and {numbers.max():.4g} and are no probabilities: "
+            f"The scores range from {numbers.min():.4g} to {numbers.max():.4g} and are not probabilities: "
             "use a model that predicts probabilities."
         )
     return np.clip(numbers, 0.0, 1.0)
@@ -188,8 +187,8 @@ def _probability(values: ArrayLike) -> NDArray[np.float64]:
 
 def _one_class(truth: NDArray[Any]) -> str:
     return (
-        f"All {truth.size:,} labels are {truth.tolist()[0]!r}: with one class only there is nothing to tell apart. "
-        "Take a longer window or another split."
+        f"All {truth.size:,} labels are {truth.tolist()[0]!r}, and metrics need two classes: "
+        "use a longer window or another split."
     )
 
 

@@ -1,13 +1,13 @@
-"""Each metric as a function of sums over the rows, so that one set of terms gives its value, its value on a part of the
-rows, and its value in every round of a bootstrap.
+"""Each metric as a function of sums over the rows. One set of terms gives its value on all rows, on a part of them, and
+in every bootstrap round.
 
-Most metrics are such functions as they stand. Three depend on an order or on bins of the rows:
+Most metrics are such functions by definition. Three depend on the order of the rows or on bins:
 
-- The area under the ROC curve is linear in the rows' placements (:func:`airflow_mlops.metrics.ranks.placements`), to the
-  first order in the rows' weights: that is the expansion whose variance DeLong's is.
-- Average precision likewise, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
+- The area under the ROC curve is linear in the rows' placements (:func:`airflow_mlops.metrics.ranks.placements`), to
+  first order in the rows' weights. DeLong's variance is that of the same expansion.
+- Average precision is expanded likewise, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
 - The expected calibration error (M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
-  Bayesian Binning", AAAI 2015) sums the gap of each of ten bins of equal width; the bins are fixed, so it is exact.
+  Bayesian Binning", AAAI 2015) sums the gaps of ten bins of equal width. The bins are fixed, so the sums are exact.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
 from airflow_mlops.metrics.ranks import placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
 
@@ -24,26 +25,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CALIBRATION_BINS = 10
-_SMALLEST = float(np.finfo(np.float64).eps)
 
 
 class Statistic(NamedTuple):
-    """A metric of sums.
+    """A metric that is a function of sums.
 
-    :param terms: what each row adds to each sum, one array of shape (n,) after the other
-    :param value: the metric of sums, shape (..., k) to (...); NaN where it is not defined, as without a row of a class
+    :param terms: yields what each row adds to each sum, arrays of shape (n,)
+    :param value: maps sums of shape (..., k) to the metric of shape (...); NaN where it is undefined, as without a row
+        of one class
     """
 
     terms: Callable[[Rows], Iterator[NDArray[Any]]]
     value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-    def of(self, rows: Rows) -> float:
+    def measure(self, rows: Rows) -> float:
         """The metric's value on ``rows``."""
         return float(self.value(np.array([term.sum(dtype=np.float64) for term in self.terms(rows)])))
 
 
 def statistic(metric: str, rows: Rows) -> Statistic:
-    """The statistic of ``metric``, one of :data:`airflow_mlops.metrics.catalog.METRICS`, for the task of ``rows``."""
+    """The statistic of a built-in metric for the task of ``rows``.
+
+    :param metric: a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    """
     return _MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric]
 
 
@@ -52,14 +56,17 @@ def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.minimum((probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def losses(rows: Rows) -> NDArray[np.float64]:
-    """What each row costs: the squared error of probabilities (Brier's score), or of values; 0 or 1 without either."""
+def row_losses(rows: Rows) -> NDArray[np.float64]:
+    """The loss by which slices are searched: the squared error of the probabilities (Brier's score) or of the values.
+
+    :return: shape (n,); 1 for a wrong and 0 for a correct prediction of a classifier without probabilities
+    """
     if rows.score is None:
         return (rows.predicted != rows.truth).astype(np.float64)
     if rows.task != "multiclass":
         return _squared(rows)
-    found: NDArray[np.float64] = np.square(rows.score).sum(axis=1) + 1 - 2 * _of_truth(rows)
-    return found
+    brier: NDArray[np.float64] = np.square(rows.score).sum(axis=1) + 1 - 2 * _probability_of_truth(rows)
+    return brier
 
 
 def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
@@ -80,33 +87,29 @@ def _score(rows: Rows) -> NDArray[np.float64]:
     return rows.score
 
 
-def _right(rows: Rows) -> NDArray[Any]:
+def _correct(rows: Rows) -> NDArray[Any]:
     return rows.truth == rows.predicted
 
 
 def _squared(rows: Rows) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.square(_score(rows) - rows.truth)
-    return found
+    return squared_errors(rows.truth, _score(rows))
 
 
 def _absolute(rows: Rows) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.abs(_score(rows) - rows.truth)
-    return found
+    return absolute_errors(rows.truth, _score(rows))
 
 
-def _binary_log_loss(rows: Rows) -> NDArray[np.float64]:
-    probability = _score(rows)
-    return _log_loss(np.where(rows.truth, probability, 1 - probability))
+def _binary_log_losses(rows: Rows) -> NDArray[np.float64]:
+    return binary_log_losses(rows.truth, _score(rows))
 
 
-def _of_truth(rows: Rows) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.take_along_axis(_score(rows), rows.truth[:, None], axis=1)[:, 0]
-    return found
+def _multiclass_log_losses(rows: Rows) -> NDArray[np.float64]:
+    return log_losses(_probability_of_truth(rows))
 
 
-def _log_loss(of_truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = -np.log(np.clip(of_truth, _SMALLEST, 1 - _SMALLEST))
-    return found
+def _probability_of_truth(rows: Rows) -> NDArray[np.float64]:
+    probability: NDArray[np.float64] = np.take_along_axis(_score(rows), rows.truth[:, None], axis=1)[:, 0]
+    return probability
 
 
 def _hits(rows: Rows) -> Iterator[NDArray[Any]]:
@@ -124,7 +127,7 @@ def _gaps(rows: Rows) -> Iterator[NDArray[Any]]:
 
 
 def _area_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
-    # Either class's mean placement is the area: half of it is taken off each, so that the two sum to one area.
+    # The mean placement of either class is the area. Half of it is subtracted from each, so that the two sum to it.
     placed = placements(positive, score)
     half = placed[positive].mean() / 2 if positive.any() else 0.0
     yield positive
@@ -137,7 +140,7 @@ def _areas(rows: Rows) -> Iterator[NDArray[Any]]:
     if rows.task == "binary":
         yield from _area_terms(rows.truth, _score(rows))
         return
-    # Classes without a row in the truth have no curve of their own.
+    # A class without a row in the truth has no ROC curve.
     for code in np.unique(rows.truth):
         yield from _area_terms(rows.truth == code, _score(rows)[:, code])
 
@@ -145,8 +148,8 @@ def _areas(rows: Rows) -> Iterator[NDArray[Any]]:
 def _area(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     every = sums[..., 1:].reshape(*sums.shape[:-1], -1, 3)
     positives = every[..., 0]
-    found = _ratio(every[..., 1], positives) + _ratio(every[..., 2], sums[..., :1] - positives)
-    return np.asarray(found.mean(axis=-1))
+    areas = _ratio(every[..., 1], positives) + _ratio(every[..., 2], sums[..., :1] - positives)
+    return np.asarray(areas.mean(axis=-1))
 
 
 def _precisions(rows: Rows) -> Iterator[NDArray[Any]]:
@@ -173,7 +176,7 @@ def _f1_macro(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
-    # The sums lose fewest digits around a value near the mean; one of the values themselves, so that equal ones give 0.
+    # Sums around a value near the mean lose the fewest digits. It is one of the values, so that equal values give 0.
     middle = rows.truth[np.argmin(np.abs(rows.truth - rows.truth.mean()))] if len(rows) else 0.0
     yield np.ones(len(rows))
     yield _squared(rows)
@@ -184,17 +187,17 @@ def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
 def _r2(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, error, total, squares = np.moveaxis(sums, -1, 0)
     spread = squares - _ratio(total**2, rows)
-    # As scikit-learn has it: a constant truth is explained by who hits it, and by nobody else.
+    # As in scikit-learn: for a constant truth, R2 is 1 if every prediction is exact, otherwise 0.
     constant = np.where(rows > 0, np.where(error > 0, 0.0, 1.0), np.nan)
     return np.where(spread > 0, 1 - _ratio(error, spread), constant)
 
 
-_ACCURACY = _mean(_right)
+_ACCURACY = _mean(_correct)
 _MEAN_SQUARED = _mean(_squared)
 _OTHERS: dict[str, Statistic] = {
     "roc_auc": Statistic(_areas, _area),
     "average_precision": Statistic(_precisions, lambda sums: _ratio(sums[..., 1], sums[..., 0])),
-    "log_loss": _mean(_binary_log_loss),
+    "log_loss": _mean(_binary_log_losses),
     "brier": _MEAN_SQUARED,
     "ece": Statistic(_gaps, lambda sums: _ratio(np.abs(sums[..., 1:]).sum(axis=-1), sums[..., 0])),
     "accuracy": _ACCURACY,
@@ -208,6 +211,6 @@ _OTHERS: dict[str, Statistic] = {
 _MULTICLASS: dict[str, Statistic] = {
     "accuracy": _ACCURACY,
     "f1_macro": Statistic(_class_hits, _f1_macro),
-    "log_loss": _mean(lambda rows: _log_loss(_of_truth(rows))),
+    "log_loss": _mean(_multiclass_log_losses),
     "roc_auc_ovr": Statistic(_areas, _area),
 }

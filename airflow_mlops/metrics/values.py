@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import METRICS, is_custom, metrics_for
 from airflow_mlops.metrics.rows import Rows, encode, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -16,12 +18,32 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-def measure(rows: Rows) -> dict[str, float]:
-    """Every metric of the task; without probabilities those of labels."""
-    names = [name for name, metric in METRICS.items() if rows.task in metric.tasks]
+def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
+    """Every built-in metric of the task, and the user's own; without probabilities only those of labels.
+
+    :param own: import paths of the user's own metrics
+    :param skip_undefined: leave out a metric of the user's that is undefined on these rows
+    :raises MetricError: a metric of the user's fails, or is undefined
+    """
+    names = metrics_for(rows.task)
     if rows.score is None:
         names = [name for name in names if METRICS[name].of_labels]
-    return {name: statistic(name, rows).of(rows) for name in names}
+    values = {name: statistic(name, rows).measure(rows) for name in names}
+    for metric in map(custom.load, dict.fromkeys(own)):
+        if not metric.applies_to(rows):
+            continue
+        value = metric.measure_or_nan(rows) if skip_undefined else metric.measure(rows)
+        if not math.isnan(value):
+            values[metric.path] = value
+    return values
+
+
+def measure_one(metric: str, rows: Rows) -> float:
+    """One metric.
+
+    :param metric: the name of a built-in metric, or the import path of a user's own
+    """
+    return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
 
 
 def compute(
@@ -33,34 +55,46 @@ def compute(
     classes: Sequence[Any],
     *,
     positive: Any = None,
+    own: Iterable[str] = (),
 ) -> dict[str, float]:
-    """Measure predictions: :func:`airflow_mlops.metrics.rows.prepare`, which says what is what, then :func:`measure`."""
-    return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive))
+    """Prepare predictions by :func:`airflow_mlops.metrics.rows.prepare`, which documents the arguments, and measure them.
+
+    :param own: import paths of the user's own metrics
+    """
+    return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive), own)
 
 
-def baseline(task: Task, y_true: ArrayLike, classes: Sequence[Any], *, positive: Any = None) -> dict[str, float]:
-    """The metrics of a model that knows the labels' distribution and nothing else.
+def baseline(
+    task: Task, y_true: ArrayLike, classes: Sequence[Any], *, positive: Any = None, own: Iterable[str] = ()
+) -> dict[str, float]:
+    """The metrics of a model that uses no feature.
 
-    It predicts the most frequent class with the classes' frequencies as probabilities, or the mean value.
+    It predicts the most frequent class, with the frequencies of the classes as probabilities, or the mean value.
+
+    :param own: import paths of the user's own metrics; one that is undefined for such a model is left out
     """
     truth = np.asarray(y_true)
     if task == "regression":
         values = truth.astype(np.float64)
         mean = np.full(truth.size, values.mean() if truth.size else 0.0)
-        return compute(task, values, mean, mean, None, [])
+        return measure(prepare(task, values, mean, mean, None, []), own, skip_undefined=True)
     labels = [*classes, *unseen(truth, classes)]
     codes = encode(truth, labels)
     shares = np.bincount(codes, minlength=len(labels)) / max(1, truth.size)
     probabilities = np.tile(shares, (truth.size, 1))
     majority = np.asarray(labels, dtype=object)[np.full(truth.size, int(shares.argmax()))]
-    column = labels.index(classes[-1] if positive is None else positive)
-    return compute(task, truth, majority, probabilities[:, column], probabilities, labels, positive=positive)
+    score = probabilities[:, labels.index(classes[-1] if positive is None else positive)]
+    rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive)
+    return measure(rows, own, skip_undefined=True)
 
 
 def reliability(
     truth: NDArray[np.bool_], probability: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Mean predicted probability, observed share of positives and rows, for each filled bin of equal width."""
+    """The reliability diagram: mean predicted probability, observed share of positives and number of rows.
+
+    :return: an entry for each non-empty bin of equal width
+    """
     bins = calibration_bins(probability)
     rows = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = rows > 0

@@ -1,5 +1,6 @@
-"""Permutation importance: how much worse a model gets when one of its features is shuffled (L. Breiman, "Random
-Forests", 2001). Features that say the same share it between them, and either may look unimportant.
+"""Permutation importance: how much worse a metric gets when one feature is shuffled (L. Breiman, "Random Forests", 2001).
+
+Correlated features share their importance, so each of them may look unimportant.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.core.errors import EvaluationError
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.core.errors import EvaluationError, MetricError
+from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.rows import predicted
-from airflow_mlops.metrics.statistics import statistic
+from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -26,37 +27,36 @@ def measure(
     model: Scorer,
     truth: NDArray[Any],
     take: Callable[[Sequence[str], NDArray[np.int64]], pa.Table],
-    metric: str,
+    metric: Metric,
 ) -> dict[str, float]:
-    """How much worse ``metric`` gets when one feature is shuffled, on a sample of at most :data:`ROWS` rows.
+    """Measure each feature on a sample of at most :data:`ROWS` rows.
 
     :param truth: the labels, shape (n,)
-    :param take: columns by name, of the rows at ascending positions
-    :return: by feature; empty where it cannot be measured
+    :param take: reads columns by name, of the rows at ascending positions
+    :return: how much worse the metric gets, by feature; empty if it cannot be measured
     """
     contract, random = model.contract, np.random.default_rng(SEED)
     rows = np.sort(random.permutation(len(truth))[:ROWS])
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
-    sign = 1 if METRICS[metric].higher_is_better else -1
     try:
-        whole = statistic(metric, known := predicted(truth, model.predict(sample), contract)).of(known)
+        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract))
         worse = {}
         for position, feature in enumerate(contract.features):
             shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
             predictions = model.predict(sample.set_column(position, feature.name, shuffled))
-            known = predicted(truth, predictions, contract)
-            worse[feature.name] = sign * (whole - statistic(metric, known).of(known))
-    except EvaluationError:
-        # A small sample may hold one class only.
+            value = measure_one(metric.name, predicted(truth, predictions, contract))
+            worse[feature.name] = metric.sign * (unshuffled - value)
+    except (EvaluationError, MetricError):
+        # A small sample may have one class only, or a user's own metric may be undefined on it.
         return {}
     return worse
 
 
 def shares(worse: Mapping[str, float]) -> dict[str, float]:
-    """Each feature's share of the total, from 0 to 1; one that does better shuffled has none.
+    """Each feature's share of the total importance, from 0 to 1; 0 for a negative importance.
 
-    :param worse: what :func:`measure` returns
-    :return: by feature; empty where nothing matters, or nothing is known
+    :param worse: the result of :func:`measure`
+    :return: by feature; empty if no feature has a positive importance
     """
     counted = {name: value if value > 0 else 0.0 for name, value in worse.items()}
     total = sum(counted.values())

@@ -173,7 +173,7 @@ def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
     """
     winner = verdict.winner
     assert winner is not None
-    found = verdict.of(winner)
+    found = verdict.for_candidate(winner)
     links = " · ".join(f"[{_cell(name)}]({address})" for name, address in pages.items())
     parts = [
         f"{verdict.reason} Measured on part `{verdict.part}` of `{verdict.dataset_name}` (`{verdict.dataset_id[:12]}`).",

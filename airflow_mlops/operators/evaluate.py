@@ -29,7 +29,9 @@ class EvaluateOperator(StepOperator):
         with such a list. By default, a candidate must be better than the baseline and, with 95% confidence, better than
         the champion
     :param metric: the metric that decides which of the passing candidates wins; by default ``roc_auc`` (binary),
-        ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression)
+        ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A metric of your own is named by its import path,
+        ``package.module:function``
+    :param greater_is_better: the direction of a metric of your own
     :param allow_pyfunc: load versions that TrainOperator did not register with ``mlflow.pyfunc``, which runs code that
         is stored in the model. By default, only models that cannot run code are loaded. Not templated, so that only the
         author of the DAG can allow it
@@ -57,6 +59,7 @@ class EvaluateOperator(StepOperator):
         part: str = "test",
         gates: list[dict[str, Any]] | str | None = None,
         metric: str | None = None,
+        greater_is_better: bool | None = None,
         allow_pyfunc: bool = False,
         card: dict[str, Any] | None = None,
         mlflow_conn_id: str = "mlflow_default",
@@ -66,8 +69,8 @@ class EvaluateOperator(StepOperator):
         self.assign_parameters(locals())
         if isinstance(gates, list):
             _check_gates(gates)
-        if metric is not None and not is_template(metric):
-            _check_metric(metric)
+        if not is_template(metric) and not is_template(greater_is_better):
+            _check_metric(metric, greater_is_better)
         if card and not is_template(card):
             self._check_card(card)
 
@@ -108,12 +111,13 @@ def _check_gates(gates: Any) -> None:
         parse_gates(gates)
 
 
-def _check_metric(metric: str) -> None:
-    from airflow_mlops.gates.base import choices
-    from airflow_mlops.metrics.catalog import METRICS
+def _check_metric(metric: str | None, greater_is_better: bool | None) -> None:
+    from airflow_mlops.metrics.catalog import check_metric
 
-    if metric not in METRICS:
-        raise SpecError(f"{metric!r} is not a metric: {choices(metric, METRICS)}.")
+    try:
+        check_metric(metric, greater_is_better)
+    except ValueError as error:
+        raise SpecError(f"{error}.") from None
 
 
 def _from_yaml(text: str) -> Any:

@@ -23,7 +23,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from airflow_mlops.metrics.realised import Estimate, UnmeasurableError
+from airflow_mlops.metrics.losses import log_losses, squared_errors
+from airflow_mlops.metrics.realised import Interval, UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
 
@@ -64,7 +65,7 @@ def estimate(
     calibration: ProbabilityCalibration | LossModel,
     confidence: float,
     threshold: float | None = None,
-) -> Estimate:
+) -> Interval:
     """Estimate ``metric``, one of :data:`airflow_mlops.metrics.catalog.REALISED`.
 
     :param confidence: of the interval for what labels will show, such as 0.95
@@ -85,7 +86,7 @@ def estimate(
     gradient = (slope * p * (1 - p)) @ basis
     spread = z * math.sqrt(variance + gradient @ np.asarray(calibration.covariance) @ gradient)
     most = math.inf if metric == "log_loss" else 1.0
-    return Estimate(value, max(0.0, value - spread), min(most, value + spread))
+    return Interval(value, max(0.0, value - spread), min(most, value + spread))
 
 
 def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
@@ -118,17 +119,16 @@ def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) 
 def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats, Floats]:
     """What a row adds to the mean if its outcome is the one in question, and if it is not."""
     if metric == "log_loss":
-        clipped = np.clip(score, 1e-15, 1 - 1e-15)
-        return -np.log(clipped), -np.log1p(-clipped)
+        return log_losses(score), log_losses(1 - score)
     if metric == "brier":
-        return np.square(1 - score), np.square(score)
+        return squared_errors(1.0, score), squared_errors(0.0, score)
     if threshold is None:
         return np.ones(len(score)), np.zeros(len(score))
     positive = (score >= threshold).astype(float)
     return positive, 1 - positive
 
 
-def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Estimate:
+def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
     absolute = metric == "mae"
     means = np.asarray(model.absolute if absolute else model.squared)
     variances = np.asarray(model.absolute_variance if absolute else model.squared_variance)
@@ -138,4 +138,4 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Estimate:
     of_model = float((np.square(share) * variances / np.asarray(model.rows)).sum())
     spread = z * math.sqrt(of_rows + of_model)
     ends = (value, max(0.0, value - spread), value + spread)
-    return Estimate(*ends) if absolute else Estimate(*map(math.sqrt, ends))
+    return Interval(*ends) if absolute else Interval(*map(math.sqrt, ends))

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import Task
+from airflow_mlops.metrics.losses import absolute_errors, squared_errors
 from airflow_mlops.metrics.realised import Outcomes
 
 # A bend or a bin more for so many rows (of the rarer outcome, where there are two), and at most so many.
@@ -159,8 +160,12 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
 
 def _losses(held_out: Outcomes) -> LossModel | None:
     with np.errstate(over="ignore"):
-        absolute = np.abs(held_out.score - held_out.truth)
-        losses = np.column_stack([absolute, np.square(absolute)])
+        losses = np.column_stack(
+            [
+                absolute_errors(held_out.truth, held_out.score),
+                squared_errors(held_out.truth, held_out.score),
+            ]
+        )
         if not np.isfinite(np.square(losses).sum(axis=0)).all():
             return None
     bins = max(1, min(_BINS, held_out.rows // _ROWS_A_BIN))

@@ -1,4 +1,4 @@
-"""What an evaluation finds: for each gate what was measured, what was asked, and whether it was passed."""
+"""The verdict of an evaluation: the metrics and gate results of each candidate, and the winner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_mlops.core.references import ModelVersionRef
 
 
 def _finite(value: Any) -> Any:
-    # An interval without an end; JSON knows no infinity.
+    # An unbounded end of an interval: JSON has no infinity.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -20,15 +20,17 @@ FiniteOrNone = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class SliceResult(Model):
-    """One part of the held-out rows, as a gate found it.
+    """A gate's result on one slice of the held-out rows.
 
-    :param name: which rows, such as ``carrier = UA``
-    :param candidate: the candidate's metric on them; ``None``, as what follows, where too few rows or only one class
-        are there
-    :param improvement: by how much the candidate is better than the champion
-    :param low: the improvement is above this, with the gate's confidence
-    :param high: it is below this
-    :param state: ``worse`` beyond the tolerance with confidence, ``fine`` with confidence, or neither
+    :param name: the slice, such as ``carrier = UA``
+    :param rows: the number of its rows
+    :param candidate: the candidate's metric on the slice; ``None``, as the following fields, if the slice has too few
+        rows or one class only
+    :param improvement: how much better the candidate is than the champion; negative if it is worse
+    :param low: the lower confidence bound of the improvement
+    :param high: the upper confidence bound of the improvement
+    :param state: ``worse``: significantly worse than the tolerance allows; ``fine``: significantly within the tolerance;
+        ``uncertain``: neither
     """
 
     name: str
@@ -42,19 +44,19 @@ class SliceResult(Model):
 
 
 class GateResult(Model):
-    """One gate's answer about one candidate. What follows ``explanation`` is there if the gate looks at it.
+    """The result of one gate for one candidate. The fields after ``explanation`` are set by some gates only.
 
-    :param gate: the gate in words, such as ``roc_auc at least 0.6``
-    :param measured: the candidate's number
-    :param asked: the number that had to be reached; ``None`` where there was nothing to compare with
-    :param explanation: one sentence that says why the gate was passed or not
-    :param improvement: by how much the candidate is better than the champion, whichever way the metric points
-    :param low: the improvement (of a bound: the metric) is above this, with ``confidence``
-    :param high: it is below this, with ``confidence``
-    :param confidence: of each of the two bounds, corrected for several candidates or slices
-    :param rows: the rows it was measured on
-    :param detectable: the smallest true improvement that so many rows would let pass in 80% of cases
-    :param slices: the parts of the rows that were looked at
+    :param gate: the requirement, such as ``roc_auc at least 0.6``
+    :param measured: the candidate's value
+    :param asked: the required value; ``None`` if there was nothing to compare with
+    :param explanation: one sentence that says why the gate was passed or failed
+    :param improvement: how much better the candidate is than the champion, whatever the metric's direction
+    :param low: the lower confidence bound of the improvement (of the metric, for a gate with ``min`` or ``max``)
+    :param high: the upper confidence bound of the same
+    :param confidence: the confidence of each bound, corrected for several candidates or slices
+    :param rows: the number of rows that were used
+    :param detectable: the smallest true improvement that passes with a probability of 80% on so many rows
+    :param slices: the result on each slice
     """
 
     gate: str
@@ -72,14 +74,14 @@ class GateResult(Model):
 
 
 class CandidateVerdict(Model):
-    """What was found about one candidate.
+    """The verdict on one candidate.
 
     :param metrics: its metrics on the held-out data
-    :param gates: every gate's answer
-    :param passed: whether all of them were passed
-    :param reason: why it won, or why it did not; one sentence
-    :param contract_sha256: names what evaluation found out about a version from elsewhere, as that is kept for scoring
-        and monitoring; ``None`` for one that TrainOperator made, which brings its contract
+    :param gates: the result of each gate
+    :param passed: whether every gate was passed
+    :param reason: one sentence that says why the candidate won or did not
+    :param contract_sha256: names the contract that evaluation wrote for a version that was not made by TrainOperator;
+        ``None`` for one that was, as it has its own contract
     """
 
     candidate: ModelVersionRef
@@ -91,19 +93,19 @@ class CandidateVerdict(Model):
 
 
 class Verdict(Model):
-    """Which candidate should be champion, and why.
+    """The verdict on all candidates, with the winner.
 
-    :param dataset_id: the dataset all were measured on
-    :param part: the part of it that was held out
-    :param metric: the metric by which one of the passing candidates wins
+    :param dataset_id: the dataset that all models were measured on
+    :param part: the held-out part of it
+    :param metric: the metric that ranks the candidates that pass
     :param winner: the best candidate that passed every gate; ``None`` if none did
-    :param champion: the champion that was compared with; ``None`` if there was none
-    :param champion_metrics: the champion's metrics on the same data; empty if it could not be measured
-    :param baseline_metrics: metrics of always predicting the mean or the labels' distribution
-    :param tree_metrics: metrics of a decision tree of depth 3, fitted to the training set's part ``train``; empty if it
-        has none
-    :param reason: one sentence that says why
-    :param policy: by which rules it was judged; one sentence
+    :param champion: the champion at the time; ``None`` if there was none
+    :param champion_metrics: the champion's metrics on the same rows; empty if it could not be measured
+    :param baseline_metrics: the metrics of a model that always predicts the mean or the class frequencies
+    :param tree_metrics: the metrics of a decision tree of depth 3, fitted to the part ``train``; empty if there is none
+    :param reason: one sentence that says why the winner won, or why there is none
+    :param policy: one sentence on how the champion was taken into account
+    :param metric_code: the SHA-256 of the source file of each of the user's own metrics, by import path
     """
 
     model: str
@@ -119,14 +121,15 @@ class Verdict(Model):
     candidates: list[CandidateVerdict]
     reason: str
     policy: str = ""
+    metric_code: dict[str, str] = Field(default_factory=dict)
 
-    def of(self, candidate: ModelVersionRef) -> CandidateVerdict:
-        """What was found about ``candidate``, which is one of those evaluated."""
-        return next(found for found in self.candidates if found.candidate == candidate)
+    def for_candidate(self, candidate: ModelVersionRef) -> CandidateVerdict:
+        """The verdict on ``candidate``, which must be one of those evaluated."""
+        return next(item for item in self.candidates if item.candidate == candidate)
 
 
 def _as_verdict(value: Any) -> Any:
-    # The result of an EvaluateOperator stands for the verdict in it.
+    # The result of an EvaluateOperator contains the verdict.
     if isinstance(value, dict) and "verdict" in value:
         return value["verdict"]
     return value

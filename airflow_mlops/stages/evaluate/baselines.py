@@ -1,4 +1,4 @@
-"""What a candidate is compared with when there is no champion: models that anyone could write down."""
+"""A small decision tree that every candidate is compared with."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
 
 
 def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
-    """What a decision tree of depth 3 predicts for the held-out rows: simple enough to be read by a person.
+    """The predictions of a decision tree of depth 3 for the held-out rows.
 
-    It is fitted to at most 100,000 rows, taken at random, of the part ``train`` of the same dataset.
+    It is fitted to a random sample of at most 100,000 rows of the part ``train`` of the same dataset.
 
-    :param contract: of a candidate: the features and the classes
-    :return: ``None`` where there is nothing to fit it to: no such part, or only one class in it
+    :param contract: a candidate's contract, with the features and the classes
+    :return: ``None`` if there is no such part, or if it has one class only
     """
     if data.part == TRAIN or TRAIN not in data.dataset.ref.parts:
         return None
@@ -53,12 +53,12 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     fitted = make_pipeline(make_column_transformer((codes, texts), remainder="passthrough"), tree)
     fitted.fit(_frame(table, contract), target)
-    answers = [_answer(fitted, _frame(batch, contract), regression) for batch in data.batches(names)]
-    return _predictions(np.concatenate(answers), tree, contract)
+    outputs = [_predict(fitted, _frame(batch, contract), regression) for batch in data.batches(names)]
+    return _predictions(np.concatenate(outputs), tree, contract)
 
 
 def _sample(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """Rows with a label, in the order that they have in the dataset."""
+    """A random sample of the rows with a label, in the dataset's order."""
     rows = dataset.ref.parts[TRAIN]
     index = np.sort(np.random.default_rng(SEED).permutation(rows)[:ROWS])
     table = take(dataset.batches(TRAIN, columns), index)
@@ -69,16 +69,16 @@ def _frame(data: pa.Table | pa.RecordBatch, contract: ModelContract) -> pd.DataF
     return inputs.frame(data, contract.features).replace([np.inf, -np.inf], np.nan)
 
 
-def _answer(fitted: Any, frame: pd.DataFrame, regression: bool) -> NDArray[np.float64]:
+def _predict(fitted: Any, frame: pd.DataFrame, regression: bool) -> NDArray[np.float64]:
     return np.asarray(fitted.predict(frame) if regression else fitted.predict_proba(frame), dtype=np.float64)
 
 
-def _predictions(answers: NDArray[np.float64], tree: Any, contract: ModelContract) -> Predictions:
+def _predictions(outputs: NDArray[np.float64], tree: Any, contract: ModelContract) -> Predictions:
     if contract.task == "regression":
-        return Predictions(answers, answers, None)
-    probabilities = np.zeros((len(answers), len(contract.classes)))
-    known = tree.classes_ >= 0
-    probabilities[:, tree.classes_[known]] = answers[:, known]
+        return Predictions(outputs, outputs, None)
+    probabilities = np.zeros((len(outputs), len(contract.classes)))
+    valid = tree.classes_ >= 0
+    probabilities[:, tree.classes_[valid]] = outputs[:, valid]
     classes = np.asarray(contract.classes, dtype=object)
     if contract.task == "multiclass":
         return Predictions(classes[probabilities.argmax(axis=1)], probabilities.max(axis=1), probabilities)

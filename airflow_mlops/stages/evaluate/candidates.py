@@ -1,4 +1,4 @@
-"""What is to be measured, and on which rows: models, loaded, and the held-out part of a dataset."""
+"""Loads the candidates and the held-out data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model version, loaded."""
+    """A loaded model version."""
 
     ref: ModelVersionRef
     model: Scorer
@@ -33,46 +33,46 @@ class Candidate:
 
 
 def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store: ArtifactStore) -> HeldOut:
-    """The rows to measure on: of the dataset that the spec names, or of the one that all candidates were trained on.
+    """The held-out part of the dataset that the spec names, or of the one that all candidates were trained on.
 
-    :param folders: the files of each candidate
-    :raises SpecError: no dataset is named and the candidates do not name one, or it has no label
+    :param folders: the downloaded files of each candidate
+    :raises SpecError: the spec names no dataset and the candidates do not share one, or it has no label
     :raises EvaluationError: the part has no rows
     """
     ref = spec.dataset or _trained_on(folders)
     dataset = open_dataset(store, ref)
     details = dataset.manifest.details
     if not details.get("label"):
-        raise SpecError(f"Dataset {ref.name} has no label, so nothing can be measured on it: build it with one.")
+        raise SpecError(f"Dataset {ref.name} has no label, so models cannot be evaluated on it: build it with a label.")
     label = str(details["label"])
     column = dataset.table(spec.part, [label]).column(label)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if len(column) == 0:
-        raise EvaluationError(f"Part {spec.part!r} of dataset {ref.name} has no rows: there is nothing to measure on.")
+        raise EvaluationError(f"Part {spec.part!r} of dataset {ref.name} has no rows to evaluate on.")
     return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
 
 
 def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
     if foreign := [str(item) for item, folder in folders.items() if not has_contract(folder)]:
         raise SpecError(
-            f"{foreign[0]} was not made by TrainOperator and does not say what it was trained on: name the training "
-            "set to measure it on by `dataset`."
+            f"{foreign[0]} was not made by TrainOperator, so its training set is unknown: give the dataset to evaluate it "
+            "on with `dataset`."
         )
     contracts = [read_contract(folder) for folder in folders.values()]
     trained_on = {(item.dataset_name, item.dataset_id) for item in contracts}
     if len(trained_on) > 1:
-        raise SpecError("The candidates were trained on different datasets: say with `dataset` which one to use.")
+        raise SpecError("The candidates were trained on different datasets: choose one with `dataset`.")
     name, dataset_id = trained_on.pop()
     return DatasetRef(name=name, id=dataset_id, rows=0)
 
 
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:
-    """Load a model version from its folder, to measure it on ``data``.
+    """Load a model version from its folder.
 
-    :param allow_pyfunc: whether code that comes with the model may run
-    :raises ModelFormatError: it cannot be loaded, or would run code that nobody allowed
-    :raises SchemaError: it does not say which columns it takes, or the data does not have them
+    :param allow_pyfunc: whether code that is stored with the model may run
+    :raises ModelFormatError: the model cannot be loaded, or loading it would run code without ``allow_pyfunc``
+    :raises SchemaError: its input columns are unknown, or missing in ``data``
     """
     if has_contract(folder):
         return Candidate(ref, OnnxModel.load(folder))
@@ -87,12 +87,12 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
 
 
 def check_contract(candidate: Candidate, data: HeldOut) -> None:
-    """:raises SchemaError: the data cannot be used to measure this model"""
+    """:raises SchemaError: the model's task, label or features do not match the data"""
     contract, name = candidate.contract, data.dataset.manifest.name
     if (contract.task, contract.label) != (data.task, data.label):
         raise SchemaError(
             f"{candidate.ref} predicts {contract.label!r} ({contract.task}), "
-            f"dataset {name} has the label {data.label!r} ({data.task})."
+            f"but dataset {name} has the label {data.label!r} ({data.task})."
         )
     present = {column.name for column in data.dataset.manifest.columns}
     if missing := [feature.name for feature in contract.features if feature.name not in present]:

@@ -1,5 +1,7 @@
-"""The model card: what is known about one version, for people (M. Mitchell et al., "Model Cards for Model Reporting",
-FAT* 2019). Written as Markdown, from which the page is made.
+"""The model card of one version (M. Mitchell et al., "Model Cards for Model Reporting", FAT* 2019).
+
+A Jinja template renders it as Markdown, with every value escaped. The HTML page is converted from that Markdown, with raw
+HTML disabled, and inserted into a template with autoescape.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.gates.fairness import Fairness
 from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
-from airflow_mlops.metrics.resampling import ROUNDS, Resampling
+from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
 from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
@@ -35,10 +37,10 @@ from airflow_mlops.stages.evaluate.card_spec import Card
 MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
 CONFIDENCE = 0.95
 FEATURES = 20
-# Tags of the version's run, and what they are called.
+# Tags of the version's run, and their titles on the card.
 _LINEAGE = {
     "mlops.retrain.request": "Request for retraining",
-    "mlops.retrain.reason": "Reason for it",
+    "mlops.retrain.reason": "Reason of the request",
     "mlops.dag_id": "DAG",
     "mlops.dag_run_id": "DAG run",
     "mlops.task_id": "Task",
@@ -58,22 +60,22 @@ _LINEAGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that a card says.
+    """The contents of a card.
 
-    :param said: what only people can say
-    :param gates: the gates that the verdict answers, in order
-    :param intervals: of each metric, with 95% confidence; ``None`` where too few rows tell
-    :param importance: by how much the verdict's metric gets worse when a feature is shuffled; empty where that is not
-        known
-    :param trained_on: ``None`` if the training set is no longer there
-    :param tags: of the version's MLflow run
-    :param params: of the same run
-    :param reproducible: whether the run says how to train the version again
-    :param explanation: what the version says of itself, if it is a glass box
+    :param stated: purpose, limits and owner, as a person states them
+    :param gates: the gates of the verdict, in order
+    :param intervals: the 95% interval of each metric; ``None`` if there are too few rows
+    :param importance: how much worse the verdict's metric gets when a feature is shuffled; empty if unknown
+    :param measured_on: the dataset of the held-out rows
+    :param trained_on: the training set; ``None`` if it no longer exists
+    :param tags: the tags of the version's MLflow run
+    :param params: the parameters of the same run
+    :param reproducible: whether the run has what is needed to train the version again
+    :param explanation: the terms of a glass-box model; ``None`` for other models
     """
 
     ref: ModelVersionRef
-    said: Card
+    stated: Card
     contract: ModelContract
     verdict: Verdict
     gates: Sequence[Gate]
@@ -89,68 +91,68 @@ class Facts:
     explanation: Explanation | None = None
 
     @property
-    def found(self) -> CandidateVerdict:
-        return self.verdict.of(self.ref)
+    def candidate(self) -> CandidateVerdict:
+        return self.verdict.for_candidate(self.ref)
 
     @property
     def outcome(self) -> str:
-        return "won" if self.ref == self.verdict.winner else "passed" if self.found.passed else "failed"
+        return "won" if self.ref == self.verdict.winner else "passed" if self.candidate.passed else "failed"
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether it was measured on another dataset than the one it was trained on."""
+    def other_dataset(self) -> bool:
+        """Whether the version was trained on another dataset than the one it was measured on."""
         return self.contract.dataset_id != self.measured_on.id
 
     @property
     def datasets(self) -> list[tuple[str, Manifest]]:
-        if not self.elsewhere:
+        if not self.other_dataset:
             return [("Trained and measured on", self.measured_on)]
         trained = [("Trained on", self.trained_on)] if self.trained_on else []
         return [*trained, ("Measured on", self.measured_on)]
 
     @property
     def slices(self) -> list[GateResult]:
-        return self._answers(NotWorseOnSlices)
+        return self._results(NotWorseOnSlices)
 
     @property
     def fairness(self) -> list[GateResult]:
-        return self._answers(Fairness)
+        return self._results(Fairness)
 
     @property
     def features(self) -> list[tuple[str, str, float | None]]:
-        """Name, kind and importance; what matters most comes first."""
-        known = [(item.name, item.kind, self.importance.get(item.name)) for item in self.contract.features]
-        return sorted(known, key=lambda item: -(item[2] or 0.0))
+        """Name, kind and importance of each feature, the most important first."""
+        features = [(item.name, item.kind, self.importance.get(item.name)) for item in self.contract.features]
+        return sorted(features, key=lambda item: -(item[2] or 0.0))
 
     @property
     def lineage(self) -> dict[str, str]:
         return {name: self.tags[tag] for tag, name in _LINEAGE.items() if self.tags.get(tag)}
 
-    def _answers(self, kind: type[Gate]) -> list[GateResult]:
+    def _results(self, kind: type[Gate]) -> list[GateResult]:
         named = {gate.name for gate in self.gates if isinstance(gate, kind)}
-        return [result for result in self.found.gates if result.gate in named]
+        return [result for result in self.candidate.gates if result.gate in named]
 
 
 def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:
     """The two-sided bootstrap interval of each metric, see :class:`airflow_mlops.metrics.comparison.Estimate`."""
     assert measurement.rows is not None
     one_sided = (1 + CONFIDENCE) / 2
-    found: dict[str, tuple[float, float] | None] = {}
+    bounds: dict[str, tuple[float, float] | None] = {}
     for metric in measurement.metrics:
-        known = estimate(metric, measurement.rows, resampling)
-        bounds = known.lower(one_sided), known.upper(one_sided)
-        found[metric] = bounds if known.standard_error < float("inf") else None
-    return found
+        interval = estimate(metric, measurement.rows, resampling)
+        known = interval.standard_error < float("inf")
+        bounds[metric] = (interval.lower(one_sided), interval.upper(one_sided)) if known else None
+    return bounds
 
 
 def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
-    """Write the card in both forms beside the plots.
+    """Write the card as Markdown and as HTML into the folder with the plots.
 
     :param plots: PNG files in ``folder``
-    :param explained: such of what the version says of itself
-    :return: its first paragraph, in Markdown
+    :param explained: the PNG files of the explanation, in ``folder``
+    :return: the first paragraph of the card, in Markdown
     """
-    # Whatever is not part of the template is escaped on its way out.
+    # Markdown is no HTML: ``finalize`` escapes every value instead of autoescape.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("airflow_mlops.stages.evaluate"),
         finalize=_markdown,
@@ -168,6 +170,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
         now=datetime.now(timezone.utc),
         confidence=percent(CONFIDENCE),
         rounds=ROUNDS,
+        row_rounds=ROW_ROUNDS,
         most=FEATURES,
     )
     (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
@@ -176,7 +179,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
 
 
 def _markdown(value: Any) -> Any:
-    """A value as Markdown that shows it and does nothing else, on one line."""
+    """A value as inert Markdown on one line: no markup, links, images or HTML in it take effect."""
     if isinstance(value, Markup):
         return value
     if value is None:
@@ -187,15 +190,15 @@ def _markdown(value: Any) -> Any:
         return f"{value:%Y-%m-%d %H:%M} UTC"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # Not every renderer knows a backslash before a bracket of HTML.
+    # Some renderers do not support a backslash before an angle bracket.
     text = html.escape(" ".join(str(value).split()), quote=False)
     text = re.sub(r"[\\`*\[\]|~#$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
-    # What makes a list or a line of the text's beginning.
+    # At the beginning, these characters would start a list or a heading.
     return re.sub(r"^([-+=](?!\d)|\d{1,9}[.)](?=\s|$))", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
 
 
 def _command(word: str) -> Markup:
-    """A word of a command line, for a block of code: there nothing is escaped, and nothing means anything."""
+    """A word of a shell command, for a code block, in which Markdown has no effect and needs no escaping."""
     return Markup(shlex.quote(" ".join(word.split())))  # noqa: S704
 
 
@@ -207,7 +210,7 @@ def _interval(bounds: tuple[float | None, float | None] | None) -> str:
 
 
 def _page(title: str, text: str, folder: Path) -> str:
-    """The card as one page that needs nothing but itself."""
+    """The card as one HTML page without external files."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(text)
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What only people can say about a model, for its card."""
+"""What a person states about a model for its card."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def _as_list(value: Any) -> Any:
 
 
 class Card(Model):
-    """Plain text; what is left out is left out of the card.
+    """Plain text; empty fields do not appear on the card.
 
-    :param purpose: what the model is for
-    :param limits: what it must not be used for, or where it is known to fail; one text or several
-    :param owner: who is responsible for it
+    :param purpose: the intended use
+    :param limits: uses that are out of scope, and known failures; one text or several
+    :param owner: who is responsible for the model
     """
 
     purpose: str = ""

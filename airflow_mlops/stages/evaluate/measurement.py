@@ -1,4 +1,4 @@
-"""Measures candidates, baselines and the present champion on the same held-out rows."""
+"""Measures candidates, baselines and the champion on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.evidence import HeldOut, Measurement
+from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate, and what was measured of it."""
+    """A candidate and its measurement."""
 
     candidate: Candidate
     measurement: Measurement
@@ -42,13 +43,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Compared:
-    """All that was measured on the same rows.
+    """All measurements on the same rows.
 
-    :param baseline: a guess that looks at no feature
-    :param tree: a decision tree of depth 3, where the dataset has other rows to fit it to
-    :param champion: the present champion, where the model has one
-    :param rival: its measurement
-    :param problem: one sentence that says why it could not be measured
+    :param baseline: a prediction that uses no feature
+    :param tree: a decision tree of depth 3; ``None`` if the dataset has no training part to fit it to
+    :param champion: the champion; ``None`` if the model has none
+    :param rival: the champion's measurement; ``None`` if it could not be measured
+    :param problem: one sentence that says why the champion could not be measured
     """
 
     data: HeldOut
@@ -68,26 +69,29 @@ def compare(
     data: HeldOut,
     context: StepContext,
     *,
+    own: Sequence[str] = (),
     allow_pyfunc: bool,
 ) -> Compared:
-    """Measure the candidates, what needs no model, and the champion of ``model``, if there is one.
+    """Measure the candidates, the baselines and the champion of ``model``.
 
-    :raises EvaluationError: a candidate's predictions are no numbers, or the rows cannot be measured on
+    :param own: import paths of the user's own metrics
+    :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
+    :raises MetricError: a user's own metric fails
     """
     measured = []
     for candidate in candidates:
-        measured.append(Measured(candidate, measurement := _measure(candidate, data)))
+        measured.append(Measured(candidate, measurement := _measure(candidate, data, own)))
         context.progress(f"{measurement.name}: {_numbers(measurement.metrics)}")
     first = candidates[0].contract
-    dummy = Measurement("baseline", baseline(data.task, data.truth, first.classes, positive=first.positive))
-    tree = _measure_tree(data, first)
+    dummy = Measurement("baseline", baseline(data.task, data.truth, first.classes, positive=first.positive, own=own))
+    tree = _measure_tree(data, first, own)
     context.progress(
         f"{tree.name.capitalize()}: {_numbers(tree.metrics)}"
         if tree is not None
-        else f"Dataset {data.dataset.manifest.name} has no other rows to fit a simple model to."
+        else f"Dataset {data.dataset.manifest.name} has no training part, so no decision tree is fitted."
     )
     ref = champion(client, model)
-    rival, problem = _measure_champion(client, ref, data, first, allow_pyfunc) if ref else (None, None)
+    rival, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)
     if rival is not None:
         context.progress(f"Champion {rival.name}: {_numbers(rival.metrics)}")
     elif problem is not None:
@@ -95,7 +99,7 @@ def compare(
     return Compared(data, measured, dummy, tree, ref, rival, problem, Resampling(len(data.truth)))
 
 
-def _measure(candidate: Candidate, data: HeldOut) -> Measurement:
+def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:
     contract = candidate.contract
     parts = [candidate.model.predict(batch) for batch in data.batches([item.name for item in contract.features])]
     predictions = Predictions(
@@ -105,44 +109,50 @@ def _measure(candidate: Candidate, data: HeldOut) -> Measurement:
     )
     try:
         rows = predicted(data.truth, predictions, contract)
-        return Measurement(str(candidate.ref), measure(rows), predictions, rows)
+        return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
     except EvaluationError as error:
         raise EvaluationError(
             f"{candidate.ref} on part {data.part!r} of {data.dataset.manifest.name}: {error}"
         ) from None
 
 
-def _measure_tree(data: HeldOut, contract: ModelContract) -> Measurement | None:
+def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement | None:
     predictions = small_tree(data, contract)
     if predictions is None:
         return None
     rows = predicted(data.truth, predictions, contract)
-    return Measurement("a decision tree of depth 3", measure(rows), predictions, rows)
+    metrics = measure(rows, own, skip_undefined=True)
+    return Measurement("a decision tree of depth 3", metrics, predictions, rows)
 
 
 def _measure_champion(
-    client: MlflowClient, ref: ModelVersionRef, data: HeldOut, contract: ModelContract, allow_pyfunc: bool
+    client: MlflowClient,
+    ref: ModelVersionRef,
+    data: HeldOut,
+    contract: ModelContract,
+    own: Sequence[str],
+    allow_pyfunc: bool,
 ) -> tuple[Measurement | None, str | None]:
-    """The champion's measurement, or one sentence that says why there is none."""
+    """The champion's measurement, or one sentence that says why it could not be measured."""
     try:
-        present = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
-        check_contract(present, data)
-        if present.contract.positive != contract.positive:
+        loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
+        check_contract(loaded, data)
+        if loaded.contract.positive != contract.positive:
             raise SchemaError(
-                f"its positive class is {present.contract.positive!r}, that of the candidates {contract.positive!r}"
+                f"its positive class is {loaded.contract.positive!r}, that of the candidates is {contract.positive!r}"
             )
-        return _measure(present, data), None
+        return _measure(loaded, data, own), None
     except RegistryUnavailableError:
         raise
     except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
         problem = str(error).rstrip(".")
-        return None, f"The champion {ref} could not be measured, so nothing can be compared with it ({problem})."
+        return None, f"The champion {ref} could not be measured, so no candidate can be compared with it ({problem})."
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def importance(candidate: Candidate, data: HeldOut, metric: str) -> dict[str, float]:
-    """How much worse ``metric`` gets when one feature is shuffled, on a sample; empty where that cannot be measured."""
+def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str, float]:
+    """Permutation importance on a sample of the held-out rows, by feature; empty if it cannot be measured."""
     return permutation.measure(candidate.model, data.truth, data.take, metric)

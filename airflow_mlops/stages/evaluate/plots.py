@@ -1,4 +1,4 @@
-"""The plots of an evaluation, as PNG files. Matplotlib's objects are used without pyplot, which is slow to import."""
+"""The plots of an evaluation as PNG files. Matplotlib is used without pyplot, which is slow to import."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def draw(
     importance: Mapping[str, float],
     metric: str,
 ) -> list[Path]:
-    """Draw what suits the task into ``folder``.
+    """Draw the plots for the task into ``folder``.
 
-    :param champion: drawn beside the candidate where a plot has room for two
-    :param importance: by how much ``metric`` gets worse when a feature is shuffled
-    :return: the files
+    :param champion: drawn beside the candidate in plots that show two models
+    :param importance: how much worse ``metric`` gets when a feature is shuffled
+    :return: the PNG files
     """
-    scored = not candidate.gives_labels_alone
-    models = [candidate, *([champion] if champion and not champion.gives_labels_alone else [])]
+    scored = not candidate.gives_labels_only
+    models = [candidate, *([champion] if champion and not champion.gives_labels_only else [])]
     figures: dict[str, Figure] = {}
     if contract.task == "binary" and scored:
         positive = is_positive(truth, contract.classes, contract.positive)
@@ -116,7 +116,7 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
     assert model.predictions is not None
     probabilities = model.predictions.probabilities
     counts = np.bincount(codes[codes >= 0], minlength=len(classes))
-    # The most frequent classes, as many as there are colours.
+    # The most frequent classes, one for each colour.
     for colour, code in zip(CLASS_COLOURS, np.argsort(-counts, kind="stable"), strict=False):
         if probabilities is None or counts[code] in (0, truth.size):
             continue
@@ -216,7 +216,7 @@ def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Fi
 
 
 def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A few far outliers must not squeeze all others into one bar, or into one corner.
+    # A few outliers must not compress all other rows into one bar or corner.
     low, high = np.percentile(values, [0.5, 99.5])
     return np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
 
@@ -228,5 +228,5 @@ def _importance(importance: Mapping[str, float], metric: str, name: str) -> Figu
     axes.set_ylim(len(top) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel(f"{metric} lost when the feature is shuffled")
+    axes.set_xlabel(f"loss of {metric} when the feature is shuffled")
     return figure

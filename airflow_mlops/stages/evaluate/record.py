@@ -1,4 +1,4 @@
-"""Writes down what was found: in the candidate's MLflow run and in the registry, and in the store what is now known."""
+"""Records an evaluation in the candidate's MLflow run, the registry and the artifact store."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACTS = "evaluation"
-# What MLflow keeps of a version's description.
+# The length to which MLflow limits a version's description.
 _DESCRIPTION = 5_000
 
 
 def keep_contract(
-    client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, worse: Mapping[str, float]
+    client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, importances: Mapping[str, float]
 ) -> str | None:
-    """Keep what is known now of a version that does not say it itself, for scoring and monitoring.
+    """Write a contract and a profile for a version that has none, for scoring and monitoring.
 
-    :param worse: by how much the metric gets worse when a feature is shuffled
-    :return: the SHA-256 that names it; ``None`` for a version that TrainOperator made
+    :param importances: how much worse the metric gets when a feature is shuffled
+    :return: the SHA-256 of the contract; ``None`` for a version that TrainOperator made
     """
     candidate, measurement = item.candidate, item.measurement
     if not isinstance(candidate.model, PyfuncModel):
@@ -69,7 +69,7 @@ def keep_contract(
         contract,
         data.truth,
         measurement.predictions,
-        importance.shares(worse),
+        importance.shares(importances),
     )
     profile, contract = watching(profile, contract, dataset, part)
     return contracts.write(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
@@ -83,11 +83,11 @@ def log(
     gates: Sequence[Gate],
     verdict: Verdict,
     card: Card,
-    worse: Mapping[str, float],
+    importances: Mapping[str, float],
 ) -> None:
-    """Verdict, plots, model card and tags into the candidate's run, and a description into the registry.
+    """Log verdict, plots, model card and tags to the candidate's run, and a description to the registry.
 
-    :param worse: by how much the metric gets worse when a feature is shuffled
+    :param importances: how much worse the metric gets when a feature is shuffled
     :raises RegistryError: MLflow cannot be used
     """
     from airflow_mlops.models import explanation_plots
@@ -96,9 +96,9 @@ def log(
     candidate, measurement = item.candidate, item.measurement
     ref = candidate.ref
     if not ref.run_id:
-        context.progress(f"{ref} has no MLflow run, so the verdict and the plots are not logged to one.")
+        context.progress(f"{ref} has no MLflow run, so verdict and plots are not logged.")
         return
-    facts = _facts(client, context, item, compared, gates, verdict, card, worse)
+    facts = _facts(client, context, item, compared, gates, verdict, card, importances)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
@@ -116,7 +116,7 @@ def log(
         client.log_artifacts(ref.run_id, temporary, ARTIFACTS)
         client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)
         client.set_tag(ref.run_id, "mlops.verdict", facts.outcome)
-        # A person's words stay.
+        # A description that a person wrote is not overwritten.
         if not client.get_model_version(ref.model, str(ref.version)).description:
             description = textwrap.shorten(about, _DESCRIPTION, placeholder=" …")
             client.update_model_version(ref.model, str(ref.version), description)
@@ -130,9 +130,9 @@ def _facts(
     gates: Sequence[Gate],
     verdict: Verdict,
     card: Card,
-    worse: Mapping[str, float],
+    importances: Mapping[str, float],
 ) -> model_card.Facts:
-    """What the candidate's card says."""
+    """The contents of the candidate's card."""
     candidate, measurement, data = item.candidate, item.measurement, compared.data
     ref = candidate.ref
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
@@ -140,13 +140,13 @@ def _facts(
         files = {file.path for file in client.list_artifacts(ref.run_id)}
     return model_card.Facts(
         ref=ref,
-        said=card,
+        stated=card,
         contract=candidate.contract,
         verdict=verdict,
         gates=gates,
         rows=data.truth.size,
         intervals=model_card.intervals(measurement, compared.resampling),
-        importance=worse,
+        importance=importances,
         importance_rows=min(data.truth.size, importance.ROWS),
         measured_on=data.dataset.manifest,
         trained_on=_trained_on(candidate.contract, data, context.store),
@@ -163,7 +163,9 @@ def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRe
     try:
         return Explanation.model_validate_json(content)
     except ValidationError:
-        context.progress(f"What {ref} says of itself was written by another version of airflow-mlops: it is left out.")
+        context.progress(
+            f"The explanation of {ref} was written by an incompatible version of airflow-mlops, so the card omits it."
+        )
         return None
 
 

@@ -1,19 +1,21 @@
-"""Measures candidates and the present champion on the same held-out data, and judges them by gates."""
+"""Measures candidates and the champion on the same held-out data, and checks the candidates against gates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.gates.base import Gate, choices
+from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence
 from airflow_mlops.gates.rules import default_gates, parse_gates
-from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
+from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.versions import download, version
 from airflow_mlops.stages.context import StepContext
@@ -26,43 +28,50 @@ from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
 
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
-    """Measure, judge, and log what was found to each candidate's MLflow run.
+    """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
-    :raises EvaluationError: the held-out data is empty, holds one class only, or a model's predictions are no numbers
+    :raises EvaluationError: the held-out data is empty or has one class only, or predictions are not finite
+    :raises MetricError: a user's own metric fails
     :raises SchemaError: the held-out data lacks a feature of a candidate
     """
-    # A gate that is wrong should not wait for a download.
+    # Invalid gates and metrics fail before anything is downloaded.
     gates = parse_gates(spec.gates) if spec.gates is not None else None
+    if spec.metric is not None and is_custom(spec.metric):
+        custom.load(spec.metric)
+    own_metrics(gates or ())
     model = _one_model(spec)
     client = connect(spec.mlflow, context.connection)
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
     data = held_out(spec, folders, context.store)
     candidates = [load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc) for ref, folder in folders.items()]
-    metric = spec.metric or MAIN_METRIC[data.task]
-    gates = gates or default_gates(data.task, metric)
+    metric = find_metric(spec.metric or MAIN_METRIC[data.task], spec.greater_is_better)
+    gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
     _check_gates(gates, metric, data.task)
+    gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
+    own = own_metrics(gates)
     for candidate in candidates:
         check_contract(candidate, data)
-        _warn_of_seen_rows(candidate, data.dataset.manifest.id, context)
+        _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
 
-    compared = compare(client, model, candidates, data, context, allow_pyfunc=spec.allow_pyfunc)
-    gates = [*gates, BeatsABaseline(metric=metric)]
+    compared = compare(client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc)
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
     ]
-    # Models from elsewhere may be slow: they are asked once.
-    worse = {
-        item.candidate.ref: importance(item.candidate, data, metric) if metric in item.measurement.metrics else {}
+    # Computed once and used three times, as predictions may be slow.
+    importances = {
+        item.candidate.ref: importance(item.candidate, data, metric) if metric.name in item.measurement.metrics else {}
         for item in compared.candidates
     }
     contracts = {
-        item.candidate.ref: evaluate_record.keep_contract(client, context.store, item, data, worse[item.candidate.ref])
+        item.candidate.ref: evaluate_record.keep_contract(
+            client, context.store, item, data, importances[item.candidate.ref]
+        )
         for item in compared.candidates
     }
-    verdict = decide(model, compared, judged, contracts, metric)
+    verdict = decide(model, compared, judged, contracts, metric, custom.source_hashes(own))
     for item in compared.candidates:
-        evaluate_record.log(client, context, item, compared, gates, verdict, spec.card, worse[item.candidate.ref])
+        evaluate_record.log(client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref])
     rows = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     return EvaluateResult(
@@ -71,6 +80,15 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
         summary=f"Measured {models} on {rows}: {verdict.reason}",
     )
+
+
+def own_metrics(gates: Iterable[Gate]) -> list[str]:
+    """The import paths of the user's own metrics that the gates use.
+
+    :raises SpecError: one cannot be imported, or does not take two arrays
+    """
+    names = (gate.metric for gate in gates if isinstance(gate, MetricGate))
+    return [custom.load(name).path for name in dict.fromkeys(names) if is_custom(name)]
 
 
 def _one_model(spec: EvaluateSpec) -> str:
@@ -84,26 +102,27 @@ def _distinct(refs: Sequence[ModelVersionRef]) -> list[ModelVersionRef]:
     return sorted({ref.version: ref for ref in refs}.values(), key=lambda ref: ref.version)
 
 
-def _check_gates(gates: Sequence[Gate], metric: str, task: Task) -> None:
-    known = [name for name, item in METRICS.items() if task in item.tasks]
-    if metric not in known:
-        raise SpecError(f"{metric!r} is no metric for a {task} task: {choices(metric, known)}.")
+def _check_gates(gates: Sequence[Gate], metric: Metric, task: Task) -> None:
+    if task not in metric.tasks:
+        raise SpecError(
+            f"{metric.name!r} is not a metric for a {task} task: {choices(metric.name, metrics_for(task))}."
+        )
     for gate in gates:
         gate.suits(task)
 
 
-def _warn_of_seen_rows(candidate: Candidate, dataset_id: str, context: StepContext) -> None:
+def _warn_of_other_dataset(candidate: Candidate, dataset_id: str, context: StepContext) -> None:
     trained_on = candidate.contract.dataset_id
     if trained_on != dataset_id:
         context.progress(
             f"{candidate.ref} "
-            f"{f'was trained on dataset {trained_on[:12]}, not on this one' if trained_on else 'came from elsewhere'}: "
-            "if it has seen rows of the held-out part, its numbers flatter it."
+            f"{f'was trained on dataset {trained_on[:12]}' if trained_on else 'was not made by TrainOperator'}: "
+            "if it was trained on held-out rows, its metrics are too good."
         )
 
 
 def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: StepContext) -> Evidence:
-    """What the gates may ask about one candidate."""
+    """What the gates need about one candidate."""
     return Evidence(
         task=compared.data.task,
         truth=compared.data.truth,
@@ -124,6 +143,6 @@ def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: S
 def _reproduce(ref: ModelVersionRef, spec: EvaluateSpec, context: StepContext) -> ReproduceResult:
     from airflow_mlops.stages.reproduce import step as reproduce
 
-    # Each has checkpoints of its own.
+    # Each candidate has its own checkpoints.
     own = replace(context, key=f"{context.key.removesuffix('.json')}-v{ref.version}.json")
     return reproduce.run(ReproduceSpec(model=ref.model, version=ref.version, mlflow=spec.mlflow), own)

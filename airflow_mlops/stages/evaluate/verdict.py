@@ -1,4 +1,4 @@
-"""Judges what was measured: which gates each candidate passes, which one wins, and why, in words."""
+"""Decides from the measurements which gates each candidate passes and which candidate wins, and explains why."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Mapping, Sequence
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import Evidence, Measurement
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.stages.evaluate.measurement import Compared
 
 
 def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> CandidateVerdict:
-    """What the gates say of one candidate; those that are costly are asked only if it passes all others."""
+    """Check the gates for one candidate. Costly gates are checked only if it passes all others."""
     results = [None if gate.costly else gate.check(evidence) for gate in gates]
     if all(result is None or result.passed for result in results):
         results = [result or gate.check(evidence) for gate, result in zip(gates, results, strict=True)]
-    answered = [result for result in results if result is not None]
+    checked = [result for result in results if result is not None]
     return CandidateVerdict(
         candidate=ref,
         metrics=dict(evidence.candidate.metrics),
-        gates=answered,
-        passed=all(result.passed for result in answered),
+        gates=checked,
+        passed=all(result.passed for result in checked),
     )
 
 
-def best(judged: Sequence[CandidateVerdict], metric: str) -> CandidateVerdict:
-    """The best by ``metric`` of those that passed, or of all if none did.
+def best(judged: Sequence[CandidateVerdict], metric: Metric) -> CandidateVerdict:
+    """The best candidate by ``metric`` among those that passed, or among all if none did.
 
-    Those without the metric come last; of equals it is the oldest.
+    Candidates without the metric come last. Ties: the oldest version.
     """
-    sign = 1 if METRICS[metric].higher_is_better else -1
+    name, sign = metric.name, metric.sign
     return max(
         [item for item in judged if item.passed] or judged,
-        key=lambda item: (metric in item.metrics, sign * item.metrics.get(metric, 0), -item.candidate.version),
+        key=lambda item: (name in item.metrics, sign * item.metrics.get(name, 0), -item.candidate.version),
     )
 
 
@@ -43,16 +43,18 @@ def decide(
     compared: Compared,
     judged: Sequence[CandidateVerdict],
     contracts: Mapping[ModelVersionRef, str | None],
-    metric: str,
+    metric: Metric,
+    metric_code: Mapping[str, str],
 ) -> Verdict:
     """The verdict on all candidates.
 
-    :param contracts: the SHA-256 of the contract that is kept for a candidate, where it does not bring its own
+    :param contracts: the SHA-256 of the contract that evaluation wrote for a candidate that has none of its own
+    :param metric_code: the SHA-256 of the source of each of the user's own metrics
     """
     data, first = compared.data, best(judged, metric)
     candidates = [
         item.model_copy(
-            update={"reason": _why(item, first, metric), "contract_sha256": contracts[item.candidate]},
+            update={"reason": _why(item, first, metric.name), "contract_sha256": contracts[item.candidate]},
         )
         for item in judged
     ]
@@ -61,56 +63,58 @@ def decide(
         dataset_name=data.dataset.manifest.name,
         dataset_id=data.dataset.manifest.id,
         part=data.part,
-        metric=metric,
+        metric=metric.name,
         winner=first.candidate if first.passed else None,
         champion=compared.champion,
         champion_metrics=dict(compared.rival.metrics) if compared.rival else {},
         baseline_metrics=dict(compared.baseline.metrics),
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
-        reason=_reason(candidates, first, metric, compared.champion, compared.rival),
+        reason=_reason(candidates, first, metric.name, compared.champion, compared.rival),
         policy=_policy(compared.champion, compared.problem),
+        metric_code=dict(metric_code),
     )
 
 
 def _policy(ref: ModelVersionRef | None, problem: str | None) -> str:
     if ref is None:
         return (
-            "There is no champion yet, so the first model is judged by absolute gates and by the baselines alone: "
-            "gates that compare with a champion let it pass."
+            "There is no champion yet: gates that compare with the champion are passed, and the other gates and the "
+            "baselines decide."
         )
     if problem is not None:
-        return "The champion could not be measured, so no candidate passes a gate that compares with it."
-    return f"The champion v{ref.version} stays unless a candidate passes every gate on the same rows."
+        return "The champion could not be measured: no candidate passes a gate that compares with it."
+    return f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."
 
 
-def _why(found: CandidateVerdict, best: CandidateVerdict, metric: str) -> str:
-    if not found.passed:
-        return f"It failed: {_failures(found.gates)}."
-    value = f"{metric} {found.metrics[metric]:.4g}"
-    if found.candidate == best.candidate:
-        return f"It passed every gate, with {value}."
-    return (
-        f"It passed every gate with {value}, but {best.candidate} is "
-        f"{'no worse and older' if found.metrics[metric] == best.metrics[metric] else 'better'} "
-        f"({best.metrics[metric]:.4g})."
-    )
+def _why(item: CandidateVerdict, best: CandidateVerdict, metric: str) -> str:
+    if not item.passed:
+        return f"Failed: {_failures(item.gates)}."
+    value = f"{metric} {item.metrics[metric]:.4g}"
+    if item.candidate == best.candidate:
+        return f"Passed every gate with {value}."
+    equal = item.metrics[metric] == best.metrics[metric]
+    other = f"is equal and older ({best.metrics[metric]:.4g})" if equal else f"is better ({best.metrics[metric]:.4g})"
+    return f"Passed every gate with {value}, but {best.candidate} {other}."
 
 
 def _reason(
-    found: Sequence[CandidateVerdict],
+    judged: Sequence[CandidateVerdict],
     best: CandidateVerdict,
     metric: str,
     ref: ModelVersionRef | None,
     rival: Measurement | None,
 ) -> str:
     if best.passed:
-        against = "there was no champion" if ref is None else f"the champion v{ref.version} "
-        if ref is not None:
-            known = f"{rival.metrics[metric]:.4g}" if rival and metric in rival.metrics else f"no {metric}"
-            against += f"has {known}" if rival else "could not be measured"
-        return f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({against})."
-    refused = "; ".join(f"v{item.candidate.version}: {_failures(item.gates)}" for item in found)
+        if ref is None:
+            champion = "no champion yet"
+        elif rival is None:
+            champion = f"champion v{ref.version} could not be measured"
+        else:
+            value = f"{rival.metrics[metric]:.4g}" if metric in rival.metrics else "unknown"
+            champion = f"champion v{ref.version}: {value}"
+        return f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({champion})."
+    refused = "; ".join(f"v{item.candidate.version}: {_failures(item.gates)}" for item in judged)
     return f"No candidate passed every gate: {refused}."
 
 

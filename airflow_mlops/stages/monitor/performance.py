@@ -118,7 +118,7 @@ def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
     return None
 
 
-def _performance(metric: str, estimate: performance.Estimate, contract: ModelContract, rows: int) -> Performance:
+def _performance(metric: str, estimate: performance.Interval, contract: ModelContract, rows: int) -> Performance:
     return Performance(
         metric=metric,
         value=estimate.value,

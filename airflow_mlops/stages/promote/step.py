@@ -115,6 +115,6 @@ def _result(spec: PromoteSpec, entry: Entry, ledger_url: str) -> PromoteResult:
         approval=entry.approval,
         ledger_url=ledger_url,
         dataset_id=verdict.dataset_id,
-        metrics=verdict.of(verdict.winner).metrics if entry.moves and verdict.winner else {},
+        metrics=verdict.for_candidate(verdict.winner).metrics if entry.moves and verdict.winner else {},
         summary=summary,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import MAIN_METRIC
+from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
 from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
@@ -79,7 +79,7 @@ def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,
         lambda names, rows: test.table.select(names).take(rows),
-        MAIN_METRIC[fitted.contract.task],
+        METRICS[MAIN_METRIC[fitted.contract.task]],
     )
     return importance.shares(worse)
 

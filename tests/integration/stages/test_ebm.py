@@ -82,9 +82,9 @@ def test_what_it_says_of_itself_is_in_its_run_and_on_its_card(client, context, l
 
     evaluate.run(EvaluateSpec(candidates=[ref]), context)
     markdown, page = cards(client, ref, tmp_path / "card")
-    section = markdown.partition("## What it has learned")[2].partition("\n## ")[0]
+    section = markdown.partition("## Explanation")[2].partition("\n## ")[0]
     assert f"the sum of {len(said['terms'])} terms" in section
-    assert "in the unit log-odds of late = 1;" in section
+    assert "Unit of the terms: log-odds of late = 1." in section
     table = rows_of(section)
     for term in said["terms"]:
         assert table[term["name"]] == [f"{term['importance']:.4g}"]
@@ -96,7 +96,7 @@ def test_what_it_says_of_itself_is_in_its_run_and_on_its_card(client, context, l
 
     client.log_dict(result.run_id, {"terms": []}, "explanation/explanation.json")
     evaluate.run(EvaluateSpec(candidates=[ref]), context)
-    assert "## What it has learned" not in cards(client, ref, tmp_path / "again")[0]
+    assert "## Explanation" not in cards(client, ref, tmp_path / "again")[0]
 
 
 def test_it_is_reproduced_to_the_last_digit_after_a_search(client, context, learn):

@@ -50,7 +50,7 @@ def judge(context, *candidates, **options):
     return evaluate.run(EvaluateSpec(candidates=list(candidates), **options), context)
 
 
-def test_the_best_candidate_wins_and_every_number_is_that_of_the_held_out_part(context, make):
+def test_the_best_candidate_wins_and_metrics_are_those_of_the_held_out_part(context, make):
     dataset = training_set(context.store)
     weak, good = make(dataset, WEAK), make(dataset, GOOD)
     result = judge(context, weak, good)
@@ -59,47 +59,46 @@ def test_the_best_candidate_wins_and_every_number_is_that_of_the_held_out_part(c
     assert result.run_id == good.run_id
     table = open_dataset(context.store, dataset).table("test")
     expected = roc_auc_score(table["label"].to_numpy(), table["distance"].to_numpy())
-    assert verdict.of(good).metrics["roc_auc"] == pytest.approx(expected, abs=1e-6)
-    assert verdict.of(weak).metrics["roc_auc"] < expected
+    assert verdict.for_candidate(good).metrics["roc_auc"] == pytest.approx(expected, abs=1e-6)
+    assert verdict.for_candidate(weak).metrics["roc_auc"] < expected
     assert verdict.baseline_metrics["roc_auc"] == 0.5
     assert verdict.champion is None
-    assert [gate.explanation for gate in verdict.of(good).gates][1] == "There is no champion yet."
-    assert verdict.policy.startswith("There is no champion yet, so the first model is judged by absolute gates")
-    assert verdict.of(good).reason == f"It passed every gate, with roc_auc {expected:.4g}."
-    assert verdict.of(weak).reason == (
-        f"It passed every gate with roc_auc {verdict.of(weak).metrics['roc_auc']:.4g}, but {good} is better "
-        f"({expected:.4g})."
-    )
+    assert [gate.explanation for gate in verdict.for_candidate(good).gates][1] == "There is no champion yet."
+    assert verdict.policy.startswith("There is no champion yet")
+    assert verdict.for_candidate(good).reason == f"Passed every gate with roc_auc {expected:.4g}."
+    reason = verdict.for_candidate(weak).reason
+    assert f"roc_auc {verdict.for_candidate(weak).metrics['roc_auc']:.4g}" in reason
+    assert f"{good} is better ({expected:.4g})" in reason
     assert "Measured 2 candidates on 1,000 held-out rows of delays_training: " in result.summary
-    assert f"{good} passed every gate with roc_auc {expected:.4g} (there was no champion)." in result.summary
+    assert f"{good} passed every gate with roc_auc {expected:.4g} (no champion yet)." in result.summary
 
 
-def test_the_champion_is_measured_on_the_same_rows_and_must_be_met(client, context, make):
+def test_the_champion_is_measured_on_the_same_rows(client, context, make):
     dataset = training_set(context.store)
     champion, worse = make(dataset, GOOD), make(dataset, WEAK)
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))
     verdict = judge(context, worse, dataset=dataset).verdict
     assert verdict.champion == champion
-    assert verdict.champion_metrics["roc_auc"] > verdict.of(worse).metrics["roc_auc"]
+    assert verdict.champion_metrics["roc_auc"] > verdict.for_candidate(worse).metrics["roc_auc"]
     assert verdict.winner is None
-    assert not verdict.of(worse).passed
-    assert "but above 0 was asked" in verdict.reason
+    assert not verdict.for_candidate(worse).passed
+    assert "required: above 0." in verdict.reason
     # The champion itself, measured again, is no better than itself, and no worse.
     again = judge(context, champion, worse).verdict
     assert again.winner is None
-    assert again.of(champion).gates[1].improvement == 0
+    assert again.for_candidate(champion).gates[1].improvement == 0
     gates = [{"metric": "roc_auc", "better_than_champion_by": -0.001}]
     assert judge(context, champion, worse, gates=gates).verdict.winner == champion
 
 
-def test_gates_decide_and_no_candidate_that_fails_one_can_win(context, make):
+def test_a_candidate_that_fails_a_gate_cannot_win(context, make):
     dataset = training_set(context.store)
     good = make(dataset, GOOD)
     gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
     result = judge(context, good, gates=gates)
     assert result.verdict.winner is None
-    # The last is asked of everyone.
-    assert [gate.passed for gate in result.verdict.of(good).gates] == [True, False, True]
+    # The last gate is always added.
+    assert [gate.passed for gate in result.verdict.for_candidate(good).gates] == [True, False, True]
     assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
     assert result.run_id == good.run_id
 
@@ -112,17 +111,16 @@ def test_a_candidate_that_cannot_be_trained_again_fails_the_gate_and_not_the_tas
     assert f"{good} cannot be reproduced: its MLflow run {good.run_id} has no training.json" in verdict.reason
 
 
-def test_who_beats_neither_baseline_is_refused_whatever_is_declared(context, make):
+def test_a_candidate_that_beats_no_baseline_is_refused_whatever_gates_are_declared(context, make):
     dataset = training_set(context.store)
     useless = make(dataset, USELESS)
     verdict = judge(context, useless, gates=[{"metric": "accuracy", "min": 0.1}]).verdict
     tree = verdict.tree_metrics["roc_auc"]
     assert 0.7 < tree < 0.9
     assert verdict.winner is None
-    assert verdict.of(useless).reason == (
-        "It failed: roc_auc 0.5 is not better than baseline (0.5) and not better than a decision tree of depth 3 "
-        f"({tree:.4g})."
-    )
+    reason = verdict.for_candidate(useless).reason
+    assert reason.startswith("Failed: roc_auc 0.5 is not better than baseline (0.5)")
+    assert f"a decision tree of depth 3 ({tree:.4g})" in reason
     # Without rows to fit a tree to, the other baseline remains.
     only = training_set(context.store, name="only", test=held_out(), parts=("test",))
     verdict = judge(context, make(only, USELESS), gates=[{"metric": "accuracy", "min": 0.1}]).verdict
@@ -145,8 +143,8 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
     ]
     verdict = judge(context, good, gates=gates).verdict
     assert verdict.winner == good, verdict.reason
-    assert verdict.policy == "The champion v1 stays unless a candidate passes every gate on the same rows."
-    found = verdict.of(good).gates
+    assert "champion v1" in verdict.policy
+    found = verdict.for_candidate(good).gates
     assert sum(item.rows for item in found[1].slices if "discovered" not in item.name) == 2_000
     file = client.download_artifacts(good.run_id, "evaluation/verdict.json", str(tmp_path))
     with open(file) as kept:
@@ -155,7 +153,7 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
         ]
     # The other way round, what looks at the wind is refused by each gate that forbids it.
     client.set_registered_model_alias(champion.model, "champion", str(good.version))
-    refused = judge(context, champion, gates=gates).verdict.of(champion)
+    refused = judge(context, champion, gates=gates).verdict.for_candidate(champion)
     assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
 
 
@@ -173,13 +171,11 @@ def test_a_champion_of_another_positive_class_is_not_compared(client, context, m
     client.set_registered_model_alias(other.model, "champion", str(other.version))
     verdict = judge(context, good).verdict
     assert verdict.winner is None
-    assert "its positive class is False, that of the candidates True" in verdict.reason
-    assert verdict.policy == (
-        "The champion could not be measured, so no candidate passes a gate that compares with it."
-    )
+    assert "its positive class is False, that of the candidates is True" in verdict.reason
+    assert verdict.policy.startswith("The champion could not be measured")
 
 
-def test_of_equals_the_older_wins(context, make):
+def test_ties_are_won_by_the_oldest_version(context, make):
     dataset = training_set(context.store)
     first, second = make(dataset, GOOD), make(dataset, GOOD)
     assert judge(context, second, first).verdict.winner == first
@@ -244,16 +240,14 @@ def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, cont
     assert verdict.winner is None
     assert verdict.champion.version == int(made.version)
     assert verdict.champion_metrics == {}
-    assert (
-        f"The champion {verdict.champion} could not be measured, so nothing can be compared with it" in verdict.reason
-    )
+    assert f"The champion {verdict.champion} could not be measured" in verdict.reason
     # A gate list that does not ask about the champion is not held up by it.
     alone = judge(context, good, gates=[{"metric": "roc_auc", "min": 0.6}]).verdict
     assert alone.winner == good
-    assert alone.reason.endswith("(the champion v3 could not be measured).")
+    assert alone.reason.endswith("(champion v3 could not be measured).")
 
 
-def test_a_champion_whose_features_the_data_lacks_is_said(client, context, make):
+def test_a_champion_with_missing_features_is_not_measured(client, context, make):
     dataset = training_set(context.store)
     old, new = make(dataset, (1, 0, 1), features=("distance", "wind", "rain")), make(dataset, GOOD)
     client.set_registered_model_alias(old.model, "champion", str(old.version))
@@ -262,13 +256,13 @@ def test_a_champion_whose_features_the_data_lacks_is_said(client, context, make)
     assert "needs the feature 'rain', which dataset delays_training does not have" in verdict.reason
 
 
-def test_a_candidate_whose_features_the_data_lacks_is_an_error(context, make):
+def test_a_candidate_with_missing_features_is_an_error(context, make):
     dataset = training_set(context.store)
     with pytest.raises(SchemaError, match="needs the feature 'rain', which dataset delays_training does not have"):
         judge(context, make(dataset, (1, 1), features=("distance", "rain")))
 
 
-def test_predictions_that_are_no_numbers_are_an_error(context, make):
+def test_predictions_that_are_not_finite_are_an_error(context, make):
     dataset = training_set(context.store)
     broken = make(dataset, NOT_A_NUMBER)
     with pytest.raises(EvaluationError, match=rf"{broken} on part 'test' of delays_training: 1,000 of 1,000 .* NaN"):
@@ -279,36 +273,34 @@ def test_predictions_that_are_no_numbers_are_an_error(context, make):
     ("test", "message"),
     [
         (held_out().slice(0, 0), "Part 'test' of dataset delays_training has no rows"),
-        (held_out().set_column(3, "label", pa.array([True] * 1_000)), "All 1,000 labels are True: with one class only"),
+        (held_out().set_column(3, "label", pa.array([True] * 1_000)), "All 1,000 labels are True"),
         (
             held_out().set_column(3, "label", pa.array([None, *[True, False, True] * 333])),
             "1 of 1,000 labels are missing",
         ),
     ],
 )
-def test_held_out_data_that_cannot_tell_anything_is_an_error(test, message, context, make):
+def test_held_out_data_without_two_labelled_classes_is_an_error(test, message, context, make):
     dataset = training_set(context.store, test=test)
     with pytest.raises(EvaluationError, match=message):
         judge(context, make(dataset, GOOD))
 
 
-def test_what_does_not_fit_together_is_an_error(context, make):
+def test_mismatching_candidates_data_and_gates_are_an_error(context, make):
     dataset, numbers = training_set(context.store), training_set(context.store, "regression", name="numbers")
     good, other = make(dataset, GOOD), make(dataset, GOOD, model=f"other_{uuid.uuid4().hex[:8]}")
     with pytest.raises(SpecError, match="All candidates must be versions of one registered model"):
         judge(context, good, other)
-    with pytest.raises(
-        SchemaError, match=r"predicts 'label' \(binary\), dataset numbers has the label 'label' \(regression\)"
-    ):
+    with pytest.raises(SchemaError, match=r"'label' \(binary\).*dataset numbers has the label 'label' \(regression\)"):
         judge(context, good, dataset=numbers)
-    with pytest.raises(SpecError, match="'rmse' is no metric for a binary task: choose one of roc_auc"):
+    with pytest.raises(SpecError, match="'rmse' is not a metric for a binary task: choose one of roc_auc"):
         judge(context, good, gates=[{"metric": "rmse", "max": 1}])
     with pytest.raises(SpecError, match="trained on different datasets"):
         judge(context, good, make(numbers, GOOD, task="regression"))
 
 
-def test_data_the_candidate_was_not_trained_on_is_pointed_out(context, make, caplog):
+def test_evaluating_on_another_dataset_is_logged(context, make, caplog):
     first, second = training_set(context.store), training_set(context.store, name="later")
     with caplog.at_level("INFO", logger="airflow_mlops.stages"):
         judge(replace(context), make(first, GOOD), dataset=second)
-    assert "if it has seen rows of the held-out part, its numbers flatter it" in caplog.text
+    assert "if it was trained on held-out rows" in caplog.text

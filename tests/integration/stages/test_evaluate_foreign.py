@@ -84,12 +84,12 @@ def test_a_version_of_mlflows_own_is_judged_promoted_and_champion(client, contex
     assert verdict.winner is not None, verdict.reason
     rows, labels = truth()
     expected = roc_auc_score(labels, fitted.predict_proba(rows)[:, 1])
-    assert verdict.of(verdict.winner).metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
+    assert verdict.for_candidate(verdict.winner).metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
     assert 0.6 < verdict.champion_metrics["roc_auc"] < expected
     # MLflow makes no run for a model that is logged outside of one.
     assert (result.run_id, result.reports, verdict.winner.run_id) == ("", [], "")
-    assert "has no MLflow run, so the verdict and the plots are not logged" in caplog.text
-    assert "came from elsewhere: if it has seen rows" in caplog.text
+    assert "has no MLflow run" in caplog.text
+    assert "was not made by TrainOperator: if it was trained on held-out rows" in caplog.text
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
@@ -172,7 +172,7 @@ def test_types_that_only_the_model_itself_trusts_are_refused(context, log):
         judge(context, made, dataset=training_set(context.store))
 
 
-def test_a_champion_that_may_not_be_loaded_is_a_verdict(client, context, model, loud, tmp_path):
+def test_a_champion_that_may_not_be_loaded_is_not_measured(client, context, model, loud, tmp_path):
     dataset = training_set(context.store)
     (made, marker), good = loud, register(client, tmp_path / "good", dataset, (2, 0), model=model)
     crown(client, made)
@@ -298,7 +298,7 @@ def test_a_forged_description_of_boosted_trees_is_refused(trap, client, context,
         judge(context, {"model": model, "version": 1}, dataset=training_set(context.store))
 
 
-def test_labels_alone_have_no_probabilities_and_a_verdict_says_so(client, context, model, log, tmp_path):
+def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client, context, model, log, tmp_path):
     dataset = training_set(context.store)
     fitted = LinearSVC().fit(*training_rows("binary"))
     made = log(mlflow.sklearn, fitted, answer=np.array([True]))
@@ -307,9 +307,8 @@ def test_labels_alone_have_no_probabilities_and_a_verdict_says_so(client, contex
     assert verdict.winner is None
     found = verdict.candidates[0]
     assert [gate.passed for gate in found.gates] == [True, False, False]
-    assert found.gates[1].explanation == (
-        f"{model} v1 gives labels and no probabilities, so it has no log_loss: there are f1, precision, recall, accuracy."
-    )
+    for fact in (f"{model} v1", "without probabilities", "log_loss", "f1, precision, recall, accuracy"):
+        assert fact in found.gates[1].explanation
     # By its labels it can win, and be champion.
     behaviour = {"behaviour": "direction", "feature": "distance", "direction": "increasing"}
     gates = [{"metric": "accuracy", "min": 0.6}, behaviour]
@@ -321,11 +320,11 @@ def test_labels_alone_have_no_probabilities_and_a_verdict_says_so(client, contex
     good = register(client, tmp_path / "good", dataset, (2, 0), model=model)
     against = judge(context, good).verdict
     assert against.winner is None
-    assert f"{model} v1 gives labels and no probabilities, so it has no roc_auc" in against.reason
+    assert f"{model} v1 predicts labels without probabilities, so roc_auc" in against.reason
     slices = [{"metric": "accuracy", "slices": ["wind"], "not_worse_than_champion_by": 0.05, "discover": True}]
     verdict = judge(context, good, gates=slices).verdict
     assert verdict.winner is not None
-    assert verdict.reason.endswith("(the champion v1 has no roc_auc).")
+    assert verdict.reason.endswith("(champion v1: unknown).")
 
 
 def test_a_signature_that_does_not_fit_the_dataset_is_said(context, log):

@@ -101,7 +101,7 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
 
     for ref, outcome in ((good, "won"), (weak, "failed")):
         markdown, page = cards(client, ref, tmp_path / str(ref.version))
-        found, table = verdict.of(ref), rows_of(markdown)
+        found, table = verdict.for_candidate(ref), rows_of(markdown)
         for name, value in found.metrics.items():
             shown = [f"{value:.4g}", f"{verdict.champion_metrics[name]:.4g}", f"{verdict.baseline_metrics[name]:.4g}"]
             assert [cell for cell in table[name] if " to " not in cell][:3] == shown
@@ -140,7 +140,7 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     assert (table["max_depth"], table["DAG"]) == (["7"], ["flights_train"])
     assert f"    airflow mlops reproduce {good.model} {good.version}\n" in markdown
     assert float(table["distance"][-1]) > 0.2 > float(table["wind"][-1])
-    assert "Its MLflow run does not say how it was trained." in cards(client, weak, tmp_path / "weak")[0]
+    assert "does not record how the version was trained" in cards(client, weak, tmp_path / "weak")[0]
 
 
 def test_the_intervals_are_those_of_the_bootstrap(client, context, make, tmp_path):
@@ -156,13 +156,13 @@ def test_the_intervals_are_those_of_the_bootstrap(client, context, make, tmp_pat
         assert shown[metric][1] == f"{known.lower(0.975):.4g} to {known.upper(0.975):.4g}"
 
 
-def test_what_nobody_said_or_measured_is_not_made_up(client, context, make, tmp_path):
+def test_missing_facts_are_left_out_of_the_card(client, context, make, tmp_path):
     good = make(training_set(context.store), GOOD)
     evaluate.run(EvaluateSpec(candidates=[good]), context)
     markdown, _ = cards(client, good, tmp_path / "card")
     for heading in ("Purpose", "## Limits", "Owner", "champion v", "### Parameters", "Time window"):
         assert heading not in markdown
-    assert markdown.count("Not measured: no gate asked for it.") == 2
+    assert markdown.count("Not measured: no gate requires it.") == 2
     assert "None" not in markdown
     assert "{" not in markdown
 
@@ -174,7 +174,7 @@ def test_a_description_that_a_person_wrote_stays(client, context, make):
     assert client.get_model_version(good.model, str(good.version)).description == "Mine."
 
 
-def test_the_card_says_on_what_it_was_trained_if_it_was_measured_elsewhere(client, context, make, tmp_path):
+def test_the_card_names_the_training_set_if_another_dataset_was_measured_on(client, context, make, tmp_path):
     first = training_set(context.store)
     with DatasetWriter(context.store, "later") as writer:
         writer.write(held_out(seed=3), "test")
@@ -190,13 +190,14 @@ def test_the_card_says_on_what_it_was_trained_if_it_was_measured_elsewhere(clien
         ["2013-04-01T00:00:00Z/2013-05-01T00:00:00Z"], ["Grace"], [first.id],
     )  # fmt: skip
     assert "held-out rows of later (2013-04) its roc_auc is" in markdown
-    assert "its numbers flatter it" in markdown
+    assert "trained on another dataset" in markdown
     assert (
-        f"delays_training ({'0' * 64}) is not in the artifact store." in cards(client, orphan, tmp_path / "orphan")[0]
+        f"delays_training ({'0' * 64}) no longer exists in the artifact store."
+        in cards(client, orphan, tmp_path / "orphan")[0]
     )
 
 
-def test_hostile_text_is_shown_and_does_nothing(client, context, make, tmp_path):
+def test_hostile_text_is_shown_and_inert(client, context, make, tmp_path):
     test = held_out().append_column(EVIL, pa.array([EVIL, "b"] * 500))
     with DatasetWriter(context.store, "hostile") as writer:
         writer.write(test, "test")
@@ -230,7 +231,7 @@ def test_hostile_text_is_shown_and_does_nothing(client, context, make, tmp_path)
         assert " ".join(limit.split()) in text
     assert page.tags.count("li") == len(limits) + 1
     assert page.tags.count("h1") == 1
-    # Readers of Markdown that let HTML through find none.
+    # A Markdown renderer that passes HTML through finds none.
     raw = Page(MarkdownIt("commonmark", {"html": True}).enable(["table"]).render(markdown))
     assert set(raw.tags) <= allowed
     assert not re.search(r"<[a-zA-Z/!]", re.sub(r"(?m)^    .*$", "", markdown))
@@ -286,7 +287,7 @@ def test_a_mistake_in_the_card_is_found_when_the_dag_is_parsed():
     EvaluateOperator(task_id="later", candidates=[], card={"limits": "{{ params.limits }}"})
 
 
-def test_the_owner_is_the_tasks_if_somebody_set_it():
+def test_the_owner_is_that_of_the_task_if_it_is_set():
     from airflow_mlops.operators import EvaluateOperator
 
     nobody = EvaluateOperator(task_id="nobody", candidates=[{}])

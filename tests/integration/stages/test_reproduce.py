@@ -182,7 +182,7 @@ def test_the_gate_promotes_only_reproducible_candidates(learn, client, store):
     tamper(client, other.run_id, seed=5)
     verdict = judge(same, other)
     assert verdict.winner == same.candidate
-    kept, differs = (verdict.of(made.candidate).gates[0] for made in (same, other))
+    kept, differs = (verdict.for_candidate(made.candidate).gates[0] for made in (same, other))
     assert (kept.passed, kept.measured) == (True, 0)
     assert kept.explanation == f"{same.candidate} is reproduced."
     assert not differs.passed

@@ -1,4 +1,4 @@
-"""Gates: declared in dicts, checked when declared, and judged with the direction of their metric."""
+"""Gates are declared as dicts, validated when they are declared, and checked in the direction of their metric."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def test_a_fixed_bound_is_passed_at_the_bound():
     assert (passed.gate, passed.measured, passed.asked) == ("roc_auc at least 0.6", 0.6, 0.6)
     failed = check({"metric": "log_loss", "max": 0.5}, candidate={"log_loss": 0.7})
     assert not failed.passed
-    assert failed.explanation == "log_loss 0.7 is not at most 0.5."
+    assert failed.explanation.startswith("log_loss 0.7 is not")
+    assert "0.5" in failed.explanation
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_the_first_model_ever_passes_what_compares_with_the_champion():
     assert (found.measured, found.asked, found.explanation) == (0.5, None, "There is no champion yet.")
 
 
-def test_a_champion_that_could_not_be_measured_is_not_passed():
+def test_a_gate_fails_if_the_champion_could_not_be_measured():
     found = check(
         {"metric": "roc_auc", "better_than_champion_by": 0.0}, candidate={"roc_auc": 0.9}, problem="Its file is gone."
     )
@@ -77,7 +78,7 @@ def test_a_champion_that_could_not_be_measured_is_not_passed():
     assert found.explanation == "Its file is gone."
 
 
-def test_the_baseline_must_be_beaten_and_not_only_met():
+def test_the_baseline_must_be_exceeded_strictly():
     declared = {"metric": "roc_auc", "better_than_baseline_by": 0.0}
     assert not check(declared, candidate={"roc_auc": 0.5}, baseline={"roc_auc": 0.5}).passed
     assert check(declared, candidate={"roc_auc": 0.51}, baseline={"roc_auc": 0.5}).passed
@@ -91,7 +92,7 @@ def test_the_baseline_must_be_beaten_and_not_only_met():
     values=st.lists(st.floats(-100, 100), min_size=2, max_size=2),
     margin=st.floats(0, 10),
 )
-def test_who_passes_with_a_margin_passes_without_one_and_a_better_value_never_fails(metric, values, margin):
+def test_gates_are_monotone_in_margin_and_value(metric, values, margin):
     candidate, champion = values
     better = candidate + 1 if METRICS[metric].higher_is_better else candidate - 1
 
@@ -104,7 +105,7 @@ def test_who_passes_with_a_margin_passes_without_one_and_a_better_value_never_fa
         assert passes(better, margin)
 
 
-def test_default_gates_ask_for_better_than_the_baseline_and_than_the_champion():
+def test_default_gates_compare_with_baseline_and_champion():
     baseline, champion = default_gates("regression")
     assert [baseline.name, champion.name] == ["rmse better than the baseline", "rmse better than the champion"]
     assert (champion.better_than_champion_by.amount, champion.confidence) == (0, 0.95)
@@ -118,31 +119,31 @@ def test_default_gates_ask_for_better_than_the_baseline_and_than_the_champion():
         ({"better_than_champion_by": 0, "confidence": None}, "roc_auc not worse than the champion"),
     ],
 )
-def test_a_gate_on_the_champion_is_called_what_it_asks(declared, name):
+def test_the_name_of_a_champion_gate_states_the_requirement(declared, name):
     (gate,) = parse_gates([{"metric": "roc_auc", **declared}])
     assert gate.name == name
 
 
 def test_an_interval_needs_predictions():
-    with pytest.raises(SpecError, match="Of m v2 there are only numbers and no predictions"):
+    with pytest.raises(SpecError, match="m v2"):
         check({"metric": "roc_auc", "better_than_champion_by": 0}, candidate={"roc_auc": 1}, champion={"roc_auc": 0})
 
 
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ([], "Gates are a list with at least one entry"),
-        ("roc_auc > 0.6", "Gates are a list"),
+        ([], "Gates must be a list"),
+        ("roc_auc > 0.6", "Gates must be a list"),
         ([{"metric": "auc", "min": 0.6}], "'auc' is not a metric: choose one of roc_auc"),
         ([{"metric": "roc_auc"}], "Gate 1 .* must have a metric and one of min, max, better_than_champion_by"),
         ([{"metric": "roc_auc", "min": 0.6}, {"metric": "f1", "atleast": 1}], "Gate 2"),
         ([{"metric": "roc_auc", "min": 0.6, "better_than_champion_by": 0}], "must have a metric and one of"),
         ([{"metric": "roc_auc", "min": float("inf")}], "min: Input should be a finite number"),
         ([{"metric": "roc_auc", "min": "high"}], "min: Input should be a valid number"),
-        ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "give min or max"),
+        ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "min or max"),
         ([{"metric": "roc_auc", "better_than_champion_by": "x%"}], "should be a valid number"),
         ([{"min": 0.6}], "metric: Field required"),
-        ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "key 'color', which it cannot have: choose one of conf"),
+        ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "key 'color': choose one of conf"),
         ([{"metric": "rocauc", "min": 0.6}], r"\(did you mean 'roc_auc'\?\)"),
         ([{"metric": "f1", "better_then_champion_by": 0}], r"\(did you mean 'better_than_champion_by'\?\)"),
         ([{"metric": "f1", "better_than_champion_by": 0, "confidense": 1}], r"\(did you mean 'confidence'\?\)"),
@@ -152,16 +153,16 @@ def test_an_interval_needs_predictions():
         ([{"behaviour": "direction", "feature": "wind"}], "direction: Field required"),
         ([{"metric": "f1", "not_worse_than_champion_by": 0.1}], "slices: Field required"),
         ([{"metric": "f1", "slices": [], "not_worse_than_champion_by": 0.1}], "slices: List should have at least 1"),
-        ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "a tolerance is 0 or more"),
+        ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "not_worse_than_champion_by: "),
         ([{"max_latency_ms": 0}], "max_latency_ms: Input should be greater than 0"),
         (["roc_auc"], "Gate 1 is 'roc_auc': it must be a dict"),
     ],
 )
-def test_a_wrong_declaration_is_named(declared, message):
+def test_an_invalid_declaration_is_named_in_the_error(declared, message):
     with pytest.raises(SpecError, match=message):
         parse_gates(declared)
 
 
-def test_a_gate_on_a_metric_that_was_not_measured_says_what_there_is():
-    with pytest.raises(SpecError, match="was not measured for m v2: there are roc_auc"):
+def test_a_gate_on_an_unavailable_metric_names_the_available_ones():
+    with pytest.raises(SpecError, match="f1_macro.*m v2.*roc_auc"):
         check({"metric": "f1_macro", "min": 0.1}, candidate={"roc_auc": 0.6})

@@ -1,4 +1,4 @@
-"""Metrics as functions of sums agree with scikit-learn, and their intervals with other ways to them."""
+"""Metrics as functions of sums agree with scikit-learn, and their intervals with other methods."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
 from airflow_mlops.metrics.catalog import METRICS
-from airflow_mlops.metrics.comparison import Estimate, compare, doubt_of, estimate
-from airflow_mlops.metrics.ranks import delong
+from airflow_mlops.metrics.comparison import Estimate, compare, estimate, relative_error
+from airflow_mlops.metrics.ranks import area, delong
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import losses, statistic
+from airflow_mlops.metrics.statistics import row_losses, statistic
 
 RANKED = ("roc_auc", "average_precision", "roc_auc_ovr")
 
 
 def rows(task: str, size: int, noise: float, seed: int) -> Rows:
-    """What a model says that sees the truth through ``noise``; the truth is the same for every seed."""
+    """A model that sees the truth with ``noise``; the truth is the same for every seed."""
     truth, random = np.random.default_rng(size), np.random.default_rng([size, seed])
     if task == "regression":
         y = truth.normal(10, 2, size)
@@ -67,7 +67,7 @@ def test_binary_metrics_are_those_of_scikit_learn(data):
         "precision": metrics.precision_score(positive, predicted, **options),
         "recall": metrics.recall_score(positive, predicted, **options),
     }
-    assert {name: statistic(name, found).of(found) for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert {name: statistic(name, found).measure(found) for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @settings(max_examples=100)
@@ -86,7 +86,7 @@ def test_multiclass_metrics_are_those_of_scikit_learn(data):
         "log_loss": metrics.log_loss(codes, shares, labels=range(4)),
         "roc_auc_ovr": np.mean([metrics.roc_auc_score(codes == code, shares[:, code]) for code in np.unique(codes)]),
     }
-    assert {name: statistic(name, found).of(found) for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert {name: statistic(name, found).measure(found) for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @given(
@@ -100,8 +100,8 @@ def test_metrics_of_a_regression_are_those_of_scikit_learn(pairs, offset):
         "rmse": math.sqrt(metrics.mean_squared_error(truth, value)),
         "mae": metrics.mean_absolute_error(truth, value),
     }
-    assert {name: statistic(name, found).of(found) for name in expected} == pytest.approx(expected)
-    r2 = statistic("r2", found).of(found)
+    assert {name: statistic(name, found).measure(found) for name in expected} == pytest.approx(expected)
+    r2 = statistic("r2", found).measure(found)
     if np.ptp(truth) == 0:
         # scikit-learn says the same, unless rounding of the mean comes between. A difference may be too small to square.
         assert r2 == float(not np.square(value - truth).any())
@@ -115,7 +115,7 @@ def test_a_round_of_weights_is_what_copies_of_the_rows_would_give(task, metric):
     known = statistic(metric, found)
     draws = known.value(resampling.draw(resampling.totals(known.terms(found))))
     copies = [
-        known.of(found.take(np.repeat(np.arange(400), resampling._weights[number])))
+        known.measure(found.take(np.repeat(np.arange(400), resampling._weights[number])))
         for number in range(resampling.rounds)
     ]
     if metric in RANKED:
@@ -131,10 +131,10 @@ def test_a_part_of_the_rows_is_measured_as_if_it_were_all(task, metric):
     mine, theirs = rows(task, 3_000, 1.0, 1), rows(task, 3_000, 1.4, 2)
     index = np.flatnonzero(np.arange(3_000) % 3 == 0)
     resampling = Resampling(3_000)
-    whole, part = compare(metric, mine, theirs, resampling, [None, index])
-    (alone,) = compare(metric, mine.take(index), theirs.take(index), Resampling(1_000, seed=1))
+    whole, part = compare(METRICS[metric], mine, theirs, resampling, [None, index])
+    (alone,) = compare(METRICS[metric], mine.take(index), theirs.take(index), Resampling(1_000, seed=1))
     assert (whole.rows, part.rows) == (3_000, 1_000)
-    assert whole.candidate == pytest.approx(statistic(metric, mine).of(mine))
+    assert whole.candidate == pytest.approx(statistic(metric, mine).measure(mine))
     assert (part.candidate, part.champion) == pytest.approx((alone.candidate, alone.champion))
     assert part.improvement.standard_error == pytest.approx(alone.improvement.standard_error, rel=0.1)
     # Less noise is better, whichever way the metric points. Calibration is another matter.
@@ -143,21 +143,23 @@ def test_a_part_of_the_rows_is_measured_as_if_it_were_all(task, metric):
     assert part.improvement.standard_error == pytest.approx(whole.improvement.standard_error * math.sqrt(3), rel=0.25)
 
 
-def test_what_is_equal_has_no_error_and_what_is_paired_has_less_of_it():
+def test_equal_models_have_no_error_and_pairing_reduces_it():
     mine, theirs = rows("binary", 2_000, 1.0, 1), rows("binary", 2_000, 1.0, 2)
     resampling = Resampling(2_000)
     for metric in named("binary"):
-        (same,) = compare(metric, mine, mine, resampling)
+        (same,) = compare(METRICS[metric], mine, mine, resampling)
         assert (same.improvement.value, same.improvement.standard_error) == (0, 0)
-        (close,) = compare(metric, mine, replace(mine, score=0.99 * mine.score + 0.01 * theirs.score), resampling)
+        (close,) = compare(
+            METRICS[metric], mine, replace(mine, score=0.99 * mine.score + 0.01 * theirs.score), resampling
+        )
         assert close.improvement.standard_error < estimate(metric, mine, resampling).standard_error
 
 
 @pytest.mark.parametrize("size", [300, 60_000])
 def test_the_interval_of_a_mean_is_that_of_student(size):
     mine, theirs = rows("binary", size, 1.0, 1), rows("binary", size, 1.1, 2)
-    (found,) = compare("brier", mine, theirs, Resampling(size))
-    difference = losses(theirs) - losses(mine)
+    (found,) = compare(METRICS["brier"], mine, theirs, Resampling(size))
+    difference = row_losses(theirs) - row_losses(mine)
     expected = stats.ttest_1samp(difference, 0).confidence_interval(0.90)
     width = expected.high - expected.low
     assert found.improvement.value == pytest.approx(difference.mean())
@@ -182,7 +184,7 @@ def test_groups_are_filled_at_random_and_weights_keep_the_number_of_groups():
 
 @settings(max_examples=60)
 @given(st.data())
-def test_delong_is_what_every_pair_of_rows_says(data):
+def test_delong_agrees_with_its_definition_on_all_pairs_of_rows(data):
     size = data.draw(st.integers(4, 40))
     positive = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     assume(2 <= positive.sum() <= size - 2)
@@ -203,9 +205,7 @@ def test_delong_is_what_every_pair_of_rows_says(data):
     assert found.standard_error**2 == pytest.approx(contrast @ covariance @ contrast, abs=1e-12)
 
 
-def test_delong_agrees_with_a_plain_bootstrap_and_with_monitorings_variance_of_one_area():
-    from airflow_mlops.metrics.realised import delong as one_area
-
+def test_delong_agrees_with_a_bootstrap_and_with_the_error_of_one_area():
     mine, theirs = rows("binary", 1_500, 1.5, 1), rows("binary", 1_500, 1.8, 2)
     found = delong(mine.truth, mine.score, theirs.score)
     random = np.random.default_rng(0)
@@ -217,18 +217,18 @@ def test_delong_agrees_with_a_plain_bootstrap_and_with_monitorings_variance_of_o
             metrics.roc_auc_score(truth, mine.score[drawn]) - metrics.roc_auc_score(truth, theirs.score[drawn])
         )
     assert found.standard_error == pytest.approx(np.std(differences), rel=0.08)
-    # Against a model that knows nothing, the difference has the error of the one area.
-    against_nothing = delong(mine.truth, mine.score, np.zeros(1_500))
-    area, variance = one_area(mine.truth, mine.score)
-    assert against_nothing.first == pytest.approx(area)
-    assert against_nothing.standard_error == pytest.approx(math.sqrt(variance))
+    # Against a constant score, the difference has the standard error of the one area.
+    against_constant = delong(mine.truth, mine.score, np.zeros(1_500))
+    alone = area(mine.truth, mine.score)
+    assert against_constant.first == pytest.approx(alone.value)
+    assert against_constant.standard_error == pytest.approx(alone.standard_error)
 
 
-def test_where_a_part_has_one_class_only_nothing_is_known():
+def test_a_slice_with_one_class_has_no_interval():
     mine, theirs = rows("binary", 1_000, 1.0, 1), rows("binary", 1_000, 1.2, 2)
     index = np.flatnonzero(mine.truth)[:50]
     for metric in ("roc_auc", "average_precision"):
-        (found,) = compare(metric, mine, theirs, Resampling(1_000), [index])
+        (found,) = compare(METRICS[metric], mine, theirs, Resampling(1_000), [index])
         if metric == "roc_auc":
             assert math.isnan(found.candidate)
             assert (found.improvement.lower(0.95), found.improvement.standard_error) != (0, 0)
@@ -236,26 +236,37 @@ def test_where_a_part_has_one_class_only_nothing_is_known():
             assert not found.improvement.lower(0.95) > 0
 
 
-@given(st.floats(0.51, 0.999), st.floats(0.51, 0.999))
+@given(st.floats(0.51, 0.9999), st.floats(0.51, 0.9999))
+@example(0.96875, 0.99609375)
 def test_more_confidence_never_narrows_an_interval(one, other):
-    found = Estimate.of(0.1, np.random.default_rng(0).exponential(size=2_000), np.ones(1))
+    found = Estimate.from_draws(0.1, np.random.default_rng(0).exponential(size=2_000), np.ones(1))
     low, high = sorted((one, other))
     assert found.lower(high) <= found.lower(low) <= found.value
     assert found.upper(high) >= found.upper(low) >= found.value
     assert found.detectable(high) >= found.detectable(low) > 0
 
 
-def test_a_bound_is_the_outer_of_percentile_and_normal_and_normal_where_rounds_are_too_few():
+def test_a_bound_is_the_outer_of_normal_bound_and_percentile_within_its_resolution():
     draws = np.sort(1 - np.random.default_rng(0).exponential(size=2_000))
-    found = Estimate.of(0.0, draws, np.zeros(1))
+    found = Estimate.from_draws(0.0, draws, np.zeros(1))
     # 2,000 rounds: the error is known to 1.6%, and the largest that is credible is larger by 1.645 times that.
     credible = draws.std(ddof=1) * (1 + 1.645 / math.sqrt(4_000))
     normal = stats.norm.ppf(0.95) * credible
     assert found.lower(0.95) == np.quantile(draws, 0.05) < -normal
     assert found.upper(0.95) == pytest.approx(normal, rel=1e-4)
     assert normal > np.quantile(draws, 0.95)
-    # Two rounds in 2,000 lie beyond.
-    assert found.lower(0.999) == pytest.approx(-stats.norm.ppf(0.999) * credible, rel=1e-4)
+    # Two of 2,000 rounds lie beyond the 99.9% percentile: the last one with ten rounds beyond it, 99.5%, counts.
+    assert -stats.norm.ppf(0.999) * credible > np.quantile(draws, 0.005)
+    assert found.lower(0.999) == pytest.approx(np.quantile(draws, 0.005))
+    # Where the normal bound is further out, it counts.
+    assert found.lower(0.9999999) == pytest.approx(-stats.norm.ppf(0.9999999) * credible, rel=1e-4)
+
+
+def test_a_bootstrap_of_few_rounds_has_no_percentile():
+    draws = np.sort(1 - np.random.default_rng(0).exponential(size=20))
+    found = Estimate.from_draws(0.0, draws, np.zeros(1))
+    credible = draws.std(ddof=1) * (1 + 1.645 / math.sqrt(40))
+    assert found.lower(0.6) == pytest.approx(-stats.norm.ppf(0.6) * credible, rel=1e-3)
 
 
 def test_three_changed_rows_out_of_a_thousand_prove_nothing():
@@ -265,7 +276,7 @@ def test_three_changed_rows_out_of_a_thousand_prove_nothing():
     for wins, proven in ((3, False), (8, True)):
         predicted = champion.predicted.copy()
         predicted[wrong[:wins]] = champion.truth[wrong[:wins]]
-        (found,) = compare("accuracy", replace(champion, predicted=predicted), champion, Resampling(1_000))
+        (found,) = compare(METRICS["accuracy"], replace(champion, predicted=predicted), champion, Resampling(1_000))
         assert found.improvement.value == pytest.approx(wins / 1_000)
         assert (found.improvement.lower(0.95) > 0) is proven
 
@@ -282,11 +293,11 @@ def test_the_influence_of_the_rows_gives_the_same_error_as_the_bootstrap(task, m
     assert math.sqrt(np.square(influence).sum()) == pytest.approx(error, rel=0.06)
 
 
-def test_how_far_an_error_is_off_is_known():
+def test_the_relative_error_of_a_standard_error_agrees_with_theory():
     # Of 200 normal numbers one in twenty, by theory and by trying.
     random = np.random.default_rng(0)
     errors = random.normal(size=(5_000, 200)).std(axis=1)
-    assert doubt_of(random.normal(size=100_000)) * math.sqrt(100_000) == pytest.approx(math.sqrt(0.5), rel=0.02)
+    assert relative_error(random.normal(size=100_000)) * math.sqrt(100_000) == pytest.approx(math.sqrt(0.5), rel=0.02)
     assert errors.std() / errors.mean() == pytest.approx(math.sqrt(0.5 / 200), rel=0.05)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
-from airflow_mlops.metrics.realised import Outcomes, delong, losses, measurable, measure, outcomes
+from airflow_mlops.metrics.ranks import area
+from airflow_mlops.metrics.realised import Outcomes, losses, measurable, measure, outcomes
 from airflow_mlops.performance.segments import SHOWN, compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import profile
@@ -68,7 +69,7 @@ def test_what_the_rows_cost_is_on_average_the_metric(seed, metric):
 def test_the_variance_of_what_rows_cost_in_area_is_delongs():
     _, known = flights(5_000, 1)
     cost = losses("roc_auc", known)
-    assert cost.var() / len(cost) == pytest.approx(delong(known.truth, known.score)[1], rel=1e-2)
+    assert cost.var() / len(cost) == pytest.approx(area(known.truth, known.score).standard_error ** 2, rel=1e-2)
 
 
 def test_segments_are_bins_of_about_equal_rows_frequent_values_and_what_is_missing():

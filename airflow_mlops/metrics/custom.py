@@ -1,0 +1,124 @@
+"""A user's own metric, named by import path.
+
+The metric is a function that is called with two arrays of n rows and returns a number::
+
+    def cost(y_true, y_pred):
+        return float((10 * (y_true > y_pred) + (y_pred > y_true)).mean())
+
+The name of the second parameter decides what it receives, as in scikit-learn:
+
+========== ============================ =================================== ===================
+parameter  binary                       multiclass                          regression
+========== ============================ =================================== ===================
+``y_true`` 1 for the positive class,    position of the label among the     the label
+           otherwise 0                  sorted classes
+2nd        the predicted class, in the  the predicted class, in the same    the predicted value
+           same form                    form
+``y_score``, the positive class's       a probability for each class, shape the predicted value
+``y_prob``, probability                 (n, k)
+``y_proba``
+========== ============================ =================================== ===================
+
+So functions of ``sklearn.metrics`` that need no further argument can be named directly, such as
+``sklearn.metrics:balanced_accuracy_score``. Sample weights are not passed. The interval of a user's own metric is a
+bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core import imports
+from airflow_mlops.core.errors import MetricError, SpecError, one_line
+
+if TYPE_CHECKING:
+    from airflow_mlops.metrics.rows import Rows
+
+_SCORES = ("y_score", "y_prob", "y_proba")
+
+
+@dataclass(frozen=True)
+class CustomMetric:
+    """A user's function.
+
+    :param path: ``package.module:function``
+    :param takes_scores: whether it is called with scores instead of predicted classes
+    """
+
+    path: str
+    function: Callable[..., Any]
+    takes_scores: bool
+
+    def applies_to(self, rows: Rows) -> bool:
+        """Whether the rows have what the function needs: probabilities, if it takes scores."""
+        return rows.score is not None or not self.takes_scores
+
+    def measure(self, rows: Rows) -> float:
+        """The metric's value.
+
+        :raises MetricError: the function raises, or does not return a finite number
+        """
+        value = self._call(rows)
+        if not math.isfinite(value):
+            raise MetricError(f"Metric {self.path!r} returned {value} on {len(rows):,} rows: it must be finite.")
+        return value
+
+    def measure_or_nan(self, rows: Rows) -> float:
+        """The same for a sample of rows, on which the metric may be undefined.
+
+        :return: NaN if the sample holds one class only, or if the function returns no finite number
+        """
+        if not len(rows) or (rows.task != "regression" and (rows.truth == rows.truth[0]).all()):
+            return math.nan
+        value = self._call(rows)
+        return value if math.isfinite(value) else math.nan
+
+    def _call(self, rows: Rows) -> float:
+        truth = rows.truth if rows.task == "regression" else rows.truth.astype(np.int64)
+        if self.takes_scores:
+            second = rows.score
+        else:
+            second = rows.predicted if rows.task == "regression" else rows.predicted.astype(np.int64)
+        try:
+            value = self.function(truth, second)
+        except Exception as error:
+            raise MetricError(f"Metric {self.path!r} raised {one_line(error)}.") from error
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
+        if not isinstance(value, numbers.Real):
+            raise MetricError(f"Metric {self.path!r} returned {type(value).__name__}: it must return a number.")
+        return float(value)
+
+
+@lru_cache(maxsize=64)
+def load(path: str) -> CustomMetric:
+    """Import a user's own metric.
+
+    :raises SpecError: there is no such function, or it does not take two arrays
+    """
+    function = imports.load(path, "metric")
+    if not callable(function):
+        raise SpecError(f"Metric {path!r} is not a function.")
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None, None)
+    except TypeError as error:
+        raise SpecError(f"Metric {path!r} must take (y_true, y_pred) or (y_true, y_score): {error}.") from None
+    except ValueError:
+        # Compiled functions may have no signature.
+        return CustomMetric(path, function, takes_scores=False)
+    second = list(signature.parameters)[1] if len(signature.parameters) > 1 else ""
+    return CustomMetric(path, function, takes_scores=second in _SCORES)
+
+
+def source_hashes(paths: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the source file of each metric, by import path."""
+    return {path: imports.source_hash(load(path).function) for path in paths}

@@ -198,6 +198,8 @@ class Search(dict[str, Any]):
     :param trials: how many choices are tried, over all workers
     :param metric: what is compared: ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression) unless
         given
+    :param greater_is_better: the direction of a metric of your own, which is named by import path:
+        ``metric="package.module:function"``
     :param folds: of the cross-validation: made as the training set was split: in order of time, with groups kept together, or else
         stratified.
         A network is measured on the rows that it keeps for validation
@@ -215,6 +217,7 @@ class Search(dict[str, Any]):
         *,
         trials: int,
         metric: str | None = None,
+        greater_is_better: bool | None = None,
         folds: int = 5,
         pruner: Literal["median"] | None = "median",
         storage_conn_id: str | None = None,
@@ -225,6 +228,7 @@ class Search(dict[str, Any]):
             space=space,
             trials=trials,
             metric=metric,
+            greater_is_better=greater_is_better,
             folds=folds,
             pruner=pruner,
             storage_conn_id=storage_conn_id,

@@ -23,6 +23,8 @@ class TrainOperator(StepOperator):
     :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a :class:`~airflow_mlops.trainers.TorchTrainer`, a
         :class:`~airflow_mlops.trainers.FunctionTrainer`, a :class:`~airflow_mlops.trainers.Search` of one of them, a
         dict with the same fields, or the output of a SearchOperator, from which the best parameters are taken
+    :param metrics: import paths of metrics of your own, ``package.module:function``, which are measured on the held-out
+        part and logged in addition to the built-in ones
     :param experiment: the MLflow experiment; by default ``model``
     :param mlflow_conn_id: Airflow connection to MLflow
     :param seed: random seed of the training: the ``random_state`` of the estimator or the ``seed`` of the function
@@ -39,6 +41,7 @@ class TrainOperator(StepOperator):
         dataset: Any,
         model: str,
         trainer: Any,
+        metrics: list[str] | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,

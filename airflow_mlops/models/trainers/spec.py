@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, StrictBool, Tag, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name, parse
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import check_metric
 from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
@@ -146,7 +146,8 @@ class SearchTrainerSpec(Model):
     :param trainer: the trainer
     :param space: the parameters to choose, by name
     :param trials: number of trials, over all workers
-    :param metric: the metric to optimise; by default the task's main metric
+    :param metric: the metric to optimise; by default the task's main metric. A user's own metric is named by import path
+    :param greater_is_better: the direction of a user's own metric
     :param folds: number of folds of the cross-validation. A network is measured on its validation rows instead
     :param pruner: ``median`` ends a trial that is worse than the median of the others at the same fold or epoch
     :param storage_conn_id: connection of the database that holds the study; required if the artifact store is not a
@@ -158,14 +159,14 @@ class SearchTrainerSpec(Model):
     space: dict[str, ParameterSpec] = Field(min_length=1)
     trials: int = Field(ge=1)
     metric: str | None = None
+    greater_is_better: StrictBool | None = None
     folds: int = Field(default=5, ge=2)
     pruner: Literal["median"] | None = "median"
     storage_conn_id: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> SearchTrainerSpec:
-        if self.metric is not None and self.metric not in METRICS:
-            raise ValueError(f"there is no metric {self.metric!r}: use one of {', '.join(METRICS)}")
+        check_metric(self.metric, self.greater_is_better)
         if twice := sorted(set(self.space) & set(self.trainer.params)):
             raise ValueError(f"{twice[0]!r} is both in space and in the trainer's params: remove it from one of them")
         if isinstance(self.trainer, TorchTrainerSpec) and not self.trainer.validation:

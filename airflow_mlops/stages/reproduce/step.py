@@ -55,7 +55,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     comparisons = [
         _same("data", tags.get("mlops.dataset", ""), dataset.manifest.id),
         _same("seed", tags.get("mlops.seed", ""), str(recorded.seed)),
-        *_all("code", code, record.code(fitted.model), "differs"),
+        *_all("code", code, record.code(fitted.model, recorded.metrics), "differs"),
         *_all("package", environment, record.environment(fitted.model), "noted"),
         *([_same("GPU", *gpus, otherwise="noted")] if any(gpus) else []),
         *_metrics(record.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import METRICS
-from airflow_mlops.metrics.values import compute
+from airflow_mlops.metrics.catalog import Metric
+from airflow_mlops.metrics.rows import prepare
+from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
@@ -57,7 +58,7 @@ class CrossValidation:
     :raises TrainingError: the data are too few for so many folds
     """
 
-    def __init__(self, dataset: Dataset, data: TrainingData, metric: str, folds: int, seed: int) -> None:
+    def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, folds: int, seed: int) -> None:
         self._data, self._metric, self._seed = data, metric, seed
         self._folds = make_folds(dataset, data, folds, seed)
 
@@ -67,16 +68,16 @@ class CrossValidation:
         for step, (fitted, measured) in enumerate(self._folds):
             model: FittedModel = module.fit(trainer, _rows(self._data, fitted), self._seed)
             answers = model.predict(self._data.frame.iloc[measured].reset_index(drop=True))
-            values.append(_measure(self._data, self._metric, self._data.labels[measured], answers))
+            values.append(_measure(self._data, self._metric.name, self._data.labels[measured], answers))
             mean = float(np.mean(values))
-            attempt.report(step, mean, {self._metric: mean}, step == len(self._folds) - 1)
+            attempt.report(step, mean, {self._metric.name: mean}, step == len(self._folds) - 1)
         return mean
 
 
 class Validation:
     """The metric of a network on its validation rows. Each epoch is a step, whose value is the validation loss."""
 
-    def __init__(self, dataset: Dataset, data: TrainingData, metric: str, seed: int) -> None:
+    def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, seed: int) -> None:
         self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
@@ -84,7 +85,7 @@ class Validation:
 
         assert isinstance(trainer, TorchTrainerSpec)
         # A study has one direction, so the loss gets the opposite sign if the metric is maximised.
-        sign = -1 if METRICS[self._metric].higher_is_better else 1
+        sign = -self._metric.sign
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
             attempt.report(epoch, sign * metrics["validation_loss"], metrics, epoch == trainer.epochs - 1)
@@ -99,7 +100,7 @@ class Validation:
         )
         model = torch.fit(trainer, self._data, self._seed, run)
         labels, answers = self._held_out(model, trainer)
-        return _measure(self._data, self._metric, labels, answers)
+        return _measure(self._data, self._metric.name, labels, answers)
 
     def _held_out(self, model: FittedModel, trainer: TorchTrainerSpec) -> tuple[NDArray[Any], NDArray[np.float64]]:
         from airflow_mlops.models.trainers.torch.batches import validation_rows
@@ -120,11 +121,11 @@ class Validation:
 def _measure(data: TrainingData, metric: str, labels: NDArray[Any], answers: NDArray[np.float64]) -> float:
     """:param answers: probabilities, shape (n, k), or values, shape (n, 1)"""
     if data.task == "regression":
-        return compute(data.task, labels, answers[:, 0], answers[:, 0], None, [])[metric]
+        return measure_one(metric, prepare(data.task, labels, answers[:, 0], answers[:, 0], None, []))
     places = (answers[:, 1] >= THRESHOLD).astype(int) if data.task == "binary" else answers.argmax(axis=1)
     prediction = np.asarray(data.classes, object if isinstance(data.classes[0], str) else None)[places]
     score = answers[:, 1] if data.task == "binary" else answers.max(axis=1)
-    return compute(data.task, labels, prediction, score, answers, data.classes)[metric]
+    return measure_one(metric, prepare(data.task, labels, prediction, score, answers, data.classes))
 
 
 def _rows(data: TrainingData, rows: NDArray[np.int64]) -> TrainingData:

@@ -38,6 +38,7 @@ class SearchResult(Result):
     :param run_id: the MLflow run of the search, with a child run for each trial
     :param run_url: page of the run, if the tracking server has pages
     :param metric: the metric that was optimised
+    :param greater_is_better: the direction of a user's own metric
     :param value: metric of the best trial; ``None`` if no trial was completed yet
     :param params: parameters of the best trial
     :param trainer: the trainer with these parameters, for ``TrainOperator(trainer=...)``
@@ -49,6 +50,7 @@ class SearchResult(Result):
     run_id: str
     run_url: str | None
     metric: str
+    greater_is_better: bool | None = None
     value: float | None
     params: dict[str, Any]
     trainer: dict[str, Any] | None

@@ -11,7 +11,8 @@ from airflow_mlops.core.errors import EvaluationError, SpecError, TrainingError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.results import earlier_results, task_folder
-from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
+from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, check_parts, read_part
 from airflow_mlops.registry.client import connect
@@ -66,7 +67,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     streamed = isinstance(search.trainer, TorchTrainerSpec)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
     check_parts(dataset, {TRAIN: train})
-    metric = _metric(search.metric, train.task)
+    metric = _metric(search.metric, search.greater_is_better, train.task)
     objective: Objective = (
         Validation(dataset, train, metric, spec.seed)
         if streamed
@@ -80,7 +81,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         experiment=spec.mlflow.experiment or spec.model,
         name=f"search {search.label}",
         tags=run_tags(spec.model, spec.seed, dataset.manifest, context.provenance, spec.tags),
-        metric=metric,
+        metric=metric.name,
     )
     with record.failures():
         study = Study(spec, context, key, metric, lost=record.lose)
@@ -99,21 +100,26 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         study=study.name,
         run_id=record.run_id,
         run_url=run_url(client, record.run_id),
-        metric=metric,
+        metric=metric.name,
+        greater_is_better=search.greater_is_better,
         value=best.value if best else None,
         params=params,
         trainer=search.trainer.with_values(params).model_dump(mode="json") if best else None,
         trials=counts,
         dataset=dataset.ref,
-        summary=_summary(search.label, metric, best.value if best else None, params, counts, finished=finished),
+        summary=_summary(search.label, metric.name, best.value if best else None, params, counts, finished=finished),
     )
 
 
-def _metric(named: str | None, task: Task) -> str:
-    metric = named or MAIN_METRIC[task]
-    if task not in METRICS[metric].tasks:
-        fitting = ", ".join(name for name, known in METRICS.items() if task in known.tasks)
-        raise SpecError(f"The metric {metric!r} does not apply to a {task} task: use one of {fitting}.")
+def _metric(name: str | None, greater_is_better: bool | None, task: Task) -> Metric:
+    metric = find_metric(name or MAIN_METRIC[task], greater_is_better)
+    if task not in metric.tasks:
+        raise SpecError(
+            f"The metric {metric.name!r} does not apply to a {task} task: use one of {', '.join(metrics_for(task))}."
+        )
+    if is_custom(metric.name):
+        # An invalid import path fails before the first trial.
+        custom.load(metric.name)
     return metric
 
 

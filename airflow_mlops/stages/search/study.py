@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.isolation import no_warnings
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.models.trainers.space import CategoricalSpec, IntSpec, ParameterSpec
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
@@ -37,7 +37,7 @@ class Study:
     Pruned = optuna.TrialPruned
 
     def __init__(
-        self, spec: SearchSpec, context: StepContext, key: str, metric: str, lost: Callable[[str | None], None]
+        self, spec: SearchSpec, context: StepContext, key: str, metric: Metric, lost: Callable[[str | None], None]
     ) -> None:
         self._search, self._lost = spec.search, lost
         # A task runs in only one process at a time, so trials that an earlier process left running are dead.
@@ -52,7 +52,7 @@ class Study:
             self.study = optuna.create_study(
                 study_name=self.name,
                 storage=open_database(self._info, self._repeat) if self._info else open_journal(context.store, key),
-                direction="maximize" if METRICS[metric].higher_is_better else "minimize",
+                direction="maximize" if metric.higher_is_better else "minimize",
                 pruner=optuna.pruners.MedianPruner() if spec.search.pruner else optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )

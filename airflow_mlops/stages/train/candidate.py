@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import METRICS, is_custom
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.values import compute
 from airflow_mlops.models import parity
@@ -66,7 +67,7 @@ def fit_candidate(
     with Phase(context, "Exported to ONNX and measured"):
         contract = _contract(dataset, train)
         export = parity.export(model, contract, train, test, context.progress)
-        metrics = _measure(contract, test, export.predictions)
+        metrics = _measure(contract, test, export.predictions, spec.metrics)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds)
 
@@ -85,7 +86,9 @@ def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
     )
 
 
-def _measure(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
+def _measure(
+    contract: ModelContract, test: TrainingData, predictions: Predictions, own: Sequence[str]
+) -> dict[str, float]:
     found = compute(
         contract.task,
         test.labels,
@@ -94,13 +97,15 @@ def _measure(contract: ModelContract, test: TrainingData, predictions: Predictio
         predictions.probabilities,
         contract.classes,
         positive=contract.positive,
+        own=own,
     )
     return in_order(found)
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics of this package among ``metrics``, in the order of the catalog."""
-    return {name: metrics[name] for name in METRICS if name in metrics}
+    """The built-in metrics among ``metrics`` in the order of the catalog, followed by the user's own."""
+    names = [*METRICS, *filter(is_custom, metrics)]
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 class Phase:

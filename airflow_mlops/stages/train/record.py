@@ -6,6 +6,7 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core import imports
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.metrics import custom
 from airflow_mlops.models import parity
 from airflow_mlops.models.explanation import FOLDER
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
@@ -31,9 +33,13 @@ if TYPE_CHECKING:
 _BATCH = 100
 
 
-def code(model: FittedModel) -> dict[str, str]:
-    """SHA-256 of the source file of each class and function that made the model, by import path."""
-    return {path: imports.source_hash(source) for path, source in model.sources.items()}
+def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of the source file of each class and function that made or measured the model, by import path.
+
+    :param own_metrics: import paths of the user's own metrics
+    """
+    sources = {path: imports.source_hash(source) for path, source in model.sources.items()}
+    return {**sources, **custom.source_hashes(own_metrics)}
 
 
 def environment(model: FittedModel) -> dict[str, str]:
@@ -56,7 +62,7 @@ def log_run(
 
     manifest, model = dataset.manifest, fitted.model
     metrics = {**fitted.metrics, **parity.metrics(fitted.contract), "fit_seconds": fitted.seconds}
-    packages, sources = environment(model), code(model)
+    packages, sources = environment(model), code(model, spec.metrics)
     tags = {
         **usage_tags(),
         "mlops.trainer": model.name,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import check_import_path, find_metric
 from airflow_mlops.models.trainers.spec import TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
 
@@ -21,6 +21,8 @@ class TrainSpec(Spec):
     :param dataset: a training set with the parts ``train`` and ``test``
     :param model: name of the registered model, and by default also of the MLflow experiment
     :param trainer: the trainer. Results of searches are replaced by the trainer with the best parameters
+    :param metrics: import paths of the user's own metrics, which are measured and logged in addition to the built-in
+        ones, see :mod:`airflow_mlops.metrics.custom`
     :param seed: makes a training reproducible: same data, code and seed give the same model
     :param tags: tags for the MLflow run
     """
@@ -28,6 +30,7 @@ class TrainSpec(Spec):
     dataset: DatasetInput
     model: Name
     trainer: TrainerInput
+    metrics: list[Annotated[str, AfterValidator(check_import_path)]] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)
@@ -76,5 +79,5 @@ def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         raise ValueError("the search found no parameters, because no trial was completed")
     if len(metrics := sorted({result["metric"] for result in found})) > 1:
         raise ValueError(f"searches for {' and '.join(metrics)} cannot be compared: use the same metric in all of them")
-    sign = -1 if METRICS[metrics[0]].higher_is_better else 1
-    return min(found, key=lambda result: sign * result["value"])
+    sign = find_metric(metrics[0], found[0].get("greater_is_better")).sign
+    return max(found, key=lambda result: sign * result["value"])

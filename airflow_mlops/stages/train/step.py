@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.metrics import custom
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
@@ -36,6 +37,9 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
     :raises RegistryError: MLflow cannot be used
     """
+    # An invalid import path fails before the training, not after it.
+    for path in spec.metrics:
+        custom.load(path)
     spec = _search_parameters(spec, context)
     dataset, train, test = load_data(spec, context.store)
     client = connect(spec.mlflow, context.connection)
@@ -76,7 +80,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
     result = search.run_in_one_task(SearchSpec(search=spec.trainer, **fields), context)
-    return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
+    return TrainSpec(trainer=result.model_dump(mode="json"), metrics=spec.metrics, **fields)
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:

@@ -49,7 +49,7 @@ def test_an_invalid_space_is_refused_in_one_sentence(space, message):
     [
         (TREE, {"trials": 0}, "trials: Input should be greater than or equal to 1"),
         (TREE, {"folds": 1}, "folds: Input should be greater than or equal to 2"),
-        (TREE, {"metric": "auc"}, "there is no metric 'auc': use one of roc_auc, "),
+        (TREE, {"metric": "auc"}, "'auc' is not a metric: choose one of roc_auc, "),
         (TREE, {"pruner": "hyperband"}, "pruner: Input should be 'median'"),
         ({**TREE, "params": {"a": 1}}, {}, "'a' is both in space and in the trainer's params"),
         ({**TREE, "kind": "search"}, {}, "trainer: Input tag 'search' found using _kind() does not match"),

@@ -93,6 +93,17 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     return METRICS[name]
 
 
+def check_metric(name: str | None, greater_is_better: bool | None) -> None:
+    """Check an optional metric and its direction.
+
+    :raises ValueError: as :func:`find_metric`, or a direction is given without a metric
+    """
+    if name is not None:
+        find_metric(name, greater_is_better)
+    elif greater_is_better is not None:
+        raise ValueError("greater_is_better is only for a metric of your own: give its import path as metric")
+
+
 def check_import_path(path: str) -> str:
     """Return ``path`` if it has the form ``package.module:function``.
 

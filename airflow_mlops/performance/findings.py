@@ -8,6 +8,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
+from airflow_mlops.metrics.catalog import find_metric
 
 LOSSES = {
     "roc_auc": "1 - roc_auc",
@@ -128,6 +129,7 @@ class Performance(Model):
     :param high: upper end of it
     :param reference: the same metric on the held-out data at training
     :param labels: how many labels it was measured on; of an estimate, how many rows it is for
+    :param greater_is_better: the direction of a user's own metric; ``None`` for a built-in one
     """
 
     metric: str
@@ -136,3 +138,9 @@ class Performance(Model):
     high: float
     reference: float | None = None
     labels: int
+    greater_is_better: bool | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the metric."""
+        return find_metric(self.metric, self.greater_is_better).higher_is_better

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -15,9 +14,9 @@ def limit(performance: Performance, policy: Policy) -> float | None:
     """The value of the metric that is only just good enough; ``None`` without a reference."""
     if performance.reference is None:
         return None
-    if METRICS[performance.metric].higher_is_better:
+    if performance.higher_is_better:
         return performance.reference - policy.tolerance
-    return performance.reference * (1 + policy.tolerance)
+    return performance.reference + abs(performance.reference) * policy.tolerance
 
 
 def is_worse(performance: Performance, policy: Policy) -> bool:
@@ -25,7 +24,7 @@ def is_worse(performance: Performance, policy: Policy) -> bool:
     bound = limit(performance, policy)
     if bound is None:
         return False
-    return performance.high < bound if METRICS[performance.metric].higher_is_better else performance.low > bound
+    return performance.high < bound if performance.higher_is_better else performance.low > bound
 
 
 def too_old(found: Findings) -> bool:

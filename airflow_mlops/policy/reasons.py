@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.findings import LOSSES, Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.judgement import days, is_worse, limit, unforeseen
@@ -90,7 +89,7 @@ def where(found: Findings) -> list[str]:
 def compared(performance: Performance, policy: Policy, how: str = "realised") -> str:
     """How ``performance`` compares with what it was at training, in one clause."""
     bound, reference = limit(performance, policy), performance.reference
-    more = METRICS[performance.metric].higher_is_better
+    more = performance.higher_is_better
     value = f"{how} {performance.metric} {performance.value:.3f} ({performance.low:.3f} to {performance.high:.3f})"
     if is_worse(performance, policy):
         way, end = ("below", "least") if more else ("above", "most")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.metrics.catalog import check_metric
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
@@ -52,8 +52,7 @@ class EvaluateSpec(Spec):
 
     @model_validator(mode="after")
     def _known_metric(self) -> EvaluateSpec:
-        if self.metric is not None:
-            find_metric(self.metric, self.greater_is_better)
+        check_metric(self.metric, self.greater_is_better)
         return self
 
 

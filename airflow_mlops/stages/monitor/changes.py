@@ -7,7 +7,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.change_points import splits
 from airflow_mlops.performance.findings import Change, Performance
 from airflow_mlops.policy.findings import Findings
@@ -89,7 +88,7 @@ def _drift(history: Sequence[Findings], column: str) -> list[_Point]:
 def _floor(measured: Performance, last: Findings) -> float:
     """What the policy tolerates: a difference where more is better, a share of the reference elsewhere."""
     tolerance = last.policy.tolerance
-    return tolerance if METRICS[measured.metric].higher_is_better else tolerance * (measured.reference or 0.0)
+    return tolerance if measured.higher_is_better else tolerance * abs(measured.reference or 0.0)
 
 
 def _z(found: Findings) -> float:

@@ -10,7 +10,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics import realised as performance
-from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.catalog import REALISED, is_custom
 from airflow_mlops.performance import estimation
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
@@ -39,14 +39,14 @@ def realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findin
         left_out = f"{outcomes.skipped:,} labelled rows were left out: label or score is not a finite number."
         known["notes"] = [*found.notes, left_out]
     try:
-        estimate = performance.measure(metric, outcomes, policy.confidence)
+        estimate = performance.measure(metric, outcomes, policy.confidence, contract.task)
     except performance.UnmeasurableError as error:
         return {**known, "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or str(error)}
     without = f"{metric} was not measured at training" if metric not in contract.metrics else None
     return {
         **known,
         "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or without,
-        "performance": _performance(metric, estimate, contract, outcomes.rows),
+        "performance": _performance(policy, metric, estimate, contract, outcomes.rows),
     }
 
 
@@ -71,6 +71,8 @@ def estimated(
     columns = ["score", LABEL] if judged else ["score"]
     batches = (batch for dataset in datasets for batch in dataset.batches(columns=columns))
     try:
+        if is_custom(metric):
+            raise performance.UnmeasurableError(f"{metric} is not a built-in metric, so it needs labels")
         if calibration is None:
             raise performance.UnmeasurableError("the version's profile does not say what its scores mean")
         scores = estimation.collect(performance.scores(batches, labelled=judged), calibration)
@@ -80,7 +82,7 @@ def estimated(
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
     except performance.UnmeasurableError as error:
         return {"notes": [*found.notes, f"Performance was not estimated from the scores alone: {error}."]}
-    estimated = _performance(metric, estimate, contract, scores.total)
+    estimated = _performance(policy, metric, estimate, contract, scores.total)
     outside = unforeseen(found.model_copy(update={"estimated": estimated}))
     if outside is None:
         return {"estimated": estimated}
@@ -99,6 +101,8 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     # A classifier that gives labels alone has no roc_auc to compare with, but accuracy.
     measured = [name for name in REALISED[contract.task] if name in contract.metrics]
     metric = policy.metric or (measured or REALISED[contract.task])[0]
+    if is_custom(metric):
+        return metric
     if metric not in REALISED[contract.task]:
         raise SpecError(
             f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model: "
@@ -118,7 +122,9 @@ def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
     return None
 
 
-def _performance(metric: str, estimate: performance.Interval, contract: ModelContract, rows: int) -> Performance:
+def _performance(
+    policy: Policy, metric: str, estimate: performance.Interval, contract: ModelContract, rows: int
+) -> Performance:
     return Performance(
         metric=metric,
         value=estimate.value,
@@ -126,4 +132,5 @@ def _performance(metric: str, estimate: performance.Interval, contract: ModelCon
         high=estimate.high,
         reference=contract.metrics.get(metric),
         labels=rows,
+        greater_is_better=policy.greater_is_better,
     )

@@ -25,6 +25,8 @@ def fallen(
     if reference is None or found.performance is None or found.unmeasured is not None:
         return {}
     metric = found.performance.metric
+    if metric not in reference.losses:
+        return {}
     present = {column.name for dataset in datasets for column in dataset.manifest.columns}
     cuts = {name: cut for name, cut in reference.cuts.items() if name in present}
 

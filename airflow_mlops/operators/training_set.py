@@ -35,7 +35,9 @@ class BuildTrainingSetOperator(StepOperator):
     :param task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param split: ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (0.3, or ``14D``
         for the last 14 days), ``group`` and ``seed``; ``None`` for the one part ``data``
-    :param max_single_feature_score: refuse a feature that alone reaches this AUC (regression: R²)
+    :param max_single_feature_score: refuse a feature that alone scores higher than this: AUC, or R² for a regression
+    :param memory_limit: how much memory the join may use before it continues on disk; the events, and Python with its
+        libraries, need memory in addition
     :param description: description of the dataset
     :raises SpecError: the split is unknown, or both ``feature_service`` and ``features`` are given
     """
@@ -60,6 +62,7 @@ class BuildTrainingSetOperator(StepOperator):
         task: str | None = None,
         split: str | dict[str, Any] | None = "random",
         max_single_feature_score: float = 0.99,
+        memory_limit: str = "2GB",
         description: str = "",
         **kwargs: Any,
     ) -> None:

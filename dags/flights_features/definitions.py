@@ -1,7 +1,8 @@
-# ruff: noqa: TID253 - no DAG: Feast reads this file, and only where a step runs
+# ruff: noqa: TID253 - not a DAG: only Feast reads this file, where a step runs
 """Features of the flights example: the weather at the airport, and the plane.
 
-Plain Feast: `feast apply` and `feast materialize` work in this folder, given FLIGHTS_FEATURES_HOME.
+This is an ordinary Feast repository: `feast apply` and `feast materialize` work in this folder if the environment
+variable FLIGHTS_FEATURES_HOME is set.
 """
 
 import os
@@ -24,7 +25,7 @@ weather = FeatureView(
     name="weather",
     description="Hourly weather at the airport of departure",
     entities=[airport],
-    # An observation is of no use for long: after six hours it counts as not there.
+    # An observation that is older than six hours is not used.
     ttl=timedelta(hours=6),
     schema=[
         Field(name="origin", dtype=String),
@@ -43,7 +44,7 @@ weather = FeatureView(
 
 planes = FeatureView(
     name="planes",
-    description="What is known about a plane; it does not change",
+    description="Properties of a plane, which do not change",
     entities=[plane],
     schema=[
         Field(name="tailnum", dtype=String),
@@ -58,13 +59,13 @@ planes = FeatureView(
         name="planes",
         path=os.path.join(SOURCES, "planes"),
         timestamp_field="valid_from",
-        # Names that say what they are once they stand beside the columns of a flight.
+        # "year" and "type" would be ambiguous among the columns of a flight.
         field_mapping={"year": "plane_year", "type": "plane_type"},
     ),
 )
 
 delays = FeatureService(
     name="delays",
-    description="What is known before departure that the schedule does not say",
+    description="What is known before departure in addition to the schedule",
     features=[weather, planes],
 )

@@ -1,4 +1,4 @@
-"""What the small Feast repositories of the tests share."""
+"""Files of the small Feast repositories in tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ online_store:
   path: online.db
 entity_key_serialization_version: 3
 """
-"""A ``feature_store.yaml``: everything in files beside it."""
+"""A ``feature_store.yaml`` that keeps everything in files in the same folder."""
 
 PLACES = """
 from feast import Entity, FeatureView, Field, FileSource, ValueType

@@ -1,97 +1,79 @@
-"""Features as they were known at the time of each event, through Feast's offline store.
-
-Sources that are files are looked up by :mod:`airflow_mlops.data.feast.files`; other stores are asked for all at once.
-"""
+"""Joins features to events as they were known at the time of each event."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
-from airflow_mlops.data.feast import files as feast_files
+from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest, ViewRequest
 
 if TYPE_CHECKING:
-    import pandas as pd
     from feast import FeatureStore
 
-_EVENT_TIME, _EVENT = "event_timestamp", "mlops_event"
+BATCH_ROWS = 65_536
 
 
-def join(store: FeatureStore, request: FeatureRequest, events: pa.Table, timestamp: str) -> dict[str, pa.ChunkedArray]:
+def join(
+    store: FeatureStore, request: FeatureRequest, events: pa.Table, timestamp: str, memory_limit: str = "2GB"
+) -> Iterator[pa.Table]:
     """Look up every feature of ``request`` for every event.
 
-    :param events: join keys, event time (UTC timestamps) and what on-demand views need
-    :return: a column for each of ``request.refs``, with a value, or null, for each event
-    :raises FeatureStoreError: Feast failed, or keys and sources do not fit together
-    :raises LeakageError: Feast returned something newer than its event
+    Views over Parquet files are joined by DuckDB (:mod:`airflow_mlops.data.feast.point_in_time`), all others by Feast's
+    offline store. Feast computes on-demand views, from all events at once.
+
+    :param events: join keys, event times and the inputs of on-demand views
+    :param timestamp: the column of the event times
+    :param memory_limit: how much memory DuckDB may use before it continues on disk
+    :return: tables with the columns ``request.refs``, for one slice of the events after the other
+    :raises FeatureStoreError: Feast or DuckDB failed, or keys and sources do not fit together
+    :raises LeakageError: the join returned a value that is newer than its event
     """
-    found: dict[str, pa.ChunkedArray] = {}
+    sources, others = [], {}
     for view in request.views:
-        look_up = feast_files.look_up if feast_files.reads_files(store, view) else _from_store
-        columns = look_up(store, view, events, timestamp)
-        found.update({f"{view.alias}:{name}": _cast(column, view, name) for name, column in columns.items()})
-    for item in request.on_demand:
-        found.update(_computed(item, found, events))
-    return {ref: found[ref] for ref in request.refs}
+        if parquet_source.is_parquet(store, view):
+            sources.append(parquet_source.open_source(store, view, events.schema))
+        else:
+            others.update(offline_store.look_up(store, view, events, timestamp))
+    batches: Iterator[pa.Table] = iter([pa.table(others)])
+    if sources:
+        joined = point_in_time.join(sources, events, timestamp, memory_limit, BATCH_ROWS)
+        batches = _with_columns(joined, pa.table(others)) if others else joined
+    batches = (_as_declared(batch, request.views) for batch in batches)
+    if request.on_demand:
+        batches = iter([_with_on_demand(pa.concat_tables(batches), request.on_demand, events)])
+    for batch in batches:
+        yield batch.select(request.refs)
 
 
-def _from_store(
-    store: FeatureStore, request: ViewRequest, events: pa.Table, timestamp: str
-) -> dict[str, pa.ChunkedArray]:
-    """Ask the offline store of the repository itself: a warehouse joins by its own means."""
-    keys = list(dict.fromkeys(request.join_keys.values()))
-    asked: pd.DataFrame = events.select([*keys, timestamp]).to_pandas()
-    whole = asked[keys].notna().all(axis=1)
-    asked = asked.rename(columns={timestamp: _EVENT_TIME}).assign(**{_EVENT: np.arange(len(asked))})[whole]
-    groups = asked.groupby([*keys, _EVENT_TIME], sort=False)[_EVENT]
-    first = groups.transform("min").to_numpy()
-    distinct = asked[asked[_EVENT] == first]
-    for key, column in request.join_keys.items():
-        distinct = distinct.assign(**{key: distinct[column]})
-    entity_df = distinct[[*request.join_keys, _EVENT_TIME, _EVENT]]
-    try:
-        with feast_repo.quietly():
-            refs = [f"{request.view.name}:{name}" for name in request.features]
-            with feast_repo.locked(store, shared=True):
-                job = store.get_historical_features(entity_df=entity_df, features=refs)
-            found = job.to_df()
-    except Exception as error:
-        raise FeatureStoreError(
-            f"Feast's offline store failed for feature view {request.view.name!r}: {one_line(error)}."
-        ) from error
-    position = np.full(events.num_rows, -1, np.int64)
-    position[found[_EVENT].to_numpy(np.int64)] = np.arange(len(found))
-    row = np.full(events.num_rows, -1, np.int64)
-    row[asked[_EVENT].to_numpy()] = position[first]
-    indices = pa.array(row, mask=row < 0)
-    return {name: pa.chunked_array([pa.Array.from_pandas(found[name])]).take(indices) for name in request.features}
+def _with_columns(batches: Iterator[pa.Table], others: pa.Table) -> Iterator[pa.Table]:
+    start = 0
+    for batch in batches:
+        columns = {**_columns(batch), **_columns(others.slice(start, batch.num_rows))}
+        start += batch.num_rows
+        yield pa.table(columns)
 
 
-def _computed(item: OnDemandRequest, found: dict[str, pa.ChunkedArray], events: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Let Feast compute an on-demand view."""
-    inputs: dict[str, Any] = {}
-    for source in item.view.source_feature_view_projections.values():
-        # Feast adds the short names itself.
-        for field in source.features:
-            inputs[f"{source.name}__{field.name}"] = found[f"{source.name_to_use()}:{field.name}"]
-    inputs.update({name: events[name] for name in item.view.get_request_data_schema()})
-    try:
-        with feast_repo.quietly():
-            computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
-    except Exception as error:
-        raise FeatureStoreError(
-            f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}."
-        ) from error
-    return {f"{item.alias}:{name}": computed[name] for name in item.features}
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
+    """Features in the types that their views declare."""
+    return pa.table(
+        {
+            f"{view.alias}:{name}": _cast(found[f"{view.alias}:{name}"], view, name)
+            for view in views
+            for name in view.features
+        }
+    )
 
 
 def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.ChunkedArray:
-    """A feature in the type that its view declares."""
     kind = request.features[name]
     if pa.types.is_nested(kind):
         return column
@@ -102,3 +84,24 @@ def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.Chunke
             f"Feature {name!r} of view {request.view.name!r} is declared as {kind}, but its source holds "
             f"{column.type}: {str(error).splitlines()[0]}."
         ) from None
+
+
+def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table) -> pa.Table:
+    """The features and, in addition, those that Feast computes from them."""
+    columns = _columns(found)
+    for item in items:
+        inputs: dict[str, Any] = {}
+        for source in item.view.source_feature_view_projections.values():
+            # Feast adds the short names itself.
+            for field in source.features:
+                inputs[f"{source.name}__{field.name}"] = columns[f"{source.name_to_use()}:{field.name}"]
+        inputs.update({name: events[name] for name in item.view.get_request_data_schema()})
+        try:
+            with feast_repo.quietly():
+                computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
+        except Exception as error:
+            raise FeatureStoreError(
+                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}."
+            ) from error
+        columns.update({f"{item.alias}:{name}": computed[name] for name in item.features})
+    return pa.table(columns)

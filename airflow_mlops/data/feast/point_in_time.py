@@ -1,166 +1,145 @@
-"""Which row of a source each event may see, by Feast's own point-in-time join.
+"""The point-in-time join of events with Parquet sources, by DuckDB's ``ASOF JOIN``.
 
-Feast's store for files compares every event with every feature row of the same entity, in pandas, and leaves out
-events that share their keys with another one or whose features are all too old. It is therefore asked for events that
-are distinct, in pieces of bounded size.
+Of the rows with the event's join keys, an event sees the newest one that is not newer than the event and, if the view
+has a time to live, not older than that. Both bounds belong to the span. Of rows with the same time, the one that was
+created last counts; of those with the same creation time too, the last one in the source, in the order of file paths
+and of rows in a file. A row without a time is never seen. A null join key matches nothing.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from airflow_mlops.core.errors import FeatureStoreError, one_line
-from airflow_mlops.data.feast import repository as feast_repo
-from airflow_mlops.data.feast.sources import UTC
+from airflow_mlops.core.errors import FeatureStoreError, LeakageError, one_line
+from airflow_mlops.data import relational
+from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, decoded
+from airflow_mlops.data.timestamps import as_utc
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from duckdb import DuckDBPyConnection
 
-# Pairs of an event and a feature row that Feast may compare at once: some 20 MB.
-PAIRS = 250_000
-_EVENT_TIME, _EVENT, _KEY, _TIME, _ROW = "event_timestamp", "mlops_event", "mlops_key", "mlops_time", "mlops_row"
+# Later than every creation time and row number.
+_LAST = 2**63 - 1
+# Year 1, in microseconds since 1970.
+_FIRST_TIME = -62_135_596_800_000_000
 
-Int64s = np.ndarray[Any, np.dtype[np.int64]]
 
+def join(
+    sources: Sequence[ParquetSource], events: pa.Table, timestamp: str, memory_limit: str, batch_rows: int
+) -> Iterator[pa.Table]:
+    """Look up the features of every source for every event.
 
-def known_rows(
-    own_keys: Int64s, own_times: Int64s, created: Int64s, keys: Int64s, times: Int64s, ttl: timedelta | None
-) -> Int64s:
-    """For each event the row of the source that Feast lets it see, or -1.
-
-    :param own_keys: a number for the join keys of each row of the source, not negative
-    :param own_times: of each row, in microseconds since 1970
-    :param created: when each row was written, in the same unit
-    :param keys: the number of each event's join keys, -1 where one is missing
-    :param times: of each event
-    :param ttl: how old a row may be
-    :raises FeatureStoreError: Feast failed
+    :param events: join keys and event times
+    :param timestamp: the column of the event times. Times finer than a microsecond are rounded down
+    :param memory_limit: how much memory DuckDB may use before it continues on disk, for example ``2GB``
+    :param batch_rows: the largest number of events in a table
+    :return: for one slice of the events after the other, the columns ``alias:feature`` as the sources hold them
+    :raises FeatureStoreError: the join failed
+    :raises LeakageError: the join returned a row that is newer than its event
     """
-    answer = np.full(len(keys), -1, np.int64)
-    # Of rows with the same key and time the one created last counts.
-    order = np.lexsort((np.arange(len(own_keys)), created, own_times, own_keys))
-    last = np.ones(len(order), bool)
-    last[:-1] = (np.diff(own_keys[order]) != 0) | (np.diff(own_times[order]) != 0)
-    rows = order[last & (own_keys[order] >= 0)]
-    asked = np.flatnonzero(np.isin(keys, own_keys[rows]) & (keys >= 0))
-    if not len(asked):
-        return answer
-    asked = asked[np.lexsort((keys[asked], times[asked]))]
-    first = np.ones(len(asked), bool)
-    first[1:] = (np.diff(keys[asked]) != 0) | (np.diff(times[asked]) != 0)
-    distinct = asked[first]
-    seen = np.full(len(distinct), -1, np.int64)
-    with _PointInTime(ttl) as feast:
-        for piece, candidates in _pieces(
-            keys[distinct], times[distinct], own_keys[rows], own_times[rows], micros(ttl) if ttl else None
-        ):
-            chosen = rows[candidates]
-            found, row = feast.look_up(
-                keys[distinct[piece]], times[distinct[piece]], own_keys[chosen], own_times[chosen], chosen
-            )
-            seen[piece.start + found] = row
-    answer[asked] = seen[np.cumsum(first) - 1]
-    return answer
+    import duckdb
 
-
-def _pieces(
-    keys: Int64s, times: Int64s, own_keys: Int64s, own_times: Int64s, ttl: int | None
-) -> Iterator[tuple[slice, Int64s]]:
-    """Cut events, which are ordered by time, so that no piece has more than ``PAIRS`` pairs to compare.
-
-    :return: a piece of the events, and the source rows that any of them could see
-    """
-    waiting = [slice(0, len(keys))]
-    while waiting:
-        piece = waiting.pop()
-        start, end = times[piece.start], times[piece.stop - 1]
-        if ttl is not None:
-            near = (own_times <= end) & (own_times >= start - ttl)
-        else:
-            # What came before the piece matters only by its newest row. Rows are ordered by key and time.
-            before = own_times <= start
-            newest = before.copy()
-            newest[:-1] &= (np.diff(own_keys) != 0) | ~before[1:]
-            near = newest | ((own_times > start) & (own_times <= end))
-        counts = np.bincount(keys[piece], minlength=int(own_keys.max()) + 1)
-        candidates = np.flatnonzero(near & (counts[own_keys] > 0))
-        pairs = int(counts[own_keys[candidates]].sum())
-        if pairs > PAIRS and piece.stop - piece.start > 1 and end > start:
-            middle = (piece.start + piece.stop) // 2
-            waiting += [slice(middle, piece.stop), slice(piece.start, middle)]
-        elif len(candidates):
-            yield piece, candidates
-
-
-class _PointInTime:
-    """A Feast project of its own, in a temporary folder, that holds one view: which row of a source is known when."""
-
-    def __init__(self, ttl: timedelta | None) -> None:
-        self._ttl = ttl
-
-    def __enter__(self) -> _PointInTime:
-        self._folder = tempfile.TemporaryDirectory(prefix="mlops-feast-")
-        self._source = Path(self._folder.name) / "source.parquet"
-        self._store: FeatureStore | None = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def _apply(self) -> FeatureStore:
-        from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
-        from feast.types import Int64
-
-        config = {
-            "project": "point_in_time",
-            "provider": "local",
-            "registry": f"{self._folder.name}/registry.db",
-            "offline_store": {"type": "dask"},
-            "online_store": None,
-            "entity_key_serialization_version": 3,
-        }
-        store = FeatureStore(config=RepoConfig(**config))
-        entity = Entity(name=_KEY, join_keys=[_KEY], value_type=ValueType.INT64)
-        view = FeatureView(
-            name="known",
-            entities=[entity],
-            ttl=self._ttl,
-            schema=[Field(name=_KEY, dtype=Int64), Field(name=_ROW, dtype=Int64)],
-            source=FileSource(name="source", path=str(self._source), timestamp_field=_TIME),
-            online=False,
-        )
-        store.apply([entity, view])
-        return store
-
-    def look_up(
-        self, keys: Int64s, times: Int64s, own_keys: Int64s, own_times: Int64s, rows: Int64s
-    ) -> tuple[Int64s, Int64s]:
-        """Positions of the events that see something, and the rows they see."""
-        import pandas as pd
-
-        source = {_KEY: own_keys, _TIME: pa.array(own_times, UTC), _ROW: rows}
-        pq.write_table(pa.table(source), self._source)
-        events = pd.DataFrame(
-            {_KEY: keys, _EVENT_TIME: pd.to_datetime(times, unit="us", utc=True), _EVENT: np.arange(len(keys))}
-        )
+    times = as_utc(events[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
+    columns = list(dict.fromkeys(column for source in sources for column in source.request.join_keys.values()))
+    keys = {column: f"k{number}" for number, column in enumerate(columns)}
+    left = {"n": np.arange(events.num_rows), "t": times} | {keys[name]: decoded(events[name]) for name in keys}
+    with relational.connect(memory_limit) as connection:
+        connection.register("events", pa.table(left))
+        parts = [_Part(number, source) for number, source in enumerate(sources)]
+        start = 0
         try:
-            with feast_repo.quietly():
-                self._store = self._store or self._apply()
-                found = self._store.get_historical_features(entity_df=events, features=[f"known:{_ROW}"]).to_df()
-        except Exception as error:
-            raise FeatureStoreError(f"Feast's offline store failed: {one_line(error)}.") from error
-        found = found[found[_ROW].notna()]
-        return found[_EVENT].to_numpy(np.int64), found[_ROW].to_numpy(np.int64)
+            sql, parameters = _query(connection, parts, keys, times)
+            for batch in connection.sql(sql, params=parameters).to_arrow_reader(batch_rows):
+                found = pa.Table.from_batches([batch])
+                for part in parts:
+                    part.verify(found, times.slice(start, len(found)))
+                start += batch.num_rows
+                yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
+        except duckdb.OutOfMemoryException as error:
+            raise FeatureStoreError(
+                f"The point-in-time join needs more than {memory_limit} of memory: raise memory_limit "
+                f"({one_line(error)})."
+            ) from error
+        except duckdb.Error as error:
+            raise FeatureStoreError(f"The point-in-time join failed in DuckDB: {one_line(error)}.") from error
 
 
-def micros(span: timedelta) -> int:
-    """A span in microseconds, as times are counted here."""
-    return span // timedelta(microseconds=1)
+class _Part:
+    """What one source adds to the query and to the result."""
+
+    def __init__(self, number: int, source: ParquetSource) -> None:
+        self._source = source
+        self._view = source.request.view
+        self._number = number
+        ttl = self._view.ttl
+        self._ttl = min(ttl // timedelta(microseconds=1), _LAST // 2) if ttl and ttl > timedelta(0) else None
+
+    def features(self, found: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+        """The features as ``alias:feature``, in the types of the source."""
+        request = self._source.request
+        for i, name in enumerate(request.features):
+            column = found[f"f{self._number}_{i}"]
+            kind = self._source.dataset.schema.field(self._source.names[name]).type
+            yield f"{request.alias}:{name}", column if pa.types.is_dictionary(kind) else column.cast(kind)
+
+    def select(self) -> list[str]:
+        """SQL for the columns of the result: the time of the row, and its features."""
+        side = f"s{self._number}"
+        features = range(len(self._source.request.features))
+        columns = {f"t{self._number}": "t"} | {f"f{self._number}_{i}": f"f{i}" for i in features}
+        if self._ttl is None:
+            return [f"{side}.{column} AS {name}" for name, column in columns.items()]
+        alive = f"{side}.t >= e.t - $ttl_{self._number}"
+        return [f"CASE WHEN {alive} THEN {side}.{column} END AS {name}" for name, column in columns.items()]
+
+    def join(
+        self, connection: DuckDBPyConnection, keys: dict[str, str], times: pa.ChunkedArray
+    ) -> tuple[str, dict[str, Any]]:
+        """SQL for the join with this source, and its parameters."""
+        side = f"s{self._number}"
+        rows, parameters = self._source.relation(connection, self._number, self._span(times))
+        if self._ttl is not None:
+            parameters[f"ttl_{self._number}"] = self._ttl
+        same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
+        # The rows are ordered by time, then by what decides between rows with the same time.
+        newest = f"ROW(e.t, {_LAST}, {_LAST}, {_LAST}) >= ROW({side}.t, {side}.created, {side}.file, {side}.row)"
+        return f"ASOF LEFT JOIN ({rows}) {side} ON {' AND '.join([*same, newest])}", parameters
+
+    def _span(self, times: pa.ChunkedArray) -> Span:
+        bounds = pc.min_max(times).as_py()
+        first, last = bounds["min"] or 0, bounds["max"] or 0
+        # One microsecond more, because a row's time may be rounded up.
+        first = None if self._ttl is None else first - self._ttl - 1
+        return Span(first if first is not None and first > _FIRST_TIME else None, last)
+
+    def verify(self, found: pa.Table, times: pa.ChunkedArray) -> None:
+        """Check the ages of the rows that DuckDB chose: a training set must not hold anything newer than its events."""
+        age = pc.subtract(times, found[f"t{self._number}"])
+        newer = pc.sum(pc.less(age, 0)).as_py() or 0
+        if newer:
+            raise LeakageError(
+                f"{newer} values of feature view {self._view.name!r} are newer than their events: the point-in-time join "
+                "returned wrong rows. Do not train on them; report this with the version of duckdb."
+            )
+        if self._ttl is not None and pc.any(pc.greater(age, self._ttl)).as_py():
+            raise FeatureStoreError(
+                f"The point-in-time join returned values of feature view {self._view.name!r} that are older than its ttl."
+            )
+
+
+def _query(
+    connection: DuckDBPyConnection, parts: Sequence[_Part], keys: dict[str, str], times: pa.ChunkedArray
+) -> tuple[str, dict[str, Any]]:
+    joins, parameters = [], {}
+    for part in parts:
+        join, values = part.join(connection, keys, times)
+        joins.append(join)
+        parameters.update(values)
+    columns = ", ".join(column for part in parts for column in part.select())
+    return f"SELECT {columns} FROM events e {' '.join(joins)} ORDER BY e.n", parameters  # noqa: S608 - names of our own

@@ -1,4 +1,4 @@
-"""What a feature service, or a list of features, asks for: which views to look up, and which to compute."""
+"""Resolve a feature service or a list of features to the views to look up and to compute."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 class ViewRequest:
     """Features of one view.
 
-    :param alias: the name that features of the view go by, its own unless the service gives another
-    :param join_keys: the view's join keys, with the columns of the events that hold them
-    :param features: Arrow types of the features, by name
+    :param view: Feast's feature view
+    :param alias: the name of the view in references to its features; a feature service may rename a view
+    :param join_keys: the column of the events for each join key of the view
+    :param features: the Arrow type of each feature
     """
 
     view: Any
@@ -30,7 +31,7 @@ class ViewRequest:
 
 @dataclass(frozen=True)
 class OnDemandRequest:
-    """Features that Feast computes from those of other views and from columns of the events."""
+    """Features that Feast computes from features of other views and columns of the events."""
 
     view: Any
     alias: str
@@ -39,10 +40,11 @@ class OnDemandRequest:
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """All that is to be joined.
+    """All features to join.
 
-    :param refs: the features asked for, as ``view:feature``, in order
-    :param views: what has to be looked up for them, which is more where on-demand views need it
+    :param refs: the requested features as ``view:feature``, in order
+    :param views: the views to look up, including those that on-demand views need
+    :param on_demand: the on-demand views to compute
     """
 
     refs: list[str]
@@ -51,19 +53,21 @@ class FeatureRequest:
 
     @property
     def join_keys(self) -> list[str]:
-        """The columns of the events that features are looked up by, in order."""
+        """The columns of the events that are join keys, in order."""
         return list(dict.fromkeys(column for request in self.views for column in request.join_keys.values()))
 
     @property
     def event_columns(self) -> list[str]:
-        """The columns of the events that on-demand views compute with."""
+        """The columns of the events that are inputs of on-demand views."""
         return list(dict.fromkeys(name for item in self.on_demand for name in item.view.get_request_data_schema()))
 
 
 def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | None) -> FeatureRequest:
-    """Find out what a feature service, or a list of ``view:feature``, asks for.
+    """Find the views of a feature service or of a list of features.
 
-    :raises FeatureStoreError: the repository has no such thing
+    :param service: the name of a feature service
+    :param features: instead of a service, references ``view:feature``
+    :raises FeatureStoreError: the repository has no such service, view or feature
     """
     from feast.types import from_feast_to_pyarrow_type
 
@@ -93,7 +97,7 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
             on_demand.append(OnDemandRequest(view, alias, wanted))
             return
         if getattr(view, "batch_source", None) is None or not hasattr(view, "entity_columns"):
-            raise FeatureStoreError(f"{name!r} has no batch source, so its features have no past that could be joined.")
+            raise FeatureStoreError(f"Feature view {name!r} has no batch source, so it has no history to join.")
         own_keys = [entities.get(entity, entity) for entity in view.entities]
         join_keys = {key: join_key_map.get(key, key) for key in own_keys if not key.startswith("__dummy")}
         found = views.get(alias)
@@ -110,12 +114,12 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
 def _projections(
     store: FeatureStore, service: str | None, features: Sequence[str] | None
 ) -> Iterator[tuple[str, str, list[str], dict[str, str]]]:
-    """View, alias, features and join key map of everything asked for."""
+    """View, alias, features and join key map of each requested view or feature."""
     if service is None:
         for ref in features or ():
             name, colon, feature = ref.partition(":")
             if not (name and colon and feature):
-                raise FeatureStoreError(f"{ref!r} is not a feature: write it as view:feature.")
+                raise FeatureStoreError(f"{ref!r} is not a reference to a feature: write it as view:feature.")
             yield name, name, [feature], {}
         return
     known = {item.name: item for item in store.list_feature_services()}

@@ -1,4 +1,4 @@
-"""How far features are materialised: what is waited for, and what is told."""
+"""Spec and result of checking how far features are materialised."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class FeatureFreshnessSpec(Spec):
-    """Wait until feature views are materialised; either for a window, or up to a time not long ago.
+    """Check whether feature views are materialised, either for a window or up to a recent time.
 
-    :param repo: the folder that holds ``feature_store.yaml``
-    :param window: the time that must have been materialised, without a gap
-    :param max_age: how long ago the newest materialised time may be
-    :param feature_views: names of the views; all that are served online unless given
+    :param repo: the folder with ``feature_store.yaml``
+    :param window: the time that must be materialised without a gap
+    :param max_age: the greatest age of the newest materialised time
+    :param feature_views: the names of the views; by default all that are served online
     """
 
     repo: str = Field(min_length=1)
@@ -27,7 +27,7 @@ class FeatureFreshnessSpec(Spec):
     @model_validator(mode="after")
     def _one_of_two(self) -> FeatureFreshnessSpec:
         if (self.window is None) == (self.max_age is None):
-            raise ValueError("give either window, the time to be materialised, or max_age")
+            raise ValueError("give either window or max_age")
         return self
 
 
@@ -35,7 +35,7 @@ class FeatureFreshnessResult(Result):
     """How far the views are materialised.
 
     :param project: the Feast project
-    :param materialized_until: by view, the newest time that was materialised
+    :param materialized_until: the newest materialised time of each view
     """
 
     project: Name

@@ -1,7 +1,7 @@
-"""Looks up in a Feast registry how far features are materialised.
+"""Check in a Feast registry how far features are materialised.
 
-``python -m airflow_mlops.stages.feature_freshness.step`` looks once, for a spec in JSON on standard input. The last line of its
-output is JSON: ``result``, which is null while features are not fresh, or ``error`` and ``message``.
+``python -m airflow_mlops.stages.feature_freshness.step`` checks once, for a spec in JSON on standard input. The last line
+of its output is JSON: either ``result``, which is null while features are not fresh, or ``error`` and ``message``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TICK = timedelta(microseconds=1)
 
 
 def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
-    """How far the views are materialised, or ``None`` while one of them is not as far as ``spec`` asks.
+    """Return how far the views are materialised, or ``None`` while one of them is not as far as ``spec`` requires.
 
     :raises FeatureStoreError: the repository or its registry cannot be read
     """
@@ -38,7 +38,7 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
     views = sorted(known) if spec.feature_views is None else spec.feature_views
     behind = [_behind(name, known.get(name), spec) for name in views]
     if not views or any(behind):
-        waiting = "; ".join(filter(None, behind)) or "it has no feature view that is served online"
+        waiting = "; ".join(filter(None, behind)) or "it serves no feature view online"
         log.info("Feast project %s: %s.", store.project, waiting)
         return None
     until = {name: max(end for _, end in known[name]) for name in views}
@@ -51,7 +51,7 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
 
 
 def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
-    """By view that is served online, the intervals of time that were materialised."""
+    """The materialised intervals of each view that is served online."""
     try:
         with feast_repo.locked(store, shared=True):
             views = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
@@ -63,21 +63,29 @@ def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
 
 
 def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessSpec) -> str:
-    """What ``view`` lacks, as a clause; empty if nothing."""
+    """Why ``view`` is not fresh, as a clause; empty if it is."""
     if intervals is None:
-        return f"{view} is not registered, or not served online"
+        return f"{view} is not registered or not served online"
     if spec.window is not None:
         reached = covered(intervals, spec.window)
-        return "" if reached >= spec.window.end else f"{view} lacks {reached.isoformat()} of {spec.window.label}"
+        return (
+            ""
+            if reached >= spec.window.end
+            else f"{view} is materialised only until {reached.isoformat()} of {spec.window.label}"
+        )
     assert spec.max_age is not None
     newest = max((end for _, end in intervals), default=None)
     if newest is None:
-        return f"{view} was never materialised"
-    return "" if datetime.now(timezone.utc) - newest <= spec.max_age else f"{view} ends at {newest.isoformat()}"
+        return f"{view} has never been materialised"
+    return (
+        ""
+        if datetime.now(timezone.utc) - newest <= spec.max_age
+        else f"{view} is materialised only until {newest.isoformat()}"
+    )
 
 
 def covered(intervals: Iterable[Interval], window: Window) -> datetime:
-    """How far ``intervals``, taken together, reach without a gap from the start of ``window``."""
+    """The time up to which ``intervals`` together cover ``window`` without a gap."""
     reached = window.start
     for start, end in sorted(intervals):
         if start > reached:
@@ -87,15 +95,15 @@ def covered(intervals: Iterable[Interval], window: Window) -> datetime:
 
 
 def main() -> None:
-    """Look once, and print what was seen."""
+    """Check once, and print the outcome as JSON."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
-    said: dict[str, Any]
+    outcome: dict[str, Any]
     try:
         found = look(FeatureFreshnessSpec.model_validate_json(sys.stdin.read()))
-        said = {"result": found and found.model_dump(mode="json")}
+        outcome = {"result": found and found.model_dump(mode="json")}
     except MLOpsError as error:
-        said = {"error": type(error).__name__, "message": str(error)}
-    sys.stdout.write(f"\n{json.dumps(said)}\n")
+        outcome = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(f"\n{json.dumps(outcome)}\n")
 
 
 if __name__ == "__main__":

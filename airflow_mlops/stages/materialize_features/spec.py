@@ -1,4 +1,4 @@
-"""Applying a Feast repository and materialising its features: what is asked and what comes back."""
+"""Spec and result of applying a Feast repository and materialising its features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class PublishedSource(Model):
-    """Datasets that become the rows of one of the repository's file sources.
+    """Datasets to publish as the rows of a file source.
 
-    :param dataset: a dataset, or the name of one, perhaps with a window
-    :param valid_from: for a snapshot, whose rows carry no time: since when they have been true
+    :param dataset: a dataset, or the name of one with an optional window
+    :param valid_from: the time since which a snapshot is valid, if its rows have no times
     """
 
     dataset: DatasetLike
@@ -26,7 +26,7 @@ class PublishedSource(Model):
 
 
 def _as_source(value: Any) -> Any:
-    # The result of an upstream step has a field "dataset" as well, among others that are of no use here.
+    # The result of an upstream step has a field "dataset" too; its other fields are not used here.
     if isinstance(value, dict) and "dataset" in value:
         return {name: value[name] for name in ("dataset", "valid_from") if value.get(name) is not None}
     return {"dataset": value}
@@ -35,12 +35,12 @@ def _as_source(value: Any) -> Any:
 class MaterializeFeaturesSpec(Spec):
     """Apply a Feast repository and write a window of its features to the online store.
 
-    :param repo: the folder that holds ``feature_store.yaml``
+    :param repo: the folder with ``feature_store.yaml``
     :param window: the time whose feature values are written
-    :param feature_views: names of the views to materialise; all that are served online unless given
-    :param chunk: the longest span of time materialised in one go
-    :param apply: register the repository's definitions first, as ``feast apply`` does
-    :param sources: by the name of a file source, the datasets to publish as its rows
+    :param feature_views: the names of the views to materialise; by default all that are served online
+    :param chunk: the longest time that is materialised in one call
+    :param apply: whether to register the definitions of the repository first, as ``feast apply`` does
+    :param sources: the datasets to publish, by the name of a file source
     """
 
     repo: str = Field(min_length=1)
@@ -52,14 +52,14 @@ class MaterializeFeaturesSpec(Spec):
 
 
 class MaterializeFeaturesResult(Result):
-    """What was materialised.
+    """The views and chunks that were materialised.
 
     :param project: the Feast project
-    :param feature_views: the views that were materialised
-    :param chunks: chunks of time materialised by this try
-    :param chunks_skipped: chunks that an earlier try had finished
+    :param feature_views: the materialised views
+    :param chunks: the number of chunks that this attempt materialised
+    :param chunks_skipped: the number of chunks that an earlier attempt had finished
     :param features: the Feast type of each feature, by view
-    :param published: rows published for each source by this task; sources that held these datasets already are left out
+    :param published: the number of rows published for each source; sources that already held these datasets are omitted
     """
 
     project: Name

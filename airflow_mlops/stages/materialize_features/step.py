@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, one_line
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
-from airflow_mlops.data.feast.sources import SourceFolder, source_columns
+from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
 
-# Feast's own windows include their end, ours do not.
+# Windows of Feast include their end, ours do not.
 _TICK = timedelta(microseconds=1)
 
 
 def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeaturesResult:
-    """Publish datasets as sources, apply the repository, and materialise every chunk that no earlier try finished.
+    """Publish datasets as sources, apply the repository, and materialise every chunk that no earlier attempt finished.
 
-    :raises FeatureStoreError: the repository or a view in it cannot be used
-    :raises MaterializationError: Feast failed in the middle; a retry goes on there
+    :raises FeatureStoreError: the repository or one of its views cannot be used
+    :raises MaterializationError: Feast failed to materialise a chunk; a retry continues with it
     """
     store = feast_repo.open_store(spec.repo)
     watermark = _Watermark(context.store, context.key)
@@ -68,9 +68,9 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
 
 
 def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, int]:
-    """Publish the sources, then register the definitions, whose types Feast may have to infer from the files.
+    """Publish the sources, then register the definitions. Feast may infer types of the definitions from the files.
 
-    :return: rows published by source
+    :return: the number of rows published, by source
     """
     published: dict[str, int] = {}
     if not (spec.apply or spec.sources):
@@ -103,20 +103,20 @@ def _publish(
     return sum(written) if written else None
 
 
-def _views(store: FeatureStore, asked: list[str] | None) -> list[str]:
-    """Names of the views to materialise, in order."""
+def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
+    """The names of the views to materialise, in order."""
     online = {
         view.name
         for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views())
         if view.online and getattr(view, "enabled", True)
     } | {view.name for view in store.list_on_demand_feature_views() if view.write_to_online_store}
-    unknown = [name for name in asked or () if name not in online]
+    unknown = [name for name in requested or () if name not in online]
     if unknown:
         raise FeatureStoreError(
             f"Feast project {store.project} has no feature view {', '.join(map(repr, unknown))} that is served online: "
             f"it has {', '.join(sorted(online)) or 'none'}."
         )
-    return list(asked) if asked is not None else sorted(online)
+    return list(requested) if requested is not None else sorted(online)
 
 
 def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -131,10 +131,10 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 
 
 class _Online:
-    """The online store, brought forward chunk by chunk and never back in time.
+    """Materialises chunks into the online store, without replacing values by older ones.
 
-    Feast overwrites what the online store holds with the newest values of the window it is asked for, older or not.
-    When an old window is replayed, the call therefore reaches to the newest time that was ever materialised.
+    Feast writes the newest values of a window into the online store even if the store holds newer ones. If an old
+    window is replayed, each call therefore ends at the newest time that was ever materialised.
     """
 
     def __init__(self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime]) -> None:
@@ -152,12 +152,12 @@ class _Online:
             except Exception as error:
                 raise MaterializationError(
                     f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
-                    f"{feast_repo.hint(error)} Earlier chunks are done; a retry goes on with this one."
+                    f"{feast_repo.hint(error)} Earlier chunks are done; a retry continues with this one."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
-        """Views by the span of time they need, so that an engine which takes many views at once gets them at once."""
+        """The views by start and end of their time, so that views with the same time are materialised in one call."""
         calls: dict[tuple[datetime, datetime], list[str]] = {}
         last = chunk.end - _TICK
         known = {
@@ -171,7 +171,7 @@ class _Online:
             start = chunk.start
             source = view.batch_source.name if view is not None and view.batch_source is not None else None
             if source in self._snapshots and name not in self._reached:
-                # A snapshot is true from then on, so its rows belong to every later window.
+                # A snapshot stays valid, so its rows belong to every later window.
                 start = min(start, self._snapshots[source])
             newest = view.most_recent_end_time if view is not None else None
             calls.setdefault((start, max(last, newest) if newest else last), []).append(name)
@@ -179,7 +179,7 @@ class _Online:
 
 
 class _Watermark:
-    """How far a task has come, kept in the artifact store for its retries."""
+    """The end of the last materialised chunk. It lies in the artifact store, so a retry continues from there."""
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self._store = store
@@ -197,7 +197,7 @@ class _Watermark:
 
 def _summary(project: str, window: Window, views: list[str], done: int, skipped: int, published: dict[str, int]) -> str:
     sources = "".join(f"published {rows:,} rows as {name}, " for name, rows in published.items())
-    earlier = f", {skipped} were done by an earlier try" if skipped else ""
+    earlier = f", {skipped} were done by an earlier attempt" if skipped else ""
     what = ", ".join(views) or "no view"
     text = f"{sources}materialised {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."
     return text[0].upper() + text[1:]

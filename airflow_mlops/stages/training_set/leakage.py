@@ -1,4 +1,4 @@
-"""Features that tell a model what it could not know: newer than their event, or too good alone to be true."""
+"""Leakage checks: features that are newer than their event, and features that alone predict the label too well."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Numbers = np.ndarray[Any, Any]
 def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> None:
     """Refuse features that hold a point in time after the event.
 
+    :param timestamp: the column of the event times
     :raises LeakageError: naming the first such feature
     """
     events = table[timestamp].cast(pa.timestamp("us", "UTC"))
@@ -37,24 +38,25 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
             raise LeakageError(
                 f"Feature {name!r} is newer than its event in {count:,} of {table.num_rows:,} rows (first: "
                 f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so it "
-                "cannot have been known then: take it out of the features."
+                "cannot have been known then: remove it from the features."
             )
 
 
-def refuse_telling(
+def refuse_too_predictive(
     table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers, limit: float
 ) -> dict[str, Any]:
-    """Refuse features that predict the label all but perfectly on their own.
+    """Refuse features that predict the label almost perfectly on their own.
 
-    :param ids: a name for each row
-    :return: what was measured, for the manifest
+    :param ids: the identity of each row
+    :param limit: the highest score that is accepted: AUC, or R² for a regression
+    :return: the scores, for the manifest
     :raises LeakageError: naming every feature above ``limit``
     """
     found = single_features(table, features, label, task, ids)
-    if telling := found.above(limit):
+    if above := found.above(limit):
         raise LeakageError(
-            f"{'This feature' if len(telling) == 1 else 'Each of these features'} alone predicts {label!r} better than "
-            f"{limit:g}: {', '.join(telling)}. Such a feature is mostly known only after the event: take it out of the "
-            "features, or raise max_single_feature_score if you are sure that it is known in time."
+            f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
+            f"above {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event: remove it from "
+            "the features, or raise max_single_feature_score if it is known in time."
         )
     return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}

@@ -1,4 +1,4 @@
-"""Building a training set: what is asked and what comes back."""
+"""Spec and result of building a training set."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _as_test_size(value: Any) -> Any:
 class Split(Model):
     """How rows are divided into the parts ``train`` and ``test``.
 
-    :param method: ``random`` holds out an exact share of the rows; ``hash`` decides for each row alone, so that a
-        row stays on its side when others come; ``time`` holds out the latest rows; ``group`` keeps rows with the same
-        value of ``group`` together
-    :param test_size: the share held out, or for ``time`` also a span of time such as ``14D``: the last 14 days
-    :param group: the column that says which rows belong together, for ``group``
-    :param seed: another seed gives another division, for all methods but ``time``
+    :param method: ``random`` holds out an exact share of the rows; ``hash`` decides for each row by itself, so a row
+        stays in its part when other rows are added; ``time`` holds out the latest rows; ``group`` keeps rows with the
+        same value of ``group`` together
+    :param test_size: the share of rows that is held out; for ``time`` also a duration such as ``14D``, the last 14 days
+    :param group: the column of the groups, for ``group``
+    :param seed: the seed of all methods except ``time``
     """
 
     method: SplitMethod = "random"
@@ -56,35 +56,39 @@ class Split(Model):
         if isinstance(self.test_size, timedelta):
             if self.method != "time":
                 raise ValueError(
-                    f"test_size is a span of time, which only the method 'time' can hold out, not {self.method!r}"
+                    f"test_size is a duration, which only the method 'time' can hold out, not {self.method!r}"
                 )
             if self.test_size <= timedelta(0):
-                raise ValueError("test_size must be longer than nothing")
+                raise ValueError("test_size must be longer than zero")
         elif not 0 < self.test_size < 1:
             raise ValueError(
-                f"test_size is {self.test_size}: a share must lie between 0 and 1, or be a span such as 14D"
+                f"test_size is {self.test_size}: it must be a share between 0 and 1, or a duration such as 14D"
             )
         if (self.method == "group") != (self.group is not None):
-            raise ValueError("the method 'group' and a column name in group= go together: give both or neither")
+            raise ValueError("the method 'group' and a column in group belong together: give both or neither")
         return self
 
 
 class TrainingSetSpec(Spec):
-    """Join features to events as they were known at the time, and divide the rows for training and testing.
+    """Join features to events as they were known at the time of each event, and split the rows.
 
     :param name: the name of the dataset to write
-    :param entities: the events: one row each, with join keys, event time, and what the label is made from
+    :param entities: the events, one row each, with join keys, event time and the columns of the label
     :param timestamp: the column of ``entities`` that holds the event time
-    :param repo: the folder of the Feast repository; not needed when all features are ``columns``
-    :param feature_service: the Feast feature service whose features are joined
+    :param repo: the folder of the Feast repository; not needed if all features are ``columns``
+    :param feature_service: the Feast feature service to join
     :param features: instead of a service, references such as ``weather:temp``
     :param columns: columns of ``entities`` that are known at event time and are features too
-    :param keys: columns of ``entities`` that name a row and are kept, without being features for that
-    :param watched: columns of ``entities`` that are kept to be monitored, without being features: text, timestamps, embeddings
-    :param label: a column of ``entities``, or a name and an expression over them; ``None`` for rows to be scored
-    :param task: what is learned; inferred from the label unless given
+    :param keys: columns of ``entities`` that identify a row and are kept; a key is a feature only if it is also in
+        ``columns``
+    :param watched: columns of ``entities`` that are kept for monitoring and are not features, such as text, timestamps
+        and embeddings
+    :param label: a column of ``entities``, or a name and an expression over its columns; ``None`` for a scoring set
+    :param task: the kind of label; inferred from the label by default
     :param split: how rows are divided; ``None`` for one part ``data``
-    :param max_single_feature_score: refuse a feature that alone reaches this AUC (regression: R²)
+    :param max_single_feature_score: refuse a feature that alone scores higher than this: AUC, or R² for a regression
+    :param memory_limit: how much memory the join may use before it continues on disk, for example ``500MB`` or ``2GB``.
+        The events themselves, and Python with its libraries, need memory in addition
     """
 
     name: Name
@@ -100,36 +104,37 @@ class TrainingSetSpec(Spec):
     task: Task | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
     max_single_feature_score: float = Field(default=0.99, gt=0.5, le=1.0)
+    memory_limit: str = Field(default="2GB", pattern=r"^[1-9]\d*(\.\d+)? ?[KMGT]i?B$")
     owner: str = ""
     description: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSetSpec:
         if self.feature_service is not None and self.features:
-            raise ValueError("feature_service and features exclude each other: give one")
+            raise ValueError("feature_service and features exclude each other: give only one")
         if (self.feature_service is not None or self.features) and self.repo is None:
-            raise ValueError("features come from a Feast repository: give its folder as repo")
+            raise ValueError("features come from a Feast repository: give its folder in repo")
         if self.feature_service is None and not self.features and not self.columns:
             raise ValueError("there are no features: give feature_service, features or columns")
         if self.label is None and self.task is not None:
-            raise ValueError("task says what the label is like, but there is no label")
+            raise ValueError("task describes the label, but there is no label")
         if self.timestamp in self.columns:
             raise ValueError(
-                f"the event time {self.timestamp!r} cannot be a feature: derive columns such as the hour from it"
+                f"the event time {self.timestamp!r} cannot be a feature: derive columns from it, such as the hour"
             )
         if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
             raise ValueError(f"the label {self.label.name!r} cannot be a feature, a key or watched as well")
-        told = sorted(set(self.columns) & self.label_columns)
-        if told:
+        leaking = sorted(set(self.columns) & self.label_columns)
+        if leaking:
             raise ValueError(
-                f"the label is made from {', '.join(map(repr, told))}, so a model would be told the answer: "
-                "take it out of columns"
+                f"the label is computed from {', '.join(map(repr, leaking))}, so the feature would give the label away: "
+                "remove it from columns"
             )
         return self
 
     @property
     def label_columns(self) -> set[str]:
-        """The columns of ``entities`` that the label is made from."""
+        """The columns of ``entities`` that the label is computed from."""
         if self.label is None:
             return set()
         if self.label.expression is None:
@@ -138,19 +143,19 @@ class TrainingSetSpec(Spec):
             tree = ast.parse(self.label.expression.strip(), mode="eval")
         except SyntaxError:
             raise ValueError(
-                f"the label's expression {self.label.expression!r} is not one: write it as in arr_delay > 15"
+                f"{self.label.expression!r}, the expression of the label, cannot be parsed: write it like arr_delay > 15"
             ) from None
         return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 class TrainingSetResult(Result):
-    """The training set, by reference.
+    """The reference of the training set and its figures.
 
-    :param label: the label's column; ``None`` for a scoring set
-    :param features: the columns to learn from, in order
-    :param rows: rows of each part
-    :param dropped: rows left out because their label is not known
-    :param positive_rate: for a binary task, the share of the positive class
+    :param label: the column of the label; ``None`` for a scoring set
+    :param features: the columns of the features, in order
+    :param rows: the number of rows in each part
+    :param dropped: the number of rows that were left out because their label is unknown
+    :param positive_rate: the share of the positive class; ``None`` if the task is not binary
     """
 
     dataset: DatasetRef

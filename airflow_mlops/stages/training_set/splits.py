@@ -1,4 +1,4 @@
-"""Dividing rows into ``train`` and ``test``, and proof that no row is in both."""
+"""Split rows into ``train`` and ``test``, and verify that no row is in both."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ Numbers = np.ndarray[Any, Any]
 
 
 def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str]) -> tuple[Numbers, dict[str, Any]]:
-    """Decide for each row whether it is held out.
+    """Decide for each row whether it is held out for testing.
 
-    Rows with the same identity are never divided.
+    Rows with the same identity stay in the same part.
 
-    :param identity: the columns that name a row
-    :return: a mask that is true for test rows, and what the manifest says about the split
+    :param timestamp: the column of the event times
+    :param identity: the columns that identify a row
+    :return: a mask that is true for test rows, and the description of the split for the manifest
     :raises TrainingError: a part would be empty
-    :raises SchemaError: the group's column is not there
+    :raises SchemaError: the column of the groups is missing
     """
     if split.group is not None and split.group not in table.column_names:
         raise SchemaError(
-            f"The split's group {split.group!r} is no column of the training set: name a key or a feature, "
+            f"The group {split.group!r} of the split is not a column of the training set: use a key or a feature, "
             f"one of {', '.join(table.column_names)}."
         )
-    # Rows of two groups are two rows, whatever their keys say.
+    # Rows of different groups are different rows, even if their keys are equal.
     ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
     times = table[timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     facts: dict[str, Any] = {}
@@ -67,7 +68,7 @@ def _by_time(times: Numbers, split: Split) -> Numbers:
     if isinstance(split.test_size, timedelta):
         cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
     else:
-        # The cut lies between two different times, where the share of later rows comes nearest to what was asked.
+        # The cut lies between two different times, where the share of later rows is nearest to test_size.
         moments, counts = np.unique(times, return_counts=True)
         later = counts[::-1].cumsum()[::-1] / len(times)
         cut = int(moments[1:][np.argmin(np.abs(later[1:] - split.test_size))]) if len(moments) > 1 else int(moments[0])
@@ -92,7 +93,7 @@ def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
 
 
 def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says: parameters, and numbers computed from the parts as they are."""
+    """The description of the split for the manifest: its parameters, and numbers computed from the finished parts."""
     parts = {"train": ~test, "test": test}
     overlap = len(np.intersect1d(ids[~test], ids[test]))
     if overlap or facts.get("group_overlap"):
@@ -116,7 +117,7 @@ def _share(split: Split) -> float:
 
 
 def _shuffle(ids: Numbers, seed: int) -> Numbers:
-    """Scatter 64-bit numbers evenly, in another way for each seed (the finaliser of SplitMix64)."""
+    """Map 64-bit numbers to evenly distributed ones, differently for each seed (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
         mixed = ids + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

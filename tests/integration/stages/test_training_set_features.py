@@ -5,18 +5,19 @@ from __future__ import annotations
 import textwrap
 from datetime import datetime, timedelta, timezone
 
-import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from airflow_mlops.core.errors import FeatureStoreError, LeakageError
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
-from airflow_mlops.data.feast import files as feast_files
 from airflow_mlops.data.feast import join as feast_join
-from airflow_mlops.data.feast import point_in_time as feast_point_in_time
+from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
 from airflow_mlops.data.store import ArtifactStore
@@ -27,7 +28,7 @@ from tests.support.feature_repo import FEATURE_STORE
 
 START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 UTC = pa.timestamp("us", "UTC")
-TTL = timedelta(minutes=150)
+MINUTE = 60_000_000
 
 DEFINITIONS = """
 from datetime import timedelta
@@ -68,12 +69,7 @@ def repo(tmp_path_factory):
     (folder / "feature_store.yaml").write_text(FEATURE_STORE)
     (folder / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     write_hourly(folder, [("EWR", 0, 0, 1, "a")])
-    pq.write_table(
-        pa.table(
-            {"place": ["EWR", "EWR", "JFK"], "number": [1, 2, 1], "at": pa.array([START] * 3, UTC), "size": [1.0, 2, 3]}
-        ),
-        folder / "twofold.parquet",
-    )
+    write_twofold(folder, [("EWR", 1, 0, 1)])
     store = feast_repo.open_store(str(folder))
     feast_repo.apply(store, feast_repo.parse_repo(store))
     return folder
@@ -88,13 +84,25 @@ def minutes(values):
     return pa.array([START + timedelta(minutes=value) for value in values], UTC)
 
 
-def write_hourly(folder, rows):
+def micros(values, kind=UTC):
+    """Times as microseconds after START."""
+    start = int(START.timestamp()) * 1_000_000
+    return pa.array([start + value for value in values], pa.timestamp("us")).cast(pa.timestamp("us", "UTC")).cast(kind)
+
+
+def write_hourly(folder, rows, kind=UTC):
+    """Rows of place, minute, minute of creation (or none), value and word."""
+    write_exact(folder, [(place, at * MINUTE, created, value, word) for place, at, created, value, word in rows], kind)
+
+
+def write_exact(folder, rows, kind=UTC):
+    """The same, with the time in microseconds."""
     places, at, created, values, words = (list(column) for column in zip(*rows, strict=True)) if rows else ([],) * 5
     table = pa.table(
         {
             "place": pa.array(places, pa.string()),
-            "at": minutes(at),
-            "created": minutes(created),
+            "at": micros(at, kind),
+            "created": pa.array([None if c is None else START + timedelta(minutes=c) for c in created], UTC),
             "v": pa.array(values, pa.int64()),
             "word": pa.array(words, pa.string()),
         }
@@ -102,118 +110,273 @@ def write_hourly(folder, rows):
     pq.write_table(table, folder / "hourly.parquet", row_group_size=7)
 
 
-def known(rows, place, minute, ttl):
+def write_twofold(folder, rows):
+    """Rows of place, number, time in microseconds and size."""
+    places, numbers, at, sizes = zip(*rows, strict=True)
+    table = pa.table({"place": places, "number": numbers, "at": micros(at), "size": pa.array(sizes, pa.float64())})
+    pq.write_table(table, folder / "twofold.parquet")
+
+
+def look_up(store, features, events):
+    """Join, and put the slices together."""
+    service = None if isinstance(features, list) else features
+    request = feast_request.resolve(store, service, features if service is None else None)
+    return pa.concat_tables(feast_join.join(store, request, events, "time"))
+
+
+def seen(rows, place, time, ttl):
     """By hand: the newest row at or before the event, of equally new ones that created last, if it is young enough."""
     candidates = [
-        (at, created, position)
+        (at, -1 if created is None else created, position)
         for position, (row_place, at, created, _, _) in enumerate(rows)
-        if place is not None and row_place == place and at <= minute and (ttl is None or minute - at <= ttl)
+        if place is not None and row_place == place and at <= time and (ttl is None or time - at <= ttl)
     ]
     return rows[max(candidates)[2]] if candidates else None
 
 
-# Coarse, so that rows tie and ages fall exactly on the time to live.
-moments = st.integers(0, 20).map(lambda n: 30 * n)
+# A failing case is not made smaller, which would take minutes.
+RANDOM = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.generate],
+)
+
+# Coarse, so that rows tie and ages fall on the time to live, or a microsecond beside it.
+moments = st.builds(lambda n, shift: 30 * n * MINUTE + shift, st.integers(0, 20), st.sampled_from([0, 0, 0, -1, 1]))
 places = st.sampled_from(["EWR", "JFK", "LGA"])
-source_rows = st.lists(
-    st.tuples(
-        places,
-        moments,
-        st.integers(0, 3),
-        st.one_of(st.none(), st.integers(2**53, 2**53 + 9)),
-        st.text("xyz", max_size=2),
-    ),
-    max_size=60,
-)
-event_rows = st.lists(
-    st.tuples(st.one_of(st.none(), places, st.just("BOS")), st.integers(-2, 24).map(lambda n: 30 * n)),
-    min_size=1,
-    max_size=60,
+values = st.one_of(st.none(), st.integers(2**53, 2**53 + 9))
+source_rows = st.tuples(places, moments, st.one_of(st.none(), st.integers(0, 3)), values, st.text("xyz", max_size=2))
+event_rows = st.tuples(st.one_of(st.none(), places, st.just("BOS")), moments)
+# Each kind can hold the moments exactly.
+kinds = st.sampled_from(
+    [UTC, pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Asia/Tokyo")]
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(source_rows, event_rows, st.sampled_from([5, 100, feast_point_in_time.PAIRS]))
-def test_every_event_gets_what_a_join_by_hand_finds(repo, feast_store, rows, events, pairs):
-    write_hourly(repo, rows)
+@settings(RANDOM, max_examples=60)
+@given(
+    st.lists(source_rows, max_size=60), st.lists(event_rows, min_size=1, max_size=60), kinds, kinds,
+    # DuckDB joins up to 64 events by another algorithm.
+    st.sampled_from([1, 70]),
+)  # fmt: skip
+def test_every_event_gets_what_a_join_by_hand_finds(repo, feast_store, rows, events, source_kind, event_kind, times):
+    write_exact(repo, rows, source_kind)
+    events = events * times
     table = pa.table(
-        {"place": pa.array([place for place, _ in events], pa.string()), "time": minutes([at for _, at in events])}
+        {
+            "place": pa.array([place for place, _ in events], pa.string()),
+            "time": micros([at for _, at in events], event_kind),
+        }
     )
-    request = feast_request.resolve(feast_store, "both", None)
-    with pytest.MonkeyPatch.context() as patch:
-        # The fewer pairs at once, the more pieces.
-        patch.setattr(feast_point_in_time, "PAIRS", pairs)
-        found = feast_join.join(feast_store, request, table, "time")
-    assert list(found) == ["fresh:value", "lasting:value", "lasting:word"]
-    for position, (place, minute) in enumerate(events):
-        young, old = known(rows, place, minute, 150), known(rows, place, minute, None)
-        assert found["fresh:value"][position].as_py() == (young and young[3])
-        assert found["lasting:value"][position].as_py() == (old and old[3])
-        assert found["lasting:word"][position].as_py() == (old and old[4])
+    found = look_up(feast_store, "both", table)
+    assert found.column_names == ["fresh:value", "lasting:value", "lasting:word"]
+    expected = []
+    for place, time in events:
+        young, old = seen(rows, place, time, 150 * MINUTE), seen(rows, place, time, None)
+        expected.append((young and young[3], old and old[3], old and old[4]))
+    assert list(zip(*found.to_pydict().values(), strict=True)) == expected
+
+
+def from_feast(store, view, feature, keys, events):
+    """The answers of Feast's own join, by the number of the event. Feast leaves out events that see nothing."""
+    frame = events.to_pandas().rename(columns={"time": "event_timestamp", **keys}).assign(n=range(events.num_rows))
+    found = store.get_historical_features(entity_df=frame, features=[f"{view}:{feature}"]).to_df()
+    return {n: None if pd.isna(value) else int(value) for n, value in zip(found["n"], found[feature], strict=True)}
+
+
+def distinct_by(*positions):
+    return lambda row: tuple(row[position] for position in positions)
+
+
+exact_values = st.integers(0, 2**40)
+# Feast itself fails for sources with other types of time, when an event finds no row.
+feast_kinds = st.sampled_from([UTC, pa.timestamp("ns", "UTC")])
+whole_rows = st.tuples(places, moments, st.integers(0, 3), exact_values, st.just("w"))
+few_with_ties = st.tuples(
+    st.lists(whole_rows, min_size=1, max_size=8),
+    st.lists(st.tuples(places, moments), min_size=1, max_size=2, unique=True),
+)
+many_without_ties = st.tuples(
+    st.lists(whole_rows, min_size=1, max_size=60, unique_by=distinct_by(0, 1)),
+    st.lists(st.tuples(st.sampled_from(["EWR", "JFK", "LGA", "BOS"]), moments), min_size=1, max_size=90, unique=True),
+)
+
+
+@RANDOM
+# Feast's sort is stable only for up to 16 pairs of an event and a row: beyond that its choice between ties is arbitrary.
+@given(st.one_of(few_with_ties, many_without_ties), feast_kinds, kinds, st.sampled_from(["fresh", "lasting"]))
+def test_feast_s_own_join_gives_the_same(repo, feast_store, case, source_kind, event_kind, view):
+    rows, events = case
+    write_exact(repo, rows, source_kind)
+    table = pa.table(
+        {
+            "place": pa.array([place for place, _ in events], pa.string()),
+            "time": micros([at for _, at in events], event_kind),
+        }
+    )
+    found = look_up(feast_store, [f"{view}:value"], table)[f"{view}:value"].to_pylist()
+    expected = from_feast(feast_store, view, "value", {}, table)
+    assert found == [expected.get(n) for n in range(len(events))]
+
+
+@settings(RANDOM, max_examples=15)
+@given(
+    st.lists(st.tuples(places, st.integers(1, 2), moments, exact_values), min_size=1, max_size=40, unique_by=distinct_by(0, 1, 2)),
+    st.lists(st.tuples(places, st.integers(1, 3), moments), min_size=1, max_size=80, unique=True),
+)  # fmt: skip
+def test_feast_s_own_join_by_two_keys_gives_the_same(repo, feast_store, rows, events):
+    write_twofold(repo, rows)
+    place, number, at = zip(*events, strict=True)
+    table = pa.table({"place": place, "number": number, "time": micros(at)})
+    found = look_up(feast_store, ["twofold:size"], table)["twofold:size"].to_pylist()
+    expected = from_feast(feast_store, "twofold", "size", {}, table)
+    assert found == [expected.get(n) for n in range(len(events))]
 
 
 def test_the_age_of_a_feature_may_reach_but_not_pass_its_time_to_live(repo, feast_store):
     write_hourly(repo, [("EWR", 0, 0, 7, "a")])
-    times = minutes([0, 150]).cast(pa.int64()).to_pylist()
-    events = pa.table(
-        {"place": ["EWR"] * 4, "time": pa.array([times[0] - 1, times[0], times[1], times[1] + 1], pa.int64()).cast(UTC)}
-    )
-    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["fresh:value"]), events, "time")
-    assert found["fresh:value"].to_pylist() == [None, 7, 7, None]
+    ttl = 150 * MINUTE
+    events = pa.table({"place": ["EWR"] * 5, "time": micros([-1, 0, ttl - 1, ttl, ttl + 1])})
+    assert look_up(feast_store, ["fresh:value"], events)["fresh:value"].to_pylist() == [None, 7, 7, 7, None]
 
 
-def test_of_two_rows_with_the_same_time_the_one_created_last_counts(repo, feast_store):
-    write_hourly(repo, [("EWR", 0, 9, 2, "late"), ("EWR", 0, 5, 1, "early")])
-    events = pa.table({"place": ["EWR"], "time": minutes([20])})
-    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["fresh:word"]), events, "time")
-    assert found["fresh:word"].to_pylist() == ["late"]
+def test_fractions_of_a_microsecond_never_let_an_event_see_a_later_row(repo, feast_store):
+    # The event's time is rounded down, that of the row up.
+    at = micros([0]).cast(pa.timestamp("ns")).cast(pa.int64())[0].as_py()
+    nanoseconds = pa.timestamp("ns", "UTC")
+    columns = {"place": ["EWR"], "created": minutes([0]), "v": [7], "word": ["a"]}
+    pq.write_table(pa.table({**columns, "at": pa.array([at + 300], nanoseconds)}), repo / "hourly.parquet")
+    times = [at, at + 299, at + 999, at + 1000, at + 1001]
+    events = pa.table({"place": ["EWR"] * 5, "time": pa.array(times, nanoseconds)})
+    assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [None, None, None, 7, 7]
 
 
-def test_feast_asked_directly_gives_the_same_where_it_answers_at_all(repo, feast_store):
+def test_of_rows_with_the_same_time_the_one_created_last_counts_and_of_equals_the_last_one(repo, feast_store):
+    rows = [("EWR", 0, 9, 1, "late"), ("EWR", 0, 5, 2, "early"), ("EWR", 0, None, 3, "never")]
+    rows += [("JFK", 0, 5, 4, "first"), ("JFK", 0, 5, 5, "second")]
+    write_hourly(repo, rows)
+    for repeat in (1, 70):
+        events = pa.table({"place": ["EWR", "JFK"] * repeat, "time": minutes([20, 20] * repeat)})
+        assert look_up(feast_store, ["fresh:word"], events)["fresh:word"].to_pylist() == ["late", "second"] * repeat
+
+
+def test_rows_without_a_time_are_never_seen(repo, feast_store):
+    columns = {"place": ["EWR", "EWR"], "created": minutes([0, 0]), "v": [7, 8], "word": ["a", "b"]}
+    pq.write_table(pa.table({**columns, "at": pa.array([None, START], UTC)}), repo / "hourly.parquet")
+    events = pa.table({"place": ["EWR", "EWR"], "time": minutes([-1, 0])})
+    assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [None, 8]
+
+
+def test_feast_s_offline_store_gives_the_same(repo, feast_store):
     write_hourly(repo, [(place, at, 0, at, "w") for place in ("EWR", "JFK") for at in range(0, 600, 60)])
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "place": ["EWR", "JFK"] * 20,
-            "event_timestamp": [START + timedelta(minutes=13 * n) for n in range(40)],
-            "n": range(40),
-        }
-    )
-    direct = feast_store.get_historical_features(entity_df=frame, features=["fresh:value"]).to_df()
-    events = pa.table({"place": list(frame["place"]), "time": minutes([13 * n for n in range(40)])})
-    request = feast_request.resolve(feast_store, None, ["fresh:value"])
-    found = feast_join.join(feast_store, request, events, "time")["fresh:value"].to_pylist()
-    assert direct.set_index("n")["value"].to_dict() == dict(enumerate(found))
-    # And so does the way that other offline stores are asked.
-    (view,) = request.views
-    other = feast_join._from_store(feast_store, view, events, "time")["value"].to_pylist()
-    assert other == found
+    events = pa.table({"place": ["EWR", "JFK"] * 20, "time": minutes([13 * n for n in range(40)])})
+    (view,) = feast_request.resolve(feast_store, None, ["fresh:value"]).views
+    other = offline_store.look_up(feast_store, view, events, "time")["fresh:value"]
+    assert other.to_pylist() == look_up(feast_store, ["fresh:value"], events)["fresh:value"].to_pylist()
 
 
-def test_an_offline_store_is_asked_for_distinct_events_and_answers_for_all(repo, feast_store):
+def test_an_offline_store_gets_distinct_events_and_answers_for_all(repo, feast_store):
     write_hourly(repo, [("EWR", 0, 0, 7, "a")])
     events = pa.table({"place": ["EWR", None, "EWR", "BOS", "EWR"], "time": minutes([10, 10, 10, 10, 20])})
     (view,) = feast_request.resolve(feast_store, None, ["lasting:value"]).views
-    assert feast_join._from_store(feast_store, view, events, "time")["value"].to_pylist() == [7, None, 7, None, 7]
+    found = offline_store.look_up(feast_store, view, events, "time")["lasting:value"]
+    assert found.to_pylist() == [7, None, 7, None, 7]
 
 
-def test_a_wrong_answer_of_feast_would_be_found_out(repo, feast_store, monkeypatch):
-    write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b")])
-    events = pa.table({"place": ["EWR", "EWR"], "time": minutes([30, 90])})
+HOURLY = {
+    "place": pa.array(["EWR", "EWR", "JFK"]),
+    "at": pa.array([START, START + timedelta(minutes=60), START], UTC),
+    "created": pa.array([START] * 3, UTC),
+    "v": pa.array([1, 2, 3]),
+    "word": pa.array(["a", "b", "c"]),
+}
+
+
+def folder_of(*tables, name="hourly.parquet"):
+    def write(path):
+        (path / name).mkdir(parents=True)
+        for number, table in enumerate(tables):
+            pq.write_table(pa.table(table), path / name / f"{number}.parquet")
+
+    return write
+
+
+def text(column):
+    return pa.array([time.isoformat() for time in column.to_pylist()])
+
+
+@pytest.mark.parametrize(
+    ("write", "by_duckdb"),
+    [
+        (folder_of(HOURLY), True),
+        (folder_of({name: column[:2] for name, column in HOURLY.items()}, {n: c[2:] for n, c in HOURLY.items()}), True),
+        (folder_of({**HOURLY, "place": HOURLY["place"].dictionary_encode()}), True),
+        (folder_of({**HOURLY, "other": pa.array([timedelta(0)] * 3)}), True),
+        (folder_of({**HOURLY, "at": text(HOURLY["at"])}), False),
+        (folder_of({**HOURLY, "PLACE": HOURLY["place"]}), False),
+        (folder_of({**HOURLY, "filename": HOURLY["place"]}), False),
+        (folder_of({**HOURLY, "v": pa.array([1, 2, 3], pa.duration("us"))}), False),
+        (folder_of({n: c[:2] for n, c in HOURLY.items()}, {n: c.cast(pa.float64()) if n == "v" else c for n, c in HOURLY.items()}), False),
+        (folder_of(HOURLY, name="hourly[1]*.parquet"), False),
+    ],
+    ids=["folder", "two files", "dictionary", "unused column", "text", "case", "place", "duration", "types", "pattern"],
+)  # fmt: skip
+def test_sources_that_duckdb_cannot_read_are_read_by_arrow(repo, feast_store, tmp_path, monkeypatch, write, by_duckdb):
+    write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    (view,) = feast_request.resolve(feast_store, None, ["lasting:value"]).views
+    monkeypatch.setattr(type(view.view.batch_source), "get_uri_for_file_path", staticmethod(lambda **_: str(path)))
+    events = pa.table({"place": ["JFK", "EWR", None, "EWR"], "time": minutes([5, 59, 5, 60])})
+    assert parquet_source.open_source(feast_store, view, events.schema).is_readable_by_duckdb() == by_duckdb
+    assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [3, 1, None, 2]
+
+
+def test_sources_in_other_file_systems_are_read_by_arrow(repo, feast_store, monkeypatch):
+    write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b"), ("EWR", 60, 0, 3, "c")])
+    events = pa.table({"place": ["EWR", "EWR"], "time": minutes([59, 61])})
+    (view,) = feast_request.resolve(feast_store, None, ["lasting:value"]).views
+    remote = PyFileSystem(FSSpecHandler(LocalFileSystem()))
+    monkeypatch.setattr(
+        type(view.view.batch_source), "create_filesystem_and_path", staticmethod(lambda path, *_: (remote, path))
+    )
+    assert not parquet_source.open_source(feast_store, view, events.schema).is_readable_by_duckdb()
+    assert look_up(feast_store, "both", events).to_pydict() == {
+        "fresh:value": [1, 3], "lasting:value": [1, 3], "lasting:word": ["a", "c"],
+    }  # fmt: skip
+
+
+def test_a_join_that_does_not_fit_into_memory_at_all_says_what_to_change(repo, feast_store):
+    write_hourly(repo, [("EWR", minute, 0, minute, "a") for minute in range(5_000)])
+    events = pa.table({"place": ["EWR"] * 5_000, "time": minutes(range(5_000))})
     request = feast_request.resolve(feast_store, None, ["lasting:value"])
-    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([0, 1]))
-    assert feast_join.join(feast_store, request, events, "time")["lasting:value"].to_pylist() == [1, 2]
-    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([1, 1]))
-    with pytest.raises(LeakageError, match="1 values of feature view 'lasting' are newer than their events"):
-        feast_join.join(feast_store, request, events, "time")
-    request = feast_request.resolve(feast_store, None, ["fresh:value"])
-    monkeypatch.setattr(feast_files, "known_rows", lambda *_: np.array([0, 0]))
-    with pytest.raises(FeatureStoreError, match="older than its ttl"):
-        feast_join.join(feast_store, request, events.set_column(1, "time", minutes([30, 151])), "time")
+    with pytest.raises(FeatureStoreError, match="more than 1KB of memory: raise memory_limit"):
+        list(feast_join.join(feast_store, request, events, "time", memory_limit="1KB"))
+
+
+@pytest.mark.parametrize("operator", ["<=", "<"])
+def test_an_answer_that_is_newer_than_its_event_or_too_old_is_refused(repo, feast_store, monkeypatch, operator):
+    write_hourly(repo, [("EWR", 0, 0, 1, "a"), ("EWR", 60, 0, 2, "b")])
+    real = point_in_time._query
+
+    def wrong(*arguments):
+        sql, parameters = real(*arguments)
+        if operator == "<=":
+            return sql.replace("ROW(e.t, ", "ROW(e.t + 3600000000, "), parameters
+        return sql, {**parameters, "ttl_0": 10 * parameters["ttl_0"]}
+
+    events = pa.table({"place": ["EWR", "EWR"], "time": minutes([30, 500 if operator == "<" else 90])})
+    look_up(feast_store, ["fresh:value"], events)
+    monkeypatch.setattr(point_in_time, "_query", wrong)
+    error, message = (
+        (LeakageError, "1 values of feature view 'fresh'") if operator == "<=" else (FeatureStoreError, "older")
+    )
+    with pytest.raises(error, match=message):
+        look_up(feast_store, ["fresh:value"], events)
 
 
 def test_a_view_of_two_entities_is_joined_by_both_keys(repo, feast_store):
+    write_twofold(repo, [("EWR", 1, 0, 1), ("EWR", 2, 0, 2), ("JFK", 1, 0, 3)])
     events = pa.table(
         {
             "place": ["EWR", "EWR", "JFK", "JFK", "EWR"],
@@ -221,7 +384,7 @@ def test_a_view_of_two_entities_is_joined_by_both_keys(repo, feast_store):
             "time": minutes([5] * 5),
         }
     )
-    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["twofold:size"]), events, "time")
+    found = look_up(feast_store, ["twofold:size"], events)
     assert found["twofold:size"].to_pylist() == [1.0, 2.0, 3.0, None, None]
 
 
@@ -280,7 +443,7 @@ def test_whole_numbers_with_gaps_stay_whole_numbers(repo, tmp_path):
         ({"feature_service": "none"}, "no feature service 'none': it has both, there"),
         ({"features": ["none:value"]}, "no feature view 'none': it has computed, fresh, lasting, twofold"),
         ({"features": ["fresh:none"]}, "'fresh' has no feature 'none': it has value, word"),
-        ({"features": ["value"]}, "'value' is not a feature: write it as view:feature"),
+        ({"features": ["value"]}, "'value' is not a reference to a feature: write it as view:feature"),
     ],
 )
 def test_what_the_repository_does_not_have_is_named_with_what_it_has(repo, tmp_path, options, message):
@@ -304,7 +467,7 @@ def test_a_source_without_its_file_is_named(repo, tmp_path):
         (repo / "gone.parquet").rename(repo / "hourly.parquet")
 
 
-def test_many_events_against_many_rows_are_joined_in_pieces(repo, feast_store):
+def test_many_events_against_many_rows_come_in_slices_that_keep_the_order(repo, feast_store):
     # 3 places, a quarter of hours on both sides: 14 million pairs, if they were all compared.
     hours = 24 * 91
     write_hourly(repo, [(place, 60 * hour, 0, hour, "w") for place in ("EWR", "JFK", "LGA") for hour in range(hours)])
@@ -314,5 +477,5 @@ def test_many_events_against_many_rows_are_joined_in_pieces(repo, feast_store):
             "time": minutes([60 * hour + 30 for hour in range(hours) for _ in range(3)]),
         }
     )
-    found = feast_join.join(feast_store, feast_request.resolve(feast_store, None, ["lasting:value"]), events, "time")
+    found = look_up(feast_store, ["lasting:value"], events)
     assert found["lasting:value"].to_pylist() == [hour for hour in range(hours) for _ in range(3)]

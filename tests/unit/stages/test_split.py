@@ -40,7 +40,7 @@ splits = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(rows, splits, st.randoms(use_true_random=False))
-def test_every_split_is_disjoint_whole_and_independent_of_order(data, options, random):
+def test_every_split_is_disjoint_complete_and_independent_of_order(data, options, random):
     split = Split.model_validate(options)
     original = table(*map(list, zip(*data, strict=True)))
     shuffled = list(range(len(data)))
@@ -91,14 +91,14 @@ def test_another_seed_gives_another_split_and_the_same_seed_the_same():
     assert 50 < (one & other).sum() < 130
 
 
-def test_by_hash_a_row_stays_on_its_side_when_others_come():
+def test_by_hash_a_row_stays_in_its_part_when_rows_are_added():
     few = divide(table(list(range(500)), [0] * 500), Split(method="hash"), "time", ["key"])[0]
     many = divide(table(list(range(2000)), [0] * 2000), Split(method="hash"), "time", ["key"])[0]
     assert np.array_equal(few, many[:500])
     assert 0.26 < many.mean() < 0.34
 
 
-def test_a_span_of_time_holds_out_the_last_days_before_the_last_event():
+def test_a_duration_holds_out_the_last_days_before_the_last_event():
     hours = list(range(24 * 30))
     test, facts = divide(table(hours, hours), Split(method="time", test_size="14D"), "time", ["key"])
     assert test.sum() == 14 * 24
@@ -109,20 +109,20 @@ def test_a_span_of_time_holds_out_the_last_days_before_the_last_event():
     }
 
 
-def test_rows_of_one_identity_are_never_divided():
+def test_rows_of_one_identity_stay_in_one_part():
     test, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
     keys = np.array([1, 2, 3, 4] * 50)
     assert not set(keys[test]) & set(keys[~test])
 
 
 @pytest.mark.parametrize("split", [Split(method="time", test_size="300D"), Split(test_size=0.01)])
-def test_an_empty_part_is_an_error_that_says_which(split):
+def test_an_empty_part_is_an_error_that_names_the_part(split):
     with pytest.raises(TrainingError, match=r"leaves the part '(train|test)' empty .* change test_size"):
         divide(table(list(range(10)), list(range(10))), split, "time", ["key"])
 
 
-def test_a_group_that_is_no_column_is_named():
-    with pytest.raises(SchemaError, match="group 'tail' is no column"):
+def test_a_group_that_is_not_a_column_is_named():
+    with pytest.raises(SchemaError, match="group 'tail' of the split is not a column"):
         divide(table([1, 2], [1, 2]), Split(method="group", group="tail"), "time", ["key"])
 
 
@@ -132,13 +132,13 @@ def test_a_group_that_is_no_column_is_named():
         ({"method": "sideways"}, "method"),
         ({"test_size": 1.5}, "between 0 and 1"),
         ({"test_size": "14D"}, "only the method 'time'"),
-        ({"method": "time", "test_size": "0D"}, "longer than nothing"),
-        ({"method": "group"}, "go together"),
-        ({"method": "random", "group": "plane"}, "go together"),
+        ({"method": "time", "test_size": "0D"}, "longer than zero"),
+        ({"method": "group"}, "give both or neither"),
+        ({"method": "random", "group": "plane"}, "give both or neither"),
         ({"method": "time", "test_size": "soon"}, "test_size"),
     ],
 )
-def test_a_split_that_makes_no_sense_is_refused(options, message):
+def test_an_invalid_split_is_refused(options, message):
     with pytest.raises(SpecError, match=message):
         parse(Split, options, "The split")
 

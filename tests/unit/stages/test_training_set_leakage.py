@@ -1,4 +1,4 @@
-"""What alone predicts the label, or is newer than its event, is refused; what does not is let through."""
+"""Features that alone predict the label, or that are newer than their event, are refused; others are accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from airflow_mlops.core.errors import LeakageError
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.gates.single_features import SAMPLE_ROWS, _auc
-from airflow_mlops.stages.training_set.leakage import refuse_newer, refuse_telling
+from airflow_mlops.stages.training_set.leakage import refuse_newer, refuse_too_predictive
 
 ROWS = 4000
 RNG = np.random.default_rng(0)
@@ -20,7 +20,7 @@ LATE = (RNG.random(ROWS) < 0.3).astype(int)
 
 def measure(column, label=LATE, task="binary", limit=0.99):
     table = pa.table({"id": np.arange(len(label)), "feature": column, "label": label})
-    found = refuse_telling(table, ["feature"], "label", task, row_ids(table, ["id"]), limit)
+    found = refuse_too_predictive(table, ["feature"], "label", task, row_ids(table, ["id"]), limit)
     return found["scores"].get("feature")
 
 
@@ -53,27 +53,27 @@ def test_a_feature_that_gives_the_label_away_is_refused_by_name(column):
         pytest.param(pa.array([[int(x)] for x in RNG.integers(0, 9, ROWS)]), id="lists"),
     ],
 )
-def test_a_feature_that_says_nothing_scores_a_half(column):
+def test_an_uninformative_feature_scores_a_half(column):
     assert 0.45 < measure(column) < 0.58
 
 
-def test_a_good_honest_feature_passes_and_its_score_is_kept():
+def test_a_good_feature_passes_and_its_score_is_recorded():
     assert 0.85 < measure(LATE + RNG.normal(0, 0.5, ROWS)) < 0.97
 
 
-def test_the_limit_can_be_raised_for_a_feature_that_is_right():
-    with pytest.raises(LeakageError, match=r"better than 0\.8"):
+def test_the_limit_can_be_raised_for_a_feature_that_is_known_in_time():
+    with pytest.raises(LeakageError, match=r"above 0\.8"):
         measure(LATE + RNG.normal(0, 0.5, ROWS), limit=0.8)
     assert measure(LATE, limit=1.0) == 1.0
 
 
-def test_several_are_named_worst_first():
+def test_several_refused_features_are_named_by_descending_score():
     table = pa.table({"id": np.arange(ROWS), "a": LATE * 3 + RNG.random(ROWS) * 3.05, "b": LATE, "label": LATE})
     with pytest.raises(LeakageError, match=r"Each of these features .*'b' \(AUC 1.0000\), 'a'"):
-        refuse_telling(table, ["a", "b"], "label", "binary", row_ids(table, ["id"]), 0.9)
+        refuse_too_predictive(table, ["a", "b"], "label", "binary", row_ids(table, ["id"]), 0.9)
 
 
-def test_a_quantity_is_refused_by_the_variance_it_explains():
+def test_for_a_regression_the_explained_variance_decides():
     target = RNG.normal(size=ROWS)
     with pytest.raises(LeakageError, match="R2"):
         measure(target * 60, target, "regression")
@@ -83,7 +83,7 @@ def test_a_quantity_is_refused_by_the_variance_it_explains():
     assert 0.3 < measure(target + RNG.normal(size=ROWS), target, "regression") < 0.7
 
 
-def test_classes_are_measured_against_the_rest():
+def test_each_class_is_measured_against_the_others():
     target = RNG.integers(0, 4, ROWS)
     with pytest.raises(LeakageError):
         measure(pa.array([f"c{x}" for x in target]), target, "multiclass")
@@ -102,11 +102,11 @@ def test_a_large_table_is_sampled_the_same_way_in_any_order():
     table = pa.table({"id": np.arange(rows), "feature": label + RNG.normal(size=rows), "label": label})
     order = RNG.permutation(rows)
     one, other = (
-        refuse_telling(data, ["feature"], "label", "binary", row_ids(data, ["id"]), 0.99)
+        refuse_too_predictive(data, ["feature"], "label", "binary", row_ids(data, ["id"]), 0.99)
         for data in (table, table.take(order))
     )
     assert one == other
-    # A rare class is kept whole.
+    # All rows of a rare class are in the sample.
     assert one["rows"] == SAMPLE_ROWS // 2 + label.sum()
 
 

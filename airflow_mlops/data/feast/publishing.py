@@ -1,59 +1,37 @@
-"""Immutable datasets as the rows of a Feast file source: a folder that holds one Parquet file for each window."""
+"""Publish datasets as the rows of a Feast file source, which is a folder with one Parquet file for each window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timestamps import UTC, as_utc
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FileSource
     from feast.repo_contents import RepoContents
 
-UTC = pa.timestamp("us", "UTC")
-# Every file says which dataset it was made from.
+# Metadata of each file: the dataset that it was written from.
 _ORIGIN = b"mlops.dataset"
-
-
-def as_utc(values: Any, what: str) -> Any:
-    """A column of points in time, or of ISO 8601 text, as UTC timestamps. What names no zone is UTC.
-
-    :param what: the column and where it is, for the message
-    :raises SchemaError: it holds something else
-    """
-    try:
-        if pa.types.is_timestamp(values.type):
-            return values.cast(UTC) if values.type.tz else values.cast(pa.timestamp("us")).cast(UTC)
-        if pa.types.is_date(values.type):
-            return values.cast(pa.timestamp("us")).cast(UTC)
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            # Arrow reads text with a zone only as zoned timestamps, and text without one only as the other kind.
-            zoned = pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")
-            values = pc.if_else(zoned, values, pc.binary_join_element_wise(values, "Z", ""))
-            return values.cast(UTC)
-        if pa.types.is_null(values.type):
-            return values.cast(UTC)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(f"{what} is not a point in time everywhere: {str(error).splitlines()[0]}.") from None
-    raise SchemaError(f"{what} is {values.type}: a timestamp, a date or ISO 8601 text is needed.")
 
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """What a file source must hold, as the views over it declare it.
+    """The columns of a file source, as its views declare them.
 
-    :param types: Arrow type of every declared column, by name; ``None`` for a join key whose type Feast infers
-    :param everything: keep all columns of a dataset, because some view leaves its features to be inferred
+    :param timestamp: the column with the time of each row
+    :param created: the column with the time when each row was written; ``None`` if the source has none
+    :param types: the Arrow type of each declared column; ``None`` for a join key whose type Feast infers
+    :param everything: whether to publish all columns of a dataset, because a view declares no features
     """
 
     timestamp: str
@@ -63,10 +41,10 @@ class SourceColumns:
 
 
 def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
-    """Collect what all the views over ``source`` declare."""
+    """Collect the columns that all views of ``source`` declare."""
     from feast.types import from_feast_to_pyarrow_type
 
-    # A view speaks of columns by their names after the source's field mapping.
+    # A view uses the names that the field mapping of its source gives to the columns.
     inverse = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
     join_keys = {entity.name: entity.join_key for entity in contents.entities}
     types: dict[str, pa.DataType | None] = {}
@@ -87,7 +65,11 @@ def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
 
 
 class SourceFolder:
-    """The folder behind one file source."""
+    """The folder of one file source.
+
+    :param datasets: the store of the datasets to publish
+    :raises FeatureStoreError: the source is a single file
+    """
 
     def __init__(
         self, store: FeatureStore, source: FileSource, columns: SourceColumns, datasets: ArtifactStore
@@ -95,8 +77,8 @@ class SourceFolder:
         path = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
         if str(path).endswith(".parquet"):
             raise FeatureStoreError(
-                f"Source {source.name!r} is one file, {source.path}, which datasets cannot be published to window by "
-                "window: let its path be a folder."
+                f"Source {source.name!r} is one file, {source.path}, but publishing writes a file for each window: "
+                "change the path of the source to a folder."
             )
         self.name = source.name
         self.columns = columns
@@ -104,17 +86,18 @@ class SourceFolder:
         self.datasets = datasets
 
     def publish(self, dataset: Dataset, valid_from: datetime | None) -> int | None:
-        """Let the dataset's rows be those of its window.
+        """Replace the rows of the dataset's window with those of the dataset.
 
-        :return: rows written, or ``None`` if they were there already
-        :raises SchemaError: the dataset does not have what the views declare
+        :param valid_from: the time of all rows of a snapshot that has no times
+        :return: the number of rows written; ``None`` if the same dataset is already published
+        :raises SchemaError: the columns of the dataset are not those that the views declare
         """
         key = _file_name(dataset, valid_from)
         schema = self._schema(dataset, valid_from)
         present = self._footer(key)
         if present is not None and present.equals(schema) and present.metadata == schema.metadata:
             return None
-        # Last, so that a try which dies before leaves this window to be published again.
+        # The new file is written last: if the task fails before, a retry publishes this window again.
         self._retype_others(key, schema)
         return self._write(key, dataset, schema, valid_from)
 
@@ -123,11 +106,11 @@ class SourceFolder:
         timestamp, created = self.columns.timestamp, self.columns.created
         where = f"Dataset {dataset.manifest.name}, published as source {self.name!r},"
         if timestamp in present.names and valid_from is not None:
-            raise SchemaError(f"{where} has its own times in {timestamp!r}: leave valid_from out.")
+            raise SchemaError(f"{where} has its own times in {timestamp!r}: omit valid_from.")
         if timestamp not in present.names and valid_from is None:
             raise SchemaError(
-                f"{where} has no column {timestamp!r}, the source's timestamp: "
-                "for a snapshot whose rows carry no time, say since when it is true with valid_from."
+                f"{where} has no column {timestamp!r}, the timestamp of the source: "
+                "for a snapshot without times, give the time since which it is valid in valid_from."
             )
         times = [name for name in (timestamp, created) if name]
         wanted = [name for name in self.columns.types if name not in times]
@@ -146,7 +129,7 @@ class SourceFolder:
         return pa.schema([*fields, *(pa.field(name, UTC) for name in times)], {_ORIGIN: origin.encode()})
 
     def _footer(self, key: str) -> pa.Schema | None:
-        """Columns and origin of a file that was published before."""
+        """The schema of a published file, with its origin as the only metadata; ``None`` if there is no file."""
         try:
             with self.files.fs.open(self.files.path(key), "rb") as file:
                 found = pq.read_schema(file)
@@ -174,9 +157,9 @@ class SourceFolder:
             if column.name == self.columns.timestamp and valid_from is not None:
                 arrays.append(pa.repeat(pa.scalar(valid_from, UTC), batch.num_rows))
             elif column.name in times:
-                times_read = as_utc(batch.column(column.name), what)
+                times_read = as_utc(batch.column(column.name), what, round_up=True)
                 if times_read.null_count and column.name == self.columns.timestamp:
-                    raise SchemaError(f"{what} is empty in {times_read.null_count} rows: a feature needs its time.")
+                    raise SchemaError(f"{what} is null in {times_read.null_count} rows, but every row needs its time.")
                 arrays.append(times_read)
             else:
                 found = batch.column(column.name)
@@ -190,7 +173,10 @@ class SourceFolder:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _retype_others(self, new: str, schema: pa.Schema) -> None:
-        """Publish windows again that were written before the views were changed: Feast reads all files as one table."""
+        """Rewrite the files that have other columns, because Feast reads all files as one table.
+
+        Such files were written before the views were changed.
+        """
         for key in self._keys():
             footer = self._footer(key) if key != new else None
             if footer is None or footer.equals(schema):
@@ -201,8 +187,8 @@ class SourceFolder:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:
                 raise FeatureStoreError(
-                    f"{self.files.url_of(key)} was written for other columns than source {self.name!r} has now, and "
-                    "the dataset it was made from is gone: delete the file, or publish its window again."
+                    f"{self.files.url_of(key)} has other columns than source {self.name!r} has now, and the dataset that "
+                    "it was written from no longer exists: delete the file, or publish its window again."
                 ) from None
             self._write(key, dataset, self._schema(dataset, valid_from), valid_from)
 

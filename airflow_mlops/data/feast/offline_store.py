@@ -1,0 +1,58 @@
+"""Point-in-time joins by Feast's own offline store, for sources that are no Parquet files: a warehouse joins by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.request import ViewRequest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+
+_EVENT_TIME, _EVENT = "event_timestamp", "mlops_event"
+
+
+def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timestamp: str) -> dict[str, pa.ChunkedArray]:
+    """Look up the features of one view for every event.
+
+    Offline stores may drop events that share keys and time with another one, so the query holds distinct events only.
+    Their answers are not checked again.
+
+    :param timestamp: the column of the event times
+    :return: the features by ``alias:feature``
+    :raises FeatureStoreError: the offline store failed
+    """
+    keys = list(dict.fromkeys(request.join_keys.values()))
+    table: pd.DataFrame = events.select([*keys, timestamp]).to_pandas()
+    complete = table[keys].notna().all(axis=1)
+    table = table.rename(columns={timestamp: _EVENT_TIME}).assign(**{_EVENT: np.arange(len(table))})[complete]
+    first = table.groupby([*keys, _EVENT_TIME], sort=False)[_EVENT].transform("min").to_numpy()
+    distinct = table[table[_EVENT] == first]
+    for key, column in request.join_keys.items():
+        distinct = distinct.assign(**{key: distinct[column]})
+    entity_df = distinct[[*request.join_keys, _EVENT_TIME, _EVENT]]
+    try:
+        with feast_repo.quietly():
+            refs = [f"{request.view.name}:{name}" for name in request.features]
+            with feast_repo.locked(store, shared=True):
+                job = store.get_historical_features(entity_df=entity_df, features=refs)
+            found = job.to_df()
+    except Exception as error:
+        raise FeatureStoreError(
+            f"Feast's offline store failed for feature view {request.view.name!r}: {one_line(error)}."
+        ) from error
+    position = np.full(events.num_rows, -1, np.int64)
+    position[found[_EVENT].to_numpy(np.int64)] = np.arange(len(found))
+    row = np.full(events.num_rows, -1, np.int64)
+    row[table[_EVENT].to_numpy()] = position[first]
+    indices = pa.array(row, mask=row < 0)
+    return {
+        f"{request.alias}:{name}": pa.chunked_array([pa.Array.from_pandas(found[name])]).take(indices)
+        for name in request.features
+    }

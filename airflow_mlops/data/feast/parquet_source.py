@@ -1,0 +1,297 @@
+"""The Parquet files of a Feast file source, as rows that DuckDB can join."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem
+
+from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.data.feast.request import ViewRequest
+from airflow_mlops.data.relational import quoted
+from airflow_mlops.data.timestamps import as_utc
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from feast import FeatureStore
+
+OLDEST = -(2**63)
+"""A creation time before all others, for rows without one."""
+
+# Names that DuckDB gives to the place of a row in its file.
+_MOST_NANOSECONDS = 2**63 - 1
+_PLACE = ("file_index", "file_row_number", "filename")
+_READ_ROWS = 131_072
+
+
+@dataclass(frozen=True)
+class Span:
+    """The times that can matter to a set of events, in microseconds since 1970. Both ends belong to it.
+
+    :param first: ``None`` if a row of any age may be seen
+    """
+
+    first: int | None
+    last: int
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """The source of one feature view.
+
+    :param request: the view and the features to read
+    :param dataset: the files
+    :param names: the column of the files for each join key and feature
+    :param time: the column with the time of each row
+    :param created: the column with the time when each row was written; ``None`` if the source has none
+    """
+
+    request: ViewRequest
+    dataset: ds.Dataset
+    names: dict[str, str]
+    time: str
+    created: str | None
+
+    def relation(self, connection: DuckDBPyConnection, number: int, span: Span) -> tuple[str, dict[str, Any]]:
+        """SQL for the rows within ``span``, and its parameters.
+
+        The columns are ``k0``, ``k1``, ... (join keys), ``f0``, ``f1``, ... (features), ``t`` (time), ``created``, both
+        in microseconds since 1970, and ``file`` and ``row``, the place of the row in the source. DuckDB reads local
+        files itself. What it cannot read with the same result is copied into a table with Arrow.
+
+        :param number: distinguishes this source from others in one query
+        :raises SchemaError: a time of the source is not a point in time
+        """
+        if self.is_readable_by_duckdb():
+            return self._scan(number, span)
+        name = f"source_{number}"
+        for index, batch in enumerate(self._batches(span)):
+            connection.register("batch", batch)
+            verb = f"INSERT INTO {name}" if index else f"CREATE TABLE {name} AS"
+            connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608 - names of our own
+            connection.unregister("batch")
+        return f"SELECT * FROM {name}", {}  # noqa: S608
+
+    def is_readable_by_duckdb(self) -> bool:
+        """Whether DuckDB reads the same columns and values as Arrow does."""
+        schema, columns = self.dataset.schema, self.columns
+        folded = [name.casefold() for name in schema.names]
+        return (
+            isinstance(self.dataset, ds.FileSystemDataset)
+            and isinstance(self.dataset.filesystem, LocalFileSystem)
+            # DuckDB expands patterns in paths, and ignores case in names.
+            and not any(character in path for path in self.dataset.files for character in "*?[")
+            and len(set(folded)) == len(folded)
+            and not set(folded) & set(_PLACE)
+            and all(_is_plain(schema.field(name).type) for name in self.names.values())
+            and all(_is_time(schema.field(name).type) for name in (self.time, self.created) if name)
+            and all(_same_types(schema, fragment.physical_schema, columns) for fragment in self.dataset.get_fragments())
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns to read from the files."""
+        return [*self.names.values(), self.time, *([self.created] if self.created else [])]
+
+    def _scan(self, number: int, span: Span) -> tuple[str, dict[str, Any]]:
+        kind = self.dataset.schema.field(self.time).type
+        time = quoted(self.time)
+        created = "0"
+        if self.created:
+            micros = _micros(quoted(self.created), self.dataset.schema.field(self.created).type)
+            created = f"coalesce({micros}, {OLDEST})"
+        columns = [f"{quoted(column)} AS {alias}" for alias, column in self._values()]
+        moment = "make_timestamptz" if getattr(kind, "tz", None) else "make_timestamp"
+        conditions = [f"{time} IS NOT NULL"]
+        parameters: dict[str, Any] = {f"files_{number}": self.dataset.files}
+        for bound, operator, limit in (("first", ">=", span.first), ("last", "<=", span.last)):
+            if limit is not None and not (_is_nanoseconds(kind) and abs(limit) > _MOST_NANOSECONDS // 1000):
+                conditions.append(f"{time} {operator} {moment}(${bound}_{number}::BIGINT)")
+                parameters[f"{bound}_{number}"] = limit
+        sql = f"""
+            SELECT {", ".join([*columns, f"{_micros(time, kind)} AS t", f"{created} AS created"])},
+                file_index::BIGINT AS file, file_row_number AS row
+            FROM read_parquet($files_{number}, hive_partitioning = false)
+            WHERE {" AND ".join(conditions)}"""  # noqa: S608 - quoted names; values are parameters
+        return sql, parameters
+
+    def _batches(self, span: Span) -> Iterable[pa.RecordBatch]:
+        """The rows within ``span``, read by Arrow; at least one batch."""
+        dataset, row = self.dataset, 0
+        scanner = dataset.scanner(
+            columns=self.columns,
+            filter=_within(dataset.schema.field(self.time), span),
+            batch_size=_READ_ROWS,
+            fragment_readahead=1,
+        )
+        where = f"in the source of feature view {self.request.view.name!r}"
+        for batch in (pa.RecordBatch.from_pylist([], scanner.projected_schema), *scanner.to_batches()):
+            rows = pa.array(range(row, row + batch.num_rows), pa.int64())
+            row += batch.num_rows
+            time = as_utc(batch[self.time], f"{self.time!r} {where}", round_up=True).cast(pa.int64())
+            created = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
+            if self.created:
+                values = as_utc(batch[self.created], f"{self.created!r} {where}", round_up=True)
+                created = values.cast(pa.int64()).fill_null(OLDEST)
+            columns = {alias: decoded(batch[column]) for alias, column in self._values()}
+            columns |= {"t": time, "created": created, "file": pa.array([0] * len(rows), pa.int64()), "row": rows}
+            yield pa.RecordBatch.from_pydict(columns).filter(pc.is_valid(time))
+
+    def _values(self) -> list[tuple[str, str]]:
+        """The names of join keys and features in the query, each with its column in the files."""
+        keys = [(f"k{number}", self.names[name]) for number, name in enumerate(self.request.join_keys)]
+        return [*keys, *((f"f{number}", self.names[name]) for number, name in enumerate(self.request.features))]
+
+
+def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
+    """Whether the view's source is Parquet files that Feast itself reads with Dask."""
+    from feast import FileSource
+    from feast.data_format import ParquetFormat
+
+    source = request.view.batch_source
+    return (
+        store.config.offline_store.type in ("dask", "file")
+        and isinstance(source, FileSource)
+        and (source.file_format is None or isinstance(source.file_format, ParquetFormat))
+    )
+
+
+def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) -> ParquetSource:
+    """Find the files of a view and check that its columns are there.
+
+    :param events: the columns of the events, which hold the join keys
+    :raises FeatureStoreError: the files cannot be read, a column is missing, or a join key has another type
+    """
+    source = request.view.batch_source
+    # A view uses the names that the field mapping of its source gives to the columns.
+    columns = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
+    uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
+    try:
+        filesystem, path = type(source).create_filesystem_and_path(
+            str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
+        )
+        dataset = ds.dataset(path, filesystem=filesystem, format="parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(request, error) from error
+    created = source.created_timestamp_column
+    found = ParquetSource(
+        request,
+        dataset,
+        {name: columns.get(name, name) for name in (*request.join_keys, *request.features)},
+        columns.get(source.timestamp_field, source.timestamp_field),
+        columns.get(created, created) if created else None,
+    )
+    present = dataset.schema.names
+    missing = [name for name in dict.fromkeys(found.columns) if name not in present]
+    if missing:
+        raise FeatureStoreError(
+            f"The source of feature view {request.view.name!r}, {source.path}, has no column "
+            f"{', '.join(map(repr, missing))}: it has {', '.join(present)}."
+        )
+    for key, column in request.join_keys.items():
+        own, other = dataset.schema.field(found.names[key]).type, events.field(column).type
+        if not _comparable(own, other):
+            raise FeatureStoreError(
+                f"Join key {column!r} is {other} in the events, but {own} in the source of feature view "
+                f"{request.view.name!r}: give both the same type."
+            )
+    return found
+
+
+def unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:
+    """The error for a source whose files cannot be read."""
+    return FeatureStoreError(
+        f"The source of feature view {request.view.name!r}, {request.view.batch_source.path}, cannot be read: "
+        f"{one_line(error)}."
+    )
+
+
+def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
+    one, other = _value_type(one), _value_type(other)
+    return (
+        one.equals(other)
+        or pa.types.is_null(other)
+        or any(check(one) and check(other) for check in (pa.types.is_integer, _is_text, pa.types.is_floating))
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column in a type that DuckDB returns unchanged."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_duration(column.type):
+        return column.cast(pa.int64())
+    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether DuckDB reads a column of this type from Parquet without a change of its values."""
+    if pa.types.is_struct(kind):
+        return all(_is_plain(kind.field(number).type) for number in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    checks = (
+        pa.types.is_boolean,
+        pa.types.is_integer,
+        pa.types.is_float32,
+        pa.types.is_float64,
+        pa.types.is_decimal128,
+        _is_text,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_date32,
+        pa.types.is_timestamp,
+    )
+    return any(check(kind) for check in checks)
+
+
+def _is_nanoseconds(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _same_types(schema: pa.Schema, other: pa.Schema, columns: Iterable[str]) -> bool:
+    return all(
+        name in other.names and other.names.count(name) == 1 and other.field(name).type.equals(schema.field(name).type)
+        for name in columns
+    )
+
+
+def _micros(column: str, kind: pa.DataType) -> str:
+    """SQL for a time in microseconds since 1970. Nanoseconds are rounded up, so that no row is seen too early."""
+    if not _is_nanoseconds(kind):
+        return f"epoch_us({column})"
+    rounded = f"{column}::{'TIMESTAMPTZ' if kind.tz else 'TIMESTAMP'}"
+    return f"(epoch_us({rounded}) + ({rounded} < {column})::BIGINT)"
+
+
+def _within(field: pa.Field, span: Span) -> pc.Expression | None:
+    """A filter for the rows within ``span`` that skips whole parts of Parquet files."""
+    if not pa.types.is_timestamp(field.type) or _is_nanoseconds(field.type):
+        return None
+
+    def bound(micros: int, up: bool) -> pa.Scalar:
+        value = pa.scalar(micros, pa.timestamp("us", field.type.tz))
+        tick = {"s": 1_000_000, "ms": 1_000}.get(field.type.unit, 1)
+        return pa.scalar(micros // tick * tick + (tick if up else 0), value.type).cast(field.type)
+
+    condition = pc.field(field.name) <= bound(span.last, up=True)
+    if span.first is not None:
+        condition &= pc.field(field.name) >= bound(span.first, up=False)
+    return condition

@@ -1,0 +1,62 @@
+"""DuckDB for relational work: a private database with bounded memory that continues on disk when memory is full."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+# cgroup v2: the processor time that the container may use in a period, both in microseconds, or "max".
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@contextmanager
+def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
+    """Open an empty database that only this block uses. Its temporary files are deleted at the end of the block.
+
+    Timestamps without a time zone are read as UTC.
+
+    :param memory_limit: how much memory DuckDB may use before it continues in temporary files, for example ``2GB``.
+        Arrow data that is registered in the database does not count
+    """
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="mlops-duckdb-") as folder:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit,
+            "temp_directory": folder,
+            "threads": available_cpus(),
+            # A table name in SQL never means a Python variable.
+            "python_enable_replacements": False,
+            # A step never downloads code.
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
+
+
+def quoted(name: str) -> str:
+    """Quote a table or column name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def available_cpus() -> int:
+    """The number of CPUs that this process may use, from its CPU affinity and the quota of its container."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+        if quota != "max":
+            cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(cpus, 1)

@@ -1,0 +1,28 @@
+"""Tables that are larger than they should be in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+
+@contextmanager
+def spooled(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Write tables of one schema to a temporary file, and map the file into memory as one table.
+
+    The operating system reads pages of the file when they are used, and may drop them afterwards. The table is valid
+    inside the block.
+    """
+    iterator = iter(tables)
+    first = next(iterator)
+    with tempfile.TemporaryDirectory(prefix="mlops-spool-") as folder:
+        path = f"{folder}/table.arrow"
+        with pa.ipc.new_file(path, first.schema) as writer:
+            writer.write_table(first)
+            for table in iterator:
+                writer.write_table(table)
+        with pa.memory_map(path) as mapped:
+            yield pa.ipc.open_file(mapped).read_all()

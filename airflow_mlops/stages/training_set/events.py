@@ -1,0 +1,126 @@
+"""The events of a training set, and their label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
+from airflow_mlops.data import expressions
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.timestamps import as_utc
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+
+# A label of integers with more distinct values than this is a quantity.
+_MOST_CLASSES = 20
+
+
+def read_events(
+    spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str]
+) -> tuple[pa.Table, dict[str, int]]:
+    """Read the events that have a label. They are ordered by time and keys, so that equal data make equal datasets.
+
+    :param join_columns: the columns that the join needs in addition to the time
+    :return: the events, and how many rows were left out, by reason
+    :raises EmptyWindowError: there are no events
+    :raises SchemaError: an event has no time, or the windows do not fit together
+    :raises TrainingError: no event has a label
+    """
+    operands = sorted(spec.label_columns)
+    wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
+    name = datasets[0].manifest.name
+    tables = [dataset.table(columns=list(dict.fromkeys([*wanted, *operands]))) for dataset in datasets]
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaError(
+            f"The windows of dataset {name} have columns of different types: {str(error).splitlines()[0]}."
+        ) from None
+    if not table.num_rows:
+        raise EmptyWindowError(f"Dataset {name} has no rows, so there are no events to join features to.")
+    times = as_utc(table[spec.timestamp], f"The event time {spec.timestamp!r} of dataset {name}")
+    if times.null_count:
+        raise SchemaError(
+            f"{times.null_count:,} events of dataset {name} have no {spec.timestamp!r}, but a point-in-time join needs "
+            "the time of every event. Drop or repair these rows upstream."
+        )
+    table = table.set_column(table.schema.get_field_index(spec.timestamp), spec.timestamp, times)
+    dropped = {"label_unknown": 0}
+    if spec.label is not None:
+        label = _label(spec, table)
+        labelled = pc.is_valid(label)
+        dropped["label_unknown"] = table.num_rows - (pc.sum(labelled).as_py() or 0)
+        table = table.select(wanted).append_column(spec.label.name, label).filter(labelled)
+        if not table.num_rows:
+            raise TrainingError(
+                f"None of {len(labelled):,} events has a label {spec.label.name!r} yet: build from an older window."
+            )
+    others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
+    return table.take(pc.sort_indices(table, [(name, "ascending") for name in (spec.timestamp, *others)])), dropped
+
+
+def _is_sortable(column: pa.ChunkedArray) -> bool:
+    return not (pa.types.is_nested(column.type) or pa.types.is_null(column.type))
+
+
+def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
+    """The label of every event, null where an operand is null. Booleans become 1 and 0, as estimators and ONNX need."""
+    assert spec.label is not None
+    if spec.label.expression is None:
+        label = table[spec.label.name]
+    else:
+        label = expressions.evaluate(spec.label.expression, table)
+        label = label if isinstance(label, pa.ChunkedArray) else pa.chunked_array([label])
+    if pa.types.is_boolean(label.type):
+        return label.cast(pa.int64())
+    if pa.types.is_dictionary(label.type):
+        label = label.cast(label.type.value_type)
+    if pa.types.is_floating(label.type):
+        infinite = pc.sum(pc.is_inf(label)).as_py() or 0
+        if infinite:
+            raise TrainingError(
+                f"The label {spec.label.name!r} is infinite in {infinite:,} rows. "
+                "Look for a division by zero where the label is computed."
+            )
+        return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
+    if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type) or pa.types.is_large_string(label.type)):
+        raise SpecError(f"The label {spec.label.name!r} is {label.type}, but must be a number, a boolean or text.")
+    return label
+
+
+def infer_task(label: pa.ChunkedArray) -> Task:
+    """Infer the task: two values are ``binary``, text and few integers ``multiclass``, everything else ``regression``."""
+    distinct = pc.count_distinct(label).as_py()
+    if pa.types.is_floating(label.type):
+        return "binary" if set(label.unique().to_pylist()[:3]) == {0.0, 1.0} else "regression"
+    if distinct <= 2:
+        return "binary"
+    if pa.types.is_integer(label.type) and distinct > _MOST_CLASSES:
+        return "regression"
+    return "multiclass"
+
+
+def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -> None:
+    """Require at least two different labels, and for a binary task exactly two.
+
+    :param where: the rows, for the error message
+    :raises TrainingError: all labels are equal
+    :raises SpecError: a binary label has more than two values
+    """
+    distinct = pc.count_distinct(label).as_py()
+    if distinct < 2:
+        raise TrainingError(
+            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so nothing can be "
+            "learned or measured there. Use a longer window or another split, or check the label."
+        )
+    if task == "binary" and distinct > 2:
+        raise SpecError(f"The label {name!r} has {distinct} different values, so the task is not binary: omit task.")
+
+
+def positive_rate(label: pa.ChunkedArray) -> float:
+    """The share of the larger of two labels."""
+    positive = max(label.unique().to_pylist())
+    return round((pc.sum(pc.equal(label, positive)).as_py() or 0) / len(label), 6)

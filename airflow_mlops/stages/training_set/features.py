@@ -1,0 +1,79 @@
+"""The features of a training set that come from a Feast repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.data.spool import spooled
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class JoinedFeatures:
+    """Features of all events.
+
+    :param columns: the features by the name of their column
+    :param refs: the reference ``view:feature`` of each column
+    :param keys: the columns of the events that are join keys
+    """
+
+    columns: dict[str, pa.ChunkedArray]
+    refs: list[str]
+    keys: list[str]
+
+
+class FeatureSource:
+    """The Feast repository of a spec. It is not opened if all features are columns of the events."""
+
+    def __init__(self, spec: TrainingSetSpec) -> None:
+        self._spec = spec
+        self._store = self._request = None
+        if spec.feature_service is None and not spec.features:
+            return
+        from airflow_mlops.data.feast import repository as feast_repo
+        from airflow_mlops.data.feast import request as feast_request
+
+        assert spec.repo is not None
+        self._store = feast_repo.open_store(spec.repo)
+        with feast_repo.locked(self._store, shared=True):
+            self._request = feast_request.resolve(self._store, spec.feature_service, spec.features)
+
+    @property
+    def event_columns(self) -> list[str]:
+        """The columns of the events that the join needs in addition to their time."""
+        return [*self._request.join_keys, *self._request.event_columns] if self._request else []
+
+    @contextmanager
+    def join(self, events: pa.Table) -> Iterator[JoinedFeatures]:
+        """Look up the features of all events. The result lies in a temporary file and is valid inside the block."""
+        if self._store is None or self._request is None:
+            yield JoinedFeatures({}, [], [])
+            return
+        from airflow_mlops.data.feast.join import join
+
+        spec, refs = self._spec, self._request.refs
+        names = _names(refs, [*events.column_names, *([spec.label.name] if spec.label else [])])
+        with spooled(join(self._store, self._request, events, spec.timestamp, spec.memory_limit)) as table:
+            columns = {name: table[ref] for name, ref in zip(names, refs, strict=True)}
+            yield JoinedFeatures(columns, refs, self._request.join_keys)
+
+    def describe(self) -> dict[str, Any]:
+        """Where the features come from. A rollback checks there whether they still exist."""
+        if self._store is None:
+            return {}
+        return {"feast_project": self._store.project, "feast_repo": str(self._store.repo_path.absolute())}
+
+
+def _names(refs: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """The column of each feature: its own name, or ``view__feature`` as in Feast if that name is not unique."""
+    short = [ref.partition(":")[2] for ref in refs]
+    return [
+        ref.replace(":", "__") if short.count(name) > 1 or name in taken else name
+        for ref, name in zip(refs, short, strict=True)
+    ]

@@ -1,15 +1,15 @@
-"""TorchTrainer against a loop written by hand, with the same network, optimizer, batches, precision and number of epochs.
+"""Compare TorchTrainer with a hand-written loop: same network, optimizer, batches, precision and number of epochs.
 
 ``python -m benchmarks.torch_training [--rows N] [--epochs N] [--batch N] [--precision P] [--repeat N]``, on a GPU if there is
-one. Both read the same Parquet file of 12 numbers and 3 texts:
+one. Both read the same Parquet file with 12 numbers and 3 texts:
 
-- ``loop``: pandas reads the file; numbers are standardised and texts numbered in memory; a loop takes slices of a
-  permutation, moves them to the device and steps. Its loss is read back once a step. No checkpoint, no streaming.
-- ``ours``: TorchTrainer's fit: row groups streamed and encoded in each epoch, shuffled, with a checkpoint every 500 steps.
+- ``loop``: pandas reads the file. Numbers are standardised and texts encoded in memory. A loop takes slices of a
+  permutation, copies them to the device and makes a step. The loss is read back once per step. There is no checkpoint.
+- ``ours``: TorchTrainer's fit. Row groups are streamed, encoded and shuffled in each epoch, with a checkpoint every 500 steps.
 
-Every measurement is a process of its own, with the imports made before the clock runs; the best of the repetitions counts.
-Throughput is that of all epochs together, and ``with reading`` counts what comes before the first step. Neither imports
-Airflow. The last line is JSON.
+Each measurement runs in its own process and starts after the imports. The best repetition counts. The throughput is the mean
+over all epochs; ``with reading`` includes the time before the first step. Neither process imports Airflow. The last line of
+the output is JSON.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def child(*arguments: str) -> str:
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """Write the training set, whose one Parquet file the loop reads as well."""
+    """Write the training set. The loop reads its Parquet file as well."""
     import numpy as np
     import pyarrow as pa
 
@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def loop(arguments: argparse.Namespace) -> tuple[float, float]:
-    """What one writes by hand."""
+    """Train with a hand-written loop; return the seconds and the loss."""
     import numpy as np
     import pandas as pd
     import torch
@@ -172,7 +172,7 @@ def loop(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def ours(arguments: argparse.Namespace) -> tuple[float, float]:
-    """TorchTrainer."""
+    """Train with TorchTrainer; return the seconds and the loss."""
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -191,8 +191,8 @@ def ours(arguments: argparse.Namespace) -> tuple[float, float]:
     dataset = open_dataset(ArtifactStore(f"file://{arguments.folder}/store"), ref)
     dataset.verify("train")
     features = feature_columns(dataset.schema, [*NUMBERS, *TEXTS])
-    nothing = pa.table({})
-    data = TrainingData("binary", LABEL, features, nothing, pd.DataFrame(), np.zeros(0), [0, 1])
+    empty = pa.table({})
+    data = TrainingData("binary", LABEL, features, empty, pd.DataFrame(), np.zeros(0), [0, 1])
     spec = TorchTrainerSpec.model_validate(
         TorchTrainer(
             params={"hidden": HIDDEN},
@@ -225,7 +225,7 @@ def ours(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 class Utilisation:
-    """How busy the first GPU is while it is entered, as nvidia-smi says."""
+    """Mean utilisation of the first GPU inside the block, measured by nvidia-smi."""
 
     def __init__(self) -> None:
         self.mean: float | None = None

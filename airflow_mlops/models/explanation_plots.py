@@ -1,4 +1,4 @@
-"""What a glass box says of itself, as JSON and as plots."""
+"""Write the explanation of a glass-box model as JSON and as plots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS, TEXTS, TEXT_LENGTH = 3, 12, 18
-# Classes differ by more than their colour: by their lines, and by their marks.
+# Classes also differ in their line styles and markers.
 _STYLES = ["-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1))]
 _MARKS = "os^Dv*P"
 
@@ -40,7 +40,7 @@ def write(folder: Path, explanation: Explanation) -> None:
 
 @no_mathtext
 def draw(folder: Path, explanation: Explanation) -> list[Path]:
-    """Draw how much each term matters, and the functions of those that matter most."""
+    """Plot the importance of the terms, and the functions of the most important ones."""
     shapes = [term for term in explanation.terms if term.curve or term.surface]
     figures = {"terms": _importances(explanation)}
     if shapes:
@@ -50,11 +50,11 @@ def draw(folder: Path, explanation: Explanation) -> list[Path]:
 
 def _importances(explanation: Explanation) -> Figure:
     terms = explanation.terms[:BARS]
-    figure, axes = new_figure("What the model adds up", 6.4, 1.6 + 0.27 * len(terms))
+    figure, axes = new_figure("Terms of the model", 6.4, 1.6 + 0.27 * len(terms))
     axes.barh([term.name for term in terms], [term.importance for term in terms], color=BLUE)
     axes.set_ylim(len(terms) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"mean size of the term ({explanation.unit})")
+    axes.set_xlabel(f"mean absolute contribution ({explanation.unit})")
     return figure
 
 
@@ -63,9 +63,9 @@ def _shapes(explanation: Explanation, terms: Sequence[Term]) -> Figure:
 
     lines = -(-len(terms) // COLUMNS)
     figure = Figure(figsize=(12.0, 0.6 + 3.1 * lines), layout="constrained")
-    figure.suptitle(f"What each term adds: {explanation.unit}", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"Contribution of each term: {explanation.unit}", x=0.01, ha="left", fontsize=11)
     grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
-    # One scale for all curves and one for all surfaces: a term that matters little looks like it.
+    # All curves share one scale, and so do all surfaces, so less important terms look less important.
     bounds, largest = _bounds(terms), _largest(terms)
     pictures: list[Any] = []
     for axes, term in zip(grid, terms, strict=False):
@@ -115,7 +115,7 @@ def _steps(axes: Axes, curve: Curve, bounds: tuple[float, float]) -> None:
         axes.fill_between(edges, values - spread, values + spread, step="post", color=look["color"], alpha=0.2, lw=0)
         axes.plot(edges, values, drawstyle="steps-post", linewidth=1.6, **{**look, "marker": ""})
         if curve.missing:
-            # Beside the scale of the values, since it has no place on it.
+            # A missing value has no position on the axis, so it is drawn outside.
             axes.plot([1.03 + 0.025 * place], curve.missing[place], transform=axes.get_yaxis_transform(), clip_on=False,
                       markersize=5, **{**look, "linestyle": ""})  # fmt: skip
     axes.set(xlim=(edges[0], edges[-1]), ylim=bounds, xlabel=curve.axis.feature)
@@ -128,7 +128,7 @@ def _dots(axes: Axes, curve: Curve, bounds: tuple[float, float]) -> None:
     height = min(len(curve.scores), len(CLASS_COLOURS))
     axes.axvline(0, color=GREY, linewidth=0.8)
     for place, (scores, errors, look) in enumerate(zip(curve.scores, curve.errors, _looks(), strict=False)):
-        # Beside each other, not on top.
+        # The classes are drawn next to each other.
         lines = np.arange(len(most)) + (place - (height - 1) / 2) * 0.6 / height
         axes.errorbar(np.array(scores)[most], lines, xerr=np.array(errors)[most], markersize=4, elinewidth=1.2,
                       **{**look, "linestyle": ""})  # fmt: skip

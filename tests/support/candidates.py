@@ -1,4 +1,4 @@
-"""Model versions made by hand: linear models whose weights a test chooses, in the layout that TrainOperator writes."""
+"""Linear models with given weights, registered in the layout of TrainOperator, and foreign models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURES = ("distance", "wind")
 
 
 def held_out(task: Task = "binary", rows: int = 1_000, seed: int = 0) -> pa.Table:
-    """Rows whose label depends on ``distance`` and not on ``wind``."""
+    """Rows with a label that depends on ``distance`` and not on ``wind``."""
     random = np.random.default_rng(seed)
     distance, wind = random.normal(size=rows), random.normal(size=rows)
     signal = 2 * distance + random.logistic(size=rows)
@@ -49,7 +49,7 @@ def training_set(
 
 
 def training_rows(task: Task = "binary") -> tuple[Any, Any]:
-    """The features and the labels of the part ``train``, as pandas has them."""
+    """The features and the labels of the part ``train`` as pandas objects."""
     rows = held_out(task, 500, seed=1).to_pandas()
     return rows[list(FEATURES)], rows["label"]
 
@@ -63,9 +63,9 @@ def from_elsewhere(
     features: Sequence[str] = FEATURES,
     **options: Any,
 ) -> dict[str, Any]:
-    """Register a version the way any user of MLflow does, and say which.
+    """Register a foreign version with MLflow's own functions, and return its model and number.
 
-    :param answer: what it answers with, for the signature; without it there is none
+    :param answer: example of its output, for the signature; by default there is no signature
     """
     from mlflow.models import infer_signature
 
@@ -88,7 +88,7 @@ def register(
     threshold: float = 0.5,
     positive: Any = True,
 ) -> ModelVersionRef:
-    """Make a version of ``model`` that weighs the features as told: (2, 0) is the truth, (0, 0) knows nothing."""
+    """Register a linear version of ``model``. The weights (2, 0) are the true ones, and (0, 0) is a constant model."""
     classes: list[Any] = {"binary": [False, True], "multiclass": ["early", "late", "on time"], "regression": []}[task]
     contract = ModelContract(
         task=task,
@@ -116,7 +116,7 @@ def register(
 
 
 def linear(task: Task, features: Sequence[str], weights: Sequence[float]) -> bytes:
-    """An ONNX model with an input for each feature and the outputs that a converted scikit-learn model has."""
+    """An ONNX model with an input for each feature and the outputs of a converted scikit-learn model."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     def constant(name: str, value: Any, kind: Any = np.float32) -> Any:

@@ -1,4 +1,4 @@
-"""A champion made by hand, with the profile and the numbers that TrainOperator stores beside a model."""
+"""A linear champion with a contract and a profile, as TrainOperator stores them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEIGHTS = (1.0, 0.0)
 
 
 def flights(rows: int = 2_000, seed: int = 0, *, shift: float = 0.0, noise: float = 1.0) -> pa.Table:
-    """Flights whose ``arr_delay`` depends on ``distance``, the less the more ``noise`` there is."""
+    """Flights with an ``arr_delay`` that depends on ``distance`` and on noise."""
     random = np.random.default_rng(seed)
     distance = random.normal(shift, 1, rows)
     return pa.table(
@@ -51,7 +51,7 @@ def write(
 
 
 def scoring_set(store: ArtifactStore, data: pa.Table, window: str, name: str = "scoring") -> DatasetRef:
-    """Rows to score as BuildTrainingSetOperator writes them."""
+    """A dataset to score, as BuildTrainingSetOperator writes it."""
     details = {"keys": ["flight"], "timestamp": "time_hour", "features": list(FEATURES), "label": None}
     return write(store, name, data, window, details)
 
@@ -96,7 +96,7 @@ def promote(
     run = client.create_run("0")
     client.log_artifacts(run.info.run_id, str(folder), "model")
     client.set_terminated(run.info.run_id)
-    with suppress(MlflowException):  # it is there already
+    with suppress(MlflowException):  # it exists already
         client.create_registered_model(model)
     made = client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
     client.set_registered_model_alias(model, "champion", made.version)

@@ -1,6 +1,8 @@
 """Trainers: fit a model to a training set.
 
-Each kind of trainer has a spec in :mod:`.spec`, a module here with a function ``fit``, and a line in ``_MODULES``.
+Each kind of trainer has a spec in ``spec.py``, a module here with a function ``fit`` that returns a
+:class:`airflow_mlops.models.trainers.base.FittedModel`, an entry in ``_MODULES``, and a class for DAG files in
+:mod:`airflow_mlops.trainers`.
 """
 
 from __future__ import annotations

@@ -199,16 +199,16 @@ def test_a_champion_without_an_evaluation_is_an_error_until_it_is_evaluated(clie
     dataset, data = training_set(store), held_out(rows=300, seed=7)
     made = log(mlflow.xgboost, trees(), answer=np.array([0.5]))
     client.set_registered_model_alias(model, "champion", "1")
-    said = (
+    message = (
         f"{model} v1 has no contract: it was not made by TrainOperator, and the artifact store {store.url} has no "
         "evaluation of it. Evaluate it with EvaluateOperator and promote it."
     )
     with pytest.raises(ModelFormatError) as unknown:
         predict(store, model, data)
-    assert str(unknown.value) == said
+    assert str(unknown.value) == message
     with pytest.raises(ModelFormatError) as unknown:
         monitor.run(MonitorSpec(model=model, dataset=None, window="2013-04"), StepContext(store=store))
-    assert str(unknown.value) == said
+    assert str(unknown.value) == message
     # Evaluating it is enough, even if it fails the gates.
     assert judge(store, made, dataset, gates=[{"metric": "accuracy", "min": 1}]).verdict.winner is None
     assert predict(store, model, data)[0].scored_by.version == 1
@@ -255,8 +255,8 @@ def test_a_changed_or_lost_contract_is_an_error(client, store, model, log):
     made = log(mlflow.xgboost, trees(), answer=np.array([0.5]))
     crown(store, made, dataset)
     (key,) = store.keys(f"models/{model}/1")
-    kept = store.read_bytes(key)
-    store.write_bytes(key, kept.replace(b'"threshold": 0.5', b'"threshold": 0.1'))
+    stored = store.read_bytes(key)
+    store.write_bytes(key, stored.replace(b'"threshold": 0.5', b'"threshold": 0.1'))
     with pytest.raises(ModelFormatError, match=f"The contract of {model} v1 was changed .*{key} from a backup"):
         predict(store, model, data)
     store.delete(key)

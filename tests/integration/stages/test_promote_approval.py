@@ -271,11 +271,11 @@ def test_a_rejection_is_recorded_even_if_the_version_became_champion_otherwise(c
 
     v1, v2, _ = versions
     client.set_registered_model_alias(v1.model, "champion", "2")
-    said = ApprovalRecord(by="ada", at=datetime(2026, 1, 1, tzinfo=timezone.utc), decision="rejected")
-    spec = PromoteSpec(verdict=verdict(v2, v1), needs_approval=True, approval=said)
+    rejection = ApprovalRecord(by="ada", at=datetime(2026, 1, 1, tzinfo=timezone.utc), decision="rejected")
+    spec = PromoteSpec(verdict=verdict(v2, v1), needs_approval=True, approval=rejection)
     result = promote.run(spec, StepContext(store=store, key="late"))
     assert result.reason == "Rejected by ada at 2026-01-01 00:00 UTC."
-    assert Ledger(store, v1.model).entries()[-1].approval == said
+    assert Ledger(store, v1.model).entries()[-1].approval == rejection
 
 
 @pytest.mark.parametrize(

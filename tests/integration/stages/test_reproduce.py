@@ -54,9 +54,9 @@ def again(airflow_db, store, capsys):
             args.func(args)
         except SystemExit as ended:
             status = ended.code
-        told = capsys.readouterr()
-        rows = {row["what"]: row for row in json.loads(told.out)} if told.out else {}
-        return status, rows, told.err
+        captured = capsys.readouterr()
+        rows = {row["what"]: row for row in json.loads(captured.out)} if captured.out else {}
+        return status, rows, captured.err
 
     return again
 
@@ -68,12 +68,12 @@ def verdicts(rows, kind):
 def test_a_forest_is_reproduced_exactly_and_nothing_is_registered(learn, again, client, store):
     made = learn(FOREST, seed=3)
     before = client.search_runs([client.get_run(made.run_id).info.experiment_id])
-    status, rows, said = again(made.candidate)
+    status, rows, log = again(made.candidate)
     assert status == 0
     assert {row["verdict"] for row in rows.values()} == {"equal"}
     assert float(rows["metric roc_auc"]["now"]) == made.metrics["roc_auc"]
     assert {"data", "seed", "Python", "package scikit-learn", f"code {FOREST['estimator']}"} <= set(rows)
-    assert f"{made.candidate} is reproduced." in said
+    assert f"{made.candidate} is reproduced." in log
     assert len(client.search_model_versions(f"name = '{made.candidate.model}'")) == 1
     after = client.search_runs([client.get_run(made.run_id).info.experiment_id])
     assert [run.info.run_id for run in after] == [run.info.run_id for run in before]
@@ -83,8 +83,8 @@ def test_a_forest_is_reproduced_exactly_and_nothing_is_registered(learn, again, 
 @pytest.mark.slow
 def test_a_network_is_reproduced_and_leaves_no_checkpoint(learn, again, store):
     made = learn(TorchTrainer(params={"hidden": [8]}, epochs=2, batch_size=64, checkpoint_every=2, device="cpu"))
-    status, rows, said = again(made.candidate)
-    assert status == 0, said
+    status, rows, log = again(made.candidate)
+    assert status == 0, log
     assert verdicts(rows, "metric") <= {"equal", "within tolerance"}
     assert store.keys("checkpoints/results/cli") == []
 
@@ -100,11 +100,11 @@ def tamper(client, run_id, **changes):
 def test_another_seed_is_reported(learn, again, client):
     made = learn(FOREST, seed=3)
     tamper(client, made.run_id, seed=4)
-    status, rows, said = again(made.candidate)
+    status, rows, log = again(made.candidate)
     assert status == 1
     assert rows["seed"] == {"what": "seed", "then": "3", "now": "4", "verdict": "differs"}
     assert rows["metric roc_auc"]["verdict"] == "differs"
-    assert "is not reproduced: seed, metric roc_auc" in said
+    assert "is not reproduced: seed, metric roc_auc" in log
 
 
 def test_other_data_are_reported(learn, again, client, store):
@@ -133,11 +133,11 @@ def test_changed_code_is_reported_even_if_the_metrics_are_equal(learn, again, tm
     made = learn(FunctionTrainer("own_trainer:fit"))
     assert again(made.candidate)[0] == 0
     (tmp_path / "own_trainer.py").write_text(OWN + "\n# Nothing else changed.\n")
-    status, rows, said = again(made.candidate)
+    status, rows, log = again(made.candidate)
     assert status == 1
     assert rows["code own_trainer:fit"]["verdict"] == "differs"
     assert verdicts(rows, "metric") == {"equal"}
-    assert "is not reproduced: code own_trainer:fit differ" in said
+    assert "is not reproduced: code own_trainer:fit differ" in log
     (tmp_path / "own_trainer.py").write_text(OWN.replace("C=0.5", "C=0.001"))
     status, rows, _ = again(made.candidate)
     assert status == 1
@@ -150,10 +150,10 @@ def test_another_environment_is_noted_without_a_failure(learn, again, client):
     made = learn(FOREST)
     found = mlflow.artifacts.load_dict(f"runs:/{made.run_id}/{ENVIRONMENT_FILE}")
     client.log_dict(made.run_id, {**found, "scikit-learn": "1.5.0"}, ENVIRONMENT_FILE)
-    status, rows, said = again(made.candidate)
+    status, rows, log = again(made.candidate)
     assert status == 0
     assert rows["package scikit-learn"]["verdict"] == "noted"
-    assert "is reproduced, in another environment (package scikit-learn)." in said
+    assert "is reproduced, in another environment (package scikit-learn)." in log
 
 
 def test_only_networks_have_a_tolerance():
@@ -182,9 +182,9 @@ def test_the_gate_promotes_only_reproducible_candidates(learn, client, store):
     tamper(client, other.run_id, seed=5)
     verdict = judge(same, other)
     assert verdict.winner == same.candidate
-    kept, differs = (verdict.for_candidate(made.candidate).gates[0] for made in (same, other))
-    assert (kept.passed, kept.measured) == (True, 0)
-    assert kept.explanation == f"{same.candidate} is reproduced."
+    reproduced, differs = (verdict.for_candidate(made.candidate).gates[0] for made in (same, other))
+    assert (reproduced.passed, reproduced.measured) == (True, 0)
+    assert reproduced.explanation == f"{same.candidate} is reproduced."
     assert not differs.passed
     assert differs.measured > 0
     assert f"{other.candidate} is not reproduced: seed, metric roc_auc" in differs.explanation

@@ -119,12 +119,12 @@ def places(axis: Axis, values) -> np.ndarray:
     return np.where(np.isnan(values), -1, found)
 
 
-def scores(said: Explanation, frame) -> np.ndarray:
-    """What somebody computes who has nothing but the explanation, shape (n, k)."""
-    total = np.tile(said.intercept, (len(frame), 1))
-    for term in said.terms:
+def scores(explained: Explanation, frame) -> np.ndarray:
+    """The scores computed from only the explanation, shape (n, k)."""
+    total = np.tile(explained.intercept, (len(frame), 1))
+    for term in explained.terms:
         if term.curve:
-            table = np.column_stack([term.curve.scores, term.curve.missing or [np.nan] * len(said.outputs)])
+            table = np.column_stack([term.curve.scores, term.curve.missing or [np.nan] * len(explained.outputs)])
             total += table[:, places(term.curve.axis, frame[term.features[0]].to_numpy())].T
         else:
             sides = term.surface.first, term.surface.second
@@ -138,8 +138,8 @@ def scores(said: Explanation, frame) -> np.ndarray:
 def test_the_terms_add_up_to_the_model(store, task, interactions):
     data = read(store, task)
     model = fit(data, interactions=interactions)
-    said = Explanation.model_validate_json(model.explain(data).model_dump_json())
-    assert len(said.terms) == 5 + interactions
+    explained = Explanation.model_validate_json(model.explain(data).model_dump_json())
+    assert len(explained.terms) == 5 + interactions
     known = data.frame
     if interactions:
         # A surface does not contain the contribution of missing values.
@@ -147,7 +147,7 @@ def test_the_terms_add_up_to_the_model(store, task, interactions):
     fitted = model.estimator
     expected = fitted.predict(known) if task == "regression" else fitted.decision_function(known)
     # Edges are rounded to six digits, so a value may lie between an edge and its rounded form.
-    close = np.isclose(scores(said, known), np.reshape(expected, (len(known), -1)), atol=1e-4).all(axis=1)
+    close = np.isclose(scores(explained, known), np.reshape(expected, (len(known), -1)), atol=1e-4).all(axis=1)
     assert close.mean() > 0.99
     outputs = {"binary": [1], "regression": ["late"], "multiclass": ["early", "late", "on time"]}
     units = {
@@ -155,20 +155,20 @@ def test_the_terms_add_up_to_the_model(store, task, interactions):
         "regression": "late",
         "multiclass": "score of each class of late (softmax)",
     }
-    assert (said.outputs, said.unit) == (outputs[task], units[task])
+    assert (explained.outputs, explained.unit) == (outputs[task], units[task])
 
 
 def test_importances_equal_those_of_interpretml_and_are_sorted(store):
     data = read(store)
     model = fit(data)
-    said = model.explain(data)
+    explained = model.explain(data)
     expected = dict(zip(model.estimator.term_names_, model.estimator.term_importances(), strict=True))
-    assert {term.name: term.importance for term in said.terms} == pytest.approx(expected, rel=1e-4)
-    sizes = [term.importance for term in said.terms]
+    assert {term.name: term.importance for term in explained.terms} == pytest.approx(expected, rel=1e-4)
+    sizes = [term.importance for term in explained.terms]
     assert sizes == sorted(sizes, reverse=True)
-    told = [term.curve is not None or term.surface is not None for term in said.terms]
-    assert told == [True] * 12 + [False] * (len(told) - 12)
-    carrier = next(term.curve for term in said.terms if term.name == "carrier")
+    shown = [term.curve is not None or term.surface is not None for term in explained.terms]
+    assert shown == [True] * 12 + [False] * (len(shown) - 12)
+    carrier = next(term.curve for term in explained.terms if term.name == "carrier")
     counts = data.frame["carrier"].value_counts()
     assert dict(zip((text for (text,) in carrier.axis.texts), carrier.rows, strict=True)) == counts.to_dict()
 

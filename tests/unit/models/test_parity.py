@@ -64,7 +64,7 @@ def test_a_regression_has_no_label_flips():
 
 
 def grids(task):
-    """Pairs of answers that are sums of 1/1024, so that nothing is rounded."""
+    """Pairs of predictions that are multiples of 1/1024, so there are no rounding errors."""
     shape = st.integers(1, 30).map(lambda rows: (rows, len(LABELS[task])))
     cells = st.integers(0, 1024)
     return shape.flatmap(lambda size: st.tuples(*[arrays(np.int64, size, elements=cells)] * 2)).map(
@@ -196,7 +196,7 @@ def test_a_forest_is_exported_in_float32_and_the_reason_is_logged(monkeypatch):
     assert line == f"The ONNX export of {model.name} {found.parity}; ONNX computes tree ensembles only in float32."
 
 
-class Elsewhere:
+class Deviating:
     """A model that answers otherwise than its export in the first rows."""
 
     def __init__(self, model, rows, answer):
@@ -211,11 +211,11 @@ class Elsewhere:
         return found
 
 
-@pytest.mark.parametrize(("rows", "answer", "kept"), [(2, 0.2, True), (3, 0.2, False), (1, np.nan, False)])
-def test_large_differences_are_accepted_only_in_few_rows(rows, answer, kept):
+@pytest.mark.parametrize(("rows", "answer", "accepted"), [(2, 0.2, True), (3, 0.2, False), (1, np.nan, False)])
+def test_large_differences_are_accepted_only_in_few_rows(rows, answer, accepted):
     model, train, test = trained("sklearn.linear_model.LogisticRegression")
-    model = Elsewhere(model, rows, answer)
-    if kept:
+    model = Deviating(model, rows, answer)
+    if accepted:
         found, lines = exported(model, train, test)
         assert (found.beyond, found.parity.precision) == (rows, "float32")
         # Float64 would not reduce the differences enough to be worth its time.

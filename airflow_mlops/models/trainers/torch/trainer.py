@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model
     from numpy.typing import NDArray
 
-# Name under which a copy of pyfunc.py is stored beside the model.
+# Module name of the copy of pyfunc.py in a stored model.
 _LOADER = "airflow_mlops_network"
 
 

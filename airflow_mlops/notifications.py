@@ -1,4 +1,4 @@
-"""Telling people what happened, through Airflow's notifiers."""
+"""Notifications of the events of the lifecycle, through Airflow's notifiers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Notifier = Callable[["Context"], Any]
 
 @dataclass(frozen=True)
 class Event:
-    """What a notifier's templates find as ``event``.
+    """An event, which the templates of a notifier can use as ``event``.
 
-    :param name: what happened: a field of :class:`Notify`
-    :param version: the model version it is about, if it is about one
-    :param summary: one sentence that says what happened
-    :param reason: one sentence that says why; empty where there is none
-    :param urls: where to look: the ``task``, its ``run`` in MLflow, the drift ``report``, the ``ledger`` entry, the
-        page to ``answer`` a request on; empty where there is none
+    :param name: name of the event: a field of :class:`Notify`
+    :param model: name of the registered model
+    :param summary: what happened, one sentence
+    :param version: the model version, or ``None`` if the event is not about one
+    :param reason: why it happened, one sentence; may be empty
+    :param urls: addresses: the ``task``, its MLflow ``run``, the drift ``report``, the ``ledger`` entry, and the page on
+        which to ``answer`` a request; an address that does not exist is empty
     """
 
     name: str
@@ -39,17 +40,18 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Notify:
-    """Whom to tell of what: for each event one of Airflow's notifiers, or several.
+    """For each event, one or several of Airflow's notifiers.
 
-    Each operator sends the events that are its own, so that one ``Notify`` in ``default_args`` serves a whole DAG.
+    Each operator sends only its own events, so one ``Notify`` in ``default_args`` is enough for a DAG.
 
     :param registered: TrainOperator registered a model version
-    :param evaluated: EvaluateOperator has its verdict
-    :param approval: PromoteOperator asks for approval, and waits
+    :param evaluated: EvaluateOperator finished an evaluation
+    :param approval: PromoteOperator waits for approval
     :param promoted: PromoteOperator made a version the champion
-    :param refused: PromoteOperator did not, and says why
+    :param refused: PromoteOperator did not promote; ``reason`` says why
     :param rolled_back: RollbackOperator made an earlier version the champion again
     :param drift: MonitorOperator decided ``watch`` or ``retrain``
+    :raises SpecError: a value is not a notifier
     """
 
     registered: Notifier | Sequence[Notifier] = ()
@@ -63,28 +65,30 @@ class Notify:
     def __post_init__(self) -> None:
         for name in (item.name for item in fields(self)):
             given = getattr(self, name)
-            for notifier in [given] if isinstance(given, str) else self.of(name):
+            for notifier in [given] if isinstance(given, str) else self.notifiers(name):
                 if not callable(notifier):
                     raise SpecError(
-                        f"Notify({name}={notifier!r}) takes one of Airflow's notifiers, as in SlackNotifier(...), "
+                        f"Notify({name}={notifier!r}) must be one of Airflow's notifiers, such as SlackNotifier(...), "
                         "or a list of them."
                     )
 
     def __repr__(self) -> str:
-        # It goes into the serialized DAG, which is another DAG when an address in memory changes.
-        told = {item.name: [type(notifier).__name__ for notifier in self.of(item.name)] for item in fields(self)}
-        return f"Notify({', '.join(f'{name}={names}' for name, names in told.items() if names)})"
+        # Part of the serialized DAG. Addresses in memory would make each parsing a new version of the DAG.
+        names = {
+            item.name: [type(notifier).__name__ for notifier in self.notifiers(item.name)] for item in fields(self)
+        }
+        return f"Notify({', '.join(f'{event}={found}' for event, found in names.items() if found)})"
 
-    def of(self, name: str) -> list[Notifier]:
+    def notifiers(self, name: str) -> list[Notifier]:
         """The notifiers of the event called ``name``."""
         given = getattr(self, name)
         return [given] if callable(given) else list(given)
 
     def send(self, event: Event, context: Context, log: Any) -> None:
-        """Tell all who want to know. A notifier that fails gets a warning in the log: the work is done."""
-        for notifier in self.of(event.name):
+        """Call the notifiers of the event. If one fails, the failure is logged as a warning."""
+        for notifier in self.notifiers(event.name):
             try:
-                # Rendering changes a notifier and its context, and the next event needs them as they were.
+                # Rendering changes the notifier and the context, so each event gets copies.
                 copy.copy(notifier)({**context, "event": event})  # type: ignore[typeddict-unknown-key]
-            except Exception as error:  # noqa: BLE001 - what others wrote raises what it likes
-                log.warning("%s did not tell of %r: %s", type(notifier).__name__, event.name, error)
+            except Exception as error:  # noqa: BLE001 - a notifier can raise anything
+                log.warning("%s failed to notify of %r: %s", type(notifier).__name__, event.name, error)

@@ -1,4 +1,4 @@
-"""What Airflow asks a provider for."""
+"""The metadata that Airflow reads from a provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STAGES = (
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Describe the provider, in the format of Airflow's ``provider_info`` schema."""
+    """The metadata, in the format of Airflow's ``provider_info`` schema."""
     return {
         "package-name": "airflow-mlops",
         "name": _NAME,
@@ -64,14 +64,14 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {"host": "Tracking URI", "login": "User name", "password": "Password or token"},
                     "placeholders": {
                         "host": "https://mlflow.example.com, sqlite:////srv/mlflow.db or databricks",
-                        "password": "without a user name it is a bearer token",
+                        "password": "a bearer token if the user name is empty",
                     },
                 },
                 "conn-fields": {
                     "ui_url": {
                         "label": "Address of the MLflow pages",
                         "schema": {"type": ["string", "null"]},
-                        "description": "Where links lead, if a browser does not find MLflow at the tracking URI.",
+                        "description": "The address of MLflow for browsers, if it is not the tracking URI.",
                     },
                 },
             }
@@ -82,7 +82,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_mlops.links.artifacts.ReportLink",
             "airflow_mlops.links.mlflow.MLflowRunLink",
         ],
-        # Airflow finds the plugin by its entry point: under lazy discovery, the default, it skips this list.
+        # With lazy discovery, which is the default, Airflow skips this list and finds the plugin by its entry point.
         "plugins": [{"name": "mlops", "plugin-class": "airflow_mlops.plugin.MLOpsPlugin"}],
         "config": {
             "mlops": {
@@ -97,7 +97,7 @@ def get_provider_info() -> dict[str, Any]:
                         "default": "",
                     },
                     "run_on": {
-                        "description": "Where the steps of operators run that have no ``run_on=``: ``Worker``, or JSON "
+                        "description": "Where steps run if the operator has no ``run_on=``: ``Worker``, or JSON "
                         "with the arguments of ``Process`` or ``Pod``.",
                         "version_added": "0.2.0",
                         "type": "string",
@@ -105,26 +105,26 @@ def get_provider_info() -> dict[str, Any]:
                         "default": "",
                     },
                     "preload": {
-                        "description": "Modules, separated by commas, that the scheduler imports once before "
-                        "LocalExecutor forks its workers, so that no task has to. It costs the scheduler's memory and "
-                        "start, and what changes in these modules needs a restart.",
+                        "description": "Modules, separated by commas, that the scheduler imports before LocalExecutor "
+                        "forks its workers, which saves the tasks the time of the imports. The scheduler starts later "
+                        "and needs more memory, and changes of these modules take effect after a restart.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "airflow_mlops.operators.train,pyarrow.dataset,pandas,sklearn.ensemble,mlflow",
                         "default": "",
                     },
                     "prometheus_textfile": {
-                        "description": "A folder that Prometheus's node exporter reads (its option "
-                        "``--collector.textfile.directory``): what monitoring, scoring and promotion found is written "
-                        "there, one file for each model and stage. Empty means none.",
+                        "description": "The folder that Prometheus's node exporter reads (its option "
+                        "``--collector.textfile.directory``). The metrics of monitoring, scoring and promotion are "
+                        "written to it, one file for each model and stage. Empty turns this off.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": "/var/lib/prometheus/node-exporter",
                         "default": "",
                     },
                     "prometheus_pushgateway": {
-                        "description": "Address of a Prometheus Pushgateway, which gets what monitoring, scoring and "
-                        "promotion found. Empty means none.",
+                        "description": "Address of a Prometheus Pushgateway that receives the metrics of monitoring, "
+                        "scoring and promotion. Empty turns this off.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": "http://pushgateway.example:9091",

@@ -8,7 +8,7 @@ from airflow.sdk import conf
 
 
 def default_store() -> str:
-    """The artifact store's URL: ``[mlops] artifacts``, or the folder ``mlops`` beside the DAGs folder."""
+    """The URL of the artifact store: ``[mlops] artifacts``, or the folder ``mlops`` beside the DAGs folder."""
     configured: str = conf.get("mlops", "artifacts", fallback="") or ""
     if configured:
         return configured
@@ -17,16 +17,16 @@ def default_store() -> str:
 
 
 def prometheus_textfile() -> str:
-    """The folder of the node exporter's textfile collector: ``[mlops] prometheus_textfile``; empty for none."""
+    """The folder of the node exporter's textfile collector: ``[mlops] prometheus_textfile``. Empty if it is not used."""
     return conf.get("mlops", "prometheus_textfile", fallback="") or ""
 
 
 def prometheus_pushgateway() -> str:
-    """The Pushgateway's address: ``[mlops] prometheus_pushgateway``; empty for none."""
+    """The address of the Pushgateway: ``[mlops] prometheus_pushgateway``. Empty if it is not used."""
     return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
 
 
 def preload() -> list[str]:
-    """Names of the modules that ``[mlops] preload`` asks the scheduler to import before it starts its workers."""
+    """Names of the modules that the scheduler imports before it starts its workers: ``[mlops] preload``."""
     names: str = conf.get("mlops", "preload", fallback="") or ""
     return [name.strip() for name in names.split(",") if name.strip()]

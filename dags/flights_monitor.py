@@ -1,4 +1,4 @@
-"""Every month, when the arrivals are known: how good were the predictions, and is it time to train again?"""
+"""Every month, when the arrivals are known: measure the predictions and decide whether to retrain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow_mlops.operators import JoinLabelsOperator, MonitorOperator
 
 with DAG(
     "flights_monitor",
-    description="Late labels, drift and realised performance; asks for retraining",
+    description="Joins late labels, measures drift and realized performance, requests retraining",
     schedule=CronPartitionTimetable("0 6 5 * *", timezone="UTC", run_offset=-1, key_format="%Y-%m"),
     catchup=False,
     max_active_runs=1,
@@ -18,11 +18,11 @@ with DAG(
     doc_md=f"""
 ### {__doc__}
 
-**join_labels** joins the arrivals to the logged predictions. **monitor** compares the month with the profile stored at
-training and with the performance measured then, writes the drift report (the button on the task), and decides:
-`healthy`, `watch` or `retrain`. Only `retrain` emits `mlops://{MODEL}/retrain`, which starts `flights_train` and tells it why.
-What the gates refuse is asked for again when there is another month to learn from, and after two refusals in a row one
-month later still.
+**join_labels** joins the arrivals to the logged predictions. **monitor** compares the month with the profile and the
+performance at training, writes the drift report (the button on the task), and decides: `healthy`, `watch` or `retrain`.
+Only `retrain` emits the asset `mlops://{MODEL}/retrain`, which starts `flights_train` and holds the reason. If the gates
+refuse the new model, retraining is requested again with the next month of data, and one month later after two refusals
+in a row.
 """,
 ):
     outcomes = JoinLabelsOperator(
@@ -37,7 +37,8 @@ month later still.
         task_id="monitor",
         dataset=outcomes.output,
         window="{{ partition_key }}",
-        # Much worse than at training, or not retrained for over two months: drift alone is a poor reason.
+        # Retrain if performance is much worse than at training, or after more than two months. Drift alone is not a
+        # reason to retrain.
         policy={"tolerance": 0.02, "max_age": "P70D"},
         trigger_rule="none_failed",
     )

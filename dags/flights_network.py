@@ -1,4 +1,4 @@
-"""By hand: train a network on all months so far, on a GPU, and let it challenge the champion."""
+"""Triggered by hand: train a network on a GPU and compare it with the champion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GPU = Pod(
     gpus=1,
     memory="8Gi",
     grow_memory=2,
-    # A checkpoint is written when the pod is asked to end.
+    # Time to write a checkpoint when Kubernetes stops the pod.
     termination_grace=60,
 )
 
@@ -29,15 +29,15 @@ with DAG(
     tags=[*TAGS, "gpu"],
     default_args=default_args,
     params={
-        "window": Param("2013-01..2013-12", type="string", description="Months to learn from, the last days held out"),
+        "window": Param("2013-01..2013-12", type="string", description="Months of the training set"),
         "held_out": Param("14D", type="string", description="Hold out the last days of the window (14D), or a share"),
     },
     doc_md=f"""
 ### {__doc__}
 
-Needs a Kubernetes cluster (the Airflow connection `kubernetes_default`), its CUDA image (the Variable
-`flights_gpu_image`), and an artifact store and an MLflow server that pods reach. What is particular to your cluster
-stands in `pods/gpu.yaml`. Only the training runs in the pod; run it on the laptop by leaving out `run_on`.
+Requires a Kubernetes cluster (the Airflow connection `kubernetes_default`), the CUDA image (the Variable
+`flights_gpu_image`), and an artifact store and an MLflow server that pods can reach. `pods/gpu.yaml` holds the settings
+of your cluster. Only the training runs in the pod. Remove `run_on` to run it on the worker.
 """,
 ):
     data = BuildTrainingSetOperator(

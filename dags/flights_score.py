@@ -1,4 +1,4 @@
-"""As soon as a month's features are ready: predict, for each flight, how likely it is to arrive late."""
+"""When a month's features are ready: predict for each flight the probability that it arrives late."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ with DAG(
     doc_md=f"""
 ### {__doc__}
 
-Started by the asset `mlops://flights/features`; the month is the asset's partition key. The same point-in-time join
-as in training gives the features; the champion's ONNX model gives the scores. While there is no champion yet, the
-month is skipped.
+The asset `mlops://flights/features` starts this DAG, and its partition key is the month. The features come from the same
+point-in-time join as in training, the scores from the champion's ONNX model. Without a champion, the month is skipped.
 """,
 ):
     rows = BuildTrainingSetOperator(

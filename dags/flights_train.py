@@ -1,4 +1,4 @@
-"""When monitoring asks for it: train challengers on all months so far, and promote one only if it is better."""
+"""When monitoring requests it: train challengers on all months so far, and promote the best one if it is better."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ with DAG(
     doc_md=f"""
 ### {__doc__}
 
-Started by the asset `mlops://flight_delays/retrain`, never by a clock. Who asked and why is in its event, in the tags of
-the MLflow runs (`mlops.retrain.reason`) and in the ledger. The partition key is the last month to learn from. Each
-challenger and the present champion are measured on the same held-out days; the gates decide, and the ledger keeps the
-decision with its numbers.
+The asset `mlops://flight_delays/retrain` starts this DAG. The reason is in the event, in the tags of the MLflow runs
+(`mlops.retrain.reason`) and in the ledger. The partition key is the last month of the training set. The challengers and
+the champion are measured on the same held-out days. The gates decide, and the ledger records the decision with its
+numbers.
 """,
 ):
     data = BuildTrainingSetOperator(

@@ -1,1 +1,1 @@
-"""The vocabulary that every floor shares: windows, references, calls, errors, connections."""
+"""What all other packages share: windows, references, calls, errors and connections."""

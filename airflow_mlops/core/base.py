@@ -1,4 +1,4 @@
-"""The base of all pydantic models of this package, and the parsing of what users write."""
+"""The base class of all pydantic models of this package, and the parsing of user input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Model(BaseModel):
-    """A frozen pydantic model that refuses fields it does not know."""
+    """A frozen pydantic model that does not allow unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,10 +28,10 @@ def choices(name: Any, known: Iterable[str]) -> str:
 
 
 def parse(model: type[Any], value: Any, where: str) -> Any:
-    """Validate ``value`` as ``model`` and turn pydantic's report into one sentence.
+    """Validate ``value`` as ``model``.
 
-    :param where: what is being read, for the message
-    :raises SpecError: naming each field that is wrong
+    :param where: name of the value in the error message, such as ``Task 'train'``
+    :raises SpecError: ``value`` is invalid; the message names each invalid field
     """
     from pydantic import ValidationError
 

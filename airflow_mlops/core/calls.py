@@ -1,4 +1,4 @@
-"""Specs, results and calls of steps: all that crosses the border to another process or a pod."""
+"""Specs, results and calls of steps: everything that is sent to another process or a pod."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class Request(Model):
-    """A request for retraining, as it travels from monitoring to the training run, its MLflow tags and the ledger.
+    """A request for retraining, from monitoring. The training run records it in its MLflow tags and in the ledger.
 
-    :param id: names it: model and window, which asks once at most
-    :param triggers: names of what asked
-    :param reason: one sentence
-    :param window: the window in which that was found
-    :param created: when it was made
-    :param metrics: the numbers the reason stands on
-    :param report_url: the page that shows them, in the artifact store
-    :param code: the version of the code that trains, if the policy names one
+    :param id: identifies the request by model and window; a window has at most one request
+    :param model: name of the registered model
+    :param triggers: names of the triggers of the policy that fired
+    :param reason: the reason, one sentence
+    :param window: the window whose check made the request
+    :param created: time of the request
+    :param metrics: the metrics that the reason refers to
+    :param report_url: URL of the report in the artifact store
+    :param code: version of the training code, if the policy names one
     """
 
     id: str
@@ -36,8 +37,11 @@ class Request(Model):
 
 
 class Provenance(Model):
-    """Where a call came from. It goes into manifests, MLflow tags and the ledger, never into a dataset's identity.
+    """The task that made a call. Recorded in manifests, MLflow tags and the ledger, but not part of a dataset's id.
 
+    :param map_index: index of a mapped task, else -1
+    :param partition_key: Airflow's partition key of the DAG run
+    :param user: the user who triggered the DAG run
     :param requests: the requests for retraining that started the DAG run, oldest first
     """
 
@@ -51,15 +55,15 @@ class Provenance(Model):
     requests: list[Request] = Field(default_factory=list)
 
     def request(self, model: str) -> Request | None:
-        """The newest request for retraining ``model``; ``None`` where nobody asked."""
+        """The newest request for retraining ``model``, or ``None``."""
         return next((request for request in reversed(self.requests) if request.model == model), None)
 
 
 class Spec(Model):
-    """What one step is asked to do. Holds names of connections, never secrets."""
+    """The input of a step. Holds ids of connections, never secrets."""
 
     def connections(self) -> set[str]:
-        """Ids of the Airflow connections this spec names, found in every field called ``conn_id`` or ``*_conn_id``."""
+        """Ids of the Airflow connections in the spec: the values of all fields named ``conn_id`` or ``*_conn_id``."""
         return set(_connection_ids(self.model_dump(mode="json")))
 
 
@@ -76,22 +80,23 @@ def _connection_ids(value: Any) -> Iterator[str]:
 
 
 class Result(Model):
-    """What one step answers: references and numbers, never data.
+    """The output of a step: references and numbers, never data.
 
-    :param summary: one sentence for the task's log that says what was done
+    :param summary: one sentence about what the step did, for the task's log
     """
 
     summary: str
 
 
 class StepCall(Model):
-    """One step, ready to run anywhere: all that crosses the border to another process or a pod.
+    """A step with its input, which can run in any process or pod.
 
-    :param step: the step's name, which is also its module under ``airflow_mlops.stages``
+    :param step: name of the step, which is also its folder in ``airflow_mlops.stages``
     :param spec: the step's spec as JSON
     :param store: URL of the artifact store
-    :param key: key in the store under which the result is written
+    :param key: key of the result in the store
     :param version: version of ``airflow_mlops`` that made the call
+    :param provenance: the task that made the call
     """
 
     step: Name

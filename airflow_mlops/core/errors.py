@@ -1,13 +1,13 @@
-"""The errors a user meets. Each message is one sentence or two: what is wrong, where, and what to do."""
+"""The errors that users see. A message has one or two sentences: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class MLOpsError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base class of all errors of this package.
 
-    ``retryable`` says whether the same step may succeed when it simply runs again. Operators fail the
-    task without a retry where it is ``False``.
+    :cvar retryable: whether the step may succeed if it runs again unchanged; if not, operators fail the task without a
+        retry
     """
 
     retryable: bool = False
@@ -18,65 +18,65 @@ class SpecError(MLOpsError):
 
 
 class ConnectionNotFoundError(MLOpsError):
-    """An Airflow connection that the step names is not defined where the step runs."""
+    """An Airflow connection that the step uses is not defined where the step runs."""
 
 
 class SourceError(MLOpsError):
-    """The source could not be read: unreachable database, failed query, unreadable file."""
+    """The source cannot be read: unreachable database, failed query, unreadable file."""
 
     retryable = True
 
 
 class EmptyWindowError(MLOpsError):
-    """The source holds no row in the window that was asked for."""
+    """The source has no row in the requested window."""
 
 
 class SchemaError(MLOpsError):
-    """A column is missing, or has another type than it had before."""
+    """A column is missing, or its type has changed."""
 
 
 class StoreError(MLOpsError):
-    """The artifact store could not be read or written."""
+    """The artifact store cannot be read or written."""
 
     retryable = True
 
 
 class DatasetNotFoundError(MLOpsError):
-    """No dataset of that name exists for that window."""
+    """There is no dataset of this name for this window."""
 
 
 class DatasetCorruptError(MLOpsError):
-    """The bytes of a dataset no longer match the hash in its manifest."""
+    """A file of a dataset does not match the hash in the dataset's manifest."""
 
 
 class DatasetPurgedError(MLOpsError):
-    """The files of a dataset were deleted by retention; its manifest says when."""
+    """The files of a dataset were deleted by PurgePredictionsOperator. The manifest holds the time."""
 
 
 class ValidationError(MLOpsError):
-    """Data did not meet the expectations of its suite."""
+    """The data does not meet the expectations of the suite."""
 
 
 class FeatureStoreError(MLOpsError):
-    """A Feast repository could not be loaded, applied or read."""
+    """A Feast repository cannot be loaded, applied or read."""
 
 
 class MaterializationError(FeatureStoreError):
-    """Feast failed while it wrote features; what was finished is kept, and a retry goes on from there."""
+    """Feast failed while it wrote features. A retry continues after the last finished chunk."""
 
     retryable = True
 
 
 class LeakageError(MLOpsError):
-    """A feature is newer than its event, or alone predicts the label suspiciously well."""
+    """A feature is newer than its event, or predicts the label too well on its own."""
 
 
 class TrainingError(MLOpsError):
-    """A model could not be fitted to the data it was given."""
+    """A model cannot be fitted to the data."""
 
 
 class EvaluationError(MLOpsError):
-    """Predictions could not be measured: no rows, missing labels, one class only, NaN in the scores."""
+    """Predictions cannot be measured: no rows, missing labels, only one class, or NaN in the scores."""
 
 
 class MetricError(MLOpsError):
@@ -84,25 +84,25 @@ class MetricError(MLOpsError):
 
 
 class RegistryError(MLOpsError):
-    """The MLflow tracking server or registry could not be used as asked."""
+    """A request to the MLflow tracking server or registry failed."""
 
 
 class RegistryUnavailableError(RegistryError):
-    """The MLflow server did not answer, or answered that it is not well."""
+    """The MLflow server did not answer, or answered with a server error."""
 
     retryable = True
 
 
 class ModelUnhealthyError(MLOpsError):
-    """Monitoring's verdict on a model is none of those that the task accepts."""
+    """The task does not accept the decision of monitoring about a model."""
 
 
 class ApprovalTimeoutError(MLOpsError):
-    """Nobody answered a request for approval in time, and the task was told to fail then."""
+    """Nobody answered a request for approval in time, and ``on_timeout`` is ``fail``."""
 
 
 class ModelFormatError(MLOpsError):
-    """A model is stored in a format that may run code when it is loaded, or cannot be exported."""
+    """A model cannot be exported, or is stored in a format that can run code when it is loaded."""
 
 
 class ComputeError(MLOpsError):
@@ -118,13 +118,13 @@ class ImageError(ComputeError):
 
 
 class NoCapacityError(ComputeError):
-    """No node could take the pod for as long as the task was willing to wait."""
+    """No node had room for the pod before the timeout."""
 
 
 class MemoryLimitError(ComputeError):
-    """The step needed more memory than it was given, and was ended for it.
+    """The step was killed because it needed more memory than its limit.
 
-    :param grows: whether the next try gets more
+    :param grows: whether the next try gets more memory, which makes the error retryable
     """
 
     def __init__(self, message: str, grows: bool = False) -> None:
@@ -133,15 +133,15 @@ class MemoryLimitError(ComputeError):
 
 
 def by_name(name: str) -> type[MLOpsError]:
-    """Return the exception class called ``name``, or :class:`MLOpsError` for a name that is not here."""
+    """The error class of this module called ``name``, or :class:`MLOpsError` if there is none."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, MLOpsError) else MLOpsError
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:
-    """What an error of another library says, for use inside a sentence: its class and message, without a full stop.
+    """The class and message of another library's error in one line without a final period, for use in a sentence.
 
-    :param most: how many characters of the message to keep; all unless given
+    :param most: the greatest number of characters of the message; by default unlimited
     """
     text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())[:most].rstrip(". ")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

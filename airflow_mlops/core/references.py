@@ -11,13 +11,13 @@ from airflow_mlops.core.windows import Window
 
 
 class DatasetRef(Model):
-    """Points at an immutable dataset in the artifact store; small enough for XCom.
+    """A reference to an immutable dataset in the artifact store, small enough for XCom.
 
-    :param name: the dataset's name, shared by all its windows
-    :param id: SHA-256 over the dataset's name, window, schema, files' hashes and parents
-    :param rows: the number of rows, all parts together
-    :param window: the time the rows belong to, if the dataset has one
-    :param parts: rows per part; a plain dataset has the one part ``data``, a split one ``train`` and ``test``
+    :param name: name of the dataset, which all its windows share
+    :param id: SHA-256 of the dataset's name, window, schema, hashes of files, and parents
+    :param rows: number of rows in all parts together
+    :param window: the time that the rows belong to, or ``None``
+    :param parts: number of rows of each part: ``data``, or ``train`` and ``test`` if the dataset is split
     """
 
     name: Name
@@ -28,7 +28,7 @@ class DatasetRef(Model):
 
 
 def _as_dataset(value: Any) -> Any:
-    # The result of an upstream step stands for the dataset in it, so `dataset=ingest.output` just works.
+    # Accept the result of an upstream step as its dataset, as in `dataset=ingest.output`.
     if isinstance(value, dict) and "dataset" in value:
         return value["dataset"]
     return value
@@ -38,11 +38,11 @@ DatasetInput = Annotated[DatasetRef, BeforeValidator(_as_dataset)]
 
 
 class ModelVersionRef(Model):
-    """Points at a version in the MLflow model registry.
+    """A reference to a model version in the MLflow model registry.
 
-    :param model: the registered model's name
-    :param version: its version
-    :param run_id: the MLflow run that made it; empty where none did
+    :param model: name of the registered model
+    :param version: number of the version
+    :param run_id: the MLflow run that made the version; empty if there is none
     """
 
     model: str
@@ -54,9 +54,10 @@ class ModelVersionRef(Model):
 
 
 class MLflowTarget(Model):
-    """Which MLflow a step talks to: an Airflow connection of type ``mlflow``, or a plain tracking URI.
+    """The MLflow server and experiment that a step uses.
 
-    Neither given, the step uses the connection ``mlflow_default``.
+    :param conn_id: id of an Airflow connection of type ``mlflow``
+    :param experiment: name of the experiment; by default the name of the model
     """
 
     conn_id: str = "mlflow_default"
@@ -64,25 +65,18 @@ class MLflowTarget(Model):
 
 
 class DatasetSelection(Model):
-    """The present datasets of one name, for all windows that lie inside ``window``, or for all there are."""
+    """The present datasets of one name, for all windows inside ``window`` or, without it, for all windows."""
 
     name: Name
     window: Window | None = None
 
 
-def _as_selection(value: Any) -> Any:
-    # As with DatasetInput, the result of an upstream step stands for the dataset in it.
-    return value["dataset"] if isinstance(value, dict) and "dataset" in value else value
+DatasetLike = Annotated[DatasetRef | DatasetSelection, BeforeValidator(_as_dataset)]
 
 
-DatasetLike = Annotated[DatasetRef | DatasetSelection, BeforeValidator(_as_selection)]
+def _as_optional_dataset(value: Any) -> Any:
+    # A skipped upstream task has no XCom, or a template of it renders to an empty text.
+    return _as_dataset(value) or None
 
 
-def no_dataset(value: Any) -> Any:
-    """``None`` for what a skipped upstream task leaves behind: no XCom, or a template that renders to nothing."""
-    if isinstance(value, dict) and "dataset" in value:
-        value = value["dataset"]
-    return value or None
-
-
-OptionalDatasetLike = Annotated[DatasetRef | DatasetSelection | None, BeforeValidator(no_dataset)]
+OptionalDatasetLike = Annotated[DatasetRef | DatasetSelection | None, BeforeValidator(_as_optional_dataset)]

@@ -1,1 +1,1 @@
-"""Hooks: the connections that this package brings to Airflow."""
+"""The hook of the connection type that this package adds to Airflow."""

@@ -1,4 +1,4 @@
-"""The connection to MLflow."""
+"""``MLflowHook``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class MLflowHook(BaseHook):
     """Connects to an MLflow tracking server and model registry.
 
-    The connection's host is the tracking URI (``https://...``, ``sqlite:///...``, ``databricks``); login and password
-    are basic authentication, a password alone is a bearer token. The extra ``ui_url`` is the address of MLflow's pages
-    where a browser needs another one than the workers.
+    The connection's host is the tracking URI (``https://...``, ``sqlite:///...``, ``databricks``). Login and password
+    are used for basic authentication, a password without a login as a bearer token. The extra ``ui_url`` is the address
+    of MLflow's pages for browsers, if it is not the tracking URI.
 
     :param mlflow_conn_id: id of the Airflow connection
     """
@@ -33,10 +33,10 @@ class MLflowHook(BaseHook):
         self.mlflow_conn_id = mlflow_conn_id
 
     def get_conn(self) -> MlflowClient:
-        """The client, as the steps of this package get it: it has reached the server and was let in.
+        """The client that the steps of this package use. The server has answered and accepted the credentials.
 
-        :raises ConnectionNotFoundError: Airflow has no such connection
-        :raises RegistryError: the server cannot be used
+        :raises ConnectionNotFoundError: the connection is not defined in Airflow
+        :raises RegistryError: the server does not answer or refuses the credentials
         """
         from airflow_mlops.compute.connections import airflow_connection
         from airflow_mlops.core.references import MLflowTarget
@@ -45,9 +45,9 @@ class MLflowHook(BaseHook):
         return connect(MLflowTarget(conn_id=self.mlflow_conn_id), airflow_connection)
 
     def champion(self, model: str) -> int | None:
-        """The version of ``model`` with the alias ``champion``, or ``None``: no champion yet, or no such model.
+        """The number of the champion's version, or ``None`` if the model does not exist or has no champion.
 
-        A server is asked by HTTP, as importing the client takes longer than all the rest.
+        Uses HTTP if the tracking URI is a server, because importing the client takes seconds.
         """
         import requests
 
@@ -72,9 +72,9 @@ class MLflowHook(BaseHook):
         return int(answer.json()["model_version"]["version"])
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run. A server that cannot be reached gets a warning in the log: they are for the record.
+        """Set tags of a run. A failure is only logged as a warning.
 
-        A server is asked by HTTP, as importing the client takes longer than all the rest.
+        Uses HTTP if the tracking URI is a server, because importing the client takes seconds.
         """
         import requests
 
@@ -96,22 +96,22 @@ class MLflowHook(BaseHook):
                 client = self.get_conn()
                 for name, value in tags.items():
                     client.set_tag(run_id, name, value)
-        except Exception as error:  # noqa: BLE001 - the training is done
-            self.log.warning("Run %s was not tagged with %s: %s", run_id, ", ".join(tags), error)
+        except Exception as error:  # noqa: BLE001 - the training has succeeded
+            self.log.warning("The tags %s of MLflow run %s were not set: %s", ", ".join(tags), run_id, error)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Connect and say what was found; for the test button and ``airflow connections test``."""
+        """Whether the connection works, and a message. The test button and ``airflow connections test`` call this."""
         from airflow_mlops.registry.client import without_credentials
 
         try:
             uri: str = self.get_conn().tracking_uri
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user who asked wants to read it
+        except Exception as error:  # noqa: BLE001 - the user sees the message
             return False, str(error)
         return True, f"MLflow{_server_version(uri)} answers at {without_credentials(uri)}."
 
 
 def _credentials(found: ConnectionInfo) -> Any:
-    """What requests takes: login and password, or a password alone as a bearer token."""
+    """The parameter ``auth`` of requests: login and password, or a bearer token."""
     if found.login or not found.secret:
         return (found.login, found.secret or "") if found.login else None
 

@@ -1,4 +1,4 @@
-"""Buttons on a task's page: to its MLflow run, its Data Docs, its drift report."""
+"""The buttons on a task's page in Airflow: MLflow run, Data Docs, drift report."""
 
 from __future__ import annotations
 

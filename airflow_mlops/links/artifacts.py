@@ -1,4 +1,4 @@
-"""Links to pages in the artifact store, which the plugin serves: a browser opens no ``file://`` or ``s3://`` page."""
+"""Links to pages in the artifact store. The plugin serves them, because browsers do not open ``file://`` or ``s3://``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def page_address(url: str) -> str:
-    """Where Airflow's API server shows the page that the artifact store holds at ``url``.
+    """The address on Airflow's API server of the page at ``url`` in the artifact store.
 
-    An ``http`` address, and a page in another store than ``[mlops] artifacts``, stay as they are.
+    Returns ``url`` unchanged if it is an HTTP address, or not in the store ``[mlops] artifacts``.
     """
     if urlsplit(url).scheme in ("http", "https"):
         return url
@@ -31,7 +31,10 @@ def page_address(url: str) -> str:
 
 
 class ArtifactLink(ResultLink):
-    """Links to the page whose URL the task's result holds under ``key``."""
+    """A link to a page in the artifact store.
+
+    :cvar key: the field of the task's result with the URL of the page
+    """
 
     key: ClassVar[str]
 
@@ -41,9 +44,9 @@ class ArtifactLink(ResultLink):
 
 
 class DataDocsLink(ArtifactLink):
-    """From a validation to its Great Expectations Data Docs.
+    """The link from a validation to its Great Expectations Data Docs.
 
-    A validation that failed returns nothing; the link then leads to the index of the dataset's Data Docs.
+    A validation that failed has no result. Its link leads to the index of the dataset's Data Docs.
     """
 
     name = "Data Docs"
@@ -66,7 +69,7 @@ def _index(operator: Any) -> str:
 
 
 class ReportLink(ArtifactLink):
-    """From monitoring to its drift report."""
+    """The link from monitoring to its drift report."""
 
     name = "Drift report"
     key = "report_url"

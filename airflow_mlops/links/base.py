@@ -1,4 +1,4 @@
-"""What all links have in common: they read the result that the task returned."""
+"""The base class of the links."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class ResultLink(BaseOperatorLink):
-    """A link made from a task's result, when the task has ended. A task without a result has no link."""
+    """A link that is made from the result of a finished task. A task without a result has no link."""
 
     @abstractmethod
     def address(self, operator: Any, result: dict[str, Any]) -> str:
-        """The address for ``result``, or an empty string."""
+        """The address of the link, or an empty string if ``result`` has none."""
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         from airflow.sdk.execution_time.xcom import XCom

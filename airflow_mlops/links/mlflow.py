@@ -1,4 +1,4 @@
-"""The link to a task's MLflow run."""
+"""The link to the MLflow run of a task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ui_address(connection: ConnectionInfo) -> str:
-    """Where a browser finds MLflow's pages: the extra ``ui_url``, or the tracking server; empty if it has no pages."""
+    """The address of MLflow's pages: the extra ``ui_url`` or the tracking server. Empty if that is not an HTTP address."""
     from airflow_mlops.registry.client import tracking_uri, without_credentials
 
     address = str(connection.extra.get("ui_url") or tracking_uri(connection)).rstrip("/")
@@ -21,26 +21,26 @@ def ui_address(connection: ConnectionInfo) -> str:
 
 
 def run_page(conn_id: str, run_id: str) -> str:
-    """The page of an MLflow run; empty if that MLflow has no pages."""
+    """The address of an MLflow run's page. Empty if this MLflow has no pages."""
     address = ui_address(airflow_connection(conn_id))
     return f"{address}/#/runs/{quote(run_id)}" if address else ""
 
 
 class MLflowRunLink(ResultLink):
-    """From a training or an evaluation to the run that records it.
+    """The link from a task to its MLflow run.
 
-    The run is the result's ``run_id``, or that of a model version the result holds. The operator names the
-    connection in ``mlflow_conn_id``.
+    The run is the field ``run_id`` of the result, or of a model version in the result. The connection is the operator's
+    ``mlflow_conn_id``.
     """
 
     name = "MLflow run"
 
     def address(self, operator: Any, result: dict[str, Any]) -> str:
-        run_id = run_id_of(result)
+        run_id = _run_id(result)
         return run_page(getattr(operator, "mlflow_conn_id", "mlflow_default"), run_id) if run_id else ""
 
 
-def run_id_of(result: dict[str, Any]) -> str:
-    """The MLflow run that a result is about; empty if it names none."""
+def _run_id(result: dict[str, Any]) -> str:
+    """The MLflow run in a result; empty if there is none."""
     nested = (value for value in result.values() if isinstance(value, dict))
     return next((str(found["run_id"]) for found in (result, *nested) if found.get("run_id")), "")

@@ -30,7 +30,8 @@ class SpecParameters:
     """Mixin of operators and sensors that run a step.
 
     The keyword parameters of ``__init__`` are the only list of fields that a subclass writes. Parameters with the name
-    of a field of the spec become that field. All parameters except those in ``untemplated`` are template fields.
+    of a field of the spec become that field. All parameters except those in ``untemplated`` are template fields. Both
+    hold for the class that sets ``step``, not for its subclasses.
 
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``
     :cvar spec: the step's spec
@@ -47,6 +48,9 @@ class SpecParameters:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # A user's subclass of an operator declares its own template fields, as usual in Airflow.
+        if hasattr(cls, "step") and "step" not in vars(cls):
+            return
         if "__init__" in vars(cls):
             cls.parameters = (*cls.parameters, *inspect.getfullargspec(vars(cls)["__init__"]).kwonlyargs)
         if "template_fields" not in vars(cls):

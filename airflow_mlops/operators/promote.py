@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.approval import Approval, answer_page, load_answer, request_text, save_answer
-from airflow_mlops.operators.base import StepOperator, no_retry_of_final_errors
-from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_missing_event
+from airflow_mlops.operators.base import no_retry_of_final_errors
+from airflow_mlops.operators.champion import ChampionOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.observability.samples import Sample
     from airflow_mlops.registry.verdict import Verdict
     from airflow_mlops.stages.promote.spec import PromoteSpec
 
 
-class PromoteOperator(StepOperator):
+class PromoteOperator(ChampionOperator):
     """Makes the winner of an evaluation the champion: moves the MLflow alias, writes the ledger, emits the asset event.
 
     Nothing is promoted if no candidate passed the gates, or if another version became champion after the evaluation.
@@ -31,8 +29,8 @@ class PromoteOperator(StepOperator):
     """
 
     step = "promote"
-    untemplated = StepOperator.untemplated | {"approval"}
-    operator_extra_links = (MLflowRunLink(),)
+    untemplated = ChampionOperator.untemplated | {"approval"}
+    changed = "promoted"
 
     approval: Approval | None
 
@@ -47,8 +45,7 @@ class PromoteOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
-        self.champion_alias = champion_alias(model)
-        self.add_outlets([self.champion_alias])
+        self.add_champion_outlet(model)
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         # The spec's field ``approval`` is the answer, which before_step adds.
@@ -114,12 +111,3 @@ class PromoteOperator(StepOperator):
         winner = result["winner"] or {}
         urls = self.urls(context, winner.get("run_id"), ledger=result["ledger_url"])
         return Event(name, result["model"], result["summary"], winner.get("version"), result["reason"], urls)
-
-    def samples(self, result: dict[str, Any]) -> list[Sample]:
-        from airflow_mlops.observability.samples import decided
-
-        return decided(result, "promoted")
-
-    def finish(self, result: dict[str, Any], context: Context) -> None:
-        emit = emit_champion if result["promoted"] else emit_missing_event
-        emit(self.champion_alias, context, result)

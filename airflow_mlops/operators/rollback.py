@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
-from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.champion import champion_alias, emit_champion, emit_missing_event
+from airflow_mlops.operators.champion import ChampionOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.observability.samples import Sample
 
-
-class RollbackOperator(StepOperator):
+class RollbackOperator(ChampionOperator):
     """Makes an earlier champion the champion again: moves the MLflow alias, writes the ledger, emits the asset event.
 
     :param model: the registered model
@@ -25,7 +21,7 @@ class RollbackOperator(StepOperator):
     """
 
     step = "rollback"
-    operator_extra_links = (MLflowRunLink(),)
+    changed = "rolled_back"
 
     to_version: Any
 
@@ -40,8 +36,7 @@ class RollbackOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
-        self.champion_alias = champion_alias(model)
-        self.add_outlets([self.champion_alias])
+        self.add_champion_outlet(model)
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         fields = super().build_spec(context)
@@ -54,12 +49,3 @@ class RollbackOperator(StepOperator):
         champion = result["champion"]
         urls = self.urls(context, champion["run_id"], ledger=result["ledger_url"])
         return Event("rolled_back", result["model"], result["summary"], champion["version"], result["reason"], urls)
-
-    def samples(self, result: dict[str, Any]) -> list[Sample]:
-        from airflow_mlops.observability.samples import decided
-
-        return decided(result, "rolled_back")
-
-    def finish(self, result: dict[str, Any], context: Context) -> None:
-        emit = emit_champion if result["rolled_back"] else emit_missing_event
-        emit(self.champion_alias, context, result)

@@ -1,1 +1,1 @@
-"""Triggers: what waits in the triggerer for deferred tasks."""
+"""The triggers of the sensors and of asset watchers. Triggers of pods are in ``compute/kubernetes``."""

@@ -1,4 +1,4 @@
-"""Watches for monitoring's reports, for assets whose events come from outside."""
+"""``MonitorReportTrigger``, which watches for new monitoring reports."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Airflow fetches a trigger's events about once a second.
+# Airflow fetches the events of a trigger about once a second. Events count as delivered after this many seconds.
 _DELIVERY = 5.0
-# No check takes longer than this from its beginning to its report.
+# A check takes less time than this from its start to its report.
 _HORIZON = timedelta(days=7)
 
 
 class MonitorReportTrigger(BaseEventTrigger):
-    """Fires for each new monitoring report on a model, for use in an ``AssetWatcher``.
+    """Fires for each new monitoring report on a model. For use in an ``AssetWatcher``.
 
-    A report is new when its window had none, or was checked again. Those that are there when the watching begins are
-    not. What was fired is kept in the asset's state, so a triggerer that starts again fires what came meanwhile, and
-    nothing twice, unless it ended in the seconds in which an event is on its way.
+    A report is new if its window had no report, or was checked again. Reports that exist when the trigger starts for
+    the first time are not new. The fired reports are recorded in the asset state store. A restarted triggerer therefore
+    fires the reports of the meantime, and none twice, except if it stopped in the seconds while an event was delivered.
 
-    The event's payload has ``model``, ``window``, ``decision``, ``reason``, ``created`` and ``report_url``.
+    The payload of the event has ``model``, ``window``, ``decision``, ``reason``, ``created`` and ``report_url``.
 
-    :param model: the registered model's name
-    :param decisions: the decisions to fire for, of ``healthy``, ``watch`` and ``retrain``; all unless given
-    :param store: URL of the artifact store; ``[mlops] artifacts``, as the triggerer has it, unless given
-    :param poke_interval: seconds between two looks
-    :raises SpecError: ``decisions`` has none, or one that is not known
+    :param model: name of the registered model
+    :param decisions: the decisions to fire for, of ``healthy``, ``watch`` and ``retrain``; by default all
+    :param store: URL of the artifact store; by default ``[mlops] artifacts`` of the triggerer
+    :param poke_interval: seconds between two checks
+    :raises SpecError: ``decisions`` is empty or has an unknown decision
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class MonitorReportTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if isinstance(decisions, str) or not decisions or not {*decisions} <= {*get_args(Decision)}:
-            raise SpecError(f"decisions={decisions!r} must be a list of some of {', '.join(get_args(Decision))}.")
+            raise SpecError(f"decisions={decisions!r} must be a non-empty list of {', '.join(get_args(Decision))}.")
         self.model = model
-        # In one order, because equal triggers are one in Airflow.
+        # Sorted, because Airflow runs equal triggers only once.
         self.decisions = sorted({*decisions})
         self.store = store
         self.poke_interval = poke_interval
@@ -65,57 +65,56 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in arguments}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        files = _Files(self.store or default_store(), self.model)
-        fired = await self._recall()
+        reports = _Reports(self.store or default_store(), self.model)
+        fired = await self._load_fired()
         while True:
             try:
-                found = await asyncio.to_thread(files.changed)
+                found = await asyncio.to_thread(reports.changed)
             except (StoreError, OSError) as error:
-                # It may answer later.
                 self.log.warning("The reports on %s cannot be read: %s", self.model, error)
             else:
                 new = {} if fired is None else {key: found[key] for key in found if _is_new(key, found[key], fired)}
                 for key, report in sorted(new.items(), key=lambda item: item[1].created):
                     if report.verdict.decision in self.decisions:
-                        yield TriggerEvent(_payload(report, files.page_url(key)))  # type: ignore[no-untyped-call]
+                        yield TriggerEvent(_payload(report, reports.page_url(key)))  # type: ignore[no-untyped-call]
                 if new:
                     await asyncio.sleep(_DELIVERY)
                 if new or fired is None:
                     fired = _recent(
                         {**(fired or {}), **{key: report.created.isoformat() for key, report in found.items()}}
                     )
-                    await self._keep(fired)
+                    await self._save_fired(fired)
             await asyncio.sleep(self.poke_interval)
 
     @property
     def _state_key(self) -> str:
-        # Watchers of one asset that watch for different things must not share their memory.
+        # Different watchers of one asset must not share their state.
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
-    async def _recall(self) -> dict[str, str] | None:
-        """When the checks were made that were fired already, by report; ``None`` where the watching begins."""
+    async def _load_fired(self) -> dict[str, str] | None:
+        """The times of the checks whose reports were fired, by key of the report. ``None`` at the first start."""
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]
             except ValueError:
                 self.log.warning(
-                    "Several assets share a watcher: reports that come while no triggerer runs are missed."
+                    "Several assets share this watcher: reports that arrive while no triggerer runs are missed."
                 )
                 self.asset_state_store = None
         return None
 
-    async def _keep(self, fired: dict[str, str]) -> None:
+    async def _save_fired(self, fired: dict[str, str]) -> None:
         if self.asset_state_store is not None:
             await self.asset_state_store.aset(self._state_key, fired)  # type: ignore[arg-type]
 
 
-class _Files:
-    """The files of the reports on a model, read again only when they change."""
+class _Reports:
+    """The reports on a model. A report is read again only if its file changes."""
 
     def __init__(self, store: str, model: str) -> None:
         self._url = store
         self._model = model
-        self._known: dict[str, Any] = {}
+        self._read: dict[str, Any] = {}
 
     @cached_property
     def _store(self) -> ArtifactStore:
@@ -124,40 +123,40 @@ class _Files:
         return ArtifactStore(self._url)
 
     def page_url(self, key: str) -> str:
-        from airflow_mlops.stages.monitor import archive as reports
+        from airflow_mlops.stages.monitor import archive
 
-        return self._store.url_of(reports.page(key))
+        return self._store.url_of(archive.page(key))
 
     def changed(self) -> dict[str, Judgement]:
-        """The reports that came or changed since the last call, by key; all at first.
+        """The reports that are new or have changed since the last call, by key. The first call returns all.
 
         :raises StoreError: the store cannot be read
         """
-        from airflow_mlops.stages.monitor import archive as reports
+        from airflow_mlops.stages.monitor import archive
 
         found = {}
-        for key in reports.keys(self._store, self._model):
+        for key in archive.keys(self._store, self._model):
             info = self._store.info(key)
-            if info == self._known.get(key):
+            if info == self._read.get(key):
                 continue
             try:
-                report = reports.read(self._store, key)
+                report = archive.read(self._store, key)
             except StoreError as error:
                 log.warning("%s", error)
                 continue
             if report is not None:
                 found[key] = report
-                self._known[key] = info
+                self._read[key] = info
         return found
 
 
 def _is_new(key: str, report: Judgement, fired: dict[str, str]) -> bool:
-    # What is older than all that is remembered was forgotten.
+    # A report that is older than every recorded one has been fired and removed from the record.
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)
 
 
 def _recent(fired: dict[str, str]) -> dict[str, str]:
-    """What has to be remembered: nothing comes late by more than the horizon."""
+    """The part of the record that is still needed: no report is later than the horizon."""
     return {key: created for key, created in fired.items() if datetime.fromisoformat(created) >= _oldest(fired)}
 
 

@@ -1,4 +1,4 @@
-"""Looks again and again for what a sensor waits for."""
+"""The triggers of the sensors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
 
 
 class SensingTrigger(BaseTrigger):
-    """Fires when what a sensor waits for is there, or can no longer come.
+    """Fires when the condition of a sensor is met, or when the check fails.
 
-    Its event holds the sensor's ``result``, or the ``error``'s name in :mod:`airflow_mlops.core.errors` and its ``message``.
+    The event has the sensor's ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and its
+    ``message``.
 
-    :param spec: what is waited for, as JSON
-    :param poke_interval: seconds between two looks
+    :param spec: the sensor's spec as JSON
+    :param poke_interval: seconds between two checks
     """
 
     def __init__(self, spec: dict[str, Any], poke_interval: float) -> None:
@@ -32,13 +33,13 @@ class SensingTrigger(BaseTrigger):
         return f"{__name__}.{type(self).__name__}", {"spec": self.spec, "poke_interval": self.poke_interval}
 
     @abstractmethod
-    async def look(self) -> dict[str, Any] | None:
-        """The result, or ``None`` while there is none."""
+    async def check(self) -> dict[str, Any] | None:
+        """The result if the condition is met, else ``None``."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         event: dict[str, Any]
         try:
-            while (found := await self.look()) is None:
+            while (found := await self.check()) is None:
                 await asyncio.sleep(self.poke_interval)
             event = {"result": found}
         except MLOpsError as error:
@@ -60,7 +61,7 @@ class ModelHealthTrigger(SensingTrigger):
         path, arguments = super().serialize()
         return path, {**arguments, "store": self.store}
 
-    async def look(self) -> dict[str, Any] | None:
+    async def check(self) -> dict[str, Any] | None:
         return await asyncio.to_thread(self._read)
 
     def _read(self) -> dict[str, Any] | None:
@@ -73,12 +74,13 @@ class ModelHealthTrigger(SensingTrigger):
 
 
 class FeatureFreshnessTrigger(SensingTrigger):
-    """Waits until features are materialised.
+    """Waits until features are materialized.
 
-    Each look is a process of its own: Feast takes seconds to import and much memory, which other triggers would feel.
+    Each check runs in a process of its own, because importing Feast would block the other triggers for seconds and
+    keep its memory.
     """
 
-    async def look(self) -> dict[str, Any] | None:
+    async def check(self) -> dict[str, Any] | None:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "airflow_mlops.stages.feature_freshness.step"),
             stdin=asyncio.subprocess.PIPE,
@@ -88,16 +90,16 @@ class FeatureFreshnessTrigger(SensingTrigger):
         try:
             out, err = await child.communicate(json.dumps(self.spec).encode())
         finally:
-            # The task was ended, or the triggerer is.
+            # The task was killed, or the triggerer stops.
             if child.returncode is None:
                 child.kill()
         if child.returncode:
             last = err.decode(errors="replace").strip().rpartition("\n")[2]
-            raise ComputeError(f"The Feast registry of {self.spec['repo']} could not be looked at: {last}")
-        said = json.loads(out.strip().rpartition(b"\n")[2])
-        if "error" in said:
-            raise by_name(said["error"])(said["message"])
-        if said["result"] is None:
+            raise ComputeError(f"The Feast registry of {self.spec['repo']} cannot be read: {last}")
+        answer = json.loads(out.strip().rpartition(b"\n")[2])
+        if "error" in answer:
+            raise by_name(answer["error"])(answer["message"])
+        if answer["result"] is None:
             self.log.info("%s", err.decode(errors="replace").strip())
-        result: dict[str, Any] | None = said["result"]
+        result: dict[str, Any] | None = answer["result"]
         return result

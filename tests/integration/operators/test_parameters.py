@@ -142,6 +142,19 @@ def test_none_leaves_the_default_of_the_spec_except_for_the_split(name):
     assert (name in fields) == (name == "split")
 
 
+def test_a_subclass_of_an_operator_keeps_its_fields_and_can_add_parameters_of_its_own():
+    from airflow_mlops.operators import ScoreOperator
+
+    class RegionOperator(ScoreOperator):
+        def __init__(self, *, region, **kwargs):
+            super().__init__(name=f"predictions_{region}", **kwargs)
+
+    made = RegionOperator(task_id="task", region="north", **deepcopy(ARGUMENTS["ScoreOperator"]))
+    made.render_template_fields({**CONTEXT})
+    assert made.template_fields == ScoreOperator.template_fields
+    assert made.build_spec({})["name"] == "predictions_north"
+
+
 def test_the_output_of_a_mapped_task_becomes_a_list():
     from collections import UserList
 

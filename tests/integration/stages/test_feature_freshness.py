@@ -90,7 +90,7 @@ def test_the_trigger_looks_in_processes_of_its_own(repo, tmp_path):
     materialize(repo, *april(1, 20))
 
     async def wait():
-        assert await trigger(repo).look() is None
+        assert await trigger(repo).check() is None
         materialize(repo, *april(21, 30))
         good = (await anext(trigger(repo).run())).payload
         bad = (await anext(trigger(tmp_path).run())).payload

@@ -1,4 +1,4 @@
-"""What the package declares to Airflow, checked without starting it."""
+"""The metadata that Airflow reads from the package, checked without starting Airflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_mlops.provider import get_provider_info
 INFO = get_provider_info()
 
 
-def test_the_metadata_is_what_airflow_reads():
+def test_the_metadata_follows_airflows_schema():
     schema = Path(find_spec("airflow").origin).parent / "provider_info.schema.json"
     jsonschema.validate(INFO, json.loads(schema.read_text()))
     assert INFO["versions"] == [__version__]
@@ -33,11 +33,11 @@ KINDS = ("operators", "sensors", "triggers", "hooks")
 
 
 @pytest.mark.parametrize("module", [m for kind in KINDS for o in INFO[kind] for m in o["python-modules"]])
-def test_every_module_that_the_metadata_names_is_there(module):
+def test_every_module_in_the_metadata_exists(module):
     assert find_spec(module) is not None
 
 
-def test_the_commands_that_the_metadata_names_are_there():
+def test_the_commands_in_the_metadata_exist():
     from airflow._shared.module_loading import import_string
 
     (path,) = INFO["cli"]
@@ -52,7 +52,7 @@ def test_the_commands_that_the_metadata_names_are_there():
     ]
 
 
-def test_every_setting_says_what_it_is_for_and_has_a_default():
+def test_every_setting_has_a_description_and_a_default():
     for name, option in INFO["config"]["mlops"]["options"].items():
         assert len(option["description"]) > 40, name
         assert isinstance(option["default"], str), name

@@ -158,7 +158,7 @@ def test_a_watcher_fires_once_for_each_new_report_and_for_none_that_was_there(st
 
 
 def test_a_watcher_reads_a_report_again_only_when_its_file_changes(store):
-    files = watching._Files(store.url, "delays")
+    files = watching._Reports(store.url, "delays")
     assert files.changed() == {}
     key = publish(store, "2013-04")
     assert list(files.changed()) == [key]
@@ -181,7 +181,7 @@ def test_a_watcher_fires_for_the_decisions_it_is_asked_for(store, monkeypatch):
 
     assert asyncio.run(watch())["window"] == "2013-05"
     for wrong in ("retrain", [], ["retire"]):
-        with pytest.raises(SpecError, match="must be a list of some of healthy, watch, retrain"):
+        with pytest.raises(SpecError, match="decisions=.*healthy, watch, retrain"):
             MonitorReportTrigger("delays", wrong)
 
 

@@ -157,7 +157,7 @@ def most_rows(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def _checked(folder: Path, batches: Iterator[Any]) -> dict[str, Any]:
-    import scipy.stats  # noqa: F401
+    import scipy.special  # noqa: F401
 
     from airflow_mlops.drift.columns import compare
     from airflow_mlops.policy.spec import Policy

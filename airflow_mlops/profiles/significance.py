@@ -75,9 +75,12 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
 
     :param pair: over points in order
     """
-    from scipy import special, stats
+    from scipy import special
 
     if max(pair.before.sum(), pair.now.sum()) <= _EXACT_ROWS:
+        # Only samples as small as these need scipy.stats, which takes 45 MB of memory.
+        from scipy import stats
+
         points = np.arange(len(pair.now))
         with warnings.catch_warnings():
             # Where rounding makes a probability of more than one, SciPy takes the limit and says so.
@@ -88,6 +91,8 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
     rows = max(1, round(1 / pair.scale))
     if rows > _KOLMOGOROV_LIMIT:
         return distance, float(special.kolmogorov(math.sqrt(rows) * distance))
+    from scipy import stats
+
     return distance, float(np.clip(stats.kstwo.sf(distance, rows), 0, 1))
 
 
@@ -175,13 +180,11 @@ def chi_square(pair: Pair) -> float:
     for Strengthening the Common chi-square Tests", Biometrics 10, 1954); with fewer than fifty the distribution is
     drawn.
     """
-    from scipy import stats
+    from scipy import special
 
     merged, expected = _merged(pair)
     if len(merged.now) < 2:
         return 1.0
-    if expected >= _PLENTY:
-        return float(stats.chi2_contingency(np.stack(merged), correction=False).pvalue)
     n, m, total = merged.before.sum(), merged.now.sum(), merged.total
 
     def statistic(now: Floats) -> Floats:
@@ -189,6 +192,8 @@ def chi_square(pair: Pair) -> float:
         found: Floats = np.square(now - m * share) @ (1 / (m * share) + 1 / (n * share))
         return found
 
+    if expected >= _PLENTY:
+        return float(special.chdtrc(len(total) - 1, statistic(merged.now[None])[0]))
     return _permuted(merged, statistic)
 
 
@@ -261,9 +266,13 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number (Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal
     of the Royal Statistical Society B 57, 1995): if nothing has changed, the chance that any is at most ``a`` is ``a``.
     """  # fmt: skip
-    from scipy import stats
-
-    return [float(value) for value in stats.false_discovery_control(p_values)] if p_values else []
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(-values)
+    scaled = values[order] * (len(values) / np.arange(len(values), 0, -1))
+    found = np.empty_like(values)
+    found[order] = np.minimum(1.0, np.minimum.accumulate(scaled))
+    result: list[float] = found.tolist()
+    return result
 
 
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:

@@ -21,10 +21,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.profiles.columns.base import Floats
+from airflow_mlops.profiles.columns.base import Floats, as_arrow, as_numpy
 from airflow_mlops.profiles.significance import Pair
 
 Integers = npt.NDArray[np.int64]
@@ -149,8 +148,8 @@ class HistogramCounter:
             keys = np.concatenate(self._waiting)
             self._waiting, self._waits = [], 0
             # Arrow counts by hashing, which takes a fifth of what sorting does.
-            found = pc.value_counts(pa.array(self._cut(keys)))
-            self._join(*(found.field(index).to_numpy() for index in range(2)))
+            found = pc.value_counts(as_arrow(self._cut(keys)))
+            self._join(*(as_numpy(found.field(index)) for index in range(2)))
 
     def _join(self, keys: Integers, counts: Integers) -> None:
         keys, counts = np.concatenate([self._cut(self._keys), self._cut(keys)]), np.concatenate([self._counts, counts])

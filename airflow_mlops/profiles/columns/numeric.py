@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.profiles.columns.base import Floats, decoded, plain
+from airflow_mlops.profiles.columns.base import Floats, as_numpy, decoded, plain
 from airflow_mlops.profiles.columns.histogram import Histogram, HistogramCounter
 from airflow_mlops.profiles.columns.moments import Moments
 
@@ -106,7 +106,7 @@ class NumericCounter:
             raise SchemaError(f"Column {name!r} holds numbers in earlier rows and {array.type} in later ones.")
         self.rows += len(array)
         self.missing += array.null_count
-        values = decoded(array).drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        values = as_numpy(decoded(array).drop_null().cast(pa.float64(), safe=False))
         finite = np.isfinite(values)
         if not finite.all():
             nan = int(np.isnan(values).sum())

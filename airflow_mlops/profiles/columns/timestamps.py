@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.profiles.columns.base import decoded, plain
+from airflow_mlops.profiles.columns.base import as_numpy, decoded, plain
 
 DAYS, HOURS = 7, 24
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -132,9 +132,9 @@ class TimestampCounter:
 def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
     """The values as whole numbers from the epoch, and how many of these make a second."""
     if pa.types.is_date32(array.type):
-        return array.view(pa.int32()).to_numpy(zero_copy_only=False).astype(np.int64) * 86_400, 1
+        return as_numpy(array.view(pa.int32())).astype(np.int64) * 86_400, 1
     unit = "ms" if pa.types.is_date64(array.type) else array.type.unit
-    return array.view(pa.int64()).to_numpy(zero_copy_only=False), _PER_SECOND[unit]
+    return as_numpy(array.view(pa.int64())), _PER_SECOND[unit]
 
 
 def _after_epoch(value: int, per_second: int) -> datetime:

@@ -159,7 +159,7 @@ def most_rows(folder: Path, rows: int) -> dict[str, Any]:
 def _checked(folder: Path, batches: Iterator[Any]) -> dict[str, Any]:
     import scipy.special  # noqa: F401
 
-    from airflow_mlops.drift.columns import compare
+    from airflow_mlops.drift.univariate import compare
     from airflow_mlops.policy.spec import Policy
     from airflow_mlops.profiles.profile import Profile, profile
 

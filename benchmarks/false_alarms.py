@@ -115,7 +115,7 @@ def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1
     """What ours and SciPy's tests say about a window without drift, and about its first feature once that is shifted."""
     from scipy import stats
 
-    from airflow_mlops.drift import columns as drift
+    from airflow_mlops.drift import univariate as drift
     from airflow_mlops.policy.spec import Policy
 
     rows, features = plan(window, most_rows, most_features)
@@ -128,8 +128,8 @@ def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1
     plain = [by_scipy(*pair) for pair in zip(before, now, strict=True)]
     return {
         "rows": rows,
-        "alarm": any(item.drifted for item in drift.judge(measured, policy)),
-        "found": drift.judge([*moved, *measured[1:]], policy)[0].drifted,
+        "alarm": any(item.drifted for item in drift.decide(measured, policy)),
+        "found": drift.decide([*moved, *measured[1:]], policy)[0].drifted,
         "plain": plain,
         "ks": float(stats.false_discovery_control(plain).min()),
         "ks_shifted": float(stats.false_discovery_control([by_scipy(before[0], shifted), *plain[1:]])[0]),

@@ -1,1 +1,1 @@
-"""Tests of whether two profiles differ by more than chance."""
+"""Drift: tests of whether two profiles differ by more than chance, with effect sizes and corrections."""

@@ -1,38 +1,45 @@
-"""The drift of a column of categories or booleans.
+"""Drift of categorical and boolean columns.
 
-Pearson's chi-square test finds a change of the shares, another one values that the reference never had. Where a column
-has more values than are kept, the shares are those of 64 groups of values, made by hash, and values that the reference
-never had are looked for in a sample of values. No value is in another group or less likely in the sample for being new,
-so p-values stay valid; a change is found later.
+Pearson's chi-square test detects changed shares of values. A second test detects values that the reference does not have.
+If a column has more distinct values than its profile keeps, shares are those of 64 groups of values formed by hash, and
+unseen values are searched for in a sample of values. Neither depends on whether a value is new, so p-values stay valid;
+the tests only lose power.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import numpy as np
 
-from airflow_mlops.drift.divergence import binned_measures, bins
+from airflow_mlops.drift.comparison import Comparison, Test
+from airflow_mlops.drift.divergence import bins, divergence
 from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.categorical import TOP, CategoricalColumn
 from airflow_mlops.profiles.columns.hashing import on_one_sample
-from airflow_mlops.profiles.significance import Pair, Test
+from airflow_mlops.profiles.significance import Pair
 
-_SHOWN = 12
+# Bars drawn, and new or gone values listed.
+_DRAWN, _LISTED = 12, 5
+# A value counts as gone if a window of this size lacks it by chance less often than this.
+_CHANCE = 0.001
 
 
-def compare(reference: CategoricalColumn, current: CategoricalColumn) -> tuple[dict[str, Any], list[Test]]:
-    """The measures of a :class:`~airflow_mlops.drift.findings.Drift`, and the tests that decide."""
+def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Comparison:
+    """Compare two categorical columns, or two boolean columns.
+
+    :param reference: has at least one value
+    """
     known, seen = reference.counts(), current.counts()
     exact = reference.exact and current.exact
     candidates = [*known, *seen] if exact else [value for column in (reference, current) for value, _ in column.top]
-    # By their rows in both together: the most frequent of one are frequent there partly by chance.
+    # Ordered by frequency in both samples together: the most frequent values of one sample are partly so by chance.
     together = {value: known.get(value, 0) + seen.get(value, 0) for value in candidates}
     values = sorted(together, key=lambda value: (-together[value], value))[:TOP]
-    before, now = _counted(reference, known, values), _counted(current, seen, values)
+    shown = Pair(_counted(reference, known, values), _counted(current, seen, values))
     if exact:
-        share, groups = 1.0, Pair(before, now)
+        share, groups = 1.0, shown
         every = Pair(*(np.asarray([rows.get(value, 0) for value in together], dtype=float) for rows in (known, seen)))
     else:
         old, new = reference.hashes(), current.hashes()
@@ -40,22 +47,63 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> tuple[d
             np.asarray([*old.buckets, reference.missing], float), np.asarray([*new.buckets, current.missing], float)
         )
         share, every = on_one_sample(old, new)
-    found = binned_measures(*groups)
-    found["unseen"] = min(1.0, float(every.now[every.before == 0].sum() / share / current.rows))
-    tests = []
+    found = divergence(groups)
+    unseen = min(1.0, float(every.now[every.before == 0].sum() / share / current.rows))
+    total_variation, tests = None, []
     if current.valid:
         pair = Pair(*(rows[:-1] for rows in groups))
-        apart = float(np.abs(pair.before / pair.before.sum() - pair.now / pair.now.sum()).sum() / 2)
-        found["total_variation"] = apart
+        total_variation = float(np.abs(pair.before / pair.before.sum() - pair.now / pair.now.sum()).sum() / 2)
         if (pair.total > 0).sum() > 1:
-            tests.append(Test("chi_square", apart, significance.chi_square(pair)))
-        tests.append(Test("unseen", found["unseen"], significance.never_seen(every)))
-    common = np.argsort(-(before[:-2] / reference.rows + now[:-2] / current.rows), kind="stable")
-    shown, rest = common[:_SHOWN], common[_SHOWN:]
-    grouped = [np.asarray([*rows[shown], rows[rest].sum() + rows[-2], rows[-1]]) for rows in (before, now)]
-    return {**found, "bins": bins([*(values[index] for index in shown), "others", "missing"], *grouped)}, tests
+            tests.append(Test("chi_square", total_variation, significance.chi_square(pair)))
+        tests.append(Test("unseen", unseen, significance.unseen_values(every)))
+    new_values, gone_values = _new_and_gone(reference, current, known, seen)
+    common = np.argsort(-(shown.before[:-2] / reference.rows + shown.now[:-2] / current.rows), kind="stable")
+    drawn, rest = common[:_DRAWN], common[_DRAWN:]
+    bars = Pair(*(np.asarray([*rows[drawn], rows[rest].sum() + rows[-2], rows[-1]]) for rows in shown))
+    return Comparison(
+        psi=found.psi,
+        jensen_shannon=found.jensen_shannon,
+        total_variation=total_variation,
+        unseen=unseen,
+        new_values=new_values,
+        gone_values=gone_values,
+        measure_p_values=found.p_values,
+        tests=tests,
+        bins=bins([*(values[index] for index in drawn), "others", "missing"], bars),
+    )
 
 
 def _counted(column: CategoricalColumn, rows: dict[str, int], values: list[str]) -> Floats:
+    """Rows of each of ``values``, of all other values, and without a value; shape (values + 2,)."""
     counts = [rows.get(value, 0) for value in values]
     return np.asarray([*counts, max(0, column.valid - sum(counts)), column.missing], dtype=float)
+
+
+Shares = list[tuple[str, float]]
+
+
+def _new_and_gone(
+    reference: CategoricalColumn, current: CategoricalColumn, known: dict[str, int], seen: dict[str, int]
+) -> tuple[Shares, Shares]:
+    """The most frequent new and gone values with their shares of rows.
+
+    Both lists are empty if a profile does not keep every value: a value missing from it may still have occurred.
+    """
+    if reference.error or current.error or not current.valid:
+        return [], []
+    new = {value: rows / current.rows for value, rows in seen.items() if value not in known}
+    gone = {
+        value: rows / reference.rows
+        for value, rows in known.items()
+        if value not in seen and _expected(rows / reference.valid, current.valid)
+    }
+    return _most_frequent(new), _most_frequent(gone)
+
+
+def _expected(share: float, rows: int) -> bool:
+    """Whether ``rows`` rows would almost certainly include a value of this share."""
+    return share >= 1 or rows * math.log1p(-share) < math.log(_CHANCE)
+
+
+def _most_frequent(shares: dict[str, float]) -> Shares:
+    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))[:_LISTED]

@@ -1,8 +1,8 @@
-"""Measures of how far apart two vectors of counts are."""
+"""Divergences between two vectors of counts over the same bins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,10 +12,19 @@ from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.significance import Pair
 
 
-def psi(reference: Floats, current: Floats) -> Any:
-    """Population stability index of two vectors of counts, smoothed by half a row a bin.
+class Divergence(NamedTuple):
+    """Two divergences and their p-values by measure name."""
 
-    :param reference: shape (..., k), as ``current``
+    psi: float
+    jensen_shannon: float
+    p_values: dict[str, float]
+
+
+def psi(reference: Floats, current: Floats) -> Any:
+    """Population stability index. Half a row is added to each bin, so that empty bins have a finite index.
+
+    :param reference: counts, shape (..., k)
+    :param current: counts, shape (..., k)
     :return: shape (...)
     """
     p, q = ((counts + 0.5) / (counts + 0.5).sum(axis=-1, keepdims=True) for counts in (reference, current))
@@ -23,9 +32,10 @@ def psi(reference: Floats, current: Floats) -> Any:
 
 
 def jensen_shannon(reference: Floats, current: Floats) -> Any:
-    """Jensen-Shannon distance, base 2, of two vectors of counts: from 0 to 1.
+    """Jensen-Shannon distance to base 2: from 0 (equal shares) to 1 (no bin in common).
 
-    :param reference: shape (..., k), as ``current``
+    :param reference: counts, shape (..., k)
+    :param current: counts, shape (..., k)
     :return: shape (...)
     """
     p, q = (counts / counts.sum(axis=-1, keepdims=True) for counts in (reference, current))
@@ -35,20 +45,20 @@ def jensen_shannon(reference: Floats, current: Floats) -> Any:
     return np.sqrt(np.clip(parts.sum(axis=-1) / 2, 0, 1))
 
 
-def binned_measures(before: Floats, now: Floats) -> dict[str, Any]:
-    """``psi`` and ``jensen_shannon`` of two vectors of counts, and the p-values of both."""
-    found = {"psi": float(psi(before, now)), "jensen_shannon": float(jensen_shannon(before, now))}
-    p_values = significance.measures(Pair(before, now), (psi, jensen_shannon))
-    return {**found, "p_values": dict(zip(found, p_values, strict=True))}
+def divergence(pair: Pair) -> Divergence:
+    """Population stability index and Jensen-Shannon distance of two samples, with their p-values."""
+    of_psi, of_jensen_shannon = significance.measures(pair, (psi, jensen_shannon))
+    return Divergence(
+        float(psi(*pair)), float(jensen_shannon(*pair)), {"psi": of_psi, "jensen_shannon": of_jensen_shannon}
+    )
 
 
-def bins(labels: list[str], before: Floats, now: Floats) -> list[Bin]:
-    """Bars to draw, one a label."""
-    p, q = before / before.sum(), now / now.sum()
-    outer = {0, len(labels) - 2, len(labels) - 1}
+def bins(labels: list[str], pair: Pair) -> list[Bin]:
+    """The bars of a histogram, one for each label. Empty bars at the margins (first and last two) are left out."""
+    p, q = (counts / counts.sum() for counts in pair)
+    margins = {0, len(labels) - 2, len(labels) - 1}
     return [
         Bin(label=label, reference=float(p[index]), current=float(q[index]))
         for index, label in enumerate(labels)
-        # An empty bin at the margin says nothing.
-        if p[index] or q[index] or index not in outer
+        if p[index] or q[index] or index not in margins
     ]

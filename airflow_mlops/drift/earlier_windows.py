@@ -1,7 +1,7 @@
-"""Earlier windows as the reference of drift: which ones, and what they looked like together.
+"""Earlier windows as the reference of drift: the choice of windows, and their combined profile.
 
-Only windows before the one that is checked count, so that a check which comes late, or for the second time, compares
-with what it would have been compared with in time.
+Only windows before the checked one are chosen. A check that runs late or again therefore compares with the same windows as a
+check that ran in time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from airflow_mlops.profiles.profile import Profile, merge
 
 
 class WindowProfile(Model):
-    """What the predictions of a window looked like when it was last checked.
+    """The profile of a window's predictions, stored by the last check of this window.
 
-    :param version: the version that made them
-    :param profile: of its features, what is watched beside them, and the column ``score``
+    :param version: the model version that made the predictions
+    :param profile: a profile of the features, the watched columns and the column ``score``
     """
 
     window: Window
@@ -29,34 +29,35 @@ class WindowProfile(Model):
 
 
 def choose(reference: Reference, window: Window, known: Iterable[Window]) -> list[Window]:
-    """Which of the ``known`` windows ``window`` is compared with, by time; none where there is none yet.
+    """Choose the windows among ``known`` with which ``window`` is compared, by time.
 
-    :raises SpecError: a season is shorter than the window, which would be compared with itself
+    :return: empty if there is none yet
+    :raises SpecError: the season is shorter than the window, which would be compared with a part of itself
     """
     if reference.season is not None:
-        wanted = season(window, reference.season)
+        wanted = seasonal(window, reference.season)
         return [item for item in known if item == wanted][:1]
-    return last(reference.rolling or 0, window, known)
+    return rolling(reference.rolling or 0, window, known)
 
 
-def season(window: Window, period: str) -> Window:
-    """``window`` a period earlier.
+def seasonal(window: Window, period: str) -> Window:
+    """The window a period before ``window``.
 
     :raises SpecError: the two overlap
     """
     start, end = subtract_period(window.start, period), subtract_period(window.end, period)
-    # A month before 30 March and before 31 March is the same day.
+    # A month before 30 March and a month before 31 March are the same day.
     found = Window(start=start, end=end if end > start else start + (window.end - window.start))
     if found.overlaps(window):
         raise SpecError(
             f"reference={{'season': {period!r}}} is shorter than the window {window.label}, which would be compared with "
-            "a part of itself: give a longer one."
+            "a part of itself: set a longer period."
         )
     return found
 
 
-def last(count: int, window: Window, known: Iterable[Window]) -> list[Window]:
-    """The last ``count`` windows before ``window`` that do not overlap, by time."""
+def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]:
+    """The last ``count`` windows before ``window`` that do not overlap each other, by time."""
     found: list[Window] = []
     free = window.start
     for item in sorted(known, key=lambda item: (item.end, item.start), reverse=True):
@@ -66,9 +67,12 @@ def last(count: int, window: Window, known: Iterable[Window]) -> list[Window]:
     return found[::-1]
 
 
-def together(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
-    """The columns of ``like`` as they were in all of ``windows`` that have them, of the same kind; without those that
-    fewer than ``min_rows`` rows, or no value, speak for."""
+def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
+    """Merge the profiles of ``windows``, for the columns of ``like``.
+
+    Only columns of the same kind are merged. Columns with fewer than ``min_rows`` rows in all, or without a value, are left
+    out.
+    """
     columns = {}
     for name, column in like.columns.items():
         known = [item.profile.columns[name] for item in windows if name in item.profile.columns]
@@ -80,7 +84,7 @@ def together(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> 
     return Profile(rows=sum(item.profile.rows for item in windows), columns=columns)
 
 
-def named(windows: Sequence[Window]) -> str:
-    """``windows``, which are ordered by time, in a few words."""
+def label(windows: Sequence[Window]) -> str:
+    """The label of one or several windows, ordered by time: ``2013-01 to 2013-03``."""
     first, last = windows[0], windows[-1]
     return first.label if len(windows) == 1 else f"{first.label} to {last.label}"

@@ -1,42 +1,40 @@
-"""The drift of a column of embeddings: of their norms, and of their projections on random directions.
+"""Drift of embedding columns: of their norms, and of their projections on random directions.
 
-Kolmogorov and Smirnov's test on each projection; if two distributions differ at all, then so do these.
+Each is compared by the Kolmogorov-Smirnov test. :mod:`airflow_mlops.profiles.columns.embeddings` says why projections on
+random directions suffice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from airflow_mlops.drift import numeric as numeric_drift
-from airflow_mlops.drift.findings import Bin
+from airflow_mlops.drift import numeric
+from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.profiles.columns.embeddings import EmbeddingColumn
-from airflow_mlops.profiles.significance import Test
 
 
-def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> tuple[dict[str, Any], list[Test]]:
-    """The measures of a :class:`~airflow_mlops.drift.findings.Drift`, which are those of the norms, and the tests that decide.
+def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> Comparison:
+    """Compare two embedding columns. The measures are those of the norms.
 
-    :param current: with rows of the reference's number of components, see :meth:`EmbeddingColumn.of`
+    :param reference: has at least one value
+    :param current: restricted to the reference's dimension by :meth:`EmbeddingColumn.with_dimension`
     """
     if not current.parts:
-        return {"p_values": {}}, []
+        return Comparison()
     before, now = reference.parts[0], current.parts[0]
     pairs = {"norm": (before.norm, now.norm)}
     for number, along in enumerate(zip(before.along, now.along, strict=True), 1):
         pairs[f"projection {number}"] = along
-    measured = {name: numeric_drift.compare(*pair) for name, pair in pairs.items()}
-    tests = [_shape(name, tests) for name, (_, tests) in measured.items() if tests]
-    found, _ = measured["norm"]
-    # The projection that moved most is drawn below the norms.
-    surest = min(tests, key=lambda test: (test.name == "norm", test.p_value, -test.effect), default=None)
-    shown = dict.fromkeys(["norm", surest.name] if surest else ["norm"])
-    return {**found, "bins": [_named(bar, name) for name in shown for bar in measured[name][0]["bins"]]}, tests
-
-
-def _shape(name: str, tests: list[Test]) -> Test:
-    _, effect, p_value = next(test for test in tests if test.name == "ks")
-    return Test(name, effect, p_value)
-
-
-def _named(bar: Bin, name: str) -> Bin:
-    return bar.model_copy(update={"label": f"{name} {bar.label}"})
+    compared = {name: numeric.compare(*pair) for name, pair in pairs.items()}
+    tests = [
+        Test(name, test.effect, test.p_value)
+        for name, comparison in compared.items()
+        for test in comparison.tests
+        if test.name == "ks"
+    ]
+    # The norms are drawn, and below them the projection with the smallest p-value.
+    strongest = min(tests, key=lambda test: (test.name == "norm", test.p_value, -test.effect), default=None)
+    drawn = dict.fromkeys(["norm", strongest.name] if strongest else ["norm"])
+    return replace(
+        compared["norm"], tests=tests, bins=[bar.prefixed(name) for name in drawn for bar in compared[name].bins]
+    )

@@ -1,4 +1,4 @@
-"""Drift: how far columns have moved, and how that was tested."""
+"""What a drift check finds: drift of columns, schema changes and freshness."""
 
 from __future__ import annotations
 
@@ -8,60 +8,64 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import UtcDatetime
-from airflow_mlops.drift.reference import TRAINING
+from airflow_mlops.drift.reference import TRAINING, at_reference
 
-# In a sentence.
+# Values named in a remark, and characters of each.
 _NAMED, _LONG = 3, 24
 
 
 class Bin(Model):
-    """One bar of a histogram: its label and the shares of rows in it, in the reference and now."""
+    """One bar of a histogram: its label, and its share of rows in the reference and in the window."""
 
     label: str
     reference: float
     current: float
 
+    def prefixed(self, name: str) -> Bin:
+        """The same bar, with ``name`` before its label."""
+        return Bin(label=f"{name} {self.label}", reference=self.reference, current=self.current)
+
 
 class Drift(Model):
-    """How far a column has moved from what it was in its reference, and whether that is more than chance.
+    """How far a column moved from its reference, and whether by more than chance.
 
-    Of free text ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the lengths, of embeddings those of the
-    norms; of timestamps the first two are those of the hours, of dates those of the weekdays.
+    For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the text lengths; for embeddings,
+    those of the norms. For timestamps, ``psi`` and ``jensen_shannon`` are those of the hours; for dates, those of the
+    weekdays.
 
     :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or ``embedding``
-    :param reference: what it is compared with: ``training``, or windows in a few words, as in ``2012-12``
-    :param psi: population stability index over the bins of the reference, with one bin more for missing values
-    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (the same) to 1 (nothing in common)
-    :param ks: largest distance between the two distribution functions, on the bins of both; not of categories
-    :param wasserstein: mean distance between the two quantile functions in standard deviations of the reference;
-        not of categories
-    :param total_variation: total variation distance, the share of values that would have to change to what they were in
-        the reference; over groups of values where there are too many to keep, which makes it smaller; categories and
-        booleans only
-    :param missing: share of rows that are missing, NaN, infinite, or otherwise no value of their kind now
-    :param missing_reference: the same in the reference
-    :param unseen: share of rows with a value that the reference never had, estimated from a sample of values where there are
-        too many to keep; categories and booleans. Of free text the share of rows of which one word was drawn that was never
-        drawn in the reference
-    :param new_values: the most frequent of these values, and their shares of the rows
-    :param gone_values: values that no row has any more though chance would hardly have left them out, and their shares
-        of the rows in the reference; the most frequent
-    :param infinite: rows that are infinite, where none was in the reference
-    :param broken: no row has a value now, or all numbers are the same one; in the reference that was not so
-    :param p_values: of each measure and test by itself: how likely a value as large is at these numbers of rows if
-        nothing has changed. Tests that decide: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``,
-        ``missing``; ``words`` (their shares of rows), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
-    :param test: which of these decides: the surest
-    :param effect: how large the change is that it found, as a share of rows: the Kolmogorov-Smirnov distance for
-        ``ks``, ``cucconi``, ``norm`` and projections, total variation distance for ``chi_square``, ``hour`` and
-        ``weekday``, the share that is ``unseen``, the difference of the shares that are ``missing`` or have the word that
-        moved most
-    :param tests: how many tests could have decided
-    :param p_value: that of the column: the deciding test's times ``tests``
-    :param adjusted_p_value: the same, adjusted for the number of columns; at most the policy's ``false_alarm_rate``
-        where the column has drifted, and 1 where the effect is below the policy's ``min_effect``
-    :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` where it is not known
-    :param note: what is odd about the column, or why it was not measured
+    :param reference: what the column is compared with: ``training``, or windows, as in ``2012-12``
+    :param psi: population stability index over the bins of the reference and one more bin for missing values
+    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal) to 1 (no bin in common)
+    :param ks: largest distance between the two distribution functions, on the bins of both; not for categories
+    :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference; not for
+        categories
+    :param total_variation: total variation distance of the shares of values, from 0 to 1; categories and booleans only. If
+        a profile does not keep all values, shares are those of groups of values, which makes the distance smaller
+    :param missing: share of rows that are missing, NaN, infinite, or not a value of this kind
+    :param missing_reference: the same share in the reference
+    :param unseen: share of rows with a value that the reference does not have; categories and booleans. If a profile does
+        not keep all values, it is estimated from a sample of values. For free text: the share of rows whose drawn word was
+        never drawn in the reference
+    :param new_values: the most frequent values that the reference does not have, with their shares of rows
+    :param gone_values: the most frequent values of the reference that the window does not have, although chance would
+        hardly leave them out, with their shares of rows in the reference
+    :param infinite: number of infinite rows, if the reference has none
+    :param broken: the window has no value at all, or one and the same number in every row, and the reference does not
+    :param p_values: p-value of each measure and test on its own. The tests that decide are ``ks``, ``cucconi`` (level and
+        spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with a word), ``hour``, ``weekday``,
+        ``norm``, ``projection 1`` and so on
+    :param test: the most significant of these tests, which decides
+    :param effect: size of the change that this test found, as a share of rows: the Kolmogorov-Smirnov distance for ``ks``,
+        ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and ``weekday``;
+        the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the word that
+        changed most
+    :param tests: number of tests that could have decided
+    :param p_value: p-value of the column: that of the deciding test times ``tests``
+    :param adjusted_p_value: the p-value adjusted for the number of columns. It is at most the policy's
+        ``false_alarm_rate`` if the column has drifted, and 1 if the effect is below the policy's ``min_effect``
+    :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
+    :param note: what is unusual about the column, or why it was not measured
     """
 
     column: str
@@ -92,12 +96,17 @@ class Drift(Model):
 
     @property
     def when(self) -> str:
-        """``at training``, or in which windows."""
-        return f"at {TRAINING}" if self.reference == TRAINING else f"in {self.reference}"
+        """The time of the reference: ``at training``, or as in ``in 2012-12``."""
+        return at_reference(self.reference)
+
+    def decided(self, adjusted_p_value: float, false_alarm_rate: float) -> Drift:
+        """The same with the decision whether the column has drifted."""
+        decision = {"adjusted_p_value": adjusted_p_value, "drifted": adjusted_p_value <= false_alarm_rate}
+        return Drift(**{**dict(self), **decision})
 
     @property
     def remark(self) -> str:
-        """The note, and which values are new and which gone; empty where there is nothing to say."""
+        """The note, the new values and the gone values in one sentence; may be empty."""
         parts = [self.note] if self.note else []
         for name, values in (("new", self.new_values), ("gone", self.gone_values)):
             if values:
@@ -111,13 +120,14 @@ def _short(value: str) -> str:
 
 
 class DriftTests(Model):
-    """What the drift of a window was tested by: with nothing changed, the share of windows in which anything is said
-    to have drifted is at most ``false_alarm_rate``.
+    """How the drift of a window was tested.
 
-    :param min_effect: the floor below which a change is no drift
-    :param columns: columns tested: features, scores, labels, and the error of a reconstruction of all features together
-    :param tests: tests done on them
-    :param correction: for the tests within a column, and for the columns
+    If nothing has changed, the share of windows with any column reported as drifted is at most ``false_alarm_rate``.
+
+    :param min_effect: effects below this share of rows are not drift
+    :param columns: number of tested columns: features, scores, labels, and the reconstruction error of all features
+    :param tests: number of tests on these columns
+    :param correction: the corrections for multiple tests
     """
 
     false_alarm_rate: float
@@ -128,11 +138,11 @@ class DriftTests(Model):
 
 
 class SchemaChange(Model):
-    """A column that is not what it was at training.
+    """A column that differs from the training set in its type or its presence.
 
-    :param before: its type at training; ``None`` where there was no such column
-    :param now: its type in the window; ``None`` where it is gone, several where parts of the window differ
-    :param compared: whether drift could be measured all the same
+    :param before: its type at training; ``None`` for a new column
+    :param now: its type in the window; ``None`` if it is gone. If parts of the window differ: all types
+    :param compared: whether drift could be measured nevertheless
     """
 
     column: str
@@ -147,11 +157,11 @@ class SchemaChange(Model):
 
 
 class Freshness(Model):
-    """How recent the rows are.
+    """How recent the rows of a window are.
 
     :param newest_event: event time of the newest row
-    :param newest_score: when the last row was scored
-    :param behind_days: from ``newest_event`` to the end of the window
+    :param newest_score: time at which the last row was scored
+    :param behind_days: days from ``newest_event`` to the end of the window
     """
 
     newest_event: UtcDatetime | None = None
@@ -159,5 +169,5 @@ class Freshness(Model):
     behind_days: float | None = None
 
     def age(self, at: UtcDatetime) -> timedelta | None:
-        """How old the newest row is."""
+        """The age of the newest row at a point in time."""
         return at - self.newest_event if self.newest_event is not None else None

@@ -17,10 +17,11 @@ _DAY = timedelta(days=1)
 
 
 def freshness(batches: Iterable[pa.RecordBatch], event_time: str, window: Window) -> Freshness | None:
-    """The newest event and the newest score, in one pass; ``None`` where no row says when.
+    """Find the newest event time and the newest scoring time in one pass.
 
-    :param batches: with some of the columns ``event_time`` and :data:`SCORED_AT`
-    :param event_time: the name of the column that says when a row happened
+    :param batches: with the column ``event_time``, the column :data:`SCORED_AT`, or both
+    :param event_time: name of the column with the event times
+    :return: ``None`` if no row has either time
     """
     newest: dict[str, datetime] = {}
     for batch in batches:

@@ -1,29 +1,32 @@
-"""The drift of a column of numbers.
+"""Drift of numeric columns.
 
-Kolmogorov and Smirnov's test finds any change of shape, Cucconi's level and spread, where it finds smaller changes. Both
-columns are compared on the bins of all their values together, which do not depend on which rows are new: that leaves
-p-values valid. A distance of distribution functions on bins is never larger than that on rows, and equal to it while
-there are no more different values than bins.
+The Kolmogorov-Smirnov test detects any change of shape. Cucconi's test detects smaller changes of level and spread. Both
+samples are binned on the histogram of all their values together. These bins do not depend on which rows belong to which
+sample, so p-values stay valid. The distance of two distribution functions on bins is at most the distance on rows, and
+equal to it while there are no more distinct values than bins.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from airflow_mlops.drift.divergence import binned_measures, bins
+from airflow_mlops.drift.comparison import Comparison, Test
+from airflow_mlops.drift.divergence import bins, divergence
 from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.histogram import on_one_grid
 from airflow_mlops.profiles.columns.numeric import NumericColumn, parts
-from airflow_mlops.profiles.significance import Pair, Test
+from airflow_mlops.profiles.significance import Pair
 
 
-def compare(reference: NumericColumn, current: NumericColumn) -> tuple[dict[str, Any], list[Test]]:
-    """The measures of a :class:`~airflow_mlops.drift.findings.Drift`, and the tests that decide."""
+def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
+    """Compare two numeric columns.
+
+    :param reference: has at least one finite value
+    """
     old, new = reference.distribution(), current.distribution()
     assert old is not None
     if new is None:
@@ -32,31 +35,41 @@ def compare(reference: NumericColumn, current: NumericColumn) -> tuple[dict[str,
         grid, pair = on_one_grid(old, new)
     # Below the range of the reference, its bins, above its range.
     cuts = [int(np.flatnonzero(pair.before)[0]), *parts(pair.before)]
-    before, now = (
-        np.asarray([*_between(rows, cuts), column.rows - column.valid])
-        for rows, column in zip(pair, (reference, current), strict=True)
+    binned = Pair(
+        *(
+            np.asarray([*_between(rows, cuts), column.rows - column.valid])
+            for rows, column in zip(pair, (reference, current), strict=True)
+        )
     )
-    found = binned_measures(before, now)
-    tests = []
+    found = divergence(binned)
+    p_values = dict(found.p_values)
+    tests: list[Test] = []
+    ks = wasserstein = None
     if current.valid:
-        found["ks"], p_value = significance.kolmogorov_smirnov(pair)
+        ks, p_value = significance.kolmogorov_smirnov(pair)
         if len(pair.total) > 1:
-            tests = [Test("ks", found["ks"], p_value), Test("cucconi", found["ks"], significance.cucconi(pair))]
+            tests = [Test("ks", ks, p_value), Test("cucconi", ks, significance.cucconi(pair))]
         if reference.std:
             with np.errstate(over="ignore", invalid="ignore"):
                 middles = grid.lows + (grid.highs - grid.lows) / 2
-                moved, p_value = significance.wasserstein(middles / reference.std, pair)
-            if math.isfinite(moved):
-                found["wasserstein"] = moved
-                found["p_values"]["wasserstein"] = p_value
+                distance, p_value = significance.wasserstein(middles / reference.std, pair)
+            if math.isfinite(distance):
+                wasserstein, p_values["wasserstein"] = distance, p_value
     edges = [old.low, *grid.highs[np.asarray(cuts[1:-1], dtype=int) - 1].tolist(), old.high]
     labels = [f"{_short(a)} to {_short(b)}" if a != b else _short(a) for a, b in pairwise(edges)]
-    drawn = bins([f"below {_short(old.low)}", *labels, f"above {_short(old.high)}", "missing"], before, now)
-    return {**found, "bins": drawn}, tests
+    return Comparison(
+        psi=found.psi,
+        jensen_shannon=found.jensen_shannon,
+        ks=ks,
+        wasserstein=wasserstein,
+        measure_p_values=p_values,
+        tests=tests,
+        bins=bins([f"below {_short(old.low)}", *labels, f"above {_short(old.high)}", "missing"], binned),
+    )
 
 
 def _between(counts: Floats, cuts: list[int]) -> Floats:
-    """The sums of ``counts`` before the first cut, between each and the next, and from the last on."""
+    """Sums of ``counts`` before the first cut, between neighbouring cuts, and after the last cut."""
     ranks = np.cumsum([0.0, *counts])
     return np.diff(ranks[[0, *cuts, len(counts)]])
 

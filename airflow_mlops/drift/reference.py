@@ -1,4 +1,4 @@
-"""What the drift of a window is measured against."""
+"""The reference of drift: training, or earlier windows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from airflow_mlops.core.windows import Window
 TRAINING = "training"
 
 
+def at_reference(name: str) -> str:
+    """The time of a reference by its name: ``at training``, or as in ``in 2012-12``."""
+    return f"at {TRAINING}" if name == TRAINING else f"in {name}"
+
+
 class Reference(Model):
-    """What the drift of features and scores is measured against: training, unless one of the two fields is given.
+    """The reference with which features and scores are compared.
 
-    Written as text it is ``training``.
+    By default it is the training set, which is written as the text ``training``. At most one of the two fields may be set.
 
-    :param rolling: the last so many windows that were checked before
-    :param season: how much earlier the window lies that a window is like, by the calendar: ``P1Y`` compares December
-        with last December
+    :param rolling: compare with this number of windows, the last ones that were checked
+    :param season: compare with the window this ISO 8601 period earlier, by the calendar: ``P1Y`` compares December with
+        last December
     """
 
     rolling: int | None = Field(default=None, ge=1)
@@ -30,13 +35,13 @@ class Reference(Model):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         if isinstance(value, str) and value != TRAINING:
-            raise ValueError(f"{value!r} is no reference: write 'training', {{'rolling': 3}} or {{'season': 'P1Y'}}")
+            raise ValueError(f"{value!r} is not a reference: write 'training', {{'rolling': 3}} or {{'season': 'P1Y'}}")
         return {} if value in (TRAINING, None) else value
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Reference:
         if self.rolling is not None and self.season is not None:
-            raise ValueError("rolling and season cannot both be the reference: choose one")
+            raise ValueError("only one of rolling and season can be the reference: remove the other")
         return self
 
     @model_serializer
@@ -50,11 +55,11 @@ class Reference(Model):
 
 
 class DriftReference(Model):
-    """What drift was measured against.
+    """The reference that a check used.
 
-    :param asked: what was asked for
-    :param features: the earlier windows that features were compared with, by time; none where that was training
-    :param scores: those of them that the same version scored, with which the scores were compared
+    :param asked: the configured reference
+    :param features: the earlier windows with which features were compared, by time; empty if that was training
+    :param scores: the windows among them with which scores were compared: those that the same model version scored
     """
 
     asked: Reference = Reference()

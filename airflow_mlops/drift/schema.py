@@ -1,4 +1,4 @@
-"""What has changed about the columns themselves."""
+"""Schema changes between the training set and a window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.profiles.columns.base import plain
-from airflow_mlops.profiles.profile import ColumnProfile, counter_for, nothing
+from airflow_mlops.profiles.profile import ColumnProfile, all_missing, counter_for
 
 _DICTIONARY = re.compile(r"^dictionary<values=(.*?), indices=.*>$")
 
@@ -17,11 +17,11 @@ _DICTIONARY = re.compile(r"^dictionary<values=(.*?), indices=.*>$")
 def changes(
     features: Mapping[str, ColumnProfile], trained: Mapping[str, str], schemas: Sequence[pa.Schema]
 ) -> list[SchemaChange]:
-    """The features that are gone or of another type, in the order of ``features``.
+    """Find the features that are gone or have another type, in the order of ``features``.
 
-    :param features: their profiles at training, by name
-    :param trained: the types of all columns at training, by name; empty where they are not known
-    :param schemas: of the parts of the window, at least one
+    :param features: profiles of the features at training, by name
+    :param trained: types of all columns at training, by name; empty if unknown
+    :param schemas: schemas of the datasets of the window, at least one
     """
     found = []
     for name, column in features.items():
@@ -31,18 +31,18 @@ def changes(
             found.append(SchemaChange(column=name, before=before, now=None, compared=False))
             continue
         now = " and ".join(sorted({str(item) for item in types}))
-        # Where no row has a value there may be no type either.
-        compared = all(map(pa.types.is_null, types)) or _kinds(types) == {nothing(column, 0).kind}
+        # A column without any value may have the null type.
+        compared = all(map(pa.types.is_null, types)) or _kinds(types) == {all_missing(column, 0).kind}
         if not compared or (name in trained and now not in (before, "null")):
             found.append(SchemaChange(column=name, before=before, now=now, compared=compared))
     return found
 
 
 def added(trained: Iterable[str], schemas: Sequence[pa.Schema], ours: Iterable[str]) -> list[SchemaChange]:
-    """The columns that are new.
+    """Find the columns that the training set does not have.
 
     :param trained: the columns at training
-    :param ours: columns that scoring and joining add
+    :param ours: the columns that scoring and joining labels add
     """
     known = {*trained, *ours}
     new = {field.name: str(plain(field.type)) for schema in schemas for field in schema if field.name not in known}
@@ -50,9 +50,9 @@ def added(trained: Iterable[str], schemas: Sequence[pa.Schema], ours: Iterable[s
 
 
 def unmeasured(change: SchemaChange, kind: str) -> Drift:
-    """The drift of a feature that cannot be compared.
+    """The finding for a feature that cannot be compared because of ``change``.
 
-    :param kind: what it was at training
+    :param kind: the kind of its profile at training
     """
     why = "the column is gone" if change.now is None else f"it was {change.before} at training and is {change.now} now"
     return Drift(column=change.column, kind=kind, note=f"not measured: {why}")
@@ -64,6 +64,6 @@ def _kinds(types: Iterable[pa.DataType]) -> set[str | None]:
 
 
 def _plain(name: str) -> str:
-    """The name of a type without the dictionary around it."""
+    """The value type of a dictionary type, by its name; other names are returned unchanged."""
     found = _DICTIONARY.match(name)
     return found[1] if found else name

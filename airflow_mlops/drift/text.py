@@ -1,78 +1,90 @@
-"""The drift of a column of free text: of its lengths, of its vocabulary, and of words that training never had.
+"""Drift of free-text columns: of text lengths, of the vocabulary, and of words that the reference does not have.
 
-Vocabulary: the share of rows in which the words of a bucket occur, for each bucket a test of two shares; the smallest
-p-value times the number of buckets. New words: of each row one word is drawn, and rows whose word was never drawn at
-training are counted, beyond what the rare ones in both lead one to expect.
+Vocabulary: words are divided into buckets by hash. For each bucket the share of rows with one of its words is compared by
+Fisher's exact test. The smallest p-value is multiplied by the number of buckets (Bonferroni).
+
+Unseen words: the profile draws one word of each row. Rows whose drawn word was never drawn in the reference are counted,
+and compared with the number that the rare words of both samples lead one to expect.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from airflow_mlops.drift import numeric as numeric_drift
+from airflow_mlops.drift import numeric
+from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.drift.findings import Bin
 from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
 from airflow_mlops.profiles.columns.text import BUCKETS, TextColumn, Words, as_text, word_hash
-from airflow_mlops.profiles.significance import Pair, Test
+from airflow_mlops.profiles.significance import Pair
 
-# With fewer rows in both together a bucket cannot tell.
-_LEAST = 5
-_TESTED = 12
-_SHOWN = 8
+# A bucket with fewer rows in both samples together has too little power to be tested.
+_MIN_ROWS = 5
+# Buckets that get an exact test, and words drawn as bars.
+_TESTED, _DRAWN = 12, 8
 
 
-def compare(reference: TextColumn, found: CategoricalColumn) -> tuple[dict[str, Any], list[Test]]:
-    """The measures of a :class:`~airflow_mlops.drift.findings.Drift`, which are those of the lengths, and the tests that
-    decide.
+def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
+    """Compare two columns of free text. The measures are those of the lengths.
+
+    :param reference: has at least one value
+    :param found: the current column, which may have so few values that it was profiled as categories
     """
     current = as_text(found)
-    measured, tests = numeric_drift.compare(reference.lengths, current.lengths)
-    lengths = [bar.model_copy(update={"label": f"length {bar.label}"}) for bar in measured["bins"]]
-    measured["bins"] = lengths
+    lengths = numeric.compare(reference.lengths, current.lengths)
+    lengths = replace(lengths, bins=[bar.prefixed("length") for bar in lengths.bins])
     if not current.valid or not (reference.words.rows or current.words.rows):
-        return measured, tests
-    before, now = (np.asarray(column.words.buckets, dtype=float) for column in (reference, current))
-    test, surest = _vocabulary(Pair(before, now), reference.valid, current.valid)
-    if test is not None:
-        tests = [*tests, test]
-        names = _names(reference.words, current.words)
-        p, q = before / reference.valid, now / current.valid
-        known = [(names[bucket], p[bucket], q[bucket]) for bucket in surest if bucket in names]
-        measured["bins"] = [
-            *(Bin(label=f"“{name}”", reference=old, current=new) for name, old, new in known[:_SHOWN]),
-            *lengths,
-        ]
-        if known and surest[0] in names and test.p_value <= 0.05:
-            name, old, new = known[0]
-            measured["note"] = f"words like “{name}” are in {new:.1%} of the rows, and were in {old:.1%}"
-    pair = _drawn(reference.words, current.words)
-    if pair.before.sum() and pair.now.sum():
-        unseen = float(pair.now[pair.before == 0].sum() / current.valid)
-        measured["unseen"] = unseen
-        tests = [*tests, Test("unseen", unseen, significance.never_seen(pair))]
-    return measured, tests
+        return lengths
+    comparison = _with_vocabulary(lengths, reference, current)
+    pair = _drawn_words(reference.words, current.words)
+    if not (pair.before.sum() and pair.now.sum()):
+        return comparison
+    unseen = float(pair.now[pair.before == 0].sum() / current.valid)
+    test = Test("unseen", unseen, significance.unseen_values(pair))
+    return replace(comparison, unseen=unseen, tests=[*comparison.tests, test])
+
+
+def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn) -> Comparison:
+    """``lengths`` with the test of the vocabulary, and bars for the words that changed most."""
+    rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
+    test, ordered = _vocabulary(rows, reference.valid, current.valid)
+    if test is None:
+        return lengths
+    words = _words_by_bucket(reference.words, current.words)
+    p, q = rows.before / reference.valid, rows.now / current.valid
+    named = [(words[bucket], float(p[bucket]), float(q[bucket])) for bucket in ordered if bucket in words]
+    note = None
+    if named and ordered[0] in words and test.p_value <= 0.05:
+        word, old, new = named[0]
+        note = f"words like “{word}” are in {new:.1%} of the rows, and were in {old:.1%}"
+    bars = [Bin(label=f"“{word}”", reference=old, current=new) for word, old, new in named[:_DRAWN]]
+    return replace(lengths, tests=[*lengths.tests, test], note=note, bins=[*bars, *lengths.bins])
 
 
 def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | None, list[int]]:
-    """The test of all buckets, and the buckets that moved most, the surest first."""
+    """The test of all buckets, and the buckets that changed most, by ascending p-value.
+
+    :param rows: rows with a word of each bucket, shape (BUCKETS,)
+    """
     p, q = rows.before / valid_before, rows.now / valid_now
     share = rows.total / (valid_before + valid_now)
-    told = (rows.total >= _LEAST) & (share < 1)
-    if not told.any():
+    testable = (rows.total >= _MIN_ROWS) & (share < 1)
+    if not testable.any():
         return None, []
-    spread = np.sqrt(np.where(told, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
-    distance = np.where(told, np.abs(p - q) / spread, -1)
-    # The exact test of a few stands for that of all: the others are hardly surer, and left out they raise no alarm.
-    surest = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if told[bucket]]
-    p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in surest]
-    order = sorted(range(len(surest)), key=lambda index: (p_values[index], -distance[surest[index]]))
-    surest = [surest[index] for index in order]
-    p_value = min(1.0, min(p_values) * int(told.sum()))
-    return Test("words", float(abs(p - q)[surest[0]]), p_value), surest
+    spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
+    distance = np.where(testable, np.abs(p - q) / spread, -1)
+    # Only the buckets with the largest distance get the exact test. The p-values of the others would hardly be smaller, and
+    # leaving them out can only raise the smallest one.
+    chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
+    p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
+    order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))
+    ordered = [chosen[index] for index in order]
+    p_value = min(1.0, min(p_values) * int(testable.sum()))
+    return Test("words", float(abs(p - q)[ordered[0]]), p_value), ordered
 
 
 def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int) -> Pair:
@@ -80,23 +92,23 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int
     return Pair(np.asarray([before, valid_before - before]), np.asarray([now, valid_now - now]))
 
 
-def _names(reference: Words, current: Words) -> dict[int, str]:
-    """For each bucket the word of those known by name whose rows moved most."""
+def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
+    """For each bucket, the frequent word whose share of rows changed most."""
     old, new = dict(reference.frequent), dict(current.frequent)
-    moved = {
-        name: abs(old.get(name, 0) / max(1, reference.rows) - new.get(name, 0) / max(1, current.rows))
-        for name in sorted({*old, *new})
+    change = {
+        word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))
+        for word in sorted({*old, *new})
     }
-    return {word_hash(name) % BUCKETS: name for name in sorted(moved, key=lambda name: moved[name])}
+    return {word_hash(word) % BUCKETS: word for word in sorted(change, key=lambda word: change[word])}
 
 
-def _drawn(reference: Words, current: Words) -> Pair:
-    """Rows of each word that was drawn, of those words that were counted in both."""
-    ends = [int(words.below, 16) for words in (reference, current) if words.below is not None]
-    names = sorted({*reference.drawn, *current.drawn})
-    counted = [name for name in names if not ends or int(name, 16) < min(ends)]
+def _drawn_words(reference: Words, current: Words) -> Pair:
+    """Rows of each drawn word, restricted to the words that both profiles count."""
+    limits = [int(words.below, 16) for words in (reference, current) if words.below is not None]
+    hashes = sorted({*reference.drawn, *current.drawn})
+    counted = [item for item in hashes if not limits or int(item, 16) < min(limits)]
     return Pair(*(_rows(words, counted) for words in (reference, current)))
 
 
-def _rows(words: Words, names: list[str]) -> Floats:
-    return np.asarray([words.drawn.get(name, 0) for name in names], dtype=float)
+def _rows(words: Words, hashes: list[str]) -> Floats:
+    return np.asarray([words.drawn.get(item, 0) for item in hashes], dtype=float)

@@ -1,12 +1,12 @@
-"""Whether the features still hang together as they did: the error of a reconstruction by principal components.
+"""Whether features still relate to each other as at training: the error of a reconstruction by principal components.
 
-Columns may each keep their distribution while what they have to do with one another changes. Components that hold most of
-the variance of the training part say what they have to do with one another; how far a row lies from what those make of
-it is its reconstruction error, a column of numbers like any other, whose drift is measured as that of any other. After
-A. Qahtan et al., "A PCA-Based Change Detection Framework for Multidimensional Data Streams", KDD (2015), and NannyML's
-multivariate drift detection: 65% of the variance, categories encoded by their frequency.
+The relations between columns may change while each column keeps its distribution. Principal components that hold most of
+the variance of the training part describe these relations. The distance of a row from its reconstruction by them is its
+reconstruction error: a numeric column, whose drift is measured as that of any other. After A. Qahtan et al., "A PCA-Based
+Change Detection Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift detection: the
+components hold 65% of the variance, and categories are encoded by their frequency.
 
-The errors to compare with are those of the held-out part: rows that the components were fitted to lie nearer.
+The reference errors are those of the held-out part: rows to which the components were fitted lie closer to them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ from airflow_mlops.profiles.columns.categorical import CategoricalColumn, catego
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter, is_numeric
 
 ERROR = "reconstruction error"
-_HELD = 0.65
-_MOST_COLUMNS = 100
-# Standard deviations beyond which a value is no further away; squares of larger ones could overflow.
-_FAR = 100.0
-# Of errors in standard deviations: less than that is rounding, which differs between machines.
+# Share of the variance that the components hold.
+_VARIANCE = 0.65
+_MAX_COLUMNS = 100
+# Standardised values are clipped here; squares of larger ones could overflow.
+_CLIP = 100.0
+# Of errors in standard deviations. Further digits are rounding errors, which differ between machines.
 _DECIMALS = 6
 
 
 class Number(Model):
-    """A column of numbers in standard deviations from its mean; where there is no finite number, the mean."""
+    """A numeric column, standardised by mean and standard deviation at training. Values that are missing or not finite are
+    encoded as the mean.
+    """
 
     kind: Literal["number"] = "number"
     name: str
@@ -42,7 +45,7 @@ class Number(Model):
     std: float
 
     def encoded(self, array: pa.Array) -> Floats:
-        """Shape (n,)."""
+        """The standardised values, shape (n,)."""
         values = decoded(array).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.where(np.isfinite(values), (values - self.mean) / self.std, 0.0)
@@ -52,10 +55,10 @@ class Number(Model):
 
 
 class Category(Model):
-    """A column of text or booleans, each value as its share at training, in standard deviations from their mean.
+    """A column of text or booleans. Each value is encoded as its share of rows at training, standardised.
 
-    :param shares: of the frequent values; the others have none
-    :param missing: the share of rows without a value, which are a category of their own
+    :param shares: shares of the frequent values; all other values are encoded as 0
+    :param missing: share of rows without a value, which form a category of their own
     """
 
     kind: Literal["category"] = "category"
@@ -66,7 +69,7 @@ class Category(Model):
     std: float
 
     def encoded(self, array: pa.Array) -> Floats:
-        """Shape (n,)."""
+        """The standardised shares, shape (n,)."""
         known = pa.array([*self.shares, None], pa.string())
         place = pc.index_in(decoded(array).cast(pa.string()), value_set=known)
         shares = np.asarray([*self.shares.values(), self.missing, 0.0])
@@ -78,12 +81,12 @@ class Category(Model):
 
 
 class Reconstruction(Model):
-    """What the features have to do with one another.
+    """A reconstruction of the features by principal components.
 
-    :param columns: the features that are used, d of them, and how each is made a number
-    :param left_out: orthonormal directions that the components do not span, shape (d - components, d): the length of a
-        row along them is its reconstruction error
-    :param variance: the share of the variance that the components hold
+    :param columns: the d features that are used, with their encodings
+    :param left_out: orthonormal directions that the components do not span, shape (d - components, d). The length of an
+        encoded row along them is its reconstruction error
+    :param variance: share of the variance that the components hold
     :param errors: a profile of the reconstruction errors of the held-out part
     """
 
@@ -92,8 +95,8 @@ class Reconstruction(Model):
     variance: float
     errors: NumericColumn
 
-    def unfit(self, schema: pa.Schema) -> str | None:
-        """Why rows of ``schema`` have no reconstruction error, in one clause; ``None`` where they have."""
+    def mismatch(self, schema: pa.Schema) -> str | None:
+        """Why rows of ``schema`` have no reconstruction error, as a clause; ``None`` if they have one."""
         for column in self.columns:
             index = schema.get_field_index(column.name)
             if index < 0:
@@ -103,49 +106,49 @@ class Reconstruction(Model):
         return None
 
 
-class Errors:
-    """Counts the reconstruction errors of rows as they stream by; memory does not grow with the rows.
+class ReconstructionErrors:
+    """Profiles the reconstruction errors of streamed rows. Memory does not grow with the number of rows.
 
-    :ivar of: what they are errors of
-    :ivar unfit: why the errors are not known, in one clause; ``None`` where they are
+    :ivar mismatch: why there are no errors, as a clause; ``None`` if there are
     """
 
-    def __init__(self, of: Reconstruction) -> None:
-        self.unfit: str | None = None
-        self.of = of
-        self._left_out = np.asarray(of.left_out)
+    def __init__(self, reconstruction: Reconstruction) -> None:
+        self.mismatch: str | None = None
+        self._reconstruction = reconstruction
+        self._left_out = np.asarray(reconstruction.left_out)
         self._counter = NumericCounter()
 
-    def beside(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The same batches, counted when they are taken."""
+    def count(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches unchanged, and count the errors of each."""
         for batch in batches:
-            self.unfit = self.unfit or self.of.unfit(batch.schema)
-            if self.unfit is None:
+            self.mismatch = self.mismatch or self._reconstruction.mismatch(batch.schema)
+            if self.mismatch is None:
                 self._counter.update(ERROR, pa.array(self._errors(batch)))
             yield batch
 
     def _errors(self, batch: pa.RecordBatch) -> Floats:
-        # Not by BLAS, whose threads cost more than they bring for so little.
-        along = np.einsum("ij,kj->ik", _encoded(self.of.columns, batch), self._left_out)
+        # BLAS would start threads, which cost more than they gain on batches this small.
+        along = np.einsum("ij,kj->ik", _encoded(self._reconstruction.columns, batch), self._left_out)
         errors: Floats = np.sqrt(np.einsum("ik,ik->i", along, along))
         return errors.round(_DECIMALS)
 
     def result(self) -> NumericColumn:
-        """A profile of the errors."""
+        """A profile of all errors so far."""
         return self._counter.result()
 
 
 def learn(
     training: Iterable[pa.RecordBatch], features: Mapping[str, Any], held_out: Iterable[pa.RecordBatch]
 ) -> Reconstruction | None:
-    """Find the components in one pass over the training part, and the errors in one over the held-out part.
+    """Learn the components in one pass over the training part, and the errors in one pass over the held-out part.
+
+    Numeric and categorical features that vary are used, at most the first hundred.
 
     :param features: profiles of the columns of the training part, by name
-    :return: ``None`` where fewer than two features can be used (of more than a hundred the first hundred are), or
-        nothing is held out
+    :return: ``None`` if fewer than two features can be used, or no row is held out
     """
     varying = (_column(name, column) for name, column in features.items())
-    columns = [column for column in varying if column is not None][:_MOST_COLUMNS]
+    columns = [column for column in varying if column is not None][:_MAX_COLUMNS]
     if len(columns) < 2:
         return None
     rows, sums, products = 0, np.zeros(len(columns)), np.zeros((len(columns), len(columns)))
@@ -154,37 +157,37 @@ def learn(
         rows, sums, products = rows + len(values), sums + values.sum(axis=0), products + values.T @ values
     means = sums / rows
     variances, directions = np.linalg.eigh(products / rows - np.outer(means, means))
-    # By rising variance: those left out come first. One component at least, and one direction left out at least.
+    # In order of ascending variance, so the directions left out come first. At least one direction is kept and one left out.
     left_over = np.cumsum(variances) / variances.sum()
-    count = int(np.clip((left_over <= 1 - _HELD).sum(), 1, len(columns) - 1))
+    count = int(np.clip((left_over <= 1 - _VARIANCE).sum(), 1, len(columns) - 1))
     learned = Reconstruction(
         columns=columns,
         left_out=directions[:, :count].T.tolist(),
         variance=float(1 - left_over[count - 1]),
         errors=NumericCounter().result(),
     )
-    errors = Errors(learned)
-    for _ in errors.beside(held_out):
+    errors = ReconstructionErrors(learned)
+    for _ in errors.count(held_out):
         pass
-    held = errors.result()
-    return learned.model_copy(update={"errors": held}) if held.rows else None
+    held_out_errors = errors.result()
+    return learned.model_copy(update={"errors": held_out_errors}) if held_out_errors.rows else None
 
 
 def _encoded(columns: Iterable[Number | Category], batch: pa.RecordBatch) -> Floats:
-    """Shape (n, columns)."""
+    """The encoded rows, clipped, shape (n, columns)."""
     parts = [column.encoded(batch.column(column.name)) for column in columns]
-    return np.clip(np.column_stack(parts), -_FAR, _FAR)
+    return np.clip(np.column_stack(parts), -_CLIP, _CLIP)
 
 
 def _column(name: str, column: Any) -> Number | Category | None:
-    """How the column is made a number; ``None`` where it does not vary, or is of another kind."""
+    """The encoding of a column; ``None`` if the column does not vary or is of another kind."""
     if isinstance(column, NumericColumn) and column.std and column.mean is not None:
         return Number(name=name, mean=column.mean, std=column.std)
     if not isinstance(column, CategoricalColumn) or not column.rows:
         return None
     shares = {value: rows / column.rows for value, rows in column.top}
     missing = column.missing / column.rows
-    # The mean and the variance of what a row is encoded as; rarer values than these are encoded as nought.
+    # Mean and standard deviation of the encoding of a row. Rarer values are encoded as 0.
     every = np.asarray([*shares.values(), missing])
     mean = float(np.square(every).sum())
     std = float(np.sqrt(max(0.0, np.power(every, 3).sum() - mean * mean)))

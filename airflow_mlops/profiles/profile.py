@@ -126,7 +126,7 @@ def counter_for(data_type: pa.DataType) -> Counter | None:
     return TextCounter() if kind == "categorical" else CategoricalCounter(kind)
 
 
-def nothing(like: ColumnProfile, rows: int) -> ColumnProfile:
+def all_missing(like: ColumnProfile, rows: int) -> ColumnProfile:
     """The profile of ``rows`` missing values of the same kind as ``like``."""
     counter = _empty(like)
     counter.rows = counter.missing = rows

@@ -220,7 +220,7 @@ def fisher(pair: Pair) -> float:
     return float(min(1.0, stats.fisher_exact(np.stack(pair).astype(np.int64)).pvalue))
 
 
-def never_seen(pair: Pair) -> float:
+def unseen_values(pair: Pair) -> float:
     """The p-value of as many new rows with values of which the reference has none.
 
     With both samples pooled, a value of c rows is new if chance puts all of them into the window; how many rows that

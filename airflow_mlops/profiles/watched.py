@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def watching(
+def with_watched_columns(
     known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str
 ) -> tuple[ModelProfile, ModelContract]:
     """``known`` with a profile of the watched columns, and ``contract`` with their names.

@@ -65,7 +65,7 @@ class EmbeddingColumn(Model):
         """The number of rows of this many components, all finite."""
         return self.parts[0].norm.valid if self.parts else 0
 
-    def of(self, dimension: int) -> EmbeddingColumn:
+    def with_dimension(self, dimension: int) -> EmbeddingColumn:
         """The same rows, where those of any other length are odd."""
         kept = [part for part in self.parts if part.dimension == dimension]
         others = sum(part.norm.rows for part in self.parts if part.dimension != dimension)

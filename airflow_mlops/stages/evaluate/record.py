@@ -22,7 +22,7 @@ from airflow_mlops.models.explanation import FILE, FOLDER, Explanation
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 from airflow_mlops.models.training_data import TRAIN
 from airflow_mlops.profiles.training import model_profile
-from airflow_mlops.profiles.watched import watching
+from airflow_mlops.profiles.watched import with_watched_columns
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.registry.verdict import Verdict
@@ -71,7 +71,7 @@ def keep_contract(
         measurement.predictions,
         importance.shares(importances),
     )
-    profile, contract = watching(profile, contract, dataset, part)
+    profile, contract = with_watched_columns(profile, contract, dataset, part)
     return contracts.write(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 

@@ -16,15 +16,15 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.privacy import hashed_or_dropped
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.drift import columns as drift
 from airflow_mlops.drift import schema
+from airflow_mlops.drift import univariate as drift
 from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.profiles import multivariate, shards
 from airflow_mlops.profiles.labels import labels
-from airflow_mlops.profiles.multivariate import Errors, Reconstruction
+from airflow_mlops.profiles.multivariate import Reconstruction, ReconstructionErrors
 from airflow_mlops.profiles.profile import ModelProfile, Profile, profile
 from airflow_mlops.profiles.spec import ProfileRef
 from airflow_mlops.registry import versions as models
@@ -104,8 +104,8 @@ def profiled(
     """
     if reference.multivariate is None or _unfit(reference.multivariate, columns, datasets) is not None:
         return profile(batches, columns)
-    errors = Errors(reference.multivariate)
-    found = profile(errors.beside(batches), columns)
+    errors = ReconstructionErrors(reference.multivariate)
+    found = profile(errors.count(batches), columns)
     return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
 
 
@@ -183,7 +183,7 @@ def columns(
         "label": _labels(found, datasets, reference, contract),
     }
     # Judged together: a false alarm is one whatever it is about.
-    judged = drift.judge([item for part in parts.values() for item in part], found.policy)
+    judged = drift.decide([item for part in parts.values() for item in part], found.policy)
     rest = iter(judged)
     features, watched, *others = ([next(rest) for _ in part] for part in parts.values())
     features = [item.model_copy(update={"importance": reference.importance.get(item.column)}) for item in features]
@@ -191,7 +191,7 @@ def columns(
         "features": [*drift.ranked(features), *_unmeasured(changed, reference.features)],
         "watched": [*drift.ranked(watched), *_unseen(current, datasets, reference)],
         **{name: next(iter(part), None) for name, part in zip(list(parts)[2:], others, strict=True)},
-        "drift_tests": drift.tests_of(judged, found.policy),
+        "drift_tests": drift.tests_summary(judged, found.policy),
     }
 
 
@@ -222,7 +222,7 @@ def _not_together(found: Findings, datasets: Sequence[Dataset], reference: Model
 
 def _unfit(together: Reconstruction, columns: Sequence[str], datasets: Sequence[Dataset]) -> str | None:
     schemas = (pa.schema([dataset.schema.field(name) for name in columns]) for dataset in datasets)
-    return next((unfit for schema in schemas if (unfit := together.unfit(schema)) is not None), None)
+    return next((unfit for schema in schemas if (unfit := together.mismatch(schema)) is not None), None)
 
 
 def _labels(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.drift import earlier_windows as references
+from airflow_mlops.drift import earlier_windows
 from airflow_mlops.drift.earlier_windows import WindowProfile
 from airflow_mlops.drift.reference import TRAINING, DriftReference, Reference
 from airflow_mlops.policy.findings import Findings
@@ -77,7 +77,7 @@ def baselines(
         errors = training.multivariate.errors
         only = Profile(rows=errors.rows, columns={ERROR: errors})
         together, _ = _split(only, alike, current, found.policy.min_rows)
-    where = references.named([item.window for item in windows]) if windows else ""
+    where = earlier_windows.label([item.window for item in windows]) if windows else ""
     if windows and (unknown := [*unknown, *unwatched]):
         notes.append(
             f"In {where} there are too few values to compare with, so training is the reference: {', '.join(unknown)}."
@@ -100,7 +100,7 @@ def _earlier(asked: Reference, found: Findings, store: ArtifactStore) -> tuple[l
         window = Window.from_file_name(key.rpartition("/")[2].removesuffix(_SUFFIX))
         if window is not None:
             keys[window] = key
-    chosen = references.choose(asked, found.window, keys)
+    chosen = earlier_windows.choose(asked, found.window, keys)
     read = {window: _read(store, keys[window]) for window in chosen}
     windows = [item for item in read.values() if item is not None]
     notes = [
@@ -111,7 +111,9 @@ def _earlier(asked: Reference, found: Findings, store: ArtifactStore) -> tuple[l
     if not windows:
         before = f"no window before {found.window.label} has been checked"
         if asked.season is not None:
-            before = f"{references.season(found.window, asked.season).label}, {asked.season} earlier, was not checked"
+            before = (
+                f"{earlier_windows.seasonal(found.window, asked.season).label}, {asked.season} earlier, was not checked"
+            )
         notes.append(f"Drift is measured against training: {before}.")
     return windows, notes
 
@@ -129,11 +131,11 @@ def _split(
 ) -> tuple[dict[str, Profile], list[str]]:
     """The columns of ``training`` as they were in ``windows``, or else at training, and the names of the latter."""
     like = {name: current.columns[name] for name in training.columns if name in current.columns}
-    known = references.together(windows, Profile(rows=current.rows, columns=like), min_rows)
+    known = earlier_windows.combined(windows, Profile(rows=current.rows, columns=like), min_rows)
     rest = {name: column for name, column in training.columns.items() if name not in known.columns}
     groups = {TRAINING: Profile(rows=training.rows, columns=rest)}
     if known.columns:
-        groups[references.named([item.window for item in windows])] = known
+        groups[earlier_windows.label([item.window for item in windows])] = known
     return groups, list(rest)
 
 

@@ -15,7 +15,7 @@ from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.training_data import TEST, TRAIN
 from airflow_mlops.profiles.training import model_profile
-from airflow_mlops.profiles.watched import watching
+from airflow_mlops.profiles.watched import with_watched_columns
 from airflow_mlops.stages.train.candidate import Fitted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def write_package(
         fitted.predictions,
         _importance(fitted, test),
     )
-    profile, contract = watching(profile, contract, dataset, TRAIN)
+    profile, contract = with_watched_columns(profile, contract, dataset, TRAIN)
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

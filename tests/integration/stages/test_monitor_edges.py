@@ -151,10 +151,10 @@ def test_what_is_stored_with_the_model_is_of_the_rows_that_were_held_out(deploye
     assert known.labels.columns["label"].counts() == {
         "0": int((~held_out["late"].to_numpy()).sum()), "1": int(held_out["late"].to_numpy().sum()),
     }  # fmt: skip
-    from airflow_mlops.profiles.multivariate import Errors
+    from airflow_mlops.profiles.multivariate import ReconstructionErrors
 
-    counted = Errors(known.multivariate)
-    list(counted.beside(held_out.to_batches()))
+    counted = ReconstructionErrors(known.multivariate)
+    list(counted.count(held_out.to_batches()))
     assert counted.result() == known.multivariate.errors
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mlops.drift.columns import compare
 from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.univariate import compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import Profile, profile
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.drift.columns import compare, judge, ranked
 from airflow_mlops.drift.divergence import jensen_shannon, psi
 from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.univariate import compare, decide, ranked
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import Profile, profile
 
@@ -302,7 +302,7 @@ def test_no_column_is_said_to_have_drifted_unless_benjamini_and_hochberg_say_so(
     drifts = [Drift(column="x", kind="numeric", effect=0.5, p_value=value, tests=1) for value in values]
     small = Drift(column="s", kind="numeric", effect=0.01, p_value=0.0, tests=1)
     unmeasured = Drift(column="n", kind="numeric", note="not measured")
-    judged = judge([*drifts, small, unmeasured], Policy(false_alarm_rate=rate))
+    judged = decide([*drifts, small, unmeasured], Policy(false_alarm_rate=rate))
     assert [drift.column for drift in judged[-2:]] == ["s", "n"]
     assert not any(drift.drifted for drift in judged[-2:])
     ordered, count = sorted(values), len(values) + 1

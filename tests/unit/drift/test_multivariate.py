@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from airflow_mlops.drift import columns as drift
+from airflow_mlops.drift import univariate as drift
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.profiles.multivariate import ERROR, Errors, Reconstruction, learn
+from airflow_mlops.profiles.multivariate import ERROR, Reconstruction, ReconstructionErrors, learn
 from airflow_mlops.profiles.profile import Profile, profile
 
 POLICY = Policy()
@@ -40,19 +40,19 @@ def learned(training: pa.Table, held_out: pa.Table) -> tuple[Profile, Reconstruc
     return features, Reconstruction.model_validate_json(found.model_dump_json())
 
 
-def errors(of: Reconstruction, data: pa.Table, batch_rows: int = 1_000) -> Errors:
-    counted = Errors(of)
-    for _ in counted.beside(data.to_batches(batch_rows)):
+def errors(of: Reconstruction, data: pa.Table, batch_rows: int = 1_000) -> ReconstructionErrors:
+    counted = ReconstructionErrors(of)
+    for _ in counted.count(data.to_batches(batch_rows)):
         pass
     return counted
 
 
 def judged(features: Profile, of: Reconstruction, data: pa.Table) -> list[Drift]:
     """The drift of every column, that of the reconstruction error last."""
-    counted = Errors(of)
-    current = profile(counted.beside(data.to_batches(1_000)))
+    counted = ReconstructionErrors(of)
+    current = profile(counted.count(data.to_batches(1_000)))
     parts = (Profile(rows=part.rows, columns={ERROR: part}) for part in (of.errors, counted.result()))
-    return drift.judge([*drift.measure(features, current, POLICY), *drift.measure(*parts, POLICY)], POLICY)
+    return drift.decide([*drift.measure(features, current, POLICY), *drift.measure(*parts, POLICY)], POLICY)
 
 
 def test_a_correlation_that_is_gone_is_found_while_no_column_has_drifted():
@@ -179,9 +179,9 @@ def test_kinds_of_columns_that_mean_the_same_have_the_same_errors():
 
 def test_columns_that_are_gone_or_of_another_kind_are_named():
     _, of = learned(rows(500, 1), rows(100, 2))
-    assert errors(of, rows(10, 3).drop_columns("x3")).unfit == "there is no column x3"
-    assert errors(of, rows(10, 3, x3=["a"] * 10)).unfit == "x3 was a number at training and is string now"
-    assert errors(of, rows(10, 3)).unfit is None
+    assert errors(of, rows(10, 3).drop_columns("x3")).mismatch == "there is no column x3"
+    assert errors(of, rows(10, 3, x3=["a"] * 10)).mismatch == "x3 was a number at training and is string now"
+    assert errors(of, rows(10, 3)).mismatch is None
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.durations import subtract_period
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
-from airflow_mlops.drift import columns as drift
-from airflow_mlops.drift import earlier_windows as references
+from airflow_mlops.drift import earlier_windows
+from airflow_mlops.drift import univariate as drift
 from airflow_mlops.drift.earlier_windows import WindowProfile
 from airflow_mlops.drift.reference import Reference
 from airflow_mlops.policy.spec import Policy
@@ -38,7 +38,7 @@ WINDOWS = st.builds(hours, st.integers(0, 60), st.integers(1, 12))
 
 @given(st.lists(WINDOWS, max_size=20), WINDOWS, st.integers(1, 5))
 def test_rolling_takes_the_last_windows_before_that_do_not_overlap(known, checked, count):
-    chosen = references.choose(Reference(rolling=count), checked, known)
+    chosen = earlier_windows.choose(Reference(rolling=count), checked, known)
     assert len(chosen) <= count
     assert set(chosen) <= set(known)
     edges = [moment for item in chosen for moment in (item.start, item.end)] + [checked.start]
@@ -55,10 +55,10 @@ def test_rolling_takes_the_last_windows_before_that_do_not_overlap(known, checke
 @given(st.lists(WINDOWS, max_size=20), WINDOWS, st.integers(1, 5), st.randoms())
 def test_a_check_that_comes_late_or_again_compares_with_what_it_would_have_in_time(known, checked, count, random):
     for asked in (Reference(rolling=count), Reference(season="PT12H")):
-        in_time = references.choose(asked, checked, [item for item in known if item.end <= checked.start])
+        in_time = earlier_windows.choose(asked, checked, [item for item in known if item.end <= checked.start])
         shuffled = [*known, checked]
         random.shuffle(shuffled)
-        assert references.choose(asked, checked, shuffled) == in_time
+        assert earlier_windows.choose(asked, checked, shuffled) == in_time
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,16 @@ def test_a_check_that_comes_late_or_again_compares_with_what_it_would_have_in_ti
 )
 def test_a_season_is_the_same_window_a_period_earlier_by_the_calendar(checked, period, expected):
     others = [window("2011-01-03"), window("2013-04"), window(checked)]
-    assert references.choose(Reference(season=period), window(checked), [*others, window(expected)]) == [
+    assert earlier_windows.choose(Reference(season=period), window(checked), [*others, window(expected)]) == [
         window(expected)
     ]
-    assert references.choose(Reference(season=period), window(checked), others) == []
+    assert earlier_windows.choose(Reference(season=period), window(checked), others) == []
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2030, 1, 1)), st.integers(1, 60))
 def test_whole_months_earlier_have_a_beginning_and_an_end_in_that_month(moment, months):
     start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0, tzinfo=timezone.utc)
-    found = references.season(window(f"{start:%Y-%m}"), f"P{months}M")
+    found = earlier_windows.seasonal(window(f"{start:%Y-%m}"), f"P{months}M")
     assert found == window(f"{found.start:%Y-%m}")
     assert (start.year - found.start.year) * 12 + start.month - found.start.month == months
     assert subtract_period(start, f"P{months}M") == found.start
@@ -100,7 +100,7 @@ def test_whole_months_earlier_have_a_beginning_and_an_end_in_that_month(moment, 
 
 def test_a_season_shorter_than_the_window_is_a_mistake():
     with pytest.raises(SpecError, match=r"reference=\{'season': 'P7D'\} is shorter than the window 2013-04"):
-        references.choose(Reference(season="P7D"), window("2013-04"), [])
+        earlier_windows.choose(Reference(season="P7D"), window("2013-04"), [])
 
 
 @pytest.mark.parametrize(
@@ -157,18 +157,18 @@ def of(**columns) -> Profile:
 def test_windows_are_merged_column_by_column_where_they_have_the_column_and_its_kind():
     windows = [seen("2013-01", x=[1.0, 2.0], s=["a", "b"]), seen("2013-02", x=[3.0], y=[1.0], s=[1.0])]
     like = of(x=[1.0], y=[1.0], s=["a"], z=[1.0])
-    found = references.together(windows, like, min_rows=1)
+    found = earlier_windows.combined(windows, like, min_rows=1)
     assert {name: column.rows for name, column in found.columns.items()} == {"x": 3, "y": 1, "s": 2}
     assert (found.columns["x"].min, found.columns["x"].max) == (1, 3)
     # Too few rows, or none with a value, are no reference.
-    assert set(references.together(windows, like, min_rows=2).columns) == {"x", "s"}
+    assert set(earlier_windows.combined(windows, like, min_rows=2).columns) == {"x", "s"}
     empty = [seen("2013-01", x=pa.nulls(9, pa.float64()))]
-    assert references.together(empty, like, min_rows=1).columns == {}
+    assert earlier_windows.combined(empty, like, min_rows=1).columns == {}
 
 
 def test_windows_are_named_by_the_first_and_the_last():
-    assert references.named([window("2013-01")]) == "2013-01"
-    assert references.named([window("2013-01"), window("2013-02"), window("2013-03")]) == "2013-01 to 2013-03"
+    assert earlier_windows.label([window("2013-01")]) == "2013-01"
+    assert earlier_windows.label([window("2013-01"), window("2013-02"), window("2013-03")]) == "2013-01 to 2013-03"
 
 
 CHECKS, NUMBERS, LAST = 80, 5, 3
@@ -184,10 +184,10 @@ def test_with_a_rolling_reference_windows_without_drift_alarm_no_more_often_than
         values = {f"x{index}": random.normal(size=rows) for index in range(NUMBERS)}
         values["s"] = random.choice(list("abcd"), rows, p=[0.5, 0.3, 0.15, 0.05])
         checked, current = hours(number, 1), of(**values)
-        windows = [known[item] for item in references.choose(Reference(rolling=LAST), checked, known)]
+        windows = [known[item] for item in earlier_windows.choose(Reference(rolling=LAST), checked, known)]
         if len(windows) == LAST:
             checks += 1
-            reference = references.together(windows, current, policy.min_rows)
+            reference = earlier_windows.combined(windows, current, policy.min_rows)
             alarms += any(item.drifted for item in drift.compare(reference, current, policy))
             moved = drift.compare(reference, of(x0=values["x0"] + 1), policy)
             shifted += moved[0].drifted

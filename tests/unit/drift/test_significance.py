@@ -100,12 +100,12 @@ def test_fishers_is_scipys():
 
 def test_values_never_seen_are_judged_by_how_rare_values_are_anyway():
     # One frequent value is new.
-    assert significance.never_seen(counted([500, 500, 0], [20, 20, 10])) < 1e-4
-    assert significance.never_seen(counted([500, 500], [25, 25])) == 1
+    assert significance.unseen_values(counted([500, 500, 0], [20, 20, 10])) < 1e-4
+    assert significance.unseen_values(counted([500, 500], [25, 25])) == 1
     # Among values of a row or two each some are always new.
     random = np.random.default_rng(3)
     pools = [random.integers(0, 400, size) for size in (500, 300)]
-    assert significance.never_seen(Pair(*(np.bincount(rows, minlength=400).astype(float) for rows in pools))) > 0.01
+    assert significance.unseen_values(Pair(*(np.bincount(rows, minlength=400).astype(float) for rows in pools))) > 0.01
 
 
 @pytest.mark.parametrize("rows", [(4_000, 50), (300, 200), (700, 2_500)])
@@ -119,7 +119,7 @@ def test_without_a_change_p_values_are_uniform_or_larger(rows):
         found["wasserstein"].append(significance.wasserstein(points, pair)[1])
         values = Pair(*(random.multinomial(size, np.arange(1, 41) / 820).astype(float) for size in rows))
         found["chi_square"].append(significance.chi_square(values))
-        found["new"].append(significance.never_seen(values))
+        found["new"].append(significance.unseen_values(values))
     for name, p_values in found.items():
         for level in (0.05, 0.2):
             share = np.mean(np.asarray(p_values) <= level)

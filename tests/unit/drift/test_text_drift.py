@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from airflow_mlops.drift.columns import compare
 from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.univariate import compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.columns import categorical, text
 from airflow_mlops.profiles.columns.text import BUCKETS, TextColumn, as_text, word_hash

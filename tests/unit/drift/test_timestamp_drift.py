@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.drift.columns import compare
 from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.univariate import compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import Profile, merge, profile
 from tests.support.columns import HOURS, WEEKDAYS, times, window_rows

@@ -1,9 +1,9 @@
 """Drift of categorical and boolean columns.
 
-Pearson's chi-square test detects changed shares of values. A second test detects values that the reference does not have.
-If a column has more distinct values than its profile keeps, shares are those of 64 groups of values formed by hash, and
-unseen values are searched for in a sample of values. Neither depends on whether a value is new, so p-values stay valid;
-the tests only lose power.
+Pearson's chi-square test detects changed shares of values. A second test detects values that the reference does not
+have. If a column has more distinct values than its profile keeps, shares are those of 64 groups of values formed by
+hash, and unseen values are searched for in a sample of values. Neither depends on whether a value is new, so p-values
+stay valid; the tests only lose power.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Earlier windows as the reference of drift: the choice of windows, and their combined profile.
 
-Only windows before the checked one are chosen. A check that runs late or again therefore compares with the same windows as a
-check that ran in time.
+Only windows before the checked one are chosen. A check that runs late or again therefore compares with the same windows
+as a check that ran in time.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]
 def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
     """Merge the profiles of ``windows``, for the columns of ``like``.
 
-    Only columns of the same kind are merged. Columns with fewer than ``min_rows`` rows in all, or without a value, are left
-    out.
+    Only columns of the same kind are merged. Columns with fewer than ``min_rows`` rows in all, or without a value, are
+    left out.
     """
     columns = {}
     for name, column in like.columns.items():

@@ -1,7 +1,7 @@
 """Drift of embedding columns: of their norms, and of their projections on random directions.
 
-Each is compared by the Kolmogorov-Smirnov test. :mod:`airflow_mlops.profiles.columns.embeddings` says why projections on
-random directions suffice.
+Each is compared by the Kolmogorov-Smirnov test. :mod:`airflow_mlops.profiles.columns.embeddings` says why projections
+on random directions suffice.
 """
 
 from __future__ import annotations

@@ -29,37 +29,38 @@ class Bin(Model):
 class Drift(Model):
     """How far a column moved from its reference, and whether by more than chance.
 
-    For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the text lengths; for embeddings,
-    those of the norms. For timestamps, ``psi`` and ``jensen_shannon`` are those of the hours; for dates, those of the
-    weekdays.
+    For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the text lengths; for
+    embeddings, those of the norms. For timestamps, ``psi`` and ``jensen_shannon`` are those of the hours; for dates,
+    those of the weekdays.
 
-    :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or ``embedding``
+    :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or
+        ``embedding``
     :param reference: what the column is compared with: ``training``, or windows, as in ``2012-12``
     :param psi: population stability index over the bins of the reference and one more bin for missing values
     :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal) to 1 (no bin in common)
     :param ks: largest distance between the two distribution functions, on the bins of both; not for categories
-    :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference; not for
-        categories
-    :param total_variation: total variation distance of the shares of values, from 0 to 1; categories and booleans only. If
-        a profile does not keep all values, shares are those of groups of values, which makes the distance smaller
+    :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference; not
+        for categories
+    :param total_variation: total variation distance of the shares of values, from 0 to 1; categories and booleans only.
+        If a profile does not keep all values, shares are those of groups of values, which makes the distance smaller
     :param missing: share of rows that are missing, NaN, infinite, or not a value of this kind
     :param missing_reference: the same share in the reference
-    :param unseen: share of rows with a value that the reference does not have; categories and booleans. If a profile does
-        not keep all values, it is estimated from a sample of values. For free text: the share of rows whose drawn word was
-        never drawn in the reference
+    :param unseen: share of rows with a value that the reference does not have; categories and booleans. If a profile
+        does not keep all values, it is estimated from a sample of values. For free text: the share of rows whose drawn
+        word was never drawn in the reference
     :param new_values: the most frequent values that the reference does not have, with their shares of rows
     :param gone_values: the most frequent values of the reference that the window does not have, although chance would
         hardly leave them out, with their shares of rows in the reference
     :param infinite: number of infinite rows, if the reference has none
     :param broken: the window has no value at all, or one and the same number in every row, and the reference does not
-    :param p_values: p-value of each measure and test on its own. The tests that decide are ``ks``, ``cucconi`` (level and
-        spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with a word), ``hour``, ``weekday``,
-        ``norm``, ``projection 1`` and so on
+    :param p_values: p-value of each measure and test on its own. The tests that decide are ``ks``, ``cucconi`` (level
+        and spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with a word), ``hour``,
+        ``weekday``, ``norm``, ``projection 1`` and so on
     :param test: the most significant of these tests, which decides
-    :param effect: size of the change that this test found, as a share of rows: the Kolmogorov-Smirnov distance for ``ks``,
-        ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and ``weekday``;
-        the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the word that
-        changed most
+    :param effect: size of the change that this test found, as a share of rows: the Kolmogorov-Smirnov distance for
+        ``ks``, ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and
+        ``weekday``; the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the
+        word that changed most
     :param tests: number of tests that could have decided
     :param p_value: p-value of the column: that of the deciding test times ``tests``
     :param adjusted_p_value: the p-value adjusted for the number of columns. It is at most the policy's

@@ -1,9 +1,9 @@
 """Drift of numeric columns.
 
-The Kolmogorov-Smirnov test detects any change of shape. Cucconi's test detects smaller changes of level and spread. Both
-samples are binned on the histogram of all their values together. These bins do not depend on which rows belong to which
-sample, so p-values stay valid. The distance of two distribution functions on bins is at most the distance on rows, and
-equal to it while there are no more distinct values than bins.
+The Kolmogorov-Smirnov test detects any change of shape. Cucconi's test detects smaller changes of level and spread.
+Both samples are binned on the histogram of all their values together. These bins do not depend on which rows belong to
+which sample, so p-values stay valid. The distance of two distribution functions on bins is at most the distance on
+rows, and equal to it while there are no more distinct values than bins.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def at_reference(name: str) -> str:
 class Reference(Model):
     """The reference with which features and scores are compared.
 
-    By default it is the training set, which is written as the text ``training``. At most one of the two fields may be set.
+    By default it is the training set, which is written as the text ``training``. At most one of the two fields may be
+    set.
 
     :param rolling: compare with this number of windows, the last ones that were checked
     :param season: compare with the window this ISO 8601 period earlier, by the calendar: ``P1Y`` compares December with

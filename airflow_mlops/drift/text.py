@@ -1,10 +1,10 @@
 """Drift of free-text columns: of text lengths, of the vocabulary, and of words that the reference does not have.
 
-Vocabulary: words are divided into buckets by hash. For each bucket the share of rows with one of its words is compared by
-Fisher's exact test. The smallest p-value is multiplied by the number of buckets (Bonferroni).
+Vocabulary: words are divided into buckets by hash. For each bucket the share of rows with one of its words is compared
+by Fisher's exact test. The smallest p-value is multiplied by the number of buckets (Bonferroni).
 
-Unseen words: the profile draws one word of each row. Rows whose drawn word was never drawn in the reference are counted,
-and compared with the number that the rare words of both samples lead one to expect.
+Unseen words: the profile draws one word of each row. Rows whose drawn word was never drawn in the reference are
+counted, and compared with the number that the rare words of both samples lead one to expect.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | N
         return None, []
     spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
     distance = np.where(testable, np.abs(p - q) / spread, -1)
-    # Only the buckets with the largest distance get the exact test. The p-values of the others would hardly be smaller, and
-    # leaving them out can only raise the smallest one.
+    # Only the buckets with the largest distance get the exact test. The p-values of the others would hardly be smaller,
+    # and leaving them out can only raise the smallest one.
     chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
     p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
     order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))

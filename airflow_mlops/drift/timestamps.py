@@ -1,10 +1,10 @@
 """Drift of timestamp and date columns: whether rows fall on other hours of the day or other weekdays than before.
 
 The passing of time is not drift, and neither is the calendar: a window of one day has one weekday, and April 2013 has
-five Mondays and Tuesdays but four of each other weekday. Rows are therefore compared by hour of the week. If the time span
-of one sample passes an hour of the week relatively more often than that of the other, its rows in that hour are scaled
-down. Hours that one of the spans never passes are left out of both. Hours of the day are then compared over all weekdays,
-and weekdays over all hours.
+five Mondays and Tuesdays but four of each other weekday. Rows are therefore compared by hour of the week. If the time
+span of one sample passes an hour of the week relatively more often than that of the other, its rows in that hour are
+scaled down. Hours that one of the spans never passes are left out of both. Hours of the day are then compared over all
+weekdays, and weekdays over all hours.
 
 Scaling counts down shrinks their variance more than their mean, so the tests are conservative.
 """

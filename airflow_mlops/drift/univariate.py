@@ -1,7 +1,7 @@
 """Drift of each column on its own: how far it moved from its reference profile, and whether by more than chance.
 
-Everything is computed from two profiles alone. A few tests decide about a column, each sensitive to changes that the others
-miss: those of its kind (the modules :mod:`numeric`, :mod:`categorical`, :mod:`text`, :mod:`timestamps` and
+Everything is computed from two profiles alone. A few tests decide about a column, each sensitive to changes that the
+others miss: those of its kind (the modules :mod:`numeric`, :mod:`categorical`, :mod:`text`, :mod:`timestamps` and
 :mod:`embeddings`), and Fisher's exact test of the share of missing values. The p-value of the column is the smallest of
 theirs times their number (Bonferroni).
 """
@@ -77,8 +77,8 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
 
 
 def ranked(drifts: Sequence[Drift]) -> list[Drift]:
-    """Drifted columns first, then by effect times importance (by the effect if the importance is not known). Columns that
-    were not measured come last.
+    """Drifted columns first, then by effect times importance (by the effect if the importance is not known). Columns
+    that were not measured come last.
     """
 
     def order(drift: Drift) -> tuple[bool, float, float]:

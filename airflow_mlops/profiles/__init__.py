@@ -1,1 +1,1 @@
-"""Column profiles: built in one streaming pass, merged, stored as JSON."""
+"""Profiles of columns and models: made in one streaming pass, mergeable, stored as JSON."""

@@ -1,9 +1,9 @@
-"""What a score says about the outcome: learned on the held-out part, stored in the model's profile as plain numbers.
+"""The relation between score and outcome, learned on the held-out part and stored in the model's profile.
 
-For classes this is the calibration that confidence-based performance estimation needs: the probability of the outcome
-given the score, by a logistic regression on a linear spline of the score's logit (Platt scaling with bends). Its
-covariance is the calibration's own error. For a regression it is a loss model: the errors that were seen where the
-predictions were about as large.
+Performance estimation without labels is based on it. For classification it is a calibration: the probability of the
+outcome given the score, by logistic regression on a linear spline of the score's logit (Platt scaling with knots). The
+covariance of the coefficients measures the uncertainty of the calibration. For regression it is a loss model: the
+errors on held-out rows with predictions of similar size.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics.losses import absolute_errors, squared_errors
 from airflow_mlops.metrics.realised import Outcomes
 
-# A bend or a bin more for so many rows (of the rarer outcome, where there are two), and at most so many.
-_ROWS_A_KNOT, _KNOTS = 50, 10
-_ROWS_A_BIN, _BINS = 50, 100
-# Scores of 0 and 1 have no logit.
+# Rows per knot (of the rarer outcome) and per bin, and the largest numbers of knots and bins.
+_ROWS_PER_KNOT, _KNOTS = 50, 10
+_ROWS_PER_BIN, _BINS = 50, 100
+# Scores are clipped to this distance from 0 and 1, which have no logit.
 _MARGIN = 1e-6
-# A weak prior, standard deviation 10: it matters only where the scores tell the outcomes apart without an error.
+# A weak prior with standard deviation 10. It matters only if the scores separate the outcomes perfectly.
 _PRIOR_VARIANCE = 100.0
-# Scores this close, in standard deviations, are as good as equal; and from here on all are.
+# Width of the cells of standardised scores, and the largest standardised score that is distinguished.
 _CELL, _FAR = 0.005, 20.0
-# A standard deviation of logits below it is rounding.
+# A smaller standard deviation of logits is rounding error.
 _SAME = 1e-9
 
 Floats = npt.NDArray[np.float64]
@@ -36,15 +36,19 @@ Integers = npt.NDArray[np.int64]
 
 
 class ProbabilityCalibration(Model):
-    """The probability of an outcome given the score: the positive class (binary), or a right prediction (multiclass).
+    """The probability of an outcome given the score.
 
-    :param rows: held-out rows that it was learned on
-    :param low: scores below it count as ``low``, so that a logit exists
-    :param high: the same at the other end
-    :param center: mean of the logits; together with ``scale``, their standard deviation, it makes ``knots`` comparable
-    :param knots: where the spline may bend, in standard deviations from the mean
-    :param coefficients: of the constant, the logit, and what it exceeds each knot by
-    :param covariance: of the coefficients
+    The outcome is the positive class (binary), or that the prediction is correct (multiclass).
+
+    :param rows: number of held-out rows on which it was learned
+    :param low: scores are clipped to at least this value, so that they have a logit
+    :param high: scores are clipped to at most this value
+    :param center: mean of the logits
+    :param scale: standard deviation of the logits
+    :param knots: knots of the spline in standardised logits, ascending, shape (k,)
+    :param coefficients: coefficients of the constant, the standardised logit and its excess over each knot, shape (2 +
+        k,)
+    :param covariance: covariance of the coefficients, shape (2 + k, 2 + k)
     """
 
     kind: Literal["probability"] = "probability"
@@ -59,16 +63,18 @@ class ProbabilityCalibration(Model):
 
     @property
     def cells(self) -> int:
-        """How many groups :meth:`cell` tells apart."""
+        """The number of cells that :meth:`cell` distinguishes."""
         return int(2 * _FAR / _CELL) + 1
 
     def cell(self, score: Floats) -> Integers:
-        """The group of scores that each score is in, shape (n,); their order is that of the scores."""
+        """The cell of each score, shape (n,). Cells are ordered like scores, and narrow enough to treat their scores
+        as equal.
+        """
         place = np.clip(self._standardised(score), -_FAR, _FAR) + _FAR
         return np.rint(place / _CELL).astype(np.int64)
 
     def basis(self, score: Floats) -> Floats:
-        """What the coefficients are multiplied by, shape (n, 2 + knots)."""
+        """The design matrix of the spline, shape (n, 2 + knots)."""
         place = self._standardised(score)
         return np.column_stack([np.ones(len(place)), place, np.maximum(0.0, place[:, None] - np.asarray(self.knots))])
 
@@ -81,14 +87,14 @@ class ProbabilityCalibration(Model):
 
 
 class LossModel(Model):
-    """The errors of a regression by what was predicted: bins with about equally many held-out rows.
+    """The errors of a regression by prediction, in k bins with about equal numbers of held-out rows.
 
-    :param edges: where one bin ends and the next begins; a bin holds its upper edge
-    :param rows: held-out rows a bin
-    :param absolute: mean absolute error a bin
-    :param absolute_variance: variance of the absolute errors in a bin
-    :param squared: mean squared error a bin
-    :param squared_variance: variance of the squared errors in a bin
+    :param edges: boundaries between bins, ascending, shape (k - 1,); a bin includes its upper edge
+    :param rows: held-out rows in each bin, shape (k,)
+    :param absolute: mean absolute error in each bin, shape (k,)
+    :param absolute_variance: variance of the absolute errors in each bin, shape (k,)
+    :param squared: mean squared error in each bin, shape (k,)
+    :param squared_variance: variance of the squared errors in each bin, shape (k,)
     """
 
     kind: Literal["loss"] = "loss"
@@ -113,10 +119,10 @@ Calibration = Annotated[ProbabilityCalibration | LossModel, Field(discriminator=
 
 
 def calibrate(task: Task, held_out: Outcomes) -> ProbabilityCalibration | LossModel | None:
-    """Learn what the score says about the outcome.
+    """Learn the relation between score and outcome.
 
-    :param held_out: rows that the model has not seen
-    :return: ``None`` where nothing can be learned: fewer than two rows, or only one outcome
+    :param held_out: outcomes of rows on which the model was not trained
+    :return: ``None`` if nothing can be learned: there are fewer than two rows, only one outcome, or infinite losses
     """
     if held_out.rows < 2:
         return None
@@ -130,16 +136,16 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
 
     score, truth = held_out.score, held_out.truth
     inside = score[(score > 0) & (score < 1)]
-    # Halfway from the last score to 0 and to 1; a classifier that says only 0 and 1 has any two places for them.
+    # Halfway between the outermost scores and 0 or 1. If all scores are 0 or 1, any two values will do.
     low, high = (inside.min() / 2, (1 + inside.max()) / 2) if len(inside) else (0.25, 0.75)
     low, high = max(low, _MARGIN), min(high, 1 - _MARGIN)
     logits = _logit(np.clip(score, low, high))
     center, scale = float(logits.mean()), float(logits.std())
     scale = scale if scale > _SAME else 1.0
-    bends = min(_KNOTS, int(min(truth.sum(), (~truth).sum())) // _ROWS_A_KNOT)
+    count = min(_KNOTS, int(min(truth.sum(), (~truth).sum())) // _ROWS_PER_KNOT)
     places = (logits - center) / scale
-    knots = np.unique(np.quantile(places, np.linspace(0, 1, bends + 2)[1:-1]))
-    straight = ProbabilityCalibration(
+    knots = np.unique(np.quantile(places, np.linspace(0, 1, count + 2)[1:-1]))
+    unfitted = ProbabilityCalibration(
         rows=held_out.rows,
         low=low,
         high=high,
@@ -149,13 +155,13 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
         coefficients=[],
         covariance=[],
     )
-    basis = straight.basis(score)
+    basis = unfitted.basis(score)
     fitted = LogisticRegression(C=_PRIOR_VARIANCE, fit_intercept=False, solver="newton-cholesky").fit(basis, truth)
     coefficients = fitted.coef_[0]
     p = _expit(basis @ coefficients)
     information = (basis * (p * (1 - p))[:, None]).T @ basis + np.eye(len(coefficients)) / _PRIOR_VARIANCE
     covariance = np.linalg.inv(information)
-    return straight.model_copy(update={"coefficients": coefficients.tolist(), "covariance": covariance.tolist()})
+    return unfitted.model_copy(update={"coefficients": coefficients.tolist(), "covariance": covariance.tolist()})
 
 
 def _losses(held_out: Outcomes) -> LossModel | None:
@@ -168,7 +174,7 @@ def _losses(held_out: Outcomes) -> LossModel | None:
         )
         if not np.isfinite(np.square(losses).sum(axis=0)).all():
             return None
-    bins = max(1, min(_BINS, held_out.rows // _ROWS_A_BIN))
+    bins = max(1, min(_BINS, held_out.rows // _ROWS_PER_BIN))
     inner = np.quantile(held_out.score, np.linspace(0, 1, bins + 1)[1:-1], method="lower")
     edges = np.unique(inner[inner < held_out.score.max()])
     bin_of = np.searchsorted(edges, held_out.score, side="left")

@@ -1,4 +1,4 @@
-"""How late labels come."""
+"""The delay of labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _DAY = 86_400_000_000
 
 
 def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDelay | None:
-    """Quantiles of the time between an event and its label, in one pass; ``None`` where no label has come.
+    """Quantiles of the time from events to their labels, in one pass.
 
-    What has not come yet is not in them: while a window is young they are too short.
+    Labels that have not arrived yet are not included, so the quantiles of a recent window are too short.
 
-    :param batches: with the column :data:`LABEL_AT`, a time, and the column ``event_time``
+    :param batches: with the column :data:`LABEL_AT`, the arrival time of labels, and the column ``event_time``
+    :return: ``None`` if no label has arrived
     """
     known = (
         _delays(batch.column(LABEL_AT), batch.column(event_time))
@@ -36,7 +37,7 @@ def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDela
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether a column of ``kind`` says when."""
+    """Whether a column of ``kind`` holds times."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 

@@ -1,4 +1,4 @@
-"""What really happened, as a column whose drift can be measured."""
+"""Labels as a column whose drift can be measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from airflow_mlops.profiles.columns.numeric import is_numeric
 
 
 def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
-    """The column :data:`~airflow_mlops.data.columns.LABEL` alone, of the rows that have one: text for classes,
-    which may be true in one dataset and 1 in another, and float64 for a regression.
+    """The column :data:`~airflow_mlops.data.columns.LABEL` alone, of the rows that have a label.
 
-    :param batches: with that column
+    Labels of a regression become float64. Labels of classes become text, because one dataset may hold ``true`` and
+    another 1.
+
+    :param batches: with this column
     """
     for batch in batches:
         values = batch.column(LABEL)
@@ -31,7 +33,7 @@ def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterat
 
 def _named(values: pa.Array, contract: ModelContract) -> pa.Array:
     encoded = values.dictionary_encode()
-    # As in Python, true is 1 is 1.0.
+    # In Python True == 1 == 1.0, so all three find the same class.
     names = {value: str(value) for value in contract.classes}
     texts = [names.get(value, str(value)) for value in encoded.dictionary.to_pylist()]
     return pa.array(texts, pa.string()).take(encoded.indices)

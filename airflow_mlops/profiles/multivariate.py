@@ -1,10 +1,10 @@
 """Whether features still relate to each other as at training: the error of a reconstruction by principal components.
 
-The relations between columns may change while each column keeps its distribution. Principal components that hold most of
-the variance of the training part describe these relations. The distance of a row from its reconstruction by them is its
-reconstruction error: a numeric column, whose drift is measured as that of any other. After A. Qahtan et al., "A PCA-Based
-Change Detection Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift detection: the
-components hold 65% of the variance, and categories are encoded by their frequency.
+The relations between columns may change while each column keeps its distribution. Principal components that hold most
+of the variance of the training part describe these relations. The distance of a row from its reconstruction by them is
+its reconstruction error: a numeric column, whose drift is measured as that of any other. After A. Qahtan et al., "A
+PCA-Based Change Detection Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift
+detection: the components hold 65% of the variance, and categories are encoded by their frequency.
 
 The reference errors are those of the held-out part: rows to which the components were fitted lie closer to them.
 """
@@ -35,8 +35,8 @@ _DECIMALS = 6
 
 
 class Number(Model):
-    """A numeric column, standardised by mean and standard deviation at training. Values that are missing or not finite are
-    encoded as the mean.
+    """A numeric column, standardised by mean and standard deviation at training. Values that are missing or not finite
+    are encoded as the mean.
     """
 
     kind: Literal["number"] = "number"
@@ -157,7 +157,8 @@ def learn(
         rows, sums, products = rows + len(values), sums + values.sum(axis=0), products + values.T @ values
     means = sums / rows
     variances, directions = np.linalg.eigh(products / rows - np.outer(means, means))
-    # In order of ascending variance, so the directions left out come first. At least one direction is kept and one left out.
+    # In order of ascending variance, so the directions left out come first. At least one direction is kept and one left
+    # out.
     left_over = np.cumsum(variances) / variances.sum()
     count = int(np.clip((left_over <= 1 - _VARIANCE).sum(), 1, len(columns) - 1))
     learned = Reconstruction(

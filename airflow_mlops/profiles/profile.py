@@ -1,5 +1,7 @@
-"""What a dataset's columns looked like, in a few kilobytes each: one streaming pass, stored as JSON. Profiles of parts
-merge to exactly what one pass over all rows gives."""
+"""Profiles of datasets: a few kilobytes per column, made in one streaming pass and stored as JSON.
+
+Merging the profiles of parts gives the same profile as one pass over all rows.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
 ColumnProfile = Annotated[
     NumericColumn | CategoricalColumn | TextColumn | TimestampColumn | EmbeddingColumn, Field(discriminator="kind")
 ]
-# Text that is few values is categories: both are counted in the same way.
+# Text with few distinct values is profiled as categories; both have the same counter.
 _COUNTED_AS = {"text": "categorical"}
 
 
 class Profile(Model):
     """Profiles of some columns of a dataset, by column name.
 
-    :param rows: rows of the dataset
+    :param rows: number of rows of the dataset
     """
 
     rows: int
@@ -41,20 +43,22 @@ class Profile(Model):
 
 
 class ModelProfile(Model):
-    """What a model was made with, stored beside it as ``mlops/profile.json``; monitoring compares windows with it. For a
-    model from elsewhere evaluation makes it, from the dataset that it measures on.
+    """The profile of a model, with which monitoring compares windows.
 
-    :param features: a profile of the features in the training part
-    :param scores: a profile of the column ``score`` predicted for the held-out part
-    :param watched: a profile of columns of the training part that are no features: its event time, and text, timestamps and
+    It is stored with the model as ``mlops/profile.json``. For a model that this package did not train, evaluation makes
+    it from the dataset on which it measures the model. Fields from ``calibration`` on are missing in profiles of early
+    versions of this package.
+
+    :param features: profile of the features of the training part
+    :param scores: profile of the column ``score``, predicted for the held-out part
+    :param watched: profile of columns of the training part that are not features: event time, text, timestamps,
         embeddings
-    :param calibration: what such a score says about the outcome; ``None`` where the held-out part could not tell, and
-        in profiles of earlier versions of this package, as what follows
-    :param labels: a profile of the column ``label`` of the held-out part
-    :param multivariate: what the features have to do with one another; ``None`` where fewer than two can be used
-    :param segments: what the rows of the held-out part cost, by segment
+    :param calibration: the relation between score and outcome; ``None`` if the held-out part does not determine it
+    :param labels: profile of the column ``label`` of the held-out part
+    :param multivariate: reconstruction of the features by principal components; ``None`` if fewer than two can be used
+    :param segments: losses of the held-out part by segment
     :param importance: each feature's share of the total permutation importance on the held-out part, from 0 to 1; empty
-        where it could not be measured
+        if unknown
     """
 
     features: Profile
@@ -68,10 +72,10 @@ class ModelProfile(Model):
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:
-    """Profile ``columns`` in one pass; memory does not grow with the rows.
+    """Profile ``columns`` in one pass. Memory does not grow with the number of rows.
 
-    :param columns: names; ``None`` means every column of a type that has a profile
-    :raises SchemaError: a column is missing, changes its kind, or is of a type that has no profile
+    :param columns: names of columns; by default all columns of types that can be profiled
+    :raises SchemaError: a column is missing, changes its kind, or has a type that cannot be profiled
     """
     rows = 0
     counters: dict[str, Counter] = {}
@@ -82,15 +86,15 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
         for name, counter in counters.items():
             index = batch.schema.get_field_index(name)
             if index < 0:
-                raise SchemaError(f"Column {name!r} is gone: it is in earlier rows, not in later ones.")
+                raise SchemaError(f"Column {name!r} is missing in later rows, but not in earlier ones.")
             counter.update(name, batch.column(index))
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:
-    """The profile of all rows together, from profiles of parts of them.
+    """Merge the profiles of parts to the profile of all rows.
 
-    :raises SchemaError: a column is not in all of them with the same kind
+    :raises SchemaError: the profiles do not have the same columns, of the same kinds
     """
     rows = 0
     counters: dict[str, Counter] = {}
@@ -113,7 +117,7 @@ def merge(profiles: Iterable[Profile]) -> Profile:
 
 
 def counter_for(data_type: pa.DataType) -> Counter | None:
-    """What counts a column of ``data_type``; ``None`` if such columns have no profile."""
+    """The counter for a column of ``data_type``; ``None`` if such columns cannot be profiled."""
     if is_numeric(data_type):
         return NumericCounter()
     if is_embedding(data_type):
@@ -127,7 +131,7 @@ def counter_for(data_type: pa.DataType) -> Counter | None:
 
 
 def all_missing(like: ColumnProfile, rows: int) -> ColumnProfile:
-    """The profile of ``rows`` missing values of the same kind as ``like``."""
+    """The profile of ``rows`` missing values, of the same kind as ``like``."""
     counter = _empty(like)
     counter.rows = counter.missing = rows
     found: ColumnProfile = counter.result()
@@ -135,7 +139,7 @@ def all_missing(like: ColumnProfile, rows: int) -> ColumnProfile:
 
 
 def _empty(column: ColumnProfile) -> Counter:
-    """What counts more of the same."""
+    """A new counter for columns of this kind."""
     if isinstance(column, NumericColumn):
         return NumericCounter()
     if isinstance(column, EmbeddingColumn):
@@ -154,12 +158,14 @@ def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Cou
     for name in schema.names if columns is None else columns:
         index = schema.get_field_index(name)
         if index < 0:
-            raise SchemaError(f"There is no column {name!r} to profile: there are {', '.join(schema.names)}.")
+            raise SchemaError(
+                f"Column {name!r} cannot be profiled, because it does not exist: there are {', '.join(schema.names)}."
+            )
         counter = counter_for(schema.field(index).type)
         if counter is None and columns is not None:
             raise SchemaError(
                 f"Column {name!r} is {schema.field(index).type}: only numbers, text, booleans, timestamps, dates and "
-                "embeddings have a profile."
+                "embeddings can be profiled."
             )
         if counter is not None:
             counters[name] = counter

@@ -1,7 +1,7 @@
-"""A model's loss by segments of the rows: those between two quantiles of a feature, or with one of its values.
+"""A model's losses by segment: rows with a feature between two quantiles, or with one of its values.
 
-How a feature is cut is decided once, from its profile in the training part, and kept with the losses of the held-out part;
-a later window is counted in the same segments, a batch at a time.
+The segments of a feature are derived from its profile in the training part, and stored with the losses of the held-out
+part. Later windows are counted in the same segments, one batch at a time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Integers = npt.NDArray[np.int64]
 
 
 class Cut(Model):
-    """How the rows are cut by one feature; rows without a value are a segment as well, the last one.
+    """The segments of one feature. The last one holds the rows without a value.
 
-    :param edges: of numbers: where one bin ends and the next begins, ascending; a bin holds its upper edge
-    :param whole: whether the numbers are whole
-    :param values: of text and booleans: a segment each, and one for all others
+    :param edges: for numbers: boundaries between bins, ascending; a bin includes its upper edge
+    :param whole: whether all numbers are integers
+    :param values: for text and booleans: values with a segment of their own; all other values share one
     """
 
     edges: list[float] | None = None
@@ -43,7 +43,7 @@ class Cut(Model):
 
     @property
     def names(self) -> list[str]:
-        """What each segment holds, to be read after the feature's name."""
+        """Descriptions of the segments, to be read after the feature's name."""
         if self.values is not None:
             return [*(f"= {value}" for value in self.values), "= any other", "missing"]
         edges = self.edges or []
@@ -59,7 +59,7 @@ class Cut(Model):
         return f"= {high:.6g}" if low + 1 == high else f"{low + 1:.6g} to {high:.6g}"
 
     def codes(self, values: pa.Array) -> Integers | None:
-        """The segment of each row, shape (n,); ``None`` if these are no such values."""
+        """The index of the segment of each row, shape (n,); ``None`` if the values are of another kind."""
         plain, last = decoded(values), len(self.names) - 1
         if self.values is not None:
             known = pa.array(self.values, pa.string())
@@ -78,11 +78,11 @@ class Cut(Model):
 
 
 class Losses(Model):
-    """The losses of the segments of one feature, in the order of its cut.
+    """The losses of the k segments of one feature, in the order of its cut.
 
-    :param rows: shape (k,)
-    :param mean: shape (k,); 0 where there are no rows
-    :param variance: of the sample, shape (k,); 0 where there are fewer than two rows
+    :param rows: number of rows, shape (k,)
+    :param mean: mean loss, shape (k,); 0 without rows
+    :param variance: sample variance of the loss, shape (k,); 0 with fewer than two rows
     """
 
     rows: list[int]
@@ -91,10 +91,10 @@ class Losses(Model):
 
 
 class SegmentLosses(Model):
-    """What the rows of the held-out part cost, by segment.
+    """The losses of the held-out part by segment.
 
-    :param cuts: by feature
-    :param losses: by metric (one of :data:`airflow_mlops.metrics.catalog.REALISED`; what is averaged is
+    :param cuts: the segments of each feature
+    :param losses: by metric (one of :data:`airflow_mlops.metrics.catalog.REALISED`; the averaged loss is
         :func:`airflow_mlops.metrics.realised.losses`), by feature
     """
 
@@ -103,8 +103,10 @@ class SegmentLosses(Model):
 
 
 def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
-    """Cut features by their profiles: numbers into about five bins of equal rows, others by their ten most frequent
-    values. A feature of another kind, or without a value, has no segments.
+    """Derive the segments of features from their profiles.
+
+    Numbers are cut into at most five bins with about equal numbers of rows, text and booleans by their ten most
+    frequent values. Features of other kinds, and features without a value, have no segments.
     """
     found = {}
     for name, column in columns.items():
@@ -112,9 +114,9 @@ def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
             continue
         if isinstance(column, NumericColumn):
             inner = column.quantiles(np.arange(1, BINS) / BINS)
-            kept = column.distribution()
-            whole = kept is not None and all(bool((of == np.floor(of)).all()) for of in (kept.lows, kept.highs))
-            # Nothing lies above the largest value.
+            bins = column.distribution()
+            whole = bins is not None and all(bool((ends == np.floor(ends)).all()) for ends in (bins.lows, bins.highs))
+            # No row lies above the largest value.
             found[name] = Cut(edges=sorted({*inner.tolist()} - {column.max}), whole=whole)
         elif isinstance(column, CategoricalColumn):
             found[name] = Cut(values=[value for value, _ in column.top[:VALUES]])
@@ -124,10 +126,10 @@ def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
 def held_out(
     cuts: Mapping[str, Cut], contract: ModelContract, features: Iterable[pa.RecordBatch], known: Outcomes
 ) -> SegmentLosses:
-    """What the held-out rows cost, in every loss that may be asked for later.
+    """The losses of the held-out part by segment, for every metric of the contract that has a loss per row.
 
-    :param features: their features
-    :param known: their outcomes, in the same order
+    :param features: features of the held-out rows
+    :param known: outcomes of these rows, in the same order
     """
     costs = {metric: losses(metric, known) for metric in REALISED[contract.task] if metric in contract.metrics}
     return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs))
@@ -136,10 +138,11 @@ def held_out(
 def tally(
     cuts: Mapping[str, Cut], batches: Iterable[pa.RecordBatch], costs: Mapping[str, Floats]
 ) -> dict[str, dict[str, Losses]]:
-    """Count rows and add up losses, by metric and feature; memory does not grow with the rows.
+    """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
-    :param batches: the features of n rows. A feature that is not there, or has become another kind of column, is left out
-    :param costs: what these rows cost, by metric, shape (n,); what is too large to be averaged is left out
+    :param batches: features of n rows. Features that are missing, or of another kind than in their cut, are left out
+    :param costs: losses of these rows by metric, each of shape (n,). Losses without a finite mean and variance are left
+        out
     """
     counters = {metric: {name: _Counter(len(item.names)) for name, item in cuts.items()} for metric in costs}
     gone: set[str] = set()
@@ -156,13 +159,15 @@ def tally(
             for metric, cost in costs.items():
                 counters[metric][name].add(codes, cost[rows])
     return {
-        metric: {name: counter.result() for name, counter in of.items() if name not in gone and counter.finite}
-        for metric, of in counters.items()
+        metric: {name: counter.result() for name, counter in named.items() if name not in gone and counter.finite}
+        for metric, named in counters.items()
     }
 
 
 class _Counter:
-    """Counts and moments of each of k segments, merged as Chan, Golub and LeVeque have it."""
+    """Counts, means and sums of squared deviations of k segments, updated by batches after T. Chan, G. Golub and R.
+    LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37 (1983).
+    """
 
     def __init__(self, segments: int) -> None:
         self.rows = np.zeros(segments)

@@ -1,6 +1,6 @@
-"""Profiles of the shards of a dataset, made by as many tasks, that merge to the profile of the whole.
+"""Profiles of the shards of a dataset. Mapped tasks make them, and they merge to the profile of the whole dataset.
 
-Each is stored once, named by its hash, as ``datasets/NAME/profiles/SHA256.json.gz``.
+Each profile is stored as ``datasets/NAME/profiles/SHA256.json.gz``, named by the hash of its content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from airflow_mlops.profiles.spec import ProfileRef
 class Shard(Model):
     """The profile of one shard.
 
-    :param datasets: ids of the datasets whose rows were dealt out, by time
+    :param datasets: ids of the datasets that are divided into shards, by time
+    :param shard: index of this shard, from 0
+    :param shards: number of shards
     """
 
     datasets: list[str]
@@ -34,9 +36,9 @@ class Shard(Model):
 
 
 def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, shards: int) -> Iterator[pa.RecordBatch]:
-    """The rows of one shard, a row group at a time: every row is in one shard, whatever their number.
+    """Read the rows of one shard, one row group at a time. Every row is in exactly one shard.
 
-    The first batch is empty: a shard without a row has the columns all the same.
+    The first batch is empty, so that a shard without rows still has the columns.
     """
     schema = datasets[0].schema
     yield pa.RecordBatch.from_pylist([], schema=pa.schema([schema.field(name) for name in columns]))
@@ -46,7 +48,7 @@ def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, sha
 
 
 def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
-    """Store ``shard`` of the dataset ``name``."""
+    """Store the profile of a shard of the dataset ``name``."""
     data = gzip.compress(shard.model_dump_json().encode(), mtime=0)
     digest = hashlib.sha256(data).hexdigest()
     store.write_bytes(_key(name, digest), data)
@@ -54,10 +56,10 @@ def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
 
 
 def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
-    """What ``ref`` points at.
+    """Read a stored profile.
 
-    :raises DatasetNotFoundError: it is not in this store
-    :raises DatasetCorruptError: it was changed, or another version of this package made it
+    :raises DatasetNotFoundError: the store does not hold it
+    :raises DatasetCorruptError: it was changed, or was written by another version of this package
     """
     key = _key(ref.name, ref.id)
     try:
@@ -69,30 +71,30 @@ def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
         ) from None
     try:
         if hashlib.sha256(data).hexdigest() != ref.id:
-            raise ValueError("its hash is another")
+            raise ValueError("the hash differs")
         return Shard.model_validate_json(gzip.decompress(data))
     except (ValueError, ValidationError, OSError):
         raise DatasetCorruptError(
-            f"The profile of shard {ref.shard} of {ref.name} cannot be used, it was changed or comes from another "
-            f"version of airflow-mlops: delete {store.url_of(key)} and clear the task that made it."
+            f"The profile of shard {ref.shard} of {ref.name} cannot be read: it was changed or written by another "
+            f"version of airflow-mlops. Delete {store.url_of(key)} and clear the task that wrote it."
         ) from None
 
 
 def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
-    """The profile of all rows of ``datasets``, from those of their shards in any order.
+    """Merge the profiles of all shards, in any order, to the profile of all rows of ``datasets``.
 
-    :raises SpecError: they are not all the shards of these datasets, each once
-    :raises SchemaError: they do not have the same columns
+    :raises SpecError: the profiles are not those of all shards of these datasets, each exactly once
+    :raises SchemaError: the profiles do not have the same columns
     """
     name, wanted = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
     if any(shard.datasets != wanted for shard in shards):
         raise SpecError(
-            f"Profiles of another dataset were given for {name} ({wanted[0][:12]}): profile the dataset that is "
-            "monitored, and clear these tasks if it was written again since."
+            f"The profiles are not of dataset {name} ({wanted[0][:12]}): profile the dataset that is monitored, and "
+            "clear the profiling tasks if the dataset was written again since."
         )
     if len(numbers := sorted({shard.shards for shard in shards})) > 1:
         raise SpecError(
-            f"The profiles of {name} are those of {' and of '.join(map(str, numbers))} shards: give the output of one "
+            f"The profiles of {name} were made with {' and '.join(map(str, numbers))} shards: pass the output of a single "
             "mapped ProfileOperator."
         )
     found = Counter(shard.shard for shard in shards)
@@ -101,10 +103,10 @@ def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
     if missing or twice:
         wrong = [f"{_listed(missing)} missing" * bool(missing), f"{_listed(twice)} given more than once" * bool(twice)]
         raise SpecError(
-            f"Of {numbers[0]} shards of {name} {' and '.join(filter(None, wrong))}: map ProfileOperator over "
+            f"Of the {numbers[0]} shards of {name}, {' and '.join(filter(None, wrong))}: map ProfileOperator over "
             f"shard=list(range({numbers[0]}))."
         )
-    # In the same order every time, so that sums of floats are the same.
+    # Always merged in the same order, so that the result is the same.
     return merge(shard.profile for shard in sorted(shards, key=lambda shard: shard.shard))
 
 

@@ -1,8 +1,9 @@
-"""How likely a difference between two samples is when nothing has changed: p-values at the samples' own sizes.
+"""Two-sample significance tests: p-values of the hypothesis that both samples come from the same distribution.
 
-Every function takes the two samples as numbers of rows at the same points, bins or values. Where no formula holds, the
-null distribution is drawn: with both samples pooled, which rows are new is a matter of chance, and the counts per bin
-are multivariate hypergeometric (a permutation test). Draws are seeded: the same profiles have the same p-values.
+Every function takes the samples as numbers of rows at the same points, bins or values. Where no formula is accurate,
+the null distribution is simulated by a permutation test: the samples are pooled and rows assigned to them at random,
+which makes the counts per bin multivariate hypergeometric. Simulations are seeded, so the same profiles have the same
+p-values.
 """
 
 from __future__ import annotations
@@ -18,40 +19,33 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Cochran's rule: with fewer expected rows a bin is merged with the next rarer one.
+# Cochran's rule: a bin with fewer expected rows is merged with the next rarer one.
 _SPARSE = 5
-# From here on the chi-square distribution is close to the real one as far out in the tail as p-values are corrected.
+# From this number of expected rows on, the chi-square distribution is accurate as far out in the tail as needed.
 _PLENTY = 50
+# Cucconi: if a point has a larger leverage, in rows of the smaller sample, the distribution is simulated, with this
+# number of bins of ranks.
 _LEVERAGE = 0.2
 _RANK_BINS = 50
+# Sequential p-values: draws in each round, and the number of hits that ends the drawing.
 _DRAWS = (200, 2_000, 20_000)
 _HITS = 10
+# Draws for the p-values of measures, and steps of a Brownian bridge.
 _MEASURE_DRAWS = 999
 _BRIDGE = 200
-# In each sample; beyond, exact probabilities take long and differ little.
+# Largest sample with exact Kolmogorov-Smirnov probabilities. Beyond, they take long and differ little.
 _EXACT_ROWS = 512
-# Beyond this many rows the limit of Kolmogorov's distribution is good to some percent of p, and much faster.
+# Beyond this number of rows, the limiting distribution is accurate to a few percent of p, and much faster.
 _KOLMOGOROV_LIMIT = 2_000
-# What numpy's generator of multivariate hypergeometric counts takes.
+# The limit of NumPy's generator of multivariate hypergeometric counts.
 _MOST_ROWS = 500_000_000
 
 
-class Test(NamedTuple):
-    """A test of a column, one of those that decide about it.
-
-    :param effect: in shares of rows, from 0 to 1
-    """
-
-    name: str
-    effect: float
-    p_value: float
-
-
 class Pair(NamedTuple):
-    """Two samples over the same points, bins or values.
+    """Numbers of rows of two samples at the same points, bins or values.
 
-    :param before: rows of the reference at each, shape (k,)
-    :param now: rows of the window at each, shape (k,)
+    :param before: rows of the reference, shape (k,)
+    :param now: rows of the window, shape (k,)
     """
 
     before: Floats
@@ -63,17 +57,18 @@ class Pair(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """Variance of a difference of two shares, over that of one row."""
+        """The variance of the difference of two shares, relative to that of a single row."""
         return float(1 / self.before.sum() + 1 / self.now.sum())
 
 
 def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
-    """The largest distance between two distribution functions and its p-value (two-sided).
+    """The two-sided Kolmogorov-Smirnov test.
 
-    Exact for samples of up to 512 rows each; beyond, the distribution for one sample of n m / (n + m) rows stands for
-    it, as in SciPy. Ties make the p-value larger than need be, never smaller.
+    The p-value is exact for samples of up to 512 rows each. Beyond, the distribution for one sample of n m / (n + m)
+    rows approximates it, as in SciPy. With ties the test is conservative.
 
-    :param pair: over points in order
+    :param pair: rows at points in ascending order
+    :return: the largest distance between the two distribution functions, and its p-value
     """
     from scipy import special
 
@@ -83,7 +78,7 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
 
         points = np.arange(len(pair.now))
         with warnings.catch_warnings():
-            # Where rounding makes a probability of more than one, SciPy takes the limit and says so.
+            # SciPy warns when rounding makes a probability exceed 1 and it falls back to the limiting distribution.
             warnings.simplefilter("ignore", RuntimeWarning)
             found = stats.ks_2samp(*(np.repeat(points, counts.astype(int)) for counts in pair))
         return float(found.statistic), float(found.pvalue)
@@ -97,17 +92,19 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
 
 
 def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
-    """The mean distance between two quantile functions, in the units of ``points``, and its p-value.
+    """The Wasserstein distance with its p-value.
 
-    The difference of the distribution functions is, as the rows grow, a Brownian bridge over the pooled ranks, which is
-    drawn.
+    As the number of rows grows, the difference of the distribution functions converges to a Brownian bridge over the
+    pooled ranks. The p-value is simulated with such bridges.
 
-    :param pair: over points in order
+    :param points: values in ascending order, shape (k,)
+    :param pair: rows at these points
+    :return: the mean distance between the two quantile functions, in the units of ``points``, and its p-value
     """
     before, now, middle = (_cumulative(counts) for counts in (pair.before, pair.now, pair.total))
     widths = np.diff(points)
     distance = float((np.abs(before - now)[:-1] * widths).sum())
-    # How far the pooled values reach between one rank of the bridge and the next.
+    # The range of pooled values that each step of the bridge covers.
     spread = _summed(np.minimum((middle[:-1] * _BRIDGE).astype(int), _BRIDGE - 1), widths, _BRIDGE)
     drawn = np.abs(math.sqrt(pair.scale) * _bridges()) @ spread
     return distance, float((1 + (drawn >= distance).sum()) / (1 + len(drawn)))
@@ -118,12 +115,12 @@ def cucconi(pair: Pair) -> float:
 
     O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale degli
     Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric
-    Statistics 21 (2009). Twice its statistic is the squared length of the difference between the samples' mean scores
-    (the rank, and the square of its distance from the middle), which is chi-square with two degrees of freedom, or one
-    where the values take only two. Ties share their mean rank. Where so many tie that few rows decide, the distribution
-    is drawn.
+    Statistics 21 (2009). Each row has two scores: its rank, and the square of the rank's distance from the middle.
+    Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples, which has
+    a chi-square distribution with two degrees of freedom (one if there are only two distinct values). Ties share their
+    mean rank. If a few rows dominate because most others tie, the distribution is simulated.
 
-    :param pair: over points in order
+    :param pair: rows at points in ascending order
     """
     from scipy import special
 
@@ -149,7 +146,7 @@ def cucconi(pair: Pair) -> float:
 
 
 def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
-    """The scores of each point about their mean, and the inverse of their covariance with its rank."""
+    """Centred scores of each point, shape (k, 2), and the pseudo-inverse of their covariance with its rank."""
     share = pair.total / pair.total.sum()
     ranks = np.cumsum(share) - share / 2 - 0.5
     scores = np.stack([ranks, np.square(ranks)], axis=1)
@@ -164,21 +161,21 @@ def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
 
 
 def _length(now: Floats, pair: Pair, scores: Floats, inverse: Floats) -> Floats:
-    """Squared length of the difference of the mean scores, for every row of ``now``, shape (draws, k)."""
+    """The squared length of the difference of the mean scores, for each draw of ``now``, shape (draws, k)."""
     n, m = pair.before.sum(), pair.now.sum()
     means = now @ scores / m
-    # With the pooled mean at nought, the mean of the rest follows from that of the window.
+    # The pooled mean is 0, so the mean of the reference follows from that of the window.
     apart = means * (1 + m / n)
     found: Floats = np.einsum("ij,jk,ik->i", apart, inverse, apart) / pair.scale * (n + m - 1) / (n + m)
     return found
 
 
 def chi_square(pair: Pair) -> float:
-    """The p-value of Pearson's chi-square test, sparse bins merged.
+    """The p-value of Pearson's chi-square test, with sparse bins merged.
 
-    Bins are merged from the rarest on until the smaller sample can expect five rows in each (W. Cochran, "Some Methods
-    for Strengthening the Common chi-square Tests", Biometrics 10, 1954); with fewer than fifty the distribution is
-    drawn.
+    Bins are merged from the rarest on until at least five rows of the smaller sample are expected in each (W. Cochran,
+    "Some Methods for Strengthening the Common chi-square Tests", Biometrics 10, 1954); with fewer than 50 expected
+    rows, the distribution is simulated.
     """
     from scipy import special
 
@@ -214,19 +211,23 @@ def _merged(pair: Pair) -> tuple[Pair, float]:
 
 
 def fisher(pair: Pair) -> float:
-    """The p-value of Fisher's exact test of two bins (two-sided)."""
+    """The p-value of Fisher's exact test (two-sided).
+
+    :param pair: rows in two bins, shape (2,)
+    """
     from scipy import stats
 
     return float(min(1.0, stats.fisher_exact(np.stack(pair).astype(np.int64)).pvalue))
 
 
 def unseen_values(pair: Pair) -> float:
-    """The p-value of as many new rows with values of which the reference has none.
+    """The p-value of the number of rows in the window whose value the reference does not have.
 
-    With both samples pooled, a value of c rows is new if chance puts all of them into the window; how many rows that
-    makes is drawn. Values are taken to be independent, which they are but for the number of rows being fixed.
+    If the samples are pooled and rows assigned at random, a value with c rows is unseen if all of them fall into the
+    window. The distribution of the number of such rows is simulated. Values are treated as independent, which neglects
+    only that the total number of rows is fixed.
 
-    :param pair: over all values, in whole rows
+    :param pair: rows of every value, whole numbers
     """
     n, m = pair.before.sum(), pair.now.sum()
     unseen = pair.now[pair.before == 0].sum()
@@ -244,7 +245,9 @@ def unseen_values(pair: Pair) -> float:
 
 
 def _log_choose(rows: float, chosen: Floats) -> Floats:
-    """The logarithm of the binomial coefficient, but for the factorial of ``chosen``; -inf if there are too few rows."""
+    """The logarithm of rows! / (rows - chosen)!, a binomial coefficient without the factorial of ``chosen``; -inf if
+    ``rows`` is too small.
+    """
     from scipy import special
 
     enough = chosen <= rows
@@ -252,20 +255,25 @@ def _log_choose(rows: float, chosen: Floats) -> Floats:
     return np.where(enough, special.gammaln(rows + 1) - special.gammaln(left + 1), -np.inf)
 
 
-def measures(pair: Pair, of: Sequence[Callable[[Floats, Floats], Floats]]) -> list[float]:
-    """The p-values of measures of two vectors of counts, to the nearest thousandth.
+def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]) -> list[float]:
+    """Permutation p-values of distance measures, to the nearest thousandth.
 
-    :param of: each measure as a function of counts before and now, shapes (draws, k) to (draws,)
+    :param functions: each maps the counts before and now, both of shape (draws, k), to distances of shape (draws,)
     """
     now = _draw(pair, np.random.default_rng(0), _MEASURE_DRAWS)
     before = np.maximum(0, pair.total - now)
-    return [float((1 + (measure(before, now) >= measure(*pair) * (1 - 1e-9)).sum()) / (1 + len(now))) for measure in of]
+    return [
+        float((1 + (measure(before, now) >= measure(*pair) * (1 - 1e-9)).sum()) / (1 + len(now)))
+        for measure in functions
+    ]
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal
-    of the Royal Statistical Society B 57, 1995): if nothing has changed, the chance that any is at most ``a`` is ``a``.
-    """  # fmt: skip
+    """Adjust p-values for their number, after Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate",
+    Journal of the Royal Statistical Society B 57 (1995).
+
+    If nothing has changed, the probability that any adjusted p-value is at most ``a`` is ``a``.
+    """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(-values)
     scaled = values[order] * (len(values) / np.arange(len(values), 0, -1))
@@ -276,14 +284,14 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
-    """The p-value of a statistic of the window's counts, shape (draws, k) to (draws,)."""
+    """The permutation p-value of a statistic, which maps the window's counts, shape (draws, k), to shape (draws,)."""
     observed = float(statistic(pair.now[None])[0])
     return _drawn(observed, lambda random, draws: statistic(_draw(pair, random, draws)))
 
 
 def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) -> float:
-    """A p-value by drawing until it is clear, after J. Besag and P. Clifford, "Sequential Monte Carlo p-values",
-    Biometrika 78 (1991): up to the tenth draw that is as extreme.
+    """A sequential Monte Carlo p-value: drawing stops at the tenth draw that is at least as extreme as ``observed``.
+    After J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78 (1991).
     """
     random = np.random.default_rng(0)
     hits = drawn = 0
@@ -296,7 +304,7 @@ def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) 
 
 
 def _draw(pair: Pair, random: np.random.Generator, draws: int) -> Floats:
-    """The window's counts where chance alone decides which of the pooled rows are in it, shape (draws, k)."""
+    """Counts of a window drawn at random from the pooled rows, shape (draws, k)."""
     share = min(1.0, _MOST_ROWS / float(pair.total.sum()))
     before, now = (np.rint(counts * share).astype(np.int64) for counts in pair)
     drawn = random.multivariate_hypergeometric(before + now, now.sum(), size=draws, method="marginals")
@@ -313,7 +321,7 @@ def _cumulative(counts: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _bridges() -> Floats:
-    """Brownian bridges in the middle of each of ``_BRIDGE`` steps, shape (draws, steps)."""
+    """Brownian bridges, evaluated in the middle of each of ``_BRIDGE`` steps, shape (draws, steps)."""
     random = np.random.default_rng(0)
     walks = random.normal(size=(_MEASURE_DRAWS, 2 * _BRIDGE)).cumsum(axis=1) / math.sqrt(2 * _BRIDGE)
     bridges: Floats = walks - walks[:, -1:] * np.arange(1, 2 * _BRIDGE + 1) / (2 * _BRIDGE)

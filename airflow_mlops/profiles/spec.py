@@ -1,4 +1,4 @@
-"""What other floors say about profiles: references small enough for XCom, and label delays."""
+"""References to stored profiles, small enough for XCom, and the label delay."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from airflow_mlops.core.base import Model, Name
 
 
 class ProfileRef(Model):
-    """Points at a stored profile of a dataset, or of one shard of it; small enough for XCom.
+    """A reference to the stored profile of a dataset or of one of its shards; small enough for XCom.
 
-    :param name: the dataset's name
-    :param id: SHA-256 of what is stored
-    :param shard: which shard, from 0
-    :param shards: how many there are
-    :param rows: rows of the shard
+    :param name: name of the dataset
+    :param id: SHA-256 of the stored file
+    :param shard: index of the shard, from 0
+    :param shards: number of shards
+    :param rows: number of rows of the shard
     """
 
     name: Name
@@ -28,7 +28,7 @@ class ProfileRef(Model):
 
 
 def _as_profiles(value: Any) -> Any:
-    """The profiles in the results of upstream tasks, mapped or not; none where they were skipped."""
+    """The profiles in the results of upstream tasks, mapped or not; empty if these were skipped."""
     given = [value] if isinstance(value, Mapping) else list(value or [])
     return [item["profile"] if isinstance(item, Mapping) and "profile" in item else item for item in given]
 
@@ -37,7 +37,7 @@ ProfilesInput = Annotated[list[ProfileRef], BeforeValidator(_as_profiles)]
 
 
 class LabelDelay(Model):
-    """How long after their event labels came, in days: half of them within ``median``, 90% within ``p90``."""
+    """Quantiles (50%, 90%, 99%) of the time from events to their labels, in days."""
 
     median: float
     p90: float

@@ -1,4 +1,4 @@
-"""What later windows of a model's predictions are compared with."""
+"""The profile of a model, with which later windows of its predictions are compared."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def model_profile(
     predictions: Predictions,
     importance: Mapping[str, float],
 ) -> ModelProfile:
-    """What the features looked like, what was predicted for the held-out part, and what that was worth.
+    """Profile the features of the training part, and the predictions and losses of the held-out part.
 
-    Memory does not grow with the rows of the two parts.
+    Memory for the features does not grow with the rows.
 
     :param training: streams the features of the training part; called twice
-    :param held_out: the same of the held-out part; ``None`` where that is the training part
-    :param truth: the labels of the held-out part, shape (n,)
-    :param predictions: for the same rows
-    :param importance: each feature's share of the total, where it is known
+    :param held_out: streams the features of the held-out part; ``None`` if that is the training part
+    :param truth: labels of the held-out part, shape (n,)
+    :param predictions: predictions for the same rows
+    :param importance: each feature's share of the total permutation importance; empty if unknown
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(

@@ -1,4 +1,4 @@
-"""Columns of a training set that are no features, and are monitored beside them."""
+"""Watched columns: columns of a training set that are not features, but are monitored too."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 def with_watched_columns(
     known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str
 ) -> tuple[ModelProfile, ModelContract]:
-    """``known`` with a profile of the watched columns, and ``contract`` with their names.
+    """Add the profile of the watched columns to a model's profile, and their names to its contract.
 
-    Watched are the event time, and other timestamps, dates, embeddings and free text that are neither features, label nor
-    keys. Keys name rows: new ones are no drift.
+    Watched columns are the event time and further timestamps, dates, embeddings and free text that are neither
+    features, label nor keys. Keys are excluded because they identify rows, so new values are expected.
 
     :param dataset: the training set
-    :param part: the part of it that is to be compared with
+    :param part: the part of it that serves as reference
     """
     time = contract.timestamp
     keys = set(dataset.manifest.details.get("keys") or ()) - {time}
-    # Scoring and the join of labels give columns of their own these names.
+    # Names of columns that scoring and joining labels add.
     ours = {*PREDICTION_COLUMNS, LABEL, LABEL_AT}
     others = {*(feature.name for feature in contract.features), contract.label, *keys, *ours}
     maybe = [field.name for field in dataset.schema if field.name not in others and _is_watchable(field.type)]
     if not maybe:
         return known, contract
     found = profile(dataset.batches(part, maybe), maybe)
-    watched = {name: column for name, column in found.columns.items() if _says_something(column)}
+    watched = {name: column for name, column in found.columns.items() if _is_informative(column)}
     return (
         known.model_copy(update={"watched": Profile(rows=found.rows, columns=watched)}),
         contract.model_copy(update={"watched": list(watched)}),
@@ -48,8 +48,10 @@ def _is_watchable(data_type: pa.DataType) -> bool:
     return timestamp_kind(data_type) is not None or is_embedding(data_type) or category_kind(data_type) == "categorical"
 
 
-def _says_something(column: ColumnProfile) -> bool:
-    """Whether it has a value, and if it is text, then free text with words in it: no codes, no names of categories."""
+def _is_informative(column: ColumnProfile) -> bool:
+    """Whether the column has a value. Text must be free text in which most values have words, not codes or
+    categories.
+    """
     if isinstance(column, TextColumn):
         return column.free and 2 * column.words.rows > column.valid
     return column.kind != "categorical" and column.valid > 0

@@ -1,1 +1,1 @@
-"""What a column looked like: one module for each kind of column, each with its profile and its counter."""
+"""Column profiles. Each kind of column has a module with its profile and with the counter that makes it."""

@@ -1,4 +1,4 @@
-"""What columns of every kind have in common."""
+"""Shared by columns of all kinds."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ Floats = npt.NDArray[np.float64]
 
 
 class Counter(Protocol):
-    """Counts the values of one column as they stream by."""
+    """Makes the profile of one column from a stream of values."""
 
     kind: Any
     rows: int
     missing: int
 
     def update(self, name: str, array: pa.Array) -> None:
-        """Count ``array``, some more rows of column ``name``.
+        """Count further rows of the column ``name``.
 
-        :raises SchemaError: they are of another kind than those before
+        :raises SchemaError: ``array`` is of another kind than earlier rows
         """
 
     def add(self, column: Any) -> None:
-        """Count the rows that ``column``, a profile of the same kind, was made from."""
+        """Count the rows of ``column``, a profile of the same kind."""
 
     def result(self) -> Any:
         """The profile of all rows counted so far."""
 
 
 def plain(data_type: pa.DataType) -> pa.DataType:
-    """``data_type`` without the dictionary around it."""
+    """The value type of a dictionary type; any other type unchanged."""
     return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
 
 
 def decoded(array: pa.Array) -> pa.Array:
-    """``array`` without the dictionary around its values."""
+    """``array`` with dictionary encoding removed."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
@@ -56,5 +56,5 @@ def as_arrow(values: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def finite(value: float) -> float | None:
-    """``value`` as JSON can hold it."""
+    """``value``, or ``None`` if JSON cannot hold it (NaN and infinity)."""
     return value if math.isfinite(value) else None

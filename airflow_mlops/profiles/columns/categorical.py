@@ -1,9 +1,10 @@
-"""Columns of text that are categories, and of booleans.
+"""Categorical text columns and boolean columns.
 
-Every value is counted exactly as long as there are at most 4,096 different ones with 32 KiB of text in all. Beyond that
-the rows are counted by the hashes of their values (:mod:`hashing`), and the frequent values are those of an Apache
-DataSketch, with an error of at most 0.4% of the rows. All but that sketch and what it says (``top``) depends on the
-values alone: the same rows in another order, or profiled in parts that are merged, give the same profile, byte for byte.
+Up to 4,096 distinct values with 32 KiB of text in all, every value is counted exactly. Beyond that, rows are counted by
+the hashes of their values (:mod:`hashing`), and frequent values come from an Apache DataSketches frequent-items sketch,
+whose error is at most 0.4% of the rows. Except for this sketch and the field ``top``, which is derived from it,
+profiles depend on the values alone: the same rows in another order, or profiled in parts that are merged, give the same
+profile byte for byte.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from airflow_mlops.profiles.columns.hashing import HashedCounts
 TOP = 50
 _MOST_VALUES, _MOST_TEXT = 4_096, 32_768
 _FREQUENT_LG_K = 10
-# Characters of a frequent value where not all are kept.
+# Longest text of a frequent value in the sketch, in characters.
 _SHOWN = 100
 
 
@@ -34,12 +35,12 @@ class CategoricalColumn(Model):
 
     :param rows: all rows, missing ones included
     :param missing: rows without a value
-    :param distinct: how many different values there are; with a standard error of 3% where not all are kept
-    :param top: the values that are certainly frequent and their rows, most frequent first; values beyond 100
-        characters are cut where not all are kept
-    :param values: every value and its rows, packed; ``None`` where there are too many
-    :param hashed: only where there are too many: rows by hash, packed
-    :param sketch: only where there are too many: a DataSketches frequent-strings sketch, base64
+    :param distinct: number of distinct values; if not all are kept, an estimate with a standard error of 3%
+    :param top: up to 50 frequent values and their rows, most frequent first. If not all values are kept, only values
+        that are certainly frequent, cut to 100 characters
+    :param values: every value and its rows as zlib-compressed JSON in base64; ``None`` if there are too many to keep
+    :param hashed: rows by hash, see :meth:`HashedCounts.packed`; ``None`` if all values are kept
+    :param sketch: a DataSketches frequent-strings sketch in base64; ``None`` if all values are kept
     """
 
     kind: Literal["categorical", "boolean"]
@@ -58,11 +59,13 @@ class CategoricalColumn(Model):
 
     @property
     def exact(self) -> bool:
-        """Whether every value was kept."""
+        """Whether the profile keeps every value."""
         return self.values is not None
 
     def counts(self) -> dict[str, int]:
-        """Rows of each value; where not all are kept, of the frequent ones, off by at most :attr:`error`."""
+        """Rows of each value. If not all values are kept: of the frequent ones, with an error of at most
+        :attr:`error`.
+        """
         if self.values is not None:
             found: dict[str, int] = json.loads(zlib.decompress(base64.b64decode(self.values)))
             return found
@@ -85,7 +88,7 @@ class CategoricalColumn(Model):
 
     @property
     def error(self) -> float:
-        """By how much the share of a value may be off; 0 where every value was kept."""
+        """Upper bound of the error of a value's share of rows; 0 if every value is kept."""
         if self.exact:
             return 0.0
         sketch = self.frequent()
@@ -93,7 +96,7 @@ class CategoricalColumn(Model):
 
 
 def category_kind(data_type: pa.DataType) -> Literal["categorical", "boolean"] | None:
-    """How a column of ``data_type`` is profiled; ``None`` if it is neither."""
+    """The kind of profile of a column of ``data_type``; ``None`` if it is neither text nor boolean."""
     data_type = plain(data_type)
     if pa.types.is_boolean(data_type):
         return "boolean"
@@ -103,14 +106,14 @@ def category_kind(data_type: pa.DataType) -> Literal["categorical", "boolean"] |
 
 
 class CategoricalCounter:
-    """Counts text or booleans as they stream by."""
+    """Makes the profile of a categorical or boolean column from a stream of values."""
 
     def __init__(self, kind: Literal["categorical", "boolean"]) -> None:
         self.kind = kind
         self.rows = self.missing = 0
         self.counts: dict[str, int] = {}
         self.text = 0
-        # Both only where there are too many values to count each.
+        # Set as soon as there are too many values to keep each.
         self.hashed: HashedCounts | None = None
         self.frequent: Any = None
 
@@ -163,7 +166,7 @@ class CategoricalCounter:
             self._hash()
 
     def _hash(self) -> None:
-        """From now on count by hashes."""
+        """Switch to counting by hashes."""
         if self.hashed is None:
             self.hashed, self.frequent = HashedCounts(), _frequent(self.counts)
             self.hashed.update(self.counts)

@@ -1,9 +1,9 @@
-"""Columns of embeddings: lists of numbers, all of one length.
+"""Embedding columns: lists of floating-point numbers of one length.
 
-A distribution in many dimensions is known from its norms and its projections on random directions: if two distributions
-differ, their projections on a random direction differ with probability one (J. Cuesta-Albertos, R. Fraiman and T.
-Ransford, "A Sharp Form of the Cramer-Wold Theorem", Journal of Theoretical Probability 20, 2007). Of each row a few
-projections are counted, as numbers are. The directions come from a seed and the number of components alone.
+If two distributions in many dimensions differ, their projections on a random direction differ with probability one (J.
+Cuesta-Albertos, R. Fraiman and T. Ransford, "A Sharp Form of the Cramer-Wold Theorem", Journal of Theoretical
+Probability 20, 2007). Therefore each row's Euclidean norm and its projections on eight random directions are profiled
+as numeric columns. The directions depend on the dimension alone.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
 
 DIRECTIONS = 8
-# Rows of a column that have another length are a mistake, or another model's: a few lengths are kept apart.
+# A column may mix lengths by mistake, or because the embedding model was replaced. The most frequent ones are kept
+# apart.
 LENGTHS = 4
+# Components that are processed at once; bounds memory.
 _AT_ONCE = 4_000_000
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Projections(Model):
-    """The rows of an embedding that have one number of components, all of them finite.
+    """A profile of the rows with one number of components, all of them finite.
 
-    :param norm: the Euclidean norms
-    :param along: the projections on :data:`DIRECTIONS` seeded random unit vectors
+    :param dimension: the number of components
+    :param norm: profile of the Euclidean norms
+    :param along: profiles of the projections on :data:`DIRECTIONS` random unit vectors
     """
 
     dimension: int
@@ -44,9 +47,9 @@ class EmbeddingColumn(Model):
 
     :param rows: all rows, missing ones included
     :param missing: rows without a value
-    :param odd: rows with a component that is missing, NaN, infinite or beyond single precision, without components, or of
-        a further length
-    :param parts: for each number of components the rows that have it, the most frequent first; up to four of them
+    :param odd: rows that cannot be used: a component is missing, NaN, infinite or too large for single precision, there
+        are no components, or the length is not among the four most frequent ones
+    :param parts: rows by number of components, the most frequent first; up to four of them
     """
 
     kind: Literal["embedding"] = "embedding"
@@ -57,19 +60,19 @@ class EmbeddingColumn(Model):
 
     @property
     def dimension(self) -> int:
-        """The number of components that most rows have; 0 where none has any."""
+        """The most frequent number of components; 0 if there are no usable rows."""
         return self.parts[0].dimension if self.parts else 0
 
     @property
     def valid(self) -> int:
-        """The number of rows of this many components, all finite."""
+        """The number of usable rows of this dimension."""
         return self.parts[0].norm.valid if self.parts else 0
 
     def with_dimension(self, dimension: int) -> EmbeddingColumn:
-        """The same rows, where those of any other length are odd."""
-        kept = [part for part in self.parts if part.dimension == dimension]
+        """The same profile, in which rows of any other dimension count as unusable."""
+        same = [part for part in self.parts if part.dimension == dimension]
         others = sum(part.norm.rows for part in self.parts if part.dimension != dimension)
-        return self.model_copy(update={"parts": kept, "odd": self.odd + others})
+        return self.model_copy(update={"parts": same, "odd": self.odd + others})
 
 
 def is_embedding(data_type: pa.DataType) -> bool:
@@ -80,7 +83,7 @@ def is_embedding(data_type: pa.DataType) -> bool:
 
 
 class EmbeddingCounter:
-    """Counts embeddings as they stream by."""
+    """Makes the profile of an embedding column from a stream of values."""
 
     kind: Literal["embedding"] = "embedding"
 
@@ -106,7 +109,7 @@ class EmbeddingCounter:
         step = max(1, _AT_ONCE // length)
         for start in range(0, len(rows), step):
             some = rows.slice(start, step)
-            # Flattened, a slice has the components of its own rows alone. A missing one becomes NaN.
+            # flatten() respects the slice. Missing components become NaN.
             values = some.flatten().to_numpy(zero_copy_only=False).reshape(len(some), length).astype(np.float64)
             norms = np.sqrt(np.einsum("ij,ij->i", values, values))
             known = norms < _LARGEST
@@ -115,7 +118,7 @@ class EmbeddingCounter:
                 values, norms = values[known], norms[known]
             if not len(values):
                 continue
-            # In single precision, since the order in which products are summed is not always the same.
+            # Rounded to single precision: the order in which BLAS sums products varies.
             found = np.column_stack([norms, values @ directions(length)]).astype(np.float32)
             for counter, numbers in zip(self._part(length), found.T, strict=True):
                 counter.update(name, pa.array(np.ascontiguousarray(numbers)))
@@ -153,8 +156,8 @@ class EmbeddingCounter:
 
 @lru_cache(maxsize=LENGTHS)
 def directions(dimension: int) -> Floats:
-    """Random unit vectors, shape (dimension, DIRECTIONS): the same ones wherever and whenever they are made."""
-    # The one generator of NumPy whose numbers are promised never to change.
+    """Random unit vectors, shape (dimension, DIRECTIONS), reproducible on every machine."""
+    # RandomState is the only NumPy generator with a guaranteed stream.
     drawn = np.random.RandomState(dimension).standard_normal((dimension, DIRECTIONS))
     found: Floats = drawn / np.linalg.norm(drawn, axis=0)
     return found

@@ -1,6 +1,7 @@
-"""Counts of more values than can be kept: all rows by hash, and a sample of values with all their rows.
+"""Counts of columns with too many distinct values to keep: rows by hash bucket, and a sample of values with their rows.
 
-Hashes are BLAKE2's first 64 bits, the same everywhere and always.
+The hash of a value is its 64-bit BLAKE2b digest, which is the same on every machine. The sample consists of the values
+with the smallest hashes (bottom-k sampling), so it depends on the set of values alone.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ SAMPLE = 1_024
 
 
 class HashedCounts:
-    """Adds up exactly, whatever the order of rows and parts.
+    """Exact counts that do not depend on the order of rows or parts.
 
-    A value that is in the sample has been there since its first row, for the largest hash in it only ever falls: so its
-    count is exact.
+    The largest hash in the sample never grows. A value in the sample has therefore been in it since its first row, and
+    its count is exact.
 
-    :param hashes: the :data:`SAMPLE` smallest hashes of values, in order; fewer where there are fewer values
-    :param counts: rows with a value of each of these hashes
-    :param buckets: rows by the last bits of their value's hash, shape (``BUCKETS``,)
+    :ivar hashes: the :data:`SAMPLE` smallest hashes of values, ascending, shape (k,); k is smaller if there are fewer
+        values
+    :ivar counts: rows of each of these values, shape (k,)
+    :ivar buckets: rows by the last six bits of their value's hash, shape (``BUCKETS``,)
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class HashedCounts:
         self.buckets: Integers = np.zeros(BUCKETS, np.int64)
 
     def update(self, counts: Mapping[str, int]) -> None:
-        """Count rows of each of some values."""
+        """Count rows by value."""
         digests = b"".join(blake2b(value.encode(), digest_size=8).digest() for value in counts)
         hashes = np.frombuffer(digests, "<u8").astype(np.uint64)
         rows = np.fromiter(counts.values(), np.int64, len(counts))
@@ -47,32 +49,32 @@ class HashedCounts:
         self._sample(hashes, rows)
 
     def add(self, other: HashedCounts) -> None:
-        """Count the rows that ``other`` counted."""
+        """Count the rows of ``other``."""
         self.buckets = self.buckets + other.buckets
         self._sample(other.hashes, other.counts)
 
     @property
     def share(self) -> float:
-        """The share of all values that are in the sample, as its largest hash has it."""
+        """The share of all distinct values that are in the sample, estimated from its largest hash."""
         return (int(self.hashes[-1]) + 1) / 2**64 if len(self.hashes) >= SAMPLE else 1.0
 
     @property
     def distinct(self) -> float:
-        """How many different values there are: exact below :data:`SAMPLE`, with a standard error of 3% beyond.
+        """The number of distinct values: exact below :data:`SAMPLE`, with a standard error of 3% above.
 
-        K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation Under
-        Multiset Operations", SIGMOD 2007.
+        After K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation
+        Under Multiset Operations", SIGMOD 2007.
         """
         return (SAMPLE - 1) / self.share if self.share < 1 else len(self.hashes)
 
     def packed(self) -> str:
-        """All of it as JSON can hold it; the same for the same counts."""
+        """Serialise to text: little-endian integers, zlib-compressed, in base64. Equal counts give equal text."""
         data = b"".join(part.astype("<u8").tobytes() for part in (self.buckets, self.hashes, self.counts))
         return base64.b64encode(zlib.compress(data, 9)).decode()
 
     @staticmethod
     def unpacked(text: str) -> HashedCounts:
-        """What :meth:`packed` wrote."""
+        """Deserialise the text of :meth:`packed`."""
         data = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u8")
         found = HashedCounts()
         found.buckets = data[:BUCKETS].astype(np.int64)
@@ -88,14 +90,14 @@ class HashedCounts:
 
 
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
-    """The rows of two columns with each value in the sample of both together.
+    """Rows of two columns for the values in their common sample.
 
-    :return: the share of all values that are in the sample, and the rows
+    :return: the share of all distinct values that are in the common sample, and the rows of each value
     """
     both = HashedCounts()
     for part in (first, second):
         both.add(part)
-    # Hashes up to the largest in the sample of both are in those of each.
+    # Every value below the largest common hash is also in the sample of its own column.
     rows = [np.zeros(len(both.hashes)), np.zeros(len(both.hashes))]
     for counts, part in zip(rows, (first, second), strict=True):
         kept = part.hashes <= both.hashes[-1]

@@ -1,13 +1,16 @@
-"""A histogram whose bins follow the values, and that depends on nothing but them.
+"""An adaptive histogram that depends on the values alone.
 
-Doubles as whole numbers (their bits) are in the order of their values: a number's *key*. Dropping its last ``s`` bits
-makes a bin. In every binade - numbers of one sign between two powers of two - ``s`` is the smallest that leaves at most
-as many occupied bins as the binade's share of :data:`CAPACITY`. Binades with few different values leave what they do not
-need to the others, so that up to ``CAPACITY`` different values are all kept apart: then everything is exact. Beyond,
-bins of a normal distribution are 1/128 of a power of two wide, which is at most 0.3% of the rows in each.
+The bits of a double, read as a signed integer, order like the values (after flipping the bits of negative numbers).
+This integer is the *key* of a value. Dropping the last ``s`` bits of a key gives its bin. A *binade* holds the numbers
+of one sign between two neighbouring powers of two. In each binade, ``s`` is the smallest shift that leaves at most as
+many occupied bins as the binade's share of :data:`CAPACITY`. Binades with few distinct values leave the rest of their
+share to the others.
 
-More rows never make a bin narrower, and what two bins are joined to has the rows of both. So neither the order of rows,
-nor how they come in batches, nor how parts are merged can change bins or counts.
+Error bounds: up to ``CAPACITY`` distinct values, each value has its own bin and everything is exact. Beyond that, the
+bins of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
+
+Further rows only ever join bins, and a joined bin has the rows of both. Bins and counts therefore do not depend on the
+order of rows, on batches, or on how parts are merged.
 """
 
 from __future__ import annotations
@@ -38,12 +41,13 @@ _POSITIVE = np.int64(0x7FFF_FFFF_FFFF_FFFF)
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values lie in each of some bins; only bins with values are kept.
+    """Counts of values by bin; empty bins are not stored.
 
-    :param keys: the smallest key of each bin, in order, shape (k,)
-    :param shifts: how many bits were dropped in each bin: 0 where it is a single value, shape (k,)
-    :param counts: values in each bin, shape (k,)
-    :param low: the smallest value; ``high`` the largest
+    :param keys: the smallest key of each bin, ascending, shape (k,)
+    :param shifts: number of dropped bits of each bin, shape (k,); 0 means that the bin is a single value
+    :param counts: number of values in each bin, shape (k,)
+    :param low: the smallest value
+    :param high: the largest value
     """
 
     keys: Integers
@@ -54,22 +58,25 @@ class Histogram:
 
     @cached_property
     def lows(self) -> Floats:
-        """The smallest value that each bin may hold."""
+        """The lower end of each bin, shape (k,)."""
         return np.maximum(_values(self.keys), self.low)
 
     @cached_property
     def highs(self) -> Floats:
-        """The largest value that each bin may hold."""
+        """The upper end of each bin, which it includes, shape (k,)."""
         return np.minimum(_values(self.keys + (np.int64(1) << self.shifts) - 1), self.high)
 
     @cached_property
     def ranks(self) -> Integers:
-        """How many values lie in a bin and in those before it."""
+        """Cumulative counts, shape (k,)."""
         return np.cumsum(self.counts)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """The share of values at or below each of ``points``: exact outside of bins and at their upper ends. Within a
-        bin it is interpolated, and off by less than the share of values in the bin."""
+        """The share of values at or below each of ``points``, shape (n,).
+
+        It is exact between bins and at their upper ends. Within a bin it is interpolated, with an error below the bin's
+        share of values.
+        """
         at = np.asarray(points, dtype=float)
         index = np.searchsorted(self.lows, at, side="right") - 1
         low, high = self.lows[index], self.highs[index]
@@ -79,8 +86,9 @@ class Histogram:
         return np.where(index < 0, 0.0, found)
 
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
-        """The smallest value that the share ``ranks`` of values is at or below: exact where its bin is one value, else
-        interpolated within the bin."""
+        """Quantiles at ``ranks`` between 0 and 1, shape (n,): exact if the bin is a single value, otherwise
+        interpolated within the bin.
+        """
         wanted = np.asarray(ranks, dtype=float) * self.ranks[-1]
         index = np.minimum(np.searchsorted(self.ranks, wanted), len(self.ranks) - 1)
         inside = 1 - (self.ranks[index] - wanted) / self.counts[index]
@@ -88,22 +96,22 @@ class Histogram:
         return found
 
     def packed(self) -> str:
-        """Keys, shifts and counts as JSON can hold them; the same for the same histogram."""
+        """Serialise keys, shifts and counts to text: zlib-compressed, in base64. Equal histograms give equal text."""
         steps = np.stack([np.diff(self.keys, prepend=np.int64(0)), self.shifts, self.counts])
-        # Bytes of the same weight side by side are alike, and compress well.
+        # Bytes of equal significance are stored next to each other, which compresses well.
         planes = np.ascontiguousarray(steps.astype("<i8").reshape(-1, 1).view(np.uint8).T)
         return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 
     @staticmethod
     def unpacked(text: str, low: float, high: float) -> Histogram:
-        """The histogram that :meth:`packed` wrote."""
+        """Deserialise the text of :meth:`packed`."""
         planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(8, -1)
         steps, shifts, counts = np.ascontiguousarray(planes.T).view("<i8").reshape(3, -1).astype(np.int64)
         return Histogram(np.cumsum(steps), shifts, counts, low, high)
 
 
 class HistogramCounter:
-    """Makes a histogram of values as they stream by."""
+    """Makes a histogram from a stream of values."""
 
     def __init__(self) -> None:
         self._keys: Integers = np.empty(0, np.int64)
@@ -114,18 +122,18 @@ class HistogramCounter:
         self._waits = 0
 
     def update(self, values: Floats) -> None:
-        """Count ``values``, all finite, shape (n,)."""
+        """Count ``values``, which are finite, shape (n,)."""
         for start in range(0, len(values), _BUFFER):
             part = values[start : start + _BUFFER]
             self._within(part.min(), part.max())
             self._waiting.append(_keys(part))
             self._waits += len(part)
-            # The sooner bins are known, the fewer different keys there are to count.
+            # The first bins are made early, because counting is faster with fewer distinct keys.
             if self._waits >= (_BUFFER if len(self._keys) else 2 * CAPACITY):
                 self._count()
 
     def add(self, histogram: Histogram) -> None:
-        """Count the values that ``histogram`` was made from."""
+        """Count the values of ``histogram``."""
         self._count()
         self._within(histogram.low, histogram.high)
         binades = _binade(histogram.keys)
@@ -133,21 +141,21 @@ class HistogramCounter:
         self._join(histogram.keys, histogram.counts)
 
     def result(self) -> Histogram | None:
-        """``None`` where there was no value."""
+        """The histogram of all values so far; ``None`` if there is none."""
         self._count()
         if not len(self._keys):
             return None
         return Histogram(self._keys, self._shifts[_binade(self._keys)], self._counts, self._low, self._high)
 
     def _within(self, low: float, high: float) -> None:
-        # Adding nought makes one nought of the two that there are.
+        # Adding 0.0 turns -0.0 into 0.0.
         self._low, self._high = min(self._low, float(low) + 0.0), max(self._high, float(high) + 0.0)
 
     def _count(self) -> None:
         if self._waits:
             keys = np.concatenate(self._waiting)
             self._waiting, self._waits = [], 0
-            # Arrow counts by hashing, which takes a fifth of what sorting does.
+            # Arrow counts by hashing, which takes a fifth of the time of sorting.
             found = pc.value_counts(as_arrow(self._cut(keys)))
             self._join(*(as_numpy(found.field(index)) for index in range(2)))
 
@@ -163,28 +171,28 @@ class HistogramCounter:
         return keys >> shifts << shifts
 
     def _widened(self) -> bool:
-        """Whether some binade must have wider bins."""
+        """Widen the bins of binades with more bins than their share. Return whether there were any."""
         if len(self._keys) <= CAPACITY and not self._shifts.any():
             return False
         binades = _binade(self._keys)
         starts = np.flatnonzero(np.diff(binades, prepend=-1))
         bins = np.diff(starts, append=len(binades))
-        # A binade that was cut has had more values than its share once, and its share only falls.
+        # A binade with shifted keys has exceeded its share before, and shares only shrink: it claims all it can get.
         values = np.where(self._shifts[binades[starts]] > 0, CAPACITY, bins)
         share = bisect_right(range(CAPACITY + 1), CAPACITY, key=lambda share: int(np.minimum(values, share).sum())) - 1
         wide = np.flatnonzero(bins > share)
         for start, count in zip(starts[wide], bins[wide], strict=True):
             keys = self._keys[start : start + count]
-            # Two neighbours fall together once all bits are dropped in which they differ.
+            # Two neighbouring bins join once all bits in which they differ are dropped.
             apart = np.frexp((keys[1:] ^ keys[:-1]).astype(float))[1]
             self._shifts[binades[start]] = np.partition(apart, -share)[-share]
         return len(wide) > 0
 
 
 def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
-    """Two histograms with the bins that one of all values together has.
+    """Bin two histograms on the bins of all their values together.
 
-    :return: the histogram of all values, and the values of each in its bins
+    :return: the histogram of all values, and the counts of each part in its bins
     """
     counter = HistogramCounter()
     for part in (first, second):
@@ -212,6 +220,6 @@ def _binade(keys: Integers) -> Integers:
 
 
 def _grouped(keys: Integers, counts: Integers) -> tuple[Integers, Integers]:
-    """Keys that are in order, each once, with the sum of their counts."""
+    """Unique keys and the sums of their counts, from sorted keys."""
     starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
     return keys[starts], np.add.reduceat(counts, starts)

@@ -1,4 +1,4 @@
-"""Sums of numbers and of their squares without any rounding, so that no order of rows or parts can change them."""
+"""Exact sums of numbers and of their squares. Without rounding, they do not depend on the order of rows or parts."""
 
 from __future__ import annotations
 
@@ -8,50 +8,54 @@ import numpy as np
 
 from airflow_mlops.profiles.columns.base import Floats, finite
 
-# Every finite double is a multiple of 2**-1074; some room is left for the digits below the last bit.
+# Sums are kept in units of 2**-1100. Every finite double is a multiple of 2**-1074; digits may reach below that.
 _UNIT = 1_100
-# Digits of at most 2**19: products of two, summed over a block of 2**15 rows, are whole numbers up to 2**53.
+# Digits are at most 2**19. Products of two digits, summed over a block of 2**15 rows, are integers of at most 2**53,
+# which doubles hold exactly.
 _BITS = 19
 _BLOCK = 1 << 15
-# Between the first bit of the largest number and the last bit of a double that scaling leaves whole.
+# Numbers smaller than the largest of a block by this many bits are summed in a block of their own, so that scaling a
+# block never underflows.
 _SPAN = 1_040
 
 
 class Moments:
-    """Mean and standard deviation of numbers as they stream by, correct to the last digit.
+    """Mean and standard deviation of a stream of numbers, correct to the last digit.
 
-    Each block of numbers is cut into digits of 20 bits: few, since its numbers are of similar size. Sums of the digits
-    and of their products are whole numbers that doubles hold exactly, and matrix products compute. Python's integers,
-    which have no limit, add them up.
+    Each block of numbers is split into digits of 20 bits. Few digits suffice, because the numbers of a block are of
+    similar size. Sums of digits and of their products are integers that doubles hold exactly, so matrix products
+    compute them without rounding. Python's unbounded integers add up the blocks.
     """
 
     def __init__(self) -> None:
         self.rows = self._total = self._squares = 0
 
     def update(self, values: Floats) -> None:
-        """Count ``values``, all finite, shape (n,)."""
+        """Add ``values``, which are finite, shape (n,)."""
         self.rows += len(values)
         for start in range(0, len(values), _BLOCK):
             self._block(values[start : start + _BLOCK])
 
     def add(self, rows: int, total: str, squares: str) -> None:
-        """Count ``rows`` numbers whose sums :meth:`texts` gave."""
+        """Add ``rows`` numbers, whose sums are texts from :meth:`texts`."""
         self.rows += rows
         self._total += _parsed(total, _UNIT)
         self._squares += _parsed(squares, 2 * _UNIT)
 
     def texts(self) -> tuple[str, str]:
-        """The sum, and the sum of the squares: hexadecimal literals as in C, of as many digits as it takes."""
+        """The exact sum and the exact sum of squares as hexadecimal literals, such as ``0x1ap-3``."""
         return _text(self._total, _UNIT), _text(self._squares, 2 * _UNIT)
 
     @property
     def mean(self) -> float | None:
-        """``None`` where there are no rows."""
+        """The mean; ``None`` without rows."""
         return self._total / (self.rows << _UNIT) if self.rows else None
 
     @property
     def std(self) -> float | None:
-        """Of the sample (n - 1); ``None`` where there are fewer than two rows, or where no double is as large."""
+        """The sample standard deviation (n - 1); ``None`` with fewer than two rows, or if it exceeds the range of
+        doubles.
+        """
         if self.rows < 2:
             return None
         apart = self.rows * self._squares - self._total * self._total
@@ -74,7 +78,7 @@ class Moments:
             rest *= 2 << _BITS
         table = np.stack(digits)
         totals, squares = table.sum(axis=1).tolist(), (table @ table.T).tolist()
-        # What the digit i places before the last one is worth, in bits.
+        # The weight of each digit relative to the last one, in bits.
         worth = [(_BITS + 1) * place for place in reversed(range(len(digits)))]
         last = top - _BITS - worth[0]
         total = sum(int(value) << bits for value, bits in zip(totals, worth, strict=True))
@@ -88,7 +92,9 @@ class Moments:
 
 
 def _text(value: int, unit: int) -> str:
-    """``value`` times 2 to the power of -``unit``, written in one way only."""
+    """``value * 2**-unit`` as a hexadecimal literal without trailing zero bits, so that equal values give equal
+    text.
+    """
     zeros = (value & -value).bit_length() - 1 if value else unit
     return f"{value >> zeros:#x}p{zeros - unit:+d}"
 
@@ -99,7 +105,7 @@ def _parsed(text: str, unit: int) -> int:
 
 
 def _root(numerator: int, denominator: int) -> float | None:
-    """The square root of a fraction, from its first 64 bits and more."""
+    """The square root of a fraction, computed from at least its first 64 bits."""
     half = (130 - numerator.bit_length() + denominator.bit_length()) // 2
     whole = (numerator << max(0, 2 * half)) // (denominator << max(0, -2 * half))
     try:

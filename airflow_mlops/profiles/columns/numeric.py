@@ -1,7 +1,7 @@
-"""Columns of numbers.
+"""Numeric columns.
 
-Everything about them depends on the values alone: the same rows in another order, in other batches, or profiled in parts
-that are merged give the same profile, byte for byte.
+Profiles depend on the values alone: the same rows in another order, in other batches, or profiled in parts that are
+merged give the same profile byte for byte.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ class NumericColumn(Model):
 
     :param rows: all rows, missing ones included
     :param missing: rows without a value
-    :param nan: rows whose value is not a number
+    :param nan: rows whose value is NaN
     :param infinite: rows whose value is plus or minus infinity
-    :param mean: of the finite values, as all that follows; correct to the last digit, as is ``std`` (of the sample)
-    :param edges: ``min``, quantiles, ``max``: at most ten bins of about equal counts, fewer where values tie
-    :param counts: values per bin, exact; a bin holds its upper edge, and the first one ``min`` too. Where many values
-        equal ``min`` the first bin is of width nought and holds them
-    :param total: their sum without any rounding, a hexadecimal literal; ``squares`` that of their squares
-    :param histogram: up to 4,096 bins and their exact counts, packed: :meth:`distribution` reads it. Empty where there
-        is no value
+    :param mean: mean of the finite values, correct to the last digit; all further fields refer to the finite values too
+    :param std: sample standard deviation, correct to the last digit
+    :param edges: ``min``, quantiles and ``max`` as edges of at most ten bins with about equal counts; fewer with ties
+    :param counts: exact number of values in each of these bins. A bin includes its upper edge, and the first bin also
+        ``min``. If many values equal ``min``, the first bin has width 0 and holds them
+    :param total: exact sum of the values, a hexadecimal literal
+    :param squares: exact sum of their squares, a hexadecimal literal
+    :param histogram: up to 4,096 bins with exact counts, serialised; read it by :meth:`distribution`. Empty without
+        values
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -60,21 +62,21 @@ class NumericColumn(Model):
         return self.rows - self.missing - self.nan - self.infinite
 
     def distribution(self) -> Histogram | None:
-        """The finite values in up to 4,096 bins, each one value where there are no more; ``None`` if there is none."""
+        """The histogram of the finite values, with up to 4,096 bins; ``None`` without finite values."""
         if self.min is None or self.max is None:
             return None
         return Histogram.unpacked(self.histogram, self.min, self.max)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """Share of the finite values at or below each of ``points``; see :meth:`Histogram.cdf` for its error.
+        """The share of finite values at or below each of ``points``; see :meth:`Histogram.cdf` for its error.
 
-        :return: one share a point, shape ``(len(points),)``; zeros where there is no finite value
+        :return: shape ``(len(points),)``; zeros without finite values
         """
         found = self.distribution()
         return np.zeros(len(points)) if found is None else found.cdf(points)
 
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
-        """The finite values at ``ranks`` between 0 and 1; empty where there is no finite value."""
+        """Quantiles of the finite values at ``ranks`` between 0 and 1; empty without finite values."""
         found = self.distribution()
         return np.empty(0) if found is None else found.quantiles(ranks)
 
@@ -86,13 +88,13 @@ def is_numeric(data_type: pa.DataType) -> bool:
         pa.types.is_integer(data_type)
         or pa.types.is_floating(data_type)
         or pa.types.is_decimal(data_type)
-        # A column in which nothing was ever seen has no type of its own.
+        # A column without any value may have the null type.
         or pa.types.is_null(data_type)
     )
 
 
 class NumericCounter:
-    """Counts numbers as they stream by."""
+    """Makes the profile of a numeric column from a stream of values."""
 
     kind: Literal["numeric"] = "numeric"
 
@@ -148,10 +150,11 @@ class NumericCounter:
 
 
 def parts(counts: npt.NDArray[Any]) -> list[int]:
-    """Cuts bins into at most :data:`BINS` parts of about equal counts.
+    """Group neighbouring bins into at most :data:`BINS` parts of about equal counts.
 
-    :return: where each part ends: the bins before it are in it or in earlier ones. The last ends with the last bin that
-        has any values
+    :param counts: values in each bin, shape (k,)
+    :return: the end of each part, exclusive, as an index into ``counts``. The last part ends after the last bin with
+        values
     """
     ranks = np.cumsum(counts)
     inner = np.searchsorted(ranks, ranks[-1] * np.linspace(0, 1, BINS + 1)[1:])

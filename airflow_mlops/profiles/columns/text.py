@@ -1,10 +1,11 @@
-"""Columns of text: categories as long as there are few different values, and free text beyond.
+"""Text columns: categories while there are few distinct values, free text beyond.
 
-As long as all values are kept exactly, a column is profiled as categories. From the value on that makes them too many, what
-was counted is counted again by length and by words, and so is all that follows: whether a column has come that far depends
-on its values alone, not on their order or on how they were divided. Codes without a space have lengths and no words.
+A column is profiled as categories as long as every value can be kept. Once there are too many values, all rows - those
+already counted, too - are also profiled by length and by words. Whether a column reaches this point depends on its
+values alone, not on their order or on how parts are merged. Values without spaces (codes, Chinese) are profiled by
+length only.
 
-The unit of all counts is the row, as rows are independent of each other and words in a row are not.
+All counts are in rows, because rows are independent of each other and the words of a row are not.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
 
 BUCKETS = 1_024
 DRAWN = 2_048
+# Frequent words that are kept with their text.
 _NAMED = 256
 _BETWEEN_WORDS = r"[^\pL\pM\pN]+"
 _SPACE = r"\s|\pZ"
@@ -35,16 +37,16 @@ Ints = npt.NDArray[np.int64]
 
 
 class Words(Model):
-    """In how many rows words occur, lower-cased, of those values that have a space in them.
+    """Rows by the lower-case words that they contain. Only values with a space are split into words.
 
-    All counts are exact but those of ``frequent``, which give words their names and decide nothing.
+    All counts are exact, except those of ``frequent``, which serve to name words and take no part in tests.
 
-    :param rows: rows with a word
-    :param buckets: rows with a word of each of :data:`BUCKETS` buckets, into which words are divided by their hash
-    :param drawn: of each row one word is drawn, that of the smallest hash; rows for each word, by that hash in
-        hexadecimal. At most :data:`DRAWN` of them, those of the smallest hashes
-    :param below: what is drawn was counted for words of a hash below this one; ``None`` where for all
-    :param frequent: frequent words and about their rows, most frequent first
+    :param rows: rows with at least one word
+    :param buckets: rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
+    :param drawn: of each row, the word with the smallest hash is drawn; this is the number of rows by drawn word, named
+        by its hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
+    :param below: only words with a hash below this one are counted in ``drawn``; ``None`` if all are
+    :param frequent: frequent words and their approximate number of rows, most frequent first
     """
 
     rows: int
@@ -55,10 +57,10 @@ class Words(Model):
 
 
 class TextColumn(CategoricalColumn):
-    """A profile of text with too many different values to keep all of them.
+    """A profile of text with too many distinct values to keep.
 
-    :param lengths: of the values, in characters
-    :param words: in how many rows words occur
+    :param lengths: profile of the text lengths, in characters
+    :param words: rows by word
     """
 
     kind: Literal["text"]  # type: ignore[assignment]
@@ -67,12 +69,12 @@ class TextColumn(CategoricalColumn):
 
     @property
     def free(self) -> bool:
-        """Whether values mostly differ: there is little to be said of each of them."""
+        """Whether most values occur only once or twice: more than half as many distinct values as rows with a value."""
         return 2 * self.distinct > self.valid
 
 
 class TextCounter:
-    """Counts text as it streams by."""
+    """Makes the profile of a text column from a stream of values."""
 
     def __init__(self) -> None:
         self.kind: Literal["categorical", "text"] = "categorical"
@@ -126,7 +128,7 @@ class TextCounter:
             self.become_text()
 
     def become_text(self) -> None:
-        """Count what was counted so far as text, and all that follows."""
+        """Profile all rows by length and words too, those already counted and those to come."""
         if self.kind == "categorical":
             known, self._known = self._known, {}
             self.kind = "text"
@@ -153,7 +155,7 @@ class TextCounter:
 
 
 def as_text(column: CategoricalColumn) -> TextColumn:
-    """``column``, of which all values are known, as text."""
+    """``column`` as a profile of text. A categorical profile keeps all its values, so nothing is lost."""
     if isinstance(column, TextColumn):
         return column
     counter = TextCounter()
@@ -165,7 +167,7 @@ def as_text(column: CategoricalColumn) -> TextColumn:
 
 
 class _WordCounter:
-    """Counts in how many rows words occur."""
+    """Makes :class:`Words` from a stream of values."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -188,7 +190,7 @@ class _WordCounter:
             return
         names = words.dictionary.to_pylist()
         hashes = np.fromiter(map(word_hash, names), np.int64, len(names))
-        # Each word of a row once, in the order of rows.
+        # Each word counts once per row.
         row, word = _once(row, words.indices.to_numpy(), len(names))
         firsts = np.flatnonzero(np.diff(row, prepend=-1))
         drawn, place = np.unique(np.minimum.reduceat(hashes[word], firsts), return_inverse=True)
@@ -241,12 +243,12 @@ class _WordCounter:
 
 
 def word_hash(word: str) -> int:
-    """The hash of a word, 48 bits: the same in every process."""
+    """The hash of a word: 48 bits of BLAKE2b, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=6).digest(), "big")
 
 
 def _once(row: Ints, item: Ints, items: int) -> tuple[Ints, Ints]:
-    """Each item of a row once, ordered by row."""
+    """Unique pairs of row and item, ordered by row."""
     both = np.unique(row.astype(np.int64) * items + item)
     return both // items, both % items
 
@@ -257,7 +259,7 @@ def _total(where: Ints, rows: Ints, size: int) -> list[int]:
 
 
 def _slices(values: pa.Array) -> Iterator[tuple[int, int]]:
-    """Where to cut ``values``, so that long texts do not take all the memory at once."""
+    """Slices of ``values`` of at most 4 MB of text each (or one value), which bounds memory."""
     ends = np.cumsum(pc.binary_length(values).to_numpy(zero_copy_only=False), dtype=np.int64)
     start = 0
     while start < len(ends):

@@ -1,7 +1,7 @@
-"""Columns of timestamps and of dates, in UTC.
+"""Timestamp and date columns, in UTC.
 
-That time moves on is no drift. What may drift is when in the week things happen, so rows are counted by hour of the week
-(dates: by weekday): exactly, and so that parts add up to the whole.
+The passing of time is not drift; a change of the hours and weekdays at which rows fall is. Rows are therefore counted
+by hour of the week (dates: by weekday). The counts are exact, and those of parts add up.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from airflow_mlops.profiles.columns.base import as_numpy, decoded, plain
 
 DAYS, HOURS = 7, 24
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# The epoch was a Thursday, and weeks begin on Monday.
+# The epoch was a Thursday; weeks begin on Monday.
 _EPOCH_WEEKDAY = 3
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-# The years 1 to 9999, in seconds from the epoch: what ISO 8601, and Python, can write.
+# The years 1 to 9999 in seconds since the epoch: the range of Python's datetime.
 _FIRST = int((datetime(1, 1, 1, tzinfo=timezone.utc) - _EPOCH).total_seconds())
 _END = int((datetime(9999, 12, 31, tzinfo=timezone.utc) - _EPOCH).total_seconds()) + 86_400
 
@@ -30,15 +30,15 @@ Kind = Literal["timestamp", "date"]
 
 
 class TimestampColumn(Model):
-    """A profile of timestamps or dates. Timestamps without a time zone are taken to be UTC.
+    """A profile of timestamps or dates. Timestamps without a time zone are read as UTC.
 
     :param rows: all rows, missing ones included
     :param missing: rows without a value
     :param outside: rows whose value lies outside the years 1 to 9999
-    :param min: the oldest value, as ISO 8601 text in UTC (dates: as a date), of those within these years; ``None``
-        where there is none
-    :param max: the newest value, likewise
-    :param counts: rows in each hour of the week from Monday at midnight, 168 (dates: on each weekday, 7)
+    :param min: the oldest value within these years, as ISO 8601 text in UTC; ``None`` if there is none
+    :param max: the newest value within these years, likewise
+    :param counts: rows in each hour of the week, from Monday at midnight, shape (168,); dates: on each weekday, shape
+        (7,)
     """
 
     kind: Kind
@@ -56,7 +56,7 @@ class TimestampColumn(Model):
 
     @property
     def span(self) -> tuple[int, int] | None:
-        """The first and the last hour (dates: day) with a row, counted from Monday, 29 December 1969."""
+        """The first and the last hour (dates: day) with a row, in hours (days) since Monday, 29 December 1969."""
         if self.min is None or self.max is None:
             return None
         width = timedelta(hours=1) if self.kind == "timestamp" else timedelta(days=1)
@@ -65,7 +65,7 @@ class TimestampColumn(Model):
 
 
 def timestamp_kind(data_type: pa.DataType) -> Kind | None:
-    """How a column of ``data_type`` is profiled; ``None`` if it is neither timestamps nor dates."""
+    """The kind of profile of a column of ``data_type``; ``None`` if it holds neither timestamps nor dates."""
     data_type = plain(data_type)
     if pa.types.is_timestamp(data_type):
         return "timestamp"
@@ -73,7 +73,7 @@ def timestamp_kind(data_type: pa.DataType) -> Kind | None:
 
 
 class TimestampCounter:
-    """Counts timestamps or dates as they stream by."""
+    """Makes the profile of a timestamp or date column from a stream of values."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -130,7 +130,7 @@ class TimestampCounter:
 
 
 def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """The values as whole numbers from the epoch, and how many of these make a second."""
+    """The values as integers since the epoch, and the number of units per second."""
     if pa.types.is_date32(array.type):
         return as_numpy(array.view(pa.int32())).astype(np.int64) * 86_400, 1
     unit = "ms" if pa.types.is_date64(array.type) else array.type.unit

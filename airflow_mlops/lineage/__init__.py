@@ -1,6 +1,6 @@
-"""What a step read and made, in OpenLineage's words.
+"""The inputs and outputs of a step as OpenLineage datasets.
 
-Imported only when apache-airflow-providers-openlineage asks a task for its lineage; without the provider nothing here is.
+This package is imported only when apache-airflow-providers-openlineage extracts the lineage of a task.
 """
 
 from airflow_mlops.lineage.steps import lineage_of

@@ -1,4 +1,4 @@
-"""Datasets of the artifact store, and what Feast keeps, as OpenLineage's datasets."""
+"""Datasets of the artifact store, and Feast's feature views, as OpenLineage datasets."""
 
 from __future__ import annotations
 
@@ -22,38 +22,40 @@ from airflow_mlops.lineage.naming import place
 
 
 class Datasets:
-    """The datasets of one artifact store. All windows of a name are one dataset; each is a version of it."""
+    """The datasets of one artifact store. All windows of a dataset are one OpenLineage dataset; each is a version of
+    it.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self.store = ArtifactStore(url)
 
     def name(self, key: str) -> tuple[str, str]:
-        """Namespace and name of what the store holds under ``key``."""
+        """Namespace and name of the object at ``key`` of the store."""
         return place(f"{self._url}/{key}")
 
     def manifest(self, ref: DatasetRef) -> Manifest:
-        """:raises DatasetNotFoundError: it is not in this store"""
+        """:raises DatasetNotFoundError: the store does not hold the dataset"""
         return open_dataset(self.store, ref).manifest
 
     def read(
         self,
-        chosen: DatasetRef | DatasetSelection,
+        selection: DatasetRef | DatasetSelection,
         *,
         part: str | None = None,
-        into: Manifest | None = None,
-        told: Facets | None = None,
+        output: Manifest | None = None,
+        input_facets: Facets | None = None,
     ) -> InputDataset:
-        """A dataset that was read.
+        """A dataset as an input.
 
-        :param part: the only part that was read
-        :param into: what was made of it, which knows exactly which windows were read
-        :param told: more facets about the reading
+        :param part: the part that was read; by default the whole dataset
+        :param output: the dataset that was made from it; its parents are exactly the windows that were read
+        :param input_facets: further input facets
         """
-        manifests = self._manifests(chosen, into)
+        manifests = self._manifests(selection, output)
         files = [file for manifest in manifests for file in manifest.files if part in (None, file.part)]
-        namespace, name = self.name(f"datasets/{chosen.name}")
-        read: Facets = dict(told or {})
+        namespace, name = self.name(f"datasets/{selection.name}")
+        read: Facets = dict(input_facets or {})
         if manifests:
             read["inputStatistics"] = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
                 rowCount=sum(file.rows for file in files),
@@ -66,7 +68,7 @@ class Datasets:
         return InputDataset(namespace=namespace, name=name, facets=self._facets(manifests), inputFacets=read)
 
     def written(self, ref: DatasetRef) -> OutputDataset:
-        """A dataset that was written."""
+        """A dataset as an output."""
         manifest = self.manifest(ref)
         namespace, name = self.name(f"datasets/{ref.name}")
         wrote: Facets = {
@@ -79,16 +81,16 @@ class Datasets:
             wrote["subset"] = base_subset_dataset.OutputSubsetOutputDatasetFacet(outputCondition=condition)
         return OutputDataset(namespace=namespace, name=name, facets=self._facets([manifest]), outputFacets=wrote)
 
-    def unwritten(self, name: str) -> OutputDataset:
-        """A dataset that a task would have written."""
+    def planned(self, name: str) -> OutputDataset:
+        """A dataset that a task writes, without the facets of a written version."""
         namespace, name = self.name(f"datasets/{name}")
         return OutputDataset(namespace=namespace, name=name)
 
-    def _manifests(self, chosen: DatasetRef | DatasetSelection, into: Manifest | None) -> list[Manifest]:
+    def _manifests(self, selection: DatasetRef | DatasetSelection, output: Manifest | None) -> list[Manifest]:
         try:
-            if isinstance(chosen, DatasetSelection) and into is not None:
-                return self._parents(into, chosen.name)
-            return [dataset.manifest for dataset in select(self.store, chosen)]
+            if isinstance(selection, DatasetSelection) and output is not None:
+                return self._parents(output, selection.name)
+            return [dataset.manifest for dataset in select(self.store, selection)]
         except DatasetNotFoundError:
             return []
 
@@ -98,7 +100,7 @@ class Datasets:
             try:
                 found.append(self.manifest(DatasetRef(name=name, id=parent, rows=0)))
             except DatasetNotFoundError:
-                continue  # a parent of another name
+                continue  # a parent with another name
         return found
 
     def _facets(self, manifests: Sequence[Manifest]) -> Facets:
@@ -109,7 +111,7 @@ class Datasets:
         return {
             **source,
             **facets.schema((column.name, column.type) for column in last.columns),
-            **facets.about(last.description, last.owner),
+            **facets.documentation(last.description, last.owner),
             **(facets.version(last.id) if len(manifests) == 1 else {}),
         }
 
@@ -128,8 +130,8 @@ def _partitions(manifests: Sequence[Manifest]) -> list[base_subset_dataset.Parti
 
 
 def feature_view(project: str, view: str, features: Mapping[str, str]) -> tuple[str, str, Facets]:
-    """Namespace, name and facets of a feature view or service. They are named as in Feast's own OpenLineage events.
+    """Namespace, name and facets of a feature view or feature service, named as in Feast's own OpenLineage events.
 
-    :param features: the type of each feature, as far as it is known
+    :param features: types of the features; features of unknown type may be left out
     """
     return project, view, {**facets.source("feast", f"feast://{project}"), **facets.schema(features)}

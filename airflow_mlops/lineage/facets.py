@@ -1,4 +1,4 @@
-"""The facets that OpenLineage does not define, and short ways to those that it does."""
+"""Custom OpenLineage facets, and helpers for standard ones."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from openlineage.client.facet_v2 import (
 
 
 def _schema_url(name: str) -> str:
-    # The schemas are the JSON files in the folder schemas/ beside this module.
+    # The JSON schemas are in the folder schemas/ next to this module.
     return f"urn:airflow-mlops:facets:1-0-0:{name}"
 
 
 @attr.define(kw_only=True)
 class MLOpsModelDatasetFacet(DatasetFacet):
-    """What is known of a model version; the facet ``mlops_model``.
+    """The facet ``mlops_model`` of a model version.
 
-    :param model: the registered model's name
-    :param version: the version that is meant, also by an alias
-    :param runId: the MLflow run that made it
-    :param runUrl: that run's page
-    :param trainer: what was trained
-    :param metrics: measured on held-out data
-    :param trainingSet: the training set's id, the SHA-256 over all that it is
+    :param model: name of the registered model
+    :param version: number of the version, also if the dataset is named by an alias
+    :param runId: the MLflow run that produced it
+    :param runUrl: page of this run
+    :param trainer: name of the trainer
+    :param metrics: metrics on held-out data
+    :param trainingSet: id (SHA-256) of the training set
     """
 
     model: str
     version: int
-    runId: str | None = None  # noqa: N815 - OpenLineage's way
+    runId: str | None = None  # noqa: N815 - OpenLineage's naming
     runUrl: str | None = None  # noqa: N815
     trainer: str | None = None
     metrics: dict[str, float] | None = None
@@ -53,10 +53,11 @@ class MLOpsModelDatasetFacet(DatasetFacet):
 
 @attr.define(kw_only=True)
 class MLOpsMeasuredInputDatasetFacet(InputDatasetFacet):
-    """What a task measured on a model version; the input facet ``mlops_measured``.
+    """The input facet ``mlops_measured`` of a model version: the metrics that a task measured.
 
-    :param dataset: the id of the dataset it was measured on
-    :param part: the part of it that was held out
+    :param dataset: id of the dataset on which they were measured
+    :param part: the held-out part of this dataset
+    :param metrics: values by metric name
     """
 
     dataset: str
@@ -72,13 +73,14 @@ class MLOpsMeasuredInputDatasetFacet(InputDatasetFacet):
 
 @attr.define(kw_only=True)
 class MLOpsVerdictRunFacet(RunFacet):
-    """What a task decided about a model; the facet ``mlops_verdict``.
+    """The run facet ``mlops_verdict``: what a task decided about a model.
 
+    :param model: name of the registered model
     :param verdict: ``accepted`` or ``refused``, ``promoted`` or ``not_promoted``, ``rolled_back`` or ``unchanged``,
         ``healthy``, ``watch`` or ``retrain``
-    :param version: the version it is about: the winner, the champion
-    :param reason: one sentence that says why
-    :param metrics: the numbers it stands on
+    :param version: the winning candidate, or the champion
+    :param reason: one sentence
+    :param metrics: the numbers behind the decision
     """
 
     model: str
@@ -98,7 +100,7 @@ Facets = dict[str, Any]
 
 
 def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
-    """Columns and their types."""
+    """The facet ``schema``: columns and their types."""
     pairs = columns.items() if isinstance(columns, Mapping) else columns
     field = schema_dataset.SchemaDatasetFacetFields
     fields = [field(name=name, type=kind, ordinal_position=place) for place, (name, kind) in enumerate(pairs, start=1)]
@@ -106,18 +108,18 @@ def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
 
 
 def source(name: str, uri: str | None = None) -> Facets:
-    """Where it is kept: a namespace, or another name and its URI."""
+    """The facet ``dataSource``: the storage of a dataset, as a namespace or as a name and a URI."""
     uri = uri or (name if "://" in name else f"{name}://")
     return {"dataSource": datasource_dataset.DatasourceDatasetFacet(name=name, uri=uri)}
 
 
 def version(text: str) -> Facets:
-    """Which version of it was read or written."""
+    """The facet ``version``: the version that was read or written."""
     return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=text)}
 
 
-def about(description: str = "", owner: str = "") -> Facets:
-    """What it is and whose, where somebody said so."""
+def documentation(description: str = "", owner: str = "") -> Facets:
+    """The facets ``documentation`` and ``ownership``, as far as given."""
     found: Facets = {}
     if description:
         found["documentation"] = documentation_dataset.DocumentationDatasetFacet(description=description)

@@ -1,4 +1,4 @@
-"""Versions and aliases of registered models as OpenLineage's datasets."""
+"""Versions and aliases of registered models as OpenLineage datasets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_mlops.registry.verdict import GateResult
 
 
 class Models:
-    """The models of one MLflow server, whose tracking URI is their namespace."""
+    """The models of one MLflow server. Their namespace is its tracking URI."""
 
     def __init__(self, target: MLflowTarget) -> None:
         try:
@@ -35,27 +35,28 @@ class Models:
         gates: Iterable[GateResult] = (),
         measured: MLOpsMeasuredInputDatasetFacet | None = None,
     ) -> InputDataset:
-        """A version that was used, by its number or by an alias.
+        """A model version as an input, named by its number or by an alias.
 
-        :param gates: what it was judged by
+        :param gates: results of the gates that it was tested by
+        :param measured: metrics measured on it
         """
-        told: Facets = {"mlops_measured": measured} if measured else {}
-        if judged := [_assertion(gate) for gate in gates]:
+        input_facets: Facets = {"mlops_measured": measured} if measured else {}
+        if assertions := [_assertion(gate) for gate in gates]:
             facet = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet
-            told["dataQualityAssertions"] = facet(assertions=judged)
+            input_facets["dataQualityAssertions"] = facet(assertions=assertions)
         return InputDataset(
-            namespace=self.namespace, name=_name(ref, alias), facets=self._facets(ref), inputFacets=told
+            namespace=self.namespace, name=_name(ref, alias), facets=self._facets(ref), inputFacets=input_facets
         )
 
     def written(
         self, ref: ModelVersionRef, *, alias: str | None = None, signature: Facets | None = None, **known: Any
     ) -> OutputDataset:
-        """A version that was registered, or an alias that was moved.
+        """A version that was registered, or an alias that was moved, as an output.
 
-        :param signature: the columns that the model takes, as a facet
-        :param known: fields of the facet ``mlops_model``
+        :param signature: the facet ``schema`` with the model's features
+        :param known: further fields of the facet ``mlops_model``
         """
-        # A facet replaces the one before it, so only who makes a version says what is known of it.
+        # A facet replaces earlier ones of the same dataset. Therefore only tasks that write a version emit mlops_model.
         facet = MLOpsModelDatasetFacet(model=ref.model, version=ref.version, runId=ref.run_id or None, **known)
         return OutputDataset(
             namespace=self.namespace,

@@ -1,21 +1,21 @@
-"""Namespace and name of what lies behind a URL, as https://openlineage.io/docs/spec/naming says; never credentials."""
+"""OpenLineage namespaces and names of URLs, after https://openlineage.io/docs/spec/naming, without credentials."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# The same store has one name, whatever the library that opened it calls the protocol.
+# Libraries use different protocol names for the same store.
 _SCHEMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss"}
-# Here the part before the @ is a container and no user.
+# In these URLs the part before the @ is a container, not a user.
 _CONTAINERS = ("abfss", "wasb", "wasbs")
 
 
 def place(url: str) -> tuple[str, str]:
     """Namespace and name of a file or folder by its fsspec URL: ``s3://bucket`` and ``mlops/datasets/flights``.
 
-    A local path has the namespace ``file`` and its absolute path for a name.
+    A local path has the namespace ``file`` and its absolute path as name.
     """
-    # Of a chain such as zip://member::s3://bucket/archive.zip the last link is where the bytes are.
+    # In a chained URL such as zip://member::s3://bucket/archive.zip the last link locates the bytes.
     url = url.rpartition("::")[2]
     if "://" not in url or url.startswith("file://"):
         return "file", str(Path(url.removeprefix("file://")).expanduser().absolute())
@@ -23,7 +23,7 @@ def place(url: str) -> tuple[str, str]:
     authority, _, path = rest.partition("/")
     scheme = _SCHEMES.get(scheme, scheme)
     if scheme in ("http", "https"):
-        # A signed URL carries its signature in the query.
+        # Signed URLs carry their signature in the query.
         path = path.partition("?")[0].partition("#")[0]
     if scheme not in _CONTAINERS:
         authority = authority.rpartition("@")[2]
@@ -31,12 +31,12 @@ def place(url: str) -> tuple[str, str]:
 
 
 def bare(uri: str) -> str:
-    """A server's URI without what may be secret: user, password and query."""
+    """The URI of a server without user, password, query and fragment, which may be secret."""
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def connection_namespace(conn_id: str) -> str:
-    """What stands for a server whose connection only the place knows where the step runs."""
+    """The namespace of a server whose connection is unknown on the worker."""
     return f"airflow-connection://{conn_id}"

@@ -1,4 +1,4 @@
-"""What rows were ingested from: tables and files outside the artifact store."""
+"""Sources of ingested rows: tables and files outside the artifact store."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from airflow_mlops.stages.ingest.spec import IngestSpec
 
 log = logging.getLogger(__name__)
 
-# A glob that matches more files than this is named instead of them.
+# If a glob matches more files than this, the glob is named instead of the files.
 _MOST_FILES = 100
 
 
-def files(spec: IngestSpec, made: Manifest | None) -> list[InputDataset]:
-    """The files that were read, or before that, those that were asked for."""
-    read: list[dict[str, Any]] = list(made.source.get("read") or ()) if made else []
-    # What is read from inside an archive has only the name that it has there.
+def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
+    """The files that were read. If the task failed before reading: the configured files."""
+    read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
+    # Files inside archives are recorded by their name in the archive only.
     if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in spec.files):
         asked = [place(url) for url in spec.files]
         return [InputDataset(namespace, name, facets=facets.source(namespace)) for namespace, name in asked]
-    whole = made.columns if made is not None and spec.columns is None else ()
+    whole = output.columns if output is not None and spec.columns is None else ()
     columns = facets.schema((column.name, column.type) for column in whole)
     found = []
     for file in read:
@@ -51,8 +51,8 @@ def files(spec: IngestSpec, made: Manifest | None) -> list[InputDataset]:
 
 
 def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
-    """The tables that a query reads, named as the provider of their database names them, and the query."""
-    assert spec.conn_id is not None  # the spec makes sure of it
+    """The tables that a query reads, named by the Airflow provider of their database, and the query as a job facet."""
+    assert spec.conn_id is not None  # the spec ensures both
     assert spec.sql is not None
     hook, info, dialect, schema = _database(spec.conn_id)
     parser = SQLParser(dialect=dialect, default_schema=schema)
@@ -63,13 +63,13 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """The connection's hook, what OpenLineage calls its database, the SQL dialect and the default schema."""
+    """The hook of a connection, OpenLineage's description of its database, the SQL dialect and the default schema."""
     try:
         known = airflow_connection(conn_id)
     except ConnectionNotFoundError:
         return None, DatabaseInfo(scheme=connection_namespace(conn_id)), None, None
     if known.conn_type == "sqlite":
-        # A database is a file; its provider gives it no name.
+        # The SQLite provider does not name its databases; they are files.
         return None, DatabaseInfo(scheme="sqlite", authority=str(database_path(known).absolute())), "sqlite", "main"
     try:
         hook = BaseHook.get_hook(conn_id)
@@ -77,16 +77,16 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
         if info is not None:
             dialect = hook.get_openlineage_database_dialect(BaseHook.get_connection(conn_id))
             return hook, info, dialect, _default_schema(hook)
-    except Exception as error:  # noqa: BLE001 - no provider for this database, or one that knows no OpenLineage
-        log.debug("Connection %r has no hook that names its database: %s", conn_id, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - no provider for this database, or one without OpenLineage support
+        log.debug("Connection %r has no hook with OpenLineage support: %s", conn_id, type(error).__name__)
     authority = f"{known.host}:{known.port}" if known.port else known.host
     return None, DatabaseInfo(scheme=known.conn_type, authority=authority, database=known.schema_), None, None
 
 
 def _default_schema(hook: Any) -> str | None:
-    """The schema of tables that are named without one. Some databases have to be asked."""
+    """The schema of tables that a query names without one. For some databases the hook queries it."""
     try:
         return str(hook.get_openlineage_default_schema())
-    except Exception as error:  # noqa: BLE001 - whatever it is, the query itself has been answered
-        log.debug("The default schema could not be asked for: %s", type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - lineage is best effort; the query itself has succeeded
+        log.debug("The default schema could not be queried: %s", type(error).__name__)
         return DbApiHook.get_openlineage_default_schema(hook)

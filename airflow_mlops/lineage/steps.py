@@ -1,4 +1,4 @@
-"""What each step read and made, from what it was asked and what it answered."""
+"""The lineage of each step: its inputs and outputs, derived from its spec and its result."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSe
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.step import read_outcomes
 
-Answer = dict[str, Any] | None
+ResultJson = dict[str, Any] | None
 Lineage = OperatorLineage[Any, Any]
 
 
-def lineage_of(call: StepCall | None, result: Answer) -> Lineage:
-    """What a step read and made.
+def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
+    """The lineage of a step.
 
-    :param call: ``None`` if the task failed before there was one
-    :param result: the step's result; ``None`` if it failed, and then only what it was asked for is told
+    :param call: the call of the step; ``None`` if the task failed before building it
+    :param result: the result of the step as JSON; ``None`` if it failed. Then the lineage follows from the spec alone
     """
     if call is None:
         return OperatorLineage()
     found = _STEPS[call.step](call, result, Datasets(call.store))
-    # Two roles of one dataset, such as champion and scorer, are one input.
+    # A dataset with two roles, such as champion and scoring version, is one input.
     inputs = {(dataset.namespace, dataset.name): dataset for dataset in reversed(found.inputs)}
     return OperatorLineage(
         inputs=list(reversed(inputs.values())),
@@ -58,22 +58,24 @@ def lineage_of(call: StepCall | None, result: Answer) -> Lineage:
     )
 
 
-def _ingest(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _ingest(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads tables or files; writes the raw dataset."""
     spec = IngestSpec.model_validate(call.spec)
     done = IngestResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done else None
     found = sources.query(spec) if spec.sql else OperatorLineage(inputs=sources.files(spec, made))
-    found.outputs = [datasets.written(done.dataset) if done else datasets.unwritten(spec.name)]
+    found.outputs = [datasets.written(done.dataset) if done else datasets.planned(spec.name)]
     return found
 
 
-def _validate(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the dataset; writes its valid and its quarantined rows."""
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
     made = [ref for ref in (done.dataset, done.quarantined) if ref is not None and ref != spec.dataset] if done else []
     return OperatorLineage(
-        inputs=[datasets.read(spec.dataset, told=_assertions(outcomes, spec.on_failure))],
+        inputs=[datasets.read(spec.dataset, input_facets=_assertions(outcomes, spec.on_failure))],
         outputs=[datasets.written(ref) for ref in made],
     )
 
@@ -87,7 +89,7 @@ def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Face
             data_quality_assertions_dataset.Assertion(
                 assertion=kind,
                 success=outcome.success,
-                # Columns that are compared, and sets of them, stand together.
+                # Expectations about several columns have no single column.
                 column=about if re.fullmatch(r"[^,\[\]]+", about) else None,
                 name=outcome.expectation,
                 severity="error" if stops else "warn",
@@ -98,7 +100,8 @@ def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Face
     return {"dataQualityAssertions": facet(assertions=assertions)} if assertions else {}
 
 
-def _materialize_features(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _materialize_features(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads datasets; writes feature views."""
     spec = MaterializeFeaturesSpec.model_validate(call.spec)
     done = MaterializeFeaturesResult.model_validate(result) if result else None
     outputs = []
@@ -112,25 +115,26 @@ def _materialize_features(call: StepCall, result: Answer, datasets: Datasets) ->
     return OperatorLineage(inputs=[datasets.read(source.dataset) for source in spec.sources.values()], outputs=outputs)
 
 
-def _training_set(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads events and feature views; writes the training set."""
     spec = TrainingSetSpec.model_validate(call.spec)
     if not result:
-        return OperatorLineage(inputs=[datasets.read(spec.entities)], outputs=[datasets.unwritten(spec.name)])
+        return OperatorLineage(inputs=[datasets.read(spec.entities)], outputs=[datasets.planned(spec.name)])
     done = TrainingSetResult.model_validate(result)
     made = datasets.manifest(done.dataset)
     return OperatorLineage(
-        inputs=[datasets.read(spec.entities, into=made), *_features(made)], outputs=[datasets.written(done.dataset)]
+        inputs=[datasets.read(spec.entities, output=made), *_features(made)], outputs=[datasets.written(done.dataset)]
     )
 
 
 def _features(made: Manifest) -> list[InputDataset]:
-    """The feature views that a training set was joined from, and the service that named them."""
+    """The feature views from which a training set was joined, and their feature service if there is one."""
     project, service = made.source.get("feast_project"), made.details.get("feature_service")
     if not project:
         return []
     types = {column.name: column.type for column in made.columns}
     refs = [ref.partition(":") for ref in made.details["feature_refs"]]
-    # Who materialises a view says what is in it; here are only the features that were asked for.
+    # The task that materialises a view emits its schema; a training set may use only some of its features.
     views: dict[str, dict[str, str]] = {view: {} for view, _, _ in refs}
     if service:
         views[service] = {name: types.get(f"{view}__{name}") or types[name] for view, _, name in refs}
@@ -140,11 +144,13 @@ def _features(made: Manifest) -> list[InputDataset]:
     ]
 
 
-def _search(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _search(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the training set."""
     return OperatorLineage(inputs=[datasets.read(SearchSpec.model_validate(call.spec).dataset)])
 
 
-def _train(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _train(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the training set; writes a model version."""
     spec = TrainSpec.model_validate(call.spec)
     inputs = [datasets.read(spec.dataset)]
     if not result:
@@ -163,7 +169,8 @@ def _train(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     return OperatorLineage(inputs=inputs, outputs=[model])
 
 
-def _evaluate(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the held-out part, the candidates and the champion; decides."""
     spec = EvaluateSpec.model_validate(call.spec)
     models = Models(spec.mlflow)
     if not result:
@@ -182,21 +189,22 @@ def _evaluate(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     if verdict.champion:
         inputs.append(models.read(verdict.champion, measured=measured(verdict.champion_metrics)))
     won = verdict.winner
-    told = MLOpsVerdictRunFacet(
+    decision = MLOpsVerdictRunFacet(
         model=verdict.model,
         verdict="accepted" if won else "refused",
         version=won.version if won else None,
         reason=verdict.reason,
         metrics=verdict.for_candidate(won).metrics if won else None,
     )
-    return OperatorLineage(inputs=inputs, run_facets={"mlops_verdict": told})
+    return OperatorLineage(inputs=inputs, run_facets={"mlops_verdict": decision})
 
 
-def _promote(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the winner, or all candidates if there is none; writes the champion if it changed; decides."""
     spec = PromoteSpec.model_validate(call.spec)
     models, verdict = Models(spec.mlflow), spec.verdict
-    judged = [verdict.winner] if verdict.winner else [item.candidate for item in verdict.candidates]
-    inputs = [models.read(ref) for ref in judged]
+    candidates = [verdict.winner] if verdict.winner else [item.candidate for item in verdict.candidates]
+    inputs = [models.read(ref) for ref in candidates]
     if not result:
         return OperatorLineage(inputs=inputs)
     done = PromoteResult.model_validate(result)
@@ -217,12 +225,13 @@ def _promote(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     )
 
 
-def _rollback(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the champion after the rollback; writes it if it changed; decides."""
     if not result:
         return OperatorLineage()
     models = Models(RollbackSpec.model_validate(call.spec).mlflow)
     done = RollbackResult.model_validate(result)
-    told = MLOpsVerdictRunFacet(
+    decision = MLOpsVerdictRunFacet(
         model=done.model,
         verdict="rolled_back" if done.rolled_back else "unchanged",
         version=done.champion.version,
@@ -231,11 +240,12 @@ def _rollback(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     return OperatorLineage(
         inputs=[models.read(done.champion)],
         outputs=[models.written(done.champion, alias=CHAMPION)] if done.rolled_back else [],
-        run_facets={"mlops_verdict": told},
+        run_facets={"mlops_verdict": decision},
     )
 
 
-def _score(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads rows and the champion; writes predictions."""
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:
@@ -251,21 +261,24 @@ def _score(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
     )
 
 
-def _join_labels(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads predictions and labels; writes outcomes."""
     spec = JoinLabelsSpec.model_validate(call.spec)
     done = JoinLabelsResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done and done.dataset else None
     return OperatorLineage(
-        inputs=[datasets.read(spec.predictions, into=made), datasets.read(spec.labels, into=made)],
+        inputs=[datasets.read(spec.predictions, output=made), datasets.read(spec.labels, output=made)],
         outputs=[datasets.written(made.ref)] if made else [],
     )
 
 
-def _profile(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads the dataset."""
     return OperatorLineage(inputs=[datasets.read(ProfileSpec.model_validate(call.spec).dataset)])
 
 
-def _monitor(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Reads outcomes, the champion and the scoring version; writes the report; decides."""
     spec = MonitorSpec.model_validate(call.spec)
     inputs = [datasets.read(spec.dataset)] if spec.dataset else []
     if not result:
@@ -281,26 +294,27 @@ def _monitor(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
         facets={
             **facets.source(namespace, bare(done.report_url)),
             **facets.version(done.window.label),
-            **facets.about(f"Drift and realised performance of {done.model}"),
+            **facets.documentation(f"Drift and realised performance of {done.model}"),
         },
     )
-    told = MLOpsVerdictRunFacet(
+    decision = MLOpsVerdictRunFacet(
         model=done.model,
         verdict=done.decision,
         version=done.champion.version if done.champion else None,
         reason=done.reason,
         metrics=done.metrics,
     )
-    return OperatorLineage(inputs=inputs, outputs=[report], run_facets={"mlops_verdict": told})
+    return OperatorLineage(inputs=inputs, outputs=[report], run_facets={"mlops_verdict": decision})
 
 
-def _purge_predictions(call: StepCall, result: Answer, datasets: Datasets) -> Lineage:
+def _purge_predictions(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Writes predictions and outcomes."""
     spec = PurgePredictionsSpec.model_validate(call.spec)
     names = (spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes")
-    return OperatorLineage(outputs=[datasets.unwritten(name) for name in names])
+    return OperatorLineage(outputs=[datasets.planned(name) for name in names])
 
 
-_STEPS: dict[str, Callable[[StepCall, Answer, Datasets], Lineage]] = {
+_STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "ingest": _ingest,
     "validate": _validate,
     "materialize_features": _materialize_features,

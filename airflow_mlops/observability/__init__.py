@@ -1,0 +1,1 @@
+"""Metrics of models: what is exported, and where to."""

@@ -1,4 +1,4 @@
-"""Where samples go: Airflow's own metrics always; Prometheus by a textfile or a Pushgateway where configured."""
+"""Export of samples: always to Airflow's metrics, and to Prometheus by textfile or Pushgateway if configured."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ _TIMEOUT = 10.0
 
 
 def export(samples: Sequence[Sample], log: Any) -> None:
-    """Hand on the samples of one model and one group.
+    """Export the samples of one model and one group. They replace earlier samples of this model and group.
 
-    They replace what was handed on before for that model and group. A way that fails gets a warning in the log: the
-    work is done.
+    A failing exporter never fails the task; it logs a warning.
     """
     if not samples:
         return
-    ways: list[tuple[str, Callable[[], None]]] = [("Airflow's metrics", lambda: _to_airflow(samples))]
+    exporters: list[tuple[str, Callable[[], None]]] = [("Airflow's metrics", lambda: _to_airflow(samples))]
     if folder := prometheus_textfile():
-        ways.append((f"the folder {folder}", lambda: _to_textfile(samples, Path(folder))))
+        exporters.append((f"the folder {folder}", lambda: _to_textfile(samples, Path(folder))))
     if gateway := prometheus_pushgateway():
-        ways.append((f"the Pushgateway {gateway}", lambda: _to_pushgateway(samples, gateway)))
-    for name, hand_on in ways:
+        exporters.append((f"the Pushgateway {gateway}", lambda: _to_pushgateway(samples, gateway)))
+    for name, run in exporters:
         try:
-            hand_on()
+            run()
         except ImportError as error:
-            log.warning("No metrics go to %s: %s; install airflow-mlops[prometheus].", name, error)
-        except Exception as error:  # noqa: BLE001 - the work is done
-            log.warning("No metrics go to %s: %s", name, error)
+            log.warning("Metrics were not exported to %s: %s. Install airflow-mlops[prometheus].", name, error)
+        except Exception as error:  # noqa: BLE001 - the work of the task is done
+            log.warning("Metrics were not exported to %s: %s", name, error)
 
 
 def _to_airflow(samples: Sequence[Sample]) -> None:
     from airflow.sdk.observability import stats
 
     for metric, value, labels in samples:
-        # InfluxDB's line protocol, which StatsD may speak, knows no empty tag.
+        # InfluxDB's line protocol, an option of StatsD, does not allow empty tags.
         stats.gauge(metric.name, value, tags={name: text for name, text in labels.items() if text})
 
 

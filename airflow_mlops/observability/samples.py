@@ -1,7 +1,8 @@
-"""Every metric that is exported, and how the results of steps become samples of them.
+"""All exported metrics, and the conversion of step results to samples.
 
-All are gauges: they say what the last run of a task found, and a batch job has no process to count in. The part of a
-name after ``mlops.`` is its group, what one task exports at once for one model; no two groups share a metric.
+All metrics are gauges with the result of the last run: batch tasks have no long-lived process that could keep counters.
+The part of a name after ``mlops.`` is its group. A task exports all metrics of a group for one model at once, and each
+metric belongs to one group.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _OUTCOMES = ("promoted", "refused", "rolled_back", "unchanged")
 class Metric:
     """A gauge.
 
-    :param name: as Airflow names its own, with dots and without the prefix ``airflow``
-    :param help: one sentence that says what it is
-    :param labels: the names of its labels; ``model`` is one of them
+    :param name: the name in Airflow's style, with dots and without the prefix ``airflow``
+    :param help: the meaning in one sentence
+    :param labels: names of the labels, including ``model``
     """
 
     name: str
@@ -36,17 +37,17 @@ class Metric:
 
     @property
     def group(self) -> str:
-        """What is exported together: ``monitor``, ``score`` or ``champion``."""
+        """The group: ``monitor``, ``score`` or ``champion``."""
         return self.name.split(".")[1]
 
     @property
     def prometheus(self) -> str:
-        """The name in Prometheus, the same by whichever way it gets there."""
+        """The name in Prometheus, the same for all exporters."""
         return f"airflow_{self.name.replace('.', '_')}"
 
 
 class Sample(NamedTuple):
-    """A value of a metric; ``labels`` has a text for each of the metric's labels, an empty one where it has none."""
+    """A value of a metric. ``labels`` has a text for each label of the metric, which may be empty."""
 
     metric: Metric
     value: float
@@ -56,47 +57,51 @@ class Sample(NamedTuple):
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("mlops.monitor.decision", "1 for what the last check decided, else 0.", (*_VERSION, "decision")),
-        Metric("mlops.monitor.retraining_held_back", "1 where retraining is due and something holds it back, else 0."),
-        Metric("mlops.monitor.completed_timestamp_seconds", "When the last check was done."),
-        Metric("mlops.monitor.window_end_timestamp_seconds", "End of the window that the last check was about."),
-        Metric("mlops.monitor.rows", "Predictions in the window."),
-        Metric("mlops.monitor.labelled_rows", "Predictions in the window that have a label."),
-        Metric("mlops.monitor.coverage_ratio", "Share of the predictions that have a label."),
-        Metric("mlops.monitor.features_drifted", "Features that have drifted."),
-        Metric("mlops.monitor.feature_drift_ratio", "Share of rows by which the most drifted feature has moved."),
-        Metric("mlops.monitor.prediction_drift_ratio", "Share of rows by which the scores have moved."),
-        Metric("mlops.monitor.label_drift_ratio", "Share of rows by which the labels have moved."),
+        Metric(
+            "mlops.monitor.decision", "1 for the decision of the last check, 0 for the others.", (*_VERSION, "decision")
+        ),
+        Metric("mlops.monitor.retraining_held_back", "1 if retraining is due but held back, else 0."),
+        Metric("mlops.monitor.completed_timestamp_seconds", "Time of the last check."),
+        Metric("mlops.monitor.window_end_timestamp_seconds", "End of the window of the last check."),
+        Metric("mlops.monitor.rows", "Number of predictions in the window."),
+        Metric("mlops.monitor.labelled_rows", "Number of predictions in the window with a label."),
+        Metric("mlops.monitor.coverage_ratio", "Share of the predictions with a label."),
+        Metric("mlops.monitor.features_drifted", "Number of features that have drifted."),
+        Metric("mlops.monitor.feature_drift_ratio", "Effect size of the most drifted feature, as a share of rows."),
+        Metric("mlops.monitor.prediction_drift_ratio", "Effect size of the drift of scores, as a share of rows."),
+        Metric("mlops.monitor.label_drift_ratio", "Effect size of the drift of labels, as a share of rows."),
         Metric(
             "mlops.monitor.multivariate_drift_ratio",
-            "Share of rows by which the error of a reconstruction of all features together has moved.",
+            "Effect size of the drift of the PCA reconstruction error of all features, as a share of rows.",
         ),
         Metric("mlops.monitor.newest_row_timestamp_seconds", "Event time of the newest row in the window."),
         Metric("mlops.monitor.performance", "The model's performance in the window.", _PERFORMANCE),
         Metric("mlops.monitor.performance_low", "Lower end of its confidence interval.", _PERFORMANCE),
         Metric("mlops.monitor.performance_high", "Upper end of its confidence interval.", _PERFORMANCE),
-        Metric("mlops.monitor.performance_reference", "The same on held-out data at training.", _PERFORMANCE),
+        Metric("mlops.monitor.performance_reference", "The same metric on held-out data at training.", _PERFORMANCE),
         Metric(
             "mlops.monitor.label_delay_seconds",
-            "How long after their event labels came, by percentile.",
+            "Time from events to their labels, by percentile.",
             (*_VERSION, "percentile"),
         ),
-        Metric("mlops.score.completed_timestamp_seconds", "When rows were last scored."),
-        Metric("mlops.score.rows", "Rows that the last run scored."),
-        Metric("mlops.score.rows_per_second", "Rows per second of reading, scoring and writing in the last run."),
+        Metric("mlops.score.completed_timestamp_seconds", "Time of the last scoring."),
+        Metric("mlops.score.rows", "Number of rows that the last run scored."),
+        Metric("mlops.score.rows_per_second", "Rows per second in the last run, including reading and writing."),
         Metric(
             "mlops.champion.decision",
-            "1 for what the last promotion or rollback came to, else 0.",
+            "1 for the outcome of the last promotion or rollback, 0 for the others.",
             ("model", "decision"),
         ),
-        Metric("mlops.champion.completed_timestamp_seconds", "When that was decided.", ("model",)),
-        Metric("mlops.champion.version", "The version that is champion.", ("model",)),
+        Metric("mlops.champion.completed_timestamp_seconds", "Time of the last promotion or rollback.", ("model",)),
+        Metric("mlops.champion.version", "Version number of the champion.", ("model",)),
     )
 }
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """The samples of a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`, as JSON; of what was measured only."""
+    """The samples of a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`, as JSON. Values that were not
+    measured are left out.
+    """
     measured, version = result["metrics"], _version(result["scored_by"] or result["champion"])
     about = {"model": result["model"], "version": version}
     end, behind = Window.model_validate(result["window"]).end.timestamp(), measured.get("newest_row_behind_days")
@@ -130,7 +135,9 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
 
 
 def scored(result: dict[str, Any]) -> list[Sample]:
-    """The samples of a :class:`~airflow_mlops.stages.score.spec.ScoreResult`, as JSON; none where nothing was scored."""
+    """The samples of a :class:`~airflow_mlops.stages.score.spec.ScoreResult`, as JSON; empty if nothing was
+    scored.
+    """
     by = result["scored_by"]
     if result["dataset"] is None or by is None:
         return []
@@ -143,11 +150,11 @@ def scored(result: dict[str, Any]) -> list[Sample]:
 
 
 def decided(result: dict[str, Any], outcome: str) -> list[Sample]:
-    """The samples of what became of the champion.
+    """The samples of a promotion or rollback.
 
     :param result: a :class:`~airflow_mlops.stages.promote.spec.PromoteResult` or
         :class:`~airflow_mlops.stages.rollback.spec.RollbackResult`, as JSON
-    :param outcome: ``promoted`` or ``rolled_back``, where the champion changed
+    :param outcome: ``promoted`` or ``rolled_back``; exported if the champion changed
     """
     changed = result.get("promoted") or result.get("rolled_back")
     outcome = outcome if changed else "refused" if result["ledger_url"] else "unchanged"
@@ -175,7 +182,7 @@ def _samples(group: str, values: dict[str, Any], labels: dict[str, str]) -> list
 
 
 def _one_of(name: str, choices: tuple[str, ...], chosen: str, labels: dict[str, str]) -> list[Sample]:
-    # One series a choice, as OpenMetrics draws a state, so that a query can ask for one by its name.
+    # One series for each choice, as in an OpenMetrics StateSet.
     return [Sample(METRICS[name], float(choice == chosen), {**labels, "decision": choice}) for choice in choices]
 
 

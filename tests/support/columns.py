@@ -1,4 +1,4 @@
-"""Columns of text, timestamps and embeddings as a model's traffic has them, drawn row by row from what does not change."""
+"""Random columns of text, timestamps and embeddings, like those of a model's traffic. Rows are independent."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pyarrow as pa
 
 WORDS = np.array([f"word{number}" for number in range(20_000)])
 _CUMULATED = np.cumsum(1 / np.arange(1, len(WORDS) + 1))
-# By hour of the day in UTC, and by weekday from Monday.
+# Relative frequencies by hour of the day in UTC, and by weekday from Monday.
 HOURS = np.array([1, 1, 1, 1, 1, 3, 8, 9, 8, 7, 6, 6, 6, 6, 7, 8, 9, 9, 8, 7, 5, 3, 2, 1])
 WEEKDAYS = np.array([1, 1, 1, 1, 1.2, 0.6, 0.8])
 _CENTRES = np.random.RandomState(0).normal(size=(4, 1_024))
 
 
 def texts(random: np.random.Generator, rows: int, mean_words: float = 8) -> pa.Array:
-    """Free text whose words are as unequally frequent as those of a language."""
+    """Free text with word frequencies as in natural language (Zipf's law)."""
     counts = 1 + random.poisson(mean_words, rows)
     drawn = WORDS[np.searchsorted(_CUMULATED, random.random(counts.sum()) * _CUMULATED[-1])]
     return pa.array([" ".join(words) for words in np.split(drawn, np.cumsum(counts)[:-1])], pa.string())
@@ -30,7 +30,7 @@ def times(
     hours: np.ndarray = HOURS,
     weekdays: np.ndarray = WEEKDAYS,
 ) -> pa.Array:
-    """Timestamps of ``days`` days from ``first`` on."""
+    """Random timestamps within ``days`` days from ``first``."""
     day = np.datetime64(first, "D").astype(int) + np.arange(days)
     share = weekdays[(day + 3) % 7]
     hour = random.choice(day, rows, p=share / share.sum()) * 24 + random.choice(24, rows, p=hours / hours.sum())
@@ -38,7 +38,7 @@ def times(
 
 
 def embeddings(random: np.random.Generator, rows: int, dimension: int = 32, shift: float = 0.0) -> pa.Array:
-    """Points about four centres."""
+    """Random points around four centres."""
     found = random.normal(shift, 1, (rows, dimension)) + 2 * _CENTRES[random.integers(0, 4, rows), :dimension]
     return fixed(found)
 
@@ -48,5 +48,5 @@ def fixed(values: np.ndarray) -> pa.Array:
 
 
 def window_rows(random: np.random.Generator, most: int = 5_000) -> int:
-    """From 50 to ``most``, small ones as often as large ones."""
+    """A random number of rows from 50 to ``most``, log-uniform."""
     return round(math.exp(random.uniform(math.log(50), math.log(most))))

@@ -1,4 +1,4 @@
-"""Results of steps in which everything was measured, the samples of them, and what Prometheus is asked about those."""
+"""Complete results of steps, their samples, and the expressions of the alerts and the dashboard."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def rollback_result() -> dict[str, Any]:
 
 
 def groups() -> dict[str, list[Sample]]:
-    """All that is exported of one model."""
+    """All exported samples of one model, by group."""
     return {
         "monitor": monitored(monitor_result()),
         "score": scored(score_result()),
@@ -83,6 +83,6 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def dashboard() -> list[tuple[str, str]]:
-    """The title of a panel and an expression in it, for each expression."""
+    """Panel title and expression, for each expression of the dashboard."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]

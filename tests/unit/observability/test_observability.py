@@ -1,4 +1,4 @@
-"""What is exported for Prometheus, and whether the alerts and the dashboard ask for that and nothing else."""
+"""Exported metrics, and that the alerts and the dashboard use exported metrics only."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_metric_is_exported_by_its_group_and_with_its_labels():
     assert {metric for found in samples.values() for metric, *_ in found} == set(METRICS.values())
 
 
-def test_a_check_says_what_was_found():
+def test_a_check_exports_its_findings():
     found = values(monitored(monitor_result("watch")))
     assert [found["mlops.monitor.decision", decision] for decision in ("healthy", "watch", "retrain")] == [0, 1, 0]
     assert found["mlops.monitor.labelled_rows",] == 1_500
@@ -84,7 +84,7 @@ def test_a_check_says_what_was_found():
     assert found["mlops.monitor.label_delay_seconds", "90"] == 2.5 * 86_400
     assert found["mlops.monitor.window_end_timestamp_seconds",] == 1_367_366_400  # 2013-05-01
     assert found["mlops.monitor.newest_row_timestamp_seconds",] == 1_367_366_400 - 129_600
-    # The version that made the predictions, not the one that has replaced it since.
+    # The version that made the predictions, not the current champion.
     assert {labels["version"] for *_, labels in monitored(monitor_result())} == {"3"}
 
 
@@ -110,13 +110,13 @@ def test_what_was_not_measured_is_not_exported():
         (RollbackOperator(task_id="t", model="delays", reason="r"), rollback_result(), "rolled_back", 2),
     ],
 )
-def test_what_became_of_the_champion(operator, result, decision, champion):
+def test_the_outcome_for_the_champion_is_exported(operator, result, decision, champion):
     found = values(operator.samples(result))
     assert [key[1] for key, value in found.items() if key[0] == "mlops.champion.decision" and value] == [decision]
     assert found["mlops.champion.version",] == champion
 
 
-def test_the_operators_export_what_they_found():
+def test_operators_export_results_except_superseded_ones():
     monitor = MonitorOperator(task_id="t", model="delays", dataset=None).samples(monitor_result())
     score = ScoreOperator(task_id="t", model="delays", dataset={}).samples(score_result())
     late = MonitorOperator(task_id="l", model="delays", dataset=None)
@@ -151,38 +151,38 @@ def test_promtool_accepts_the_textfiles(folder):
 
 
 @given(st.text(min_size=1).filter(lambda text: text.encode(errors="ignore").decode() == text))
-def test_the_file_of_any_model_lies_in_the_folder(model):
+def test_any_model_name_gives_a_file_in_the_folder(model):
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW__MLOPS__PROMETHEUS_TEXTFILE", name)
-        # A file's name holds 255 bytes, and a character may take twelve here.
+        # File names are limited to 255 bytes, and one character may take twelve bytes when quoted.
         export(scored(score_result(10, model[:15])), log)
         (file,) = Path(name).iterdir()
         assert file.suffix == ".prom"
 
 
-def test_a_way_that_fails_is_a_warning_and_the_others_go_on(folder, monkeypatch, caplog):
+def test_a_failing_exporter_logs_a_warning_and_the_others_continue(folder, monkeypatch, caplog):
     monkeypatch.setenv("AIRFLOW__MLOPS__PROMETHEUS_PUSHGATEWAY", "http://127.0.0.1:9")
     monkeypatch.setenv("AIRFLOW__MLOPS__PROMETHEUS_TEXTFILE", str(folder / "missing"))
     export(scored(score_result()), log)
     missing, refused = (record.getMessage() for record in caplog.records)
-    assert re.fullmatch(r"No metrics go to the folder .*missing: .*No such file or directory.*", missing)
-    assert re.fullmatch(r"No metrics go to the Pushgateway http://127.0.0.1:9: .*Connection refused.*", refused)
+    assert re.fullmatch(r".*the folder .*missing: .*No such file or directory.*", missing)
+    assert re.fullmatch(r".*the Pushgateway http://127.0.0.1:9: .*Connection refused.*", refused)
 
 
 def test_a_missing_library_is_named(folder, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     export(scored(score_result()), log)
-    assert caplog.messages[0].endswith("; install airflow-mlops[prometheus].")
+    assert "airflow-mlops[prometheus]" in caplog.messages[0]
 
 
-def test_a_result_that_cannot_be_read_fails_no_task(capsys):
+def test_an_unreadable_result_does_not_fail_the_task(capsys):
     ScoreOperator(task_id="score", model="delays", dataset={})._export({"summary": "of another version"})
-    assert "No metrics were exported: 'scored_by'" in capsys.readouterr().out
+    assert "scored_by" in capsys.readouterr().out
 
 
-# What PromQL knows besides metrics and labels; functions are known by their bracket.
+# PromQL keywords in the expressions. Functions are recognised by their bracket.
 KEYWORDS = {"and", "or", "unless", "on", "by", "max", "sum"}
 EXPRESSIONS = [
     *((f"alert {rule['alert']}", rule["expr"]) for rule in alerts()),
@@ -204,7 +204,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
 
 
 def unknown(expression: str) -> set[str]:
-    """What an expression names that is not exported: metrics, labels of theirs, values of labels."""
+    """Metrics, labels and label values in an expression that are not exported."""
     known = exported()
     labels = {label for metric in known.values() for label in metric}
     found = set()
@@ -219,7 +219,7 @@ def unknown(expression: str) -> set[str]:
     return found | (names - known.keys() - labels - KEYWORDS)
 
 
-def test_what_is_not_exported_would_be_seen():
+def test_unknown_names_in_expressions_are_found():
     assert unknown("airflow_mlops_score_columns == 0") == {"airflow_mlops_score_columns"}
     assert unknown('sum by (modl) (airflow_mlops_score_rows{colour="red"})') == {
         "modl",
@@ -231,11 +231,11 @@ def test_what_is_not_exported_would_be_seen():
 
 
 @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS)
-def test_every_expression_asks_for_what_is_exported(where, expression):
+def test_every_expression_uses_exported_metrics_only(where, expression):
     assert unknown(expression) == set(), where
 
 
-def test_the_dashboard_is_whole_and_shows_every_metric():
+def test_the_dashboard_is_consistent_and_shows_every_metric():
     board = json.loads(DASHBOARD.read_text())
     (query,) = re.findall(r"label_values\((\w+), (\w+)\)", board["templating"]["list"][1]["definition"])
     assert query[1] in exported()[query[0]]
@@ -277,19 +277,19 @@ REFUSED_BEFORE = at(-60, REFUSED)
     ("samples", "days", "expected"),
     [
         pytest.param([*HEALTHY, *PROMOTED, *SCORED], 1, set(), id="all is well"),
-        pytest.param(IMMATURE, 3, set(), id="labels that are not enough to judge by"),
+        pytest.param(IMMATURE, 3, set(), id="too few labels to judge performance"),
         pytest.param(FELL, 0, {"ModelPerformanceFell"}, id="a metric fell"),
         pytest.param(HELD_BACK, 3, {"ModelPerformanceFell"}, id="a metric fell, and retraining is held back"),
         pytest.param([*ROSE, *PROMOTED], 0, {"ModelPerformanceFell"}, id="an error rose"),
-        pytest.param(FELL, 2, {"ModelPerformanceFell", "ModelRetrainingOverdue"}, id="nothing came of it"),
+        pytest.param(FELL, 2, {"ModelPerformanceFell", "ModelRetrainingOverdue"}, id="no candidate since"),
         pytest.param([*FELL, *PROMOTED], 2, {"ModelPerformanceFell"}, id="a candidate was promoted since"),
         pytest.param(
             [*FELL, *REFUSED], 2, {"ModelPerformanceFell", "ModelRetrainingRefused"}, id="candidates were refused"
         ),
-        pytest.param([*FELL, *REFUSED_BEFORE], 0, {"ModelPerformanceFell"}, id="candidates of an earlier time were"),
+        pytest.param([*FELL, *REFUSED_BEFORE], 0, {"ModelPerformanceFell"}, id="earlier candidates were refused"),
         pytest.param([*HEALTHY, *REFUSED], 2, set(), id="refused without need"),
         pytest.param(NO_ROWS, 0, {"ModelScoredNoRows"}, id="no rows"),
-        pytest.param([*HEALTHY, *SCORED], 41, {"ModelNotMonitored", "ModelNotScoring"}, id="silence"),
+        pytest.param([*HEALTHY, *SCORED], 41, {"ModelNotMonitored", "ModelNotScoring"}, id="no runs"),
     ],
 )
 def test_alerts_fire_when_they_should(samples, days, expected, tmp_path):

@@ -1,4 +1,4 @@
-"""Datasets are named by OpenLineage's conventions, and no name holds a credential."""
+"""Names of datasets follow OpenLineage's conventions and contain no credentials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def naming():
-    # Not while tests are collected: it imports Airflow, whose log would go where pytest looked then.
+    # Imported lazily: it imports Airflow, whose logging would otherwise bind to the streams of the collection phase.
     from airflow_mlops.lineage import naming
 
     return naming

@@ -1,4 +1,4 @@
-"""What is known of a window's columns and rows as such: their schema, their labels, how recent they are."""
+"""Schema changes, labels and freshness of a window."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def changed(*columns, trained=TYPES) -> list[tuple[str, bool]]:
     return [(str(item), item.compared) for item in changes(FEATURES, trained, schemas)]
 
 
-def test_the_same_columns_have_not_changed_whatever_their_encoding():
+def test_encodings_are_not_schema_changes():
     assert changed({}, {"carrier": pa.dictionary(pa.int32(), pa.string())}) == []
     assert changed({}, trained={**TYPES, "carrier": "dictionary<values=string, indices=int32, ordered=0>"}) == []
-    # Where no row has a value there may be no type.
+    # A column without any value may have the null type.
     assert changed({"carrier": pa.null()}) == []
 
 
 @pytest.mark.parametrize(
-    ("columns", "said", "compared"),
+    ("columns", "change", "compared"),
     [
         ({"distance": pa.int64()}, "distance was double and is int64", True),
         ({"distance": pa.string()}, "distance was double and is string", False),
@@ -43,26 +43,26 @@ def test_the_same_columns_have_not_changed_whatever_their_encoding():
         ({"weekend": pa.int64()}, "weekend was bool and is int64", False),
     ],
 )
-def test_another_type_is_said_and_whether_it_can_be_compared(columns, said, compared):
-    assert changed(columns) == [(said, compared)]
+def test_a_changed_type_is_reported_with_whether_it_is_compared(columns, change, compared):
+    assert changed(columns) == [(change, compared)]
 
 
-def test_parts_of_a_window_that_differ_are_said():
+def test_differing_parts_of_a_window_are_reported():
     assert changed({}, {"distance": pa.string()}) == [("distance was double and is double and string", False)]
 
 
-def test_a_feature_that_is_gone_from_any_part_is_gone():
+def test_a_feature_missing_in_any_part_is_gone():
     whole, part = TRAINED.schema, TRAINED.drop_columns("carrier").schema
     (gone,) = changes(FEATURES, TYPES, [whole, part])
     assert (str(gone), gone.compared, gone.now) == ("carrier is gone", False, None)
 
 
-def test_without_the_training_set_kinds_are_compared():
+def test_without_training_types_kinds_are_compared():
     assert changed({"distance": pa.int64()}, trained={}) == []
     assert changed({"distance": pa.string()}, trained={}) == [("distance was numeric and is string", False)]
 
 
-def test_columns_that_are_new_are_said_but_not_those_of_scoring():
+def test_new_columns_are_reported_except_those_of_scoring():
     schemas = [TRAINED.schema.append(pa.field("score", pa.float64())).append(pa.field("gate", pa.string()))]
     assert [str(item) for item in added(TYPES, schemas * 2, ["score"])] == ["gate is new"]
 
@@ -76,13 +76,13 @@ def contract(task: str, classes: list) -> ModelContract:
     [[True, False, True], [1, 0, 1], [1.0, 0.0, 1.0], pa.array([1, 0, 1]).dictionary_encode()],
     ids=["booleans", "integers", "floats", "dictionary"],
 )
-def test_classes_are_the_same_however_they_are_written(values):
+def test_classes_are_equal_in_every_notation(values):
     data = pa.table({"label": values})
     (found,) = labels(data.to_batches(), contract("binary", [0, 1]))
     assert found.column("label").to_pylist() == ["1", "0", "1"]
 
 
-def test_rows_without_a_label_are_left_out_and_strangers_kept():
+def test_rows_without_a_label_are_left_out_and_unknown_classes_are_not():
     data = pa.table({"label": pa.array([1.0, None, float("nan"), 7.0])})
     (found,) = labels(data.to_batches(), contract("binary", [0, 1]))
     assert found.column("label").to_pylist() == ["1", "7.0"]
@@ -95,7 +95,7 @@ def test_rows_without_a_label_are_left_out_and_strangers_kept():
 APRIL = Window.model_validate("2013-04")
 
 
-def test_the_newest_row_is_that_of_all_batches():
+def test_the_newest_row_of_all_batches_is_found():
     times = [datetime(2013, 4, day, 12, tzinfo=timezone.utc) for day in (3, 29, 7)]
     data = pa.table({"time_hour": times, "scored_at": [item + timedelta(days=1) for item in times]})
     found = freshness(data.to_batches(1), "time_hour", APRIL)
@@ -122,5 +122,5 @@ def test_times_of_any_type_are_read(column):
 @pytest.mark.parametrize(
     "data", [pa.table({"hour": [1, 2]}), pa.table({"hour": pa.nulls(2, pa.timestamp("us"))}), pa.table({"hour": []})]
 )
-def test_what_does_not_say_when_has_no_age(data):
+def test_without_times_there_is_no_freshness(data):
     assert freshness(data.to_batches(), "hour", APRIL) is None

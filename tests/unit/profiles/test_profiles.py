@@ -1,4 +1,4 @@
-"""Profiles: one pass, right numbers, and parts that add up to the whole."""
+"""Profiles: made in one pass, correct, and mergeable."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ SHAPES = {
     "whole": lambda random, rows: random.integers(-3_000, 3_000, rows).astype(float),
     "cents": lambda random, rows: random.lognormal(3, 2, rows).round(2),
     "many noughts": lambda random, rows: np.where(random.random(rows) < 0.7, -0.0, random.exponential(size=rows)),
-    # Infinities, NaN and numbers of every size there is.
+    # Infinities, NaN and numbers of every magnitude.
     "any bits": lambda random, rows: random.integers(-(2**63), 2**63 - 1, rows).view(np.float64),
 }  # fmt: skip
 
 
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, max_size=3), st.data())
 @settings(max_examples=30, deadline=None)
-def test_neither_order_nor_batches_nor_how_parts_are_merged_changes_a_byte(seed, shapes, data):
+def test_order_batches_and_merging_do_not_change_a_byte(seed, shapes, data):
     random = np.random.default_rng(seed)
     values = np.concatenate([SHAPES[shape](random, random.integers(1, 9_000)) for shape in shapes])
     expected = of(data.draw(st.integers(500, 100_000)), x=values).model_dump_json()
@@ -66,7 +66,7 @@ def test_neither_order_nor_batches_nor_how_parts_are_merged_changes_a_byte(seed,
 
 
 def merged_at_random(values, random, data, name: str) -> Profile:
-    """The profile of ``values`` from parts of any sizes, in any order, merged as any tree."""
+    """The profile of ``values`` from parts of any size, in any order, merged in any tree."""
     if data.draw(st.booleans()):
         random.shuffle(values)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=4)))
@@ -78,7 +78,7 @@ def merged_at_random(values, random, data, name: str) -> Profile:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bins_are_the_narrowest_of_which_there_are_no_more_than_a_binades_share(shape):
+def test_bins_are_the_narrowest_within_their_binades_share(shape):
     values = SHAPES[shape](np.random.default_rng(0), 30_000)
     values = values[np.isfinite(values)] + 0.0
     column = of(x=values).columns["x"].distribution()
@@ -122,7 +122,7 @@ def test_mean_and_standard_deviation_are_exact(values):
     assert column.std == (pytest.approx(std, rel=3e-16, abs=5e-324) if math.isfinite(std) else None)
 
 
-def test_sums_are_exact_where_rounding_loses_everything():
+def test_sums_are_exact_where_floating_point_sums_fail():
     rows = 40_000
     column = of(x=[1e17, *[1.0] * rows, -1e17, 2.0**-1074, 1.7e308, -1.7e308]).columns["x"]
     assert Fraction(column.mean) == Fraction(float(Fraction(rows + Fraction(2) ** -1074) / (rows + 5)))
@@ -133,7 +133,7 @@ def test_sums_are_exact_where_rounding_loses_everything():
     assert far.std == pytest.approx(math.sqrt(0.25 * rows / (rows - 1)), rel=1e-15)
 
 
-def test_up_to_some_thousand_different_values_everything_is_exact():
+def test_few_distinct_values_are_profiled_exactly():
     random = np.random.default_rng(1)
     values = random.choice(random.normal(1e3, 30, CAPACITY), 60_000)
     column = of(x=values).columns["x"]
@@ -144,7 +144,7 @@ def test_up_to_some_thousand_different_values_everything_is_exact():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_beyond_that_a_rank_is_off_by_less_than_the_rows_of_one_bin(shape):
+def test_with_many_values_ranks_are_off_by_less_than_one_bin(shape):
     values = SHAPES[shape](np.random.default_rng(2), 100_000)
     values = values[np.isfinite(values)]
     column = of(x=values).columns["x"]
@@ -161,12 +161,12 @@ def test_beyond_that_a_rank_is_off_by_less_than_the_rows_of_one_bin(shape):
     assert ((low - share <= ranks + 1e-12) & (ranks <= high + share + 1e-12)).all()
 
 
-def test_bins_hold_few_rows_each_and_a_profile_is_small():
+def test_bins_and_profiles_are_small():
     random = np.random.default_rng(3)
     shapes = ("normal", "far from nought", "cents")
     found = of(**{shape: SHAPES[shape](random, 300_000) for shape in shapes}).columns
     assert all(column.distribution().counts.max() / 300_000 < 0.003 for column in found.values())
-    # A few values of another size do not cost the others their bins.
+    # A few values of another magnitude do not widen the bins of the others.
     assert of(x=SHAPES["two sizes"](random, 300_000)).columns["x"].distribution().counts.max() / 300_000 < 0.03
     for column in found.values():
         assert len(column.model_dump_json()) < 15_000
@@ -174,12 +174,12 @@ def test_bins_hold_few_rows_each_and_a_profile_is_small():
         assert sum(column.counts) == 300_000
 
 
-def test_the_two_noughts_are_one_value():
+def test_negative_zero_equals_zero():
     assert of(x=[-0.0, 0.0, -0.0]).model_dump_json() == of(x=[0.0, -0.0, 0.0]).model_dump_json()
     assert of(x=[-0.0] * 3).columns["x"].distribution().keys.tolist() == [0]
 
 
-def test_values_that_tie_keep_their_own_bins():
+def test_ties_have_bins_of_their_own():
     column = of(flag=[0] * 70 + [1] * 30, constant=[5.0] * 100).columns
     assert (column["flag"].edges, column["flag"].counts) == ([0, 0, 1], [70, 30])
     assert (column["constant"].edges, column["constant"].counts) == ([5, 5], [100])
@@ -210,7 +210,7 @@ WORDS = {
 
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(sorted(WORDS)), min_size=1, max_size=3), st.data())
 @settings(max_examples=30, deadline=None)
-def test_categories_are_counted_the_same_whatever_the_order_batches_and_parts(seed, shapes, data):
+def test_categories_do_not_depend_on_order_batches_and_parts(seed, shapes, data):
     random = np.random.default_rng(seed)
     words = np.concatenate([WORDS[shape](random, random.integers(1, 4_000)).astype(object) for shape in shapes])
     whole = of(data.draw(st.integers(500, 20_000)), s=words).columns["s"]
@@ -219,13 +219,13 @@ def test_categories_are_counted_the_same_whatever_the_order_batches_and_parts(se
         assert column.model_dump_json() == whole.model_dump_json()
         assert column.distinct == len(set(words))
     else:
-        # The frequent values alone are a sketch.
+        # Only the frequent values come from a sketch.
         assert column.model_dump(exclude={"sketch", "top"}) == whole.model_dump(exclude={"sketch", "top"})
     assert sum(whole.hashes().buckets) == len(words)
     assert sorted(whole.counts().values()) == sorted(np.unique(words, return_counts=True)[1]) or not whole.exact
 
 
-def test_a_column_of_many_values_keeps_only_those_that_are_certainly_frequent():
+def test_with_many_values_only_certainly_frequent_ones_are_kept():
     rare = [f"v{index}" for index in range(20_000)]
     column = of(s=rare + ["often"] * 5_000).columns["s"]
     assert not column.exact
@@ -237,7 +237,7 @@ def test_a_column_of_many_values_keeps_only_those_that_are_certainly_frequent():
     assert len(column.model_dump_json()) < 40_000
 
 
-def test_the_number_of_different_values_has_the_error_that_is_stated():
+def test_the_number_of_distinct_values_is_within_its_stated_error():
     errors = []
     for seed in range(40):
         found = of(s=[f"{seed} {index}" for index in range(6_000)]).columns["s"]
@@ -245,7 +245,7 @@ def test_the_number_of_different_values_has_the_error_that_is_stated():
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(1 / math.sqrt(SAMPLE), rel=0.35)
 
 
-def test_long_texts_make_no_large_profile():
+def test_profiles_of_long_texts_are_small():
     column = of(s=[f"{index:05}" * 2_000 for index in range(2_000)] + ["x" * 10_000] * 500).columns["s"]
     assert not column.exact
     assert column.top[0][0] == "x" * 100
@@ -253,35 +253,35 @@ def test_long_texts_make_no_large_profile():
     assert len(column.model_dump_json()) < 150_000
 
 
-def test_a_profile_survives_json_and_has_no_number_that_json_lacks():
+def test_a_profile_survives_strict_json():
     found = of(x=[1e308, -1e308, float("inf"), float("nan"), None], n=pa.nulls(5), s=["a"] * 5, i=[1, 2, 3, 4, 2**60])
     text = json.dumps(found.model_dump(mode="json"), allow_nan=False)
     assert Profile.model_validate_json(text) == found
     assert found.columns["n"].missing == 5
 
 
-def test_what_has_no_profile_is_left_out_unless_it_was_asked_for():
+def test_unsupported_columns_are_left_out_by_default_and_refused_by_name():
     table = pa.table({"x": [1.0], "t": pa.array([0], pa.duration("us"))})
     assert list(profile(table.to_batches()).columns) == ["x"]
     with pytest.raises(SchemaError, match="'t' is duration"):
         profile(table.to_batches(), ["t"])
-    with pytest.raises(SchemaError, match="no column 'y' to profile: there are x, t"):
+    with pytest.raises(SchemaError, match="'y'.* x, t"):
         profile(table.to_batches(), ["y"])
 
 
-def test_a_column_that_goes_or_changes_its_kind_is_named():
+def test_columns_that_disappear_or_change_their_kind_are_named():
     first = pa.record_batch({"x": [1.0], "s": ["a"]})
-    with pytest.raises(SchemaError, match="Column 's' is gone"):
+    with pytest.raises(SchemaError, match="Column 's'"):
         profile([first, pa.record_batch({"x": [1.0]})])
-    with pytest.raises(SchemaError, match="Column 'x' holds numbers in earlier rows and string in later ones"):
+    with pytest.raises(SchemaError, match="'x' .*numbers.* string"):
         profile([first, pa.record_batch({"x": ["1"], "s": ["a"]})])
-    with pytest.raises(SchemaError, match="column 'x' is numeric in one and categorical in another"):
+    with pytest.raises(SchemaError, match="'x' .*numeric.* categorical"):
         merge([of(x=[1.0]), of(x=["1"])])
-    with pytest.raises(SchemaError, match=r"columns \['y'\] are not in all"):
+    with pytest.raises(SchemaError, match=r"\['y'\]"):
         merge([of(x=[1.0]), of(x=[1.0], y=[1.0])])
 
 
-def test_no_rows_make_an_empty_profile():
+def test_no_rows_give_an_empty_profile():
     assert profile([]) == Profile(rows=0, columns={})
     column = profile([pa.record_batch({"x": pa.array([], pa.float64())})]).columns["x"]
     assert (column.rows, column.edges, column.mean) == (0, [], None)
@@ -292,3 +292,24 @@ def test_profiling_imports_nothing_heavy():
     heavy = ("pandas", "sklearn", "scipy", "mlflow", "airflow", "onnxruntime")
     code = f"import sys, airflow_mlops.profiles.profile; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_drift_check_of_many_rows_imports_neither_pandas_nor_scipy_stats():
+    code = """
+import sys
+import numpy as np
+import pyarrow as pa
+from airflow_mlops.drift.thresholds import DriftThresholds
+from airflow_mlops.drift.univariate import compare
+from airflow_mlops.profiles.columns.base import as_arrow
+from airflow_mlops.profiles.profile import profile
+
+profiles = []
+for seed in range(2):
+    numbers = as_arrow(np.random.default_rng(seed).integers(0, 100, 10_000))
+    profiles.append(profile([pa.RecordBatch.from_arrays([numbers, numbers.cast(pa.string())], ["x", "s"])]))
+found = compare(*profiles, DriftThresholds())
+print([item.tests for item in found], [name for name in ("pandas", "scipy.stats") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[2, 2] []\n"

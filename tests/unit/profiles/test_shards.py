@@ -1,4 +1,4 @@
-"""Profiles of shards: every row in one of them, and nothing merged that is not the whole."""
+"""Profiles of shards: every row is in one shard, and only complete sets of shards are merged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def memory() -> ArtifactStore:
 
 
 def made(store: ArtifactStore, *groups: int, name: str = "rows", first: int = 0) -> Dataset:
-    """A dataset whose row groups have so many rows; no value of ``x`` is there twice."""
+    """A dataset with row groups of these sizes; the values of ``x`` are unique."""
     with DatasetWriter(store, name) as writer:
         for rows in groups:
             numbers = np.arange(first, first + rows)
@@ -76,40 +76,40 @@ def test_every_row_is_in_exactly_one_shard_and_the_shards_merge_to_what_one_pass
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "named"),
     [
-        ([0, 1], "Of 3 shards of rows 2 is missing: map ProfileOperator over shard=list(range(3))."),
-        ([2], "Of 3 shards of rows 0, 1 are missing: map"),
-        ([0, 1, 2, 1], "Of 3 shards of rows 1 is given more than once: map"),
-        ([0, 0, 2, 2], "Of 3 shards of rows 1 is missing and 0, 2 are given more than once: map"),
+        ([0, 1], ["3 shards of rows", "2 is missing", "shard=list(range(3))"]),
+        ([2], ["3 shards of rows", "0, 1 are missing"]),
+        ([0, 1, 2, 1], ["3 shards of rows", "1 is given more than once"]),
+        ([0, 0, 2, 2], ["3 shards of rows", "1 is missing", "0, 2 are given more than once"]),
     ],
 )  # fmt: skip
-def test_what_is_not_all_the_shards_each_once_is_refused(given, said, memory):
+def test_missing_and_repeated_shards_are_refused(given, named, memory):
     data = made(memory, 10, 10, 10)
     three = every_shard(memory, [data], 3)
     with pytest.raises(SpecError) as error:
         shards.whole([three[number] for number in given], [data])
-    assert str(error.value).startswith(said)
+    assert [part for part in named if part not in str(error.value)] == []
 
 
 def test_shards_of_other_rows_or_of_another_number_are_refused(memory):
     data, other = made(memory, 10, 10), made(memory, 10, 11)
     two = every_shard(memory, [data], 2)
-    with pytest.raises(SpecError, match=r"Profiles of another dataset were given for rows \("):
+    with pytest.raises(SpecError, match=r"dataset rows \("):
         shards.whole(two, [other])
-    # Even one that is among those that are monitored.
-    with pytest.raises(SpecError, match="Profiles of another dataset"):
+    # Even if it is one of the monitored datasets.
+    with pytest.raises(SpecError, match="dataset rows"):
         shards.whole(two, [data, other])
-    with pytest.raises(SpecError, match="The profiles of rows are those of 1 and of 2 shards: give the output of one"):
+    with pytest.raises(SpecError, match="profiles of rows .*1 and 2 shards"):
         shards.whole([two[0], *every_shard(memory, [data], 1)], [data])
     narrow = two[1].model_copy(
         update={"profile": two[1].profile.model_copy(update={"columns": {"x": two[1].profile.columns["x"]}})}
     )
-    with pytest.raises(SchemaError, match=r"columns \['s'\] are not in all"):
+    with pytest.raises(SchemaError, match=r"\['s'\]"):
         shards.whole([two[0], narrow], [data])
 
 
-def test_a_stored_shard_is_what_was_written_or_an_error(memory):
+def test_a_stored_shard_is_read_unchanged_or_refused(memory):
     (shard,) = every_shard(memory, [made(memory, 10)], 1)
     ref = shards.write(memory, "rows", shard)
     assert (ref.shard, ref.shards, ref.rows) == (0, 1, 10)
@@ -121,14 +121,14 @@ def test_a_stored_shard_is_what_was_written_or_an_error(memory):
     other = shards.write(memory, "rows", shard.model_copy(update={"shards": 2}))
     for changed in (whole[:-1], memory.read_bytes(f"datasets/rows/profiles/{other.id}.json.gz")):
         memory.write_bytes(key, changed)
-        with pytest.raises(DatasetCorruptError, match="The profile of shard 0 of rows cannot be used, it was changed"):
+        with pytest.raises(DatasetCorruptError, match="shard 0 of rows"):
             shards.read(memory, ref)
     memory.delete(key)
-    with pytest.raises(DatasetNotFoundError, match="is not in the artifact store memory://"):
+    with pytest.raises(DatasetNotFoundError, match="shard 0 of rows.*memory://"):
         shards.read(memory, ref)
 
 
-def test_without_a_model_every_column_that_can_have_a_profile_is_profiled(memory):
+def test_without_a_model_all_supported_columns_are_profiled(memory):
     data = made(memory, 30, 20)
     context = StepContext(store=memory)
     done = step.run(ProfileSpec(dataset=data.ref), context)
@@ -138,11 +138,11 @@ def test_without_a_model_every_column_that_can_have_a_profile_is_profiled(memory
     done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
     assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
     assert done.summary == "Profiled 20 rows and 1 columns: shard 1 of 2 of rows."
-    with pytest.raises(SchemaError, match="Dataset rows has no column 'y'.*x, s, t"):
+    with pytest.raises(SchemaError, match="rows.*'y'.*x, s, t"):
         step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
 
 
-def test_nothing_to_profile_fails_or_is_skipped(memory):
+def test_an_empty_dataset_fails_or_is_skipped(memory):
     nothing = {"dataset": {"name": "nobodys", "window": "2013-04"}}
     with pytest.raises(DatasetNotFoundError):
         step.run(ProfileSpec(**nothing), StepContext(store=memory))
@@ -151,6 +151,6 @@ def test_nothing_to_profile_fails_or_is_skipped(memory):
     assert done.summary.startswith("Nothing was profiled. There is no dataset 'nobodys' in 2013-04")
 
 
-def test_a_shard_that_cannot_be_is_a_mistake_in_the_dag():
-    with pytest.raises(SpecError, match="there is no shard 8 of 8: they count from 0"):
+def test_a_shard_number_out_of_range_is_refused():
+    with pytest.raises(SpecError, match="shard 8 of 8"):
         parse(ProfileSpec, {"dataset": {"name": "rows"}, "shard": 8, "shards": "8"}, "The test")

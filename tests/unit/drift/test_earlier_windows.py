@@ -1,4 +1,4 @@
-"""Earlier windows as the reference of drift: which ones are chosen, and that alarms stay as rare as is stated."""
+"""Earlier windows as reference: the choice of windows, their combined profile, and the false-alarm rate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rolling_takes_the_last_windows_before_that_do_not_overlap(known, checke
     assert set(chosen) <= set(known)
     edges = [moment for item in chosen for moment in (item.start, item.end)] + [checked.start]
     assert edges == sorted(edges)
-    # Whatever is left out is no window before, overlaps one that was taken, or there were enough later ones.
+    # A window is left out only if it is not earlier, overlaps a chosen one, or enough later ones were chosen.
     for item in set(known) - set(chosen):
         assert (
             item.end > checked.start
@@ -53,7 +53,7 @@ def test_rolling_takes_the_last_windows_before_that_do_not_overlap(known, checke
 
 
 @given(st.lists(WINDOWS, max_size=20), WINDOWS, st.integers(1, 5), st.randoms())
-def test_a_check_that_comes_late_or_again_compares_with_what_it_would_have_in_time(known, checked, count, random):
+def test_late_and_repeated_checks_choose_the_same_windows(known, checked, count, random):
     for asked in (Reference(rolling=count), Reference(season="PT12H")):
         in_time = earlier_windows.choose(asked, checked, [item for item in known if item.end <= checked.start])
         shuffled = [*known, checked]
@@ -81,7 +81,7 @@ def test_a_check_that_comes_late_or_again_compares_with_what_it_would_have_in_ti
         ("2013-05-13T10:00:00Z/2013-05-13T10:30:00Z", "P7D", "2013-05-06T10:00:00Z/2013-05-06T10:30:00Z"),
     ],
 )
-def test_a_season_is_the_same_window_a_period_earlier_by_the_calendar(checked, period, expected):
+def test_a_season_is_the_window_a_calendar_period_earlier(checked, period, expected):
     others = [window("2011-01-03"), window("2013-04"), window(checked)]
     assert earlier_windows.choose(Reference(season=period), window(checked), [*others, window(expected)]) == [
         window(expected)
@@ -90,7 +90,7 @@ def test_a_season_is_the_same_window_a_period_earlier_by_the_calendar(checked, p
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2030, 1, 1)), st.integers(1, 60))
-def test_whole_months_earlier_have_a_beginning_and_an_end_in_that_month(moment, months):
+def test_whole_months_are_shifted_to_whole_months(moment, months):
     start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0, tzinfo=timezone.utc)
     found = earlier_windows.seasonal(window(f"{start:%Y-%m}"), f"P{months}M")
     assert found == window(f"{found.start:%Y-%m}")
@@ -98,13 +98,13 @@ def test_whole_months_earlier_have_a_beginning_and_an_end_in_that_month(moment, 
     assert subtract_period(start, f"P{months}M") == found.start
 
 
-def test_a_season_shorter_than_the_window_is_a_mistake():
-    with pytest.raises(SpecError, match=r"reference=\{'season': 'P7D'\} is shorter than the window 2013-04"):
+def test_a_season_shorter_than_the_window_is_refused():
+    with pytest.raises(SpecError, match="P7D.*2013-04"):
         earlier_windows.choose(Reference(season="P7D"), window("2013-04"), [])
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("written", "stored"),
     [
         ("training", "training"),
         (None, "training"),
@@ -113,33 +113,33 @@ def test_a_season_shorter_than_the_window_is_a_mistake():
         ({"season": "P1Y"}, {"season": "P1Y"}),
     ],
 )
-def test_a_reference_is_kept_as_it_is_written(written, kept):
+def test_a_reference_is_stored_in_its_short_form(written, stored):
     found = parse(Reference, written, "The test")
-    assert found.model_dump(mode="json") == kept
-    assert parse(Reference, kept, "The test") == found
+    assert found.model_dump(mode="json") == stored
+    assert parse(Reference, stored, "The test") == found
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "named"),
     [
-        ("last year", "'last year' is no reference: write 'training', {'rolling': 3} or {'season': 'P1Y'}"),
+        ("last year", "'last year'"),
         ({"rolling": 0}, "rolling: Input should be greater than or equal to 1"),
-        ({"rolling": 1, "season": "P1Y"}, "rolling and season cannot both be the reference"),
-        ({"season": "1Y"}, "season: '1Y' is not a period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H"),
-        ({"season": "P"}, "'P' is not a period"),
-        ({"season": "P0D"}, "'P0D' is not a period"),
-        ({"season": "P1YT"}, "'P1YT' is not a period"),
+        ({"rolling": 1, "season": "P1Y"}, "rolling and season"),
+        ({"season": "1Y"}, "season: '1Y'"),
+        ({"season": "P"}, "'P'"),
+        ({"season": "P0D"}, "'P0D'"),
+        ({"season": "P1YT"}, "'P1YT'"),
         ({"seasonal": "P1Y"}, "seasonal: Extra inputs are not permitted"),
     ],
 )
-def test_what_is_no_reference_is_named(written, said):
+def test_an_invalid_reference_is_named(written, named):
     with pytest.raises(SpecError) as error:
         parse(Reference, written, "The test")
-    assert said in str(error.value)
+    assert named in str(error.value)
 
 
 @given(WINDOWS)
-def test_a_window_is_found_by_the_name_of_its_file(found):
+def test_a_window_is_read_from_the_name_of_its_file(found):
     assert Window.from_file_name(found.file_name) == found
     assert Window.from_file_name(window("2013-04").file_name) == window("2013-04")
     assert Window.from_file_name("notes") is None
@@ -154,19 +154,19 @@ def of(**columns) -> Profile:
     return profile(pa.table(columns).to_batches())
 
 
-def test_windows_are_merged_column_by_column_where_they_have_the_column_and_its_kind():
+def test_columns_of_the_same_kind_are_merged():
     windows = [seen("2013-01", x=[1.0, 2.0], s=["a", "b"]), seen("2013-02", x=[3.0], y=[1.0], s=[1.0])]
     like = of(x=[1.0], y=[1.0], s=["a"], z=[1.0])
     found = earlier_windows.combined(windows, like, min_rows=1)
     assert {name: column.rows for name, column in found.columns.items()} == {"x": 3, "y": 1, "s": 2}
     assert (found.columns["x"].min, found.columns["x"].max) == (1, 3)
-    # Too few rows, or none with a value, are no reference.
+    # Columns with too few rows or without a value are left out.
     assert set(earlier_windows.combined(windows, like, min_rows=2).columns) == {"x", "s"}
     empty = [seen("2013-01", x=pa.nulls(9, pa.float64()))]
     assert earlier_windows.combined(empty, like, min_rows=1).columns == {}
 
 
-def test_windows_are_named_by_the_first_and_the_last():
+def test_labels_name_the_first_and_the_last_window():
     assert earlier_windows.label([window("2013-01")]) == "2013-01"
     assert earlier_windows.label([window("2013-01"), window("2013-02"), window("2013-03")]) == "2013-01 to 2013-03"
 
@@ -174,7 +174,7 @@ def test_windows_are_named_by_the_first_and_the_last():
 CHECKS, NUMBERS, LAST = 80, 5, 3
 
 
-def test_with_a_rolling_reference_windows_without_drift_alarm_no_more_often_than_is_stated():
+def test_the_false_alarm_rate_holds_for_a_rolling_reference():
     random = np.random.default_rng(5)
     policy = Policy(min_effect=0)
     known: dict[Window, WindowProfile] = {}
@@ -193,6 +193,6 @@ def test_with_a_rolling_reference_windows_without_drift_alarm_no_more_often_than
             shifted += moved[0].drifted
         known[checked] = WindowProfile(window=checked, version=1, profile=current)
     assert checks == CHECKS
-    # So many alarms or more would be chance in one of a thousand suites; the seed makes it the same in each.
+    # With other seeds, one run in a thousand would exceed this number by chance.
     assert stats.binom.sf(alarms - 1, CHECKS, policy.false_alarm_rate) > 1e-3, alarms
     assert shifted > 0.95 * CHECKS

@@ -1,4 +1,4 @@
-"""Drift: nothing where nothing moved, more where more moved, and a clear word where it cannot be measured."""
+"""Drift of single columns: none without a change, more for larger changes, and a note if it cannot be measured."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shares(found) -> dict[str, float]:
 
 @given(COUNTS, st.randoms())
 @settings(deadline=None)
-def test_measures_are_nought_for_the_same_shares_symmetric_and_bounded(counts, random):
+def test_divergences_are_zero_for_equal_shares_symmetric_and_bounded(counts, random):
     other = list(counts)
     random.shuffle(other)
     a, b = np.asarray(counts, float), np.asarray(other, float)
@@ -51,11 +51,11 @@ def test_measures_are_nought_for_the_same_shares_symmetric_and_bounded(counts, r
     assert 0 <= jensen_shannon(a, b) <= 1
 
 
-def test_jensen_shannon_is_one_where_nothing_is_in_common():
+def test_jensen_shannon_is_one_without_common_bins():
     assert jensen_shannon(np.array([1.0, 0.0]), np.array([0.0, 9.0])) == pytest.approx(1)
 
 
-def test_what_matters_comes_first_among_what_has_drifted():
+def test_drifted_columns_are_ranked_by_effect_times_importance():
     def of(column: str, effect: float | None, importance: float | None = None, drifted: bool = True) -> Drift:
         return Drift(column=column, kind="numeric", effect=effect, importance=importance, drifted=drifted)
 
@@ -64,7 +64,7 @@ def test_what_matters_comes_first_among_what_has_drifted():
         of("unmeasured", None, 1.0, drifted=False), of("idler", 0.3, 0.0),
     ]  # fmt: skip
     assert [item.column for item in ranked(found)] == ["small", "large", "idle", "idler", "calm", "unmeasured"]
-    # By size alone where importance is not known.
+    # By effect alone if the importance is unknown.
     unknown = [item.model_copy(update={"importance": None}) for item in found]
     assert [item.column for item in ranked(unknown)] == ["idle", "large", "idler", "small", "calm", "unmeasured"]
 
@@ -86,7 +86,7 @@ def test_the_same_distribution_shows_no_drift():
 def test_wasserstein_is_the_shift_in_standard_deviations(shift):
     found = only(of(x=RANDOM.normal(10, 3, 40_000)), of(x=RANDOM.normal(10 + 3 * shift, 3, 40_000)))
     assert found.wasserstein == pytest.approx(shift, abs=0.05)
-    # Two unit normals that far apart differ at most by this much in their distribution functions.
+    # The largest distance between the distribution functions of two unit normals with this shift.
     assert found.ks == pytest.approx(math.erf(shift / 2 / math.sqrt(2)), abs=0.03)
 
 
@@ -106,7 +106,7 @@ def test_values_outside_the_training_range_have_bins_of_their_own():
     assert shares(found)["below 0"] == shares(found)["above 999"] == 0.25
 
 
-def test_a_constant_that_changes_is_seen():
+def test_a_changed_constant_is_found():
     assert only(of(x=[5.0] * 500), of(x=[5.0] * 400)).psi < 0.01
     changed = only(of(x=[5.0] * 500), of(x=[6.0] * 400))
     assert changed.psi > 1
@@ -114,7 +114,7 @@ def test_a_constant_that_changes_is_seen():
     assert changed.wasserstein is None
 
 
-def test_a_flag_that_is_set_more_often_is_seen():
+def test_a_changed_share_of_a_flag_is_found():
     found = only(of(x=[0] * 700 + [1] * 300), of(x=[0] * 300 + [1] * 700))
     assert shares(found) == {"0": 0.3, "0 to 1": 0.7}
     assert found.psi > 0.5
@@ -125,12 +125,13 @@ def test_missing_values_nan_and_infinities_count_as_one_bin():
     assert found.missing == pytest.approx(0.6)
     assert found.missing_reference == 0
     assert shares(found)["missing"] == 0.6
-    assert found.note == "200 rows are infinite"
+    assert "200 rows" in found.note
+    assert "infinite" in found.note
     assert found.psi > 0.5
 
 
 @pytest.mark.parametrize("nothing", [pa.nulls(500), pa.nulls(500, pa.float64()), pa.nulls(500, pa.string())])
-def test_a_column_without_any_value_has_drifted_and_says_so(nothing):
+def test_a_column_without_any_value_has_drifted_with_a_note(nothing):
     for reference in (of(x=[1.0, 2.0] * 500), of(x=["a", "b"] * 500)):
         found = only(reference, of(x=nothing))
         assert found.note == "no row has a value"
@@ -138,14 +139,14 @@ def test_a_column_without_any_value_has_drifted_and_says_so(nothing):
         assert (found.drifted, found.test, found.effect) == (True, "missing", 1)
 
 
-def test_a_value_training_never_saw_is_counted():
+def test_values_unseen_at_training_are_counted():
     found = only(of(s=["UA", "AA"] * 500), of(s=["UA", "AA", "AA", "9E"] * 100))
     assert found.unseen == pytest.approx(0.25)
     assert found.p_values["unseen"] < 0.001
     assert shares(found) == {"AA": 0.5, "UA": 0.25, "9E": 0.25}
 
 
-def test_of_more_values_than_are_kept_new_ones_and_changed_shares_are_found():
+def test_new_values_and_changed_shares_are_found_if_not_all_values_are_kept():
     def drawn(first: int, often: int) -> Profile:
         return of(s=[*RANDOM.integers(first, first + 8_000, 30_000).astype(str), *["often"] * often])
 
@@ -161,7 +162,7 @@ def test_of_more_values_than_are_kept_new_ones_and_changed_shares_are_found():
     assert moved.p_values["unseen"] < 1e-3
     assert moved.unseen == pytest.approx(0.25 * 30 / 33, abs=0.05)
     assert (more.drifted, more.test) == (True, "chi_square")
-    # One more row of eleven is of the frequent value.
+    # One row in eleven more has the frequent value.
     assert more.total_variation == pytest.approx(6 / 36 - 3 / 33, abs=0.02)
     assert shares(more)["often"] == pytest.approx(6 / 36, abs=0.005)
     few = only(of(s=["often"] * 900 + ["a"] * 100), reference)
@@ -169,7 +170,7 @@ def test_of_more_values_than_are_kept_new_ones_and_changed_shares_are_found():
     assert few.unseen == pytest.approx(30 / 33, abs=0.06)
 
 
-def test_many_values_are_shown_as_the_common_ones_and_the_rest():
+def test_bars_show_common_values_and_the_rest():
     values = [f"v{index:03}" for index in range(100)]
     found = only(of(s=values * 20), of(s=values * 20))
     assert len(found.bins) == 13
@@ -178,10 +179,10 @@ def test_many_values_are_shown_as_the_common_ones_and_the_rest():
     assert found.psi < 0.01
 
 
-def test_what_cannot_be_measured_says_why():
+def test_unmeasured_columns_have_a_reason():
     reference = of(x=np.arange(1000.0))
-    assert only(reference, of(x=[1.0] * 10), min_rows=200).note == "not measured: 10 rows, 200 are needed"
-    assert only(of(x=[1.0] * 10), reference, 200).note == "not measured: 10 rows at training, 200 are needed"
+    assert only(reference, of(x=[1.0] * 10), min_rows=200).note.startswith("not measured: 10 rows, 200 ")
+    assert only(of(x=[1.0] * 10), reference, 200).note.startswith("not measured: 10 rows at training, 200 ")
     assert "it was numeric at training and is categorical now" in only(reference, of(x=["a"] * 500)).note
     assert "no row had a value at training" in only(of(x=pa.nulls(500)), reference).note
     assert all(drift.psi is None and not drift.drifted for drift in compare(reference, of(x=["a"] * 500), ANY))
@@ -191,7 +192,7 @@ SIZES = [(300, 200), (5_000, 60)]
 
 
 @pytest.mark.parametrize(("rows", "window"), SIZES)
-def test_measures_are_those_of_scipy_where_every_value_was_kept(rows, window):
+def test_measures_equal_scipys_if_every_value_is_kept(rows, window):
     from scipy import spatial, stats
 
     random = np.random.default_rng(rows)
@@ -233,7 +234,7 @@ def test_measures_of_many_rows_are_within_the_error_of_the_bins():
     true = stats.ks_2samp(first, second).statistic
     assert true - largest <= found.ks <= true
     assert found.ks == pytest.approx(true, rel=0.01)
-    # Moving every value to the middle of its bin moves it by half of the bin's width at most.
+    # Replacing values by the middle of their bin moves them by at most half of its width.
     moved = sum(
         (np.histogram(part, [*bins.lows, np.inf])[0] / len(part)) @ (bins.highs - bins.lows) / 2
         for part in (first, second)
@@ -242,7 +243,7 @@ def test_measures_of_many_rows_are_within_the_error_of_the_bins():
     assert found.wasserstein == pytest.approx(stats.wasserstein_distance(first, second) / first.std(ddof=1), abs=moved)
 
 
-def test_of_a_thousand_different_values_each_has_its_place():
+def test_a_thousand_distinct_values_are_kept_apart():
     from scipy import stats
 
     random = np.random.default_rng(9)
@@ -255,25 +256,25 @@ def test_of_a_thousand_different_values_each_has_its_place():
     assert found.wasserstein == pytest.approx(moved, abs=1e-9)
 
 
-def test_numbers_of_two_sizes_do_not_hide_a_shift_of_the_larger_ones():
+def test_small_numbers_do_not_hide_a_shift_of_large_ones():
     def drawn(shift: float) -> np.ndarray:
         small = RANDOM.random(20_000) < 0.2
         return np.where(small, RANDOM.normal(size=20_000), RANDOM.normal(1_000 + shift, 1, 20_000))
 
     found = only(of(x=drawn(0)), of(x=drawn(0.2)), min_rows=50)
     assert found.drifted
-    # Eight of ten rows moved by 0.2 standard deviations.
+    # Eight rows in ten are shifted by 0.2 standard deviations.
     assert found.ks == pytest.approx(0.8 * math.erf(0.1 / math.sqrt(2)), abs=0.02)
     assert not only(of(x=drawn(0)), of(x=drawn(0)), min_rows=50).drifted
 
 
-def test_a_change_of_spread_that_leaves_the_middle_is_found_by_cucconis_test():
+def test_cucconis_test_finds_a_change_of_spread():
     found = only(of(x=RANDOM.normal(size=5_000)), of(x=RANDOM.normal(0, 1.25, 1_000)))
     assert (found.drifted, found.test) == (True, "cucconi")
     assert found.p_values["cucconi"] < found.p_values["ks"] / 10
 
 
-def test_what_is_certain_but_too_small_is_no_drift():
+def test_a_significant_but_small_change_is_not_drift():
     first, second = (
         of(x=[0] * 80_000 + [1] * 20_000, s=["a"] * 100_000),
         of(x=[0] * 78_500 + [1] * 21_500, s=["a"] * 99_900 + ["b"] * 100),
@@ -286,7 +287,7 @@ def test_what_is_certain_but_too_small_is_no_drift():
     assert all(drift.drifted for drift in compare(first, second, Policy(min_effect=0.0005)))
 
 
-def test_a_small_certain_change_does_not_hide_a_large_one():
+def test_a_significant_small_change_does_not_hide_a_large_one():
     missing = [None] * 300
     reference, current = of(x=list(range(30_000))), of(x=[*missing, *range(1_000, 30_700)])
     found = only(reference, current)
@@ -298,7 +299,7 @@ def test_a_small_certain_change_does_not_hide_a_large_one():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.5))
 @settings(deadline=None)
-def test_no_column_is_said_to_have_drifted_unless_benjamini_and_hochberg_say_so(values, rate):
+def test_decisions_follow_benjamini_and_hochberg(values, rate):
     drifts = [Drift(column="x", kind="numeric", effect=0.5, p_value=value, tests=1) for value in values]
     small = Drift(column="s", kind="numeric", effect=0.01, p_value=0.0, tests=1)
     unmeasured = Drift(column="n", kind="numeric", note="not measured")
@@ -307,7 +308,7 @@ def test_no_column_is_said_to_have_drifted_unless_benjamini_and_hochberg_say_so(
     assert not any(drift.drifted for drift in judged[-2:])
     ordered, count = sorted(values), len(values) + 1
     reached = max((rank for rank, value in enumerate(ordered, 1) if value <= rate * rank / count), default=0)
-    # At the border a rounding decides.
+    # At the threshold, rounding decides.
     assert abs(sum(drift.drifted for drift in judged) - reached) <= sum(
         math.isclose(value, rate * rank / count) for rank, value in enumerate(ordered, 1)
     )
@@ -322,7 +323,7 @@ ODD = st.lists(
 
 @given(ODD, ODD, st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_whatever_a_window_holds_it_gets_a_verdict(before, now, text):
+def test_any_window_gets_a_finding(before, now, text):
     def one(values) -> Profile:
         if text:
             return profile(
@@ -344,21 +345,21 @@ def test_whatever_a_window_holds_it_gets_a_verdict(before, now, text):
 
 
 @pytest.mark.parametrize("values", [[], [1.0], ["a"], [None], [math.inf] * 80, [None] * 80, ["a"] * 80, [2.0] * 80])
-def test_windows_with_next_to_nothing_in_them(values):
+def test_windows_with_few_values(values):
     kind = pa.string() if isinstance(next(iter(values), None), str) else pa.float64()
     current = profile([pa.record_batch({"x": pa.array(values, kind)})])
     for reference in (of(x=RANDOM.normal(size=400)), of(x=["a", "b"] * 200)):
         found = only(reference, current, min_rows=50)
         if len(values) < 50:
-            assert found.note == f"not measured: {len(values)} rows, 50 are needed"
+            assert found.note.startswith(f"not measured: {len(values)} rows, 50 ")
         elif found.kind != current.columns["x"].kind and current.columns["x"].valid:
             assert "not measured: it was" in found.note
         else:
             assert found.drifted
 
 
-def test_shapes_that_break_approximations_raise_no_more_alarms_than_promised():
-    """Rare flags, many noughts, heavy tails, rare values, more than are kept: 350 columns that did not change, each by itself."""
+def test_the_false_alarm_rate_holds_for_shapes_that_break_approximations():
+    """350 unchanged columns, each tested on its own: rare flags, many zeros, heavy tails, rare values, more values than are kept."""
     random = np.random.default_rng(3)
 
     def column(rows: int, kind: int):

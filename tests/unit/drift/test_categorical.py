@@ -1,4 +1,4 @@
-"""Values that are new and values that are gone are named, and only where that is certain."""
+"""New and gone values are named, but only if they are certain."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def test_new_and_gone_values_are_named_with_their_shares():
     assert drift.drifted
 
 
-def test_where_nothing_is_new_and_nothing_gone_nothing_is_said():
+def test_without_new_or_gone_values_the_remark_is_empty():
     drift = found(["AA"] * 600 + ["B6"] * 400, ["AA"] * 60 + ["B6"] * 40)
     assert (drift.new_values, drift.gone_values, drift.remark) == ([], [], "")
 
 
 @given(st.integers(50, 400), st.integers(1, 200))
-def test_a_value_is_gone_only_where_chance_would_hardly_leave_it_out(rows, rare):
+def test_a_value_is_gone_only_if_chance_would_hardly_leave_it_out(rows, rare):
     drift = found(["AA"] * (1_000 - rare) + ["B6"] * rare, ["AA"] * rows)
     assert drift.gone_values == ([("B6", rare / 1_000)] if (1 - rare / 1_000) ** rows < 0.001 else [])
 
 
-def test_few_are_named_the_most_frequent_first_and_long_ones_are_cut():
+def test_the_most_frequent_values_are_named_and_long_ones_are_cut():
     strangers = [f"a very long name of a carrier {n}" for n in range(8) for _ in range(n + 1)]
     drift = found(["AA"] * 500, ["AA"] * 100 + strangers)
     assert [value[-1] for value, _ in drift.new_values] == list("76543")
@@ -51,24 +51,26 @@ def test_few_are_named_the_most_frequent_first_and_long_ones_are_cut():
 
 
 @pytest.mark.parametrize("now", [[None] * 100, ["ZZ"] * 20], ids=["all missing", "too few rows"])
-def test_what_is_not_measured_names_nothing(now):
+def test_an_unmeasured_column_names_no_values(now):
     drift = found(["AA"] * 500, now)
     assert (drift.new_values, drift.gone_values) == ([], [])
 
 
-def test_where_rare_values_were_not_kept_none_is_called_new():
+def test_no_value_is_new_if_the_reference_does_not_keep_all_values():
     drift = found([f"id {n}" for n in range(5_000)], [f"id {n}" for n in range(5_000, 5_100)])
     assert drift.new_values == []
 
 
-def test_numbers_that_are_all_the_same_or_infinite_are_said():
+def test_constant_and_infinite_numbers_are_noted():
     def measured(before, now) -> Drift:
         (drift,) = compare(*(profile(pa.table({"x": values}).to_batches()) for values in (before, now)), Policy())
         return drift
 
     normal = np.random.default_rng(0).normal(size=500)
-    assert measured(normal, np.full(100, 0.5)).note == "every row has the value 0.5"
+    assert measured(normal, np.full(100, 0.5)).note.endswith("value 0.5")
     assert measured(np.full(500, 0.5), np.full(100, 0.5)).note is None
     odd = measured(normal, np.append(normal[:100], np.inf))
-    assert (odd.infinite, odd.note) == (1, "1 row is infinite")
+    assert odd.infinite == 1
+    assert "1 row" in odd.note
+    assert "infinite" in odd.note
     assert measured(np.append(normal, np.inf), np.append(normal[:100], [np.inf, -np.inf])).infinite == 0

@@ -1,4 +1,4 @@
-"""Embeddings: norms and projections, and what is no embedding told apart."""
+"""Embeddings: norms, projections and unusable rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_norms_and_projections_are_those_of_the_rows(kind):
         )
 
 
-def test_directions_are_unit_vectors_that_never_change():
+def test_directions_are_reproducible_unit_vectors():
     found = directions(768)
     assert found.shape == (768, DIRECTIONS)
     assert np.linalg.norm(found, axis=0) == pytest.approx(np.ones(DIRECTIONS))
@@ -85,7 +85,7 @@ ROWS = st.lists(
 
 @given(ROWS, st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
-def test_every_row_is_counted_once_and_parts_add_up_to_the_whole(rows, cut):
+def test_every_row_is_counted_once_and_parts_merge_to_the_whole(rows, cut):
     array = pa.array(rows, pa.list_(pa.float64()))
     column = profile([pa.record_batch({"x": array})]).columns["x"]
     kinds = [
@@ -102,7 +102,7 @@ def test_every_row_is_counted_once_and_parts_add_up_to_the_whole(rows, cut):
         assert merged == column
 
 
-def test_of_many_lengths_the_frequent_ones_are_kept():
+def test_only_the_most_frequent_dimensions_are_kept():
     rows = [[1.0] * 8] * 100 + [[1.0] * length for length in range(1, 8)]
     column = of(pa.array(rows), 20).columns["x"]
     assert (column.dimension, column.valid, len(column.parts)) == (8, 100, 4)
@@ -117,14 +117,14 @@ def test_the_same_distribution_has_not_drifted(reference):
     }
 
 
-def test_what_moved_is_told(reference):
+def test_the_changed_projections_are_found(reference):
     random = np.random.default_rng(2)
     longer = only(reference, fixed(1.3 * np.stack(embeddings(random, 1_000).to_numpy(zero_copy_only=False))))
     assert (longer.drifted, longer.test, longer.effect > 0.3) == (True, "norm", True)
     assert longer.ks == longer.effect
     moved = only(reference, embeddings(random, 1_000, shift=0.4))
     assert (moved.drifted, sum(value < 1e-3 for value in moved.p_values.values()) > 3) == (True, True)
-    # A norm that stays: all points turned about the origin.
+    # A rotation about the origin leaves norms unchanged.
     turned = np.stack(embeddings(random, 1_000).to_numpy(zero_copy_only=False))[:, ::-1]
     found = only(reference, fixed(turned))
     assert (found.drifted, found.p_values["norm"] > 0.001) == (True, True)
@@ -133,7 +133,7 @@ def test_what_moved_is_told(reference):
     assert any(item.label.startswith(f"{found.test} ") for item in found.bins)
 
 
-def test_the_test_of_a_projection_is_kolmogorovs_and_smirnovs():
+def test_projections_are_compared_by_the_kolmogorov_smirnov_test():
     random = np.random.default_rng(3)
     first, second = (
         np.stack(embeddings(random, rows, shift=shift).to_numpy(zero_copy_only=False))
@@ -145,7 +145,7 @@ def test_the_test_of_a_projection_is_kolmogorovs_and_smirnovs():
         assert found.p_values[f"projection {number}"] == pytest.approx(expected.pvalue, rel=1e-3)
 
 
-def test_another_length_and_what_is_not_finite_counts_as_missing_and_is_told(reference):
+def test_unusable_rows_count_as_missing_and_are_noted(reference):
     random = np.random.default_rng(4)
     good = embeddings(random, 400).to_pylist()
     mixed = pa.array(
@@ -158,17 +158,18 @@ def test_another_length_and_what_is_not_finite_counts_as_missing_and_is_told(ref
     assert (found.drifted, found.test) == (True, "missing")
     other = only(reference, embeddings(random, 400, dimension=16))
     assert (other.drifted, other.test, other.effect) == (True, "missing", 1)
-    assert other.note == "400 rows are no 32 finite numbers"
+    assert "400 rows" in other.note
+    assert "32 finite numbers" in other.note
 
 
 @pytest.mark.parametrize("rows", [[], [[1.0, 2.0]], [None] * 80, [[]] * 80, [[0.0, 0.0]] * 80, [[3e38, 3e38]] * 80])
-def test_whatever_a_window_holds_it_gets_a_verdict(rows):
+def test_any_window_gets_a_finding(rows):
     random = np.random.default_rng(5)
     current = profile([pa.record_batch({"x": pa.array(rows, pa.list_(pa.float64()))})])
     found = only(of(embeddings(random, 500, dimension=2)), current, min_rows=50)
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
     if len(rows) < 50:
-        assert found.note == f"not measured: {len(rows)} rows, 50 are needed"
+        assert found.note.startswith(f"not measured: {len(rows)} rows, 50 ")
     else:
         assert (found.drifted, 0 <= found.effect <= 1) == (True, True)
     assert only(profile([pa.record_batch({"x": pa.array([[]] * 80, pa.list_(pa.float64()))})]), current).effect in (
@@ -177,9 +178,9 @@ def test_whatever_a_window_holds_it_gets_a_verdict(rows):
     )
 
 
-def test_lists_of_anything_else_have_no_profile_and_kinds_do_not_mix():
+def test_other_lists_cannot_be_profiled_and_kinds_do_not_mix():
     assert not of(pa.array([[1, 2]], pa.list_(pa.int64()))).columns
-    with pytest.raises(SchemaError, match="Column 'x' holds embeddings in earlier rows and double in later ones"):
+    with pytest.raises(SchemaError, match="'x' .*embeddings.* double"):
         profile([pa.record_batch({"x": pa.array([[1.0]])}), pa.record_batch({"x": [1.0]})])
 
 
@@ -189,8 +190,8 @@ def test_a_profile_survives_json_and_is_small(reference):
     assert len(text) < 250_000
 
 
-def test_without_drift_no_more_alarms_than_stated():
-    """80 windows, each by itself at 5%."""
+def test_the_false_alarm_rate_holds():
+    """80 windows, each tested on its own at 5%."""
     random = np.random.default_rng(6)
     alarms = 0
     for number in range(80):

@@ -1,4 +1,4 @@
-"""Features that keep their distributions and no longer hang together: found, and seldom where nothing has changed."""
+"""Changed relations between features are found while their distributions stay, and false alarms are rare."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ POLICY = Policy()
 
 
 def rows(count: int, seed: int, together: float = 0.8, **replaced) -> pa.Table:
-    """Six numbers, of which two are correlated, and a carrier that goes with a third; every column for itself is the
-    same whatever ``together`` is."""
+    """Six numbers, two of them correlated, and a carrier that depends on a third; each column on its own has the
+    same distribution for every ``together``."""
     random = np.random.default_rng(seed)
     values = random.normal(size=(count, 6))
     values[:, 1] = together * values[:, 0] + np.sqrt(1 - together**2) * values[:, 1]
@@ -36,7 +36,7 @@ def learned(training: pa.Table, held_out: pa.Table) -> tuple[Profile, Reconstruc
     features = profile(training.to_batches())
     found = learn(training.to_batches(), features.columns, held_out.to_batches())
     assert found is not None
-    # As it is stored with the model.
+    # Through JSON, as stored with the model.
     return features, Reconstruction.model_validate_json(found.model_dump_json())
 
 
@@ -48,14 +48,14 @@ def errors(of: Reconstruction, data: pa.Table, batch_rows: int = 1_000) -> Recon
 
 
 def judged(features: Profile, of: Reconstruction, data: pa.Table) -> list[Drift]:
-    """The drift of every column, that of the reconstruction error last."""
+    """The drift of every column, and of the reconstruction error as the last item."""
     counted = ReconstructionErrors(of)
     current = profile(counted.count(data.to_batches(1_000)))
     parts = (Profile(rows=part.rows, columns={ERROR: part}) for part in (of.errors, counted.result()))
     return drift.decide([*drift.measure(features, current, POLICY), *drift.measure(*parts, POLICY)], POLICY)
 
 
-def test_a_correlation_that_is_gone_is_found_while_no_column_has_drifted():
+def test_a_lost_correlation_is_found_while_no_column_has_drifted():
     features, of = learned(rows(8_000, 1), rows(2_000, 2))
     *columns, together = judged(features, of, rows(2_000, 3, together=0.0))
     assert not any(item.drifted for item in columns)
@@ -65,20 +65,20 @@ def test_a_correlation_that_is_gone_is_found_while_no_column_has_drifted():
     assert not any(item.drifted for item in [*columns, together])
 
 
-def test_windows_in_which_nothing_has_changed_seldom_alarm():
+def test_the_false_alarm_rate_holds():
     found = []
     for window in range(40):
         features, of = learned(rows(1_000, 3 * window), rows(400, 3 * window + 1))
         found.append(judged(features, of, rows(int(np.random.default_rng(window).integers(50, 1_500)), 3 * window + 2)))
     alarms = sum(any(item.drifted for item in item) for item in found)
     assert stats.binom.sf(alarms - 1, len(found), 0.05) > 1e-3
-    # By itself too: its p-values are those of a test.
+    # The reconstruction error on its own too.
     small = sum(columns[-1].p_value <= 0.05 for columns in found)
     assert stats.binom.sf(small - 1, len(found), 0.05) > 1e-3
 
 
-def test_rows_that_the_components_were_fitted_to_lie_nearer():
-    # Which is why the held-out part is what is compared with: few rows, many columns.
+def test_rows_to_which_components_were_fitted_have_smaller_errors():
+    # Therefore the held-out part is the reference. The effect is largest with few rows and many columns.
     random = np.random.default_rng(0)
     training, other = (pa.table({f"x{n}": random.normal(size=60) for n in range(40)}) for _ in range(2))
     _, of = learned(training, other)
@@ -88,12 +88,12 @@ def test_rows_that_the_components_were_fitted_to_lie_nearer():
 
 @given(st.integers(1, 700), st.integers(0, 50))
 @settings(deadline=None, max_examples=15)
-def test_batches_change_nothing(batch_rows, seed):
+def test_results_do_not_depend_on_batches(batch_rows, seed):
     training, held_out = rows(700, seed), rows(100, seed + 1)
     features = profile(training.to_batches())
     one = learn(training.to_batches(), features.columns, held_out.to_batches())
     many = learn(training.to_batches(batch_rows), features.columns, held_out.to_batches(batch_rows))
-    # A direction and its opposite are the same.
+    # The sign of a direction is arbitrary.
     np.testing.assert_allclose(np.abs(one.left_out), np.abs(many.left_out), atol=1e-6)
     assert many.variance == pytest.approx(one.variance)
     assert errors(one, held_out, batch_rows).result() == errors(one, held_out).result()
@@ -111,12 +111,12 @@ def test_errors_are_those_of_scikit_learns_components():
     assert of.variance == pytest.approx(pca.explained_variance_ratio_.sum())
     values = scaler.transform(held_out.to_pandas())
     far = np.linalg.norm(values - pca.inverse_transform(pca.transform(values)), axis=1)
-    # Its standard deviation is that of a population.
+    # StandardScaler uses the population standard deviation.
     assert of.errors.mean == pytest.approx(far.mean(), rel=1e-3)
     assert of.errors.max == pytest.approx(far.max(), rel=1e-3)
 
 
-def test_what_columns_are_encoded_as_has_mean_nought_and_deviation_one():
+def test_encodings_have_mean_zero_and_standard_deviation_one():
     random = np.random.default_rng(0)
     data = pa.table(
         {
@@ -138,7 +138,7 @@ def test_what_columns_are_encoded_as_has_mean_nought_and_deviation_one():
     )
 
 
-def test_what_is_missing_or_infinite_or_far_away_has_a_finite_error():
+def test_missing_infinite_and_extreme_values_have_finite_errors():
     _, of = learned(rows(2_000, 1), rows(500, 2))
     odd = rows(
         5, 3,
@@ -154,7 +154,7 @@ def test_what_is_missing_or_infinite_or_far_away_has_a_finite_error():
     assert errors(of, empty).result().valid == 5
 
 
-def test_missing_values_that_come_together_have_to_do_with_one_another():
+def test_values_missing_together_are_a_relation():
     def gaps(seed: int, both: bool) -> pa.Table:
         random = np.random.default_rng(seed)
         lost = random.random((2, 4_000)) < 0.3
@@ -169,7 +169,7 @@ def test_missing_values_that_come_together_have_to_do_with_one_another():
     assert together.drifted
 
 
-def test_kinds_of_columns_that_mean_the_same_have_the_same_errors():
+def test_equivalent_column_types_have_equal_errors():
     data = rows(300, 3, weekend=np.arange(300) % 3 == 0)
     _, of = learned(rows(2_000, 1, weekend=np.arange(2_000) % 3 == 0), data)
     carrier = data.schema.get_field_index("carrier")
@@ -177,7 +177,7 @@ def test_kinds_of_columns_that_mean_the_same_have_the_same_errors():
     assert errors(of, other).result() == errors(of, data).result() == of.errors
 
 
-def test_columns_that_are_gone_or_of_another_kind_are_named():
+def test_missing_columns_and_other_kinds_are_named():
     _, of = learned(rows(500, 1), rows(100, 2))
     assert errors(of, rows(10, 3).drop_columns("x3")).mismatch == "there is no column x3"
     assert errors(of, rows(10, 3, x3=["a"] * 10)).mismatch == "x3 was a number at training and is string now"
@@ -189,18 +189,18 @@ def test_columns_that_are_gone_or_of_another_kind_are_named():
     [{"x": [1.0, 2.0, 3.0]}, {"x": [1.0, 2.0, 3.0], "same": [5, 5, 5]}, {"x": [1.0, 2.0, 3.0], "id": ["a", "b", "c"]}],
     ids=["one", "constant", "all different"],
 )
-def test_fewer_than_two_features_that_vary_have_nothing_to_do_with_one_another(columns):
+def test_fewer_than_two_varying_features_give_no_reconstruction(columns):
     data = pa.table(columns)
     assert learn(data.to_batches(), profile(data.to_batches()).columns, data.to_batches()) is None
 
 
-def test_without_rows_held_out_there_is_nothing_to_compare_with():
+def test_without_held_out_rows_there_is_no_reconstruction():
     data = rows(100, 1)
     features = profile(data.to_batches()).columns
     assert learn(data.to_batches(), features, []) is None
 
 
-def test_columns_that_say_the_same_have_no_error_but_rounding_which_does_not_drift():
+def test_rounding_errors_of_identical_columns_do_not_drift():
     def twice(seed: int) -> pa.Table:
         x = np.random.default_rng(seed).normal(size=1_000)
         return pa.table({"x": x, "y": 3 * x + 1e6})
@@ -211,7 +211,7 @@ def test_columns_that_say_the_same_have_no_error_but_rounding_which_does_not_dri
     assert judged(features, of, pa.table({"x": twice(3)["x"], "y": twice(4)["y"]}))[-1].drifted
 
 
-def test_many_columns_are_capped():
+def test_the_number_of_columns_is_limited():
     random = np.random.default_rng(0)
     data = pa.table({f"x{n}": random.normal(size=300) for n in range(120)})
     _, of = learned(data, data)

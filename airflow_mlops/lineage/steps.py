@@ -253,7 +253,7 @@ def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     models = Models(spec.mlflow)
     return OperatorLineage(
         inputs=[
-            datasets.read(spec.dataset, part=spec.part, into=datasets.manifest(done.dataset)),
+            datasets.read(spec.dataset, part=spec.part, output=datasets.manifest(done.dataset)),
             models.read(done.scored_by),
             models.read(done.scored_by, alias=CHAMPION),
         ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.compute.base import Compute, Runner
 from airflow_mlops.compute.connections import airflow_connection
+from airflow_mlops.compute.log_lines import split_level
 from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
@@ -124,8 +125,10 @@ class ProcessRunner(Runner[Process]):
             except BrokenPipeError:
                 pass  # the child ended at once; its output says why
             for line in child.stdout:
-                output.add(line.rstrip())
-                _log_line(line.rstrip(), self.log)
+                line = line.rstrip()
+                output.add(line)
+                level, message = split_level(line)
+                getattr(self.log, level.lower())("%s", message)
             return child.wait(), output
         finally:
             self.on_kill()
@@ -151,14 +154,6 @@ class _Output:
         self.last = line or self.last
         if "No module named" in line:
             self.missing_module = line
-
-
-def _log_line(line: str, log: Any) -> None:
-    level, _, message = line.partition(" ")
-    if level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        getattr(log, level.lower())("%s", message)
-    else:
-        log.info("%s", line)
 
 
 def _failure(python: str, status: int, reported: dict[str, Any], output: _Output) -> MLOpsError:

@@ -22,6 +22,8 @@ from airflow_mlops.core.errors import (
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _COMMAND = ("StartError", "ContainerCannotRun")
+# How long a container may lack its configuration: a Secret may be created at the same time as the pod that uses it.
+CONFIG_PATIENCE_SECONDS = 5.0
 # A process that used this share of its memory limit and then got SIGKILL most likely ran out of memory.
 _OOM_SHARE = 0.97
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from airflow_mlops.compute.kubernetes.description import Pod
 from airflow_mlops.compute.kubernetes.growth import grow_on_oom
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.pod import main_container
-from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest
+from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest, task_name
 from airflow_mlops.compute.kubernetes.trigger import StepPodManager, StepPodTrigger
+from airflow_mlops.compute.log_lines import split_level
 from airflow_mlops.core.errors import MLOpsError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from kubernetes.client import V1Pod
 
     from airflow_mlops.core.calls import StepCall
-
-_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 
 class StepPodOperator(KubernetesPodOperator):
@@ -56,7 +54,7 @@ class StepPodOperator(KubernetesPodOperator):
             execution_timeout=task.execution_timeout,
             kubernetes_conn_id=pod.kubernetes_conn_id,
             pod_template_dict=manifest,
-            name=_pod_name(call),
+            name=task_name(call)[:50].strip("-"),
             namespace=pod.namespace,
             labels={CALL_LABEL: call_id(call)},
             base_container_name=main_container(manifest),
@@ -68,7 +66,7 @@ class StepPodOperator(KubernetesPodOperator):
             termination_grace_period=manifest["spec"]["terminationGracePeriodSeconds"],
             on_finish_action=pod.on_finish,
             log_pod_spec_on_failure=False,
-            log_formatter=lambda _, line: _LEVEL.sub("", line),
+            log_formatter=lambda _, line: split_level(line)[1],
             logging_interval=10,
             grow_memory=pod.grow_memory,
             **options,
@@ -158,8 +156,3 @@ class StepPodOperator(KubernetesPodOperator):
     def facts(self) -> dict[str, str]:
         """The names of the pod, its node and its image, and the digest of the image."""
         return failures.facts(self._last_seen, self.base_container_name) if self._last_seen is not None else {}
-
-
-def _pod_name(call: StepCall) -> str:
-    name = re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower())
-    return name.strip("-")[:50].strip("-")

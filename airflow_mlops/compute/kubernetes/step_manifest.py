@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,11 @@ CALL_LABEL = "airflow-mlops/call"
 def call_id(call: StepCall) -> str:
     """The value of ``CALL_LABEL``: the same for every try of a task."""
     return fingerprint([call.key])[:16]
+
+
+def task_name(call: StepCall) -> str:
+    """The ids of DAG and task as a name that Kubernetes accepts, of any length."""
+    return re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower()).strip("-")
 
 
 def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) -> Json:

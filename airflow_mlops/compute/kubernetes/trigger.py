@@ -13,10 +13,7 @@ from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager, PodManager
 from kubernetes.client import ApiClient
 
-from airflow_mlops.compute.kubernetes.failures import cannot_be_configured
-
-# A Secret or ConfigMap may be created at the same time as the pod that uses it.
-_PATIENCE_SECONDS = 5.0
+from airflow_mlops.compute.kubernetes.failures import CONFIG_PATIENCE_SECONDS, cannot_be_configured
 
 
 class _FailsEarly:
@@ -38,7 +35,7 @@ class _FailsEarly:
                 found = await found if isawaitable(found) else found
                 hopeless = cannot_be_configured(ApiClient().sanitize_for_serialization(found))
                 since = (since or time.monotonic()) if hopeless else None
-                if since and time.monotonic() - since > _PATIENCE_SECONDS:
+                if since and time.monotonic() - since > CONFIG_PATIENCE_SECONDS:
                     raise PodLaunchFailedException(str(hopeless))
             await starting
         finally:

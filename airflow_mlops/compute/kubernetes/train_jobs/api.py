@@ -20,7 +20,7 @@ from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, V
 from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL
 
 Request = TypeVar("Request", bound=Callable[..., Any])
-_retry: Callable[[Request], Request] = generic_api_retry
+retry: Callable[[Request], Request] = generic_api_retry
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -42,7 +42,7 @@ class TrainJobApi:
         own = _OWN_NAMESPACE.read_text() if _OWN_NAMESPACE.exists() else None
         return self._namespace or self._hook.get_namespace() or own or "default"
 
-    @_retry
+    @retry
     def get(self) -> Json | None:
         """Read the TrainJob; ``None`` if it does not exist."""
         try:
@@ -53,7 +53,7 @@ class TrainJobApi:
             raise
         return found
 
-    @_retry
+    @retry
     def create(self, job: Json) -> Json | None:
         """Create the TrainJob and return what the cluster stored; ``None`` if it exists already."""
         try:
@@ -64,7 +64,7 @@ class TrainJobApi:
             raise
         return created
 
-    @_retry
+    @retry
     def delete(self, propagation: Literal["Background", "Foreground"]) -> None:
         """Request its deletion. With ``Foreground`` the TrainJob exists until its pods are gone."""
         try:
@@ -73,7 +73,7 @@ class TrainJobApi:
             if error.status != 404:
                 raise
 
-    @_retry
+    @retry
     def pods(self) -> list[Json]:
         """Read the pods of the TrainJob."""
         found = self._hook.core_v1_client.list_namespaced_pod(
@@ -81,7 +81,7 @@ class TrainJobApi:
         )
         return [_as_json(pod) for pod in found.items]
 
-    @_retry
+    @retry
     def warnings(self) -> list[str]:
         """Read the warning events of the TrainJob, oldest first."""
         events = self._hook.core_v1_client.list_namespaced_event(

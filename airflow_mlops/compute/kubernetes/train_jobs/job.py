@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from airflow_mlops.compute.kubernetes.growth import grow_on_oom
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.merging import missing_fields
 from airflow_mlops.compute.kubernetes.manifest.train_job import NODE, pod_template
-from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest
+from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest, task_name
 from airflow_mlops.compute.kubernetes.train_jobs import state
 from airflow_mlops.compute.kubernetes.train_jobs.api import TrainJobApi
 from airflow_mlops.compute.kubernetes.train_jobs.trigger import TrainJobTrigger
+from airflow_mlops.compute.log_lines import split_level
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from airflow_mlops.core.calls import StepCall
 
-_LEVEL = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 _POLL_SECONDS = 2.0
 # How long to wait for the pods of a deleted TrainJob to end, in seconds.
 _DELETION_SECONDS = 600
@@ -219,7 +218,7 @@ class StepTrainJob:
             self.log.info("The log of node 0 cannot be read: its pod is gone.")
             return
         for line in self.api.log(self._first_node, NODE):
-            self.log.info("[node 0] %s", _LEVEL.sub("", line))
+            self.log.info("[node 0] %s", split_level(line)[1])
 
     def _finish(self, succeeded: bool) -> None:
         """Delete the TrainJob unless ``on_finish`` keeps it."""
@@ -268,7 +267,7 @@ def _validated(job: Json) -> Json:
 
 def _name(call: StepCall) -> str:
     # The name of a pod adds -node-0-0-abcde, and may have 63 characters in total.
-    task = re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower()).strip("-")
+    task = task_name(call)
     start = task if task[:1].isalpha() else f"task-{task}"
     return f"{start[:24].strip('-')}-{call_id(call)}"
 

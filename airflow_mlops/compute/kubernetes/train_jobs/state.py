@@ -17,8 +17,6 @@ from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _REPLICATED_JOB_LABEL = "jobset.sigs.k8s.io/replicatedjob-name"
 _INDEX = "batch.kubernetes.io/job-completion-index"
-# A Secret or ConfigMap may be created at the same time as the pod that uses it.
-_PATIENCE_SECONDS = 5.0
 
 
 def full_name(job: Json) -> str:
@@ -92,7 +90,7 @@ class Watch:
     since: float
     schedule_timeout: int
     startup_timeout: int
-    patience: float = _PATIENCE_SECONDS
+    patience: float = failures.CONFIG_PATIENCE_SECONDS
     _hopeless_since: float | None = field(default=None, init=False)
 
     def start_error(

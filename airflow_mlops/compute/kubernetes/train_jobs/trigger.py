@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
-from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, VERSION
+from airflow_mlops.compute.kubernetes.train_jobs.api import retry
 from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL, Watch, ended, progress
-
-Request = TypeVar("Request", bound=Callable[..., Any])
-_retry: Callable[[Request], Request] = generic_api_retry
 
 
 class TrainJobTrigger(BaseTrigger):
@@ -96,7 +93,7 @@ class TrainJobTrigger(BaseTrigger):
                 self.log.info("TrainJob %s/%s %s.", self.namespace, self.name, state)
             await asyncio.sleep(self.poll_interval)
 
-    @_retry
+    @retry
     async def _read(self) -> tuple[Json | None, list[Json]]:
         """Read the TrainJob, which is ``None`` if it was deleted, and its pods."""
         async with self._hook().get_conn() as connection:
@@ -123,7 +120,7 @@ class TrainJobTrigger(BaseTrigger):
         except Exception:
             self.log.exception("TrainJob %s/%s could not be deleted.", self.namespace, self.name)
 
-    @_retry
+    @retry
     async def _delete(self) -> None:
         async with self._hook().get_conn() as connection:
             try:

@@ -74,7 +74,7 @@ class ProcessRunner(Runner[Process]):
             message.touch()
             env = {**self._environment(conn_ids), termination.VARIABLE: str(message)}
             status, output = self._run_child(call, env)
-            reported = termination.parse(message.read_text())
+            reported = termination.parse(message.read_text(encoding="utf-8", errors="replace"))
         if status != 0:
             raise _failure(self.compute.python, status, reported, output)
         result = read_result(ArtifactStore(call.store), call.key)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of our own, for tests (the fixture ``postgres``) and benchmarks (:func:`server`)."""
+"""A real PostgreSQL server for tests (fixture ``postgres``) and benchmarks (:func:`server`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASSWORD = "geheim/%@1"
 
 
 def binaries() -> Path | None:
-    """The folder of ``initdb`` and ``pg_ctl``, of the newest PostgreSQL that is installed."""
+    """The folder of ``initdb`` and ``pg_ctl`` of the newest installed PostgreSQL; ``None`` without one."""
     found = glob.glob("/usr/lib/postgresql/*/bin/initdb") + glob.glob("/usr/pgsql-*/bin/initdb")
     if found:
         return Path(
@@ -32,7 +32,7 @@ def binaries() -> Path | None:
 
 
 def _user() -> str | None:
-    """Who runs the server: ``initdb`` and ``postgres`` refuse to run as root."""
+    """The user that runs the server, since ``initdb`` and ``postgres`` refuse to run as root."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -41,7 +41,7 @@ def _user() -> str | None:
 
 @dataclass
 class Postgres:
-    """A running server. ``admin`` is its superuser without a password, ``ingest`` a user with one."""
+    """A running server. The superuser ``admin`` has no password; the user ``ingest`` has one."""
 
     bin: Path
     folder: Path
@@ -60,7 +60,7 @@ class Postgres:
         }  # fmt: skip
 
     def execute(self, *statements: str) -> list[tuple[Any, ...]]:
-        """Run statements as the superuser, and return the rows of the last one."""
+        """Run statements as the superuser. Return the rows of the last one."""
         import psycopg2
 
         connection = psycopg2.connect(self.admin)
@@ -74,7 +74,7 @@ class Postgres:
             connection.close()
 
     def stop(self) -> None:
-        """End the server at once, as a crash would."""
+        """Stop the server immediately, as a crash would."""
         self._ctl("stop", "-m", "immediate")
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class Postgres:
 
 
 def run(command: list[Any]) -> None:
-    # pg_ctl leaves the server with its output open, so that goes to a file and not to a pipe.
+    # The server inherits the output of pg_ctl and keeps it open, so a pipe would never end; a file does not matter.
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             [str(part) for part in command], stdout=output, stderr=subprocess.STDOUT, cwd="/", user=_user(), timeout=120
@@ -100,9 +100,9 @@ def run(command: list[Any]) -> None:
 
 @contextmanager
 def server(buffers: str = "256MB") -> Iterator[Postgres]:
-    """Start a server on a free port of the loopback interface, and end it.
+    """Run a server on a free port of the loopback interface.
 
-    :param buffers: its ``shared_buffers``
+    :param buffers: value of the setting ``shared_buffers``
     """
     bin_folder = binaries()
     assert bin_folder is not None, "PostgreSQL is not installed"
@@ -146,6 +146,6 @@ def server(buffers: str = "256MB") -> Iterator[Postgres]:
 def postgres() -> Iterator[Postgres]:
     if binaries() is None:
         pytest.skip("PostgreSQL IS NOT INSTALLED (no initdb in /usr/lib/postgresql/*/bin or on PATH): it is not tested")
-    # With small buffers a table of a few megabytes counts as a large one.
+    # With small buffers PostgreSQL treats a table of a few megabytes as a large one.
     with server(buffers="4MB") as found:
         yield found

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server: its types, its windows, and what happens when it goes away in the middle."""
+"""Ingestion from a real PostgreSQL server: types, windows, and a server that goes down while it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 from tests.support.postgres import PASSWORD, Postgres, postgres  # noqa: F401 - a fixture
 
-# Sends 200,000 rows and then hangs, until someone ends it.
+# Sends 200,000 rows and then hangs until it is terminated.
 HANGS = """SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(60)::text END AS z
 FROM generate_series(1, 300000) g"""
 
@@ -42,7 +42,7 @@ def ingest(postgres, context, monkeypatch):  # noqa: F811
 
 @pytest.fixture(params=["ADBC", "SQLAlchemy"])
 def engine(request, monkeypatch):
-    """Both ways to read, the second one as if the ADBC driver was not installed."""
+    """Both engines; the second one as if the ADBC driver were not installed."""
     if request.param == "SQLAlchemy":
         monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
     return request.param
@@ -52,7 +52,7 @@ def table(context, result):
     return open_dataset(context.store, result.dataset).table()
 
 
-def nothing_is_left(context):
+def store_is_empty(context):
     return context.store.fs.find(context.store.root) == []
 
 
@@ -63,7 +63,7 @@ def test_the_window_is_half_open_and_in_utc_for_every_kind_of_time(kind, postgre
         f"CREATE TABLE times (t {kind}, month int)",
         "SET TIME ZONE 'UTC'",
         "INSERT INTO times SELECT make_date(2013, m, 1), m FROM generate_series(3, 5) m",
-        # Whatever the server's own time zone is.
+        # The time zone of the server must not matter.
         "ALTER ROLE ingest SET timezone = 'America/New_York'",
     )
     result = ingest("SELECT * FROM times WHERE t >= :start AND t < :end -- ':end'\n;", window="2013-04")
@@ -72,7 +72,7 @@ def test_the_window_is_half_open_and_in_utc_for_every_kind_of_time(kind, postgre
     assert ingest("SELECT * FROM times WHERE t >= :start AND t < :end -- ':end'\n;", window="2013-04").unchanged
 
 
-def test_values_arrive_as_they_are(ingest, context, engine):
+def test_values_of_all_types_are_ingested_unchanged(ingest, context, engine):
     result = ingest(
         """SELECT 1::int8 AS i, 1.5::float8 AS f, 'NaN'::float8 AS nan, '-inf'::float8 AS inf, 'ü'::text AS s,
         true AS b,
@@ -87,7 +87,7 @@ def test_values_arrive_as_they_are(ingest, context, engine):
     }  # fmt: skip
 
 
-def test_types_that_arrow_does_not_have_arrive_as_text_in_the_querys_order(postgres, ingest, context):  # noqa: F811
+def test_types_without_an_arrow_equivalent_are_ingested_as_text_in_the_querys_order(postgres, ingest, context):  # noqa: F811
     postgres.execute("DROP TYPE IF EXISTS mood", "CREATE TYPE mood AS ENUM ('low', 'high')")
     result = ingest(
         '''SELECT g AS "the ""n""", 'high'::mood AS m, '127.0.0.1'::inet AS ip, '1 day'::interval AS iv,
@@ -98,14 +98,14 @@ def test_types_that_arrow_does_not_have_arrive_as_text_in_the_querys_order(postg
     assert rows[0] == {"m": "high", "ip": "127.0.0.1/32", "iv": "1 day", "moods": ["low"], "j": '{"a": 1}'}
 
 
-def test_exact_numbers_become_floats_where_that_is_declared(ingest, context, engine):
+def test_decimals_are_converted_to_declared_floats(ingest, context, engine):
     result = ingest("SELECT 12.30::numeric AS p UNION ALL SELECT 'NaN'", types={"p": "float64"})
     first, second = table(context, result)["p"].to_pylist()
     assert first == 12.3
     assert math.isnan(second)
 
 
-def test_an_unordered_query_returns_the_same_order_while_others_read_the_table(postgres, ingest):  # noqa: F811
+def test_an_unordered_query_has_the_same_order_while_others_read_the_table(postgres, ingest):  # noqa: F811
     import psycopg2
 
     postgres.execute(
@@ -127,12 +127,12 @@ def test_an_unordered_query_returns_the_same_order_while_others_read_the_table(p
 
 
 @pytest.mark.parametrize("how", ["backend", "server"])
-def test_a_database_that_dies_in_the_middle_leaves_nothing_and_a_retry_succeeds(how, postgres, ingest, context):  # noqa: F811
+def test_a_server_that_goes_down_while_it_is_read_leaves_nothing_and_a_retry_succeeds(how, postgres, ingest, context):  # noqa: F811
     def end():
         waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         while not (found := postgres.execute(waits)):
             time.sleep(0.05)
-        # Rows have arrived and are being written by now.
+        # Rows are already being written at this point.
         assert context.store.fs.find(context.store.root) != []
         if how == "server":
             postgres.stop()
@@ -142,7 +142,7 @@ def test_a_database_that_dies_in_the_middle_leaves_nothing_and_a_retry_succeeds(
     thread = threading.Thread(target=end)
     thread.start()
     try:
-        with pytest.raises(SourceError, match=r"'pg' \(postgres\) could not be read: .*Nothing was written") as raised:
+        with pytest.raises(SourceError, match=r"'pg' \(postgres\)") as raised:
             ingest(HANGS)
     finally:
         thread.join()
@@ -150,7 +150,7 @@ def test_a_database_that_dies_in_the_middle_leaves_nothing_and_a_retry_succeeds(
             postgres.start()
     assert raised.value.retryable
     assert PASSWORD not in str(raised.value)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     assert ingest(HANGS.replace("60", "0")).dataset.rows == 300_000
 
 
@@ -163,33 +163,33 @@ def test_a_database_that_dies_in_the_middle_leaves_nothing_and_a_retry_succeeds(
         ({"extra": {"sslmode": "require"}}, "SSL"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_said_without_the_password(connection, message, ingest, context, engine):
+def test_an_unreachable_database_is_named_without_the_password(connection, message, ingest, context, engine):
     if engine == "SQLAlchemy" and "extra" in connection:
         connection = {"extra": {"sqlalchemy_query": connection["extra"]}}
-    with pytest.raises(SourceError, match=f"'pg' .postgres. could not be read: .*{message}") as raised:
+    with pytest.raises(SourceError, match=f"'pg' .postgres. .*{message}") as raised:
         ingest("SELECT 1", connection)
     for secret in (PASSWORD, quote(PASSWORD, safe=""), "geheim"):
         assert secret not in str(raised.value)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
 
 
 @pytest.mark.parametrize(
     ("sql", "error", "message"),
     [
-        ("SELECT * FROM nowhere", SpecError, r"'pg' refused the query: .*relation .nowhere. does not exist"),
+        ("SELECT * FROM nowhere", SpecError, "'pg' .*relation .nowhere. does not exist"),
         ("SELEC", SpecError, "syntax error at or near"),
-        ("CREATE TABLE made_by_ingest (a int)", SpecError, "refused the query"),
-        ("SELECT 1 AS a, 2 AS a", SchemaError, "returns the column 'a' more than once"),
+        ("CREATE TABLE made_by_ingest (a int)", SpecError, "'pg'"),
+        ("SELECT 1 AS a, 2 AS a", SchemaError, "column 'a' more than once"),
     ],
 )
-def test_a_query_that_cannot_run_is_said(sql, error, message, postgres, ingest, context):  # noqa: F811
+def test_an_invalid_query_is_refused_and_changes_nothing(sql, error, message, postgres, ingest, context):  # noqa: F811
     with pytest.raises(error, match=message):
         ingest(sql)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     assert postgres.execute("SELECT to_regclass('made_by_ingest')") == [(None,)]
 
 
-def test_a_column_that_changes_its_type_is_named(postgres, ingest):  # noqa: F811
+def test_a_column_whose_type_changes_is_named(postgres, ingest):  # noqa: F811
     query = "SELECT * FROM changing WHERE t >= :start AND t < :end"
     postgres.execute(
         "DROP TABLE IF EXISTS changing",
@@ -198,8 +198,8 @@ def test_a_column_that_changes_its_type_is_named(postgres, ingest):  # noqa: F81
     )
     ingest(query, window="2013-03")
     postgres.execute("ALTER TABLE changing ALTER n TYPE text")
-    with pytest.raises(SchemaError, match=r"'n' as int32, and now it is string: .*types=\{'n': 'string'\}"):
+    with pytest.raises(SchemaError, match=r"'n' as int32, .* string.*types=\{'n': 'string'\}"):
         ingest(query, window="2013-04")
     postgres.execute("ALTER TABLE changing DROP n")
-    with pytest.raises(SchemaError, match="in the window 2013-03 has the column 'n', which the source no longer has"):
+    with pytest.raises(SchemaError, match="2013-03 has the column 'n'"):
         ingest(query, window="2013-04")

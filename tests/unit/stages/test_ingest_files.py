@@ -1,4 +1,4 @@
-"""Files of every format become one dataset of the rows in the window, or one clear error and nothing."""
+"""Ingestion of files: the rows of the window become one dataset, or one clear error leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SourceError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources import files as source_files
+from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 
@@ -53,7 +53,7 @@ def manifest(context, result):
     return open_dataset(context.store, result.dataset).manifest
 
 
-def nothing_is_left(context):
+def store_is_empty(context):
     return [path for path in context.store.fs.find(context.store.root) if "/results/" not in path] == []
 
 
@@ -70,7 +70,7 @@ def write(folder, form, rows=ROWS, name="rows"):
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_the_rows_of_the_window_are_archived_as_they_are(form, tmp_path, context, ingest):
+def test_the_rows_of_the_window_are_archived_unchanged(form, tmp_path, context, ingest):
     path = write(tmp_path, form)
     result = ingest(path, window="2013-04", time_column="t", owner="Ann", description="Two rows")
     assert table(context, result).to_pylist() == ROWS[1:3]
@@ -91,7 +91,7 @@ def test_the_rows_of_the_window_are_archived_as_they_are(form, tmp_path, context
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_the_same_window_again_is_the_same_dataset(form, tmp_path, ingest):
+def test_ingesting_a_window_again_gives_the_same_dataset(form, tmp_path, ingest):
     path = write(tmp_path, form)
     first = ingest(path, window="2013-04", time_column="t")
     again = ingest(path, window="2013-04", time_column="t")
@@ -100,14 +100,14 @@ def test_the_same_window_again_is_the_same_dataset(form, tmp_path, ingest):
     assert "unchanged" in again.summary
 
 
-def test_a_snapshot_needs_no_window(tmp_path, context, ingest):
+def test_a_snapshot_has_no_window(tmp_path, context, ingest):
     result = ingest(write(tmp_path, "csv"))
     assert result.dataset.window is None
     assert table(context, result).num_rows == 4
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_files_of_a_glob_are_read_in_the_order_of_their_names(form, tmp_path, context, ingest):
+def test_the_files_of_a_glob_are_read_in_the_order_of_their_names(form, tmp_path, context, ingest):
     for name, row in zip(["c", "a", "b"], ROWS, strict=False):
         write(tmp_path, form, [row], name)
     result = ingest(tmp_path / f"*.{form}")
@@ -116,7 +116,7 @@ def test_files_of_a_glob_are_read_in_the_order_of_their_names(form, tmp_path, co
     assert read == [f"a.{form}", f"b.{form}", f"c.{form}"]
 
 
-def test_a_file_inside_a_zip_and_a_compressed_file_are_opened(tmp_path, context, ingest):
+def test_compressed_files_and_members_of_zip_archives_are_read(tmp_path, context, ingest):
     path = write(tmp_path, "csv")
     with zipfile.ZipFile(tmp_path / "rows.csv.zip", "w") as archive:
         archive.write(path, "inner.csv")
@@ -138,7 +138,7 @@ def test_parquet_on_another_filesystem_is_read(tmp_path, context, ingest):
     assert table(context, ingest(f"memory://{tmp_path}/in.parquet")).num_rows == 4
 
 
-def test_columns_and_types_are_chosen(tmp_path, context, ingest):
+def test_selected_columns_and_declared_types_are_applied(tmp_path, context, ingest):
     path = write(tmp_path, "csv")
     result = ingest(
         path,
@@ -170,26 +170,26 @@ def test_text_that_looks_like_a_time_stays_text(form, tmp_path, context, ingest)
         ([None, datetime(2013, 4, 1)], [False, True]),
     ],
 )
-def test_every_way_to_write_a_time_is_understood(values, kept, tmp_path, context, ingest):
+def test_every_form_of_time_is_parsed(values, kept, tmp_path, context, ingest):
     pq.write_table(pa.table({"t": values, "n": [0, 1]}), tmp_path / "a.parquet")
     result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
     assert table(context, result)["n"].to_pylist() == [n for n in (0, 1) if kept[n]]
 
 
-def test_rows_without_a_time_are_counted(tmp_path, context, ingest, caplog):
+def test_rows_without_a_time_are_skipped_and_counted(tmp_path, context, ingest, caplog):
     caplog.set_level("INFO")
     pq.write_table(pa.table({"t": [None, "2013-04-01"]}), tmp_path / "a.parquet")
     result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
     assert manifest(context, result).source["rows_without_time"] == 1
-    assert "1 rows have no t" in caplog.text
+    assert "1 rows without a t" in caplog.text
 
 
-def test_a_time_that_cannot_be_read_is_shown(tmp_path, context, ingest):
+def test_the_error_for_an_invalid_time_shows_it(tmp_path, context, ingest):
     write(tmp_path, "csv", [{"t": "04/01/2013", "n": 1}])
-    with pytest.raises(SchemaError, match=r"time column 't' of .* is not ISO 8601.*04/01/2013"):
+    with pytest.raises(SchemaError, match=r"'t' of .*04/01/2013"):
         ingest(tmp_path / "rows.csv", window="2013-04", time_column="t")
     write(tmp_path, "csv", [{"t": 1364774400, "n": 1}])
-    with pytest.raises(SchemaError, match="holds int64: say what it means"):
+    with pytest.raises(SchemaError, match="'t' of .*int64"):
         ingest(tmp_path / "rows.csv", window="2013-04", time_column="t")
     result = ingest(tmp_path / "rows.csv", window="2013-04", time_column="t", types={"t": "timestamp[s, tz=UTC]"})
     assert result.dataset.rows == 1
@@ -209,7 +209,7 @@ def test_nan_and_infinities_are_kept(form, tmp_path, context, ingest):
     assert found[1:4] == [math.inf, -math.inf, 1.5]
 
 
-def test_only_an_empty_cell_is_null_unless_told(tmp_path, context, ingest):
+def test_by_default_only_an_empty_cell_is_null(tmp_path, context, ingest):
     (tmp_path / "a.csv").write_text('country,n\nNA,1\n,2\n"",NA\n')
     found = table(context, ingest(tmp_path / "a.csv")).to_pydict()
     assert found == {"country": ["NA", None, ""], "n": ["1", "2", "NA"]}
@@ -223,46 +223,46 @@ def test_quoted_line_breaks_and_other_delimiters_are_read(tmp_path, context, ing
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_a_type_that_changes_in_the_middle_of_a_file_is_named_and_can_be_declared(
+def test_a_column_whose_type_changes_within_a_file_is_named_and_can_be_declared(
     form, tmp_path, context, ingest, monkeypatch
 ):
-    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
     path = write(tmp_path, form, [{"a": n if n < 400 else 1.5, "b": n} for n in range(500)])
-    with pytest.raises(SchemaError, match=r"Column 'a' looked like int64 at first but holds '1.5': .*types=\{'a': "):
+    with pytest.raises(SchemaError, match=r"'a' is int64 .*'1.5'.*types=\{'a': "):
         ingest(path)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     result = ingest(path, types={"a": "float64"})
     assert table(context, result)["a"][450].as_py() == 1.5
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_a_column_without_values_at_first_is_an_error_and_not_a_guess(form, tmp_path, context, ingest, monkeypatch):
-    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+def test_a_column_that_is_empty_in_the_first_block_is_not_guessed(form, tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
     empty = "" if form == "csv" else None
     path = write(tmp_path, form, [{"a": empty if n < 400 else "x", "b": n} for n in range(500)])
-    with pytest.raises(SchemaError, match=r"Column 'a' looked like null at first"):
+    with pytest.raises(SchemaError, match=r"'a' is null "):
         ingest(path)
     assert table(context, ingest(path, types={"a": "string"}))["a"][450].as_py() == "x"
 
 
-def test_text_in_a_number_of_a_csv_file_points_at_null_values(tmp_path, context, ingest, monkeypatch):
-    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+def test_text_in_a_numeric_csv_column_suggests_null_values(tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
     path = write(tmp_path, "csv", [{"a": n if n < 400 else "NA"} for n in range(500)])
-    with pytest.raises(SchemaError, match=r"if that means a missing value, with null_values=\['NA'\]"):
+    with pytest.raises(SchemaError, match=r"null_values=\['NA'\]"):
         ingest(path)
 
 
-def test_a_json_field_that_comes_late_is_named_and_can_be_declared(tmp_path, context, ingest, monkeypatch):
-    monkeypatch.setattr(source_files, "BLOCK_BYTES", 1000)
+def test_a_json_field_that_only_later_lines_have_is_named_and_can_be_declared(tmp_path, context, ingest, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
     path = write(tmp_path, "jsonl", [{"a": n} if n < 400 else {"a": n, "late": "x"} for n in range(500)])
-    with pytest.raises(SchemaError, match="has the field 'late', which the lines before did not have"):
+    with pytest.raises(SchemaError, match="the field 'late'"):
         ingest(path)
     assert table(context, ingest(path, types={"late": "string"}))["late"].null_count == 400
     assert table(context, ingest(path, name="b", columns=["a"])).schema.names == ["a"]
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_files_that_differ_are_named(form, tmp_path, context, ingest):
+def test_a_file_whose_schema_differs_is_named(form, tmp_path, context, ingest):
     write(tmp_path, form, [{"n": 1, "s": "a"}], "a")
     write(tmp_path, form, [{"n": "x", "s": "b"}], "b")
     with pytest.raises(SchemaError, match=r"('n'|types=)"):
@@ -275,7 +275,7 @@ def test_files_that_differ_are_named(form, tmp_path, context, ingest):
 
 
 class TestBetweenWindows:
-    """The schema of one window is that of the others, unless the user says that it is meant."""
+    """The schema of a window must match that of the neighbouring window, unless the user declares otherwise."""
 
     @pytest.fixture(autouse=True)
     def _march(self, tmp_path, ingest):
@@ -286,28 +286,24 @@ class TestBetweenWindows:
     def april(self, row):
         return write(self.folder, "csv", [row], "april")
 
-    def test_a_column_that_is_gone_is_named(self, ingest):
+    def test_a_missing_column_is_named(self, ingest):
         path = self.april({"n": 1})
-        with pytest.raises(
-            SchemaError, match=r"in the window 2013-03 has the column 's', 'e', which .* columns=\['n'\]"
-        ):
+        with pytest.raises(SchemaError, match=r"2013-03 has the column 's', 'e', .* columns=\['n'\]"):
             ingest(path, window="2013-04")
         assert ingest(path, window="2013-04", columns=["n"]).dataset.rows == 1
 
     def test_a_type_that_changed_is_named(self, ingest, context):
         path = self.april({"n": 1.5, "s": "a", "e": ""})
-        with pytest.raises(SchemaError, match=r"Column 'n' is int64 in the window 2013-03 but now holds '1.5'"):
+        with pytest.raises(SchemaError, match=r"'n' is int64 in the window 2013-03 .*'1.5'"):
             ingest(path, window="2013-04")
         assert ingest(path, window="2013-04", types={"n": "float64"}).dataset.rows == 1
 
     def test_a_type_that_changed_in_parquet_is_named(self, ingest):
         pq.write_table(pa.table({"n": ["1"], "s": ["a"], "e": ["x"]}), self.folder / "april.parquet")
-        with pytest.raises(
-            SchemaError, match=r"has the column 'n' as int64, and now it is string: .*types=\{'n': 'string'\}"
-        ):
+        with pytest.raises(SchemaError, match=r"'n' as int64, .* string.*types=\{'n': 'string'\}"):
             ingest(self.folder / "april.parquet", window="2013-04")
 
-    def test_what_is_guessed_follows_the_other_window(self, ingest, context):
+    def test_guessed_types_follow_the_other_window(self, ingest, context):
         path = self.april({"n": "", "s": 7, "e": ""})
         found = table(context, ingest(path, window="2013-04"))
         assert found.to_pylist() == [{"n": None, "s": "7", "e": None}]
@@ -317,74 +313,74 @@ class TestBetweenWindows:
         found = table(context, ingest(self.april({"n": 1, "s": "a", "e": 2.5}), window="2013-04"))
         assert found["e"].to_pylist() == [2.5]
 
-    def test_a_new_column_is_kept_and_mentioned(self, ingest, context, caplog):
+    def test_a_new_column_is_kept_and_logged(self, ingest, context, caplog):
         caplog.set_level("INFO")
         found = table(context, ingest(self.april({"n": 1, "s": "a", "e": "", "new": 1}), window="2013-04"))
         assert "new" in found.schema.names
-        assert "New since the window 2013-03: column 'new'." in caplog.text
+        assert "Column 'new' is new: the window 2013-03" in caplog.text
 
     def test_a_window_is_not_compared_with_itself(self, ingest):
         assert ingest(self.april({"z": 1}), window="2013-03").dataset.rows == 1
 
     def test_an_older_window_is_compared_with_the_next(self, ingest):
-        with pytest.raises(SchemaError, match="in the window 2013-03"):
+        with pytest.raises(SchemaError, match="2013-03"):
             ingest(self.april({"n": 1}), window="2013-01")
 
 
-def test_an_empty_window_is_said_with_the_window_and_leaves_nothing(tmp_path, context, ingest):
+def test_the_error_for_an_empty_window_names_it_and_leaves_nothing(tmp_path, context, ingest):
     path = write(tmp_path, "csv")
-    with pytest.raises(EmptyWindowError, match=r"holds no row in the window 2014-01"):
+    with pytest.raises(EmptyWindowError, match="2014-01"):
         ingest(path, window="2014-01", time_column="t")
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "header.csv").write_text("a,b\n")
     for name in ("empty.csv", "empty.jsonl", "header.csv"):
-        with pytest.raises(EmptyWindowError, match="holds no row"):
+        with pytest.raises(EmptyWindowError, match=name):
             ingest(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("a.csv", b"a,b\n1,2\n3\n", SourceError, "a.csv could not be read: CSV parse error: Expected 2 columns, got 1"),
-        ("a.csv", b"a,a\n1,2\n", SchemaError, "has the column 'a' more than once"),
-        ("a.csv", b"a\n\xff\xfe\n", SchemaError, "Column 'a' of .*a.csv is not UTF-8: convert the file"),
-        ("a.jsonl", b'{"a": 1}\nnot json\n', SourceError, "a.jsonl could not be read: JSON parse error"),
-        ("a.parquet", b"PAR1 but not really", SourceError, "a.parquet could not be read"),
-        ("a.csv.gz", b"not gzip", SourceError, "a.csv.gz could not be read: Not a gzipped file"),
-        ("a.csv.gz", gzip.compress(b"a\n" + b"1\n" * 9999)[:-20], SourceError, "could not be read: .*end-of-stream"),
-        ("a.xlsx", b"", SpecError, "does not show in its name: give format="),
+        ("a.csv", b"a,b\n1,2\n3\n", SourceError, "a.csv .*Expected 2 columns, got 1"),
+        ("a.csv", b"a,a\n1,2\n", SchemaError, "a.csv .*more than one column 'a'"),
+        ("a.csv", b"a\n\xff\xfe\n", SchemaError, "'a' of .*a.csv is not UTF-8"),
+        ("a.jsonl", b'{"a": 1}\nnot json\n', SourceError, "a.jsonl .*JSON parse error"),
+        ("a.parquet", b"PAR1 but not really", SourceError, "a.parquet"),
+        ("a.csv.gz", b"not gzip", SourceError, "a.csv.gz .*Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"a\n" + b"1\n" * 9999)[:-20], SourceError, "a.csv.gz .*end-of-stream"),
+        ("a.xlsx", b"", SpecError, "a.xlsx .*format="),
     ],
 )
-def test_bad_files_are_one_clear_error(name, content, error, message, tmp_path, context, ingest):
+def test_an_unreadable_file_is_named_and_leaves_nothing(name, content, error, message, tmp_path, context, ingest):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
         ingest(tmp_path / name)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"files": ["{0}/none.csv"]}, SourceError, "none.csv does not exist"),
-        ({"files": ["{0}/none*.csv"]}, SourceError, r"No file matches .*none\*.csv"),
-        ({"files": ["nope://user:geheim@x/a.csv"]}, SpecError, r"nope://x/a.csv is not a URL that fsspec can open"),
-        ({"files": ["{0}/rows.csv"], "columns": ["n", "nope"]}, SchemaError, "has no column 'nope': it has t, n, x, s"),
-        ({"files": ["{0}/rows.csv"], "types": {"nope": "int64"}}, SchemaError, "names the column 'nope', which is not"),
-        ({"files": ["{0}/rows.csv"], "types": {"n": "number"}}, SpecError, "'number'.* does not name an Arrow type"),
-        ({"files": ["{0}/rows.csv"], "types": {"s": "int64"}}, SchemaError, "'s' is declared int64 but holds 'a'"),
+        ({"files": ["{0}/none.csv"]}, SourceError, "none.csv"),
+        ({"files": ["{0}/none*.csv"]}, SourceError, r"none\*.csv"),
+        ({"files": ["nope://user:geheim@x/a.csv"]}, SpecError, "nope://x/a.csv"),
+        ({"files": ["{0}/rows.csv"], "columns": ["n", "nope"]}, SchemaError, "has no column 'nope'.* t, n, x, s"),
+        ({"files": ["{0}/rows.csv"], "types": {"nope": "int64"}}, SchemaError, "'nope'.* t, n, x, s"),
+        ({"files": ["{0}/rows.csv"], "types": {"n": "number"}}, SpecError, "'number'"),
+        ({"files": ["{0}/rows.csv"], "types": {"s": "int64"}}, SchemaError, "'s' is declared int64 .*'a'"),
         ({"files": ["{0}/rows.csv"], "time_column": "z", "window": "2013-04"}, SchemaError, "has no column 'z'"),
-        ({"files": ["{0}/rows.csv"], "time_column": "t"}, SpecError, "give it window= as well"),
-        ({"files": []}, SpecError, "give it one source"),
+        ({"files": ["{0}/rows.csv"], "time_column": "t"}, SpecError, "time_column=.*window="),
+        ({"files": []}, SpecError, "sql=.*files="),
         ({"files": ["{0}/rows.csv"], "window": "April"}, SpecError, "window: 'April' is not a"),
         ({"files": ["{0}/rows.csv"], "format": "xml"}, SpecError, "format: "),
     ],
 )
-def test_mistakes_are_one_clear_error(options, error, message, tmp_path, context, ingest):
+def test_mistakes_in_the_spec_are_named_and_leave_nothing(options, error, message, tmp_path, context, ingest):
     write(tmp_path, "csv")
     files = [url.replace("{0}", str(tmp_path)) for url in options.pop("files")]
     with pytest.raises(error, match=message) as raised:
         ingest(files, **options)
     assert "geheim" not in str(raised.value)
-    assert nothing_is_left(context)
+    assert store_is_empty(context)

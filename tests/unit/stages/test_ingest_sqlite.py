@@ -1,4 +1,4 @@
-"""SQLite has no column types, only values: what is read must not depend on which values come first."""
+"""Ingestion from SQLite, which has no column types: the types read must not depend on the first values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def database(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["ADBC", "SQLAlchemy"])
 def engine(request, monkeypatch):
-    """Both ways to read, the second one as if the ADBC driver was not installed."""
+    """Both engines; the second one as if the ADBC driver were not installed."""
     if request.param == "SQLAlchemy":
         monkeypatch.setitem(sys.modules, "adbc_driver_sqlite", None)
     return request.param
@@ -66,19 +66,19 @@ def types(context, result):
     return {field.name: str(field.type) for field in table(context, result).schema}
 
 
-def nothing_is_left(context):
+def store_is_empty(context):
     return context.store.fs.find(context.store.root) == []
 
 
 @pytest.mark.parametrize(
     "stored", ["2013-0{}-01T00:00:00Z", "2013-0{}-01 00:00:00", "2013-0{}-01", "2013-0{}-01T00:00:00.000"]
 )
-def test_the_window_is_half_open_however_times_are_written(stored, ingest, context, engine):
+def test_the_window_is_half_open_in_every_text_form_of_time(stored, ingest, context, engine):
     result = ingest(WINDOW, ("t TEXT", [(stored.format(month),) for month in (3, 4, 5)]), window="2013-04")
     assert table(context, result)["t"].to_pylist() == [stored.format(4)]
 
 
-def test_a_window_inside_a_day_compares_with_what_sqlite_itself_writes(ingest, context, engine):
+def test_a_window_within_a_day_compares_with_sqlites_own_text_form(ingest, context, engine):
     rows = [(f"2013-04-01 {hour:02d}:30:00",) for hour in (5, 6, 7)]
     result = ingest(WINDOW, ("t TEXT", rows), window="2013-04-01T06")
     assert table(context, result)["t"].to_pylist() == ["2013-04-01 06:30:00"]
@@ -86,7 +86,7 @@ def test_a_window_inside_a_day_compares_with_what_sqlite_itself_writes(ingest, c
     assert ingest(epoch, window="2013-04-01T06").dataset.rows == 1
 
 
-def test_the_manifest_says_where_rows_came_from_and_again_is_unchanged(ingest, context, engine):
+def test_the_manifest_describes_the_source_and_the_same_rows_are_unchanged(ingest, context, engine):
     rows = ("t TEXT, n INTEGER", [("2013-04-02", 1)])
     first = ingest(WINDOW + ";  ", rows, window="2013-04")
     again = ingest(WINDOW + ";  ", window="2013-04")
@@ -95,7 +95,7 @@ def test_the_manifest_says_where_rows_came_from_and_again_is_unchanged(ingest, c
     assert source == {"kind": "sql", "conn_id": "db", "conn_type": "sqlite", "sql": WINDOW, "engine": engine}
 
 
-def test_declared_column_types_hold_whatever_the_first_rows_are(ingest, context):
+def test_the_tables_declared_types_apply_even_if_the_first_rows_are_null(ingest, context):
     create = "i INTEGER, r REAL, s TEXT"
     nulls = [(None,) * 3] * MANY
     result = ingest("SELECT * FROM x", (create, [*nulls, (1, 1.5, "x")]))
@@ -105,7 +105,7 @@ def test_declared_column_types_hold_whatever_the_first_rows_are(ingest, context)
     assert types(context, only_nulls) == types(context, result)
 
 
-def test_the_query_keeps_its_order(ingest, context, engine):
+def test_the_order_of_the_query_is_kept(ingest, context, engine):
     rows = [(n * 7919 % MANY, f"{n % 10}") for n in range(MANY)]
     result = ingest("SELECT n, s FROM x ORDER BY s DESC, n", ("n INTEGER, s TEXT", rows))
     found = table(context, result).to_pydict()
@@ -117,105 +117,105 @@ def test_the_query_keeps_its_order(ingest, context, engine):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1] * MANY + [1.5], "'u' looked like int64 at first but holds a DOUBLE value: say which type"),
-        ([1] * MANY + ["x"], "'u' looked like int64 at first but holds a STRING/BINARY value"),
-        ([None] * MANY + ["x"], "'u' looked like int64 at first but holds a STRING/BINARY value"),
-        ([1.5] * MANY + ["x"], "'u' looked like double at first but holds a STRING/BINARY value"),
+        ([1] * MANY + [1.5], "'u' is int64 .* DOUBLE value"),
+        ([1] * MANY + ["x"], "'u' is int64 .* STRING/BINARY value"),
+        ([None] * MANY + ["x"], "'u' is int64 .* STRING/BINARY value"),
+        ([1.5] * MANY + ["x"], "'u' is double .* STRING/BINARY value"),
     ],
 )
-def test_an_undeclared_column_that_changes_is_named_and_can_be_declared(values, message, ingest, context):
+def test_an_undeclared_column_whose_type_changes_is_named_and_can_be_declared(values, message, ingest, context):
     with pytest.raises(SchemaError, match=message + r".*types=\{'u': "):
         ingest("SELECT u FROM x", ("u", [(value,) for value in values]))
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     kind = "float64" if values[-1] == 1.5 else "string"
     result = ingest("SELECT u FROM x", types={"u": kind})
     assert table(context, result)["u"][-1].as_py() == values[-1]
 
 
-def test_without_adbc_a_column_that_changes_is_named_too(ingest, context, monkeypatch):
+def test_without_adbc_a_column_whose_type_changes_is_named_too(ingest, context, monkeypatch):
     monkeypatch.setitem(sys.modules, "adbc_driver_sqlite", None)
     values = [(1,)] * 20_000 + [("x",)]
-    with pytest.raises(SchemaError, match="Column 'u' looked like int64 at first but holds values of several types"):
+    with pytest.raises(SchemaError, match="'u' is int64 .* several types"):
         ingest("SELECT u FROM x", ("u", values))
     result = ingest("SELECT u FROM x", ("u", [(None,)] * 20_000 + [("x",)]), types={"u": "string"})
     assert table(context, result)["u"][-1].as_py() == "x"
 
 
-def test_bytes_are_kept(ingest, context, engine):
+def test_bytes_are_ingested_unchanged(ingest, context, engine):
     result = ingest("SELECT * FROM x", ("b BLOB", [(b"\xff\x00",), (None,)]))
     assert table(context, result)["b"].to_pylist() == [b"\xff\x00", None]
 
 
 @pytest.mark.parametrize("value", [1.5, "x"])
-def test_a_value_that_breaks_the_tables_own_declaration_is_named(value, ingest, context):
+def test_a_value_that_contradicts_the_tables_declaration_is_named(value, ingest, context):
     for rows in ([(value,), (1,)], [(1,)] * MANY + [(value,)]):
-        with pytest.raises(SchemaError, match="Column 'i' looked like int64 at first but holds"):
+        with pytest.raises(SchemaError, match="'i' is int64 "):
             ingest("SELECT * FROM x", ("i INTEGER", rows))
 
 
-def test_types_are_converted(ingest, context, engine):
+def test_values_are_converted_to_declared_types(ingest, context, engine):
     rows = ("flag BOOLEAN, at TIMESTAMP, price NUMERIC", [(None, None, None), (1, "2013-04-01 10:00:00", 2)])
     declared = {"flag": "bool", "at": "timestamp[us]", "price": "float64"}
     result = ingest("SELECT * FROM x", rows, types=declared)
     assert types(context, result) == {"flag": "bool", "at": "timestamp[us]", "price": "double"}
     assert table(context, result)["flag"].to_pylist() == [None, True]
-    with pytest.raises(SchemaError, match="Column 'at' is declared bool but holds"):
+    with pytest.raises(SchemaError, match="'at' is declared bool "):
         ingest("SELECT * FROM x", types={"at": "bool"})
 
 
-def test_infinities_are_kept(ingest, context, engine):
+def test_infinities_are_ingested_unchanged(ingest, context, engine):
     result = ingest("SELECT * FROM x", ("r REAL", [(math.inf,), (-math.inf,), (1.5,)]))
     assert table(context, result)["r"].to_pylist() == [math.inf, -math.inf, 1.5]
 
 
-def test_what_is_guessed_follows_the_other_window(ingest, context):
+def test_guessed_types_follow_the_other_window(ingest, context):
     rows = [("2013-03-01", 1.5), ("2013-04-01", 2), ("2013-05-01", "x")]
     created = ("t TEXT, u", rows)
     ingest(WINDOW, created, window="2013-03")
     assert table(context, ingest(WINDOW, window="2013-04"))["u"].to_pylist() == [2.0]
-    with pytest.raises(SchemaError, match="'u' as double, and now it is string"):
+    with pytest.raises(SchemaError, match="'u' as double, .* string"):
         ingest(WINDOW, window="2013-05")
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"sql": "SELECT nope FROM x"}, SpecError, "'db' refused the query: .*no such column: nope"),
-        ({"sql": "SELEC"}, SpecError, "'db' refused the query: .*syntax error"),
-        ({"sql": "DELETE FROM x"}, SpecError, "'db' refused the query"),
-        ({"sql": "SELECT t, t FROM x"}, SchemaError, "returns the column 't' more than once"),
-        ({"sql": "SELECT t FROM x", "columns": ["z"]}, SchemaError, "The source has no column 'z': it has t"),
-        ({"sql": WINDOW, "window": "2020"}, EmptyWindowError, r"\(connection 'db'\) holds no row in the window 2020"),
-        ({"sql": "SELECT * FROM x", "window": "2020"}, SpecError, "the query must use :start and :end"),
-        ({"sql": WINDOW}, SpecError, "so give it window="),
-        ({"sql": "SELECT 1", "conn_id": None}, SpecError, "needs conn_id="),
-        ({"sql": "SELECT 1", "conn_id": "nowhere"}, ConnectionNotFoundError, "'nowhere' is not defined"),
-        ({"sql": "SELECT 1", "time_column": "t"}, SpecError, "time_column= is for files"),
+        ({"sql": "SELECT nope FROM x"}, SpecError, "'db' .*no such column: nope"),
+        ({"sql": "SELEC"}, SpecError, "'db' .*syntax error"),
+        ({"sql": "DELETE FROM x"}, SpecError, "'db' "),
+        ({"sql": "SELECT t, t FROM x"}, SchemaError, "column 't' more than once"),
+        ({"sql": "SELECT t FROM x", "columns": ["z"]}, SchemaError, "no column 'z'.* t"),
+        ({"sql": WINDOW, "window": "2020"}, EmptyWindowError, "'db'.*2020"),
+        ({"sql": "SELECT * FROM x", "window": "2020"}, SpecError, ":start and :end"),
+        ({"sql": WINDOW}, SpecError, "window="),
+        ({"sql": "SELECT 1", "conn_id": None}, SpecError, "conn_id="),
+        ({"sql": "SELECT 1", "conn_id": "nowhere"}, ConnectionNotFoundError, "'nowhere'"),
+        ({"sql": "SELECT 1", "time_column": "t"}, SpecError, "time_column="),
     ],
 )
-def test_mistakes_are_one_clear_error(options, error, message, ingest, context, database):
+def test_mistakes_are_named_and_change_nothing(options, error, message, ingest, context, database):
     with pytest.raises(error, match=message):
         ingest(**options, rows=("t TEXT", [("2013-04-01",)]))
-    assert nothing_is_left(context)
+    assert store_is_empty(context)
     assert database.execute("SELECT count(*) FROM x").fetchone() == (1,)
 
 
-def test_a_database_that_is_not_there_is_not_made(ingest, tmp_path, monkeypatch, engine):
+def test_a_missing_database_file_is_named_and_not_created(ingest, tmp_path, monkeypatch, engine):
     monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "none.db")}))
     with pytest.raises(SourceError, match=r"none\.db"):
         ingest("SELECT 1")
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_file_that_is_no_database_is_said(ingest, tmp_path, monkeypatch, engine):
+def test_a_file_that_is_not_a_database_is_refused(ingest, tmp_path, monkeypatch, engine):
     (tmp_path / "text.db").write_text("this is not a database, but it is longer than one page header" * 100)
     monkeypatch.setenv("AIRFLOW_CONN_DB", f"sqlite://{tmp_path}/text.db")
     with pytest.raises((SourceError, SpecError), match="file is not a database"):
         ingest("SELECT * FROM sqlite_master")
 
 
-def test_a_kind_of_database_without_a_driver_is_said(ingest, monkeypatch):
+def test_a_database_without_an_installed_driver_is_named_without_its_password(ingest, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_DB", "oracle://scott:geheim@127.0.0.1:1/x")
-    with pytest.raises(SpecError, match="of type oracle, for which no SQLAlchemy dialect and driver") as raised:
+    with pytest.raises(SpecError, match="'db' .*oracle") as raised:
         ingest("SELECT 1")
     assert "geheim" not in str(raised.value)

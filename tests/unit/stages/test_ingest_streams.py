@@ -1,4 +1,4 @@
-"""The same rows become the same batches, a reader never runs far ahead, placeholders are found where they are meant."""
+"""Regrouping of batches, reading ahead within bounds, and the placeholders of queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
-from airflow_mlops.stages.ingest.spec import bind, bounds
+from airflow_mlops.stages.ingest.spec import bind_placeholders, placeholders
 
 
 def batches(sizes):
@@ -23,26 +23,26 @@ def batches(sizes):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 7))
-def test_however_rows_arrive_they_are_cut_the_same(sizes, rows):
+def test_the_same_rows_become_the_same_batches_however_they_arrive(sizes, rows):
     cut = list(rechunk(batches(sizes), rows))
     total = sum(sizes)
     assert [value for batch in cut for value in batch.column("a").to_pylist()] == list(range(total))
     assert [batch.num_rows for batch in cut] == [rows] * (total // rows) + ([total % rows] if total % rows else [])
 
 
-def test_wide_rows_are_cut_early_to_bound_memory():
+def test_batches_of_wide_rows_end_early_to_bound_memory():
     wide = [pa.record_batch({"a": ["x" * 1000] * 10}) for _ in range(10)]
     assert [batch.num_rows for batch in rechunk(wide, 1000, max_bytes=20_000)] == [20] * 5
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=20))
-def test_a_thread_reads_ahead_and_keeps_the_order(sizes):
+def test_reading_ahead_keeps_the_order(sizes):
     with prefetch(batches(sizes)) as ahead:
         assert [batch.num_rows for batch in ahead] == sizes
 
 
-def test_an_error_while_reading_is_raised_after_the_batches_before_it():
+def test_an_error_while_reading_is_raised_after_the_batches_read_before():
     def broken():
         yield from batches([2])
         raise OSError("gone")
@@ -53,7 +53,7 @@ def test_an_error_while_reading_is_raised_after_the_batches_before_it():
     assert len(seen) == 1
 
 
-def test_the_reader_waits_for_the_writer_and_stops_with_it():
+def test_the_reader_stays_within_its_bound_and_stops_when_the_writer_fails():
     made, closed = [], threading.Event()
 
     def endless():
@@ -77,10 +77,10 @@ def test_the_reader_waits_for_the_writer_and_stops_with_it():
     assert len(made) <= 6
 
 
-def test_placeholders_are_bound_and_everything_that_only_looks_like_one_is_left():
+def test_only_real_placeholders_are_bound():
     sql = """SELECT ':start', "a:end", t::start, $$ :end $$, $x$ :end $x$, `:end`, E'\\':start', :started -- :start
     /* :end */ FROM x WHERE t >= :start AND t < :end AND :start < t"""
-    assert bounds(sql) == {"start", "end"}
-    bound = bind(sql, {"start": "?1", "end": "?2"})
+    assert placeholders(sql) == {"start", "end"}
+    bound = bind_placeholders(sql, {"start": "?1", "end": "?2"})
     assert bound == sql.replace("t >= :start AND t < :end AND :start < t", "t >= ?1 AND t < ?2 AND ?1 < t")
-    assert bounds("SELECT ':start' -- :end") == set()
+    assert placeholders("SELECT ':start' -- :end") == set()

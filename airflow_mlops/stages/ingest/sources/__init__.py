@@ -1,4 +1,4 @@
-"""Where raw rows come from. A source streams Arrow batches and can say in JSON where they came from."""
+"""Sources of raw rows: databases and files. A source streams Arrow batches and describes itself as JSON."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from airflow_mlops.stages.ingest.spec import IngestSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_mlops.stages.ingest.sources.types import Types
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 
 class Source(Protocol):
-    """One thing that can be read once."""
+    """A source that can be read once."""
 
-    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
-        """Stream the rows; memory stays flat.
+    def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
+        """Stream the rows in batches of bounded size.
 
-        :param types: what is known about the columns' types; a source that has to guess them uses it
-        :raises SourceError: it cannot be read
+        :param types: the column types that are known already; used by sources that would have to guess them
+        :raises SourceError: the source cannot be read
         """
 
     def describe(self) -> dict[str, Any]:
-        """Where the rows came from, without credentials; complete once all were read."""
+        """The origin of the rows, without credentials. Complete only after all rows were read."""
 
 
 def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """The source that ``spec`` names, not yet read.
+    """The source that ``spec`` describes; nothing is read yet.
 
-    :raises ConnectionNotFoundError: its connection is not defined
+    :raises ConnectionNotFoundError: the connection is not defined
     """
     if spec.files:
         from airflow_mlops.stages.ingest.sources.files import FileSource
@@ -42,8 +42,8 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """By ADBC where a driver is installed, else by SQLAlchemy."""
-    assert spec.conn_id is not None  # the spec makes sure of it
+    """Use ADBC if the driver is installed, else SQLAlchemy."""
+    assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
     if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
         from airflow_mlops.stages.ingest.sources.sqlite import SQLiteSource

@@ -1,4 +1,4 @@
-"""Any database that SQLAlchemy has a dialect for: rows through a server-side cursor, made into Arrow batches here."""
+"""Databases with an SQLAlchemy dialect: rows are read through a server-side cursor and converted to Arrow batches."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ from airflow_mlops.core.connections import sqlalchemy_url
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
-from airflow_mlops.stages.ingest.spec import bind
+from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-    from airflow_mlops.stages.ingest.sources.types import Types
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_ROWS = 16_384
 
 
 class AlchemySource(QuerySource):
-    """A query that SQLAlchemy runs."""
+    """A query run by SQLAlchemy."""
 
     engine = "SQLAlchemy"
 
-    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
+    def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         try:
             from sqlalchemy import create_engine, exc, text
         except ImportError:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}: install airflow-mlops[adbc] "
-                "for SQLite and PostgreSQL, or SQLAlchemy with the database's dialect, where the step runs."
+                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}, which needs SQLAlchemy. "
+                "Install it with the database's dialect where the step runs, or airflow-mlops[adbc] for SQLite and PostgreSQL."
             ) from None
         try:
             engine = create_engine(self._url())
         except (exc.ArgumentError, ImportError) as error:
             raise SpecError(
                 f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}, for which no SQLAlchemy dialect "
-                f"and driver is installed where the step runs: {self.says(error)}. Install it, or name another one in "
-                'the connection\'s extra, as in {"sqlalchemy_scheme": "mysql+pymysql"}.'
+                f"and driver is installed where the step runs: {self.driver_message(error)}. Install one, or set another one in "
+                'the extra of the connection, for example {"sqlalchemy_scheme": "mysql+pymysql"}.'
             ) from None
-        # Every colon but those of our own placeholders is SQL.
-        marked = bind(self.sql, {"start": "\0start", "end": "\0end"}).replace(":", "\\:").replace("\0", ":")
+        # SQLAlchemy reads :name as a parameter, so all colons except those of the placeholders are escaped.
+        marked = (
+            bind_placeholders(self.sql, {"start": "\0start", "end": "\0end"}).replace(":", "\\:").replace("\0", ":")
+        )
         try:
             with engine.connect() as connection:
                 if engine.dialect.name == "postgresql":
@@ -60,9 +62,9 @@ class AlchemySource(QuerySource):
                 self.check_names(pa.schema([(name, pa.null()) for name in names]))
                 yield from _batches(names, result.partitions(BATCH_ROWS), types)
         except (exc.ProgrammingError, exc.ResourceClosedError) as error:
-            raise self.refused(error) from None
+            raise self.query_error(error) from None
         except exc.SQLAlchemyError as error:
-            raise self.lost(error) from None
+            raise self.read_error(error) from None
         finally:
             engine.dispose()
 
@@ -83,11 +85,11 @@ class AlchemySource(QuerySource):
 def _bound(instant: datetime, dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite_text(instant)
-    # Most databases keep timestamps without a zone, in UTC; PostgreSQL compares both kinds.
+    # Most databases store timestamps without a time zone, in UTC. PostgreSQL compares both kinds.
     return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
-def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: Types) -> Iterator[pa.RecordBatch]:
+def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: ColumnTypes) -> Iterator[pa.RecordBatch]:
     kinds: dict[str, pa.DataType | None] = {name: types.get(name) for name in names}
     for rows in chunks:
         arrays = []
@@ -98,24 +100,24 @@ def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: Types
         yield pa.RecordBatch.from_arrays(arrays, names=list(names))
 
 
-def _array(name: str, values: list[Any], kind: pa.DataType | None, types: Types) -> pa.Array:
+def _array(name: str, values: list[Any], kind: pa.DataType | None, types: ColumnTypes) -> pa.Array:
     try:
         return pa.array(values, type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         if kind is None:
-            raise types.conflict(name, "one type", f"values of several: {error}") from None
+            raise types.mismatch(name, "one type", f"values of several types: {error}") from None
     try:
-        # Exact numbers come as text, and are converted to a declared type afterwards.
+        # Decimals arrive as text and are converted to the declared type later.
         found = pa.array(values)
     except pa.ArrowInvalid:
         found = None
     if found is not None and name in types.declared:
         return found
-    raise types.conflict(name, kind, "values of several types" if found is None else f"{found.type} values")
+    raise types.mismatch(name, kind, "values of several types" if found is None else f"{found.type} values")
 
 
 def _plain(value: Any) -> Any:
-    """A value as Arrow can hold it: exact numbers, UUIDs and JSON as text, as ADBC hands them over."""
+    """A value in a form that Arrow accepts: decimals, UUIDs and JSON as text, as with ADBC."""
     if isinstance(value, Decimal | UUID):
         return str(value)
     if isinstance(value, memoryview):

@@ -1,4 +1,4 @@
-"""PostgreSQL by ADBC, which streams binary COPY."""
+"""PostgreSQL through ADBC, which streams the result as binary COPY."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from urllib.parse import quote, urlencode
 import pyarrow as pa
 
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
-from airflow_mlops.stages.ingest.spec import bind
+from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
-    from airflow_mlops.stages.ingest.sources.types import Types
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_BYTES = 4 << 20
-# Of a connection's extras, what libpq understands; the rest is meant for Airflow's own hook.
+# The extras of a connection that are libpq parameters. Airflow's own hook uses the others.
 _LIBPQ = (
     "application_name", "channel_binding", "connect_timeout", "gssencmode", "hostaddr", "keepalives",
     "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "sslcert", "sslcrl", "sslkey", "sslmode",
     "sslpassword", "sslrootcert", "target_session_attrs", "tcp_user_timeout",
 )  # fmt: skip
-# A server that vanished is noticed within two minutes; libpq alone would wait for two hours.
+# Detect a lost server within two minutes; libpq's default takes two hours.
 _DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
 _SETUP = (
-    # Without an ORDER BY, two scans of a large table at the same time would begin at different rows.
+    # Otherwise concurrent scans of a large table start at different rows, so unordered queries return different orders.
     "SET synchronize_seqscans = off",
     "SET TIME ZONE 'UTC'",
 )
@@ -35,7 +35,7 @@ class PostgresSource(QuerySource):
 
     engine = "ADBC"
 
-    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
+    def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         import adbc_driver_postgresql.dbapi as driver
 
         with (
@@ -46,42 +46,44 @@ class PostgresSource(QuerySource):
             for statement in _SETUP:
                 cursor.execute(statement)
             if self.window:
-                # COPY takes no parameters, so the bounds are bound to settings of this session.
+                # COPY takes no parameters, so the bounds are passed as settings of the session.
                 cursor.execute(
                     "SELECT set_config('mlops.start', $1, false), set_config('mlops.end', $2, false)",
                     [self.window.start.isoformat(), self.window.end.isoformat()],
                 )
                 cursor.fetchall()
-            sql = bind(self.sql, {name: f"(current_setting('mlops.{name}')::timestamptz)" for name in ("start", "end")})
+            sql = bind_placeholders(
+                self.sql, {name: f"(current_setting('mlops.{name}')::timestamptz)" for name in ("start", "end")}
+            )
             schema = cursor.adbc_execute_schema(sql)
             self.check_names(schema)
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
-            # The line break ends a comment on the query's last line.
-            cursor.execute(_readable(f"{sql}\n", schema))
+            # The line break ends a comment in the query's last line.
+            cursor.execute(_unsupported_as_text(f"{sql}\n", schema))
             yield from cursor.fetch_record_batch()
 
     def _uri(self) -> str:
         info = self.info
         user = quote(info.login or "", safe="") + (f":{quote(info.secret, safe='')}" if info.secret else "")
-        # A folder of a Unix socket is a host, too.
+        # The host may also be the folder of a Unix socket.
         host = quote(info.host or "", safe=":[]") + (f":{info.port}" if info.port else "")
         extra = {key: value for key, value in info.extra.items() if key in _LIBPQ}
         options = urlencode({**_DEFAULTS, **extra}, quote_via=quote)
         return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{options}"
 
 
-def _readable(sql: str, schema: pa.Schema) -> str:
-    """The query, with columns of types that Arrow does not have (``uuid``, ``inet``, ``interval``, ...) as text."""
-    if not any(map(_foreign, schema)):
+def _unsupported_as_text(sql: str, schema: pa.Schema) -> str:
+    """The query, with columns cast to text if Arrow has no equivalent type (``uuid``, ``inet``, ``interval``, ...)."""
+    if not any(map(_unsupported, schema)):
         return sql
     columns = []
     for field in schema:
         name = '"' + field.name.replace('"', '""') + '"'
-        columns.append(f"{name}::text AS {name}" if _foreign(field) else name)
+        columns.append(f"{name}::text AS {name}" if _unsupported(field) else name)
     return f"SELECT {', '.join(columns)} FROM (\n{sql}) AS mlops_query"  # noqa: S608
 
 
-def _foreign(field: pa.Field) -> bool:
+def _unsupported(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_list(kind):
         return isinstance(kind.value_type, pa.BaseExtensionType)

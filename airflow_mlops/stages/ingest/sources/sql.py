@@ -1,4 +1,4 @@
-"""What queries over Airflow connections have in common, whatever database they ask."""
+"""The base of all sources that run a query on an Airflow connection."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
-    from airflow_mlops.stages.ingest.sources.types import Types
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 
 class QuerySource(ABC):
-    """One query on one connection; subclasses know their database."""
+    """One query on one connection. Subclasses implement a database."""
 
     engine: str
 
     def __init__(self, spec: IngestSpec, info: ConnectionInfo) -> None:
-        assert spec.sql is not None  # the spec makes sure of it
+        assert spec.sql is not None  # validated by the spec
         self.sql = spec.sql.strip().rstrip(";").rstrip()
         self.window = spec.window
         self.info = info
 
     @abstractmethod
-    def batches(self, types: Types) -> Iterator[pa.RecordBatch]:
-        """The rows as they come."""
+    def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
+        """Stream the result of the query."""
 
     def describe(self) -> dict[str, Any]:
+        """The connection, the query and the engine."""
         return {
             "kind": "sql",
             "conn_id": self.info.conn_id,
@@ -41,40 +42,45 @@ class QuerySource(ABC):
             "engine": self.engine,
         }
 
-    def says(self, error: BaseException) -> str:
-        """A driver's report in one line, without the query and without the password."""
+    def driver_message(self, error: BaseException) -> str:
+        """The driver's message on one line, without the query and the password."""
         text = str(error)
         for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
             text = text.partition(echo)[0]
         return redact(text, self.info)
 
-    def refused(self, error: BaseException) -> SpecError:
-        return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.says(error)}.")
+    def query_error(self, error: BaseException) -> SpecError:
+        """The error for a query that the database refuses."""
+        return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.driver_message(error)}.")
 
-    def lost(self, error: BaseException) -> SourceError:
+    def read_error(self, error: BaseException) -> SourceError:
+        """The error for a database that cannot be reached, or fails while it is read."""
         return SourceError(
-            f"Connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: {self.says(error)}. "
-            "Nothing was written; a retry starts from the beginning."
+            f"Connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: {self.driver_message(error)}. "
+            "Nothing was written, and a retry starts from the beginning."
         )
 
     @contextmanager
     def adbc_errors(self) -> Iterator[None]:
-        """Turn what an ADBC driver raises into an error of ours."""
+        """Translate the exceptions of ADBC drivers."""
         import adbc_driver_manager
 
         try:
             yield
         except adbc_driver_manager.ProgrammingError as error:
-            raise self.refused(error) from None
-        # While a result is streamed, drivers report through Arrow, which raises OSError.
+            raise self.query_error(error) from None
+        # While a result is streamed, errors of the driver are raised by Arrow, as OSError.
         except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
-            raise self.lost(error) from None
+            raise self.read_error(error) from None
 
     def check_names(self, schema: pa.Schema) -> None:
-        """:raises SchemaError: two columns of the result have one name"""
+        """Check that the column names of the result are unique.
+
+        :raises SchemaError: two columns have the same name
+        """
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise SchemaError(
-                f"The query returns the column {', '.join(map(repr, twice))} more than once: "
-                "give one of them another name with AS."
+                f"The query returns the column {', '.join(map(repr, twice))} more than once. "
+                "Rename one of them with AS."
             )

@@ -1,4 +1,4 @@
-"""Streams of Arrow batches: cut to size, and read while others are written."""
+"""Streams of Arrow batches: regrouped to a fixed size, and read ahead in a thread."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow as pa
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 << 20) -> Iterator[pa.RecordBatch]:
-    """Cut a stream into batches of exactly ``rows`` rows, the last one shorter.
+    """Regroup a stream into batches of exactly ``rows`` rows; only the last one may be shorter.
 
-    So the same rows become the same bytes, however the source cut them. Rows so wide that ``max_bytes`` is
-    reached first are cut earlier, to bound the memory.
+    The written bytes then do not depend on the source's batch size. A batch ends earlier if it reaches ``max_bytes``, to
+    bound memory.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0
@@ -38,23 +38,23 @@ def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 @contextmanager
 def prefetch(batches: Iterator[pa.RecordBatch], max_bytes: int = 16 << 20) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Run ``batches`` in a thread of its own, at most ``max_bytes`` (and one batch) ahead.
+    """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
-    Drivers and the Parquet writer release the interpreter's lock, so reading and writing overlap. Leaving the
-    block stops the thread; the generator is closed there, where it ran.
+    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Leaving the block stops the thread; the
+    generator is closed in the thread that ran it.
     """
-    ahead = _Ahead(batches, max_bytes)
-    reader = threading.Thread(target=ahead.read, name="mlops-read", daemon=True)
+    queue = _BoundedQueue(batches, max_bytes)
+    reader = threading.Thread(target=queue.fill, name="mlops-read", daemon=True)
     reader.start()
     try:
-        yield ahead.serve()
+        yield queue.drain()
     finally:
-        ahead.stop()
+        queue.stop()
         reader.join()
 
 
-class _Ahead:
-    """A queue between two threads that is bounded by the bytes in it."""
+class _BoundedQueue:
+    """A queue between two threads, bounded by the bytes it contains."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], max_bytes: int) -> None:
         self._batches = batches
@@ -65,13 +65,13 @@ class _Ahead:
         self._stopped = self._finished = False
         self._failure: BaseException | None = None
 
-    def read(self) -> None:
+    def fill(self) -> None:
         try:
             for batch in self._batches:
                 if not self._put(batch):
                     break
             self._batches.close()  # type: ignore[attr-defined] # a generator
-        except BaseException as error:  # noqa: BLE001 - raised again where the batches are used
+        except BaseException as error:  # noqa: BLE001 - re-raised in the thread that uses the batches
             self._failure = error
         with self._changed:
             self._finished = True
@@ -86,7 +86,7 @@ class _Ahead:
                 self._changed.notify_all()
             return not self._stopped
 
-    def serve(self) -> Iterator[pa.RecordBatch]:
+    def drain(self) -> Iterator[pa.RecordBatch]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ready or self._finished)

@@ -1,4 +1,4 @@
-"""Column types: as declared, as an earlier window has them, as the source shows them."""
+"""Column types: declared by the user, known from another window, or guessed from the source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DECIMAL = re.compile(r"decimal128\((\d+), ?(-?\d+)\)$")
 
 
 def find_type(name: str) -> pa.DataType | None:
-    """The Arrow type that prints as ``name``, if it is not a nested one."""
+    """The Arrow type with this name; ``None`` if there is none or it is a nested type."""
     if found := _TIMESTAMP.match(name):
         return pa.timestamp(found[1], found[2])
     if found := _DECIMAL.match(name):
@@ -28,16 +28,16 @@ def find_type(name: str) -> pa.DataType | None:
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
-    """The types a user gave by name.
+    """The types that a user declared by name.
 
-    :raises SpecError: naming one that is not an Arrow type
+    :raises SpecError: a name is not an Arrow type
     """
     types = {}
     for column, name in names.items():
         found = find_type(name.strip())
         if found is None or pa.types.is_null(found):
             raise SpecError(
-                f"types={{{column!r}: {name!r}}} does not name an Arrow type: write int64, float64, string, bool, "
+                f"types={{{column!r}: {name!r}}} is not an Arrow type. Use int64, float64, string, bool, "
                 "date32, timestamp[us], timestamp[us, tz=UTC] or decimal128(10, 2)."
             )
         types[column] = found
@@ -45,12 +45,12 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
 
 
 @dataclass(frozen=True)
-class Types:
-    """What is known about the columns before the first row is read.
+class ColumnTypes:
+    """The column types that are known before the first row is read.
 
-    :param declared: as the user says; rows are converted to these
-    :param earlier: as another window of the same dataset has them; what has to be guessed is taken from these
-    :param window: that other window, for messages
+    :param declared: types declared by the user; rows are converted to these
+    :param earlier: types in another window of the same dataset; used where the source's own types must be guessed
+    :param window: label of that other window, for messages
     """
 
     declared: Mapping[str, pa.DataType] = field(default_factory=dict)
@@ -58,29 +58,31 @@ class Types:
     window: str = ""
 
     def get(self, column: str) -> pa.DataType | None:
-        """The type to expect, or ``None`` if the source shall say."""
+        """The expected type of a column; ``None`` if the source determines it."""
         return self.declared.get(column, self.earlier.get(column))
 
-    def conflict(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:
-        """The error for a column that turns out to hold something else than was expected of it.
+    def mismatch(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:
+        """The error for a column that does not have the expected type.
 
-        :param found: what it holds, as a noun phrase
-        :param hint: another way out than to declare a type
+        :param found: what the column contains, as a noun phrase
+        :param hint: another remedy than declaring a type, appended to the message
         """
         if column in self.declared:
             return SchemaError(
-                f"Column {column!r} is declared {expected} but holds {found}: correct types={{...}}{hint}."
+                f"Column {column!r} is declared {expected} but contains {found}. Correct types={{...}}{hint}."
             )
-        way_out = f"say which type it has with types={{{column!r}: ...}}{hint}"
+        remedy = f"Declare its type with types={{{column!r}: ...}}"
         if column in self.earlier:
             return SchemaError(
-                f"Column {column!r} is {expected} in the window {self.window} but now holds {found}: "
-                f"{way_out}, and ingest the other windows again if that is another type than theirs."
+                f"Column {column!r} is {expected} in the window {self.window} but now contains {found}. "
+                f"{remedy}, and ingest the other windows again if their type differs{hint}."
             )
-        return SchemaError(f"Column {column!r} looked like {expected} at first but holds {found}: {way_out}.")
+        return SchemaError(
+            f"Column {column!r} is {expected} in the first rows but contains {found} later. {remedy}{hint}."
+        )
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` with its columns in the declared types, plain storage instead of extension types, no metadata.
+        """``batch`` with its columns cast to the declared types, extension types as their storage type, and no metadata.
 
         :raises SchemaError: a value does not fit its declared type
         """
@@ -88,13 +90,13 @@ class Types:
         for old, array in zip(batch.schema, batch.columns, strict=True):
             if isinstance(array, pa.ExtensionArray):
                 array = array.storage
-            # A column of nulls only says nothing about its type.
+            # A column that contains only nulls has no type of its own.
             wanted = self.get(old.name) if pa.types.is_null(array.type) else self.declared.get(old.name)
             if wanted is not None and array.type != wanted:
                 try:
                     array = pc.cast(array, wanted)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    raise self.conflict(old.name, wanted, f"{array.type}: {error}") from None
+                    raise self.mismatch(old.name, wanted, f"{array.type}: {error}") from None
             arrays.append(array)
             fields.append(pa.field(old.name, array.type))
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))

@@ -1,0 +1,58 @@
+"""CSV files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.stages.ingest.sources.formats import source_file
+from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+
+_CELL = re.compile(r"In CSV column #(\d+): (?:.*)CSV conversion error to .+?: invalid value '(.*?)'", re.DOTALL)
+
+
+def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of a CSV file.
+
+    :raises SchemaError: a value does not have the type of its column
+    """
+    from pyarrow import csv
+
+    options = csv.ReadOptions(block_size=source_file.BLOCK_BYTES)
+    parse = csv.ParseOptions(delimiter=file.spec.delimiter, newlines_in_values=True)
+    # An empty cell is null, a quoted empty text is not. No other text is null by default: "NA" is a country.
+    nulls = {
+        "null_values": ["", *file.spec.null_values],
+        "strings_can_be_null": True,
+        "quoted_strings_can_be_null": False,
+    }
+    try:
+        with file.file as raw, csv.open_csv(raw, options, parse, csv.ConvertOptions(**nulls)) as reader:
+            guessed = reader.schema
+    except pa.ArrowInvalid as error:
+        if "Empty CSV file" not in str(error):
+            raise
+        with file.hashed():
+            return
+    wanted = file.wanted_columns(guessed.names)
+    kinds = file.column_types(guessed)
+    for name in wanted:
+        if pa.types.is_binary(kinds[name]) and name not in file.types.declared:
+            raise SchemaError(
+                f"Column {name!r} of {file.url} is not UTF-8. Convert the file, "
+                f"or keep the bytes with types={{{name!r}: 'binary'}}."
+            )
+    convert = csv.ConvertOptions(column_types=kinds, include_columns=wanted, **nulls)
+    try:
+        with file.hashed() as raw, csv.open_csv(raw, options, parse, convert) as reader:
+            yield from reader
+    except pa.ArrowInvalid as error:
+        found = _CELL.search(str(error))
+        if found is None:
+            raise
+        name = guessed.names[int(found[1])]
+        hint = f"; if this text means a missing value, add null_values=[{found[2]!r}]"
+        raise file.types.mismatch(name, kinds[name], repr(found[2]), hint) from None

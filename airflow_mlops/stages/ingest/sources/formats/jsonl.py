@@ -1,0 +1,84 @@
+"""JSON lines files: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.stages.ingest.sources.formats import source_file
+from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+
+_KIND_CHANGED = re.compile(r"Column\(/([^/)]+)[^)]*\) changed from (\w+) to (\w+)")
+_VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
+
+
+def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of a JSON lines file.
+
+    :raises SchemaError: a value does not have the type of its column, or a later line has a new field
+    """
+    from pyarrow import json as arrow_json
+
+    options = arrow_json.ReadOptions(block_size=source_file.BLOCK_BYTES)
+    try:
+        with file.file as raw, arrow_json.open_json(raw, options) as reader:
+            guessed = reader.schema
+    except pa.ArrowInvalid as error:
+        if "Empty JSON" not in str(error):
+            raise
+        with file.hashed():
+            return
+    # Declared fields, and those of earlier files, may be absent from the first block and occur in later lines.
+    kinds = {**file.types.declared, **file.known_types(), **file.column_types(guessed)}
+    present = [*guessed.names, *(name for name in kinds if name not in guessed.names)]
+    wanted = file.wanted_columns(present)
+    parse = arrow_json.ParseOptions(
+        explicit_schema=pa.schema([(name, kinds[name]) for name in wanted]),
+        unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
+    )
+    try:
+        with file.hashed() as raw, arrow_json.open_json(raw, options, parse) as reader:
+            yield from reader
+    except pa.ArrowInvalid as error:
+        _explain(file, kinds, str(error))
+        raise
+
+
+def _explain(file: SourceFile, kinds: dict[str, pa.DataType], problem: str) -> None:
+    """Raise an error that names the field, if Arrow's message is a known one.
+
+    :raises SchemaError: a field changed its type or is new
+    """
+    if found := _KIND_CHANGED.search(problem):
+        raise file.types.mismatch(found[1], kinds.get(found[1], found[2]), f"a {found[3]}") from None
+    if found := _VALUE_REFUSED.search(problem):
+        names = [name for name, kind in kinds.items() if str(kind) == found[1]]
+        name = names[0] if len(names) == 1 else _field_with_value(file, names, found[2])
+        raise file.types.mismatch(name, found[1], repr(found[2])) from None
+    if "unexpected field" in problem:
+        name = _field_not_in(file, set(kinds))
+        raise SchemaError(
+            f"{file.url} has the field {name!r}, which earlier lines do not have. "
+            f"Declare its type with types={{{name!r}: ...}}, or select the columns to keep with columns=[...]."
+        ) from None
+
+
+def _lines(file: SourceFile) -> Iterator[dict[str, Any]]:
+    with file.file as raw:
+        for line in raw:
+            if line.strip():
+                yield json.loads(line, parse_float=str, parse_int=str)
+
+
+def _field_with_value(file: SourceFile, names: Sequence[str], value: str) -> str:
+    """The first of the fields ``names`` that contains ``value``. Arrow's message contains only the value."""
+    return next((name for line in _lines(file) for name in names if line.get(name) == value), names[0])
+
+
+def _field_not_in(file: SourceFile, known: set[str]) -> str:
+    return next((name for line in _lines(file) for name in line if name not in known), "?")

@@ -1,0 +1,54 @@
+"""Selecting the rows of a window by a time column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.stages.ingest.sources.urls import file_url
+
+if TYPE_CHECKING:
+    from fsspec.core import OpenFile
+
+    from airflow_mlops.core.windows import Window
+
+
+def in_window(batch: pa.RecordBatch, column: str, window: Window, file: OpenFile) -> tuple[pa.RecordBatch, int]:
+    """The rows of ``batch`` whose time lies in ``window``, and the number of rows without a time.
+
+    :raises SchemaError: the column contains values that are not times
+    """
+    times = _utc_times(batch.column(column), column, file)
+    start, end = (pa.scalar(bound, times.type) for bound in (window.start, window.end))
+    inside = pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+    return batch.filter(inside), times.null_count
+
+
+def _utc_times(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
+    """A column as UTC timestamps. Text is parsed as ISO 8601; times without a time zone are taken as UTC."""
+    kind = values.type
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or _is_text(kind) or pa.types.is_null(kind)):
+        raise SchemaError(
+            f"The time column {column!r} of {file_url(file)} contains {kind}. "
+            f"Declare its unit, for example types={{{column!r}: 'timestamp[s, tz=UTC]'}} for seconds since 1970."
+        )
+    utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
+    try:
+        return pc.cast(values, utc, safe=False)
+    except pa.ArrowInvalid:
+        pass  # Arrow casts text without a time zone to naive timestamps only.
+    try:
+        return pc.cast(pc.cast(values, naive, safe=False), utc)
+    except pa.ArrowInvalid as error:
+        problem = str(error).partition(" as a scalar")[0]
+        raise SchemaError(
+            f"The time column {column!r} of {file_url(file)} is not ISO 8601, or mixes times with and without a time zone: "
+            f"{problem}. Convert it in the source, or leave out time_column= and choose the window's files by their names."
+        ) from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

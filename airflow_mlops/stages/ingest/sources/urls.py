@@ -1,0 +1,23 @@
+"""URLs of files as they may appear in manifests, logs and messages: without credentials."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fsspec.core import OpenFile
+
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+# A signed URL has its signature in the query.
+_QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
+
+
+def without_credentials(text: str) -> str:
+    """Remove credentials from all URLs in ``text``, which is a URL or an error message."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("//", text))
+
+
+def file_url(file: OpenFile) -> str:
+    """The URL of a file, without credentials."""
+    return without_credentials(str(file.full_name))

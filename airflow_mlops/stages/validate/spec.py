@@ -1,4 +1,4 @@
-"""Validating a dataset: what is asked and what comes back."""
+"""Spec and result of the stage ``validate``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ OnFailure = Literal["fail", "warn", "quarantine"]
 class ValidateSpec(Spec):
     """Run a Great Expectations suite on a dataset.
 
-    :param suite: path of a suite's JSON file as Great Expectations writes it, the same as a dict, or the import path
-        ``package.module:function`` of a function that returns an ``ExpectationSuite``
-    :param on_failure: ``fail`` the task, ``warn`` and go on, or ``quarantine`` the rows that failed and go on with the rest
+    :param suite: path of a suite's JSON file as Great Expectations writes it, the content of such a file as a dict, or the
+        import path ``package.module:function`` of a function that returns an ``ExpectationSuite``
+    :param on_failure: ``fail`` the task, ``warn`` in the log and continue, or ``quarantine`` the failing rows and continue
+        with the others
     """
 
     dataset: DatasetInput
@@ -28,10 +29,10 @@ class ValidateSpec(Spec):
 
 
 class ExpectationOutcome(Model):
-    """One expectation's answer.
+    """The outcome of one expectation.
 
-    :param expectation: its type and what it is about, such as ``expect_column_values_to_not_be_null(carrier)``
-    :param unexpected: rows that did not meet it; ``None`` for an expectation about the table as a whole
+    :param expectation: its type and columns, such as ``expect_column_values_to_not_be_null(carrier)``
+    :param unexpected: number of rows that do not meet it; ``None`` for an expectation about the whole table
     """
 
     expectation: str
@@ -40,13 +41,13 @@ class ExpectationOutcome(Model):
 
 
 class ValidateResult(Result):
-    """What validation found.
+    """Result of a validation.
 
-    :param dataset: what to go on with: the dataset itself or, with ``quarantine``, ``NAME_valid``
-    :param success: whether every expectation was met
-    :param quarantined: with ``quarantine``, the dataset ``NAME_quarantine`` of the rows that failed, perhaps none
-    :param outcomes: every expectation's answer
-    :param docs_url: where the Data Docs page is in the artifact store
+    :param dataset: the dataset for downstream tasks: the validated one or, with ``quarantine``, ``NAME_valid``
+    :param success: whether every expectation passed
+    :param quarantined: with ``quarantine``, the dataset ``NAME_quarantine`` with the failing rows; it may be empty
+    :param outcomes: the outcome of each expectation
+    :param docs_url: URL of the Data Docs page in the artifact store
     """
 
     dataset: DatasetRef

@@ -1,4 +1,4 @@
-"""Real Great Expectations on real datasets: fail, warn, quarantine, and what a bad suite says."""
+"""Validation with a real Great Expectations: fail, warn, quarantine, and invalid suites."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_datas
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate.spec import ValidateSpec
-from airflow_mlops.stages.validate.step import FAILED, run
+from airflow_mlops.stages.validate.step import FAILED_EXPECTATIONS, run
 
 APRIL = Window.model_validate("2013-04")
 
@@ -54,72 +54,77 @@ def validate(context: StepContext, dataset: DatasetRef, *expectations: dict[str,
     return run(ValidateSpec.model_validate(spec), context)
 
 
-def test_what_is_met_passes_the_dataset_on_and_publishes_data_docs(context, flights):
+def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, flights):
     result = validate(context, flights, expectation("expect_column_to_exist", column="carrier"))
     assert result.success
     assert result.dataset == flights
     page = Path(result.docs_url.removeprefix("file://")).read_text()
     assert "expect_column_to_exist" in page or "required" in page
-    assert "1 of 1 expectations of suite 'flights' are met" in result.summary
+    assert "1 of 1 expectations of suite 'flights'" in result.summary
 
 
-def test_a_failure_fails_and_names_the_expectation_with_its_rows(context, flights):
-    message = r"flights 2013-04: 0 of 1 .* not met: expect_column_values_to_not_be_null\(carrier\) in 1 rows. See the Data Docs at"
+def test_the_error_names_the_failed_expectation_its_rows_and_the_data_docs(context, flights):
+    message = (
+        r"flights 2013-04: 0 of 1 .*expect_column_values_to_not_be_null\(carrier\) in 1 rows.*file://.*/docs/flights/"
+    )
     with pytest.raises(ValidationError, match=message):
         validate(context, flights, NOT_NULL)
 
 
-def test_a_warning_goes_on_with_the_dataset_as_it_is(context, flights):
+def test_with_warn_the_dataset_is_passed_on_unchanged(context, flights):
     result = validate(context, flights, NOT_NULL, on_failure="warn")
     assert not result.success
     assert result.dataset == flights
     assert [outcome.unexpected for outcome in result.outcomes] == [1]
 
 
-def test_quarantine_sets_exactly_the_failing_rows_apart_with_their_reasons(context, flights):
+def test_quarantine_separates_exactly_the_failing_rows_with_their_reasons(context, flights):
     result = validate(context, flights, NOT_NULL, FAR, on_failure="quarantine")
-    kept = open_dataset(context.store, result.dataset)
-    assert kept.manifest.name == "flights_valid"
-    # A missing distance is no distance that is too short: nulls pass, as Great Expectations has it.
-    assert kept.table().to_pydict() == {"carrier": ["UA", "DL"], "distance": [1400, None]}
+    valid = open_dataset(context.store, result.dataset)
+    assert valid.manifest.name == "flights_valid"
+    # Great Expectations does not apply value expectations to nulls, so the missing distance passes.
+    assert valid.table().to_pydict() == {"carrier": ["UA", "DL"], "distance": [1400, None]}
     assert result.quarantined is not None
     bad = open_dataset(context.store, result.quarantined)
     assert bad.table().to_pydict() == {
         "carrier": [None, "AA"],
         "distance": [700, 17],
-        FAILED: ["expect_column_values_to_not_be_null(carrier)", "expect_column_values_to_be_between(distance)"],
+        FAILED_EXPECTATIONS: [
+            "expect_column_values_to_not_be_null(carrier)",
+            "expect_column_values_to_be_between(distance)",
+        ],
     }
     assert bad.manifest.details["unexpected"] == {
         "expect_column_values_to_be_between(distance)": 1,
         "expect_column_values_to_not_be_null(carrier)": 1,
     }
     assert bad.manifest.parents == [flights.id]
-    assert kept.manifest.owner == "team"
+    assert valid.manifest.owner == "team"
 
 
-def test_mended_data_empties_the_quarantine(context, flights):
+def test_corrected_data_empties_the_quarantine(context, flights):
     validate(context, flights, NOT_NULL, on_failure="quarantine")
-    mended = write(context, ["UA", "B6"], [1400, 700])
-    result = validate(context, mended, NOT_NULL, on_failure="quarantine")
+    corrected = write(context, ["UA", "B6"], [1400, 700])
+    result = validate(context, corrected, NOT_NULL, on_failure="quarantine")
     assert result.success
     (present,) = find_datasets(context.store, "flights_quarantine", APRIL)
     assert present.manifest.rows == 0
 
 
-def test_rows_that_mostly_allows_are_kept(context, flights):
+def test_failing_rows_within_mostly_are_not_quarantined(context, flights):
     allowed = expectation("expect_column_values_to_not_be_null", column="carrier", mostly=0.5)
     result = validate(context, flights, allowed, on_failure="quarantine")
     assert result.success
     assert result.dataset.rows == 4
 
 
-def test_a_failure_of_the_whole_table_cannot_be_quarantined(context, flights):
-    with pytest.raises(ValidationError, match="is about the whole table, so no rows can be set apart"):
+def test_an_expectation_about_the_whole_table_cannot_be_quarantined(context, flights):
+    with pytest.raises(ValidationError, match="expect_table_row_count_to_be_between"):
         validate(context, flights, MANY, NOT_NULL, on_failure="quarantine")
 
 
-def test_nothing_left_is_a_failure(context, flights):
-    with pytest.raises(ValidationError, match="every row failed"):
+def test_quarantine_fails_if_every_row_fails(context, flights):
+    with pytest.raises(ValidationError, match="0 of 2 .*very row"):
         validate(
             context,
             flights,
@@ -129,10 +134,8 @@ def test_nothing_left_is_a_failure(context, flights):
         )
 
 
-def test_a_column_that_is_gone_is_named(context, flights):
-    with pytest.raises(
-        ValidationError, match=r"expect_column_values_to_not_be_null\(tailnum\) .*could not be computed: .*tailnum"
-    ):
+def test_a_missing_column_is_named(context, flights):
+    with pytest.raises(ValidationError, match=r"expect_column_values_to_not_be_null\(tailnum\) .*tailnum"):
         validate(
             context, flights, expectation("expect_column_values_to_not_be_null", column="tailnum"), on_failure="warn"
         )
@@ -141,48 +144,46 @@ def test_a_column_that_is_gone_is_named(context, flights):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{'single': 'quotes'}", r"is not JSON: .* line 1 column 2"),
-        ("[]", "holds a list, not an object"),
-        ('{"name": "x", "expectations": []}', "has no expectations"),
+        ("{'single': 'quotes'}", "suite.json .* line 1 column 2"),
+        ("[]", "suite.json .*list"),
+        ('{"name": "x", "expectations": []}', "suite.json .*no expectations"),
         (
             '{"name": "x", "expectations": [{"type": "expect_the_moon", "kwargs": {}}]}',
-            "is not a suite of Great Expectations",
+            "suite.json .*expect_the_moon",
         ),
     ],
 )
-def test_a_suite_that_is_none_is_one_clear_error(context, flights, tmp_path, text, message):
+def test_an_invalid_suite_file_is_named(context, flights, tmp_path, text, message):
     file = tmp_path / "suite.json"
     file.write_text(text)
     with pytest.raises(SpecError, match=message):
         run(ValidateSpec(dataset=flights, suite=str(file)), context)
 
 
-def test_a_suite_that_is_not_there_is_named(context, flights):
-    with pytest.raises(
-        SpecError, match="The suite /nowhere/suite.json cannot be read where the step runs: No such file"
-    ):
+def test_a_missing_suite_file_is_named(context, flights):
+    with pytest.raises(SpecError, match="/nowhere/suite.json .*No such file"):
         run(ValidateSpec(dataset=flights, suite="/nowhere/suite.json"), context)
 
 
 def make_suite():
-    """A suite built in Python, found by its import path."""
+    """A suite built in Python, loaded by its import path."""
     import great_expectations as gx
 
     return gx.ExpectationSuite(name="built", expectations=[gx.expectations.ExpectColumnToExist(column="carrier")])
 
 
-def test_a_suite_built_in_python_and_one_written_by_great_expectations(context, flights, tmp_path):
+def test_suites_are_loaded_from_functions_and_from_files_of_great_expectations(context, flights, tmp_path):
     result = run(ValidateSpec(dataset=flights, suite=f"{__name__}:make_suite"), context)
     assert result.success
     file = tmp_path / "suite.json"
     file.write_text(json.dumps(make_suite().to_json_dict()))
     assert run(ValidateSpec(dataset=flights, suite=str(file)), context).success
-    with pytest.raises(SpecError, match="neither a .json file nor an import path"):
+    with pytest.raises(SpecError, match="'no_such_thing'"):
         run(ValidateSpec(dataset=flights, suite="no_such_thing"), context)
 
 
 def stored_suite():
-    """A suite as a Great Expectations project hands it out: stored, with ids."""
+    """A suite as a Great Expectations project returns it: stored, with ids."""
     import great_expectations as gx
 
     stored = gx.get_context(mode="ephemeral").suites.add(make_suite())
@@ -191,7 +192,7 @@ def stored_suite():
     return stored
 
 
-def test_a_suite_out_of_a_great_expectations_project_is_taken_as_it_is(context, flights, tmp_path):
+def test_a_suite_stored_in_a_great_expectations_project_can_be_used(context, flights, tmp_path):
     import great_expectations as gx
 
     project = gx.get_context(mode="file", project_root_dir=tmp_path)
@@ -220,7 +221,7 @@ with DAG("validate_quarantine", schedule=None):
 """
 
 
-def test_in_airflow_the_asset_event_carries_the_dataset(context, flights, run_dag):
+def test_the_asset_event_contains_the_valid_dataset(context, flights, run_dag):
     source = DAG.format(dataset=flights.model_dump(mode="json"), suite=suite(NOT_NULL), store=context.store.url)
     outcome = run_dag(source)
     assert outcome.states() == {"validate": "success"}

@@ -1,0 +1,123 @@
+"""Running a suite with Great Expectations, and publishing its Data Docs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import ValidationError, one_line
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.validate.spec import ExpectationOutcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+
+# Animations of Great Expectations' tutorial: 4 MB that the pages of results do not use.
+_NOT_PUBLISHED = (".gif",)
+
+
+def quiet_great_expectations() -> None:
+    """Switch off the analytics of Great Expectations, and log messages that do not concern users."""
+    # Its import logs a hundred lines about registered functions.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    # Data Docs skip a cell whose renderer fails, and log the traceback.
+    logging.getLogger("great_expectations.render").setLevel(logging.CRITICAL)
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+
+def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
+    """Validate ``table`` and write the Data Docs of this validation to the folder ``site``.
+
+    :param name: name of the dataset
+    :raises ValidationError: the suite cannot be run, or an expectation cannot be computed
+    """
+    import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    gx_context = gx.get_context(mode="ephemeral")
+    gx_context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    for default_site in list(gx_context.get_site_names()):
+        gx_context.delete_data_docs_site(default_site)
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
+    index = {"class_name": "DefaultSiteIndexBuilder"}
+    gx_context.add_data_docs_site(
+        "docs", {"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": index}
+    )
+    asset = gx_context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
+    definition = gx.ValidationDefinition(
+        name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=gx_context.suites.add(suite)
+    )
+    gx_context.validation_definitions.add(definition)
+    checkpoint = gx.Checkpoint(
+        name=name,
+        validation_definitions=[definition],
+        actions=[UpdateDataDocsAction(name="docs")],
+        result_format={"result_format": "COMPLETE"},
+    )
+    try:
+        done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
+    except Exception as error:
+        raise ValidationError(f"Suite {suite.name!r} could not be run on dataset {name}: {one_line(error)}.") from error
+    return next(iter(done.run_results.values()))
+
+
+def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
+    """Copy the Data Docs from ``site`` to the artifact store and return the URL of the page with the results."""
+    # One folder for each dataset, with a page for each of its validations.
+    folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
+    page = ""
+    for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _NOT_PUBLISHED):
+        parts = file.relative_to(site).parts
+        if parts[0] == "validations" and file.suffix == ".html":
+            page = f"{folder}/{'/'.join(parts)}"
+        store.write_bytes(f"{folder}/{'/'.join(parts)}", file.read_bytes())
+    return store.url_of(page or f"{folder}/index.html")
+
+
+def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> None:
+    """Check that every expectation could be computed.
+
+    :raises ValidationError: an expectation raised an exception
+    """
+    for result in found.results:
+        message = _exception(result)
+        if message:
+            raise ValidationError(
+                f"{title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. "
+                "Correct the suite, or the data if a column is missing."
+            )
+
+
+def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
+    """The outcome of one expectation."""
+    about_rows = "unexpected_index_list" in result.result
+    return ExpectationOutcome(
+        expectation=title(result),
+        success=bool(result.success),
+        unexpected=int(result.result.get("unexpected_count") or 0) if about_rows else None,
+    )
+
+
+def title(result: ExpectationValidationResult) -> str:
+    """The expectation with its columns, such as ``expect_column_values_to_not_be_null(carrier)``."""
+    config = result.expectation_config
+    assert config is not None
+    kwargs = config.kwargs
+    columns = [
+        str(kwargs[key]) for key in ("column", "column_A", "column_B", "column_list", "column_set") if key in kwargs
+    ]
+    return f"{config.type}({', '.join(columns)})"
+
+
+def _exception(result: ExpectationValidationResult) -> str:
+    info = result.exception_info or {}
+    # Either one such dict, or one for each metric that failed.
+    entries = [info] if "raised_exception" in info else [entry for entry in info.values() if isinstance(entry, dict)]
+    messages = [entry.get("exception_message") or "unknown error" for entry in entries if entry.get("raised_exception")]
+    return " ".join(str(messages[0]).split()) if messages else ""

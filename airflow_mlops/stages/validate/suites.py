@@ -1,0 +1,74 @@
+"""Loading suites of Great Expectations."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.errors import SpecError, one_line
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+
+
+def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
+    """Load a suite from a JSON file, a dict, or a function that returns it.
+
+    :param given: path of a ``.json`` file, the content of such a file, or an import path ``package.module:function``
+    :raises SpecError: the suite cannot be loaded
+    """
+    from great_expectations import ExpectationSuite
+
+    if isinstance(given, dict):
+        return _from_dict(given, "The suite")
+    if given.endswith(".json"):
+        return _from_dict(_read_json(given), f"The suite {given}")
+    module, _, name = given.partition(":")
+    if not name:
+        raise SpecError(
+            f"suite={given!r} is neither a .json file nor an import path. Write import paths as package.module:function."
+        )
+    try:
+        suite = getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise SpecError(f"The suite {given!r} cannot be created: {one_line(error)}.") from error
+    if not isinstance(suite, ExpectationSuite):
+        raise SpecError(f"{given!r} returned {type(suite).__name__}, not a great_expectations.ExpectationSuite.")
+    return _copy(suite.name, suite.expectations, suite.meta, suite.notes)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"The suite {path} cannot be read where the step runs: {error.strerror}.") from None
+    except ValueError as error:
+        raise SpecError(f"The suite {path} is not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise SpecError(
+            f"The suite {path} contains a {type(content).__name__}, not an object with the keys name and expectations."
+        )
+    return content
+
+
+def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    if not content.get("expectations"):
+        raise SpecError(f"{what} has no expectations.")
+    try:
+        # One at a time: a suite that gets all of them at once only logs the invalid ones and leaves them out.
+        expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in content["expectations"]]
+        return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
+    except Exception as error:
+        raise SpecError(f"{what} is not a valid suite of Great Expectations: {one_line(error)}.") from error
+
+
+def _copy(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:
+    """A suite of copied expectations. Great Expectations refuses stored ones, since their ids belong to another suite."""
+    from great_expectations import ExpectationSuite
+
+    return ExpectationSuite(name=name, expectations=[copy(one) for one in expectations], meta=meta, notes=notes)

@@ -1,4 +1,4 @@
-"""Late labels joined to logged predictions: what is asked and what comes back."""
+"""Spec and result of the stage ``join_labels``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def _as_label(value: Any) -> Any:
 
 
 class JoinLabelsSpec(Spec):
-    """Give each prediction its label, where there is one.
+    """Join labels to the predictions made before the labels were known.
 
-    :param on: the columns that name a row, in both datasets
-    :param labels_timestamp: the column that tells which of several labels of a row is the latest, and, if it is a time,
-        when it came
-    :param hash_conn_id: the connection whose password is the key, where the predictions hold hashes of columns in ``on``
-    :param on_missing: what to do while predictions or labels are not there: ``fail``, or ``skip`` and return no dataset
+    :param on: columns that identify a row in both datasets
+    :param label: the column that contains the label, or a name and an expression
+    :param labels_timestamp: column that orders several labels of one row; the last one is used. If it is a timestamp or a
+        date, it is also recorded as the time at which the label became known
+    :param name: name of the joined dataset
+    :param hash_conn_id: connection whose password is the key of the hashes; required if scoring hashed columns in ``on``
+    :param on_missing: ``fail`` if there are no predictions or no labels, or ``skip`` and return no dataset
     """
 
     predictions: DatasetLike
@@ -37,12 +39,13 @@ class JoinLabelsSpec(Spec):
 
 
 class JoinLabelsResult(Result):
-    """What the join found.
+    """Result of joining labels.
 
-    :param dataset: the predictions with the column ``label``; ``None`` if something was missing and was skipped
-    :param rows: predictions
-    :param labelled: predictions that have a label
-    :param coverage: ``labelled`` as a share of ``rows``
+    :param dataset: the predictions with the column ``label``; ``None`` if predictions or labels are missing and
+        ``on_missing`` is ``skip``
+    :param rows: number of predictions
+    :param labelled: number of predictions with a label
+    :param coverage: ``labelled`` divided by ``rows``; ``None`` without predictions
     """
 
     dataset: DatasetRef | None

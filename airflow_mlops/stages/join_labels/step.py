@@ -1,4 +1,4 @@
-"""Late labels joined to logged predictions."""
+"""Join labels to the predictions made before the labels were known."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
+from airflow_mlops.data import expressions
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
-from airflow_mlops.data.expressions import columns, evaluate
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.profiles.delays import is_time
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
@@ -22,24 +23,26 @@ _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
-    """Write the predictions again with a column ``label``, which is null where no label has come yet.
+    """Write a copy of the predictions with the column ``label``, which is null where the label is not known yet.
 
-    Where ``labels_timestamp`` is a time, a column ``label_at`` says when the label came.
+    If ``labels_timestamp`` is a timestamp or date, the column ``label_at`` contains the time of each label.
+
+    :raises DatasetNotFoundError: there are no predictions or no labels, and ``on_missing`` is ``fail``
     """
     try:
         predictions = select(context.store, spec.predictions)
         labels = select(context.store, spec.labels)
     except DatasetNotFoundError as error:
         if spec.on_missing == "skip":
-            return JoinLabelsResult(dataset=None, summary=f"Nothing was joined. {error}")
+            return JoinLabelsResult(dataset=None, summary=f"Nothing was joined: {error}")
         raise
-    added = _aligned(predictions, labels, spec, _pseudonyms(predictions, spec, context))
+    added = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
     label = added[LABEL]
     rows, labelled = len(label), len(label) - label.null_count
     coverage = labelled / rows if rows else None
     window = window_of(predictions)
     with DatasetWriter(context.store, spec.name, log.folder(window)) as writer:
-        for batch in _labelled(predictions, added):
+        for batch in _with_labels(predictions, added):
             writer.write(batch)
         manifest, _ = writer.commit(
             window=window,
@@ -54,7 +57,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "coverage": coverage,
             },
             provenance=context.provenance,
-            # For each of the predictions' datasets these are its present outcomes.
+            # These are the current outcomes of each dataset of predictions.
             slots=[dataset.manifest.id for dataset in predictions],
         )
     return JoinLabelsResult(
@@ -67,82 +70,86 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     )
 
 
-def _labelled(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:
+def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:
     done = 0
     for dataset in predictions:
         for batch in dataset.batches():
-            yield _with(batch, {name: values.slice(done, batch.num_rows) for name, values in added.items()})
+            yield _append(batch, {name: values.slice(done, batch.num_rows) for name, values in added.items()})
             done += batch.num_rows
     if not done:
         schema = predictions[0].schema
-        yield _with(pa.RecordBatch.from_pylist([], schema=schema), added)
+        yield _append(pa.RecordBatch.from_pylist([], schema=schema), added)
 
 
-def _with(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
+def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
     for name in added:
         if name in batch.schema.names:
-            what = "the label" if name == LABEL else "the time of the label"
             raise SchemaError(
-                f"The predictions have a column {name!r} already, the name that the join gives to {what}."
+                f"The predictions already have a column {name!r}, but joining labels adds a column of this name. "
+                "Rename the column before scoring."
             )
     fields = [*batch.schema, *(pa.field(name, values.type) for name, values in added.items())]
     return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
 
 
-def _pseudonyms(predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext) -> dict[str, Pseudonymizer]:
-    """What hashes each of the columns in ``on`` that the predictions hold hashes of.
+def _pseudonymizers(
+    predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext
+) -> dict[str, Pseudonymizer]:
+    """The pseudonymizer of each column in ``on`` that scoring hashed.
 
-    :raises SchemaError: a column in ``on`` was dropped, or is hashed in some of the predictions only
-    :raises SpecError: there is no key, or another one than scoring had
+    :raises SchemaError: scoring dropped a column in ``on``, or hashed it in some windows only
+    :raises SpecError: the key is missing, or differs from the one that scoring used
     """
     details = [dataset.manifest.details for dataset in predictions]
     name = predictions[0].manifest.name
     if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
         raise SchemaError(
-            f"Dataset {name} has no column {', '.join(map(repr, dropped))}, which drop_columns left out: "
-            "hash it when scoring instead, or name other columns in `on`."
+            f"Dataset {name} has no column {', '.join(map(repr, dropped))}, since scoring dropped it (drop_columns). "
+            "Hash the column instead (hash_columns), or join on other columns."
         )
     hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
     if not hashed:
         return {}
     if not all(key in item.get("hashed", ()) for key in hashed for item in details):
         raise SchemaError(
-            f"Dataset {name} holds hashes of {', '.join(map(repr, hashed))} in some windows and values in others: "
-            "join windows of one kind."
+            f"Dataset {name} has hashes of {', '.join(map(repr, hashed))} in some windows and values in others. "
+            "Join these windows separately."
         )
     if spec.hash_conn_id is None:
         raise SpecError(
-            f"Dataset {name} holds hashes of {', '.join(map(repr, hashed))}: "
-            "give hash_conn_id, the connection with the key that scoring hashed them with."
+            f"Dataset {name} has hashes of {', '.join(map(repr, hashed))}. "
+            "Set hash_conn_id to the connection whose key scoring used."
         )
-    pseudonyms = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
-    if any(item["hash_key_id"] != pseudonyms.key_id for item in details):
+    pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
+    if any(item["hash_key_id"] != pseudonymizer.key_id for item in details):
         raise SpecError(
-            f"Dataset {name} was hashed with another key than connection {spec.hash_conn_id!r} has: no label would be found. "
-            "Give the connection with the key that scoring had."
+            f"Dataset {name} was hashed with another key than that of connection {spec.hash_conn_id!r}, so no label would match. "
+            "Set hash_conn_id to the connection whose key scoring used."
         )
-    return dict.fromkeys(hashed, pseudonyms)
+    return dict.fromkeys(hashed, pseudonymizer)
 
 
-def _aligned(
+def _label_columns(
     predictions: Sequence[Dataset],
     labels: Sequence[Dataset],
     spec: JoinLabelsSpec,
-    pseudonyms: dict[str, Pseudonymizer],
+    pseudonymizers: dict[str, Pseudonymizer],
 ) -> dict[str, pa.Array]:
-    """The label of every prediction, and its time if known, in the predictions' order; null where there is none.
+    """The columns ``label`` and, if times are known, ``label_at``, in the order of the predictions.
 
-    :raises SchemaError: a column is missing, keys differ in type, or labels are ambiguous
+    Predictions without a label have nulls.
+
+    :raises SchemaError: a column is missing, keys have incomparable types, or a prediction has several labels
     """
     left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
-    right, values, times = _label_table(labels, left.schema, spec, pseudonyms)
+    right, values, times = _label_table(labels, left.schema, spec, pseudonymizers)
     joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
         right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
     )
     if joined.num_rows > left.num_rows and spec.labels_timestamp is None:
         raise _ambiguous(joined, labels[0].manifest.name, spec.on)
     row = np.full(left.num_rows, -1)
-    # Labels are in the order of time, so that of several the last one is the latest.
+    # Labels are ordered by time, so the largest row number is the latest of several labels.
     np.maximum.at(
         row, joined[_PREDICTION_ROW].to_numpy(), pc.fill_null(joined[_LABEL_ROW], -1).to_numpy().astype(np.int64)
     )
@@ -150,11 +157,12 @@ def _aligned(
     label = values.take(rows)
     if times is None:
         return {LABEL: label}
-    came = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
-    return {LABEL: label, LABEL_AT: came}
+    known_since = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
+    return {LABEL: label, LABEL_AT: known_since}
 
 
 def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
+    """The key columns, with dictionaries decoded."""
     plain = [
         table.schema.field(name).type.value_type
         if pa.types.is_dictionary(table.schema.field(name).type)
@@ -165,43 +173,39 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
 
 
 def _label_table(
-    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonyms: dict[str, Pseudonymizer]
+    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonymizers: dict[str, Pseudonymizer]
 ) -> tuple[pa.Table, pa.Array, pa.Array | None]:
-    """The labels' keys, cast to the predictions' types, the labels, and their times where these are known.
+    """The keys of the labels, the labels, and their times (``None`` if unknown), ordered by ``labels_timestamp``.
 
-    All are ordered by time then.
+    The keys are cast to the types of the predictions' keys.
     """
     times = None
     expression = spec.label.expression or spec.label.name
-    wanted = {*spec.on, *(columns(expression) if spec.label.expression else [spec.label.name])}
+    wanted = {*spec.on, *(expressions.columns(expression) if spec.label.expression else [spec.label.name])}
     if spec.labels_timestamp:
         wanted.add(spec.labels_timestamp)
     table = pa.concat_tables([dataset.table(columns=sorted(wanted)) for dataset in labels])
     if spec.labels_timestamp:
         order = pc.sort_indices(table[spec.labels_timestamp], null_placement="at_start")
         table = table.take(order)
-        if _is_time(table[spec.labels_timestamp].type):
+        if is_time(table[spec.labels_timestamp].type):
             times = table[spec.labels_timestamp].combine_chunks()
-    values = evaluate(expression, table) if spec.label.expression else table[spec.label.name]
+    values = expressions.evaluate(expression, table) if spec.label.expression else table[spec.label.name]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     cast = []
     for field in keys:
         found = table[field.name]
-        if field.name in pseudonyms:
-            found = pseudonyms[field.name].hash_column(found)
+        if field.name in pseudonymizers:
+            found = pseudonymizers[field.name].hash_column(found)
         try:
             cast.append(found.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SchemaError(
-                f"Key {field.name!r} is {field.type} in the predictions and {found.type} in {labels[0].manifest.name}: "
-                "the two cannot be compared."
+                f"Key {field.name!r} is {field.type} in the predictions but {found.type} in {labels[0].manifest.name}, and these types "
+                "cannot be compared. Ingest both with the same type."
             ) from None
     return pa.table(cast, schema=keys), values, times
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
@@ -209,6 +213,6 @@ def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
     several = counted.filter(pc.greater(counted[f"{_LABEL_ROW}_count_distinct"], 1))
     example = ", ".join(f"{key}={several[key][0].as_py()!r}" for key in on)
     return SchemaError(
-        f"Dataset {name} has more than one label for {several.num_rows:,} of the predictions' keys, such as {example}: "
-        "name the column that says which is the latest in labels_timestamp, or give more columns in `on`."
+        f"Dataset {name} has more than one label for {several.num_rows:,} of the predictions' keys, such as {example}. "
+        "Set labels_timestamp to the column that orders them, or add columns to `on`."
     )

@@ -1,4 +1,4 @@
-"""Retention of predictions: what is asked and what comes back."""
+"""Spec and result of the stage ``purge_predictions``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from airflow_mlops.core.windows import UtcDatetime
 
 
 class PurgePredictionsSpec(Spec):
-    """Delete the rows of old predictions of ``model``, and of what was joined from them.
+    """Delete the files of old predictions of ``model``, and of the outcomes joined from them.
 
-    :param older_than: how old they must be: since the end of their window, or since they were made if that was later
-    :param predictions: the name of the predictions' dataset; ``MODEL_predictions`` unless given
-    :param outcomes: the name of the joined dataset; ``MODEL_outcomes`` unless given
-    :param dry_run: only say what would be deleted
+    :param older_than: minimum age of predictions to delete. Age counts from the end of their window, or from when they were
+        written if that was later
+    :param predictions: name of the dataset of predictions; ``MODEL_predictions`` by default
+    :param outcomes: name of the dataset with labels joined to predictions; ``MODEL_outcomes`` by default
+    :param dry_run: only report what would be deleted
     """
 
     model: Name
@@ -27,15 +28,15 @@ class PurgePredictionsSpec(Spec):
 
 
 class PurgePredictionsResult(Result):
-    """What was deleted.
+    """What was deleted, or would be deleted in a dry run.
 
-    :param before: what is older than this was
-    :param predictions: datasets of predictions
-    :param outcomes: datasets that were joined from those
-    :param rows: their rows, both together
-    :param files: files, those that no manifest names among them
-    :param bytes: the size of these files
-    :param orphans: files that no manifest named, left by tasks that died
+    :param before: predictions older than this time were deleted
+    :param predictions: number of datasets of predictions
+    :param outcomes: number of datasets of outcomes
+    :param rows: number of rows in all these datasets
+    :param files: number of files, including orphans
+    :param bytes: size of the files in bytes
+    :param orphans: number of files that no manifest lists, left by tasks that crashed
     """
 
     before: UtcDatetime

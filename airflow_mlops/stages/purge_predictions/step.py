@@ -1,7 +1,7 @@
-"""Retention: the rows of old predictions go, and those of what was joined from them; their manifests stay.
+"""Retention: delete the files of old predictions and of the outcomes joined from them, and keep their manifests.
 
-A manifest is marked first, and its files are deleted then. A run that dies in between leaves datasets that nobody reads any
-more, and the next one deletes the rest of their files.
+A manifest is marked as purged before its files are deleted. If a run crashes in between, readers already refuse the
+dataset, and the next run deletes the remaining files.
 """
 
 from __future__ import annotations
@@ -15,82 +15,85 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsResult, PurgePredictionsSpec
 
-# A file is written before its manifest, so a young one may still get its own.
+# Files are written before their manifest, so a young file without a manifest may belong to a running task.
 _ORPHAN_AGE = timedelta(days=1)
 
 
 def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsResult:
-    """Delete what is older than the spec says."""
+    """Delete predictions older than ``older_than``."""
     return purge(spec, context.store, datetime.now(timezone.utc))
 
 
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
-    """Delete what is older than the spec says at the time ``now``.
+    """Delete predictions that are older than ``older_than`` at the time ``now``.
 
-    :raises SpecError: a dataset that it names holds something else
+    :raises SpecError: ``predictions`` or ``outcomes`` names a dataset of another kind
     """
     names = [spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes"]
-    # Before the manifests: what is committed meanwhile is then neither deleted nor taken for an orphan.
+    # Listed before the manifests are read, so that files committed meanwhile are neither deleted nor taken for orphans.
     keys = [key for name in names for key in store.find(f"datasets/{name}/files")]
     predictions, outcomes = (list(read_manifests(store, name)) for name in names)
-    _require(predictions, spec.model, "predictions", "model_version")
-    _require(outcomes, spec.model, "predictions with labels", "label")
-    named = {file.path for manifest in (*predictions, *outcomes) for file in manifest.files}
+    _require_kind(predictions, spec.model, "predictions", "model_version")
+    _require_kind(outcomes, spec.model, "predictions with labels", "label")
+    listed = {file.path for manifest in (*predictions, *outcomes) for file in manifest.files}
 
     before = now - spec.older_than
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
     old = [manifest for manifest in own if manifest.purged is None and _since(manifest) < before]
-    gone = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
-    # They hold the same rows, so they go with the first of their predictions.
-    joined = [manifest for manifest in outcomes if gone.intersection(manifest.parents)]
-    theirs = [manifest for manifest in joined if manifest.purged is None]
+    purged_ids = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
+    # Outcomes contain the rows of all their predictions, so they are deleted with the first of these.
+    joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
+    old_outcomes = [manifest for manifest in joined if manifest.purged is None]
     if not spec.dry_run:
-        for manifest in (*theirs, *old):
+        for manifest in (*old_outcomes, *old):
             mark_purged(store, manifest, now)
 
-    purged = [*joined, *(manifest for manifest in own if manifest.id in gone)]
-    doomed = {file.path for manifest in purged for file in manifest.files}
-    orphans = {key for key in keys if key not in named and _older(store, key, now - _ORPHAN_AGE)}
-    files = [key for key in keys if key in doomed or key in orphans]
+    purged = [*joined, *(manifest for manifest in own if manifest.id in purged_ids)]
+    purged_files = {file.path for manifest in purged for file in manifest.files}
+    orphans = {key for key in keys if key not in listed and _older_than(store, key, now - _ORPHAN_AGE)}
+    files = [key for key in keys if key in purged_files or key in orphans]
     size = _delete(store, files, dry_run=spec.dry_run)
     claims = store.keys(f"datasets/{names[0]}/claims")
-    _delete(store, [key for key in claims if _older(store, key, now - _ORPHAN_AGE)], dry_run=spec.dry_run)
+    _delete(store, [key for key in claims if _older_than(store, key, now - _ORPHAN_AGE)], dry_run=spec.dry_run)
     return PurgePredictionsResult(
         before=before,
         predictions=len(old),
-        outcomes=len(theirs),
-        rows=sum(manifest.rows for manifest in (*old, *theirs)),
+        outcomes=len(old_outcomes),
+        rows=sum(manifest.rows for manifest in (*old, *old_outcomes)),
         files=len(files),
         bytes=size,
         orphans=len(orphans),
-        summary=f"{'Would delete' if spec.dry_run else 'Deleted'} the rows of {len(old):,} datasets of predictions of "
-        f"{spec.model} that are older than {before:%Y-%m-%d %H:%M} UTC, and of {len(theirs):,} joined from such ones: "
-        f"{len(files):,} files ({size / 1e6:,.1f} MB), {len(orphans):,} of them named by no manifest.",
+        summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {len(old):,} datasets of predictions of {spec.model} older than "
+        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of outcomes: {len(files):,} files "
+        f"({size / 1e6:,.1f} MB), of which {len(orphans):,} orphaned.",
     )
 
 
-def _require(found: Iterable[Manifest], model: str, what: str, detail: str) -> None:
-    """:raises SpecError: one of the datasets is not of the kind that may be purged"""
+def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str) -> None:
+    """Check that all datasets are predictions or outcomes.
+
+    :raises SpecError: one of them is not
+    """
     for manifest in found:
         if not {"model", detail} <= manifest.details.keys():
             raise SpecError(
-                f"Dataset {manifest.name} ({manifest.id[:12]}) does not hold {what} of {model}, and nothing was deleted: "
-                "give the names that ScoreOperator and JoinLabelsOperator were given."
+                f"Dataset {manifest.name} ({manifest.id[:12]}) does not contain {what} of {model}, so nothing was deleted. "
+                "Set predictions and outcomes to the names used by ScoreOperator and JoinLabelsOperator."
             )
 
 
 def _since(manifest: Manifest) -> datetime:
-    """What the age of predictions counts from."""
+    """The time from which the age of predictions counts."""
     return max(manifest.created, manifest.window.end) if manifest.window else manifest.created
 
 
-def _older(store: ArtifactStore, key: str, than: datetime) -> bool:
+def _older_than(store: ArtifactStore, key: str, limit: datetime) -> bool:
     written = store.modified(key)
-    return written is not None and written < than
+    return written is not None and written < limit
 
 
 def _delete(store: ArtifactStore, keys: Sequence[str], *, dry_run: bool) -> int:
-    """Delete files, or do not, and say how many bytes they have."""
+    """Delete files unless ``dry_run``, and return their size in bytes."""
     size = 0
     for key in keys:
         size += int((store.info(key) or {}).get("size") or 0)

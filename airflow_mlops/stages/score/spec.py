@@ -1,4 +1,4 @@
-"""Batch scoring: what is asked and what comes back."""
+"""Spec and result of the stage ``score``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ScoreSpec(Spec):
     """Score a dataset with the champion of ``model``.
 
     :param dataset: rows with the model's features
-    :param part: the part of ``dataset`` to score; all parts unless given
-    :param window: the time the predictions belong to; that of ``dataset`` unless given
-    :param name: the name of the predictions dataset; ``MODEL_predictions`` unless given
-    :param on_missing: what to do while the model has no champion: ``fail``, or ``skip`` and return no dataset
-    :param allow_pyfunc: whether code that comes with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
-    :param hash_columns: columns of which the predictions keep a keyed hash instead of the value
-    :param drop_columns: columns that the predictions do not keep
-    :param hash_conn_id: the connection whose password is the key of the hashes
+    :param part: the part of ``dataset`` to score; all parts by default
+    :param window: the time window of the predictions; by default that of ``dataset``
+    :param name: name of the dataset of predictions; ``MODEL_predictions`` by default
+    :param on_missing: ``fail`` if the model has no champion, or ``skip`` and return no dataset
+    :param allow_pyfunc: whether loading may run code from the model version, see :mod:`airflow_mlops.models.pyfunc.loading`
+    :param hash_columns: columns whose values are replaced by keyed hashes in the predictions
+    :param drop_columns: columns that are left out of the predictions
+    :param hash_conn_id: connection whose password is the key of the hashes
     """
 
     model: Name
@@ -42,21 +42,21 @@ class ScoreSpec(Spec):
     @model_validator(mode="after")
     def _private(self) -> ScoreSpec:
         if self.hash_columns and not self.hash_conn_id:
-            raise ValueError("hash_columns needs hash_conn_id, a connection whose password is the key of the hashes")
+            raise ValueError("hash_columns requires hash_conn_id, a connection whose password is the key of the hashes")
         if both := {*self.hash_columns} & {*self.drop_columns}:
             raise ValueError(f"{', '.join(sorted(both))} cannot be both hashed and dropped")
         if own := [name for name in PREDICTION_COLUMNS if name in {*self.hash_columns, *self.drop_columns}]:
-            raise ValueError(f"{', '.join(own)} cannot be hashed or dropped: without it these are no predictions")
+            raise ValueError(f"{', '.join(own)} cannot be hashed or dropped, since scoring adds it")
         return self
 
 
 class ScoreResult(Result):
-    """What scoring wrote.
+    """Result of scoring.
 
     :param dataset: the predictions; ``None`` if there is no champion and ``on_missing`` is ``skip``
-    :param scored_by: the model version that made them
-    :param engine: what computed them, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: over the whole step's reading, scoring and writing
+    :param scored_by: the model version that made the predictions
+    :param engine: the library that computed them, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or ``mlflow.xgboost (mlflow 3.17.2)``
+    :param rows_per_second: rows divided by the seconds for reading, scoring and writing
     """
 
     dataset: DatasetRef | None

@@ -1,4 +1,4 @@
-"""Batch scoring with the champion, streamed: memory stays flat however many rows there are."""
+"""Score a dataset with the champion, batch by batch."""
 
 from __future__ import annotations
 
@@ -40,15 +40,19 @@ T = TypeVar("T")
 
 
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
-    """Score the dataset and write the predictions."""
+    """Score the dataset with the champion and write the predictions.
+
+    :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
+    :raises ModelFormatError: the champion cannot be loaded under the rules of ``allow_pyfunc``
+    """
     datasets = select(context.store, spec.dataset)
     client = connect(spec.mlflow, context.connection)
     champion = models.champion(client, spec.model)
     if champion is None:
         if spec.on_missing == "skip":
-            return ScoreResult(dataset=None, summary=f"{spec.model} has no champion yet: nothing was scored.")
+            return ScoreResult(dataset=None, summary=f"Nothing was scored: {spec.model} has no champion yet.")
         raise RegistryError(
-            f"{spec.model} has no champion yet: promote a version, or set on_missing='skip' to skip scoring till then."
+            f"{spec.model} has no champion yet. Promote a version, or set on_missing='skip' to skip the task until then."
         )
     model = _load(client, context.store, champion, spec.allow_pyfunc)
     started = time.perf_counter()
@@ -74,15 +78,18 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
 
 
 def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
-    pseudonyms = None
+    pseudonymizer = None
     if spec.hash_columns:
-        assert spec.hash_conn_id is not None  # the spec makes sure of it
-        pseudonyms = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
-    return Privacy(spec.hash_columns, spec.drop_columns, pseudonyms)
+        assert spec.hash_conn_id is not None  # validated by the spec
+        pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
+    return Privacy(spec.hash_columns, spec.drop_columns, pseudonymizer)
 
 
 def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
-    """:raises ModelFormatError: it cannot be loaded, would run code that nobody allowed, or was never evaluated"""
+    """Load a model version: its ONNX export if TrainOperator made it, otherwise through its MLflow flavour.
+
+    :raises ModelFormatError: it cannot be loaded, loading would run code that is not allowed, or it was never evaluated
+    """
     folder = models.download(client, ref)
     if has_contract(folder):
         return OnnxModel.load(folder)
@@ -101,12 +108,15 @@ def score(
     context: StepContext,
     privacy: Privacy = KEEP_ALL,
 ) -> Manifest:
-    """Write the dataset ``name``: the rows of ``datasets`` with what ``model`` predicts for them, as ``privacy`` allows.
+    """Write the dataset ``name`` with the rows of ``datasets`` and the predictions of ``model``.
 
-    Reading, scoring and writing overlap: each works on another batch.
+    Reading, scoring and writing run at the same time, each on a different batch, so memory use does not depend on the
+    number of rows.
+
+    :param privacy: columns to hash or drop before the rows are written
     """
     started = time.perf_counter()
-    carried = _carried(datasets, model.contract, version)
+    carried = _carried_columns(datasets, model.contract, version)
     privacy.require(carried, datasets[0].manifest.name)
     slot = predictions.slot(version, window, datasets, part)
     predictions.claim(context.store, name, slot, datasets, part, context.provenance)
@@ -114,13 +124,13 @@ def score(
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
     with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
         writing: Future[None] | None = None
-        for batch in _ahead(rows, threads):
+        for batch in _read_ahead(rows, threads):
             scored = _scored(batch.select(carried), model, version)
             if writing is not None:
                 writing.result()
             writing = threads.submit(writer.write, privacy.apply(scored))
         if writing is None:
-            writer.write(privacy.apply(_no_rows(datasets[0], carried, model.contract, version)))
+            writer.write(privacy.apply(_empty_batch(datasets[0], carried, model.contract, version)))
         else:
             writing.result()
         return writer.commit(
@@ -140,32 +150,33 @@ def score(
         )[0]
 
 
-def _carried(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
-    """The columns that predictions keep: keys, event time, features, and what is monitored beside them as far as it is there;
-    all where the dataset does not name its keys.
+def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
+    """The columns copied to the predictions: keys, event time, features, and monitored columns that exist in all datasets.
 
-    :raises SchemaError: a feature is missing, or a column has the name of one that scoring adds
+    If the dataset has no keys in its manifest, all columns are copied.
+
+    :raises SchemaError: a feature is missing, or a column has the name of a column that scoring adds
     """
     features = [feature.name for feature in contract.features]
     details = datasets[0].manifest.details
-    present = [column.name for column in datasets[0].manifest.columns]
+    present = datasets[0].manifest.column_names
     carried = present
     if "keys" in details:
-        everywhere = [{column.name for column in dataset.manifest.columns} for dataset in datasets]
+        everywhere = [set(dataset.manifest.column_names) for dataset in datasets]
         watched = set(contract.watched).intersection(*everywhere)
         wanted = {*details["keys"], details.get("timestamp"), *features, *watched}
         carried = [name for name in present if name in wanted]
     for dataset in datasets:
-        name, columns = dataset.manifest.name, [column.name for column in dataset.manifest.columns]
+        name, columns = dataset.manifest.name, dataset.manifest.column_names
         if missing := [feature for feature in features if feature not in columns]:
             raise SchemaError(
-                f"Dataset {name} has no column {', '.join(map(repr, missing))}, which {version} needs as a feature: "
-                f"it has {', '.join(columns)}."
+                f"Dataset {name} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
+                f"Its columns are: {', '.join(columns)}."
             )
     if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
         raise SchemaError(
-            f"Dataset {datasets[0].manifest.name} has a column {', '.join(map(repr, taken))}, a name that scoring "
-            "gives to a column of its own: rename it."
+            f"Dataset {datasets[0].manifest.name} has a column {', '.join(map(repr, taken))}, but scoring adds a column of this "
+            "name. Rename it in the dataset."
         )
     return carried
 
@@ -179,10 +190,10 @@ def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> p
     )
 
 
-def _no_rows(
+def _empty_batch(
     dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
 ) -> pa.RecordBatch:
-    """No rows, but all the columns: a window without rows has predictions too, namely none."""
+    """A batch with all columns and no rows, so that a window without rows has a dataset of predictions too."""
     schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
     batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
@@ -201,8 +212,10 @@ def _with_predictions(
     try:
         predicted = pa.array(prediction, _prediction_type(contract))
     except pa.ArrowException as error:
-        # One from elsewhere may answer with any label.
-        raise EvaluationError(f"{version} predicts what is none of its classes {contract.classes}: {error}.") from error
+        # Models from elsewhere may return any label.
+        raise EvaluationError(
+            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}."
+        ) from error
     added = [
         predicted,
         pa.array(score, pa.float64()),
@@ -242,8 +255,8 @@ def _details(
     }
 
 
-def _ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
-    """Fetch the next item in a thread while the present one is worked on."""
+def _read_ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
+    """Iterate over ``items`` with the next item already being fetched in a thread."""
     iterator = iter(items)
     upcoming = threads.submit(next, iterator, None)
     while (item := upcoming.result()) is not None:

@@ -269,13 +269,13 @@ def test_a_changed_or_lost_contract_is_an_error(client, store, model, log):
 def test_rows_and_outputs_that_do_not_match_are_an_error(store, model, log):
     dataset, data = training_set(store), held_out(rows=50, seed=7)
     crown(store, log(mlflow.pyfunc, python_model=Words(2), answer=np.array([1])), dataset)
-    with pytest.raises(SchemaError, match=f"has no column 'wind', which {model} v1 needs as a feature"):
+    with pytest.raises(SchemaError, match=f"'wind'.*{model} v1"):
         predict(store, model, data.drop_columns(["wind"]), allow_pyfunc=True)
     text = data.set_column(2, "wind", pa.array(["1"] * 50))
     with pytest.raises(SchemaError, match="Feature 'wind' is double .* but string in the data"):
         predict(store, model, text, allow_pyfunc=True)
     far = data.set_column(1, "distance", pa.array([4.0, *[1.0] * 49]))
-    with pytest.raises(EvaluationError, match=rf"{model} v1 predicts what is none of its classes \[False, True\]"):
+    with pytest.raises(EvaluationError, match=rf"{model} v1 .*\[False, True\]"):
         predict(store, model, far, allow_pyfunc=True)
     assert predict(store, model, data.slice(0, 0), allow_pyfunc=True)[1].num_rows == 0
 

@@ -1,4 +1,4 @@
-"""Late labels joined to logged predictions: every prediction once, the right label or none."""
+"""Joining labels to predictions: each prediction appears once, with the right label or none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def joined(store, result) -> dict:
     return open_dataset(store, result.dataset).table().to_pydict()
 
 
-def test_each_prediction_gets_its_label_and_one_without_gets_none(store):
+def test_each_prediction_has_its_label_or_null(store):
     result = join(
         store,
         predictions(store, flight=[3, 1, 2, 4]),
@@ -49,12 +49,13 @@ def test_each_prediction_gets_its_label_and_one_without_gets_none(store):
     found = joined(store, result)
     assert (found["flight"], found["label"]) == ([3, 1, 2, 4], [None, True, False, None])
     assert (result.rows, result.labelled, result.coverage) == (4, 2, 0.5)
-    assert result.summary == "2 of 4 predictions of 2013-04 have a label (50.0%)."
+    assert "2 of 4 predictions of 2013-04" in result.summary
+    assert "50.0%" in result.summary
     details = open_dataset(store, result.dataset).manifest.details
     assert (details["label"], details["coverage"], details["model_version"]) == ("late", 0.5, 3)
 
 
-def test_more_labels_make_a_new_dataset_for_the_same_window(store):
+def test_later_labels_make_a_new_current_dataset_of_the_window(store):
     made = predictions(store, flight=[1, 2])
     first = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
     second = join(store, made, labels(store, flight=[1, 2], arr_delay=[20.0, 0.0]))
@@ -69,7 +70,7 @@ def test_more_labels_make_a_new_dataset_for_the_same_window(store):
     st.tuples(st.integers(0, 6), st.sampled_from("ab")), st.one_of(st.none(), st.integers(-50, 50)), max_size=14
 ))  # fmt: skip
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_join_is_a_look_up_for_every_prediction_in_order(store, keys, known):
+def test_the_join_equals_a_dictionary_lookup_for_each_prediction_in_order(store, keys, known):
     left = pa.table({
         "f": pa.array([key[0] for key in keys], pa.int64()), "c": pa.array([key[1] for key in keys], pa.string()),
     })  # fmt: skip
@@ -84,24 +85,23 @@ def test_the_join_is_a_look_up_for_every_prediction_in_order(store, keys, known)
     assert result.labelled == sum(label is not None for label in expected)
 
 
-def test_two_labels_for_one_prediction_are_an_error_that_shows_one(store):
+def test_several_labels_for_one_prediction_are_an_error_with_an_example(store):
     made = predictions(store, flight=[1, 2], origin=["JFK", "EWR"])
     twice = labels(store, flight=[1, 1, 7, 7], origin=["JFK"] * 4, arr_delay=[20.0, 3.0, 1.0, 2.0])
-    said = "Dataset flights has more than one label for 1 of the predictions' keys, such as flight=1, origin='JFK'"
-    with pytest.raises(SchemaError, match=said):
+    with pytest.raises(SchemaError, match="flights .* 1 of .*flight=1, origin='JFK'"):
         join(store, made, twice, on=["flight", "origin"])
-    # What nobody predicted may be there as often as it likes.
+    # Labels without a prediction may be duplicated.
     assert join(store, predictions(store, flight=[2]), twice).labelled == 0
 
 
-def test_the_latest_label_wins_where_its_time_is_known(store):
+def test_the_latest_of_several_labels_is_used_if_times_are_known(store):
     times = [datetime(2013, 5, day) for day in (3, 1, 2)]
     several = labels(store, flight=[1, 1, 1], arr_delay=[0.0, 99.0, 99.0], seen=times)
     result = join(store, predictions(store, flight=[1, 1]), several, labels_timestamp="seen")
     assert joined(store, result)["label"] == [False, False]
 
 
-def test_a_column_can_be_the_label_and_all_windows_of_a_name_are_looked_at(store):
+def test_the_label_may_be_a_column_and_labels_may_be_in_any_window(store):
     predictions(store, flight=[1], window="2013-04")
     predictions(store, flight=[2], window="2013-05")
     labels(store, flight=[2], outcome=["late"], window="2013-07")
@@ -110,35 +110,35 @@ def test_a_column_can_be_the_label_and_all_windows_of_a_name_are_looked_at(store
     assert result.dataset.window.label == "2013-04-01T00:00:00Z/2013-06-01T00:00:00Z"
 
 
-def test_keys_of_other_types_are_compared_where_they_can_be(store):
+def test_keys_of_different_types_are_compared_if_they_can_be_cast(store):
     result = join(store, predictions(store, flight=["1", "2"]), labels(store, flight=[1, 3], arr_delay=[20.0, 20.0]))
     assert joined(store, result)["label"] == [True, None]
-    with pytest.raises(SchemaError, match="Key 'flight' is int64 in the predictions and string in flights"):
+    with pytest.raises(SchemaError, match="'flight' is int64 .* string in flights"):
         join(store, predictions(store, flight=[1]), labels(store, flight=["UA1"], arr_delay=[20.0]))
 
 
-def test_no_predictions_in_the_window_join_to_none(store):
+def test_an_empty_dataset_of_predictions_is_joined_to_an_empty_dataset(store):
     made = write(store, "p", pa.table({"flight": pa.array([], pa.int64())}), "2013-04")
     result = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))
     assert (result.rows, result.coverage) == (0, None)
     assert joined(store, result) == {"flight": [], "label": []}
 
 
-def test_what_is_wrong_is_named(store):
+def test_errors_name_the_dataset_and_the_column(store):
     made, there = predictions(store, flight=[1]), labels(store, flight=[1], arr_delay=[20.0])
-    with pytest.raises(SchemaError, match="Dataset flights has no column 'dep_delay'"):
+    with pytest.raises(SchemaError, match="flights .*'dep_delay'"):
         join(store, made, there, label={"name": "late", "expression": "dep_delay > 15"})
-    with pytest.raises(SchemaError, match="Dataset predictions has no column 'origin'"):
+    with pytest.raises(SchemaError, match="predictions .*'origin'"):
         join(store, made, there, on=["origin"])
-    with pytest.raises(SpecError, match="is not an expression over columns"):
+    with pytest.raises(SpecError, match="__import__"):
         join(store, made, there, label={"name": "late", "expression": "__import__('os')"})
-    with pytest.raises(SchemaError, match="have a column 'label' already"):
+    with pytest.raises(SchemaError, match="'label'"):
         join(store, predictions(store, flight=[1], label=[True]), there)
-    with pytest.raises(DatasetNotFoundError, match="no dataset 'predictions' in 2013-08"):
+    with pytest.raises(DatasetNotFoundError, match="'predictions' in 2013-08"):
         join(store, {"name": "predictions", "window": "2013-08"}, there)
     skipped = join(store, {"name": "predictions", "window": "2013-08"}, there, on_missing="skip")
     assert skipped.dataset is None
-    assert skipped.summary.startswith("Nothing was joined. There is no dataset 'predictions' in 2013-08")
+    assert "'predictions' in 2013-08" in skipped.summary
 
 
 DAG = """
@@ -155,7 +155,7 @@ with DAG("join_labels_{month}", default_args={{"model": "joined", "on_missing": 
 
 
 @pytest.mark.parametrize(("month", "state"), [("2013-04", "success"), ("2013-05", "skipped")])
-def test_a_task_joins_what_is_there_and_is_skipped_where_nothing_is(month, state, run_dag):
+def test_a_task_joins_labels_or_is_skipped_without_predictions(month, state, run_dag):
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
@@ -168,7 +168,7 @@ def test_a_task_joins_what_is_there_and_is_skipped_where_nothing_is(month, state
         assert run.xcom("join_labels")["coverage"] == 0.5
 
 
-def test_the_time_of_a_label_is_kept_where_it_is_one(store):
+def test_label_at_is_added_only_if_labels_timestamp_is_a_time(store):
     made = predictions(store, flight=[1, 2, 3, 4])
     days = [datetime(2013, 4, day) for day in (3, 9, 5, 6)]
     when = labels(store, flight=[1, 1, 2, 3], arr_delay=[20.0, 3.0, 40.0, None], landed=days)
@@ -178,5 +178,5 @@ def test_the_time_of_a_label_is_kept_where_it_is_one(store):
     order = labels(store, flight=[1, 2], arr_delay=[20.0, 3.0], version=[1, 2])
     assert "label_at" not in joined(store, join(store, made, order, labels_timestamp="version"))
     taken = predictions(store, flight=[1], label_at=[0])
-    with pytest.raises(SchemaError, match="column 'label_at' already, the name that the join gives to the time of the"):
+    with pytest.raises(SchemaError, match="'label_at'"):
         join(store, taken, when, labels_timestamp="landed")

@@ -1,4 +1,4 @@
-"""Retention as a task of a DAG, and what monitoring says of a window that is gone."""
+"""Retention as a task of a DAG, and monitoring and lineage of purged predictions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def score_and_join(store: ArtifactStore, model: str, month: str) -> None:
 @pytest.mark.parametrize(
     ("older_than", "rows"), [("timedelta(days=90)", 600), ("'{{{{ params.days }}}}D', params={{'days': 2000}}", 0)]
 )
-def test_a_task_purges_what_is_old_enough(older_than, rows, run_dag, client, tmp_path, capfd):
+def test_a_task_purges_old_predictions(older_than, rows, run_dag, client, tmp_path, capfd):
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
@@ -60,11 +60,11 @@ def test_a_task_purges_what_is_old_enough(older_than, rows, run_dag, client, tmp
     run = run_dag(DAG.format(model=model, older_than=older_than.format()))
     assert run.states() == {"purge": "success"}
     assert run.xcom("purge")["rows"] == rows
-    assert f"datasets of predictions of {model}" in capfd.readouterr().out
+    assert f"predictions of {model}" in capfd.readouterr().out
     assert len(store.find(f"datasets/{model}_predictions/files")) == (0 if rows else 1)
 
 
-def test_monitoring_a_purged_window_says_so_and_leaves_its_report(store, client, tmp_path):
+def test_monitoring_a_purged_window_fails_and_keeps_the_report(store, client, tmp_path):
     model = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}").model
     score_and_join(store, model, "2013-04")
     watched = MonitorSpec(model=model, dataset={"name": f"{model}_outcomes", "window": "2013-04"})
@@ -72,11 +72,11 @@ def test_monitoring_a_purged_window_says_so_and_leaves_its_report(store, client,
     report = store.read_bytes(f"reports/{model}/2013-04.json")
     spec = PurgePredictionsSpec(model=model, older_than="1D")
     purge_predictions.purge(spec, store, datetime.now(timezone.utc) + timedelta(days=2))
-    with pytest.raises(DatasetPurgedError, match="of 2013-04 was deleted by retention on"):
+    with pytest.raises(DatasetPurgedError, match="2013-04 was deleted by retention"):
         monitor.run(watched, StepContext(store=store))
     assert store.read_bytes(f"reports/{model}/2013-04.json") == report
-    # Neither do labels join to nothing.
-    with pytest.raises(DatasetPurgedError, match="_predictions .* of 2013-04 was deleted by retention"):
+    # Labels cannot be joined to purged predictions either.
+    with pytest.raises(DatasetPurgedError, match="_predictions .*2013-04 was deleted by retention"):
         join_labels.run(
             JoinLabelsSpec(
                 predictions={"name": f"{model}_predictions", "window": "2013-04"}, labels={"name": "flights"},
@@ -89,12 +89,12 @@ def test_monitoring_a_purged_window_says_so_and_leaves_its_report(store, client,
     assert PredictionLog(store, model).entries()[0].purged
 
 
-def test_lineage_names_the_datasets_that_were_purged(store):
+def test_lineage_lists_the_purged_datasets(store):
     from airflow_mlops.lineage import lineage_of
 
     spec = PurgePredictionsSpec(model="delays", older_than="1D", outcomes="late").model_dump(mode="json")
     call = StepCall(step="purge_predictions", spec=spec, store=store.url, key="k", version="0")
-    told = lineage_of(call, None)
-    assert [item.name for item in told.outputs] == [
+    lineage = lineage_of(call, None)
+    assert [item.name for item in lineage.outputs] == [
         f"{store.root}/datasets/{name}" for name in ("delays_predictions", "late")
     ]

@@ -1,4 +1,4 @@
-"""Batch scoring with a champion in a real MLflow registry, alone and as a task of a DAG."""
+"""Batch scoring with a champion in a real MLflow registry, as a step and as a task of a DAG."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def do(store, champion, dataset, **fields):
     return score.run(ScoreSpec(model=champion.model, dataset=dataset, **fields), StepContext(store=store))
 
 
-def test_predictions_keep_keys_features_and_say_who_made_them_when_and_how_fast(store, champion):
+def test_predictions_contain_keys_features_version_time_and_latency(store, champion):
     data = flights()
     result = do(store, champion, scoring_set(store, data, "2013-04"))
     assert result.scored_by == champion
     assert result.engine.startswith("onnxruntime ")
-    assert "Scored 2,000 rows of 2013-04" in result.summary
+    assert "2,000 rows of 2013-04" in result.summary
     assert result.engine in result.summary
     dataset = open_dataset(store, result.dataset)
     assert (dataset.manifest.name, dataset.manifest.window.label) == (f"{champion.model}_predictions", "2013-04")
@@ -60,7 +60,7 @@ def test_predictions_keep_keys_features_and_say_who_made_them_when_and_how_fast(
     )
 
 
-def test_many_batches_keep_their_order_and_missing_values_are_scored(store, champion, monkeypatch):
+def test_batches_keep_the_order_of_rows_and_missing_values_are_scored(store, champion, monkeypatch):
     monkeypatch.setattr(score, "BATCH_ROWS", 97)
     data = flights()
     holes = pa.array([None if index % 3 else value for index, value in enumerate(data["wind"].to_pylist())])
@@ -72,46 +72,47 @@ def test_many_batches_keep_their_order_and_missing_values_are_scored(store, cham
     assert len(found["scored_at"].unique()) > 10
 
 
-def test_a_part_or_windows_by_name_can_be_scored(store, champion):
+def test_a_part_and_several_windows_of_a_name_can_be_scored(store, champion):
     for month in ("2013-04", "2013-05"):
         scoring_set(store, flights(300, seed=int(month[-1])), month)
     result = do(store, champion, {"name": "scoring", "window": "2013-04..2013-05"}, name="both")
     assert (result.dataset.rows, result.dataset.window.label) == (600, "2013-04-01T00:00:00Z/2013-06-01T00:00:00Z")
     raw = write(store, "raw", flights(10))
-    kept = open_dataset(store, do(store, champion, raw, part="data", window="2013-07").dataset)
-    # Nobody said what is a key in these rows, so all columns stay.
-    assert "arr_delay" in kept.schema.names
-    assert kept.manifest.window.label == "2013-07"
-    with pytest.raises(DatasetNotFoundError, match="no part 'test'"):
+    predictions = open_dataset(store, do(store, champion, raw, part="data", window="2013-07").dataset)
+    # The dataset has no keys in its manifest, so all columns are copied.
+    assert "arr_delay" in predictions.schema.names
+    assert predictions.manifest.window.label == "2013-07"
+    with pytest.raises(DatasetNotFoundError, match="'test'.* data"):
         do(store, champion, raw, part="test")
 
 
-def test_a_window_without_rows_has_no_predictions_but_their_columns(store, champion):
+def test_the_predictions_of_an_empty_window_have_all_columns(store, champion):
     result = do(store, champion, scoring_set(store, flights(5).slice(0, 0), "2013-04"))
     dataset = open_dataset(store, result.dataset)
     assert dataset.table().num_rows == 0
     assert dataset.schema.field("prediction").type == pa.bool_()
 
 
-def test_a_missing_or_changed_feature_is_named(store, champion):
+def test_missing_changed_and_reserved_columns_are_named(store, champion):
     data = flights(10)
-    with pytest.raises(SchemaError, match=f"Dataset gone has no column 'wind', which {champion} needs as a feature"):
+    with pytest.raises(SchemaError, match=f"gone .*'wind'.*{champion}"):
         do(store, champion, write(store, "gone", data.drop_columns(["wind"])))
     changed = data.set_column(3, "wind", pa.array(["strong"] * 10))
-    with pytest.raises(SchemaError, match="Feature 'wind' was a number in training, but is now string"):
+    with pytest.raises(SchemaError, match="'wind' .*number.*string"):
         do(store, champion, write(store, "changed", changed))
-    with pytest.raises(SchemaError, match="has a column 'score', a name that scoring gives to a column of its own"):
+    with pytest.raises(SchemaError, match="taken .*'score'"):
         do(store, champion, write(store, "taken", data.append_column("score", data["wind"])))
     assert not store.keys(f"datasets/{champion.model}_predictions/files")
 
 
-def test_without_a_champion_scoring_fails_or_skips_as_asked(store, client):
+def test_without_a_champion_scoring_fails_or_is_skipped_as_configured(store, client):
     dataset = scoring_set(store, flights(10), "2013-04")
     spec = {"model": "nobody", "dataset": dataset}
-    with pytest.raises(RegistryError, match="nobody has no champion yet: promote a version"):
+    with pytest.raises(RegistryError, match="nobody has no champion"):
         score.run(ScoreSpec(**spec), StepContext(store=store))
     result = score.run(ScoreSpec(**spec, on_missing="skip"), StepContext(store=store))
-    assert (result.dataset, result.summary) == (None, "nobody has no champion yet: nothing was scored.")
+    assert result.dataset is None
+    assert "nobody has no champion" in result.summary
 
 
 DAG = """
@@ -126,7 +127,7 @@ with DAG("score_{model}", default_args={{"model": "{model}"}}):
 """
 
 
-def test_a_task_scores_and_tells_downstream_dags_what(run_dag, client, tmp_path, capfd):
+def test_a_task_scores_and_sends_its_dataset_to_downstream_dags(run_dag, client, tmp_path, capfd):
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
@@ -139,7 +140,7 @@ def test_a_task_scores_and_tells_downstream_dags_what(run_dag, client, tmp_path,
     ((uri, extra),) = run.asset_events()
     assert uri == f"mlops://{version.model}/predictions"
     assert extra["dataset"]["id"] == result["dataset"]["id"]
-    assert "Scored 100 rows of 2013-04 with" in capfd.readouterr().out
+    assert "100 rows of 2013-04" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(("on_missing", "state"), [("skip", "skipped"), ("fail", "failed")])
@@ -149,13 +150,13 @@ def test_a_task_without_a_champion_is_skipped_or_fails(on_missing, state, run_da
     model = f"nobody_{on_missing}"
     scoring_set(ArtifactStore(default_store()), flights(10), "2013-04", f"scoring_{model}")
     assert run_dag(DAG.format(model=model, on_missing=on_missing)).states() == {"score": state}
-    assert f"{model} has no champion yet" in capfd.readouterr().out
+    assert f"{model} has no champion" in capfd.readouterr().out
 
 
 def test_the_step_imports_no_training_library():
     heavy = ("sklearn", "scipy", "torch", "feast", "great_expectations", "airflow", "skl2onnx", "matplotlib")
     code = f"""
-import sys, airflow_mlops.stages.score, airflow_mlops.registry.client, onnxruntime
+import sys, airflow_mlops.stages.score.step, airflow_mlops.registry.client, onnxruntime
 print([module for module in {heavy} if module in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""The answers of the prediction log as tables that a person reads."""
+"""Tables of the prediction log for the terminal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Rows = list[dict[str, Any]]
 
 
 def sections(answers: Answers) -> list[tuple[str, Rows]]:
-    """Each question with its rows; one without an answer is left out."""
+    """The title and rows of each table; empty tables are left out."""
     found: list[tuple[str, Rows]] = [
-        ("How many?", [
+        ("Predictions", [
             {
                 "window": item.window or "",
                 "version": item.version,
@@ -23,17 +23,17 @@ def sections(answers: Answers) -> list[tuple[str, Rows]]:
             }
             for item in answers.how_many
         ]),
-        ("How fast?", [
+        ("Speed", [
             {
                 "window": item.window or "",
                 "version": item.version,
-                "rows/s": f"{item.rows_per_second:,.0f}" if item.rows_per_second else "",
-                **{f"{name} ms/row": f"{value:.2g}" for name, value in item.latency_ms.items()},
+                "rows per s": f"{item.rows_per_second:,.0f}" if item.rows_per_second else "",
+                **{f"{name} ms per row": f"{value:.2g}" for name, value in item.latency_ms.items()},
                 "engine": item.engine,
             }
             for item in answers.how_fast
         ]),
-        ("Which inputs?", [
+        ("Inputs", [
             {
                 "window": item.window or "",
                 "version": item.version,
@@ -44,8 +44,8 @@ def sections(answers: Answers) -> list[tuple[str, Rows]]:
             }
             for item in answers.inputs
         ]),
-        ("Which features?", [_feature(item) for item in answers.features]),
-        ("Which results?", [
+        ("Features", [_feature_row(item) for item in answers.features]),
+        ("Results", [
             {
                 "version": item.version,
                 "rows": f"{item.rows:,}",
@@ -54,24 +54,24 @@ def sections(answers: Answers) -> list[tuple[str, Rows]]:
             }
             for item in answers.results
         ]),
-        ("What really happened?", [_happened(item) for item in answers.happened]),
+        ("Realised performance", [_realised_row(item) for item in answers.happened]),
     ]  # fmt: skip
-    return [(title, _filled(rows)) for title, rows in found if rows]
+    return [(title, _same_columns(rows)) for title, rows in found if rows]
 
 
-def _feature(item: FeatureFound) -> dict[str, Any]:
+def _feature_row(item: FeatureFound) -> dict[str, Any]:
     value = "" if item.mean is None else f"{item.mean:.4g}"
     if item.most_frequent is not None:
         value = f"{item.most_frequent} ({item.share:.1%})"
     return {
         "version": item.version,
         "feature": item.feature,
-        "mean, or most frequent": value if item.kept == "yes" else item.kept,
+        "mean or most frequent value": value if item.kept == "yes" else item.kept,
         "missing": "" if item.missing is None else f"{item.missing:.1%}",
     }
 
 
-def _happened(item: Happened) -> dict[str, Any]:
+def _realised_row(item: Happened) -> dict[str, Any]:
     metric = item.note
     if item.metric is not None:
         metric = f"{item.metric} {item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
@@ -80,8 +80,10 @@ def _happened(item: Happened) -> dict[str, Any]:
         "version": item.version,
         "labelled": f"{item.labelled:,} of {item.rows:,}"
         + (f" ({item.coverage:.1%})" if item.coverage is not None else ""),
-        "observed": f"mean {item.observed['mean']:.4g}" if item.observed.keys() == {"mean"} else _shares(item.observed),
-        "realised": metric,
+        "observed labels": f"mean {item.observed['mean']:.4g}"
+        if item.observed.keys() == {"mean"}
+        else _shares(item.observed),
+        "metric (interval)": metric,
     }
 
 
@@ -89,7 +91,7 @@ def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{value} {share:.1%}" for value, share in shares.items())
 
 
-def _filled(rows: Rows) -> Rows:
-    """The same columns in every row, as a table needs them."""
+def _same_columns(rows: Rows) -> Rows:
+    """Rows with the same columns, as the console's table requires."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in columns} for row in rows]

@@ -1,4 +1,4 @@
-"""What the commands of ``airflow mlops`` do. An error is one sentence on standard error and exit status 1."""
+"""The commands of ``airflow mlops``. Errors are printed as one line on standard error, with exit status 1."""
 
 from __future__ import annotations
 
@@ -45,20 +45,21 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
         except MLOpsError as error:
             raise SystemExit(str(error)) from None
 
-    # Airflow notes who ran which command in its audit log.
+    # action_cli records the command and its user in Airflow's audit log.
     command: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
     return command
 
 
 @_command
 def ledger(args: Namespace) -> None:
-    """``airflow mlops ledger MODEL``."""
+    """Run ``airflow mlops ledger MODEL``."""
     found = _ledger(args)
     if args.verify:
-        entries, doubt = _verify(found, args)
+        entries, warning = _verify(found, args)
         _require(entries, found)
         print(
-            f"The ledger of {args.model} is whole: {len(entries)} entries, the last of {entries[-1].time:%F %T} UTC.{doubt}"
+            f"The ledger of {args.model} is complete and unchanged: {len(entries)} entries, the last one of "
+            f"{entries[-1].time:%F %T} UTC.{warning}"
         )
         return
     entries = found.entries()
@@ -81,30 +82,30 @@ def _store(args: Namespace) -> ArtifactStore:
 def _require(entries: list[Entry], ledger: Ledger) -> None:
     if not entries:
         raise MLOpsError(
-            f"{ledger.store.url} has no ledger of {ledger.model!r}: check the name, and give --store if it lies elsewhere."
+            f"{ledger.store.url} has no ledger of {ledger.model!r}. Check the name, or set --store to another artifact store."
         )
 
 
 def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
-    """The entries, and what could not be verified."""
+    """The verified entries, and a warning if MLflow could not be reached."""
     from airflow_mlops.registry.aliases import verify
     from airflow_mlops.registry.client import connect
 
     try:
         client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
     except (ConnectionNotFoundError, RegistryUnavailableError) as error:
-        return ledger.entries(), f" MLflow was not asked whether the last entries are missing: {error}"
+        return ledger.entries(), f" It was not compared with MLflow, so the last entries may be missing: {error}"
     return verify(client, ledger), ""
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    judged = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
+    versions = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
     provenance = entry.provenance
     return {
         "entry": entry.seq,
         "time": entry.time.isoformat(timespec="seconds"),
         "decision": entry.decision,
-        "version": ", ".join(str(ref.version) for ref in judged if ref is not None),
+        "version": ", ".join(str(ref.version) for ref in versions if ref is not None),
         "replaced": str(entry.replaced.version) if entry.moves and entry.replaced else "",
         "user": (entry.approval.by if entry.approval else provenance.user) or "",
         "run": " ".join(filter(None, [provenance.dag_id, provenance.run_id])),
@@ -115,7 +116,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 @_command
 def rollback(args: Namespace) -> None:
-    """``airflow mlops rollback MODEL --reason ...``."""
+    """Run ``airflow mlops rollback MODEL --reason ...``."""
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.rollback import step
     from airflow_mlops.stages.rollback.spec import RollbackSpec
@@ -142,7 +143,7 @@ def rollback(args: Namespace) -> None:
 
 @_command
 def reproduce(args: Namespace) -> None:
-    """``airflow mlops reproduce MODEL VERSION``."""
+    """Run ``airflow mlops reproduce MODEL VERSION``."""
     from airflow_mlops.compute import Process
     from airflow_mlops.compute.base import runner_for
     from airflow_mlops.core.connections import environment_name, to_json
@@ -160,7 +161,7 @@ def reproduce(args: Namespace) -> None:
     )
     environment = {
         environment_name(args.mlflow_conn_id): to_json(server.connection(args.mlflow_conn_id)),
-        # A trainer's own modules lie beside the DAG files.
+        # Modules of user-defined trainers lie next to the DAG files.
         "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, server.dags_folder()])),
     }
     try:
@@ -176,7 +177,7 @@ def reproduce(args: Namespace) -> None:
 
 @_command
 def predictions(args: Namespace) -> None:
-    """``airflow mlops predictions MODEL``."""
+    """Run ``airflow mlops predictions MODEL``."""
     from airflow_mlops.cli.answers import sections
     from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.predictions.questions import answer
@@ -186,7 +187,7 @@ def predictions(args: Namespace) -> None:
     if not log.entries(window):
         raise DatasetNotFoundError(
             f"{log.store.url} has no predictions of {args.model!r}{f' in {window.label}' if window else ''} under the name "
-            f"{log.name!r}: check the names, and give --store if they lie elsewhere."
+            f"{log.name!r}. Check the names, or set --store to another artifact store."
         )
     if args.files:
         files = log.files(window)
@@ -203,7 +204,7 @@ def predictions(args: Namespace) -> None:
 
 @_command
 def purge(args: Namespace) -> None:
-    """``airflow mlops purge MODEL --older-than 90D``."""
+    """Run ``airflow mlops purge MODEL --older-than 90D``."""
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.purge_predictions import step
     from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec

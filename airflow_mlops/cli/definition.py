@@ -1,4 +1,7 @@
-"""What ``airflow mlops`` takes. Every ``airflow`` command imports this, so it imports nothing else of the package."""
+"""The commands and arguments of ``airflow mlops``.
+
+Every ``airflow`` command imports this module, so it imports no other module of the package.
+"""
 
 from __future__ import annotations
 
@@ -12,92 +15,92 @@ from airflow.cli.cli_config import (
     positive_int,
 )
 
-_MODEL = Arg(("model",), help="The registered model")
+_MODEL = Arg(("model",), help="Name of the registered model")
 _STORE = Arg(("--store",), help="URL of the artifact store (default: [mlops] artifacts)")
 _CONNECTION = Arg(
-    ("--mlflow-conn-id",), default="mlflow_default", help="The Airflow connection to MLflow (default: mlflow_default)"
+    ("--mlflow-conn-id",), default="mlflow_default", help="Airflow connection to MLflow (default: mlflow_default)"
 )
 _PREDICTIONS = Arg(("--predictions",), help="Name of the dataset of predictions (default: MODEL_predictions)")
 _OUTCOMES = Arg(("--outcomes",), help="Name of the dataset of predictions with labels (default: MODEL_outcomes)")
-_EVERYWHERE = (_STORE, _CONNECTION, ARG_VERBOSE)
+_COMMON = (_STORE, _CONNECTION, ARG_VERBOSE)
 
 _COMMANDS = (
     ActionCommand(
         name="ledger",
-        help="Show who promoted, refused or rolled back which version of a model, and why",
-        description="Show the promotion ledger of a model, oldest entry first. The chain of hashes is checked whenever "
-        "it is read; --verify also asks MLflow whether the end of it is still there, and says so.",
+        help="Show the promotions, refusals and rollbacks of a model: who, when and why",
+        description="Show the promotion ledger of a model, oldest entry first. Reading the ledger always verifies its chain "
+        "of hashes. --verify also compares it with MLflow, which shows whether the last entries are missing.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
         args=(
             _MODEL,
-            Arg(("--verify",), action="store_true", help="Check the ledger instead of showing it"),
+            Arg(("--verify",), action="store_true", help="Verify the ledger instead of showing it"),
             ARG_OUTPUT,
-            *_EVERYWHERE,
+            *_COMMON,
         ),
     ),
     ActionCommand(
         name="rollback",
         help="Make an earlier champion the champion again",
-        description="Do what RollbackOperator does: move the alias champion, write the ledger with your user name, and "
-        "send the asset event.",
+        description="Move the alias champion back to an earlier version, record that in the ledger with your user name, and send "
+        "the asset event, as RollbackOperator does.",
         func=lazy_load_command("airflow_mlops.cli.commands.rollback"),
         args=(
             _MODEL,
-            Arg(("--reason",), required=True, help="Why; it goes into the ledger"),
+            Arg(("--reason",), required=True, help="The reason; it is recorded in the ledger"),
             Arg(
                 ("--to-version",),
                 type=positive_int(allow_zero=False),
-                help="A version that was champion before (default: the one that the present champion replaced)",
+                help="A version that was champion before (default: the one that the current champion replaced)",
             ),
-            *_EVERYWHERE,
+            *_COMMON,
         ),
     ),
     ActionCommand(
         name="reproduce",
-        help="Train a version again from what its MLflow run refers to, register nothing, and compare",
-        description="Train a version again in a process of its own, with the data, trainer and seed that its MLflow run "
-        "refers to, and compare metrics, code and environment. Exit status 1: something differs.",
+        help="Train a version again and compare the result; nothing is registered",
+        description="Train a version again in a separate process, with the data, trainer and seed recorded in its MLflow run, "
+        "and compare metrics, code and environment. The exit status is 1 if anything differs.",
         func=lazy_load_command("airflow_mlops.cli.commands.reproduce"),
         args=(
             _MODEL,
             Arg(("version",), type=positive_int(allow_zero=False), help="The version to train again"),
             ARG_OUTPUT,
-            *_EVERYWHERE,
+            *_COMMON,
         ),
     ),
     ActionCommand(
         name="predictions",
-        help="Show what a model predicted: how many, how fast, from what, and what really happened",
-        description="Answer from the prediction log and the outcomes joined to it: how many predictions, how fast, which "
-        "inputs, which features, which results, and what really happened. --files lists the Parquet files that hold the "
-        "present predictions and nothing else.",
+        help="Show the predictions of a model: counts, speed, inputs, features, results and realised performance",
+        description="Summarise the prediction log and the labels joined to it: number of predictions, speed, inputs, features, "
+        "results and realised performance. --files lists the Parquet files with the current predictions.",
         func=lazy_load_command("airflow_mlops.cli.commands.predictions"),
         args=(
             _MODEL,
-            Arg(("--window",), help="Only windows inside this one, as in 2013-04 or 2013-01..2013-03"),
+            Arg(("--window",), help="Only windows inside this one, for example 2013-04 or 2013-01..2013-03"),
             _PREDICTIONS,
             _OUTCOMES,
-            Arg(("--files",), action="store_true", help="List the files instead, one URL a line"),
-            Arg(("--json",), action="store_true", help="Print JSON, with every digit"),
+            Arg(("--files",), action="store_true", help="List the Parquet files instead, one URL per line"),
+            Arg(("--json",), action="store_true", help="Print JSON, with numbers in full precision"),
             _STORE,
             ARG_VERBOSE,
         ),
     ),
     ActionCommand(
         name="purge",
-        help="Delete the rows of old predictions, and of what labels were joined to",
-        description="Do what PurgePredictionsOperator does.",
+        help="Delete old predictions and the outcomes joined from them",
+        description="Delete the files of old predictions and of the outcomes joined from them, and keep their manifests, as "
+        "PurgePredictionsOperator does.",
         func=lazy_load_command("airflow_mlops.cli.commands.purge"),
         args=(
             _MODEL,
             Arg(
                 ("--older-than",),
                 required=True,
-                help="How old, as in 90D: since the window's end, or since scoring if later",
+                help="Minimum age, for example 90D, since the end of the window, or since scoring if that was later",
             ),
             _PREDICTIONS,
             _OUTCOMES,
-            Arg(("--dry-run",), action="store_true", help="Only say what would be deleted"),
+            Arg(("--dry-run",), action="store_true", help="Only report what would be deleted"),
             _STORE,
             ARG_VERBOSE,
         ),
@@ -108,5 +111,7 @@ _COMMANDS = (
 def get_cli_commands() -> list[GroupCommand]:
     """The group ``mlops``."""
     return [
-        GroupCommand(name="mlops", help="Models: ledger, rollback, reproduction, predictions", subcommands=_COMMANDS)
+        GroupCommand(
+            name="mlops", help="Models: ledger, rollback, reproduction, predictions, retention", subcommands=_COMMANDS
+        )
     ]

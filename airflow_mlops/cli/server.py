@@ -1,4 +1,4 @@
-"""What a command asks of the Airflow that it runs in: it has the metadata database, which a task has not."""
+"""Access to Airflow's metadata database, which commands have and tasks do not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def connection(conn_id: str) -> ConnectionInfo:
-    """Look a connection up, secrets backends and database included.
+    """Look up a connection in the secrets backends, the environment and the database.
 
-    :raises ConnectionNotFoundError: Airflow has no such connection
+    :raises ConnectionNotFoundError: the connection is not defined
     """
-    # The one of airflow.sdk asks the database for nothing outside a task.
+    # Outside a task, airflow.sdk's Connection does not look in the database.
     from airflow.models import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -30,14 +30,14 @@ def connection(conn_id: str) -> ConnectionInfo:
 
 
 def dags_folder() -> str:
-    """Where the DAG files lie."""
+    """The folder of the DAG files; empty if it is not configured."""
     return str(conf.get("core", "dags_folder", fallback="") or "")
 
 
 def emit_champion(result: RollbackResult) -> None:
-    """Say on the asset ``mlops://MODEL/champion`` that the champion changed, if a DAG knows the asset.
+    """Send an event of the asset ``mlops://MODEL/champion``, if a DAG uses the asset.
 
-    :raises MLOpsError: the database did not take it
+    :raises MLOpsError: the database refused the event
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel
@@ -59,6 +59,6 @@ def emit_champion(result: RollbackResult) -> None:
                 asset_manager.register_asset_change(asset=asset, extra=extra, session=session, source_is_api=True)
     except SQLAlchemyError as error:
         raise MLOpsError(
-            f"The champion was rolled back, but Airflow's database did not take the event of {uri} "
-            f"({type(error).__name__}): the next PromoteOperator or RollbackOperator of the model sends it."
+            f"The champion was rolled back, but the event of asset {uri} could not be written to Airflow's database "
+            f"({type(error).__name__}). The next PromoteOperator or RollbackOperator of the model sends it."
         ) from error

@@ -1,6 +1,6 @@
-"""What Airflow loads as a plugin: the pages of the artifact store, and the preload of ``[mlops] preload``.
+"""The Airflow plugin: pages of the artifact store, and the listener for ``[mlops] preload``.
 
-Every task's process loads this module, so it imports next to nothing.
+Every task process loads this module, so it must import quickly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from airflow_mlops.plugin import preload
 
 
 class _Pages:
-    """The FastAPI application, imported with the first request."""
+    """The FastAPI application, imported on the first request."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from airflow_mlops.plugin.pages import app
@@ -22,7 +22,7 @@ class _Pages:
 
 
 class MLOpsPlugin(AirflowPlugin):
-    """Airflow finds it by the entry point ``airflow.plugins``."""
+    """Registered by the entry point ``airflow.plugins``."""
 
     name = "mlops"
     fastapi_apps = [{"name": "mlops", "app": _Pages(), "url_prefix": "/mlops"}]  # noqa: RUF012 - as Airflow declares it

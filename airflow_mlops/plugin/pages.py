@@ -1,4 +1,4 @@
-"""The pages of the artifact store in Airflow's API server: drift reports and Data Docs, read-only, behind its login."""
+"""Drift reports and Data Docs, served read-only from the artifact store by Airflow's API server, behind its login."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _CDN = " ".join(
         "unpkg.com",
     )
 )
-_SHUT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+_NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
-# Which folders of the store are shown, and what their pages may do. Pages quote values from data, so none may act for
-# the user who reads them: reports run no script; the scripts of Great Expectations run in an origin of their own
-# (``sandbox``), without Airflow's cookies, and can fetch nothing.
+# The folders that are served, with the content security policy of their pages. Pages contain values from data, so they
+# must not be able to act as the user: reports may run no scripts; the scripts of Great Expectations run in a sandbox,
+# which has no access to Airflow's cookies, and may not send requests.
 _POLICIES = {
-    "reports": f"{_SHUT}; style-src 'unsafe-inline'; img-src data:; font-src data:",
+    "reports": f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:",
     "docs": (
-        f"{_SHUT}; sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox; "
+        f"{_NOTHING_ALLOWED}; sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox; "
         f"script-src 'unsafe-inline' {_CDN}; style-src 'unsafe-inline' 'self' {_CDN}; "
         f"img-src data: 'self'; font-src data: 'self' {_CDN}"
     ),
@@ -44,15 +44,17 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    :param key: its key, which must lie in ``reports/`` or ``docs/``
+    Responds with 404 if the file does not exist or may not be served, and with 502 if the store cannot be read.
+
+    :param key: key of the file; it must be in ``reports/`` or ``docs/``
     """
     folder, *rest = key.split("/")
-    # Files whose name starts with a dot are still being written; "." and ".." leave the folder.
+    # Names with a leading dot are files that are still being written; "." and ".." would leave the folder.
     if folder not in _POLICIES or not rest or any(not part or part.startswith(".") for part in rest) or "\0" in key:
-        raise HTTPException(404, "There is no such page.")
+        raise HTTPException(404, "This page does not exist.")
     store = ArtifactStore(default_store())
     if not store.fs.isfile(store.path(key)):
-        raise HTTPException(404, "There is no such page.")
+        raise HTTPException(404, "This page does not exist.")
     try:
         content = store.read_bytes(key)
     except StoreError as error:

@@ -1,7 +1,7 @@
-"""``[mlops] preload``: what the scheduler imports once, before LocalExecutor forks the workers that run tasks.
+"""``[mlops] preload``: modules that the scheduler imports before LocalExecutor forks its workers.
 
-Imports are the biggest cost of a small task. A task's process is forked from an executor's worker, and that from the
-scheduler, so what the scheduler has imported costs the task nothing.
+Imports are the largest cost of a small task. The process of a task is forked from a worker of the executor, which is forked
+from the scheduler, so modules that the scheduler has imported cost the task nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Import the configured modules. Airflow calls this in each component, before an executor is started."""
-    # A job has no type yet that would tell the scheduler's from the triggerer's, and the tasks that are forked from the
-    # scheduler, which have no job, keep its arguments.
+    """Import the configured modules. Airflow calls this listener in every component, before the executor starts."""
+    # The type of the job is not set yet, so the command line identifies the scheduler. Tasks forked from the scheduler
+    # have the same command line, but their component is not a Job.
     if sys.argv[1:2] == ["scheduler"] and type(component).__name__ == "Job":
         from airflow_mlops.settings import preload
 
@@ -32,16 +32,16 @@ def on_starting(component: Any) -> None:
 
 
 def import_all(modules: list[str]) -> None:
-    """Import ``modules``; one that cannot be imported is a warning, for no task may need it."""
-    # As in airflow_mlops.stages.runner: OpenMP reads this when it is loaded.
+    """Import ``modules``. A failing import is logged as a warning, since perhaps no task needs the module."""
+    # OpenMP reads this when it is loaded; see airflow_mlops.stages.runner.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in modules:
         start = time.perf_counter()
         try:
-            # great_expectations and skops log hundreds of lines when they are imported.
+            # Importing great_expectations and skops logs hundreds of lines.
             with quiet():
                 importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a broken module must not keep the scheduler from starting
+        except Exception as error:  # noqa: BLE001 - a broken module must not prevent the scheduler from starting
             log.warning("[mlops] preload: %s cannot be imported (%s: %s)", module, type(error).__name__, error)
         else:
             log.info("[mlops] preload: imported %s in %.1f s", module, time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""``airflow mlops predictions`` and ``airflow mlops purge`` inside a real Airflow."""
+"""``airflow mlops predictions`` and ``airflow mlops purge`` in a real Airflow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model():
 
 @pytest.fixture
 def log(store, model):
-    """April by v1 and v2, with labels of half of v2's rows; May by v2 alone, and twice."""
+    """Predictions for April by v1 and v2, with labels for half of v2's rows, and for May by v2, scored twice."""
     data = flights(1_000, seed=5)
     by_v1 = score_rows(store, model, 1, "2013-04", data, dag_id="delays_score", run_id="r1", task_id="score")
     by_v2 = score_rows(store, model, 2, "2013-04", data)
@@ -44,35 +44,35 @@ def log(store, model):
     return {"data": data, "by_v1": by_v1, "by_v2": by_v2}
 
 
-def asked(airflow, capsys, *words):  # noqa: F811
+def as_json(airflow, capsys, *words):  # noqa: F811
     airflow("predictions", "delays", "--json", *words)
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_five_questions_and_what_happened_are_answered(airflow, log, capsys):  # noqa: F811
-    told = asked(airflow, capsys)
+def test_predictions_are_summarised_as_json(airflow, log, capsys):  # noqa: F811
+    output = as_json(airflow, capsys)
     data, scores = log["data"], 1 / (1 + np.exp(-log["data"]["distance"].to_numpy()))
-    assert [(row["window"], row["version"], row["rows"], row["times"]) for row in told["how_many"]] == [
+    assert [(row["window"], row["version"], row["rows"], row["times"]) for row in output["how_many"]] == [
         ("2013-04", 1, 1_000, 1), ("2013-04", 2, 1_000, 1), ("2013-05", 2, 200, 2),
     ]  # fmt: skip
-    for row in told["how_fast"]:
+    for row in output["how_fast"]:
         assert row["rows_per_second"] > 0
         assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
         assert row["engine"].startswith("onnxruntime ")
-    first = told["inputs"][0]
+    first = output["inputs"][0]
     assert first["run"] == "delays_score r1 score"
     assert (first["datasets"], first["predictions"]) == (log["by_v1"].parents, log["by_v1"].id)
     assert first["source"] == log["by_v1"].source["dataset"]
-    features = {(row["version"], row["feature"]): row for row in told["features"]}
+    features = {(row["version"], row["feature"]): row for row in output["features"]}
     assert features.keys() == {(version, name) for version in (1, 2) for name in ("distance", "wind")}
     assert features[1, "distance"]["mean"] == pytest.approx(data["distance"].to_numpy().mean())
     assert features[1, "wind"]["missing"] == 0
-    v1, v2 = told["results"]
+    v1, v2 = output["results"]
     assert (v1["rows"], v2["rows"]) == (1_000, 1_200)
     assert v1["score"]["min"] == pytest.approx(scores.min(), abs=1e-6)
     assert v1["score"]["p50"] == pytest.approx(np.median(scores), abs=0.02)
     assert v1["predicted"] == pytest.approx({"true": (scores >= 0.5).mean(), "false": (scores < 0.5).mean()})
-    happened = {(row["window"], row["version"]): row for row in told["happened"]}
+    happened = {(row["window"], row["version"]): row for row in output["happened"]}
     late = data["arr_delay"].to_numpy()[:500] > 15
     found = happened["2013-04", 2]
     assert (found["rows"], found["labelled"], found["coverage"]) == (1_000, 500, 0.5)
@@ -80,35 +80,35 @@ def test_the_five_questions_and_what_happened_are_answered(airflow, log, capsys)
     assert found["metric"] == "roc_auc"
     assert found["value"] == pytest.approx(area(late, scores[:500]).value, abs=1e-6)
     assert found["low"] < found["value"] < found["high"]
-    # Labels of what v2 said are not labels of what v1 said.
+    # Labels joined to the predictions of v2 do not belong to those of v1.
     for key in (("2013-04", 1), ("2013-05", 2)):
         assert (happened[key]["labelled"], happened[key]["note"]) == (0, "no labels were joined to these predictions")
 
 
-def test_a_window_is_asked_for_and_the_table_is_read_by_people(airflow, log, capsys):  # noqa: F811
-    assert {row["window"] for row in asked(airflow, capsys, "--window", "2013-05")["how_many"]} == {"2013-05"}
+def test_predictions_of_a_window_are_printed_as_tables(airflow, log, capsys):  # noqa: F811
+    assert {row["window"] for row in as_json(airflow, capsys, "--window", "2013-05")["how_many"]} == {"2013-05"}
     airflow("predictions", "delays", "--window", "2013-04")
     table = capsys.readouterr().out
     for text in (
-        "How many?", "How fast?", "Which inputs?", "Which features?", "Which results?", "What really happened?",
+        "Predictions", "Speed", "Inputs", "Features", "Results", "Realised performance",
         "1,000", "distance", "500 of 1,000 (50.0%)", "roc_auc 0.", "delays_score r1 score", log["by_v1"].id[:12],
     ):  # fmt: skip
         assert text in table, table
     assert "2013-05" not in table
 
 
-def test_the_files_are_the_present_rows_and_no_others(airflow, log, capsys, store):  # noqa: F811
+def test_the_files_contain_exactly_the_current_predictions(airflow, log, capsys, store):  # noqa: F811
     store.write_bytes("datasets/delays_predictions/files/window=2013-05/version=2/orphan.parquet", b"left behind")
     airflow("predictions", "delays", "--files")
     urls = capsys.readouterr().out.split()
     assert sum(pq.read_metadata(url.removeprefix("file://")).num_rows for url in urls) == 2_200
-    assert urls == PredictionLog(store, "delays").files() == asked(airflow, capsys, "--files")
+    assert urls == PredictionLog(store, "delays").files() == as_json(airflow, capsys, "--files")
     airflow("predictions", "delays", "--files", "--window", "2013-05")
     (url,) = capsys.readouterr().out.split()
     assert "/window=2013-05/version=2/" in url
 
 
-def test_what_was_not_kept_or_deleted_is_said(airflow, log, capsys, store, model):  # noqa: F811
+def test_dropped_columns_and_purged_predictions_are_shown(airflow, log, capsys, store, model):  # noqa: F811
     rows = open_dataset(store, write(store, "scoring", flights(50), "2013-06"))
     score.score(
         [rows], model, ModelVersionRef(model="delays", version=3, run_id="r"), name="delays_predictions", part=None,
@@ -123,13 +123,13 @@ def test_what_was_not_kept_or_deleted_is_said(airflow, log, capsys, store, model
         store.write_json(key, {**store.read_json(key), "created": old.isoformat()})
     airflow("purge", "delays", "--older-than", "90D", "--dry-run")
     assert "Would delete 2 datasets of predictions of delays" in capsys.readouterr().out
-    assert asked(airflow, capsys)["how_many"][0]["deleted"] is None
+    assert as_json(airflow, capsys)["how_many"][0]["deleted"] is None
     airflow("purge", "delays", "--older-than", "90D")
     assert "Deleted 2 datasets of predictions of delays" in capsys.readouterr().out
-    told = asked(airflow, capsys)
-    assert [row["deleted"] is not None for row in told["how_many"]] == [True, True, False, False]
-    assert [(row["window"], row["version"]) for row in told["happened"]] == [("2013-05", 2), ("2013-06", 3)]
-    assert [row["kept"] for row in told["features"] if row["version"] == 3] == ["yes", "dropped"]
+    output = as_json(airflow, capsys)
+    assert [row["deleted"] is not None for row in output["how_many"]] == [True, True, False, False]
+    assert [(row["window"], row["version"]) for row in output["happened"]] == [("2013-05", 2), ("2013-06", 3)]
+    assert [row["kept"] for row in output["features"] if row["version"] == 3] == ["yes", "dropped"]
     airflow("predictions", "delays")
     table = capsys.readouterr().out
     assert "deleted" in table
@@ -139,11 +139,11 @@ def test_what_was_not_kept_or_deleted_is_said(airflow, log, capsys, store, model
     assert "in 2013-04 were deleted by retention" in str(ended.value.code)
 
 
-def test_what_cannot_be_answered_is_said_in_one_sentence(airflow, log):  # noqa: F811
-    for words, said in (
-        (("predictions", "nothing"), "has no predictions of 'nothing' under the name 'nothing_predictions'"),
-        (("predictions", "delays", "--window", "2014"), "has no predictions of 'delays' in 2014"),
-        (("predictions", "delays", "--window", "soon"), "'soon' is not a point in time"),
+def test_errors_are_printed_on_one_line(airflow, log):  # noqa: F811
+    for words, problem in (
+        (("predictions", "nothing"), "'nothing_predictions'"),
+        (("predictions", "delays", "--window", "2014"), "'delays' in 2014"),
+        (("predictions", "delays", "--window", "soon"), "'soon'"),
         (
             ("purge", "delays", "--older-than", "1D", "--outcomes", "flights"),
             "Dataset flights ",
@@ -151,11 +151,11 @@ def test_what_cannot_be_answered_is_said_in_one_sentence(airflow, log):  # noqa:
     ):
         with pytest.raises(SystemExit) as ended:
             airflow(*words)
-        assert said in str(ended.value.code)
+        assert problem in str(ended.value.code)
         assert "\n" not in str(ended.value.code)
 
 
-def test_windows_that_were_joined_together_are_told_once_for_each_version(store, model):
+def test_windows_that_were_joined_together_are_one_row_for_each_version(store, model):
     data = flights(100, seed=1)
     score_rows(store, model, 1, "2013-04", data)
     score_rows(store, model, 1, "2013-05", data)
@@ -167,7 +167,7 @@ def test_windows_that_were_joined_together_are_told_once_for_each_version(store,
 
 
 @pytest.mark.parametrize("labels", [None, ["much"] * 3])
-def test_what_happened_is_counted_where_it_cannot_be_measured(store, model, labels, monkeypatch):
+def test_labels_are_counted_even_if_performance_cannot_be_measured(store, model, labels, monkeypatch):
     monkeypatch.setattr(questions, "BATCH_ROWS", 1)
     made = score_rows(store, model, 1, "2013-04", flights(3))
     values = pa.array(labels or [None] * 3, pa.string())
@@ -179,8 +179,8 @@ def test_what_happened_is_counted_where_it_cannot_be_measured(store, model, labe
     assert ("'much'" if labels else "there are no labels") in found.note
 
 
-def foreign(store, task: str, classes: list, **columns) -> None:
-    """Predictions of another kind of model, as scoring writes them."""
+def write_predictions(store, task: str, classes: list, **columns) -> None:
+    """Predictions and outcomes of another kind of model, as scoring and joining write them."""
     rows = len(columns["score"])
     table = pa.table({**columns, "model_version": [1] * rows, "latency_ms": [0.1] * rows})
     details = {
@@ -195,24 +195,24 @@ def foreign(store, task: str, classes: list, **columns) -> None:
         writer.commit(window=made.window, details={**details, "label": "y"}, parents=[made.ref], slots=[made.id])
 
 
-def test_regressions_classes_and_odd_columns_are_told_as_what_they_are(store):
-    foreign(
+def test_regressions_multiclass_models_and_unusual_columns_are_summarised(store):
+    write_predictions(
         store, "regression", [], f_null=pa.nulls(4), f_time=pa.array([0, 1, 2, 3], pa.timestamp("s")),
         f_text=["a", "a", None, "b"], f_inf=[1.0, float("inf"), None, 3.0], prediction=[1.0, 2.0, 3.0, 6.0],
         score=[1.0, 2.0, 3.0, 6.0],
     )  # fmt: skip
-    told = answer(PredictionLog(store, "other"), "other_outcomes")
-    assert {row.feature: (row.mean, row.most_frequent, row.share, row.missing) for row in told.features} == {
+    answers = answer(PredictionLog(store, "other"), "other_outcomes")
+    assert {row.feature: (row.mean, row.most_frequent, row.share, row.missing) for row in answers.features} == {
         "f_null": (None, None, None, 1.0),
         "f_time": (None, None, None, 0.0),
         "f_text": (None, "a", 0.5, 0.25),
         "f_inf": (2.0, None, None, 0.5),
     }
-    (result,), (happened,) = told.results, told.happened
+    (result,), (happened,) = answers.results, answers.happened
     assert (result.predicted, result.score["max"]) == ({}, 6.0)
     assert (happened.observed, happened.metric, happened.value) == ({"mean": 3.0}, "rmse", 0.0)
-    foreign(store, "multiclass", [0, 1, 2], prediction=[2, 2, 0, 1], score=[0.9, 0.8, 0.7, 0.6])
-    told = answer(PredictionLog(store, "other"), "other_outcomes")
-    assert told.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
-    assert (told.happened[0].metric, told.happened[0].value) == ("accuracy", 1.0)
-    json.loads(told.model_dump_json())
+    write_predictions(store, "multiclass", [0, 1, 2], prediction=[2, 2, 0, 1], score=[0.9, 0.8, 0.7, 0.6])
+    answers = answer(PredictionLog(store, "other"), "other_outcomes")
+    assert answers.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
+    assert (answers.happened[0].metric, answers.happened[0].value) == ("accuracy", 1.0)
+    json.loads(answers.model_dump_json())

@@ -1,4 +1,4 @@
-"""What a deployment drops into its plugins folder, loaded by Airflow's own plugins managers in a fresh interpreter."""
+"""The files for a deployment's plugins folder, loaded by Airflow's own plugins managers in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-# Both managers, as an API server and as a task's process have them.
+# The plugins manager of Airflow's components, and that of task processes.
 PROBE = """
 import json, logging, sys
 from airflow import plugins_manager
-from airflow.sdk import plugins_manager as of_tasks
+from airflow.sdk import plugins_manager as task_plugins_manager
 
-def told(manager):
+def loaded(manager):
     plugins, errors = manager._get_plugins()
     return {"plugins": {plugin.name: str(plugin.source) for plugin in plugins}, "count": len(plugins), "errors": errors}
 
-found = {"core": told(plugins_manager), "tasks": told(of_tasks)}
+found = {"core": loaded(plugins_manager), "tasks": loaded(task_plugins_manager)}
 found["pages"] = [app["url_prefix"] for app in plugins_manager.get_fastapi_plugins()[0]]
 found["loaded"] = sorted(sys.modules)
 plugins = [plugin for plugin in plugins_manager._get_plugins()[0] if plugin.name == "mlops"]
@@ -35,12 +35,12 @@ print(json.dumps(found))
 
 @pytest.fixture
 def plugins_folder(tmp_path):
-    """A deployment's plugins folder with what this repository offers for it."""
+    """A deployment's plugins folder with the files of this repository's folder ``plugins``."""
     return Path(shutil.copytree(ROOT / "plugins", tmp_path / "home" / "plugins"))
 
 
 def interpreter(plugins_folder, *paths, options=()):
-    """Run code in an Airflow with that plugins folder, and these folders on the path."""
+    """A function that runs code in an Airflow with this plugins folder and these folders on the Python path."""
     home = plugins_folder.parent
     env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
     env |= {
@@ -61,7 +61,7 @@ def interpreter(plugins_folder, *paths, options=()):
 
 @pytest.fixture
 def uninstalled(plugins_folder, tmp_path):
-    """An environment that has all packages but this one, which lies in the plugins folder."""
+    """An environment with all packages except this one, which is in the plugins folder."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for folder in site.getsitepackages():
@@ -71,25 +71,25 @@ def uninstalled(plugins_folder, tmp_path):
     shutil.copytree(
         ROOT / "airflow_mlops", plugins_folder / "airflow_mlops", ignore=shutil.ignore_patterns("__pycache__")
     )
-    # Without site, so that what the environment has is what these links lead to.
+    # -S skips site-packages, so that only the linked packages can be imported.
     return interpreter(plugins_folder, packages, options=["-S"])
 
 
-def test_a_package_that_is_not_installed_is_registered_once_by_the_file_in_the_plugins_folder(uninstalled):
+def test_the_file_in_the_plugins_folder_registers_a_package_that_is_not_installed_once(uninstalled):
     found = json.loads(uninstalled(PROBE))
     for manager in ("core", "tasks"):
-        told = found[manager]
-        assert told["plugins"]["mlops"] == "$PLUGINS_FOLDER/airflow_mlops_plugin.py"
-        assert told["count"] == len(told["plugins"])
-        assert told["errors"] == {}
-        # Those that come by entry points are still there.
-        assert "OpenLineageProviderPlugin" in told["plugins"]
+        plugins = found[manager]
+        assert plugins["plugins"]["mlops"] == "$PLUGINS_FOLDER/airflow_mlops_plugin.py"
+        assert plugins["count"] == len(plugins["plugins"])
+        assert plugins["errors"] == {}
+        # Plugins registered by entry points are loaded as well.
+        assert "OpenLineageProviderPlugin" in plugins["plugins"]
     assert "/mlops" in found["pages"]
     assert found["listeners"] == ["airflow_mlops.plugin.preload"]
     assert {"pandas", "torch", "mlflow", "train", "base"}.isdisjoint(found["loaded"])
 
 
-def test_what_is_not_installed_works_in_a_task(uninstalled):
+def test_operators_and_steps_can_be_imported_from_the_plugins_folder_in_a_task(uninstalled):
     code = """
 from types import SimpleNamespace
 from airflow.sdk import plugins_manager
@@ -103,12 +103,12 @@ print(TrainOperator.__module__, environment(SimpleNamespace(packages=[]))["airfl
     assert uninstalled(code) == f"airflow_mlops.operators.train {__version__}"
 
 
-def test_an_installed_package_is_not_registered_a_second_time(plugins_folder):
+def test_an_installed_package_is_not_registered_twice(plugins_folder):
     found = json.loads(interpreter(plugins_folder, ROOT)(PROBE))
     for manager in ("core", "tasks"):
-        told = found[manager]
-        assert told["plugins"]["mlops"].startswith("airflow-mlops==")
-        assert told["count"] == len(told["plugins"])
-        assert told["errors"] == {}
-        assert "OpenLineageProviderPlugin" in told["plugins"]
+        plugins = found[manager]
+        assert plugins["plugins"]["mlops"].startswith("airflow-mlops==")
+        assert plugins["count"] == len(plugins["plugins"])
+        assert plugins["errors"] == {}
+        assert "OpenLineageProviderPlugin" in plugins["plugins"]
     assert "airflow_mlops_plugin" in found["loaded"]

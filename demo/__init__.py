@@ -1,1 +1,1 @@
-"""The demonstration: a real Airflow and MLflow on this machine, and a year of flights replayed through the example DAGs."""
+"""The demo: runs Airflow and MLflow on this machine and replays a year of flights through the example DAGs."""

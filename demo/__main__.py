@@ -1,4 +1,4 @@
-"""``python -m demo up [--detach]`` and ``python -m demo stop``; ``make demo`` and ``make stop`` call these."""
+"""Run the demo: ``python -m demo up [--detach]`` (``make demo``) and ``python -m demo stop`` (``make stop``)."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start the services, replay the months, print the table")
-    up.add_argument("--detach", action="store_true", help="return after the table and leave the services running")
-    commands.add_parser("stop", help="end the services")
+    up.add_argument("--detach", action="store_true", help="exit after the table is printed and leave the services running")
+    commands.add_parser("stop", help="stop the services")
     arguments = parser.parse_args()
     services = Services(Settings.from_environment())
     if arguments.command == "stop":
         count = services.stop()
-        print(f"Stopped {count} processes." if count else "The demo was not running.")
+        print(f"Stopped {count} processes." if count else "The demo is not running.")
         return
     _up(services, detach=arguments.detach)
 
 
 def _up(services: Services, *, detach: bool) -> None:
-    settings, began = services.settings, time.monotonic()
+    settings, started = services.settings, time.monotonic()
 
     def say(message: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - began), 60)
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
         print(f"[{minutes:02d}:{seconds:02d}] {message}", flush=True)
 
-    # Ctrl-C and `kill` both end the services on the way out.
+    # Ctrl-C and `kill` both stop the services before the demo exits.
     signal.signal(signal.SIGTERM, _interrupt)
     keep, failed = False, False
     try:
-        say("starting Airflow (scheduler, API server, DAG processor, triggerer) and MLflow ...")
-        say("they are up" if services.start() else "they were running already")
-        say(f"watch it at {settings.airflow_url} (Airflow) and {settings.mlflow_url} (MLflow)")
+        say("Starting Airflow (scheduler, API server, DAG processor, triggerer) and MLflow ...")
+        say("The services are running." if services.start() else "The services were already running.")
+        say(f"Open {settings.airflow_url} (Airflow) or {settings.mlflow_url} (MLflow) to watch the replay.")
         failed = not _replay(settings, say)
         print(f"\nAirflow  {settings.airflow_url}\nMLflow   {settings.mlflow_url}\nState    {settings.home}")
         keep = detach
         if detach:
-            print("The services stay up; `make stop` ends them.")
+            print("The services keep running. Stop them with `make stop`.")
         else:
-            print("Ctrl-C ends the services.", flush=True)
+            print("Press Ctrl-C to stop the services.", flush=True)
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
@@ -61,7 +61,10 @@ def _up(services: Services, *, detach: bool) -> None:
 
 
 def _replay(settings: Settings, say: Say) -> bool:
-    """Replay the months, print the table; after a failure, the table of the months before it."""
+    """Replay the months and print the table. After a failure the table contains the months before it.
+
+    :return: whether all months were replayed
+    """
     replay = Replay(AirflowApi(settings.airflow_url), say)
     months: list[Month] = []
     try:
@@ -82,7 +85,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _wait_for_dags(api: AirflowApi, timeout: float = 120) -> None:
-    """Wait until the DAG processor has read every example."""
+    """Wait until the DAG processor has parsed every example DAG."""
     wanted = {"flights_ingest", "flights_score", "flights_monitor", "flights_train"}
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -92,7 +95,7 @@ def _wait_for_dags(api: AirflowApi, timeout: float = 120) -> None:
         time.sleep(1)
     errors = api.call("GET", "/importErrors")["import_errors"]
     details = "\n".join(error["stack_trace"] for error in errors)
-    raise ReplayError(f"Airflow did not find the example DAGs.\n{details}")
+    raise ReplayError(f"Airflow did not find the example DAGs within {timeout:.0f} s.\n{details}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The few calls of Airflow's public REST API that the demo makes."""
+"""A client for the parts of Airflow's public REST API that the demo uses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ FINISHED = ("success", "failed")
 
 
 class AirflowApi:
-    """A client of one Airflow, signed in as its only user."""
+    """A client of one Airflow instance, logged in as its only user."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._token = ""
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Call ``/api/v2{path}``; return the decoded answer, or ``None`` where there is no such thing."""
+        """Call ``/api/v2{path}`` and return the decoded response; ``None`` for a 404.
+
+        :raises RuntimeError: Airflow responds with another error
+        """
         address = f"{self.url}/api/v2{path}" + (f"?{urlencode(query)}" if query else "")
         for attempt in range(5):
             headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
@@ -40,11 +43,11 @@ class AirflowApi:
                 else:
                     time.sleep(2)
             except (TimeoutError, urllib.error.URLError):
-                # A busy laptop may answer late.
+                # A busy machine may respond late.
                 if attempt == 4:
                     raise
                 time.sleep(2)
-        raise RuntimeError(f"{method} {address}: not allowed")
+        raise RuntimeError(f"{method} {address}: the login was refused.")
 
     def _sign_in(self) -> None:
         with urllib.request.urlopen(f"{self.url}/auth/token", timeout=60) as response:
@@ -55,7 +58,7 @@ class AirflowApi:
         return found
 
     def runs(self, dag_id: str, partition_key: str) -> list[dict[str, Any]]:
-        """The runs of a DAG for one partition, newest first."""
+        """The runs of a DAG for one partition key, newest first."""
         answer = self.call("GET", f"/dags/{dag_id}/dagRuns", limit=100, order_by="-id") or {"dag_runs": []}
         return [run for run in answer["dag_runs"] if run["partition_key"] == partition_key]
 
@@ -65,7 +68,7 @@ class AirflowApi:
         return run
 
     def clear(self, dag_id: str, run_id: str) -> None:
-        """Run the failed tasks of a run again."""
+        """Clear the failed tasks of a run, so that they run again."""
         self.call("POST", f"/dags/{dag_id}/dagRuns/{quote(run_id)}/clear", {"dry_run": False, "only_failed": True})
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ class AirflowApi:
         return list(answer["task_instances"])
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task returned, or ``None``."""
+        """The value that a task returned; ``None`` without one."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         entry = self.call("GET", path, deserialize="true")
         return entry["value"] if entry else None

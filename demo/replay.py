@@ -1,4 +1,4 @@
-"""Replays the months through the example DAGs and says what happened in each."""
+"""Replays months of flights through the example DAGs and summarises each month."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ Say = Callable[[str], None]
 
 
 class ReplayError(Exception):
-    """A month could not be replayed; the message says where and what to look at."""
+    """A month could not be replayed. The message names the task and the page to look at."""
 
 
 @dataclass
 class Month:
-    """What became of one month; ``None`` where there was nothing to measure."""
+    """The results of one month. Values that could not be measured are ``None``.
+
+    :param key: the month as a partition key
+    :param rows: ingested rows
+    :param drift: the most drifted feature and the size of its drift
+    :param coverage: share of predictions with a label
+    :param champion: the model version that scored the month
+    :param auc: realised ROC AUC
+    :param decision: the decision of monitoring, and of promotion if a model was trained
+    """
 
     key: str
     rows: int | None = None
@@ -31,10 +40,10 @@ class Month:
 
 
 class Replay:
-    """Asks Airflow to run the DAGs as time would have: ingest, (score), monitor, (train).
+    """Runs the DAGs of each month in the order of production: ingest, score, monitor, train.
 
-    Only ``flights_ingest`` and ``flights_monitor`` are triggered, in place of the clock; scoring and training start
-    by themselves, from assets. A month that is finished is not run again.
+    Only ``flights_ingest`` and ``flights_monitor`` are triggered, in place of their schedules. Asset events start scoring
+    and training. Finished runs are not repeated.
     """
 
     def __init__(self, api: AirflowApi, say: Say, timeout: float = 900) -> None:
@@ -43,11 +52,14 @@ class Replay:
         self.timeout = timeout
 
     def month(self, key: str) -> Month:
-        """Run what has not run yet for this month, and read the results back."""
-        self.say(f"{key}  ingesting, validating, materialising features ...")
+        """Run the DAGs that have not run yet for this month, and return its results.
+
+        :raises ReplayError: a task failed, or a run did not start or finish in time
+        """
+        self.say(f"{key}  Ingesting, validating, materialising features ...")
         ingest = self._run("flights_ingest", key)
         score = self._started_by_asset("flights_score", key)
-        self.say(f"{key}  labels are in: monitoring ...")
+        self.say(f"{key}  Joining labels and monitoring ...")
         monitor = self._run("flights_monitor", key)
         verdict = self.api.result("flights_monitor", monitor, "monitor")
         if verdict["decision"] == "retrain":
@@ -69,7 +81,7 @@ class Replay:
         return self._wait(dag_id, run_id)
 
     def _started_by_asset(self, dag_id: str, key: str) -> str:
-        """Wait for the run that an asset event starts."""
+        """Wait until an asset event has started a run, and until the run has finished."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             runs = self.api.runs(dag_id, key)
@@ -80,7 +92,7 @@ class Replay:
                 return self._wait(dag_id, run_id)
             time.sleep(0.5)
         raise ReplayError(
-            f"{dag_id} was not started for {key} within two minutes: look at the assets of {self.api.url}/assets."
+            f"No asset event started {dag_id} for {key} within two minutes. See {self.api.url}/assets."
         )
 
     def _wait(self, dag_id: str, run_id: str) -> str:
@@ -93,20 +105,20 @@ class Replay:
                 return run_id
             time.sleep(0.5)
         raise ReplayError(
-            f"{dag_id} {run_id} runs for over {self.timeout / 60:.0f} minutes: {self.page(dag_id, run_id)}"
+            f"{dag_id} {run_id} did not finish within {self.timeout / 60:.0f} minutes. See {self.page(dag_id, run_id)}"
         )
 
     def _explain(self, dag_id: str, run_id: str) -> None:
-        """End with the last lines of the task that failed."""
+        """Raise an error with the last log lines of the failed task."""
         for task in self.api.tasks(dag_id, run_id):
             if task["state"] == "failed":
                 lines = self.api.log(dag_id, run_id, task["task_id"], task["try_number"], task["map_index"])
                 tail = "\n".join(f"    {line}" for line in lines[-15:])
                 raise ReplayError(
                     f"{dag_id}.{task['task_id']} failed:\n{tail}\n{self.page(dag_id, run_id)}\n"
-                    "`make demo` goes on from here once the cause is mended."
+                    "Fix the cause and run `make demo` again; it continues from this run."
                 )
-        raise ReplayError(f"{dag_id} {run_id} failed: {self.page(dag_id, run_id)}")
+        raise ReplayError(f"{dag_id} {run_id} failed. See {self.page(dag_id, run_id)}")
 
     def page(self, dag_id: str, run_id: str) -> str:
         return f"{self.api.url}/dags/{dag_id}/runs/{run_id}"

@@ -1,4 +1,4 @@
-"""Starts, finds and stops the demo's processes."""
+"""Starting, finding and stopping the processes of the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer")
 
 
 class Services:
-    """The demo's processes. Their ids live in ``services.json``, so that a later call finds them."""
+    """The processes of the demo. Their ids are stored in ``services.json``, so that later commands find them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -29,7 +29,10 @@ class Services:
         self._logs = settings.home / "logs"
 
     def start(self) -> bool:
-        """Start what is not running yet; return whether anything had to be started."""
+        """Start the services that are not running.
+
+        :return: whether any service was started
+        """
         commands = self._commands()
         running = self._running()
         missing = [name for name in commands if name not in running]
@@ -57,7 +60,10 @@ class Services:
         return True
 
     def stop(self) -> int:
-        """End every process of the demo; return how many were running."""
+        """Stop all processes of the demo.
+
+        :return: how many were running
+        """
         running = self._running()
         for process in running.values():
             _signal_group(process, signal.SIGTERM)
@@ -93,7 +99,7 @@ class Services:
         for name, entry in known.items():
             try:
                 process = psutil.Process(entry["pid"])
-                # A process id is used again after a while; the start time tells the two apart.
+                # Process ids are reused, so the start time must match too.
                 if abs(process.create_time() - entry["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
                     found[name] = process
             except psutil.NoSuchProcess:
@@ -112,7 +118,7 @@ class Services:
         for name, (variable, port) in ports.items():
             if name in missing and _listening(port):
                 sys.exit(
-                    f"Port {port} is in use by another program: stop that one, or choose another port with "
+                    f"Port {port} is in use by another program. Stop that program, or choose another port with "
                     f"`make demo {variable}={port + 1}`."
                 )
 
@@ -127,15 +133,15 @@ class Services:
                 check=False,
             )
         if done.returncode != 0:
-            sys.exit(f"Airflow's database could not be set up: see {log}.")
+            sys.exit(f"Airflow's database could not be created. See {log}.")
 
     def _wait_until_healthy(self, running: dict[str, psutil.Process], timeout: float = 180) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             for name, process in running.items():
                 if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                    self._give_up(name, "ended")
-            if self._mlflow_answers() and self._airflow_is_healthy():
+                    self._give_up(name, "stopped unexpectedly")
+            if self._mlflow_is_healthy() and self._airflow_is_healthy():
                 return
             time.sleep(0.5)
         self._give_up("api-server", f"did not become healthy in {timeout:.0f} s")
@@ -144,9 +150,9 @@ class Services:
         log = self._logs / f"{name}.log"
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         self.stop()
-        sys.exit(f"{tail}\n{name} {what}; the end of {log} is above.")
+        sys.exit(f"{tail}\n{name} {what}. The last lines of {log} are above.")
 
-    def _mlflow_answers(self) -> bool:
+    def _mlflow_is_healthy(self) -> bool:
         return _get(f"{self.settings.mlflow_url}/health") is not None
 
     def _airflow_is_healthy(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where the demo keeps its state and which ports it uses; every value can be set in the environment."""
+"""Settings of the demo: folder, ports and months. All can be set by environment variables."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Imported once in the scheduler; every task is forked from there and finds them loaded.
+# The scheduler imports these modules once. Tasks are forked from it, so the modules are already loaded.
 PRELOAD = [
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
     *(
-        f"airflow_mlops.stages.{step}"
-        for step in ("ingest", "validate", "materialize_features", "training_set", "train")
+        f"airflow_mlops.stages.{stage}.step"
+        for stage in ("ingest", "validate", "materialize_features", "training_set", "train")
     ),
-    *(f"airflow_mlops.stages.{step}" for step in ("evaluate", "promote", "score", "join_labels", "monitor")),
+    *(f"airflow_mlops.stages.{stage}.step" for stage in ("evaluate", "promote", "score", "join_labels", "monitor")),
     "great_expectations",
     "feast",
     "mlflow.sklearn",
@@ -36,11 +36,11 @@ PRELOAD = [
 
 @dataclass(frozen=True)
 class Settings:
-    """How this demo runs.
+    """The settings of the demo.
 
     :param home: folder for databases, logs and artifacts
-    :param airflow_port: port of Airflow's pages
-    :param mlflow_port: port of MLflow's pages
+    :param airflow_port: port of Airflow's web server
+    :param mlflow_port: port of the MLflow server
     :param months: the months of 2013 to replay, as partition keys
     """
 
@@ -51,7 +51,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read ``DEMO_HOME``, ``AIRFLOW_PORT``, ``MLFLOW_PORT`` and ``MONTHS`` (how many, 1 to 12)."""
+        """Read ``DEMO_HOME``, ``AIRFLOW_PORT``, ``MLFLOW_PORT`` and ``MONTHS`` (the number of months, 1 to 12)."""
         count = int(os.environ.get("MONTHS") or 12)
         if not 1 <= count <= 12:
             sys.exit(f"MONTHS={count} is out of range: choose 1 to 12.")
@@ -75,7 +75,7 @@ class Settings:
         return f"file://{self.home}/artifacts"
 
     def environment(self) -> dict[str, str]:
-        """The environment of every service: the caller's, without its Airflow settings, and the demo's own."""
+        """The environment of all services: the caller's without its Airflow settings, plus the settings of the demo."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         keys = self._keys()
         return {
@@ -97,7 +97,7 @@ class Settings:
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API__SECRET_KEY": keys["api"],
             "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
-            # The example DAGs do not change while the demo runs: parsing them once a minute is plenty.
+            # The example DAGs do not change while the demo runs, so parsing them once a minute is enough.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.home / "airflow" / "logs"),
@@ -108,14 +108,14 @@ class Settings:
             "FLIGHTS_FEATURES_HOME": str(self.home / "feast"),
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # Nine processes for scheduled evaluations of language models.
+            # Job execution would start nine processes, which the demo does not need.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "FEAST_USAGE": "False",
             "GX_ANALYTICS_ENABLED": "false",
         }
 
     def _keys(self) -> dict[str, str]:
-        """Keys that all of Airflow's services must share, made once."""
+        """The keys that all services of Airflow share. They are generated once."""
         file = self.home / "keys.json"
         if not file.exists():
             from cryptography.fernet import Fernet

@@ -1,7 +1,7 @@
-"""Ingestion of 1,000,000 rows by 20 columns from SQLite and PostgreSQL into Parquet, side by side.
+"""Compares ways to copy 1,000,000 rows with 20 columns from SQLite and PostgreSQL into Parquet.
 
-``python -m benchmarks.ingest [--rows N] [--repeat N]``. Every measurement is a process of its own; the best of the
-repetitions counts. The last line is JSON.
+``python -m benchmarks.ingest [--rows N] [--repeat N]``. Each measurement runs in a separate process, and the fastest
+repetition counts. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 WAYS = {
-    "ours": "IngestOperator's step: streamed, typed, hashed, synced to disk, with a manifest",
-    "adbc": "ADBC alone: a hand-written loop from fetch_record_batch() to ParquetWriter.write_batch()",
+    "ours": "the step of IngestOperator: streamed, typed, hashed, synced to disk, with a manifest",
+    "adbc": "only ADBC: a loop from fetch_record_batch() to ParquetWriter.write_batch()",
     "pandas": "pandas: read_sql() and to_parquet()",
 }
 SQL = "SELECT * FROM measurements"
@@ -43,7 +43,7 @@ def main() -> None:
     for database, source in (("sqlite", sqlite), ("postgresql", postgresql)):
         with source(arguments.rows) as url:
             if url is None:
-                print(f"\n{database}: SKIPPED, it is not installed here.")
+                print(f"\n{database}: SKIPPED, since it is not installed.")
                 figures[database] = None
                 continue
             figures[database] = compare(database, url, arguments.repeat)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def compare(database: str, url: str, repeat: int) -> dict[str, dict[str, float]]:
-    """Measure every way, in turns, and print a table."""
+    """Measure all ways in turn and print a table."""
     best: dict[str, dict[str, float]] = {}
     for _ in range(repeat):
         for way in WAYS:
@@ -59,7 +59,7 @@ def compare(database: str, url: str, repeat: int) -> dict[str, dict[str, float]]
             found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
             if way not in best or found["seconds"] < best[way]["seconds"]:
                 best[way] = found
-    print(f"\n{database:12}{'seconds':>9}{'CPU s':>9}{'peak MB':>9}{'file MB':>9}   speed, ADBC alone = 1")
+    print(f"\n{database:12}{'seconds':>9}{'CPU s':>9}{'peak MB':>9}{'file MB':>9}   speed relative to ADBC")
     for way, found in best.items():
         found["speed"] = round(best["adbc"]["seconds"] / found["seconds"], 2)
         print(
@@ -70,7 +70,7 @@ def compare(database: str, url: str, repeat: int) -> dict[str, dict[str, float]]
 
 
 def measure(way: str, database: str, url: str) -> None:
-    """Ingest once, in this process, and print what it took; imports are not counted."""
+    """Ingest once in this process and print time and memory. Imports are not included in the time."""
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
         seconds, cpu = {"ours": ours, "adbc": adbc, "pandas": pandas}[way](database, url, Path(folder))
         size = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
@@ -79,19 +79,19 @@ def measure(way: str, database: str, url: str) -> None:
     print(json.dumps({**found, "file_mb": round(size / 1e6)}))
 
 
-def now() -> tuple[float, float]:
-    """Time on the wall, and on the processor by all threads."""
+def clock() -> tuple[float, float]:
+    """Wall-clock time, and CPU time of all threads, in seconds."""
     return time.perf_counter(), time.process_time()
 
 
-def since(started: tuple[float, float]) -> tuple[float, float]:
-    """What passed of both."""
-    wall, cpu = now()
+def elapsed(started: tuple[float, float]) -> tuple[float, float]:
+    """Elapsed wall-clock and CPU time since ``started``."""
+    wall, cpu = clock()
     return wall - started[0], cpu - started[1]
 
 
 def ours(database: str, url: str, folder: Path) -> tuple[float, float]:
-    # Loaded before the clock runs, as for the others.
+    # Imported before the measurement, as for the other ways.
     import adbc_driver_postgresql.dbapi  # noqa: F401
     import adbc_driver_sqlite.dbapi  # noqa: F401
 
@@ -105,9 +105,9 @@ def ours(database: str, url: str, folder: Path) -> tuple[float, float]:
         json.dumps({"conn_type": "sqlite", "host": url}) if database == "sqlite" else url
     )
     spec = IngestSpec(name="measurements", conn_id="benchmark", sql=SQL)
-    started = now()
+    started = clock()
     run(spec, StepContext(ArtifactStore(f"file://{folder}")))
-    return since(started)
+    return elapsed(started)
 
 
 def adbc(database: str, url: str, folder: Path) -> tuple[float, float]:
@@ -116,33 +116,33 @@ def adbc(database: str, url: str, folder: Path) -> tuple[float, float]:
     import pyarrow.parquet as pq
 
     driver = adbc_driver_sqlite if database == "sqlite" else adbc_driver_postgresql
-    started = now()
+    started = clock()
     with driver.dbapi.connect(url) as connection, connection.cursor() as cursor:
         if database == "sqlite":
-            # Its own default of 1,024 rows would make as many row groups, and Parquet slow.
+            # The default of 1,024 rows would make one row group per 1,024 rows, which makes Parquet slow.
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": 65_536})
         cursor.execute(SQL)
         reader = cursor.fetch_record_batch()
         with pq.ParquetWriter(folder / "out.parquet", reader.schema) as writer:
             for batch in reader:
                 writer.write_batch(batch)
-    return since(started)
+    return elapsed(started)
 
 
 def pandas(database: str, url: str, folder: Path) -> tuple[float, float]:
     import pandas as pd
-    import pyarrow.parquet  # noqa: F401 - loaded before the clock runs
+    import pyarrow.parquet  # noqa: F401 - imported before the measurement
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(f"sqlite:///{url}" if database == "sqlite" else url)
-    started = now()
+    started = clock()
     pd.read_sql(SQL, engine).to_parquet(folder / "out.parquet")
-    return since(started)
+    return elapsed(started)
 
 
 @contextmanager
 def sqlite(rows: int) -> Iterator[str]:
-    """An SQLite file with the rows."""
+    """Create an SQLite file with the rows and yield its path."""
     import adbc_driver_sqlite.dbapi as driver
 
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
@@ -159,7 +159,7 @@ def sqlite(rows: int) -> Iterator[str]:
 
 @contextmanager
 def postgresql(rows: int) -> Iterator[str | None]:
-    """A PostgreSQL server with the rows; nothing if it is not installed."""
+    """Start a PostgreSQL server with the rows and yield its URL; ``None`` if PostgreSQL is not installed."""
     from tests.support.postgres import binaries, server
 
     with ExitStack() as stack:
@@ -176,7 +176,7 @@ def postgresql(rows: int) -> Iterator[str | None]:
 
 
 def data(rows: int):  # noqa: ANN201 - a pyarrow.RecordBatchReader
-    """One timestamp, seven integers, eight floats and four short texts, some of them null."""
+    """Rows with one timestamp, seven integers, eight floats and four short texts. Some numbers are null."""
     import numpy as np
     import pyarrow as pa
 

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 
 from demo.api import AirflowApi
-from demo.replay import Month, Replay, ReplayError, Say, table
+from demo.replay import Log, Month, Replay, ReplayError, table
 from demo.services import Services
 from demo.settings import Settings
 
@@ -18,7 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start the services, replay the months, print the table")
-    up.add_argument("--detach", action="store_true", help="exit after the table is printed and leave the services running")
+    up.add_argument(
+        "--detach", action="store_true", help="exit after the table is printed and leave the services running"
+    )
     commands.add_parser("stop", help="stop the services")
     arguments = parser.parse_args()
     services = Services(Settings.from_environment())
@@ -32,7 +34,7 @@ def main() -> None:
 def _up(services: Services, *, detach: bool) -> None:
     settings, started = services.settings, time.monotonic()
 
-    def say(message: str) -> None:
+    def log(message: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - started), 60)
         print(f"[{minutes:02d}:{seconds:02d}] {message}", flush=True)
 
@@ -40,10 +42,10 @@ def _up(services: Services, *, detach: bool) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     keep, failed = False, False
     try:
-        say("Starting Airflow (scheduler, API server, DAG processor, triggerer) and MLflow ...")
-        say("The services are running." if services.start() else "The services were already running.")
-        say(f"Open {settings.airflow_url} (Airflow) or {settings.mlflow_url} (MLflow) to watch the replay.")
-        failed = not _replay(settings, say)
+        log("Starting Airflow (scheduler, API server, DAG processor, triggerer) and MLflow ...")
+        log("The services are running." if services.start() else "The services were already running.")
+        log(f"Open {settings.airflow_url} (Airflow) or {settings.mlflow_url} (MLflow) to watch the replay.")
+        failed = not _replay(settings, log)
         print(f"\nAirflow  {settings.airflow_url}\nMLflow   {settings.mlflow_url}\nState    {settings.home}")
         keep = detach
         if detach:
@@ -60,12 +62,12 @@ def _up(services: Services, *, detach: bool) -> None:
     sys.exit(int(failed))
 
 
-def _replay(settings: Settings, say: Say) -> bool:
+def _replay(settings: Settings, log: Log) -> bool:
     """Replay the months and print the table. After a failure the table contains the months before it.
 
     :return: whether all months were replayed
     """
-    replay = Replay(AirflowApi(settings.airflow_url), say)
+    replay = Replay(AirflowApi(settings.airflow_url), log)
     months: list[Month] = []
     try:
         _wait_for_dags(replay.api)

@@ -10,7 +10,7 @@ from typing import Any
 
 from demo.api import FINISHED, AirflowApi
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class ReplayError(Exception):
@@ -46,9 +46,9 @@ class Replay:
     and training. Finished runs are not repeated.
     """
 
-    def __init__(self, api: AirflowApi, say: Say, timeout: float = 900) -> None:
+    def __init__(self, api: AirflowApi, log: Log, timeout: float = 900) -> None:
         self.api = api
-        self.say = say
+        self.log = log
         self.timeout = timeout
 
     def month(self, key: str) -> Month:
@@ -56,19 +56,19 @@ class Replay:
 
         :raises ReplayError: a task failed, or a run did not start or finish in time
         """
-        self.say(f"{key}  Ingesting, validating, materialising features ...")
+        self.log(f"{key}  Ingesting, validating, materialising features ...")
         ingest = self._run("flights_ingest", key)
         score = self._started_by_asset("flights_score", key)
-        self.say(f"{key}  Joining labels and monitoring ...")
+        self.log(f"{key}  Joining labels and monitoring ...")
         monitor = self._run("flights_monitor", key)
         verdict = self.api.result("flights_monitor", monitor, "monitor")
         if verdict["decision"] == "retrain":
-            self.say(f"{key}  {verdict['reason']} Training challengers ...")
+            self.log(f"{key}  {verdict['reason']} Training challengers ...")
             train = self._started_by_asset("flights_train", key)
         else:
             train = None
         month = self._read(key, ingest, score, monitor, train)
-        self.say(f"{key}  {month.decision}")
+        self.log(f"{key}  {month.decision}")
         return month
 
     def _run(self, dag_id: str, key: str) -> str:
@@ -91,9 +91,7 @@ class Replay:
                     self.api.clear(dag_id, run_id)
                 return self._wait(dag_id, run_id)
             time.sleep(0.5)
-        raise ReplayError(
-            f"No asset event started {dag_id} for {key} within two minutes. See {self.api.url}/assets."
-        )
+        raise ReplayError(f"No asset event started {dag_id} for {key} within two minutes. See {self.api.url}/assets.")
 
     def _wait(self, dag_id: str, run_id: str) -> str:
         deadline = time.monotonic() + self.timeout

@@ -178,7 +178,7 @@ def reproduce(args: Namespace) -> None:
 @_command
 def predictions(args: Namespace) -> None:
     """Run ``airflow mlops predictions MODEL``."""
-    from airflow_mlops.cli.answers import sections
+    from airflow_mlops.cli.tables import sections
     from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.predictions.questions import answer
 

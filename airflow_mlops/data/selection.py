@@ -23,8 +23,7 @@ def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
     """The window from the earliest start to the latest end; ``None`` if any dataset has no window."""
-    windows = [dataset.manifest.window for dataset in datasets]
-    known = [window for window in windows if window is not None]
-    if not known or len(known) < len(windows):
+    windows = [dataset.manifest.window for dataset in datasets if dataset.manifest.window is not None]
+    if not windows or len(windows) < len(datasets):
         return None
-    return Window(start=min(window.start for window in known), end=max(window.end for window in known))
+    return Window(start=min(window.start for window in windows), end=max(window.end for window in windows))

@@ -1,4 +1,4 @@
-"""Training sets as BuildTrainingSetOperator writes them, with numbers, text, missing values and labels of every kind."""
+"""Training sets as BuildTrainingSetOperator writes them: numbers, text, missing values, and labels of every task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEATURES = ["distance", "hour", "weekend", "carrier", "tail"]
 
 
 def flights(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
-    """Flights whose ``late`` depends on every feature; carriers and tails are missing here and there."""
+    """Flights whose label ``late`` depends on every feature. Some distances and carriers are missing."""
     random = np.random.default_rng(seed)
     distance, hour = random.gamma(2, 500, rows), random.integers(5, 23, rows)
     weekend = random.random(rows) < 0.3
@@ -41,8 +41,10 @@ def flights(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
 
 
 def stamped(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
-    """Flights with the second they were announced, of two hours in 2023: float32 tells 128 seconds from the next 128,
-    and cannot hold what has to be taken off to scale them."""
+    """Flights with a feature ``announced``: seconds since 1970, within two hours of 2023, which determine the label.
+
+    float32 has a resolution of 128 seconds at this magnitude, so neither the values nor their mean fit into it.
+    """
     table, random = flights(rows, task, seed), np.random.default_rng(seed)
     announced = 1.7e9 + random.uniform(0, 7_200, rows)
     late = (announced - 1.7e9) / 900 - 4 + random.logistic(size=rows)
@@ -62,8 +64,8 @@ def training_set(
     """Write a training set called ``late_training``."""
     train = flights(600, task, seed=1) if train is None else train
     test = flights(300, task, seed=2) if test is None else test
-    known = {"label": "late", "task": task, "features": FEATURES, "timestamp": None, "keys": ["flight"]}
+    usual = {"label": "late", "task": task, "features": FEATURES, "timestamp": None, "keys": ["flight"]}
     with DatasetWriter(store, "late_training") as writer:
         writer.write(train, "train")
         writer.write(test, "test")
-        return writer.commit(details={**known, **details})[0].ref
+        return writer.commit(details={**usual, **details})[0].ref

@@ -107,10 +107,10 @@ def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: Ste
     assert earlier.window is not None  # neighbouring_manifest() looks only at windows
     before = {column.name: column.type for column in earlier.columns}
     where = f"Dataset {spec.name} in the window {earlier.window.label}"
-    gone = [name for name in before if name not in found.names and spec.columns is None]
-    if gone:
+    missing = [name for name in before if name not in found.names and spec.columns is None]
+    if missing:
         raise SchemaError(
-            f"{where} has the column {', '.join(map(repr, gone))}, which the source no longer has. Restore it in the source, "
+            f"{where} has the column {', '.join(map(repr, missing))}, which the source no longer has. Restore it in the source, "
             f"or select the columns to keep with columns={found.names!r}."
         )
     changed = [

@@ -11,15 +11,15 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+_STAGES = (
+    "ingest", "validate", "materialize_features", "training_set", "train", "evaluate", "promote", "score", "join_labels",
+    "monitor",
+)  # fmt: skip
 # The scheduler imports these modules once. Tasks are forked from it, so the modules are already loaded.
 PRELOAD = [
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
-    *(
-        f"airflow_mlops.stages.{stage}.step"
-        for stage in ("ingest", "validate", "materialize_features", "training_set", "train")
-    ),
-    *(f"airflow_mlops.stages.{stage}.step" for stage in ("evaluate", "promote", "score", "join_labels", "monitor")),
+    *(f"airflow_mlops.stages.{stage}.step" for stage in _STAGES),
     "great_expectations",
     "feast",
     "mlflow.sklearn",

@@ -18,7 +18,7 @@ def sections(answers: Answers) -> list[tuple[str, Rows]]:
                 "window": item.window or "",
                 "version": item.version,
                 "rows": f"{item.rows:,}",
-                "scored": f"{item.scored:%Y-%m-%d %H:%M}" + (f" ({item.times} times)" if item.times > 1 else ""),
+                "scored (UTC)": f"{item.scored:%Y-%m-%d %H:%M}" + (f" ({item.times} times)" if item.times > 1 else ""),
                 **({"deleted": f"{item.deleted:%Y-%m-%d}"} if item.deleted else {}),
             }
             for item in answers.how_many

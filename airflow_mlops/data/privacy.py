@@ -36,9 +36,9 @@ class Pseudonymizer:
         key = connection.secret or ""
         if len(key) < _MIN_KEY_LENGTH:
             raise SpecError(
-                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'} to be the "
-                f"key for hash_columns. Set one of at least {_MIN_KEY_LENGTH} characters, for example the output of "
-                "`openssl rand -hex 32`."
+                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'}, but "
+                f"hash_columns uses the password as its key. Set one of at least {_MIN_KEY_LENGTH} characters, for example "
+                "the output of `openssl rand -hex 32`."
             )
         return cls(key.encode())
 

@@ -377,7 +377,7 @@ def test_a_feature_whose_column_is_gone_does_not_stop_the_check(deployed):
     # Scoring cannot go on where monitoring can.
     data = flights(seed=3).drop_columns(["late", "gust"])
     rows = write(store, "scoring", data, "2013-04", {**DETAILS, "label": None})
-    with pytest.raises(SchemaError, match="has no column 'gust', which .* needs as a feature"):
+    with pytest.raises(SchemaError, match="'gust'"):
         score.run(ScoreSpec(model=model, dataset=rows), StepContext(store))
 
 

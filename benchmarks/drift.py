@@ -1,12 +1,12 @@
-"""What a drift check of 1,000,000 rows x 20 columns takes, 16 of numbers and 4 of text, half reference and half new.
+"""Time and memory of a drift check: 1,000,000 rows x 20 columns (16 numeric, 4 text), half reference and half new.
 
 ``python -m benchmarks.drift [--rows N] [--most-rows N] [--repeat N] [--no-evidently]``. Ours reads the new half in
-batches, profiles it and compares it with the profile that was stored at training, which is all it needs of the
-reference. Beside it: only decoding both Parquet files, and Evidently's drift preset on both halves, in an environment of
-its own. Every measurement is a process of its own with the imports done before the clock runs; the best of the
-repetitions counts (one of Evidently). What memory does as rows grow is shown twice: the new half is read ten times over,
-and a new half of 25,000,000 rows is drawn while it is profiled, so that it takes no disk (its time includes the drawing;
-``--most-rows 0`` leaves it out). The last line is JSON.
+batches, profiles it, and compares it with the profile stored at training; the rows of the reference are not read again.
+For comparison: decoding both Parquet files without any work, and Evidently's drift preset on both halves, in a virtual
+environment of its own. Each measurement runs in its own process and excludes imports. The best repetition counts
+(Evidently runs once). Two more runs show that memory does not grow with the rows: the new half is read ten times, and a
+new half of 25,000,000 rows is generated while it is profiled, so that it needs no disk (its time includes the
+generation; ``--most-rows 0`` skips it). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def compare(rows: int, most_rows: int, repeat: int, evidently: bool) -> None:
     print(f"Drift of {rows:,} rows x {len(NUMBERS) + len(TEXTS)} columns, half of them new:")
     best: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
-        # In a process of its own: a child's peak begins with its parent's.
+        # In its own process, because the peak memory of a child starts at that of its parent.
         child(sys.executable, "--prepare", folder, "--rows", str(rows))
         for way, text in WAYS.items():
             if (way == "evidently" and not evidently) or (way == "ours, most rows" and not most_rows):
@@ -97,7 +97,7 @@ def peak_mb() -> float:
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """Both halves as datasets of the artifact store, and the profile of the reference."""
+    """Write both halves as datasets of an artifact store, and the profile of the reference."""
     from airflow_mlops.data.datasets import DatasetWriter
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.profiles.profile import profile
@@ -114,8 +114,9 @@ def prepare(folder: Path, rows: int) -> None:
 
 
 def drawn(half: str, rows: int) -> Iterator[Any]:
-    """Tables of at most 131,072 new rows each, ``rows`` in all. In the new half one column of numbers and one of text
-    have drifted."""
+    """Random tables of at most 131,072 rows each, ``rows`` in all. In the new half, one numeric and one text column have
+    drifted.
+    """
     import numpy as np
     import pyarrow as pa
 

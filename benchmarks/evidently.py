@@ -1,4 +1,4 @@
-"""Evidently in an environment of its own, beside which drift is measured."""
+"""Evidently in a virtual environment of its own, for comparison."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "0.7.23"
-# Evidently imports what pandas 3 no longer has.
+# Evidently uses functions that pandas 3 has removed.
 _PACKAGES = (f"evidently=={VERSION}", "pandas<3", "pyarrow")
 
 
 def environment() -> Path:
-    """The Python of a virtual environment with Evidently, made under ``build/`` if it is not there."""
+    """The Python of a virtual environment with Evidently, created under ``build/`` if missing."""
     folder = Path("build") / f"evidently-{VERSION}"
     python, ready = folder / "bin" / "python", folder / ".ready"
     if not ready.exists():
@@ -25,10 +25,11 @@ def environment() -> Path:
 
 
 def drifted(reference: Any, current: Any, texts: list[str], preset: bool = False) -> list[bool]:
-    """Which columns of ``current``, a pandas.DataFrame, Evidently finds drifted by its own rules.
+    """Which columns of ``current`` Evidently reports as drifted by its default rules.
 
-    :param texts: the columns that hold text; the others hold numbers
-    :param preset: by the preset that users take; else by its columns' metrics alone, which say the same sooner
+    :param reference: pandas.DataFrame with the same columns as ``current``
+    :param texts: names of the text columns; the others are numeric
+    :param preset: use the drift preset; by default only its metrics of columns, which give the same results faster
     """
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
@@ -44,7 +45,7 @@ def drifted(reference: Any, current: Any, texts: list[str], preset: bool = False
 
 
 def _says_drift(metric: dict[str, Any]) -> bool:
-    # A p-value speaks for drift where it is small, a distance where it is large.
+    # A small p-value means drift; so does a large distance.
     described = dict(item.split("=", 1) for item in metric["metric_name"].partition("(")[2][:-1].split(","))
     threshold, value = float(described["threshold"]), float(metric["value"])
     return value < threshold if "p_value" in described["method"] else value >= threshold

@@ -127,5 +127,5 @@ def test_profiles_of_something_else_are_refused(store, champion):
     # Written again since it was profiled.
     whole = profile.run(ProfileSpec(**spec), context)
     spec["dataset"] = predictions(store, champion, flights(101))
-    with pytest.raises(SpecError, match="Profiles of another dataset were given"):
+    with pytest.raises(SpecError, match="profiles are not of dataset"):
         monitor.run(MonitorSpec(**spec, profiles=[whole.model_dump()]), context)

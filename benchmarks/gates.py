@@ -1,9 +1,9 @@
-"""How often the default improvement gate is wrong, and what judging 1,000,000 rows takes.
+"""The error rates of the default improvement gate, and the cost of an evaluation on 1,000,000 rows.
 
-``python -m benchmarks.gates [--repetitions N] [--rows N] [--memory GIB] [--cores N]``. The rates are of seeded
-simulations, each with new rows and two new models: two that are equally good by construction (A/A), and one that is
-better by the smallest improvement that the gate says it finds. What a whole evaluation takes is measured in a process
-of its own that may use two cores and 2 GiB of memory. The last line is JSON.
+``python -m benchmarks.gates [--repetitions N] [--rows N] [--memory GIB] [--cores N]``. The rates come
+from seeded simulations with new rows and two new models each: two equally good models (A/A), and a candidate that is
+better by the detectable improvement that the gate reports. The cost of a whole evaluation is measured in a separate
+process with two cores and 2 GiB of memory. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def compare(repetitions: int, rows: int, memory: float, cores: int) -> None:
 
 
 def rates(metric: str, repetitions: int, rows: int = SIMULATED_ROWS) -> tuple[float, float, float]:
-    """The share of equally good candidates that pass, the share of better ones that do, and how much better these are.
+    """The share of equally good candidates that pass, the share of better ones that pass, and their improvement.
 
-    How much better is planned ahead, as a user would: on rows of their own, the gate is asked what it could detect.
+    The improvement is the mean detectable improvement that the gate reports in the first 40 A/A simulations.
     """
     truths = [judge(metric, 0.0, rows, seed) for seed in range(repetitions)]
     planned = sum(item.detectable for item in truths[:40]) / len(truths[:40])
@@ -84,7 +84,7 @@ def rates(metric: str, repetitions: int, rows: int = SIMULATED_ROWS) -> tuple[fl
 
 
 def judge(metric: str, quality: float, rows: int, seed: int) -> Any:
-    """What the default improvement gate says about a candidate that sees the truth with ``quality`` less noise."""
+    """The result of the default improvement gate for a candidate that sees the truth with ``quality`` less noise."""
     from airflow_mlops.gates.rules import default_gates
 
     gate = default_gates("binary", metric)[1]
@@ -175,7 +175,7 @@ COLUMNS = ("carrier", "origin", "hour", "distance")
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """A held-out part with two columns of text and two of numbers, whose slices together are fifty or a few less."""
+    """A held-out part with two columns of text and two of numbers, which give about fifty slices."""
     import numpy as np
     import pyarrow as pa
 
@@ -201,7 +201,7 @@ def prepare(folder: Path, rows: int) -> None:
 
 
 def measure(folder: Path, rows: int, memory: float) -> None:
-    """Judge by the default gates and by slices, in this process, and print what it took; imports are not counted."""
+    """Check the default gates and slices in this process, and print time and memory; imports are not counted."""
     import numpy as np
     import sklearn.tree  # noqa: F401 - as in a worker that has trained
 

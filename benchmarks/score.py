@@ -1,7 +1,7 @@
 """Batch scoring of 1,000,000 rows, from one Parquet file into another, against MLflow's pyfunc.
 
-``python -m benchmarks.score [--rows N] [--repeat N] [--models NAME ...]``. Every measurement is a process of its own,
-with the imports and the model loaded before the clock runs; the best of the repetitions counts. The last line is JSON.
+``python -m benchmarks.score [--rows N] [--repeat N] [--models NAME ...]``. Every measurement runs
+in its own process, with imports and model loaded before the time is taken. The best repetition counts. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(models: list[str], rows: int, repeat: int) -> None:
-    """Measure both ways with every model, in turns, and print a table."""
+    """Measure both ways alternately with every model, and print a table."""
     print(f"Scoring {rows:,} rows x {len(NUMBERS)} numbers and {len(TEXTS)} texts, best of {repeat}:")
     for way, text in WAYS.items():
         print(f"  {way:7} {text}")
@@ -85,7 +85,7 @@ def compare(models: list[str], rows: int, repeat: int) -> None:
 
 def child(*arguments: str) -> str:
     command = [sys.executable, "-m", "benchmarks.score", *arguments]
-    # Warnings of both sides would fill the screen; a failure shows them.
+    # Output is captured because of many warnings; it is shown after a failure.
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr[-4000:])
@@ -93,7 +93,7 @@ def child(*arguments: str) -> str:
 
 
 def prepare(folder: Path, models: list[str], rows: int) -> None:
-    """Train every model with TrainOperator's step, and write the rows to score."""
+    """Train every model with the step of TrainOperator, and write the rows to score."""
     from airflow_mlops.core.connections import from_environment
     from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.data.datasets import DatasetWriter
@@ -106,7 +106,7 @@ def prepare(folder: Path, models: list[str], rows: int) -> None:
     os.environ["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
         {"conn_type": "mlflow", "host": f"sqlite:///{folder}/mlflow.db"}
     )
-    # Without a server MLflow keeps its files beside the working directory.
+    # Without a server MLflow writes its files to the working directory.
     os.chdir(folder)
     store = ArtifactStore(f"file://{folder}/store")
     sets = {}
@@ -132,7 +132,7 @@ def prepare(folder: Path, models: list[str], rows: int) -> None:
 
 
 def data(rows: int, seed: int, task: str | None):  # noqa: ANN201 - a pyarrow.Table
-    """Numbers, some missing, and texts; with a label that depends on both if there is a task."""
+    """Numbers, some of them missing, and texts; with a label that depends on both if ``task`` is given."""
     import numpy as np
     import pyarrow as pa
 
@@ -154,7 +154,7 @@ def data(rows: int, seed: int, task: str | None):  # noqa: ANN201 - a pyarrow.Ta
 
 
 def measure(way: str, model: str, folder: str) -> None:
-    """Score once, in this process, and print what it took."""
+    """Score once in this process, and print time and memory."""
     from airflow_mlops.core.connections import from_environment
     from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.registry import versions as models
@@ -177,7 +177,7 @@ def measure(way: str, model: str, folder: str) -> None:
 
 
 class Watch:
-    """Takes the time from where it is made, and the processor time of all threads."""
+    """Measures elapsed time and the processor time of all threads since its creation."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()

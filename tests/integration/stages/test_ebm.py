@@ -1,4 +1,4 @@
-"""A glass box through the whole lifecycle, in a real MLflow: stored without pickle, explained, judged, reproduced."""
+"""A glass-box model through the lifecycle with a real MLflow: stored without pickle, explained, evaluated, reproduced."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def learn(context):
 
 
 @pytest.mark.parametrize("task", TRAINERS)
-def test_it_is_stored_without_pickle_and_loads_in_every_way(task, client, context, learn):
+def test_the_model_is_stored_without_pickle_and_loads_in_every_way(task, client, context, learn):
     import mlflow.pyfunc
     import mlflow.sklearn
 
@@ -73,7 +73,7 @@ def test_it_is_stored_without_pickle_and_loads_in_every_way(task, client, contex
     assert client.get_run(result.run_id).data.metrics["onnx_max_difference"] < 1e-12
 
 
-def test_what_it_says_of_itself_is_in_its_run_and_on_its_card(client, context, learn, tmp_path):
+def test_the_explanation_is_in_the_run_and_on_the_card(client, context, learn, tmp_path):
     result = learn()
     ref = result.candidate
     files = {item.path for item in client.list_artifacts(result.run_id, "explanation")}
@@ -99,7 +99,7 @@ def test_what_it_says_of_itself_is_in_its_run_and_on_its_card(client, context, l
     assert "## Explanation" not in cards(client, ref, tmp_path / "again")[0]
 
 
-def test_it_is_reproduced_to_the_last_digit_after_a_search(client, context, learn):
+def test_training_is_reproduced_to_the_last_digit_after_a_search(client, context, learn):
     search = Search(CLASSIFIER, {"max_leaves": Int(2, 3)}, trials=2, folds=2)
     result = learn(trainer=search, seed=3)
     assert client.get_run(result.run_id).data.params["max_leaves"] in ("2", "3")

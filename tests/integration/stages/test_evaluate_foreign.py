@@ -1,4 +1,4 @@
-"""Versions that TrainOperator did not make: logged by MLflow's own flavours, and judged like any other."""
+"""Foreign models: versions that were logged with MLflow's flavours are evaluated like those of TrainOperator."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def model(client):
 
 @pytest.fixture
 def log(model):
-    """``log(flavour, fitted, ...)`` registers a version the way any user of MLflow does, and says which."""
+    """``log(flavour, fitted, ...)`` registers a version with MLflow's public functions and returns it."""
     return partial(from_elsewhere, model)
 
 
@@ -73,7 +73,7 @@ def crown(client, version):
     client.set_registered_model_alias(version["model"], "champion", str(version["version"]))
 
 
-def test_a_version_of_mlflows_own_is_judged_promoted_and_champion(client, context, model, log, tmp_path, caplog):
+def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, model, log, tmp_path, caplog):
     dataset = training_set(context.store)
     weak = register(client, tmp_path / "weak", dataset, (1, 2), model=model)
     client.set_registered_model_alias(model, "champion", str(weak.version))
@@ -99,7 +99,7 @@ def test_a_version_of_mlflows_own_is_judged_promoted_and_champion(client, contex
     assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_verdict_and_plots_are_in_the_run_of_a_version_that_has_one(client, context, log):
+def test_verdict_and_plots_are_logged_to_the_run_of_a_foreign_model(client, context, log):
     dataset = training_set(context.store)
     with mlflow.start_run() as run:
         made = log(mlflow.sklearn, logistic(), answer=np.array([True]))
@@ -132,7 +132,7 @@ def _revive(marker, fitted):
 
 
 class Loud(LogisticRegression):
-    """Leaves a file behind where it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __reduce__(self):
         return _revive, (self.marker_, logistic())
@@ -140,7 +140,7 @@ class Loud(LogisticRegression):
 
 @pytest.fixture
 def loud(tmp_path, log):
-    """A pickled version, and the file that shows whether its code has run."""
+    """A pickled version, and the file that exists once its code has run."""
     marker = tmp_path / "ran"
     fitted = Loud().fit(*training_rows("binary"))
     fitted.marker_ = str(marker)
@@ -149,7 +149,7 @@ def loud(tmp_path, log):
     return made, marker
 
 
-def test_a_pickle_is_refused_and_runs_nothing_till_the_author_allows_it(context, loud):
+def test_a_pickle_is_refused_and_runs_no_code_unless_allowed(context, loud):
     dataset = training_set(context.store)
     made, marker = loud
     with pytest.raises(ModelFormatError) as refused:
@@ -161,7 +161,7 @@ def test_a_pickle_is_refused_and_runs_nothing_till_the_author_allows_it(context,
     assert marker.exists()
 
 
-def test_types_that_only_the_model_itself_trusts_are_refused(context, log):
+def test_types_that_only_the_model_trusts_are_refused(context, log):
     # MLflow reads from the model's own files which types skops may load.
     fitted = Loud().fit(*training_rows("binary"))
     fitted.__class__ = type("Own", (LogisticRegression,), {"__module__": __name__})
@@ -185,7 +185,7 @@ def test_a_champion_that_may_not_be_loaded_is_not_measured(client, context, mode
 
 
 def code(folder, slope):
-    """A module that comes with a model, and the model: models from code are scripts that MLflow runs."""
+    """A module that is logged with a model, and the model as a script that MLflow runs (models from code)."""
     folder.mkdir()
     (folder / "slopes.py").write_text(
         f"def probability(rows):\n    return 1 / (1 + 2.718281828 ** -({slope} * rows))\n"
@@ -201,7 +201,7 @@ def code(folder, slope):
     return {"python_model": str(folder / "script.py"), "code_paths": [str(folder / "slopes.py")]}
 
 
-def test_each_users_model_sees_the_modules_that_came_with_it(context, log, tmp_path):
+def test_each_model_uses_the_modules_that_were_logged_with_it(context, log, tmp_path):
     dataset = training_set(context.store)
     right = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "right", 2))
     wrong = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "wrong", -2))
@@ -223,7 +223,7 @@ class Pickled(mlflow.pyfunc.PythonModel):
         return self.answer(model_input)
 
 
-def test_a_pickled_model_of_a_users_own(context, log):
+def test_a_pickled_python_model(context, log):
     dataset = training_set(context.store)
     made = log(mlflow.pyfunc, python_model=Pickled(lambda rows: rows["distance"] > 0), answer=np.array([True]))
     gates = [{"metric": "accuracy", "min": 0.6}]
@@ -327,7 +327,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     assert verdict.reason.endswith("(champion v1: unknown).")
 
 
-def test_a_signature_that_does_not_fit_the_dataset_is_said(context, log):
+def test_a_signature_that_does_not_fit_the_dataset_is_an_error(context, log):
     dataset = training_set(context.store)
     rows, labels = training_rows("binary")
     fitted = logistic()
@@ -354,15 +354,13 @@ def test_a_signature_that_does_not_fit_the_dataset_is_said(context, log):
         judge(context, words, dataset=dataset)
 
 
-def test_a_version_from_elsewhere_does_not_say_what_it_was_trained_on(context, log):
+def test_a_foreign_model_needs_a_dataset(context, log):
     made = log(mlflow.sklearn, logistic(), answer=np.array([True]))
     with pytest.raises(SpecError, match="does not say what it was trained on: name the training set"):
         judge(context, made)
 
 
-def test_a_model_that_raises_is_an_error_of_a_candidate_and_a_verdict_of_a_champion(
-    client, context, model, log, tmp_path
-):
+def test_a_failing_candidate_is_an_error_and_a_failing_champion_is_not_measured(client, context, model, log, tmp_path):
     dataset = training_set(context.store)
     made = log(mlflow.pyfunc, python_model=Pickled(lambda rows: 1 / 0), answer=np.array([0.5]))
     with pytest.raises(EvaluationError, match=f"{model} v1 raised ZeroDivisionError: division by zero"):
@@ -374,7 +372,7 @@ def test_a_model_that_raises_is_an_error_of_a_candidate_and_a_verdict_of_a_champ
     assert "v1 raised ZeroDivisionError" in verdict.reason
 
 
-def test_only_the_dags_author_allows_it(run_dag, mlflow_connection, context, model, loud):
+def test_allow_pyfunc_is_not_templated(run_dag, mlflow_connection, context, model, loud):
     from airflow_mlops.operators import EvaluateOperator
 
     assert "allow_pyfunc" not in EvaluateOperator.template_fields

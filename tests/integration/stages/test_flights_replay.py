@@ -1,4 +1,4 @@
-"""The gates of the example on the real flights of 2013: a model that learned from the wrong three months is refused."""
+"""The gates of the example on real flights of 2013 refuse a model that was trained on the wrong three months."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ TREES = SklearnTrainer(
 
 @pytest.fixture
 def example(monkeypatch):
-    """What the example DAGs share: gates, label, columns, where the data lies."""
+    """The module that the example DAGs share: gates, label, columns, paths."""
     monkeypatch.syspath_prepend(DAGS)
     return importlib.import_module("flights")
 
 
 @pytest.mark.slow
-def test_all_months_so_far_replace_an_old_model_and_the_last_three_months_do_not(example, mlflow_connection, tmp_path):
+def test_training_on_all_months_replaces_an_old_model_and_on_three_months_does_not(
+    example, mlflow_connection, tmp_path
+):
     store, model = ArtifactStore(f"file://{tmp_path}/store"), f"flights_{uuid.uuid4().hex[:8]}"
     client = connect(MLflowTarget(), from_environment)
 

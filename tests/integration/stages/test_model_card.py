@@ -1,4 +1,4 @@
-"""An evaluation writes a card for every candidate into a real MLflow, with the verdict's numbers and nobody's HTML."""
+"""An evaluation logs a card for every candidate to a real MLflow, with the verdict's numbers and without foreign HTML."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(client, tmp_path):
 
 
 class Page(HTMLParser):
-    """What a browser would find."""
+    """The tags, attributes, addresses and text of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def cards(client, ref, folder) -> tuple[str, Page]:
 
 
 def rows_of(markdown: str) -> dict[str, list[str]]:
-    """The tables' rows as a reader sees them, by their first cell."""
+    """The rows of all tables, by their first cell."""
     found, cells = {}, []
     for token in MarkdownIt("commonmark").enable("table").parse(markdown):
         if token.type == "tr_open":
@@ -167,7 +167,7 @@ def test_missing_facts_are_left_out_of_the_card(client, context, make, tmp_path)
     assert "{" not in markdown
 
 
-def test_a_description_that_a_person_wrote_stays(client, context, make):
+def test_a_description_that_a_person_wrote_is_kept(client, context, make):
     good = make(training_set(context.store), GOOD)
     client.update_model_version(good.model, str(good.version), "Mine.")
     evaluate.run(EvaluateSpec(candidates=[good]), context)
@@ -238,14 +238,14 @@ def test_hostile_text_is_shown_and_inert(client, context, make, tmp_path):
     assert raw.tags.count("a") == 0
 
 
-def test_a_long_purpose_fits_mlflow(client, context, make):
+def test_a_long_purpose_is_shortened_for_mlflow(client, context, make):
     good = make(training_set(context.store), GOOD)
     evaluate.run(EvaluateSpec(candidates=[good], card={"purpose": "many words " * 1_000}), context)
     assert 4_900 < len(client.get_model_version(good.model, str(good.version)).description) <= 5_000
 
 
 @pytest.mark.parametrize("text", ["roc_auc at least 0.6", "2013-04", "-0.5", "a_b", "x: y, (z)", "Grüße ✓"])
-def test_ordinary_text_stays_readable(text):
+def test_ordinary_text_is_not_escaped(text):
     assert model_card._markdown(text) == text
 
 

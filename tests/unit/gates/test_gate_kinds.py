@@ -1,4 +1,4 @@
-"""Each kind of gate on models and rows of which it is known what it must find."""
+"""Each kind of gate, on models and rows with a known result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data(tmp_path):
 
 
 def table(task="binary", rows=ROWS, seed=0):
-    """Held-out rows with a carrier, of which ``BB`` is rare and ``CC`` rarer, and a sex."""
+    """Held-out rows with the columns carrier (``BB`` is rare, ``CC`` rarer) and sex."""
     random = np.random.default_rng(seed)
     found = held_out(task, rows, seed)
     carrier = random.choice(["AA", "BB", "CC"], size=rows, p=[0.8, 0.195, 0.005])
@@ -121,7 +121,7 @@ def test_a_better_model_passes_and_the_explanation_has_the_numbers(data):
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
-def test_a_difference_within_chance_is_no_improvement_and_no_loss(metric, data):
+def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
     # Hardly another model: better or worse by luck.
     pair = evidence(data, (2, 0.03), (2, -0.03)), evidence(data, (2, -0.03), (2, 0.03))
     better, worse = (check({"metric": metric, "better_than_champion_by": 0}, item) for item in pair)
@@ -147,7 +147,7 @@ def test_more_candidates_need_a_larger_improvement(data):
     assert (check(between, alone).passed, check(between, among).passed) == (True, False)
 
 
-def test_a_calibration_error_is_bounded_with_its_own_error(data):
+def test_a_bound_with_confidence_uses_the_interval(data):
     honest = evidence(data, (2, 0))
     sure = evidence(data, (8, 0))
     declared = {"metric": "ece", "max": 0.05, "confidence": 0.95}
@@ -165,7 +165,7 @@ def test_a_calibration_error_is_bounded_with_its_own_error(data):
     assert "is above" in area.explanation
 
 
-def test_worse_on_one_slice_is_worse_and_too_small_a_slice_is_uncertain(tmp_path):
+def test_one_worse_slice_fails_the_gate_and_a_small_slice_is_uncertain(tmp_path):
     rows = table()
     data = stored(tmp_path, rows)
     found = evidence(data, (2, 0), (2, 0.2))
@@ -197,7 +197,7 @@ def test_worse_on_one_slice_is_worse_and_too_small_a_slice_is_uncertain(tmp_path
     assert check({**declared, "not_worse_than_champion_by": 0.5}, broken).passed
 
 
-def test_the_worst_slices_are_found_without_being_named(tmp_path):
+def test_the_worst_slices_are_discovered(tmp_path):
     rows = table(rows=20_000)
     data = stored(tmp_path, rows)
     found = evidence(data, (2, 0), (2, 0.1))
@@ -224,7 +224,7 @@ def test_the_worst_slices_are_found_without_being_named(tmp_path):
     assert not [item for item in nothing.slices if "discovered" in item.name]
 
 
-def test_two_equal_models_are_rarely_called_worse_on_any_of_many_slices(tmp_path):
+def test_equal_models_are_rarely_worse_on_any_of_many_slices(tmp_path):
     random = np.random.default_rng(0)
     rows, failures, rounds = 1_500, 0, 60
     data = stored(tmp_path, table(rows=rows).append_column("group", pa.array(random.integers(12, size=rows))))
@@ -249,7 +249,7 @@ def test_slices_without_a_champion_or_a_column(data):
         check(declared, evidence(data, (2, 0), (2, 1)))
 
 
-def test_numbers_times_and_missing_values_make_slices():
+def test_numbers_times_and_missing_values_form_slices():
     from airflow_mlops.gates.slicing import by_column
 
     numbers = pa.array([None, *np.arange(100.0)])
@@ -272,7 +272,7 @@ def test_numbers_times_and_missing_values_make_slices():
     assert sum(len(part.index) for part in parts) == 110
 
 
-def test_who_beats_no_baseline_is_named(data):
+def test_the_baselines_that_are_not_beaten_are_named(data):
     from airflow_mlops.gates.baseline import BeatsABaseline
 
     gate = BeatsABaseline(metric="roc_auc")
@@ -290,7 +290,7 @@ def test_who_beats_no_baseline_is_named(data):
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_the_tree_learns_from_the_rows_that_are_not_held_out(task, tmp_path):
+def test_the_tree_is_fitted_to_the_training_part(task, tmp_path):
     holes = table(task, 2_000, seed=1)
     wind = pa.array(holes["wind"].to_numpy(), mask=np.arange(2_000) % 7 == 0)
     holes = holes.set_column(2, "wind", wind)
@@ -312,7 +312,7 @@ def test_the_tree_learns_from_the_rows_that_are_not_held_out(task, tmp_path):
     assert len(np.unique(found.score)) <= 8
 
 
-def test_without_other_rows_there_is_no_tree(data, tmp_path):
+def test_without_a_training_part_there_is_no_tree(data, tmp_path):
     assert small_tree(data, contract()) is None
     one_class = table(seed=1).filter(pa.array(np.asarray(table(seed=1)["label"])))
     assert small_tree(stored(tmp_path / "one", table(), train=one_class), contract()) is None

@@ -1,4 +1,4 @@
-"""The plots of an evaluation: what suits the task, drawn without pyplot, whatever the data looks like."""
+"""The plots of an evaluation: those of the task, drawn without pyplot, also for extreme data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def drawn(file) -> bool:
         ("regression", ["residuals", "importance"]),
     ],
 )
-def test_each_task_gets_the_plots_that_suit_it(task, names, rows, tmp_path):
+def test_each_task_has_its_plots(task, names, rows, tmp_path):
     truth, contract, candidate = measure(task, rows)
     _, _, champion = measure(task, rows, seed=1)
     importance = {f"feature {number}": 0.1 / (number + 1) for number in range(30)}
@@ -67,7 +67,7 @@ def test_each_task_gets_the_plots_that_suit_it(task, names, rows, tmp_path):
     assert all(drawn(file) for file in files)
 
 
-def test_a_model_that_is_always_right_and_one_that_says_one_thing_are_drawn(tmp_path):
+def test_perfect_and_constant_models_are_drawn(tmp_path):
     _, contract, _ = measure("regression", 10)
     values = np.full(10, 3.0)
     same = Measurement("m v1", {"rmse": 0.0, "r2": 1.0}, Predictions(values, values, None))
@@ -75,14 +75,14 @@ def test_a_model_that_is_always_right_and_one_that_says_one_thing_are_drawn(tmp_
     assert drawn(file)
 
 
-def test_dollars_in_names_make_no_formula(tmp_path):
+def test_dollar_signs_in_names_are_not_parsed_as_formulas(tmp_path):
     truth, contract, candidate = measure("binary", 20)
     odd = contract.model_copy(update={"label": r"$\x$"})
     files = plots.draw(tmp_path, truth, odd, candidate, None, {r"$\y$": 0.5, "$_in_$": 0.1}, "roc_auc")
     assert all(drawn(file) for file in files)
 
 
-def test_without_importances_there_is_no_plot_of_them(tmp_path):
+def test_without_importances_there_is_no_importance_plot(tmp_path):
     truth, contract, candidate = measure("binary", 20)
     names = [file.stem for file in plots.draw(tmp_path, truth, contract, candidate, None, {}, "roc_auc")]
     assert "importance" not in names

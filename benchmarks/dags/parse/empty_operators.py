@@ -1,4 +1,4 @@
-"""The shape of ``every_operator.py`` with EmptyOperators: what Airflow itself costs."""
+"""The DAG of ``every_operator.py`` with EmptyOperators, to measure the time of Airflow itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with DAG("empty_operators", schedule=PartitionedAtRuntime(), catchup=False, defa
     profile = EmptyOperator.partial(task_id="profile").expand(doc=["one", "two"])
     monitor = EmptyOperator(task_id="monitor")
     purge = EmptyOperator(task_id="purge")
-    rollback = EmptyOperator(task_id="rollback", params={"reason": "asked for"})
+    rollback = EmptyOperator(task_id="rollback", params={"reason": "manual"})
     ingest >> validate >> training_set >> [search, train, evaluate, score]
     search >> train >> evaluate >> promote >> score >> join_labels >> profile >> monitor >> rollback
     validate >> join_labels >> monitor

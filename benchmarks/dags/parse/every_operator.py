@@ -1,4 +1,4 @@
-"""One DAG with all fourteen operators, wired as a lifecycle; it is parsed, never run."""
+"""A DAG with all fourteen operators, connected as a lifecycle. The benchmark only parses it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ with DAG(
         task_id="monitor", dataset=joined.output, profiles=profiles.output, window="{{ partition_key }}"
     )
     purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
-    rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "asked for"})
+    rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "manual"})
     features >> data
     promote >> score
     monitor >> rollback

@@ -1,4 +1,4 @@
-"""What the documentation tells a newcomer to do works as it is written."""
+"""The DAGs in the documentation work unchanged."""
 
 from __future__ import annotations
 

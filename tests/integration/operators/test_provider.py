@@ -1,4 +1,4 @@
-"""The provider inside a real Airflow: its connection type, its links, its pages and its preload."""
+"""The provider in a real Airflow: connection type, links, pages and preload."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_airflow_finds_the_provider_and_its_plugin(manager):
     assert not [error for name, error in plugins_manager._get_plugins()[1].items() if "mlops" in name]
 
 
-def test_the_connection_form_asks_for_the_tracking_uri_and_the_address_of_the_pages(manager):
+def test_the_connection_form_has_the_tracking_uri_and_the_address_of_the_pages(manager):
     manager.initialize_providers_hooks()
     hook = manager.hooks["mlflow"]
     assert (hook.hook_name, hook.connection_id_attribute_name) == ("MLflow", "mlflow_conn_id")
@@ -38,7 +38,7 @@ def test_the_connection_form_asks_for_the_tracking_uri_and_the_address_of_the_pa
     assert manager.field_behaviours["mlflow"]["relabeling"]["host"] == "Tracking URI"
 
 
-def test_the_links_are_known_to_airflow(manager):
+def test_airflow_knows_the_links(manager):
     from airflow_mlops.links import DataDocsLink, MLflowRunLink, ReportLink
 
     known = set(manager.extra_links_class_names)
@@ -57,14 +57,15 @@ def test_settings_have_their_defaults(monkeypatch):
     assert default_store() == f"file://{conf.get('core', 'dags_folder').removesuffix('/dags')}/mlops"
 
 
-def test_the_hook_reaches_mlflow_and_says_its_version(mlflow_connection):
+def test_the_hook_connects_to_mlflow_and_reports_its_version(mlflow_connection):
     import mlflow
 
     from airflow_mlops.hooks.mlflow import MLflowHook
 
     ok, message = MLflowHook().test_connection()
     assert ok, message
-    assert message == f"MLflow {mlflow.__version__} answers at {mlflow_connection}."
+    assert mlflow.__version__ in message
+    assert mlflow_connection in message
     assert MLflowHook("mlflow_default").get_conn().search_experiments(max_results=1)
 
 
@@ -76,7 +77,7 @@ def test_the_hook_reaches_mlflow_and_says_its_version(mlflow_connection):
         (None, "is not defined in Airflow"),
     ],
 )
-def test_a_connection_that_does_not_work_says_why_and_keeps_its_secrets(connection, message, monkeypatch, airflow_db):
+def test_a_failed_connection_test_has_the_reason_and_no_secret(connection, message, monkeypatch, airflow_db):
     from airflow_mlops.hooks.mlflow import MLflowHook
 
     if connection is not None:
@@ -137,7 +138,7 @@ def test_the_links_to_pages_lead_to_the_api_server(run_dag, monkeypatch, tmp_pat
     run = run_dag(DAG.format(dag_id="page_links", result=result))
     served = "https://airflow.example.com/team/mlops/artifacts/docs/a%252Fb/run%201/index.html"
     assert run.xcom("work", "_link_DataDocsLink") == served
-    # Another store than the configured one is not served.
+    # Only the configured store is served.
     assert run.xcom("work", "_link_ReportLink") == result["report_url"]
 
 
@@ -155,7 +156,7 @@ with DAG("docs_link_{limit}"):
 
 
 @pytest.mark.parametrize(("limit", "state", "page"), [(9, "success", "/validations/"), (1, "failed", "/index.html")])
-def test_a_validation_links_to_its_data_docs_also_when_it_fails(limit, state, page, run_dag, tmp_path, monkeypatch):
+def test_a_validation_links_to_its_data_docs_even_if_it_fails(limit, state, page, run_dag, tmp_path, monkeypatch):
     from urllib.parse import unquote
 
     from airflow_mlops.plugin.pages import artifact
@@ -192,7 +193,7 @@ def store():
         ("docs/notes.unknown", "application/octet-stream"),
     ],
 )
-def test_a_page_is_served_as_what_it_is_and_may_do_nothing(key, kind, store):
+def test_a_page_has_its_content_type_and_a_restrictive_policy(key, kind, store):
     from airflow_mlops.plugin.pages import artifact
 
     response = artifact(key)
@@ -201,7 +202,7 @@ def test_a_page_is_served_as_what_it_is_and_may_do_nothing(key, kind, store):
     assert response.headers["x-content-type-options"] == "nosniff"
     policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none';")
-    # Scripts run in no page, or in one that has an origin of its own and can fetch nothing.
+    # Scripts run only in Data Docs, which are sandboxed, so they have no origin and cannot send requests.
     assert ("script-src" in policy) == key.startswith("docs/") == ("sandbox allow-scripts" in policy)
     assert "allow-same-origin" not in policy
     assert "connect-src" not in policy
@@ -215,7 +216,7 @@ KEYS = st.lists(
 
 
 @given(key=KEYS)
-def test_no_key_leaves_the_folders_that_are_shown(store, key):
+def test_no_key_reaches_other_folders(store, key):
     from fastapi import HTTPException
 
     from airflow_mlops.plugin.pages import artifact
@@ -227,7 +228,7 @@ def test_no_key_leaves_the_folders_that_are_shown(store, key):
     assert refused.value.status_code == 404
 
 
-def test_preload_imports_what_it_can_and_warns_of_the_rest(caplog, monkeypatch, tmp_path):
+def test_preload_imports_modules_and_warns_of_failures(caplog, monkeypatch, tmp_path):
     from airflow_mlops.plugin.preload import import_all
 
     (tmp_path / "preloaded_here.py").write_text("import logging; logging.getLogger('noisy').info('I am imported')")
@@ -247,11 +248,11 @@ def test_preload_imports_what_it_can_and_warns_of_the_rest(caplog, monkeypatch, 
         (["airflow", "scheduler"], True, True),
         (["airflow", "triggerer"], True, False),
         (["airflow", "dag-processor"], True, False),
-        # A task is forked from the scheduler and keeps its arguments.
+        # A task is forked from the scheduler and has the same arguments.
         (["airflow", "scheduler"], False, False),
     ],
 )
-def test_only_the_scheduler_itself_preloads(argv, is_job, expected, monkeypatch):
+def test_only_the_scheduler_preloads(argv, is_job, expected, monkeypatch):
     from airflow.jobs.job import Job
     from airflow.sdk.execution_time.task_runner import TaskRunnerMarker
 

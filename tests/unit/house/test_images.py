@@ -75,12 +75,12 @@ def build(tmp_path: Path, *images: str, builder: str = "docker", **env: str) -> 
     fake.chmod(0o755)
     env = {"PATH": os.environ["PATH"], "IMAGE_BUILDER": str(fake), **env}
     subprocess.run([BUILD, *images], env=env, check=True, capture_output=True, timeout=60)
-    asked = {}
+    images = {}
     for line in (tmp_path / "calls").read_text().splitlines():
         found = dict(re.findall(r"--build-arg (\w+)=(\S+)", line))
         (tag,), (file,) = re.findall(r" -t (\S+) \.$", line), re.findall(r" -f (\S+)", line)
-        asked[tag] = {"file": file, **found}
-    return asked
+        images[tag] = {"file": file, **found}
+    return images
 
 
 # Installed packages
@@ -130,15 +130,15 @@ def test_installed_packages_follow_the_constraints(dockerfile):
 
 def test_the_cpu_runner_installs_no_cuda_package(tmp_path):
     assert [line for line in requirements(arguments(RUNNER)["EXTRAS"]) if CUDA.match(line)] == []
-    ((tag, asked),) = build(tmp_path, "cpu").items()
+    ((tag, images),) = build(tmp_path, "cpu").items()
     assert tag == f"airflow-mlops-runner:{__version__}-cpu"
-    assert asked["TORCH_INDEX"].endswith("/cpu")
+    assert images["TORCH_INDEX"].endswith("/cpu")
 
 
 def test_the_cuda_runner_installs_torch_with_cuda(tmp_path):
-    ((tag, asked),) = build(tmp_path, "cuda").items()
+    ((tag, images),) = build(tmp_path, "cuda").items()
     assert tag == f"airflow-mlops-runner:{__version__}-cuda"
-    assert "TORCH_INDEX" not in asked
+    assert "TORCH_INDEX" not in images
     assert arguments(RUNNER)["TORCH_INDEX"] == ""
 
 
@@ -237,30 +237,31 @@ def test_make_images_calls_the_build_script():
 
 @pytest.mark.parametrize("builder", ["docker", "buildah"])
 def test_the_script_builds_all_images_or_the_named_ones(tmp_path, builder):
-    asked = build(tmp_path, builder=builder)
-    assert {tag: image["file"] for tag, image in asked.items()} == {
+    images = build(tmp_path, builder=builder)
+    assert {tag: image["file"] for tag, image in images.items()} == {
         f"airflow-mlops-runner:{__version__}-cpu": RUNNER,
         f"airflow-mlops-runner:{__version__}-cuda": RUNNER,
         f"airflow-mlops:{__version__}": AIRFLOW,
     }
-    assert sorted({image["file"] for image in asked.values()}) == DOCKERFILES
+    assert sorted({image["file"] for image in images.values()}) == DOCKERFILES
 
 
 def test_options_of_the_script_become_arguments_of_the_dockerfile(tmp_path):
-    told = {"EXTRAS": "adbc", "EXTRA_PACKAGES": "s3fs", "BASE": "mine:1", "AIRFLOW_BASE": "mine:2"}
-    asked = build(tmp_path, IMAGE="registry.example/mlops", TORCH_CPU_INDEX="https://mirror.example/cpu", **told)
-    assert all(tag.startswith("registry.example/mlops") for tag in asked)
-    for image in asked.values():
+    options = {"EXTRAS": "adbc", "EXTRA_PACKAGES": "s3fs", "BASE": "mine:1", "AIRFLOW_BASE": "mine:2"}
+    calls = build(tmp_path, IMAGE="registry.example/mlops", TORCH_CPU_INDEX="https://mirror.example/cpu", **options)
+    assert all(tag.startswith("registry.example/mlops") for tag in calls)
+    for image in calls.values():
         file = image.pop("file")
         # The builder itself handles this argument.
         image.pop("SOURCE_DATE_EPOCH")
         assert set(image) <= set(arguments(file)), file
         assert image["BASE"] == ("mine:2" if file == AIRFLOW else "mine:1")
         assert image["EXTRA_PACKAGES"] == "s3fs"
-    assert asked[f"registry.example/mlops-runner:{__version__}-cpu"]["TORCH_INDEX"] == "https://mirror.example/cpu"
+    assert calls[f"registry.example/mlops-runner:{__version__}-cpu"]["TORCH_INDEX"] == "https://mirror.example/cpu"
 
 
 def test_an_unknown_image_is_an_error(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as caught:
         build(tmp_path, "gpu")
-    assert b"There is no image gpu: cpu, cuda or airflow." in caught.value.stderr
+    assert b"image gpu: " in caught.value.stderr
+    assert b"cpu, cuda or airflow" in caught.value.stderr

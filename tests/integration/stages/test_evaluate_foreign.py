@@ -205,7 +205,7 @@ def test_each_model_uses_the_modules_that_were_logged_with_it(context, log, tmp_
     dataset = training_set(context.store)
     right = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "right", 2))
     wrong = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "wrong", -2))
-    with pytest.raises(ModelFormatError, match=r"with the modules in code\): if you trust"):
+    with pytest.raises(ModelFormatError, match=r"with the modules in code\): set allow_pyfunc=True"):
         judge(context, right, dataset=dataset)
     verdict = judge(context, right, wrong, dataset=dataset, allow_pyfunc=True).verdict
     first, second = (item.metrics["roc_auc"] for item in verdict.candidates)

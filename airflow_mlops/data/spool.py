@@ -1,4 +1,4 @@
-"""Tables that are larger than they should be in memory."""
+"""Keep a large table in a temporary file instead of memory."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def join(
     :param events: join keys, event times and the inputs of on-demand views
     :param timestamp: the column of the event times
     :param memory_limit: how much memory DuckDB may use before it continues on disk
-    :return: tables with the columns ``request.refs``, for one slice of the events after the other
+    :return: tables with the columns ``request.refs``, for consecutive slices of the events
     :raises FeatureStoreError: Feast or DuckDB failed, or keys and sources do not fit together
     :raises LeakageError: the join returned a value that is newer than its event
     """

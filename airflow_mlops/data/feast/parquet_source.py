@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -23,15 +25,16 @@ if TYPE_CHECKING:
 OLDEST = -(2**63)
 """A creation time before all others, for rows without one."""
 
-# Names that DuckDB gives to the place of a row in its file.
+# The latest time in nanoseconds since 1970 that fits into 64 bits.
 _MOST_NANOSECONDS = 2**63 - 1
+# Names that DuckDB gives to the place of a row in its file.
 _PLACE = ("file_index", "file_row_number", "filename")
 _READ_ROWS = 131_072
 
 
 @dataclass(frozen=True)
 class Span:
-    """The times that can matter to a set of events, in microseconds since 1970. Both ends belong to it.
+    """The times of the rows that a set of events may see, in microseconds since 1970. It includes both ends.
 
     :param first: ``None`` if a row of any age may be seen
     """
@@ -65,8 +68,15 @@ class ParquetSource:
         files itself. What it cannot read with the same result is copied into a table with Arrow.
 
         :param number: distinguishes this source from others in one query
+        :raises FeatureStoreError: the files cannot be read
         :raises SchemaError: a time of the source is not a point in time
         """
+        try:
+            return self._relation(connection, number, span)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.request, error) from error
+
+    def _relation(self, connection: DuckDBPyConnection, number: int, span: Span) -> tuple[str, dict[str, Any]]:
         if self.is_readable_by_duckdb():
             return self._scan(number, span)
         name = f"source_{number}"
@@ -85,7 +95,7 @@ class ParquetSource:
             isinstance(self.dataset, ds.FileSystemDataset)
             and isinstance(self.dataset.filesystem, LocalFileSystem)
             # DuckDB expands patterns in paths, and ignores case in names.
-            and not any(character in path for path in self.dataset.files for character in "*?[")
+            and not any(character in path for path in self.dataset.files for character in "*?[{")
             and len(set(folded)) == len(folded)
             and not set(folded) & set(_PLACE)
             and all(_is_plain(schema.field(name).type) for name in self.names.values())
@@ -130,8 +140,9 @@ class ParquetSource:
             fragment_readahead=1,
         )
         where = f"in the source of feature view {self.request.view.name!r}"
-        for batch in (pa.RecordBatch.from_pylist([], scanner.projected_schema), *scanner.to_batches()):
-            rows = pa.array(range(row, row + batch.num_rows), pa.int64())
+        empty = pa.RecordBatch.from_pylist([], scanner.projected_schema)
+        for batch in chain([empty], scanner.to_batches()):
+            rows = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
             time = as_utc(batch[self.time], f"{self.time!r} {where}", round_up=True).cast(pa.int64())
             created = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
@@ -139,7 +150,7 @@ class ParquetSource:
                 values = as_utc(batch[self.created], f"{self.created!r} {where}", round_up=True)
                 created = values.cast(pa.int64()).fill_null(OLDEST)
             columns = {alias: decoded(batch[column]) for alias, column in self._values()}
-            columns |= {"t": time, "created": created, "file": pa.array([0] * len(rows), pa.int64()), "row": rows}
+            columns |= {"t": time, "created": created, "file": np.zeros_like(rows), "row": rows}
             yield pa.RecordBatch.from_pydict(columns).filter(pc.is_valid(time))
 
     def _values(self) -> list[tuple[str, str]]:
@@ -177,7 +188,7 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
         )
         dataset = ds.dataset(path, filesystem=filesystem, format="parquet")
     except (OSError, pa.ArrowException) as error:
-        raise unreadable(request, error) from error
+        raise _unreadable(request, error) from error
     created = source.created_timestamp_column
     found = ParquetSource(
         request,
@@ -203,7 +214,7 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
     return found
 
 
-def unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:
+def _unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:
     """The error for a source whose files cannot be read."""
     return FeatureStoreError(
         f"The source of feature view {request.view.name!r}, {request.view.batch_source.path}, cannot be read: "

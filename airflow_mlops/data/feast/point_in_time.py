@@ -1,9 +1,9 @@
 """The point-in-time join of events with Parquet sources, by DuckDB's ``ASOF JOIN``.
 
 Of the rows with the event's join keys, an event sees the newest one that is not newer than the event and, if the view
-has a time to live, not older than that. Both bounds belong to the span. Of rows with the same time, the one that was
-created last counts; of those with the same creation time too, the last one in the source, in the order of file paths
-and of rows in a file. A row without a time is never seen. A null join key matches nothing.
+has a time to live, not older than that. Both bounds are inclusive. Of rows with the same time, the event sees the one
+that was created last; of rows that are still equal, the last one in the source, in the order of file paths and of rows
+in a file. A row without a time is never seen. A null join key matches nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def join(
     :param timestamp: the column of the event times. Times finer than a microsecond are rounded down
     :param memory_limit: how much memory DuckDB may use before it continues on disk, for example ``2GB``
     :param batch_rows: the largest number of events in a table
-    :return: for one slice of the events after the other, the columns ``alias:feature`` as the sources hold them
+    :return: tables with the columns ``alias:feature`` in the types of the sources, for consecutive slices of the events
     :raises FeatureStoreError: the join failed
     :raises LeakageError: the join returned a row that is newer than its event
     """

@@ -1,4 +1,4 @@
-"""Feast repositories: opened quickly, read in isolation, written by one task at a time."""
+"""Open, read and apply Feast repositories. Only one task at a time writes to a registry file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def open_store(repo: str) -> FeatureStore:
             f"{config} uses the environment variable {', '.join(unset)}, which is not set where the step runs: "
             "set it for the Airflow workers, or in run_on=Process(env=...)."
         )
-    # It says "Registry cache expired" dozens of times in every task.
+    # This logger writes "Registry cache expired" dozens of times in every task.
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)
     try:
         with lean_imports(), quietly():
@@ -81,7 +81,7 @@ def open_store(repo: str) -> FeatureStore:
 
 
 def _make_folders(store: FeatureStore) -> None:
-    # Feast makes a missing folder, but not that folder's parents.
+    # Feast creates a missing folder, but not its parents.
     for path in (_registry_file(store), getattr(store.config.online_store, "path", None)):
         if path and "://" not in str(path):
             (store.repo_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +97,17 @@ def _registry_file(store: FeatureStore) -> Path | None:
 
 @contextmanager
 def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
-    """Hold the repository's registry for this task alone, or together with others that only read it.
+    """Lock the registry file of the repository, and read it again.
 
-    Feast reads the whole registry file, changes it and writes it back in place: of two tasks at once, one would lose
-    what the other wrote, or read half a file. A registry in a database or an object store is left to Feast.
+    Feast reads the whole registry file, changes it and writes it back in place. Without a lock, one of two concurrent
+    tasks could lose the changes of the other, or read an incomplete file. Registries in a database or an object store
+    are not locked.
+
+    :param shared: whether other tasks may hold the lock too, because this one only reads
     """
     registry = _registry_file(store)
     with _lock(registry, shared):
-        # Whoever held it may have written.
+        # The previous holder of the lock may have changed the file.
         if registry is not None and registry.exists():
             refresh: Callable[[], None] = store.refresh_registry
             refresh()
@@ -114,7 +117,7 @@ def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
 @contextmanager
 def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
     lock = Path(f"{registry}.lock")
-    # Where nothing can be written, nothing changes either.
+    # If this task cannot write the lock, it cannot change the registry either.
     if registry is None or not os.access(lock if lock.exists() else lock.parent, os.W_OK):
         yield
         return
@@ -129,10 +132,11 @@ def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
 
 
 def missing_features(store: FeatureStore, service: str | None, refs: Sequence[str]) -> list[str]:
-    """Those of ``refs`` that the registry no longer has.
+    """Find the features that the registry no longer has.
 
-    :param service: the feature service they came from, if they came from one: it must still offer them
-    :param refs: features as ``view:feature``, by the names that the service gives its views
+    :param service: the feature service of the features; it must still contain them. ``None`` if they have no service
+    :param refs: features as ``view:feature``, with the names that the service gives to its views
+    :return: the missing ones of ``refs``
     :raises FeatureStoreError: the registry cannot be read
     """
     try:
@@ -158,13 +162,13 @@ def missing_features(store: FeatureStore, service: str | None, refs: Sequence[st
 def parse_repo(store: FeatureStore) -> RepoContents:
     """Read the repository's Python files, as ``feast apply`` does.
 
-    :raises FeatureStoreError: a file cannot be imported, or the project's name does not fit
+    :raises FeatureStoreError: a file cannot be imported, or it defines another project
     """
     with lean_imports():
         repo_operations = importlib.import_module("feast.repo_operations")
         from feast import Project
 
-    # Feast resolves "." in its own way; links would make its relative paths fail.
+    # Symbolic links would break the relative paths of Feast.
     folder = store.repo_path.resolve()
     try:
         with _imports_of(folder, repo_operations.get_repo_files), quietly():
@@ -185,7 +189,7 @@ def parse_repo(store: FeatureStore) -> RepoContents:
 
 
 def apply(store: FeatureStore, contents: RepoContents) -> None:
-    """Register what the repository defines and remove what it no longer defines, as ``feast apply`` does.
+    """Register the definitions of the repository and remove all others, as ``feast apply`` does.
 
     :raises FeatureStoreError: Feast refuses the definitions
     """
@@ -222,17 +226,17 @@ def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterato
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep Feast's coloured text and progress bars out of the task's log."""
-    said = io.StringIO()
+    """Keep Feast's coloured output and progress bars out of the log of the task."""
+    output = io.StringIO()
     try:
-        with redirect_stdout(said), redirect_stderr(said):
+        with redirect_stdout(output), redirect_stderr(output):
             yield
     finally:
-        log.debug("Feast said: %s", said.getvalue())
+        log.debug("Output of Feast: %s", output.getvalue())
 
 
 def _where(error: BaseException, folder: Path) -> str:
-    """The place in the repository that an error comes from."""
+    """The place in the repository where an error was raised."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
@@ -240,7 +244,7 @@ def _where(error: BaseException, folder: Path) -> str:
 
 
 def hint(error: BaseException) -> str:
-    """What to do about an error of Feast, where that is known."""
+    """Advice for an error of Feast; empty if there is none."""
     if isinstance(error, FileNotFoundError):
-        return " The file of a source is not there: write it first, or give a dataset for it in sources."
+        return " The file of a source does not exist: write it first, or give a dataset for it in sources."
     return ""

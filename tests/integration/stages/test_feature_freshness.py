@@ -1,4 +1,4 @@
-"""Waiting for features, against a real Feast repository."""
+"""Waiting for features in a real Feast repository."""
 
 from __future__ import annotations
 
@@ -49,39 +49,39 @@ def april(first: int, last: int) -> tuple[datetime, datetime]:
     )
 
 
-def seen(repo, **asked):
-    return look(FeatureFreshnessSpec(repo=str(repo), **asked))
+def check(repo, **options):
+    return look(FeatureFreshnessSpec(repo=str(repo), **options))
 
 
-def test_a_window_is_waited_for_until_every_view_has_all_of_it(repo, caplog):
+def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     caplog.set_level("INFO", "airflow_mlops.stages")
-    assert seen(repo, window="2013-04") is None
+    assert check(repo, window="2013-04") is None
     assert "it serves no feature view online" in caplog.text
-    assert seen(repo, window="2013-04", feature_views=["first"]) is None
+    assert check(repo, window="2013-04", feature_views=["first"]) is None
     assert "first is not registered" in caplog.text
     materialize(repo, *april(1, 10))
-    assert seen(repo, window="2013-04") is None
+    assert check(repo, window="2013-04") is None
     assert "first is materialised only until 2013-04-11T00:00:00+00:00 of 2013-04; second is" in caplog.text
-    assert seen(repo, window="2013-04-01..2013-04-10").materialized_until["first"] == april(1, 10)[1]
+    assert check(repo, window="2013-04-01..2013-04-10").materialized_until["first"] == april(1, 10)[1]
     # The end of the month without its middle is not the month.
     materialize(repo, *april(21, 30))
-    assert seen(repo, window="2013-04") is None
+    assert check(repo, window="2013-04") is None
     materialize(repo, *april(11, 20), ["first"])
-    found = seen(repo, window="2013-04", feature_views=["first"])
+    found = check(repo, window="2013-04", feature_views=["first"])
     assert (found.project, list(found.materialized_until)) == ("small", ["first"])
     assert found.summary.startswith("first of Feast project small are materialised until 2013-04-30T23:59:59.999999")
-    assert seen(repo, window="2013-04") is None
+    assert check(repo, window="2013-04") is None
     materialize(repo, *april(11, 20))
-    assert list(seen(repo, window="2013-04").materialized_until) == ["first", "second"]
-    assert seen(repo, max_age="1D") is None
+    assert list(check(repo, window="2013-04").materialized_until) == ["first", "second"]
+    assert check(repo, max_age="1D") is None
     assert "first is materialised only until 2013-04-30" in caplog.text
     now = datetime.now(timezone.utc)
     materialize(repo, now - timedelta(hours=3), now - timedelta(hours=2))
-    assert seen(repo, max_age="1h") is None
-    assert seen(repo, max_age="3h").materialized_until["first"] == now - timedelta(hours=2)
+    assert check(repo, max_age="1h") is None
+    assert check(repo, max_age="3h").materialized_until["first"] == now - timedelta(hours=2)
 
 
-def test_the_trigger_looks_in_processes_of_its_own(repo, tmp_path):
+def test_the_trigger_checks_in_separate_processes(repo, tmp_path):
     def trigger(repo):
         path, arguments = FeatureFreshnessTrigger({"repo": str(repo), "window": "2013-04"}, 0.1).serialize()
         assert path == "airflow_mlops.triggers.sensing.FeatureFreshnessTrigger"
@@ -103,7 +103,7 @@ def test_the_trigger_looks_in_processes_of_its_own(repo, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"window": "2013", "max_age": "1D"}])
-def test_either_a_window_or_an_age_is_waited_for(options):
+def test_a_window_or_an_age_is_required_and_not_both(options):
     with pytest.raises(SpecError, match="give either window or max_age"):
         parse(FeatureFreshnessSpec, {"repo": "features", **options}, "The sensor")
 
@@ -113,7 +113,7 @@ HOURS = st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=8)
 
 
 @given(hours=HOURS)
-def test_a_window_is_covered_as_far_as_every_hour_of_it_is(hours):
+def test_a_window_is_covered_up_to_its_first_missing_hour(hours):
     """Hour by hour the same as by intervals; an interval ends a microsecond before the next begins, as ours do."""
     done = {hour for first, count in hours for hour in range(first, first + count)}
     expected = next(hour for hour in range(20) if hour not in done)

@@ -1,4 +1,4 @@
-"""Any Feast repository is applied and materialised chunk by chunk; a retry goes on where the last try stopped."""
+"""A Feast repository is applied and materialised chunk by chunk. A retry continues where the last attempt stopped."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     source = drivers / "data" / "driver_stats.parquet"
     said.clear()
     window = str(last_days(drivers))
-    with pytest.raises(MaterializationError, match="Earlier chunks are done; a retry goes on with this one") as failure:
+    with pytest.raises(
+        MaterializationError, match="Earlier chunks are done; a retry continues with this one"
+    ) as failure:
         materialize(store, drivers, window, chunk="1D", context=BreakingContext(store=store, key="results/task.json"))
     assert failure.value.retryable
     assert len(said) == 2
@@ -120,7 +122,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
 
     retried = materialize(store, drivers, window, chunk="1D")
     assert (retried.chunks, retried.chunks_skipped) == (3, 2)
-    assert "in 3 chunks, 2 were done by an earlier try" in retried.summary
+    assert "in 3 chunks, 2 were done by an earlier attempt" in retried.summary
     spans = intervals(drivers, "driver_hourly_stats")
     assert len(spans) == 5, "no chunk was materialised twice"
     assert spans[0][0] == start
@@ -130,7 +132,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     assert again.chunks_skipped == 0
 
 
-def test_only_the_views_asked_for_are_materialised(drivers, store):
+def test_only_the_requested_views_are_materialised(drivers, store):
     result = materialize(store, drivers, str(last_days(drivers, 1)), feature_views=["driver_hourly_stats_fresh"])
     assert result.feature_views == ["driver_hourly_stats_fresh"]
     assert intervals(drivers, "driver_hourly_stats") == []
@@ -140,7 +142,7 @@ def test_only_the_views_asked_for_are_materialised(drivers, store):
         materialize(store, drivers, "2013", feature_views=["nothing"], key="results/other.json")
 
 
-def test_without_apply_the_registry_decides(drivers, store):
+def test_without_apply_the_registered_definitions_are_used(drivers, store):
     with pytest.raises(FeatureStoreError):
         materialize(store, drivers, "2013", apply=False, feature_views=["driver_hourly_stats"])
     materialize(store, drivers, "2013", key="results/1.json")
@@ -181,14 +183,14 @@ def test_a_repository_that_does_not_parse_is_an_error_with_file_and_reason(drive
     assert not failure.value.retryable
 
 
-def test_a_folder_that_is_no_repository_says_where_one_is(feast_init, store, tmp_path):
+def test_for_a_folder_that_is_not_a_repository_the_error_suggests_one(feast_init, store, tmp_path):
     with pytest.raises(FeatureStoreError, match=r"is not a Feast repository, .* give .*feature_repo"):
         materialize(store, feast_init.parent, "2013")
     with pytest.raises(FeatureStoreError, match="is not a Feast repository"):
         materialize(store, tmp_path / "nowhere", "2013")
 
 
-def test_two_repositories_with_files_of_the_same_name_do_not_meet(drivers, store, tmp_path):
+def test_two_repositories_with_files_of_the_same_name_are_kept_apart(drivers, store, tmp_path):
     other = Path(shutil.copytree(drivers, tmp_path / "other"))
     text = (other / "feature_definitions.py").read_text()
     (other / "feature_definitions.py").write_text(text.replace('name="driver_hourly_stats"', 'name="renamed"'))
@@ -197,7 +199,7 @@ def test_two_repositories_with_files_of_the_same_name_do_not_meet(drivers, store
     assert views == ["driver_hourly_stats_fresh", "renamed"]
 
 
-def test_a_view_that_is_gone_from_the_repository_is_removed_from_the_registry(drivers, store):
+def test_a_view_that_was_removed_from_the_repository_is_removed_from_the_registry(drivers, store):
     materialize(store, drivers, "2013", key="results/1.json")
     for file in drivers.glob("*.py"):
         file.unlink()
@@ -245,7 +247,7 @@ def planes_source(store, **seats):
     return {"dataset": planes(store, seats), "valid_from": "2013-01-01"}
 
 
-def test_datasets_become_sources_in_any_order_and_as_often_as_one_likes(flights, store, tmp_path):
+def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, tmp_path):
     snapshot = planes_source(store, N1=100)
     result = replay(store, flights, "2013-02", 30.5, planes=snapshot)
     assert result.published == {"weather": 1, "planes": 1}
@@ -276,7 +278,7 @@ def test_datasets_become_sources_in_any_order_and_as_often_as_one_likes(flights,
     assert online(flights, "planes:seats", tailnum="N1") == 101
 
 
-def test_a_snapshot_reaches_the_online_store_whatever_the_window(flights, store):
+def test_a_snapshot_reaches_the_online_store_for_any_window(flights, store):
     replay(store, flights, "2013-07", 80, planes=planes_source(store, N1=100))
     assert online(flights, "planes:seats", tailnum="N1") == 100
 
@@ -289,7 +291,7 @@ def test_all_windows_of_a_name_can_be_published_at_once(flights, store, tmp_path
     assert len(published(tmp_path)) == 2
 
 
-def test_a_changed_view_gets_the_windows_of_before_in_its_new_columns(store, tmp_path, monkeypatch):
+def test_after_a_change_of_a_view_earlier_windows_get_the_new_columns(store, tmp_path, monkeypatch):
     monkeypatch.setenv("FLIGHTS_FEATURES_HOME", str(tmp_path / "home" / "feast"))
     repo = Path(shutil.copytree(FLIGHTS, tmp_path / "repo"))
     text = (repo / "definitions.py").read_text()
@@ -320,7 +322,7 @@ def test_a_changed_view_gets_the_windows_of_before_in_its_new_columns(store, tmp
         (
             [("EWR", "2013-01-20T12:00:00Z", 1)],
             {"drop": ["time_hour"]},
-            "no column 'time_hour', the source's timestamp",
+            "no column 'time_hour', the timestamp",
         ),
     ],
 )
@@ -334,7 +336,7 @@ def test_a_dataset_that_does_not_fit_its_source_is_refused_and_nothing_is_publis
     assert not folder.exists() or not list(folder.iterdir())
 
 
-def test_a_source_that_is_not_there_or_is_one_file_is_refused(flights, drivers, store):
+def test_a_source_that_does_not_exist_or_is_one_file_is_refused(flights, drivers, store):
     ref = weather(("EWR", "2013-01-20T12:00:00Z", 1), store=store)
     with pytest.raises(FeatureStoreError, match="no file source 'wether' to publish to: it has planes, weather"):
         materialize(store, flights, "2013-01", sources={"wether": ref})
@@ -342,14 +344,16 @@ def test_a_source_that_is_not_there_or_is_one_file_is_refused(flights, drivers, 
         materialize(store, drivers, "2013-01", sources={"driver_hourly_stats_source": ref}, key="results/2.json")
 
 
-def test_valid_from_is_for_rows_that_carry_no_time(flights, store):
+def test_valid_from_is_refused_for_rows_with_times(flights, store):
     ref = weather(("EWR", "2013-01-20T12:00:00Z", 1), store=store)
     with pytest.raises(SchemaError, match="has its own times in 'time_hour': omit valid_from"):
         materialize(store, flights, "2013-01", sources={"weather": {"dataset": ref, "valid_from": "2013-01-01"}})
 
 
-def test_a_source_whose_file_is_missing_is_an_error_that_says_what_to_do(flights, store):
-    with pytest.raises(FeatureStoreError, match="The file of a source is not there: write it first, or give a dataset"):
+def test_for_a_source_without_a_file_the_error_suggests_a_dataset(flights, store):
+    with pytest.raises(
+        FeatureStoreError, match="The file of a source does not exist: write it first, or give a dataset"
+    ):
         materialize(store, flights, "2013-01")
 
 
@@ -367,14 +371,14 @@ import sys
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesSpec
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.materialize_features import run
+from airflow_mlops.stages.materialize_features.step import run
 repo, store, view = sys.argv[1:]
 spec = MaterializeFeaturesSpec(repo=repo, window="2013-01", chunk="1D", feature_views=[view])
 run(spec, StepContext(store=ArtifactStore(store), key=f"results/{view}.json"))
 """
 
 
-def test_two_tasks_at_once_lose_nothing_of_each_other(drivers, store):
+def test_two_concurrent_tasks_keep_each_others_changes(drivers, store):
     views = ["driver_hourly_stats", "driver_hourly_stats_fresh"]
     tasks = [
         subprocess.Popen(
@@ -396,7 +400,7 @@ def test_feast_is_opened_without_torch_and_typeguard(flights, tmp_path):
     script.write_text(
         f"""
 import sys
-from airflow_mlops.stages import feast_repo
+from airflow_mlops.data.feast import repository as feast_repo
 feast_repo.open_store({str(flights)!r})
 heavy = {{"torch", "mlflow", "sklearn", "great_expectations", "kubernetes"}} & set(sys.modules)
 assert not heavy, heavy
@@ -416,7 +420,7 @@ print("torch too:", torch.__name__)
     assert done.stdout.split("\n")[:2] == ["typeguard works for others", "torch too: torch"]
 
 
-def test_the_start_of_a_window_belongs_to_it_and_its_end_does_not(flights, store):
+def test_a_window_includes_its_start_and_excludes_its_end(flights, store):
     rows = [("EWR", "2013-01-01T00:00:00Z", 1), ("JFK", "2013-02-01T00:00:00Z", 2)]
     ref = weather(*rows, store=store, window="2013-01..2013-02")
     sources = {"weather": ref, "planes": planes_source(store, N1=1)}

@@ -1,4 +1,4 @@
-"""Feast's features at the time of each event: never newer, never older than their time to live, for every event."""
+"""Every event gets the features that were known at its time, and none that are newer or older than their time to live."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ many_without_ties = st.tuples(
 @RANDOM
 # Feast's sort is stable only for up to 16 pairs of an event and a row: beyond that its choice between ties is arbitrary.
 @given(st.one_of(few_with_ties, many_without_ties), feast_kinds, kinds, st.sampled_from(["fresh", "lasting"]))
-def test_feast_s_own_join_gives_the_same(repo, feast_store, case, source_kind, event_kind, view):
+def test_feasts_own_join_gives_the_same(repo, feast_store, case, source_kind, event_kind, view):
     rows, events = case
     write_exact(repo, rows, source_kind)
     table = pa.table(
@@ -225,7 +225,7 @@ def test_feast_s_own_join_gives_the_same(repo, feast_store, case, source_kind, e
     st.lists(st.tuples(places, st.integers(1, 2), moments, exact_values), min_size=1, max_size=40, unique_by=distinct_by(0, 1, 2)),
     st.lists(st.tuples(places, st.integers(1, 3), moments), min_size=1, max_size=80, unique=True),
 )  # fmt: skip
-def test_feast_s_own_join_by_two_keys_gives_the_same(repo, feast_store, rows, events):
+def test_feasts_own_join_by_two_keys_gives_the_same(repo, feast_store, rows, events):
     write_twofold(repo, rows)
     place, number, at = zip(*events, strict=True)
     table = pa.table({"place": place, "number": number, "time": micros(at)})
@@ -268,7 +268,7 @@ def test_rows_without_a_time_are_never_seen(repo, feast_store):
     assert look_up(feast_store, ["lasting:value"], events)["lasting:value"].to_pylist() == [None, 8]
 
 
-def test_feast_s_offline_store_gives_the_same(repo, feast_store):
+def test_feasts_offline_store_gives_the_same(repo, feast_store):
     write_hourly(repo, [(place, at, 0, at, "w") for place in ("EWR", "JFK") for at in range(0, 600, 60)])
     events = pa.table({"place": ["EWR", "JFK"] * 20, "time": minutes([13 * n for n in range(40)])})
     (view,) = feast_request.resolve(feast_store, None, ["fresh:value"]).views
@@ -346,7 +346,7 @@ def test_sources_in_other_file_systems_are_read_by_arrow(repo, feast_store, monk
     }  # fmt: skip
 
 
-def test_a_join_that_does_not_fit_into_memory_at_all_says_what_to_change(repo, feast_store):
+def test_a_join_that_does_not_fit_into_memory_names_the_setting(repo, feast_store):
     write_hourly(repo, [("EWR", minute, 0, minute, "a") for minute in range(5_000)])
     events = pa.table({"place": ["EWR"] * 5_000, "time": minutes(range(5_000))})
     request = feast_request.resolve(feast_store, None, ["lasting:value"])
@@ -399,7 +399,7 @@ def build(tmp_path, repo, table, **options):
     return dataset.table(), dataset.manifest.details
 
 
-def test_features_of_one_name_keep_their_views_apart(repo, tmp_path):
+def test_features_with_one_name_in_two_views_get_the_views_name(repo, tmp_path):
     write_hourly(repo, [("EWR", 0, 0, 7, "a")])
     events = pa.table({"place": ["EWR", "EWR"], "time": minutes([10, 500])})
     table, details = build(tmp_path, repo, events, feature_service="both")
@@ -429,7 +429,7 @@ def test_on_demand_features_are_computed_by_feast(repo, tmp_path):
     assert sorted(table["scaled"].to_pylist()) == [14.0, 21.0]
 
 
-def test_whole_numbers_with_gaps_stay_whole_numbers(repo, tmp_path):
+def test_integers_with_gaps_stay_integers(repo, tmp_path):
     write_hourly(repo, [("EWR", 0, 0, 2**53 + 1, "a")])
     events = pa.table({"place": ["EWR", "BOS"], "time": minutes([10, 10])})
     table, _ = build(tmp_path, repo, events, features=["lasting:value"])
@@ -446,7 +446,7 @@ def test_whole_numbers_with_gaps_stay_whole_numbers(repo, tmp_path):
         ({"features": ["value"]}, "'value' is not a reference to a feature: write it as view:feature"),
     ],
 )
-def test_what_the_repository_does_not_have_is_named_with_what_it_has(repo, tmp_path, options, message):
+def test_for_a_missing_name_the_error_lists_the_existing_ones(repo, tmp_path, options, message):
     events = pa.table({"place": ["EWR"], "time": minutes([10])})
     with pytest.raises(FeatureStoreError, match=message):
         build(tmp_path, repo, events, **options)

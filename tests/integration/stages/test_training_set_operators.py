@@ -1,4 +1,4 @@
-"""Features and training sets made by Airflow: published, materialised, joined and split, here and in another Python."""
+"""Airflow publishes, materialises, joins and splits features, in the worker and in another Python."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_month_becomes_features_and_a_training_set(place, store, run_dag, tmp_
     assert events["mlops://flights/features"]["feature_views"] == ["planes", "weather"]
 
 
-def test_a_leak_fails_the_task_and_says_which_feature(store, run_dag, tmp_path, monkeypatch, capfd):
+def test_a_leak_fails_the_task_and_names_the_feature(store, run_dag, tmp_path, monkeypatch, capfd):
     run = run_flights(
         run_dag,
         store,
@@ -135,7 +135,7 @@ def test_a_leak_fails_the_task_and_says_which_feature(store, run_dag, tmp_path, 
     assert re.search(r"LeakageError: .*'late'.* 0\.85: 'dep_delay' \(AUC 0\.8", logged)
 
 
-def test_mistakes_in_a_dag_file_show_when_it_is_parsed():
+def test_wrong_parameters_fail_when_the_dag_is_parsed():
     from airflow_mlops.operators import BuildTrainingSetOperator
 
     def make(**options):

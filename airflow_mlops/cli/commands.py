@@ -180,7 +180,7 @@ def predictions(args: Namespace) -> None:
     """Run ``airflow mlops predictions MODEL``."""
     from airflow_mlops.cli.tables import sections
     from airflow_mlops.data.prediction_log import PredictionLog
-    from airflow_mlops.stages.predictions.questions import answer
+    from airflow_mlops.stages.predictions.query import summary
 
     log = PredictionLog(_store(args), args.model, args.predictions)
     window = parse(Window, args.window, "--window") if args.window else None
@@ -193,7 +193,7 @@ def predictions(args: Namespace) -> None:
         files = log.files(window)
         print(json.dumps(files, indent=1) if args.json else "\n".join(files))
         return
-    answers = answer(log, args.outcomes or f"{args.model}_outcomes", window)
+    answers = summary(log, args.outcomes or f"{args.model}_outcomes", window)
     if args.json:
         print(answers.model_dump_json(indent=1))
         return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_mlops.stages.predictions.answers import Answers, FeatureFound, Happened
+from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary, OutcomeSummary
 
 Rows = list[dict[str, Any]]
 
 
-def sections(answers: Answers) -> list[tuple[str, Rows]]:
+def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
     """The title and rows of each table; empty tables are left out."""
     found: list[tuple[str, Rows]] = [
         ("Predictions", [
@@ -59,7 +59,7 @@ def sections(answers: Answers) -> list[tuple[str, Rows]]:
     return [(title, _same_columns(rows)) for title, rows in found if rows]
 
 
-def _feature_row(item: FeatureFound) -> dict[str, Any]:
+def _feature_row(item: FeatureSummary) -> dict[str, Any]:
     value = "" if item.mean is None else f"{item.mean:.4g}"
     if item.most_frequent is not None:
         value = f"{item.most_frequent} ({item.share:.1%})"
@@ -71,7 +71,7 @@ def _feature_row(item: FeatureFound) -> dict[str, Any]:
     }
 
 
-def _realised_row(item: Happened) -> dict[str, Any]:
+def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
     metric = item.note
     if item.metric is not None:
         metric = f"{item.metric} {item.value:.3f} ({item.low:.3f} to {item.high:.3f})"

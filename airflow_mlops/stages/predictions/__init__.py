@@ -1,1 +1,1 @@
-"""The stage ``predictions``."""
+"""Summary of the prediction log, for ``airflow mlops predictions``."""

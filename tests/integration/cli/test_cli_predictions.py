@@ -19,8 +19,8 @@ from airflow_mlops.metrics.ranks import area
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
-from airflow_mlops.stages.predictions import questions
-from airflow_mlops.stages.predictions.questions import answer
+from airflow_mlops.stages.predictions import query
+from airflow_mlops.stages.predictions.query import summary
 from airflow_mlops.stages.score import step as score
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support.deployed import flights, write
@@ -161,20 +161,20 @@ def test_windows_that_were_joined_together_are_one_row_for_each_version(store, m
     score_rows(store, model, 1, "2013-05", data)
     score_rows(store, model, 2, "2013-06", data)
     join_delays(store, {"name": "delays_predictions", "window": "2013-04..2013-06"}, data)
-    found = answer(PredictionLog(store, "delays"), "delays_outcomes").happened
+    found = summary(PredictionLog(store, "delays"), "delays_outcomes").happened
     assert [(row.version, row.rows, row.labelled) for row in found] == [(1, 200, 200), (2, 100, 100)]
     assert {row.window for row in found} == {"2013-04-01T00:00:00Z/2013-07-01T00:00:00Z"}
 
 
 @pytest.mark.parametrize("labels", [None, ["much"] * 3])
 def test_labels_are_counted_even_if_performance_cannot_be_measured(store, model, labels, monkeypatch):
-    monkeypatch.setattr(questions, "BATCH_ROWS", 1)
+    monkeypatch.setattr(query, "BATCH_ROWS", 1)
     made = score_rows(store, model, 1, "2013-04", flights(3))
     values = pa.array(labels or [None] * 3, pa.string())
     truth = write(store, "flights", pa.table({"flight": [0, 1, 2], "late": values}), "2013")
     spec = {"predictions": made.ref, "labels": truth, "on": ["flight"], "label": "late", "name": "delays_outcomes"}
     join_labels.run(JoinLabelsSpec(**spec), StepContext(store))
-    (found,) = answer(PredictionLog(store, "delays"), "delays_outcomes").happened
+    (found,) = summary(PredictionLog(store, "delays"), "delays_outcomes").happened
     assert (found.rows, found.labelled, found.metric) == (3, len(labels or []), None)
     assert ("'much'" if labels else "there are no labels") in found.note
 
@@ -201,7 +201,7 @@ def test_regressions_multiclass_models_and_unusual_columns_are_summarised(store)
         f_text=["a", "a", None, "b"], f_inf=[1.0, float("inf"), None, 3.0], prediction=[1.0, 2.0, 3.0, 6.0],
         score=[1.0, 2.0, 3.0, 6.0],
     )  # fmt: skip
-    answers = answer(PredictionLog(store, "other"), "other_outcomes")
+    answers = summary(PredictionLog(store, "other"), "other_outcomes")
     assert {row.feature: (row.mean, row.most_frequent, row.share, row.missing) for row in answers.features} == {
         "f_null": (None, None, None, 1.0),
         "f_time": (None, None, None, 0.0),
@@ -212,7 +212,7 @@ def test_regressions_multiclass_models_and_unusual_columns_are_summarised(store)
     assert (result.predicted, result.score["max"]) == ({}, 6.0)
     assert (happened.observed, happened.metric, happened.value) == ({"mean": 3.0}, "rmse", 0.0)
     write_predictions(store, "multiclass", [0, 1, 2], prediction=[2, 2, 0, 1], score=[0.9, 0.8, 0.7, 0.6])
-    answers = answer(PredictionLog(store, "other"), "other_outcomes")
+    answers = summary(PredictionLog(store, "other"), "other_outcomes")
     assert answers.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
     assert (answers.happened[0].metric, answers.happened[0].value) == ("accuracy", 1.0)
     json.loads(answers.model_dump_json())

@@ -1,7 +1,6 @@
-"""What the prediction log answers about a model: how many, how fast, which inputs, which features, which results, and what
-really happened.
+"""Summarises the prediction log of a model: counts, speed, inputs, features, results and outcomes.
 
-The rows are streamed once into profiles; of outcomes the labels and scores of one dataset at a time are held in memory.
+The rows are streamed once into profiles. Labels and scores of one dataset of outcomes at a time are held in memory.
 """
 
 from __future__ import annotations
@@ -23,56 +22,64 @@ from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
 from airflow_mlops.profiles.columns.numeric import NumericColumn, is_numeric
 from airflow_mlops.profiles.profile import ColumnProfile, Profile, counter_for, merge, profile
-from airflow_mlops.stages.predictions.answers import Answers, FeatureFound, Happened, HowFast, HowMany, Inputs, Results
+from airflow_mlops.stages.predictions.summary import (
+    FeatureSummary,
+    LogSummary,
+    OutcomeSummary,
+    PredictionCount,
+    ResultSummary,
+    ScoringInput,
+    ScoringSpeed,
+)
 
 BATCH_ROWS = 16_384
 _CONFIDENCE = 0.95
-# So many classes are told, the most frequent ones.
-_CLASSES = 10
+# Only the most frequent classes are listed.
+_MAX_CLASSES = 10
 
 
-def answer(log: PredictionLog, outcomes: str, within: Window | None = None) -> Answers:
-    """Ask the log, and the outcomes that were joined from it.
+def summary(log: PredictionLog, outcomes: str, within: Window | None = None) -> LogSummary:
+    """Summarise the log and the outcomes of its predictions.
 
-    :param outcomes: the name of the joined dataset
-    :param within: only windows that lie inside it
-    :raises DatasetCorruptError: a file was changed or lost
+    :param outcomes: name of the dataset of predictions with labels
+    :param within: include only windows within this one
+    :raises DatasetCorruptError: a file was changed or is missing
     """
     entries = log.entries(within)
-    kept = [Dataset(log.store, manifest) for manifest in entries if manifest.purged is None]
-    seen = {dataset.manifest.id: _Seen(dataset) for dataset in kept}
+    present = [Dataset(log.store, manifest) for manifest in entries if manifest.purged is None]
+    scanned = {dataset.manifest.id: _ScannedDataset(dataset) for dataset in present}
     times = Counter((manifest.window, manifest.details["model_version"]) for manifest in log.history(within))
-    versions: dict[int, list[_Seen]] = defaultdict(list)
+    versions: dict[int, list[_ScannedDataset]] = defaultdict(list)
     for manifest in entries:
-        if manifest.id in seen:
-            versions[manifest.details["model_version"]].append(seen[manifest.id])
-    return Answers(
+        if manifest.id in scanned:
+            versions[manifest.details["model_version"]].append(scanned[manifest.id])
+    return LogSummary(
         model=log.model,
-        how_many=[_how_many(manifest, times) for manifest in entries],
-        how_fast=[_how_fast(manifest, seen[manifest.id]) for manifest in entries if manifest.id in seen],
-        inputs=[_inputs(manifest) for manifest in entries],
+        how_many=[_count(manifest, times) for manifest in entries],
+        how_fast=[_speed(manifest, scanned[manifest.id]) for manifest in entries if manifest.id in scanned],
+        inputs=[_input(manifest) for manifest in entries],
         features=[row for version in sorted(versions) for row in _features(version, versions[version])],
-        results=[_results(version, versions[version]) for version in sorted(versions)],
-        happened=_happened(kept, log, outcomes),
+        results=[_result(version, versions[version]) for version in sorted(versions)],
+        happened=_outcomes(present, log, outcomes),
     )
 
 
-class _Seen:
-    """What one pass over a dataset of predictions finds."""
+class _ScannedDataset:
+    """A dataset of predictions after one pass over its rows."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.details = dataset.manifest.details
         self.rows = dataset.manifest.rows
         self.predicted: Counter[Any] = Counter()
         fields = dataset.schema
-        # Hashes tell nothing.
+        # Hashes are not summarised.
         self.features = [
             name
             for name in self.details["features"]
             if name in fields.names and name not in self.details.get("hashed", ())
         ]
         types = {name: fields.field(name).type for name in self.features}
-        # A column without any value may have no type, and is then of another kind here than in other windows.
+        # A column without values may have no type, and cannot be merged with the same column of other windows.
         self.empty = [name for name in self.features if pa.types.is_null(types[name])]
         shown = [name for name in self.features if counter_for(types[name]) and name not in self.empty]
         columns = [*shown, "score", "latency_ms"]
@@ -98,9 +105,9 @@ def _label(window: Window | None) -> str | None:
     return window.label if window else None
 
 
-def _how_many(manifest: Manifest, times: Counter[tuple[Window | None, int]]) -> HowMany:
+def _count(manifest: Manifest, times: Counter[tuple[Window | None, int]]) -> PredictionCount:
     version = manifest.details["model_version"]
-    return HowMany(
+    return PredictionCount(
         window=_label(manifest.window),
         version=version,
         rows=manifest.rows,
@@ -110,13 +117,13 @@ def _how_many(manifest: Manifest, times: Counter[tuple[Window | None, int]]) -> 
     )
 
 
-def _how_fast(manifest: Manifest, seen: _Seen) -> HowFast:
+def _speed(manifest: Manifest, scanned: _ScannedDataset) -> ScoringSpeed:
     seconds = manifest.source.get("seconds")
-    return HowFast(
+    return ScoringSpeed(
         window=_label(manifest.window),
         version=manifest.details["model_version"],
         rows_per_second=manifest.rows / seconds if seconds else None,
-        latency_ms=_quantiles(seen.numbers("latency_ms"), {"p50": 0.5, "p90": 0.9, "p99": 0.99}),
+        latency_ms=_quantiles(scanned.numbers("latency_ms"), {"p50": 0.5, "p90": 0.9, "p99": 0.99}),
         engine=str(manifest.details.get("engine") or ""),
     )
 
@@ -127,9 +134,9 @@ def _quantiles(column: NumericColumn | None, ranks: dict[str, float]) -> dict[st
     return dict(zip(ranks, column.quantiles(list(ranks.values())).tolist(), strict=True))
 
 
-def _inputs(manifest: Manifest) -> Inputs:
+def _input(manifest: Manifest) -> ScoringInput:
     where, part = manifest.provenance, manifest.source.get("part")
-    return Inputs(
+    return ScoringInput(
         window=_label(manifest.window),
         version=manifest.details["model_version"],
         source=f"{manifest.source.get('dataset', '')}{f' ({part})' if part else ''}",
@@ -139,26 +146,26 @@ def _inputs(manifest: Manifest) -> Inputs:
     )
 
 
-def _features(version: int, seen: Sequence[_Seen]) -> Iterator[FeatureFound]:
-    for name in dict.fromkeys(name for item in seen for name in item.details["features"]):
-        holding = [item for item in seen if name in item.features]
+def _features(version: int, scanned: Sequence[_ScannedDataset]) -> Iterator[FeatureSummary]:
+    for name in dict.fromkeys(name for item in scanned for name in item.details["features"]):
+        holding = [item for item in scanned if name in item.features]
         if not holding:
-            fate = "hashed" if any(name in item.details.get("hashed", ()) for item in seen) else "dropped"
-            yield FeatureFound(version=version, feature=name, kept=fate)
+            fate = "hashed" if any(name in item.details.get("hashed", ()) for item in scanned) else "dropped"
+            yield FeatureSummary(version=version, feature=name, kept=fate)
             continue
         column = _together(name, holding)
         empty = sum(item.rows for item in holding if name in item.empty)
         rows = empty + (column.rows if column is not None else 0)
         missing = (rows - (column.valid if column is not None else 0)) / rows if rows else None
         summary = _summary(column) if column is not None else {}
-        yield FeatureFound(version=version, feature=name, missing=missing, **summary)
+        yield FeatureSummary(version=version, feature=name, missing=missing, **summary)
 
 
-def _together(name: str, seen: Iterable[_Seen]) -> ColumnProfile | None:
-    """The profile of a column over all datasets in which it has one."""
+def _together(name: str, scanned: Iterable[_ScannedDataset]) -> ColumnProfile | None:
+    """The profile of a column over all datasets that have one."""
     parts = [
         Profile(rows=item.profile.rows, columns={name: item.profile.columns[name]})
-        for item in seen
+        for item in scanned
         if name in item.profile.columns
     ]
     return merge(parts).columns[name] if parts else None
@@ -166,17 +173,17 @@ def _together(name: str, seen: Iterable[_Seen]) -> ColumnProfile | None:
 
 def _summary(column: ColumnProfile) -> dict[str, Any]:
     if isinstance(column, CategoricalColumn):
-        # One value among many that are all rare is none that is frequent.
+        # Without frequent values there is none to report.
         return {"most_frequent": column.top[0][0], "share": column.top[0][1] / column.rows} if column.top else {}
     return {"mean": column.mean} if isinstance(column, NumericColumn) else {}
 
 
-def _results(version: int, seen: Sequence[_Seen]) -> Results:
-    rows = sum(item.rows for item in seen)
-    score = _together("score", seen)
-    predicted: Counter[Any] = sum((item.predicted for item in seen), Counter())
+def _result(version: int, scanned: Sequence[_ScannedDataset]) -> ResultSummary:
+    rows = sum(item.rows for item in scanned)
+    score = _together("score", scanned)
+    predicted: Counter[Any] = sum((item.predicted for item in scanned), Counter())
     ranks = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
-    return Results(
+    return ResultSummary(
         version=version,
         rows=rows,
         score=_quantiles(score if isinstance(score, NumericColumn) else None, ranks),
@@ -186,45 +193,45 @@ def _results(version: int, seen: Sequence[_Seen]) -> Results:
 
 def _shares(counts: Counter[Any]) -> dict[str, float]:
     total = sum(counts.values())
-    return {_text(value): count / total for value, count in counts.most_common(_CLASSES)}
+    return {_text(value): count / total for value, count in counts.most_common(_MAX_CLASSES)}
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _happened(kept: Sequence[Dataset], log: PredictionLog, outcomes: str) -> list[Happened]:
+def _outcomes(present: Sequence[Dataset], log: PredictionLog, outcomes: str) -> list[OutcomeSummary]:
     found: dict[tuple[str, int], tuple[Dataset | None, Dataset]] = {}
-    for dataset in kept:
+    for dataset in present:
         joined = in_slot(log.store, outcomes, dataset.manifest.id)
         if joined is not None and joined.manifest.purged is not None:
             joined = None
-        # Outcomes of several windows are told once for each version in them.
+        # A dataset of outcomes that covers several windows is reported once for each version.
         about = joined.manifest.id if joined is not None else dataset.manifest.id
         found[about, dataset.manifest.details["model_version"]] = (joined, dataset)
     return [_outcome(joined, dataset) for joined, dataset in found.values()]
 
 
-def _outcome(joined: Dataset | None, predictions: Dataset) -> Happened:
+def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
     version = predictions.manifest.details["model_version"]
     if joined is None:
         window = _label(predictions.manifest.window)
         rows = predictions.manifest.rows
-        return Happened(
+        return OutcomeSummary(
             window=window, version=version, rows=rows, labelled=0, note="no labels were joined to these predictions"
         )
     contract = _contract(predictions.manifest)
     tally = _Tally(contract.task)
-    batches = tally.of(joined, version)
+    batches = tally.counted(joined, version)
     metric = REALISED[contract.task][0]
     try:
         estimate, note = performance.measure(metric, performance.outcomes(batches, contract), _CONFIDENCE), ""
     except performance.UnmeasurableError as error:
         estimate, note = None, str(error)
-        # What cannot be measured can still be counted.
+        # The labels are counted even if the metric cannot be measured.
         for _ in batches:
             pass
-    return Happened(
+    return OutcomeSummary(
         window=_label(joined.manifest.window),
         version=version,
         rows=tally.rows,
@@ -240,7 +247,7 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> Happened:
 
 
 def _contract(manifest: Manifest) -> ModelContract:
-    """As much of the model's contract as the log knows."""
+    """The part of the model's contract that the log has."""
     details = manifest.details
     return ModelContract(
         task=details["task"],
@@ -254,7 +261,7 @@ def _contract(manifest: Manifest) -> ModelContract:
 
 
 class _Tally:
-    """Counts labels as they stream by."""
+    """Counts labels while they are streamed."""
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -262,8 +269,8 @@ class _Tally:
         self.classes: Counter[Any] = Counter()
         self.sum = 0.0
 
-    def of(self, joined: Dataset, version: int) -> Iterator[pa.RecordBatch]:
-        """The rows of one version, without those that no column of performance needs."""
+    def counted(self, joined: Dataset, version: int) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of one version with the columns that performance needs, and count their labels."""
         columns = [*performance.COLUMNS, "model_version"]
         for batch in joined.batches(columns=columns, batch_rows=BATCH_ROWS):
             own = batch.filter(pc.equal(batch.column("model_version"), version))
@@ -278,7 +285,7 @@ class _Tally:
             yield own
 
     def observed(self) -> dict[str, float]:
-        """Shares of the classes, or the mean; empty where there is no label."""
+        """Shares of the classes, or the mean; empty without labels."""
         if not self.labelled:
             return {}
         return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

@@ -1,10 +1,10 @@
-"""How often performance that was estimated without labels is right about what the labels show then.
+"""The coverage of the interval of performance that is estimated without labels.
 
-``python -m benchmarks.estimation [--repetitions N]``. Seeded simulations: a model is trained, its held-out rows are
-profiled as TrainOperator does it, and windows follow whose inputs have moved while the relation between inputs and
-outcome stayed (covariate shift). Counted is how often the realised metric lies inside the estimate's 95% interval.
-Gradient boosting can learn the relation; a logistic regression cannot, so that its scores mean something else where the
-inputs are others: what the method cannot know, and is reported apart. The last line is JSON.
+``python -m benchmarks.estimation [--repetitions N]``. In seeded simulations a model is trained, and its held-out rows are
+profiled as in TrainOperator. Windows with covariate shift follow: the inputs move, and the relation between inputs and
+outcome stays. The benchmark counts how often the realised metric lies inside the 95% interval of the estimate. Gradient
+boosting can learn the relation. A logistic regression cannot, so its scores have another meaning for other inputs, which the
+method cannot detect; it is reported separately. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def mean_width(windows: list[tuple[bool, float]]) -> float:
 
 
 def classified(model: str, held_out: int, seed: int) -> Any:
-    """One model, and for each window and metric: its size and shift, the metric, whether it held, how wide it was."""
+    """Windows of one model: size and shift, metric, whether the interval covers the realised value, and its width."""
     import numpy as np
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -95,7 +95,7 @@ def classified(model: str, held_out: int, seed: int) -> Any:
 
 
 def valued(held_out: int, seed: int) -> Any:
-    """The same of a regression whose errors grow with what is predicted."""
+    """The same for a regression with errors that grow with the prediction."""
     import numpy as np
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -118,7 +118,7 @@ def places() -> list[tuple[int, float]]:
 
 
 def world(random: Any, rows: int, shift: float) -> tuple[Any, Any]:
-    """Inputs, of which two have moved by ``shift`` and half of it, and what they say: bent, and not each for itself."""
+    """Inputs, two of them shifted by ``shift`` and half of it, and a non-linear outcome with interactions."""
     import numpy as np
 
     inputs = random.normal(size=(rows, 4))

@@ -1,11 +1,11 @@
-"""How often drift is found where there is none, and how often where there is some.
+"""The false-alarm rate and the power of the drift tests.
 
 ``python -m benchmarks.false_alarms [--windows N] [--evidently-windows N] [--cores N]``. Every seeded window has 50 to
-100,000 rows and 10 to 100 features (numbers of four shapes, every fifth one text) that are drawn as the 10,000 rows of
-its reference were. Then one feature is shifted by 0.1 standard deviations. Beside ours: SciPy's Kolmogorov-Smirnov
-(numbers) and chi-square tests on the rows themselves, each at 5% and corrected by Benjamini and Hochberg, the latter
-at a level that gives it the same share of false alarms as ours has; and Evidently by its own rules, in an environment
-of its own, on the first of the same windows. The last line is JSON.
+100,000 rows and 10 to 100 features (numbers of four shapes, every fifth feature text) from the same distributions as the
+10,000 rows of its reference. Then one feature is shifted by 0.1 standard deviations. The comparison has SciPy's
+Kolmogorov-Smirnov (numbers) and chi-square tests on the rows, each at 5% and adjusted by Benjamini and Hochberg at a level
+with the same false-alarm rate as our tests; and Evidently with its default rules, in a separate environment, on the first
+of the same windows. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def _row(name: str, found: list[dict[str, Any]], of: Any) -> None:
 
 
 def rates(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The shares of windows with a false alarm and with the shift found, ours and SciPy's at the same false alarms."""
+    """Shares of windows with a false alarm and with a detected shift: our tests, and SciPy's at the same false-alarm rate."""
     alarms = sum(item["alarm"] for item in found)
-    # As many of the undrifted windows lie at or below this level as alarm with ours.
+    # At this level SciPy's tests have as many false alarms as ours.
     level = sorted(item["ks"] for item in found)[alarms - 1] if alarms else 0.0
     share = len(found)
     return {
@@ -112,7 +112,7 @@ def column(window: int, feature: int, part: int, rows: int) -> Any:
 
 
 def judge(window: int, most_rows: int = ROWS[1], most_features: int = FEATURES[1]) -> dict[str, Any]:
-    """What ours and SciPy's tests say about a window without drift, and about its first feature once that is shifted."""
+    """Our tests and SciPy's on a window without drift, and on the same window with its first feature shifted."""
     from scipy import stats
 
     from airflow_mlops.drift import univariate as drift
@@ -157,7 +157,7 @@ def by_scipy(before: Any, now: Any) -> float:
 
 
 def beside(windows: int, cores: int) -> dict[str, Any]:
-    """Evidently on the first windows, each in a process of its own Python."""
+    """Evidently on the first windows, each in a process of a separate environment."""
     from benchmarks.evidently import VERSION, environment
 
     python = environment()
@@ -182,7 +182,7 @@ def _child(python: str, window: int) -> dict[str, Any]:
 
 
 def by_evidently(window: int) -> dict[str, Any]:
-    """How many columns of a window Evidently finds drifted."""
+    """The number of drifted columns of a window according to Evidently."""
     import pandas as pd
 
     from benchmarks.evidently import drifted

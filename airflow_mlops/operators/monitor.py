@@ -87,7 +87,7 @@ class MonitorOperator(StepOperator):
         return [] if result.get("superseded") else monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        extra = {key: result[key] for key in ("decision", "reason", "window", "metrics")}
+        extra = {key: result.get(key) for key in ("decision", "headline", "reason", "window", "metrics")}
         self.describe_outlets(context, extra)
         if result["decision"] == "retrain":
             emit_request(self.retrain_alias, context, result, extra)

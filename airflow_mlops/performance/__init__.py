@@ -1,1 +1,1 @@
-"""Estimated performance, segments and change points."""
+"""Performance of deployed models: estimation without labels, segments, and change points."""

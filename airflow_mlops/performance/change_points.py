@@ -1,11 +1,12 @@
-"""Since when something is different: change points of a level that was measured with known standard errors.
+"""Change points of a series whose values have known standard errors.
 
-Binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis of Variance",
-1974): of all places where a series may be cut in two, the one with the largest likelihood ratio between two weighted
-means and one; it is a change if a ratio as large is rare in series that have one level and the same standard errors,
-which are simulated. Then either part is looked at by itself. A series without a change has one found in at most the
-stated share of cases, since the first cut decides. A window that differs from both its neighbours is an outlier and no
-level: it is left out, and the rest cut anew.
+The method is binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis of
+Variance", 1974). Of all places where a series can be cut in two, the one with the largest likelihood ratio between two weighted
+means and one mean is tested. The cut is a change point if such a large ratio is rare in simulated series that have one level and
+the same standard errors. Both parts are then searched in the same way. The probability of finding any change point in a series
+without one is at most the stated rate, because the first cut decides.
+
+A single value that differs from both neighbours is an outlier and not a level. It is left out, and the search starts again.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-LEAST, DRAWS, SEED = 2, 2_000, 0
-"""Windows that make a level; simulated series."""
+# The least number of values that make a level; the number of simulated series.
+_MIN_LENGTH, _SIMULATIONS, _SEED = 2, 2_000, 0
+
 Floats = npt.NDArray[np.float64]
 
 
-class Split(NamedTuple):
+class ChangePoint(NamedTuple):
     """A change of level.
 
-    :param at: position of the first measurement at the new level
+    :param at: position of the first value at the new level
+    :param before: mean of the values since the previous change point, weighted by their precision
+    :param after: mean of the values up to the next change point, weighted by their precision
+    :param p_value: probability of such a large likelihood ratio in a series with one level
     """
 
     at: int
@@ -34,53 +39,54 @@ class Split(NamedTuple):
     p_value: float
 
 
-def splits(
-    values: Sequence[float] | Floats, errors: Sequence[float] | Floats, rate: float, floor: float = 0.0
-) -> list[Split]:
-    """Where the level of a series changes.
+def change_points(
+    values: Sequence[float] | Floats, errors: Sequence[float] | Floats, rate: float, min_change: float = 0.0
+) -> list[ChangePoint]:
+    """Find the places where the level of a series changes.
 
-    :param values: by time, shape (n,)
-    :param errors: their standard errors, shape (n,), not all nought
-    :param rate: the share of series without a change in which one may be found
-    :param floor: levels that differ by less are one
-    :return: by time, with the levels of the parts that lie on either side
+    :param values: the series, by time, shape (n,)
+    :param errors: standard errors of the values, shape (n,)
+    :param rate: probability of finding a change point in a series without one
+    :param min_change: smaller differences between two levels are ignored
+    :return: by time; empty for fewer than four values, or if all standard errors are 0
     """
-    known, spread = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
-    if len(known) < 2 * LEAST or not spread.max() > 0:
+    series, spread = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
+    if len(series) < 2 * _MIN_LENGTH or not spread.max() > 0:
         return []
-    # No measurement outweighs all others together.
+    # No value outweighs all others together.
     weights = 1 / np.square(np.maximum(spread, spread.max() / 1_000))
-    kept = np.arange(len(known))
-    while len(kept) >= 2 * LEAST:
-        found = _cuts(known[kept], weights[kept], rate, floor)
-        ends = [0, *sorted(found), len(kept)]
-        lone = [start for start, end in pairwise(ends) if end - start < LEAST]
-        if not lone:
-            levels = [_level(known[kept[start:end]], weights[kept[start:end]]) for start, end in pairwise(ends)]
+    index = np.arange(len(series))
+    while len(index) >= 2 * _MIN_LENGTH:
+        cuts = _cuts(series[index], weights[index], rate, min_change)
+        bounds = [0, *sorted(cuts), len(index)]
+        outliers = [start for start, end in pairwise(bounds) if end - start < _MIN_LENGTH]
+        if not outliers:
+            levels = [_mean(series[index[start:end]], weights[index[start:end]]) for start, end in pairwise(bounds)]
             return [
-                Split(int(kept[at]), before, after, found[at])
-                for at, (before, after) in zip(ends[1:-1], pairwise(levels), strict=True)
+                ChangePoint(int(index[at]), before, after, cuts[at])
+                for at, (before, after) in zip(bounds[1:-1], pairwise(levels), strict=True)
             ]
-        kept = np.delete(kept, lone)
+        index = np.delete(index, outliers)
     return []
 
 
-def _cuts(values: Floats, weights: Floats, rate: float, floor: float) -> dict[int, float]:
-    """Where a series falls into parts, with the p-value of each cut; a part may be a single value."""
-    random = np.random.default_rng(SEED)
+def _cuts(values: Floats, weights: Floats, rate: float, min_change: float) -> dict[int, float]:
+    """The cuts of a series with their p-values; a part between two cuts may be a single value."""
+    random = np.random.default_rng(_SEED)
     found: dict[int, float] = {}
 
     def search(start: int, end: int) -> None:
         if end - start < 2:
             return
         part, weight = values[start:end], weights[start:end]
-        ratios = _ratios(part, weight)
+        ratios = _likelihood_ratios(part, weight)
         at = start + 1 + int(ratios.argmax())
-        apart = _level(values[at:end], weights[at:end]) - _level(values[start:at], weights[start:at])
-        if abs(apart) < floor:
+        change = _mean(values[at:end], weights[at:end]) - _mean(values[start:at], weights[start:at])
+        if abs(change) < min_change:
             return
-        chance = _ratios(random.normal(size=(DRAWS, end - start)) / np.sqrt(weight), weight).max(axis=1)
-        p_value = (1 + int((chance >= ratios.max()).sum())) / (1 + DRAWS)
+        simulated = random.normal(size=(_SIMULATIONS, end - start)) / np.sqrt(weight)
+        largest = _likelihood_ratios(simulated, weight).max(axis=1)
+        p_value = (1 + int((largest >= ratios.max()).sum())) / (1 + _SIMULATIONS)
         if p_value <= rate:
             found[at] = p_value
             search(start, at)
@@ -90,15 +96,15 @@ def _cuts(values: Floats, weights: Floats, rate: float, floor: float) -> dict[in
     return found
 
 
-def _ratios(values: Floats, weights: Floats) -> Floats:
-    """Twice the log of the likelihood ratio of a cut before each value but the first, shape (..., n - 1)."""
+def _likelihood_ratios(values: Floats, weights: Floats) -> Floats:
+    """Twice the logarithm of the likelihood ratio of a cut before each value except the first, shape (..., n - 1)."""
     sums, mass = np.cumsum(values * weights, axis=-1), np.cumsum(weights)
     left, left_mass = sums[..., :-1], mass[:-1]
     right, right_mass = sums[..., -1:] - left, mass[-1] - left_mass
-    apart = right / right_mass - left / left_mass
-    ratios: Floats = np.square(apart) * left_mass * right_mass / mass[-1]
+    difference = right / right_mass - left / left_mass
+    ratios: Floats = np.square(difference) * left_mass * right_mass / mass[-1]
     return ratios
 
 
-def _level(values: Floats, weights: Floats) -> float:
+def _mean(values: Floats, weights: Floats) -> float:
     return float(np.average(values, weights=weights))

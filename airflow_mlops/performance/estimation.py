@@ -1,17 +1,17 @@
-"""Performance without labels: what the metric should be, from the scores alone, with its own error.
+"""Performance without labels: the metric that labels would show, estimated from the scores alone.
 
-Classes: confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance of the
-Monitored Model". Each row counts as positive to the extent of its calibrated probability and as negative to the rest.
-Regression: direct loss estimation (DLE), from the same source, with a loss model that knows the prediction alone.
+Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance of the
+Monitored Model": each row counts as positive with its calibrated probability and as negative with the rest. Regression uses direct
+loss estimation (DLE) from the same source, with a loss model that takes only the prediction as input.
 
-The interval is for the metric that labels will show. Its variance adds up
+The confidence interval covers the metric that labels would show. Its variance has two parts:
 
-- what rows and labels vary by: that of a mean over random rows with random labels, and for the area under the ROC curve
-  that of DeLong, DeLong and Clarke-Pearson (1988) with probabilities in the place of labels;
-- what the calibration is uncertain by: its covariance, through the metric's derivative (the delta method).
+- sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC curve the
+  variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
+- uncertainty of the calibration: its covariance, propagated through the derivative of the metric (delta method).
 
-All rests on the score meaning what it meant on the held-out part. New inputs leave that as it is as far as the model is
-right about them; a new relation between inputs and outcome does not, and the labels will then contradict the estimate.
+The estimate assumes that scores mean what they meant on the held-out part. This holds under covariate shift as far as the model is
+right about the new inputs. It does not hold under concept drift, and then the labels contradict the estimate.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCal
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a window, grouped: memory does not grow with the rows.
+    """The scores of a window in groups, so that memory does not grow with the number of rows.
 
-    :param rows: rows a group, shape (k,)
-    :param score: their mean score, ascending, shape (k,); NaN for a group without rows
+    :param rows: number of rows in each group, shape (k,)
+    :param score: mean score of each group, ascending, shape (k,); NaN for a group without rows
     """
 
     rows: Floats
@@ -41,13 +41,14 @@ class Scores:
 
     @property
     def total(self) -> int:
+        """Number of scores."""
         return int(self.rows.sum())
 
 
 def collect(batches: Iterable[Floats], calibration: ProbabilityCalibration | LossModel) -> Scores:
-    """Group scores as the calibration tells them apart; what is not finite is left out.
+    """Group scores by the cells of the calibration; scores that are not finite are left out.
 
-    :param batches: scores, each of shape (n,)
+    :param batches: scores, each batch of shape (n,)
     """
     rows, sums = np.zeros(calibration.cells), np.zeros(calibration.cells)
     for batch in batches:
@@ -66,12 +67,13 @@ def estimate(
     confidence: float,
     threshold: float | None = None,
 ) -> Interval:
-    """Estimate ``metric``, one of :data:`airflow_mlops.metrics.catalog.REALISED`.
+    """Estimate a metric.
 
-    :param confidence: of the interval for what labels will show, such as 0.95
-    :param threshold: of a binary task: a score at or above it predicts the positive class; ``None`` for a multiclass
-        task, where the score is the predicted class's own
-    :raises UnmeasurableError: there are no scores, or hardly a row is expected to be of one of the classes
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param confidence: confidence level of the interval, such as 0.95
+    :param threshold: for a binary task, scores at or above it predict the positive class; ``None`` for a multiclass
+        task, whose score is the probability of the predicted class
+    :raises UnmeasurableError: there are no scores, or fewer than two rows of one class are expected
     """
     if not scores.total:
         raise UnmeasurableError("there are no scores")
@@ -90,12 +92,12 @@ def estimate(
 
 
 def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
-    """The expected area under the ROC curve, its variance, and its derivative by each group's probability."""
+    """The expected area under the ROC curve, its variance, and its derivative with respect to each group's probability."""
     positive, negative = scores.rows * p, scores.rows * (1 - p)
     positives, negatives = positive.sum(), negative.sum()
     if min(positives, negatives) < 2:
         rare = "positive" if positives < negatives else "negative"
-        raise UnmeasurableError(f"hardly a row is expected to be of the {rare} class")
+        raise UnmeasurableError(f"fewer than two rows of the {rare} class are expected")
     below = np.cumsum(negative) - negative / 2
     above = positives - np.cumsum(positive) + positive / 2
     # A row is not compared with itself.
@@ -108,16 +110,16 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
 
 
 def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) -> tuple[float, float, Floats]:
-    """The expected mean, its variance, and its derivative by each group's probability."""
+    """The expected mean loss, its variance, and its derivative with respect to each group's probability."""
     share = scores.rows / scores.total
-    if_so, if_not = _losses(metric, scores.score, threshold)
-    value = float((share * (p * if_so + (1 - p) * if_not)).sum())
-    second = float((share * (p * np.square(if_so) + (1 - p) * np.square(if_not))).sum())
-    return value, max(0.0, second - value**2) / scores.total, share * (if_so - if_not)
+    if_positive, if_negative = _losses(metric, scores.score, threshold)
+    value = float((share * (p * if_positive + (1 - p) * if_negative)).sum())
+    second = float((share * (p * np.square(if_positive) + (1 - p) * np.square(if_negative))).sum())
+    return value, max(0.0, second - value**2) / scores.total, share * (if_positive - if_negative)
 
 
 def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats, Floats]:
-    """What a row adds to the mean if its outcome is the one in question, and if it is not."""
+    """The loss of a row with the outcome that its score is the probability of, and the loss of a row without it."""
     if metric == "log_loss":
         return log_losses(score), log_losses(1 - score)
     if metric == "brier":
@@ -134,8 +136,8 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
     variances = np.asarray(model.absolute_variance if absolute else model.squared_variance)
     share = scores.rows / scores.total
     value = float((share * means).sum())
-    of_rows = float((share * (variances + np.square(means - value))).sum()) / scores.total
-    of_model = float((np.square(share) * variances / np.asarray(model.rows)).sum())
-    spread = z * math.sqrt(of_rows + of_model)
+    row_variance = float((share * (variances + np.square(means - value))).sum()) / scores.total
+    model_variance = float((np.square(share) * variances / np.asarray(model.rows)).sum())
+    spread = z * math.sqrt(row_variance + model_variance)
     ends = (value, max(0.0, value - spread), value + spread)
     return Interval(*ends) if absolute else Interval(*map(math.sqrt, ends))

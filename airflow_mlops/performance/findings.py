@@ -1,4 +1,4 @@
-"""Why performance is what it is: where the rows cost more than at training, and since when something is different."""
+"""Findings about performance: its value, the segments in which it got worse, and its change points."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import find_metric
 
+METRIC_NAMES = {
+    "roc_auc": "ROC AUC",
+    "accuracy": "accuracy",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
+"""Metrics of performance, as they are written in text."""
+
 LOSSES = {
-    "roc_auc": "1 - roc_auc",
-    "brier": "Brier's score",
+    "roc_auc": "1 - ROC AUC",
+    "brier": "Brier score",
     "log_loss": "log loss",
     "accuracy": "share of wrong predictions",
     "rmse": "squared error",
     "mae": "absolute error",
 }
-"""What is averaged over the rows, by metric."""
+"""The name of the mean loss that belongs to each metric."""
 
 
 class MeanLoss(Model):
-    """A mean loss with the ends of its confidence interval."""
+    """A mean loss with its confidence interval."""
 
     value: float
     low: float
@@ -30,16 +40,17 @@ class MeanLoss(Model):
 
 
 class Segment(Model):
-    """A part of the rows in which performance fell: the mean loss rose by more than chance and by more than the floor.
+    """A segment with worse performance: its mean loss rose significantly and by more than the tolerance.
 
-    :param name: which rows, as in ``carrier = EV``
-    :param rows: how many there are in the window, of those with a label
-    :param share: of these, which share they are
-    :param share_reference: the same in the held-out part at training
-    :param loss: of these rows, in the window
-    :param reference: the same in the held-out part
-    :param contribution: ``share`` times the rise: what it adds to the rise of the mean loss of all rows
-    :param adjusted_p_value: how likely such a rise is if nothing has changed, adjusted for the number of segments
+    :param name: the rows of the segment, as in ``carrier = EV``
+    :param feature: the feature that defines it
+    :param rows: number of its labelled rows in the window
+    :param share: ``rows`` as a share of all labelled rows
+    :param share_reference: the same share in the held-out part at training
+    :param loss: mean loss of its rows in the window
+    :param reference: mean loss of its rows in the held-out part at training
+    :param contribution: ``share`` times the rise of its mean loss: its part of the rise of the mean loss of all rows
+    :param adjusted_p_value: probability of such a rise if nothing has changed, adjusted for the number of segments
     """
 
     name: str
@@ -54,10 +65,10 @@ class Segment(Model):
 
 
 class Shift(Model):
-    """The change of the mean loss of all rows, split by the segments of one feature; the two add up to the change.
+    """The change of the mean loss of all rows, decomposed by the segments of one feature into two parts.
 
-    :param mix: what is due to rows that moved between the segments, at the losses of training
-    :param rate: what is due to other losses inside the segments, at the shares of the window
+    :param mix: the part due to changed shares of the segments, at the losses of training
+    :param rate: the part due to changed losses inside the segments, at the shares of the window
     """
 
     feature: str
@@ -66,18 +77,18 @@ class Shift(Model):
 
 
 class LossChange(Model):
-    """How the mean loss of all rows has changed, and how its segments were tested.
+    """The change of the mean loss of all rows, and how its segments were tested.
 
-    :param metric: of realised performance. What is averaged is the row's own loss; for ``accuracy`` whether the prediction
-        is wrong, for ``rmse`` the squared error, and for ``roc_auc`` the row's influence, so that the mean is 1 less it
-    :param reference: the mean in the held-out part at training
-    :param value: the mean in the window
-    :param tested: segments with rows enough in both
-    :param fallen: those of them in which performance fell
-    :param false_alarm_rate: the share of those said to have fallen that may have not (Benjamini-Hochberg); with nothing
-        changed, the share of windows in which any is
-    :param min_rise: the floor below which a rise does not count: a share of the loss, a difference for ``roc_auc`` and ``accuracy``
-    :param shifts: by feature, those where most rows moved to where losses are different first
+    :param metric: the metric of realised performance. The loss of a row is 1 for a wrong and 0 for a right prediction for
+        ``accuracy``, the squared error for ``rmse``, and the row's influence on 1 - ROC AUC for ``roc_auc``
+    :param reference: the mean loss in the held-out part at training
+    :param value: the mean loss in the window
+    :param tested: number of segments with enough rows in both
+    :param fallen: number of segments with worse performance
+    :param false_alarm_rate: expected share of false alarms among these segments (Benjamini-Hochberg); if nothing has changed, the
+        share of windows with any
+    :param min_rise: smaller rises do not count: a share of the loss, or a difference for ``roc_auc`` and ``accuracy``
+    :param shifts: decomposition by each feature, the largest ``mix`` first
     """
 
     metric: str
@@ -91,14 +102,14 @@ class LossChange(Model):
 
 
 class Change(Model):
-    """The window from which on something has stood at another level than in the windows before.
+    """A change point: the window from which on performance or drift has been at another level.
 
-    :param kind: of what: realised performance, or the drift of a feature
-    :param of: the metric's or the feature's name
-    :param window: the first at the new level
-    :param before: the level until then; drift is a share of rows
-    :param after: the level since, up to the next change
-    :param p_value: how likely a change as sure as this is, if the level is always the same
+    :param kind: ``performance`` for realised performance, ``drift`` for the drift of a feature
+    :param of: the name of the metric or the feature
+    :param window: the first window at the new level
+    :param before: the level before; drift is a share of rows
+    :param after: the level from ``window`` to the next change point
+    :param p_value: probability of such a clear change if the level never changes
     """
 
     kind: Literal["performance", "drift"]
@@ -111,24 +122,20 @@ class Change(Model):
     def __str__(self) -> str:
         if self.kind == "drift":
             return (
-                f"since {self.window.label} the drift of {self.of} has been {self.after:.1%} of the rows, "
-                f"before {self.before:.1%}"
+                f"since {self.window.label}, the drift of {self.of} has been {self.after:.1%} of rows "
+                f"({self.before:.1%} before)"
             )
-        way = "lower" if self.after < self.before else "higher"
-        apart = abs(self.after - self.before)
-        return (
-            f"since {self.window.label} {self.of} has been {apart:.3f} {way} "
-            f"({self.after:.3f} against {self.before:.3f} before)"
-        )
+        name = METRIC_NAMES.get(self.of, self.of)
+        return f"since {self.window.label}, {name} has been {self.after:.3f} ({self.before:.3f} before)"
 
 
 class Performance(Model):
-    """Performance: realised, predictions against the labels that came later; or estimated, from the scores alone.
+    """Realised performance, measured on labels, or performance estimated from the scores alone.
 
     :param low: lower end of the confidence interval
-    :param high: upper end of it
-    :param reference: the same metric on the held-out data at training
-    :param labels: how many labels it was measured on; of an estimate, how many rows it is for
+    :param high: upper end of the confidence interval
+    :param reference: the metric on the held-out data at training
+    :param labels: number of labels; for an estimate, number of rows
     :param greater_is_better: the direction of a user's own metric; ``None`` for a built-in one
     """
 

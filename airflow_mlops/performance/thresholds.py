@@ -1,4 +1,4 @@
-"""What counts as worse performance."""
+"""Thresholds of performance."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from airflow_mlops.metrics.catalog import check_metric
 
 
 class PerformanceThresholds(DriftThresholds):
-    """What counts as worse performance, and how many labels it takes to say so.
+    """When performance counts as worse, and when there are enough labels to judge it.
 
-    :param metric: the metric of realised performance that decides; ``roc_auc`` (binary), ``accuracy`` (multiclass) or
-        ``rmse`` (regression) by default. A user's own metric is named by import path and must have been measured at
-        training, see :mod:`airflow_mlops.metrics.custom`
+    :param metric: the metric of performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse``
+        (regression). A user's own metric is named by its import path and must have been measured at training, see
+        :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: the direction of a user's own metric
-    :param tolerance: how much worse than at training is still good enough: an absolute difference for metrics where
-        more is better, a share of the reference value for errors and losses
-    :param confidence: confidence level of the interval around realised performance
-    :param min_labels: performance is not judged with fewer labels than this
-    :param min_coverage: performance is not judged if a smaller share of the predictions has a label
-    :param grace: how long after the end of a window its labels may take to arrive; performance is not judged before
+    :param tolerance: the acceptable loss of performance since training: an absolute difference for metrics for which higher is
+        better, a share of the reference value for errors and losses
+    :param confidence: confidence level of the interval of performance
+    :param min_labels: performance is judged with at least this many labels
+    :param min_coverage: performance is judged if at least this share of the predictions has a label
+    :param grace: time after the end of a window in which labels may arrive; performance is judged afterwards
     """
 
     metric: str | None = None

@@ -1,1 +1,1 @@
-"""When to ask for retraining."""
+"""The retraining policy: its settings, its decision, and the verdict on a window."""

@@ -1,4 +1,4 @@
-"""What monitoring found about one window, and what the policy makes of it."""
+"""The findings of monitoring about one window, the decision of the policy, and the report that holds both."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from airflow_mlops.drift.findings import Drift, DriftTests, Freshness, SchemaCha
 from airflow_mlops.drift.reference import DriftReference
 from airflow_mlops.performance.findings import Change, LossChange, Performance, Segment
 from airflow_mlops.policy.spec import Policy, Trigger
+from airflow_mlops.policy.wording import HEADLINE_LENGTH
 from airflow_mlops.profiles.spec import LabelDelay
 
 Decision = Literal["healthy", "watch", "retrain"]
 
 
 class Verdict(Model):
-    """What to do, and why in one sentence."""
+    """What to do, and why.
+
+    :param headline: the main reason in at most 90 characters; empty in reports written before there was one
+    :param details: the facts behind the decision, one sentence each, with numbers and units
+    :param reason: the headline and the details as one text
+    """
 
     decision: Decision
     reason: str
+    headline: str = Field(default="", max_length=HEADLINE_LENGTH)
+    details: list[str] = Field(default_factory=list)
 
 
 class Arrivals(Model):
-    """What has come of a dataset between the end of the champion's training data and the end of the window.
+    """The data that arrived in a dataset between the end of the champion's training data and the end of the window.
 
-    :param share: its rows, as a share of the rows of the champion's training set
+    :param windows: number of windows
+    :param rows: number of rows
+    :param share: ``rows`` as a share of the rows of the champion's training set
     """
 
     dataset: str
@@ -38,12 +48,12 @@ class Arrivals(Model):
     share: float | None = None
 
 
-class Held(Model):
-    """A trigger that holds in a window.
+class ActiveTrigger(Model):
+    """A trigger whose condition holds in a window.
 
-    :param reason: why; one clause
-    :param windows: in how many of the policy's last windows it held, of those that count
-    :param enough: whether these are enough
+    :param reason: why the condition holds, in at most 90 characters
+    :param windows: the number of windows in which it held, among the last ones that the policy's persistence counts
+    :param enough: whether this number is enough for a request
     """
 
     trigger: Trigger
@@ -53,10 +63,11 @@ class Held(Model):
 
 
 class Limit(Model):
-    """Something that may hold a request back.
+    """A limit on requests for retraining.
 
-    :param says: how far it is used up; one clause
-    :param reached: whether it holds a request back
+    :param name: ``cooldown``, ``budget``, ``refusals`` (by the gates) or ``inputs`` (broken columns)
+    :param says: the state of the limit; one clause
+    :param reached: whether it postpones a request
     """
 
     name: Literal["cooldown", "budget", "refusals", "inputs"]
@@ -64,56 +75,62 @@ class Limit(Model):
     reached: bool
 
 
-class Retraining(Model):
-    """What the policy makes of its triggers in one window.
+class RetrainingPlan(Model):
+    """What the policy decides about retraining in one window.
 
-    :param triggers: those that hold
-    :param limits: what may hold a request back; nothing where the window has asked already
-    :param request: what the window asked for, now or in an earlier check
+    :param triggers: the triggers whose condition holds
+    :param limits: the limits that were checked; empty if the window has already requested retraining
+    :param request: the request of the window, from this check or an earlier one
     """
 
-    triggers: list[Held] = Field(default_factory=list)
+    triggers: list[ActiveTrigger] = Field(default_factory=list)
     limits: list[Limit] = Field(default_factory=list)
     request: Request | None = None
 
     @property
-    def due(self) -> list[Held]:
-        """The triggers that held often enough."""
-        return [held for held in self.triggers if held.enough]
+    def due(self) -> list[ActiveTrigger]:
+        """The triggers that held in enough windows."""
+        return [active for active in self.triggers if active.enough]
 
     @property
-    def asks(self) -> bool:
-        """Whether to ask for retraining."""
+    def is_requested(self) -> bool:
+        """Whether the window requests retraining: a trigger is due and no limit is reached."""
         return bool(self.due) and not any(limit.reached for limit in self.limits)
 
 
 class Findings(Model):
-    """All that monitoring found out about one window.
+    """Everything that monitoring measured in one window.
 
-    :param policy: what the findings are judged by
-    :param champion: the champion at the time
+    :param created: when the window was checked
+    :param policy: the policy that the findings are judged by
+    :param champion: the champion at the time of the check
     :param scored_by: the version that made the predictions
+    :param datasets: the datasets of predictions
+    :param rows: number of predictions
+    :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
-    :param age_days: from the end of the champion's training data to the end of the window
-    :param unmeasured: why realised performance was not measured or not judged, if so; one clause
-    :param estimated: what the metric should be, from the scores alone: of the rows that have a label where realised
-        performance is judged, so that the two can be compared, else of all rows
-    :param arrivals: new data, where the policy asks for it and it is known
-    :param code_version: of the code that trained the champion, where the policy asks for it and it is known
-    :param label_delay: of the labels that have come, where the time of their coming is known
-    :param prediction: the drift of the scores
-    :param label: the drift of what really happened; ``None`` where labels are too few or too young, as for performance
-    :param multivariate: whether the features still hang together as they did: the drift of the error of their
-        reconstruction by principal components; ``None`` where none were stored with the model
-    :param schema_changes: features that are gone, columns that are new, columns of another type
-    :param freshness: how recent the rows are, where that is known
-    :param watched: columns that are no features, and are judged like them
+    :param age_days: days from the end of the champion's training data to the end of the window
+    :param arrivals: new data since training, if the policy has a limit for it
+    :param code_version: version of the code that trained the champion, if the policy names one
+    :param performance: realised performance: predictions against labels
+    :param unmeasured: why realised performance was not measured or cannot be judged; one clause
+    :param estimated: performance estimated from the scores alone: on the labelled rows if realised performance is judged, so
+        that the two are comparable, otherwise on all rows
+    :param label_delay: how late labels arrived, if their arrival times are known
+    :param prediction: drift of the scores
+    :param label: drift of the labels; ``None`` if there are too few labels or more of them may arrive
+    :param multivariate: drift of the joint distribution of the features, measured by the error of their reconstruction from
+        principal components; ``None`` if the model has no stored components
+    :param schema_changes: features that are gone, new columns, and columns of another type
+    :param freshness: how recent the rows are, if known
+    :param features: drift of each feature, the most important change first
+    :param watched: drift of watched columns that are not features
     :param reference: what drift was measured against
-    :param drift_tests: how drift was tested; ``None`` where nothing was compared
-    :param loss: how the mean loss of the rows has changed; ``None`` where performance is not judged
-    :param segments: where performance fell, what adds most to it first
-    :param changes: since when performance, or the drift of what matters, has stood at another level
-    :param notes: what else is worth knowing
+    :param drift_tests: how drift was tested; ``None`` if nothing was compared
+    :param loss: change of the mean loss; ``None`` if performance cannot be judged
+    :param segments: segments with worse performance, the largest contribution first
+    :param changes: change points of performance and of the drift of important features
+    :param notes: further remarks, one sentence each
     """
 
     model: str
@@ -147,14 +164,19 @@ class Findings(Model):
     changes: list[Change] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
+    def under(self, policy: Policy) -> Findings:
+        """The same measurements judged by ``policy``, with the version that made the predictions as champion."""
+        measured = {name: getattr(self, name) for name in Findings.model_fields}
+        return Findings(**{**measured, "policy": policy, "champion": self.scored_by})
+
 
 class Report(Findings):
-    """The findings and the verdict on them; stored as ``reports/MODEL/WINDOW.json`` beside the page.
+    """The findings and the verdict on them, stored as ``reports/MODEL/WINDOW.json`` next to the HTML page.
 
-    :param format: raised when a field is taken away or means something else; ``docs/report.schema.json`` describes it
-    :param retraining: what the policy makes of it; ``None`` in reports from before this was kept
+    :param format: raised when a field is removed or changes its meaning; ``docs/report.schema.json`` describes the fields
+    :param retraining: the decision about retraining; ``None`` in reports written before it was stored
     """
 
     format: int = 1
     verdict: Verdict
-    retraining: Retraining | None = None
+    retraining: RetrainingPlan | None = None

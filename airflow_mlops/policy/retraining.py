@@ -1,94 +1,183 @@
-"""When triggers that hold lead to a request for retraining: persistence, cooldown, budget, and what the gates refused.
+"""The decision whether a window requests retraining: triggers, persistence, cooldown, budget, and refusals by the gates.
 
-Everything is counted in windows and their ends, never by the clock, so that a replay decides as the first run did; and
-in both directions, as windows may be checked late and in any order.
+:func:`triggers` lists the triggers whose condition holds in a window, and :func:`plan` decides whether they lead to a request.
+:mod:`airflow_mlops.registry.requests` records the request.
 
-A request that the gates refused would be refused again on the same data and code. After the first refusal the next window
-may ask, after ``r`` in a row the window ``2 ** (r - 1)`` windows after the one that was refused last: with each try the data
-that is new has doubled. A new champion and another version of the code (``policy.code``) begin anew.
+All limits count windows and their ends, never the clock, so that a replay decides as the first run did. They hold in both
+directions of time, because windows may be checked late and in any order.
+
+The gates would refuse another request on the same data and code again. After one refusal the next window may request
+retraining; after ``r`` refusals in a row, the window ``2 ** (r - 1)`` windows after the last refused one: the amount of new data
+doubles with each try. A new champion and a new code version (``policy.code``) reset the count.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import get_args
 
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.windows import Window
-from airflow_mlops.policy.findings import Held, Limit, Retraining
+from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
+from airflow_mlops.policy.details import broken_inputs, change_of
+from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
+from airflow_mlops.policy.wording import HEADLINE_LENGTH, listed, name, share, shorten
 
-_MEASURED = get_args(Measured)
+MEASURED = get_args(Measured)
 
 
-def name_of(model: str, window: Window) -> str:
-    """The id of the request for ``model`` that ``window`` may make."""
+def request_id(model: str, window: Window) -> str:
+    """The id of the one request for ``model`` that ``window`` can make."""
     return f"{model}/{window.label}"
 
 
+def triggers(findings: Findings) -> dict[Trigger, str]:
+    """The triggers of the policy whose condition holds in the window, each with the reason in at most 90 characters."""
+    return {trigger: shorten(reason, HEADLINE_LENGTH) for trigger, reason in _triggers(findings)}
+
+
 def plan(
-    name: str,
+    findings: Findings,
+    earlier: Sequence[Findings] = (),
+    requests: Sequence[Request] = (),
+    refused: Sequence[Request] = (),
+) -> RetrainingPlan:
+    """Decide whether the window requests retraining.
+
+    Broken inputs postpone a request, because the model is not to blame for them and cannot learn from them.
+
+    :param earlier: findings of earlier windows, by time. They are judged by the present policy. Only windows with predictions of
+        the same version count.
+    :param requests: all requests so far, in any order
+    :param refused: the requests that the gates have refused since the champion last changed
+    """
+    triggers_before = [
+        triggers(item.under(findings.policy))
+        if item.scored_by is not None and item.scored_by == findings.scored_by
+        else {}
+        for item in earlier
+    ]
+    planned = limited(
+        findings.model, findings.window, findings.policy, triggers(findings), triggers_before, requests, refused
+    )
+    broken = broken_inputs(findings)
+    if planned.request is not None or not broken:
+        return planned
+    says = f"no model can learn from broken inputs, so repair them first: {listed(broken)}"
+    limits = [*planned.limits, Limit(name="inputs", says=says, reached=True)]
+    return RetrainingPlan(triggers=planned.triggers, limits=limits)
+
+
+def limited(
+    model: str,
     window: Window,
     policy: Policy,
-    holding: Mapping[Trigger, str],
+    active: Mapping[Trigger, str],
     earlier: Sequence[Collection[Trigger]] = (),
-    asked: Sequence[Request] = (),
+    requests: Sequence[Request] = (),
     refused: Sequence[Request] = (),
-) -> Retraining:
-    """What the policy makes of the triggers that hold.
+) -> RetrainingPlan:
+    """Apply persistence, cooldown, budget and earlier refusals to the active triggers of a window.
 
-    :param name: the id of the request that the window may make
-    :param holding: the triggers that hold in the window, each with its reason
-    :param earlier: those that held in each earlier window, by time
-    :param asked: all requests so far, in any order
-    :param refused: those that the gates have refused since the champion last changed
+    :param active: the triggers whose condition holds in the window, each with its reason
+    :param earlier: the same triggers in each earlier window, by time
+    :param requests: all requests so far, in any order
+    :param refused: the requests that the gates have refused since the champion last changed
     """
-    own = next((request for request in asked if request.id == name), None)
-    held = [_held(trigger, reason, policy, earlier) for trigger, reason in holding.items()]
+    own_id = request_id(model, window)
+    own = next((request for request in requests if request.id == own_id), None)
+    found = [_persistent(trigger, reason, policy, earlier) for trigger, reason in active.items()]
     if own is not None:
-        return Retraining(triggers=held, request=own)
+        return RetrainingPlan(triggers=found, request=own)
     limits = [
-        *([_cooldown(window, policy.cooldown, asked)] if policy.cooldown else []),
-        *([_budget(window, policy.budget.requests, policy.budget.period, asked)] if policy.budget else []),
+        *([_cooldown(window, policy.cooldown, requests)] if policy.cooldown else []),
+        *([_budget(window, policy.budget.requests, policy.budget.period, requests)] if policy.budget else []),
         *_refusals(window, [request for request in refused if request.code == policy.code]),
     ]
-    return Retraining(triggers=held, limits=limits)
+    return RetrainingPlan(triggers=found, limits=limits)
 
 
-def _held(trigger: Trigger, reason: str, policy: Policy, earlier: Sequence[Collection[Trigger]]) -> Held:
-    if trigger not in _MEASURED:
-        return Held(trigger=trigger, reason=reason)
-    asked = policy.persistence
-    windows = 1 + sum(trigger in held for held in [*reversed(earlier)][: asked.n - 1])
-    return Held(trigger=trigger, reason=reason, windows=windows, enough=windows >= asked.k)
+def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
+    champion, policy = findings.champion, findings.policy
+    if champion is None:
+        yield "no_champion", f"No champion yet for {name(findings.model)}"
+        return
+    if not is_replaced(findings):
+        yield from _measured(findings)
+    if is_too_old(findings):
+        yield "age", f"Training data are {findings.age_days:,.0f} days old ({days(policy.max_age):g} days allowed)"
+    if (arrived := _new_data(findings)) is not None:
+        yield "new_data", arrived
+    if policy.code is not None and findings.code_version is not None and findings.code_version != policy.code:
+        yield (
+            "new_code",
+            f"Training code is {name(policy.code)}, v{champion.version} used {name(findings.code_version)}",
+        )
 
 
-def _cooldown(window: Window, cooldown: timedelta, asked: Sequence[Request]) -> Limit:
-    near = [other.window for other in asked if abs(other.window.end - window.end) < cooldown]
+def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
+    policy, judged = findings.policy, judged_performance(findings)
+    if "performance" in policy.retrain_on and judged is not None and is_worse(judged, policy):
+        yield "performance", change_of(judged, policy)
+    estimated = findings.estimated if findings.unmeasured is not None else None
+    if "estimated_performance" in policy.retrain_on and estimated is not None and is_worse(estimated, policy):
+        yield "estimated_performance", change_of(estimated, policy, estimated=True)
+    drifted = important_drift(findings)
+    total = sum(drift.importance or 0.0 for drift in drifted)
+    if "drift" in policy.retrain_on and total >= policy.min_importance:
+        names = listed([name(drift.column) for drift in drifted])
+        yield "drift", f"Features with {share(total, 0)} of importance drifted: {names}"
+
+
+def _new_data(findings: Findings) -> str | None:
+    """The amount of new data, if the policy requires retraining for it."""
+    wanted, arrived = findings.policy.new_data, findings.arrivals
+    if wanted is None or arrived is None:
+        return None
+    dataset = name(arrived.dataset)
+    if wanted.windows is not None and arrived.windows >= wanted.windows:
+        return f"{arrived.windows:,} new windows of {dataset} since training ({wanted.windows} needed)"
+    if wanted.share is not None and arrived.share is not None and arrived.share >= wanted.share:
+        return f"New rows of {dataset}: {share(arrived.share, 0)} of the training set ({share(wanted.share, 0)} needed)"
+    return None
+
+
+def _persistent(trigger: Trigger, reason: str, policy: Policy, earlier: Sequence[Collection[Trigger]]) -> ActiveTrigger:
+    if trigger not in MEASURED:
+        return ActiveTrigger(trigger=trigger, reason=reason)
+    needed = policy.persistence
+    windows = 1 + sum(trigger in active for active in [*reversed(earlier)][: needed.n - 1])
+    return ActiveTrigger(trigger=trigger, reason=reason, windows=windows, enough=windows >= needed.k)
+
+
+def _cooldown(window: Window, cooldown: timedelta, requests: Sequence[Request]) -> Limit:
+    near = [other.window for other in requests if abs(other.window.end - window.end) < cooldown]
     if not near:
-        return Limit(name="cooldown", says=f"no other window within {_span(cooldown)} asked", reached=False)
+        return Limit(name="cooldown", says=f"no other request within {_span(cooldown)}", reached=False)
     last = max(near, key=lambda other: other.end)
-    says = f"{last.label} asked, and the cooldown of {_span(cooldown)} lasts until {_time(last.end + cooldown)}"
+    until = _time(last.end + cooldown)
+    says = f"{last.label} requested retraining, and the cooldown of {_span(cooldown)} lasts until {until}"
     return Limit(name="cooldown", says=says, reached=True)
 
 
-def _budget(window: Window, requests: int, period: timedelta, asked: Sequence[Request]) -> Limit:
-    ends = sorted(request.window.end for request in asked)
+def _budget(window: Window, allowed: int, period: timedelta, requests: Sequence[Request]) -> Limit:
+    ends = sorted(request.window.end for request in requests)
     own = bisect_left(ends, window.end)
-    # With the window among them: is any period that it lies in fuller than it may be?
+    # A period that contains this window must not hold more requests than allowed, this one included.
     with_own = [*ends[:own], window.end, *ends[own:]]
     full = [
         with_own[first]
-        for first in range(max(0, own - requests), min(own, len(with_own) - 1 - requests) + 1)
-        if with_own[first + requests] - with_own[first] < period
+        for first in range(max(0, own - allowed), min(own, len(with_own) - 1 - allowed) + 1)
+        if with_own[first + allowed] - with_own[first] < period
     ]
     if full:
-        says = f"the budget of {requests} in {_span(period)} is used up until {_time(full[-1] + period)}"
+        says = f"the budget of {allowed} in {_span(period)} is used up until {_time(full[-1] + period)}"
         return Limit(name="budget", says=says, reached=True)
     used = sum(window.end - period < end <= window.end for end in ends)
-    return Limit(name="budget", says=f"{used} of {requests} in {_span(period)} are used", reached=False)
+    return Limit(name="budget", says=f"{used} of {allowed} requests in {_span(period)} are used", reached=False)
 
 
 def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
@@ -101,7 +190,7 @@ def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
     since = round((window.start - last.start) / (last.end - last.start))
     often = "" if times == 1 else f", {times} times in a row"
     says = (
-        f"the gates refused what {last.label} asked for{often}, and the next try waits for "
+        f"the gates refused the request of {last.label}{often}; the next request needs "
         f"{wait} more window{'s' if wait > 1 else ''} of data"
     )
     return [Limit(name="refusals", says=says, reached=since < wait)]

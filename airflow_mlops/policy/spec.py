@@ -1,4 +1,4 @@
-"""When monitoring asks for retraining, and when to look closer."""
+"""The settings of the retraining policy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from airflow_mlops.performance.thresholds import PerformanceThresholds
 
 Measured = Literal["performance", "estimated_performance", "drift"]
 Trigger = Literal["no_champion", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"]
-"""What may ask for retraining. Those of :data:`Measured` vary from window to window by chance, the others do not."""
+"""The triggers of retraining. Those of :data:`Measured` vary from window to window by chance, the others do not."""
 
 
 class Persistence(Model):
-    """How often a measured trigger must have held: in ``k`` of the last ``n`` windows, this one included."""
+    """A measured trigger must hold in ``k`` of the last ``n`` windows, the present one included."""
 
     k: int = Field(default=1, ge=1)
     n: int = Field(default=1, ge=1, le=36)
@@ -25,23 +25,23 @@ class Persistence(Model):
     @model_validator(mode="after")
     def _possible(self) -> Persistence:
         if self.k > self.n:
-            raise ValueError(f"k={self.k} of the last n={self.n} windows is more than there are")
+            raise ValueError(f"k={self.k} must not be larger than n={self.n}")
         return self
 
 
 class Budget(Model):
-    """At most so many ``requests`` for retraining in any ``period``."""
+    """At most this number of ``requests`` for retraining in any ``period``."""
 
     requests: int = Field(ge=1)
     period: Duration
 
 
 class NewData(Model):
-    """How much must have come since the end of the champion's training data.
+    """The amount of new data, since the end of the champion's training data, that triggers retraining.
 
-    :param dataset: the dataset that is learned from, by name
-    :param windows: so many windows of it; or
-    :param share: so many rows of it, as a share of the rows of the champion's training set
+    :param dataset: name of the dataset that models are trained on
+    :param windows: number of new windows; or
+    :param share: number of new rows as a share of the rows of the champion's training set
     """
 
     dataset: Name
@@ -56,20 +56,20 @@ class NewData(Model):
 
 
 class Policy(PerformanceThresholds):
-    """When to ask for retraining, and when to look closer.
+    """When to request retraining (``retrain``), and when a window needs attention (``watch``).
 
-    :param max_staleness: how long before a window's end its newest row may be
-    :param retrain_on: what is measured in a window and may ask for retraining: ``performance`` where the realised one is
-        certainly worse, ``estimated_performance`` where the estimated one is and labels are still to come, ``drift`` of
-        features with at least ``min_importance``
-    :param min_importance: the share of the model's permutation importance that drifted features must hold together
-    :param max_age: retrain when the champion's training data ended longer ago than this, seen from the window's end
-    :param new_data: retrain when so much has come since the champion's training data ended
-    :param code: the version of the code that trains, such as a git commit: retrain when the champion's MLflow run has
-        another one in its tag ``mlops.code_version``
-    :param persistence: in how many windows what ``retrain_on`` names must hold
-    :param cooldown: between the ends of two windows that ask for retraining lies at least this
-    :param budget: how many windows may ask for retraining in a period, counted by their ends
+    :param max_staleness: the longest time between the newest row of a window and the end of the window
+    :param retrain_on: the measured triggers: ``performance``, if realised performance is certainly worse than at training;
+        ``estimated_performance``, if estimated performance is, and realised performance cannot be judged yet; ``drift``, if the drifted
+        features have at least ``min_importance``
+    :param min_importance: share of the model's permutation importance that the drifted features must have together
+    :param max_age: the longest time between the end of the champion's training data and the end of the window
+    :param new_data: the amount of new data that triggers retraining
+    :param code: version of the training code, such as a git commit; retraining is triggered if the tag ``mlops.code_version`` of the
+        champion's MLflow run differs
+    :param persistence: in how many windows a measured trigger must hold
+    :param cooldown: the shortest time between the ends of two windows that request retraining
+    :param budget: number of windows that may request retraining in a period, counted by their ends
     """
 
     max_staleness: Duration | None = None

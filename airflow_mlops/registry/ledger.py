@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
@@ -106,22 +106,6 @@ class Entry(Decision):
     def requested(self) -> Request | None:
         """The request for retraining that this entry makes or answers; ``None`` if there is none."""
         return self.provenance.request(self.model)
-
-
-def requests(entries: Sequence[Entry]) -> list[Request]:
-    """All requests for retraining, oldest first."""
-    return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
-
-
-def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """The requests whose candidates were refused since the champion last changed, newest first."""
-    refused = []
-    for entry in reversed(entries):
-        if entry.moves:
-            break
-        if entry.decision == "refused" and entry.requested is not None:
-            refused.append(entry.requested)
-    return refused
 
 
 class Ledger:

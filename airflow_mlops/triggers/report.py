@@ -18,7 +18,7 @@ from airflow_mlops.settings import default_store
 
 if TYPE_CHECKING:
     from airflow_mlops.data.store import ArtifactStore
-    from airflow_mlops.stages.monitor.archive import Judgement
+    from airflow_mlops.policy.archive import ReportSummary
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class MonitorReportTrigger(BaseEventTrigger):
     the first time are not new. The fired reports are recorded in the asset state store. A restarted triggerer therefore
     fires the reports of the meantime, and none twice, except if it stopped in the seconds while an event was delivered.
 
-    The payload of the event has ``model``, ``window``, ``decision``, ``reason``, ``created`` and ``report_url``.
+    The payload of the event has ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created`` and
+    ``report_url``.
 
     :param model: name of the registered model
     :param decisions: the decisions to fire for, of ``healthy``, ``watch`` and ``retrain``; by default all
@@ -123,16 +124,16 @@ class _Reports:
         return ArtifactStore(self._url)
 
     def page_url(self, key: str) -> str:
-        from airflow_mlops.stages.monitor import archive
+        from airflow_mlops.policy import archive
 
         return self._store.url_of(archive.page(key))
 
-    def changed(self) -> dict[str, Judgement]:
+    def changed(self) -> dict[str, ReportSummary]:
         """The reports that are new or have changed since the last call, by key. The first call returns all.
 
         :raises StoreError: the store cannot be read
         """
-        from airflow_mlops.stages.monitor import archive
+        from airflow_mlops.policy import archive
 
         found = {}
         for key in archive.keys(self._store, self._model):
@@ -150,7 +151,7 @@ class _Reports:
         return found
 
 
-def _is_new(key: str, report: Judgement, fired: dict[str, str]) -> bool:
+def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
     # A report that is older than every recorded one has been fired and removed from the record.
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)
 
@@ -165,11 +166,12 @@ def _oldest(fired: dict[str, str]) -> datetime:
     return newest - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 
-def _payload(report: Judgement, url: str) -> dict[str, Any]:
+def _payload(report: ReportSummary, url: str) -> dict[str, Any]:
     return {
         "model": report.model,
         "window": report.window.label,
         "decision": report.verdict.decision,
+        "headline": report.verdict.headline,
         "reason": report.verdict.reason,
         "created": report.created.isoformat(),
         "report_url": url,

@@ -1,4 +1,4 @@
-"""Monitoring's reports, written by hand."""
+"""Reports without a check."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from datetime import datetime, timedelta, timezone
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.stages.monitor import archive as reports
 
 
 def publish(
@@ -19,14 +19,19 @@ def publish(
     model: str = "delays",
     age: timedelta = timedelta(0),
 ) -> str:
-    """Write the report on ``window`` as monitoring did ``age`` ago, and return its key."""
+    """Write a report on ``window`` with the age ``age``, and return its key."""
     report = Report(
         model=model,
         window=Window.model_validate(window),
         created=datetime.now(timezone.utc) - age,
         policy=Policy(),
-        verdict=Verdict(decision=decision, reason=f"It was {decision}."),
+        verdict=Verdict(
+            decision=decision,
+            headline=f"It was {decision}",
+            details=["For a test."],
+            reason=f"It was {decision}. For a test.",
+        ),
     )
-    key = reports.key(model, report.window)
+    key = archive.key(model, report.window)
     store.write_json(key, report.model_dump(mode="json"))
     return key

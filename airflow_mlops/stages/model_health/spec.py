@@ -1,4 +1,4 @@
-"""The health of a model, as monitoring saw it: what is waited for, and what is told."""
+"""Spec and result of waiting for a report on a model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airflow_mlops.policy.findings import Decision
 
 
 class ModelHealthSpec(Spec):
-    """Wait for a report on a model, and accept only some verdicts.
+    """Wait for a report on a model with an accepted decision.
 
-    :param window: the window the report is about; the latest that has one unless given
-    :param max_age: how long ago the window may have been checked
-    :param accept: the decisions to go on with
+    :param window: the window of the report; by default the latest window with a report
+    :param max_age: the longest time since the check
+    :param accept: the accepted decisions
     """
 
     model: Name
@@ -26,14 +26,17 @@ class ModelHealthSpec(Spec):
 
 
 class ModelHealthResult(Result):
-    """What the report says.
+    """A summary of the report.
 
+    :param headline: the main reason, in at most 90 characters; empty in reports written before there was one
+    :param reason: the headline and the details as one text
     :param created: when the window was checked
-    :param report_url: where the page is in the artifact store
+    :param report_url: URL of the page in the artifact store
     """
 
     decision: Decision
     reason: str
+    headline: str = ""
     model: str
     window: Window
     created: UtcDatetime

@@ -1,4 +1,4 @@
-"""Looks up what the latest check of a model said."""
+"""Looks up the report on a model, and compares its decision with the accepted ones."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from datetime import datetime, timezone
 
 from airflow_mlops.core.errors import ModelUnhealthyError
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy import archive
 from airflow_mlops.stages.model_health.spec import ModelHealthResult, ModelHealthSpec
-from airflow_mlops.stages.monitor import archive as reports
 
 log = logging.getLogger(__name__)
 
 
 def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | None:
-    """What the report says that ``spec`` asks for, or ``None`` while there is none.
+    """The summary of the report; ``None`` if there is no report yet, or only an older one than ``spec.max_age``.
 
-    :raises ModelUnhealthyError: it says something else than ``spec.accept``
+    :raises ModelUnhealthyError: the decision is not one of ``spec.accept``
     :raises StoreError: the store cannot be read
     """
-    key = reports.newest(store, spec.model) if spec.window is None else reports.key(spec.model, spec.window)
-    found = reports.read(store, key) if key is not None else None
-    if key is None or found is None:
-        which = f" in {spec.window.label}" if spec.window is not None else ""
-        log.info("There is no report on %s%s yet.", spec.model, which)
+    key = archive.newest(store, spec.model) if spec.window is None else archive.key(spec.model, spec.window)
+    report = archive.read(store, key) if key is not None else None
+    if key is None or report is None:
+        window = f" in {spec.window.label}" if spec.window is not None else ""
+        log.info("There is no report on %s%s yet.", spec.model, window)
         return None
-    where, verdict = f"{found.model} in {found.window.label}", found.verdict
-    if spec.max_age is not None and datetime.now(timezone.utc) - found.created > spec.max_age:
-        log.info("The report on %s is too old: it is of %s.", where, found.created.isoformat())
+    subject, verdict = f"{report.model} in {report.window.label}", report.verdict
+    if spec.max_age is not None and datetime.now(timezone.utc) - report.created > spec.max_age:
+        log.info("The report on %s is too old: it was written at %s.", subject, report.created.isoformat())
         return None
-    url = store.url_of(reports.page(key))
+    url = store.url_of(archive.page(key))
+    summary = f"{subject}: {verdict.decision}. {verdict.headline or verdict.reason}"
     if verdict.decision not in spec.accept:
-        raise ModelUnhealthyError(
-            f"{where}: {verdict.decision}. {verdict.reason} Only {' or '.join(spec.accept)} is accepted here; see {url}."
-        )
+        accepted = " or ".join(spec.accept)
+        raise ModelUnhealthyError(f"{subject}: {verdict.decision}. {verdict.reason} Accepted: {accepted}. See {url}.")
     return ModelHealthResult(
         decision=verdict.decision,
+        headline=verdict.headline,
         reason=verdict.reason,
-        model=found.model,
-        window=found.window,
-        created=found.created,
+        model=report.model,
+        window=report.window,
+        created=report.created,
         report_url=url,
-        summary=f"{where}: {verdict.decision}. {verdict.reason}",
+        summary=summary,
     )

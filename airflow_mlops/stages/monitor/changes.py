@@ -1,95 +1,101 @@
-"""Since when performance, or the drift of the features that matter most, has stood at another level."""
+"""Change points of performance, and of the drift of the most important features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.performance.change_points import splits
+from airflow_mlops.performance.change_points import change_points
 from airflow_mlops.performance.findings import Change, Performance
+from airflow_mlops.policy.checks import judged_performance
 from airflow_mlops.policy.findings import Findings
 
-FEATURES, IMPORTANCE = 5, 0.05
-"""Of the drift of how many features changes are looked for; features with at least this share of the importance."""
+MAX_FEATURES, MIN_IMPORTANCE = 5, 0.05
+"""The most features that are searched for changes of their drift, and the least importance of each."""
 
 
 class _Point(NamedTuple):
-    found: Findings
+    findings: Findings
     value: float
     error: float
 
 
-def changes(history: Sequence[Findings], rate: float) -> list[Change]:
-    """Changes of realised performance, and of the drift of the features that matter most.
+class _Series(NamedTuple):
+    kind: Literal["performance", "drift"]
+    name: str
+    points: list[_Point]
+    min_change: float
 
-    Windows are compared that the same version made the predictions of, as a new one is another model with a reference of
-    its own. Performance is that which could be judged. The level of a feature's drift is its effect, but at most the floor
-    where it has not drifted, as even an unchanged feature of few rows has one; the standard error of such a share of rows is at most half over the root of the rows.
 
-    :param history: by time; the last one is the window that is looked at
-    :param rate: how often any change may be found although nothing has changed
+def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
+    """Find the change points of realised performance and of the drift of the most important features.
+
+    Only windows with predictions of the same version are compared, because another version is another model with another
+    reference. Windows whose performance cannot be judged are left out. The level of a feature's drift is its effect. For a feature
+    that has not drifted it is at most the smallest effect that counts, because an unchanged feature has a small effect by chance.
+    The standard error of such a share of rows is at most half over the square root of the number of rows.
+
+    :param history: findings by time, those of the checked window last
+    :param rate: the probability that a change is found although nothing has changed
     :return: performance first, then by time
     """
     last = history[-1]
     if last.scored_by is None:
         return []
-    same = [found for found in history if found.scored_by and found.scored_by.version == last.scored_by.version]
-    heavy = [drift for drift in last.features if (drift.importance or 0) >= IMPORTANCE]
-    heavy = sorted(heavy, key=lambda drift: -(drift.importance or 0))[:FEATURES]
-    performance = _performance(same)
-    series: list[tuple[str, str, list[_Point], float]] = []
-    if performance is not None:
-        measured, points = performance
-        series.append(("performance", measured.metric, points, _floor(measured, last)))
-    series += [("drift", item.column, _drift(same, item.column), last.policy.min_effect) for item in heavy]
+    same = [item for item in history if item.scored_by and item.scored_by.version == last.scored_by.version]
+    important = [drift for drift in last.features if (drift.importance or 0) >= MIN_IMPORTANCE]
+    important = sorted(important, key=lambda drift: -(drift.importance or 0))[:MAX_FEATURES]
+    series = [*_performance(same, last), *(_drift(same, item.column, last) for item in important)]
     each = rate / max(1, len(series))
-    every = [
+    changes = [
         Change(
-            kind=kind,
-            of=name,
-            window=points[split.at].found.window,
-            before=split.before,
-            after=split.after,
-            p_value=split.p_value,
+            kind=item.kind,
+            of=item.name,
+            window=item.points[found.at].findings.window,
+            before=found.before,
+            after=found.after,
+            p_value=found.p_value,
         )
-        for kind, name, points, floor in series
-        for split in splits([point.value for point in points], [point.error for point in points], each, floor)
+        for item in series
+        for found in change_points(
+            [point.value for point in item.points], [point.error for point in item.points], each, item.min_change
+        )
     ]
-    return sorted(every, key=lambda change: (change.kind != "performance", change.window.start))
+    return sorted(changes, key=lambda change: (change.kind != "performance", change.window.start))
 
 
-def _performance(history: Sequence[Findings]) -> tuple[Performance, list[_Point]] | None:
-    judged = [(found, found.performance) for found in history if found.performance and found.unmeasured is None]
+def _performance(history: Sequence[Findings], last: Findings) -> list[_Series]:
+    judged = [(item, performance) for item in history if (performance := judged_performance(item)) is not None]
     if not judged:
-        return None
+        return []
     latest = judged[-1][1]
-    return latest, [
-        _Point(found, measured.value, max(measured.high - measured.value, measured.value - measured.low) / _z(found))
-        for found, measured in judged
+    points = [
+        _Point(item, measured.value, max(measured.high - measured.value, measured.value - measured.low) / _z(item))
+        for item, measured in judged
         if measured.metric == latest.metric
     ]
+    return [_Series("performance", latest.metric, points, _tolerance(latest, last))]
 
 
-def _drift(history: Sequence[Findings], column: str) -> list[_Point]:
-    def of(found: Findings) -> Drift | None:
-        return next((drift for drift in found.features if drift.column == column), None)
+def _drift(history: Sequence[Findings], column: str, last: Findings) -> _Series:
+    def drift_in(findings: Findings) -> Drift | None:
+        return next((drift for drift in findings.features if drift.column == column), None)
 
-    return [
-        _Point(
-            found, drift.effect if drift.drifted else min(drift.effect, found.policy.min_effect), 0.5 / found.rows**0.5
-        )
-        for found in history
-        if (drift := of(found)) is not None and drift.effect is not None
+    points = [
+        _Point(item, drift.effect if drift.drifted else min(drift.effect, item.policy.min_effect), 0.5 / item.rows**0.5)
+        for item in history
+        if (drift := drift_in(item)) is not None and drift.effect is not None
     ]
+    return _Series("drift", column, points, last.policy.min_effect)
 
 
-def _floor(measured: Performance, last: Findings) -> float:
-    """What the policy tolerates: a difference where more is better, a share of the reference elsewhere."""
+def _tolerance(measured: Performance, last: Findings) -> float:
+    """The change that the policy tolerates: a difference for scores, a share of the reference for errors and losses."""
     tolerance = last.policy.tolerance
     return tolerance if measured.higher_is_better else tolerance * abs(measured.reference or 0.0)
 
 
-def _z(found: Findings) -> float:
-    return NormalDist().inv_cdf(0.5 + found.policy.confidence / 2)
+def _z(findings: Findings) -> float:
+    return NormalDist().inv_cdf(0.5 + findings.policy.confidence / 2)

@@ -1,104 +1,131 @@
-"""What monitoring finds out about a window's performance: realised, from the labels, and estimated, without them."""
+"""The performance of a window: realised, from the labels, and estimated, from the scores alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.data.columns import LABEL, LABEL_AT
-from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics import realised as performance
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import REALISED, is_custom
 from airflow_mlops.performance import estimation
 from airflow_mlops.performance.findings import Performance
-from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.judgement import immature, unforeseen
-from airflow_mlops.policy.reasons import there_are
+from airflow_mlops.policy.checks import immature_labels, outside_estimate
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.policy.wording import counted, metric_name, number
 from airflow_mlops.profiles.calibration import LossModel, ProbabilityCalibration
-from airflow_mlops.profiles.delays import label_delay
-from airflow_mlops.profiles.spec import LabelDelay
+from airflow_mlops.stages.monitor.check import Check
 
 
-def realised(datasets: Sequence[Dataset], contract: ModelContract, found: Findings) -> dict[str, Any]:
-    """The metric on the labels that have come, and whether they are ground enough to judge it."""
-    policy, metric = found.policy, _metric(found.policy, contract)
-    if not all(LABEL in (column.name for column in dataset.manifest.columns) for dataset in datasets):
-        return {"unmeasured": "no labels were joined to the predictions"}
-    batches = (batch for dataset in datasets for batch in dataset.batches(columns=performance.COLUMNS))
+@dataclass(frozen=True)
+class Realised:
+    """Realised performance; the fields are those of ``Findings``.
+
+    :param unmeasured: why performance was not measured or cannot be judged; one clause
+    :param immature: why the labels are too few or too young to be judged, if so; one clause
+    """
+
+    labelled: int = 0
+    coverage: float | None = None
+    performance: Performance | None = None
+    unmeasured: str | None = None
+    immature: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def judged(self) -> Performance | None:
+        """Performance, if it can be judged."""
+        return self.performance if self.unmeasured is None else None
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Estimated performance, and a note that says why there is none or whether realised performance agrees."""
+
+    performance: Performance | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def realised(check: Check, contract: ModelContract) -> Realised:
+    """Measure the metric on the labels, and find out whether they suffice to judge it."""
+    policy, metric = check.policy, _metric(check.policy, contract)
+    young = immature_labels(policy, check.window, check.created)
+    without = young or _too_few(0, 0.0, policy)
+    if not check.has_columns(LABEL):
+        return Realised(unmeasured="no labels were joined to the predictions", immature=without)
+    batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=metrics.COLUMNS))
     try:
-        outcomes = performance.outcomes(batches, contract)
-    except performance.UnmeasurableError as error:
-        return {"unmeasured": str(error)}
+        outcomes = metrics.outcomes(batches, contract)
+    except metrics.UnmeasurableError as error:
+        return Realised(unmeasured=str(error), immature=without)
     labelled = outcomes.rows + outcomes.skipped
-    coverage = labelled / found.rows
-    known: dict[str, Any] = {"labelled": labelled, "coverage": coverage}
+    coverage = labelled / check.rows
+    notes = []
     if outcomes.skipped:
-        left_out = f"{outcomes.skipped:,} labelled rows were left out: label or score is not a finite number."
-        known["notes"] = [*found.notes, left_out]
+        rows = counted(outcomes.skipped, "labelled row")
+        notes.append(f"Left out of performance: {rows} in which the label or the score is not a finite number.")
+    reason = young or _too_few(outcomes.rows, coverage, policy)
+    performance = None
     try:
-        estimate = performance.measure(metric, outcomes, policy.confidence, contract.task)
-    except performance.UnmeasurableError as error:
-        return {**known, "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or str(error)}
-    without = f"{metric} was not measured at training" if metric not in contract.metrics else None
-    return {
-        **known,
-        "unmeasured": immature(found) or _too_little(outcomes.rows, coverage, policy) or without,
-        "performance": _performance(policy, metric, estimate, contract, outcomes.rows),
-    }
-
-
-def delay(datasets: Sequence[Dataset]) -> LabelDelay | None:
-    """How late the labels came, where the time of their coming is known."""
-    event_time = str(datasets[-1].manifest.details.get("timestamp"))
-    wanted = [LABEL_AT, event_time]
-    if not all({*wanted} <= {column.name for column in dataset.manifest.columns} for dataset in datasets):
-        return None
-    return label_delay((batch for dataset in datasets for batch in dataset.batches(columns=wanted)), event_time)
+        estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
+    except metrics.UnmeasurableError as error:
+        reason = reason or str(error)
+    else:
+        performance = _performance(policy, metric, estimate, contract, outcomes.rows)
+        if performance.reference is None:
+            reason = reason or f"{metric} was not measured at training"
+    return Realised(
+        labelled=labelled,
+        coverage=coverage,
+        performance=performance,
+        unmeasured=reason,
+        immature=young or _too_few(labelled, coverage, policy),
+        notes=notes,
+    )
 
 
 def estimated(
-    datasets: Sequence[Dataset],
+    check: Check,
     contract: ModelContract,
     calibration: ProbabilityCalibration | LossModel | None,
-    found: Findings,
-) -> dict[str, Any]:
-    """What the metric should be, from the scores alone, and how that fits the labels where they are known."""
-    policy, metric = found.policy, _metric(found.policy, contract)
-    judged = found.performance is not None and found.unmeasured is None
-    columns = ["score", LABEL] if judged else ["score"]
-    batches = (batch for dataset in datasets for batch in dataset.batches(columns=columns))
+    judged: Performance | None,
+) -> Estimated:
+    """Estimate the metric from the scores alone, and compare it with realised performance.
+
+    :param calibration: the meaning of the scores, from the version's profile
+    :param judged: realised performance if it can be judged; the estimate then covers the labelled rows only
+    """
+    policy, metric = check.policy, _metric(check.policy, contract)
+    labelled = judged is not None
+    columns = ["score", LABEL] if labelled else ["score"]
+    batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=columns))
     try:
         if is_custom(metric):
-            raise performance.UnmeasurableError(f"{metric} is not a built-in metric, so it needs labels")
+            raise metrics.UnmeasurableError(f"{metric} is not a built-in metric, so it needs labels")
         if calibration is None:
-            raise performance.UnmeasurableError("the version's profile does not say what its scores mean")
-        scores = estimation.collect(performance.scores(batches, labelled=judged), calibration)
+            raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
+        scores = estimation.collect(metrics.scores(batches, labelled=labelled), calibration)
         if scores.total < policy.min_rows:
-            raise performance.UnmeasurableError(f"{there_are(scores.total, 'score')}, {policy.min_rows:,} are needed")
+            raise metrics.UnmeasurableError(f"{counted(scores.total, 'score')} ({policy.min_rows:,} needed)")
         threshold = contract.threshold if contract.task == "binary" else None
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
-    except performance.UnmeasurableError as error:
-        return {"notes": [*found.notes, f"Performance was not estimated from the scores alone: {error}."]}
-    estimated = _performance(policy, metric, estimate, contract, scores.total)
-    outside = unforeseen(found.model_copy(update={"estimated": estimated}))
-    if outside is None:
-        return {"estimated": estimated}
-    where = "outside: the scores no longer mean what they meant at training" if outside else "inside"
-    interval = f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-    checked = f"From the scores alone {metric} was estimated at {interval}; the realised value lies {where}."
-    return {"estimated": estimated, "notes": [*found.notes, checked]}
-
-
-def unripe(found: Findings) -> str | None:
-    """Why the labels that have come are no ground for a judgement, in one clause; ``None`` if they are."""
-    return immature(found) or _too_little(found.labelled, found.coverage or 0.0, found.policy)
+    except metrics.UnmeasurableError as error:
+        return Estimated(None, [f"Performance was not estimated from the scores alone: {error}."])
+    performance = _performance(policy, metric, estimate, contract, scores.total)
+    if judged is None:
+        return Estimated(performance, [])
+    interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
+    outside = outside_estimate(judged, performance)
+    where = "outside: the scores no longer mean what they did at training" if outside else "inside"
+    return Estimated(
+        performance,
+        [f"Estimate of {metric_name(metric)} from the scores alone: {interval}; the realised value lies {where}."],
+    )
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    # A classifier that gives labels alone has no roc_auc to compare with, but accuracy.
+    # A classifier that predicts labels only has no reference for roc_auc, but one for accuracy.
     measured = [name for name in REALISED[contract.task] if name in contract.metrics]
     metric = policy.metric or (measured or REALISED[contract.task])[0]
     if is_custom(metric):
@@ -111,19 +138,19 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     return metric
 
 
-def _too_little(labels: int, coverage: float, policy: Policy) -> str | None:
-    """Why the labels are no ground for a judgement, if so."""
+def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
+    """Why there are too few labels to judge performance; ``None`` if there are enough."""
     if not labels:
         return "there are no labels"
     if labels < policy.min_labels:
-        return f"{there_are(labels, 'label')}, {policy.min_labels:,} are needed"
+        return f"{counted(labels, 'label')} ({policy.min_labels:,} needed)"
     if coverage < policy.min_coverage:
-        return f"{coverage:.1%} of the predictions have a label, {policy.min_coverage:.0%} are needed"
+        return f"{coverage:.1%} of the predictions have a label ({policy.min_coverage:.0%} needed)"
     return None
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: performance.Interval, contract: ModelContract, rows: int
+    policy: Policy, metric: str, estimate: metrics.Interval, contract: ModelContract, rows: int
 ) -> Performance:
     return Performance(
         metric=metric,

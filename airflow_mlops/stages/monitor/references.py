@@ -1,6 +1,6 @@
-"""What monitoring measures drift against: training, or what earlier windows looked like when they were checked.
+"""The references of drift: training, or the profiles of earlier windows.
 
-Every check stores what its window looked like as ``profiles/MODEL/WINDOW.json.gz``.
+Every check stores the profile of its window as ``profiles/MODEL/WINDOW.json.gz``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import earlier_windows
 from airflow_mlops.drift.earlier_windows import WindowProfile
 from airflow_mlops.drift.reference import TRAINING, DriftReference, Reference
-from airflow_mlops.policy.findings import Findings
+from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.profiles.multivariate import ERROR
-from airflow_mlops.profiles.profile import ModelProfile, Profile
+from airflow_mlops.profiles.profile import Profile
+from airflow_mlops.stages.monitor.check import Check
 
 _SUFFIX = ".json.gz"
 
@@ -27,10 +28,13 @@ _SUFFIX = ".json.gz"
 class Baselines:
     """What the columns of a window are compared with.
 
-    :param features: profiles of features, by a name for what each is of: ``training``, or windows
-    :param watched: the same of what is watched beside them
-    :param scores: the same of the scores
-    :param together: the same of the reconstruction error of all features; empty where the model has none
+    Each of the four groups holds profiles by the name of their reference: ``training``, or earlier windows.
+
+    :param features: profiles of the features
+    :param watched: profiles of the watched columns
+    :param scores: profiles of the scores
+    :param together: profiles of the reconstruction error of all features; empty if the model has no reconstruction
+    :param used: the reference that was used
     """
 
     features: dict[str, Profile]
@@ -41,80 +45,72 @@ class Baselines:
     notes: list[str]
 
 
-def keep(store: ArtifactStore, found: Findings, scored_by: ModelVersionRef, current: Profile) -> None:
-    """Store what the window looks like, for checks of later ones."""
-    item = WindowProfile(window=found.window, version=scored_by.version, profile=current)
-    store.write_bytes(_key(found.model, found.window), gzip.compress(item.model_dump_json().encode(), mtime=0))
+def keep(store: ArtifactStore, model: str, window: Window, scored_by: ModelVersionRef, current: Profile) -> None:
+    """Store the profile of a window for checks of later windows."""
+    item = WindowProfile(window=window, version=scored_by.version, profile=current)
+    store.write_bytes(_key(model, window), gzip.compress(item.model_dump_json().encode(), mtime=0))
 
 
-def forget(store: ArtifactStore, found: Findings) -> None:
-    """Store no longer what the window looked like: it has no rows now."""
-    store.delete(_key(found.model, found.window))
+def forget(store: ArtifactStore, model: str, window: Window) -> None:
+    """Delete the profile of a window that has no rows any more."""
+    store.delete(_key(model, window))
 
 
-def baselines(
-    asked: Reference,
-    found: Findings,
-    scored_by: ModelVersionRef,
-    training: ModelProfile,
-    current: Profile,
-    store: ArtifactStore,
-) -> Baselines:
-    """What ``current`` is compared with: the windows that were asked for, and training where they say too little.
+def baselines(requested: Reference, check: Check, training: TrainingReference, current: Profile) -> Baselines:
+    """Collect the profiles that ``current`` is compared with.
 
-    Scores and reconstruction errors are compared with those of the same version: another one gives others to the same
-    rows.
+    Columns with too few values in the requested windows are compared with training. Scores and reconstruction errors are compared
+    with those of the same version only, because another version computes different ones for the same rows.
 
+    :param requested: the reference that the user chose
+    :param current: the profile of the window
     :raises SpecError: a season is shorter than the window
     """
-    windows, notes = _earlier(asked, found, store)
-    alike = [item for item in windows if item.version == scored_by.version]
-    features, unknown = _split(training.features, windows, current, found.policy.min_rows)
-    watched, unwatched = _split(training.watched, windows, current, found.policy.min_rows)
-    scores, unscored = _split(training.scores, alike, current, found.policy.min_rows)
+    windows, notes = _earlier(requested, check)
+    known, version, min_rows = training.profile, training.version, check.policy.min_rows
+    same_version = [item for item in windows if item.version == version.version]
+    features, unknown = _split(known.features, windows, current, min_rows)
+    watched, unwatched = _split(known.watched, windows, current, min_rows)
+    scores, unscored = _split(known.scores, same_version, current, min_rows)
     together: dict[str, Profile] = {}
-    if training.multivariate is not None:
-        errors = training.multivariate.errors
-        only = Profile(rows=errors.rows, columns={ERROR: errors})
-        together, _ = _split(only, alike, current, found.policy.min_rows)
-    where = earlier_windows.label([item.window for item in windows]) if windows else ""
+    if known.multivariate is not None:
+        errors = known.multivariate.errors
+        together, _ = _split(Profile(rows=errors.rows, columns={ERROR: errors}), same_version, current, min_rows)
+    named = earlier_windows.label([item.window for item in windows]) if windows else ""
     if windows and (unknown := [*unknown, *unwatched]):
-        notes.append(
-            f"In {where} there are too few values to compare with, so training is the reference: {', '.join(unknown)}."
-        )
+        notes.append(f"Compared with training, because {named} has too few values: {', '.join(unknown)}.")
     if windows and unscored:
-        what = "the scores and the features together" if together else "the scores"
-        notes.append(f"In {where} too little was scored by {scored_by}: {what} are compared with training.")
+        what = "the scores and the features together are" if together else "the scores are"
+        notes.append(f"{version} made too few predictions in {named}: {what} compared with training.")
     used = DriftReference(
-        asked=asked, features=[item.window for item in windows], scores=[item.window for item in alike]
+        asked=requested, features=[item.window for item in windows], scores=[item.window for item in same_version]
     )
     return Baselines(features, watched, scores, together, used, notes)
 
 
-def _earlier(asked: Reference, found: Findings, store: ArtifactStore) -> tuple[list[WindowProfile], list[str]]:
-    """The windows to compare with, and what there is to say about those that are not there."""
-    if asked == Reference():
+def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], list[str]]:
+    """The profiles of the requested windows, and notes about those that are missing."""
+    if requested == Reference():
         return [], []
     keys = {}
-    for key in store.keys(f"profiles/{found.model}"):
+    for key in check.store.keys(f"profiles/{check.model}"):
         window = Window.from_file_name(key.rpartition("/")[2].removesuffix(_SUFFIX))
         if window is not None:
             keys[window] = key
-    chosen = earlier_windows.choose(asked, found.window, keys)
-    read = {window: _read(store, keys[window]) for window in chosen}
+    chosen = earlier_windows.choose(requested, check.window, keys)
+    read = {window: _read(check.store, keys[window]) for window in chosen}
     windows = [item for item in read.values() if item is not None]
     notes = [
-        f"What {window.label} looked like cannot be read, and it was left out of the reference: check it again."
+        f"The profile of {window.label} cannot be read and is left out of the reference: check this window again."
         for window, item in read.items()
         if item is None
     ]
     if not windows:
-        before = f"no window before {found.window.label} has been checked"
-        if asked.season is not None:
-            before = (
-                f"{earlier_windows.seasonal(found.window, asked.season).label}, {asked.season} earlier, was not checked"
-            )
-        notes.append(f"Drift is measured against training: {before}.")
+        reason = f"no window before {check.window.label} has been checked"
+        if requested.season is not None:
+            season = earlier_windows.seasonal(check.window, requested.season).label
+            reason = f"{season}, {requested.season} earlier, was not checked"
+        notes.append(f"Drift is measured against training: {reason}.")
     return windows, notes
 
 
@@ -122,14 +118,17 @@ def _read(store: ArtifactStore, key: str) -> WindowProfile | None:
     try:
         return WindowProfile.model_validate_json(gzip.decompress(store.read_bytes(key)))
     except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error, ValueError):
-        # Broken, or an older version's.
+        # Broken, or written by an older version.
         return None
 
 
 def _split(
     training: Profile, windows: Sequence[WindowProfile], current: Profile, min_rows: int
 ) -> tuple[dict[str, Profile], list[str]]:
-    """The columns of ``training`` as they were in ``windows``, or else at training, and the names of the latter."""
+    """Profiles of the columns of ``training``: from ``windows`` if they have enough values, otherwise from training.
+
+    :return: the profiles by the name of their reference, and the names of the columns that are compared with training
+    """
     like = {name: current.columns[name] for name in training.columns if name in current.columns}
     known = earlier_windows.combined(windows, Profile(rows=current.rows, columns=like), min_rows)
     rest = {name: column for name, column in training.columns.items() if name not in known.columns}

@@ -1,4 +1,4 @@
-"""Monitoring's report: written as a page and as JSON, and summed up as the step's result."""
+"""The report of a check: written as HTML and as JSON, and summarised as the step's result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.policy.findings import Findings, Report, Retraining
-from airflow_mlops.stages.monitor import archive as reports
+from airflow_mlops.policy import archive
+from airflow_mlops.policy.checks import judged_performance
+from airflow_mlops.policy.findings import Findings, Report, RetrainingPlan
 from airflow_mlops.stages.monitor.page.report import render
 from airflow_mlops.stages.monitor.spec import MonitorResult
 
@@ -19,77 +20,71 @@ _HISTORY = 36
 
 
 def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> str:
-    """Write the report as a page and as JSON, and return the page's URL.
+    """Write the report as HTML and as JSON.
+
+    The HTML comes first, so that every report has a page.
 
     :param earlier: reports on earlier windows, by time
+    :return: URL of the page
     """
-    key = reports.key(report.model, report.window)
+    key = archive.key(report.model, report.window)
     page = render(report, earlier)
-    store.write_bytes(reports.page(key), page.encode())
+    store.write_bytes(archive.page(key), page.encode())
     store.write_json(key, report.model_dump(mode="json"))
     return page_url(report, store)
 
 
-def page_url(found: Findings, store: ArtifactStore) -> str:
-    """Where the page is, or will be."""
-    return store.url_of(reports.page(reports.key(found.model, found.window)))
+def page_url(findings: Findings, store: ArtifactStore) -> str:
+    """The URL of the page, which need not exist yet."""
+    return store.url_of(archive.page(archive.key(findings.model, findings.window)))
 
 
-def history(about: Findings, store: ArtifactStore) -> list[Report]:
-    """Reports on earlier windows, by time. What cannot be read, an older version's for instance, is left out."""
-    found = []
-    for key in reports.keys(store, about.model):
-        try:
-            found.append(Report.model_validate(store.read_json(key)))
-        except (StoreError, ValidationError, FileNotFoundError):
-            continue
-    earlier = [item for item in found if item.window.start < about.window.start]
-    return sorted(earlier, key=lambda item: item.window.start)[-_HISTORY:]
+def history(findings: Findings, store: ArtifactStore) -> list[Report]:
+    """Reports on earlier windows of the model, by time; reports that cannot be read are left out."""
+    reports = (_read(store, key) for key in archive.keys(store, findings.model))
+    earlier = [report for report in reports if report is not None and report.window.start < findings.window.start]
+    return sorted(earlier, key=lambda report: report.window.start)[-_HISTORY:]
 
 
 def superseded(report: Report, store: ArtifactStore) -> bool:
-    """Whether there is a report on a later window that knows as much about performance."""
-    for key in reports.after(store, report.model, report.window):
-        try:
-            later = Report.model_validate(store.read_json(key))
-        except (StoreError, ValidationError, FileNotFoundError):
-            continue
-        if _judged(later) or not _judged(report):
+    """Whether a report on a later window has judged performance, or this report has none either."""
+    for key in archive.after(store, report.model, report.window):
+        later = _read(store, key)
+        if later is not None and (judged_performance(later) is not None or judged_performance(report) is None):
             return True
     return False
 
 
-def _judged(report: Report) -> bool:
-    return report.performance is not None and report.unmeasured is None
+def _read(store: ArtifactStore, key: str) -> Report | None:
+    """The report ``key``; ``None`` if it cannot be read, such as one of an incompatible version."""
+    try:
+        return Report.model_validate(store.read_json(key))
+    except (StoreError, ValidationError, FileNotFoundError):
+        return None
 
 
-def _recent(found: Findings) -> dict[str, float | None]:
-    if found.freshness is None:
-        return {}
-    age = found.freshness.age(found.created)
-    return {
-        "newest_row_age_days": age / timedelta(days=1) if age is not None else None,
-        "newest_row_behind_days": found.freshness.behind_days,
-    }
-
-
-def metrics(found: Findings) -> dict[str, float]:
-    """The numbers of a check, see :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`; of what was measured only."""
-    moved_most = _moved_most(found)
+def metrics(findings: Findings) -> dict[str, float]:
+    """The numbers of a check, without those that were not measured; see
+    :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`.
+    """
     numbers: dict[str, float | None] = {
-        "rows": found.rows,
-        "labelled": found.labelled,
-        "coverage": found.coverage,
-        "features_drifted": sum(item.drifted for item in found.features) if found.drift_tests else None,
-        "feature_drift": moved_most.effect if moved_most else None,
-        **{
-            f"{name}_drift": drift.effect
-            for name in ("prediction", "label", "multivariate")
-            if (drift := getattr(found, name)) is not None
-        },
-        **_recent(found),
+        "rows": findings.rows,
+        "labelled": findings.labelled,
+        "coverage": findings.coverage,
+        "features_drifted": sum(item.drifted for item in findings.features) if findings.drift_tests else None,
     }
-    for prefix, performance in (("", found.performance), ("estimated_", found.estimated)):
+    drifts = {
+        "feature": _most_drifted(findings),
+        "prediction": findings.prediction,
+        "label": findings.label,
+        "multivariate": findings.multivariate,
+    }
+    numbers |= {f"{name}_drift": drift.effect for name, drift in drifts.items() if drift is not None}
+    if findings.freshness is not None:
+        age = findings.freshness.age(findings.created)
+        numbers["newest_row_age_days"] = age / timedelta(days=1) if age is not None else None
+        numbers["newest_row_behind_days"] = findings.freshness.behind_days
+    for prefix, performance in (("", findings.performance), ("estimated_", findings.estimated)):
         if performance is not None:
             numbers |= {
                 f"{prefix}{performance.metric}": performance.value,
@@ -97,24 +92,30 @@ def metrics(found: Findings) -> dict[str, float]:
                 f"{prefix}{performance.metric}_high": performance.high,
                 f"{prefix}{performance.metric}_reference": performance.reference,
             }
-    if found.label_delay is not None:
-        numbers |= {f"label_delay_{name}": days for name, days in found.label_delay}
+    if findings.label_delay is not None:
+        numbers |= {f"label_delay_{name}": days for name, days in findings.label_delay}
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _moved_most(found: Findings) -> Drift | None:
-    """Of the features that have drifted, or of all if none has, the one that moved most."""
-    measured = [item for item in found.features if item.effect is not None]
+def _most_drifted(findings: Findings) -> Drift | None:
+    """The feature with the largest effect, among the drifted ones if there are any."""
+    measured = [item for item in findings.features if item.effect is not None]
     return max(measured, key=lambda item: (item.drifted, item.effect), default=None)
 
 
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
-    """What goes to XCom."""
-    verdict, realised, moved_most = report.verdict, report.performance, _moved_most(report)
-    planned = report.retraining or Retraining()
+    """Summarise the report as the step's result.
+
+    :param url: URL of the page
+    """
+    verdict, realised, most_drifted = report.verdict, report.performance, _most_drifted(report)
+    planned = report.retraining or RetrainingPlan()
     changed = [item.window.label for item in report.changes if item.kind == "performance"]
+    retrain = verdict.decision == "retrain"
     return MonitorResult(
         decision=verdict.decision,
+        headline=verdict.headline,
+        details=verdict.details,
         reason=verdict.reason,
         model=report.model,
         window=report.window,
@@ -122,12 +123,12 @@ def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
         scored_by=report.scored_by,
         metrics=metrics(report),
         metric=realised.metric if realised is not None else None,
-        most_drifted=moved_most.column if moved_most else None,
+        most_drifted=most_drifted.column if most_drifted else None,
         worst_segment=report.segments[0].name if report.segments else None,
         changed_since=changed[-1] if changed else None,
         report_url=url,
         superseded=superseded(report, store),
-        request=planned.request if verdict.decision == "retrain" else None,
-        held_back=[] if verdict.decision == "retrain" else [held.trigger for held in planned.due],
-        summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.reason}",
+        request=planned.request if retrain else None,
+        held_back=[] if retrain else [active.trigger for active in planned.due],
+        summary=f"{report.model} in {report.window.label}: {verdict.decision}. {verdict.headline}",
     )

@@ -1,6 +1,6 @@
-"""The JSON schema of monitoring's reports, for those who read them without this package.
+"""The JSON schema of reports, for readers without this package.
 
-``docs/report.schema.json`` is what ``python -m airflow_mlops.stages.monitor.report_schema`` prints; ``make schema`` writes it.
+``make schema`` writes the output of ``python -m airflow_mlops.stages.monitor.report_schema`` to ``docs/report.schema.json``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ _ROLE = re.compile(r":\w+:`~?([^`]*)`")
 def report_schema() -> dict[str, Any]:
     """The schema (JSON Schema 2020-12) of ``reports/MODEL/WINDOW.json``.
 
-    It allows fields that it does not name: a later version of this package may add some, and takes none away within a
-    ``format``.
+    Unknown fields are valid: a later version of this package may add fields. It removes none within a ``format``.
     """
     schema = Report.model_json_schema(mode="serialization")
     schema["description"] = "\n".join(inspect.getdoc(part) or "" for part in (Report, Findings))
@@ -31,7 +30,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _describe(part: dict[str, Any]) -> None:
-    """Move what a docstring says about fields to the fields."""
+    """Move the descriptions of fields from the docstring to the fields."""
     part.pop("additionalProperties", None)
     text = part.get("description", "")
     about = dict(_PARAM.findall(text))

@@ -1,4 +1,4 @@
-"""Monitoring: what is asked, what is found, what is decided."""
+"""Spec and result of monitoring."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from airflow_mlops.profiles.spec import ProfilesInput
 
 
 class MonitorSpec(Spec):
-    """Compare a window of predictions with what was known at training, and decide.
+    """Compare a window of predictions with training, and decide.
 
-    :param dataset: predictions, with a column ``label`` where labels are known; ``None`` where scoring was skipped
-    :param window: the window that is monitored; that of ``dataset`` unless given
+    :param dataset: predictions, with a column ``label`` if labels are known; ``None`` if scoring was skipped
+    :param window: the window of the report; by default that of ``dataset``
     :param reference: what the drift of features and scores is measured against; performance is always compared with
         training
-    :param profiles: of all the shards of ``dataset``, or of the whole; its columns are read unless given
+    :param profiles: profiles of all shards of ``dataset``, or one of all its rows; by default the rows are read
     """
 
     model: Name
@@ -34,27 +34,30 @@ class MonitorSpec(Spec):
 
 
 class MonitorResult(Result):
-    """The decision, and the numbers it stands on.
+    """The decision and the numbers behind it.
 
-    :param metrics: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (how many), ``feature_drift`` (the share of
-        rows by which ``most_drifted`` moved), ``prediction_drift`` (the same of the scores), ``label_drift``,
-        ``multivariate_drift``, ``newest_row_age_days`` (when it was checked), ``newest_row_behind_days`` (when the window
-        ended), and realised performance under the metric's own name with ``_low``, ``_high`` and ``_reference``, the same with ``estimated_`` before it,
-        ``label_delay_median``, ``_p90`` and ``_p99``; only what was measured
-    :param metric: the name of that metric
-    :param most_drifted: of the features that have drifted, or of all if none has, the one that moved most
-    :param worst_segment: of the segments where performance fell, the first
-    :param changed_since: the window since which realised performance has stood at its present level, if it changed
-    :param report_url: where the page is in the artifact store
-    :param superseded: whether there is a report on a later window that knows as much: one with realised performance that
-        was judged, or any where this one has none
-    :param request: what is asked for, where the decision is ``retrain``
-    :param held_back: what would have been asked for, had the policy's cooldown or budget, earlier refusals or broken inputs
-        not held it back: the triggers
+    :param headline: the main reason, in at most 90 characters
+    :param details: the facts behind the decision, one sentence each
+    :param reason: the headline and the details as one text
+    :param metrics: the numbers that were measured: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (number of features),
+        ``feature_drift`` (share of rows by which ``most_drifted`` moved), ``prediction_drift`` (the same for the scores),
+        ``label_drift``, ``multivariate_drift``, ``newest_row_age_days`` (at the time of the check), ``newest_row_behind_days`` (at the
+        end of the window), realised performance under the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated
+        performance under the same names with the prefix ``estimated_``, and ``label_delay_median``, ``_p90`` and ``_p99`` in days
+    :param metric: the metric of realised performance
+    :param most_drifted: the feature with the largest drift, among the drifted ones if there are any
+    :param worst_segment: the segment that contributes most to worse performance
+    :param changed_since: the window since which realised performance has been at its present level, if it changed
+    :param report_url: URL of the page in the artifact store
+    :param superseded: whether a report on a later window has judged performance, or this one has none and a later one exists
+    :param request: the request for retraining, if the decision is ``retrain``
+    :param held_back: the triggers of a request that cooldown, budget, earlier refusals or broken inputs postpone
     """
 
     decision: Decision
     reason: str
+    headline: str = ""
+    details: list[str] = Field(default_factory=list)
     model: str
     window: Window
     champion: ModelVersionRef | None

@@ -1,4 +1,4 @@
-"""Profiles of datasets, whole or in shards: what is asked and what comes back."""
+"""Spec and result of profiling a dataset, as a whole or in shards."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from airflow_mlops.profiles.spec import ProfileRef
 class ProfileSpec(Spec):
     """Profile a dataset, or one shard of it.
 
-    :param model: whose features, and the score, are profiled; the version that made the predictions says which they are
-    :param columns: what is profiled instead; without either, every column that can have a profile
-    :param shard: which part of the rows, from 0
-    :param shards: into how many parts the rows are dealt
-    :param on_missing: what to do while there is no dataset, or no champion: ``fail``, or ``skip`` and return no profile
+    :param model: the model that made the predictions; its features and scores are profiled
+    :param columns: the columns to profile instead; without ``model`` and ``columns``, every column of a supported type
+    :param shard: index of the shard, from 0
+    :param shards: number of shards
+    :param on_missing: ``fail``, or ``skip`` and return no profile, if there is no dataset or no champion
     """
 
     dataset: DatasetLike
@@ -33,14 +33,14 @@ class ProfileSpec(Spec):
     @model_validator(mode="after")
     def _one_of_them(self) -> ProfileSpec:
         if self.shard >= self.shards:
-            raise ValueError(f"there is no shard {self.shard} of {self.shards}: they count from 0")
+            raise ValueError(f"shard {self.shard} does not exist: the shards count from 0 to {self.shards - 1}")
         return self
 
 
 class ProfileResult(Result):
-    """Where the profile is.
+    """The stored profile.
 
-    :param profile: ``None`` if something was missing and was skipped
+    :param profile: ``None`` if profiling was skipped
     """
 
     profile: ProfileRef | None

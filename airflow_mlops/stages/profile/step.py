@@ -1,22 +1,26 @@
-"""Profiles a dataset, or one shard of it, for whoever merges them."""
+"""Profiles a dataset, or one shard of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select
+from airflow_mlops.drift import training_reference
+from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.models import contracts
 from airflow_mlops.profiles import shards
 from airflow_mlops.profiles.profile import profile
-from airflow_mlops.registry import versions as models
+from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.monitor import columns as monitor_columns
-from airflow_mlops.stages.monitor import schema as monitor_schema
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
 def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
-    """Profile the rows of the shard and store what was found."""
+    """Profile the rows of the shard and store the profile."""
     try:
         datasets = select(context.store, spec.dataset)
     except DatasetNotFoundError as error:
@@ -25,30 +29,37 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
         raise
     columns, reference = spec.columns, None
     if columns is None and spec.model is not None:
-        client = connect(spec.mlflow, context.connection)
-        champion = models.champion(client, spec.model)
-        if champion is None:
+        reference = _reference(spec.model, spec.mlflow, datasets, context)
+        if reference is None:
             if spec.on_missing == "skip":
-                return ProfileResult(profile=None, summary=f"{spec.model} has no champion yet: nothing was profiled.")
+                return ProfileResult(profile=None, summary=f"Nothing was profiled. {spec.model} has no champion yet.")
             raise RegistryError(
-                f"{spec.model} has no champion yet to say which columns are profiled: promote a version, name the "
-                "columns, or set on_missing='skip' to skip profiling till then."
+                f"{spec.model} has no champion, and only a champion determines which columns are profiled: promote a "
+                "version, name the columns, or set on_missing='skip' to skip profiling until then."
             )
-        scored_by = monitor_columns.scored_by(datasets, champion, client)
-        known = contracts.read(client, context.store, scored_by)
-        reference, _ = monitor_columns.kept(monitor_columns.stored_profile(known, scored_by), datasets)
-        changes = monitor_schema.changes(datasets, reference, known.contract, context.store)
-        columns = monitor_columns.compared(reference, changes, datasets)
+        columns = reference.columns
     for dataset in datasets:
         dataset.require_columns(columns or ())
     names = columns or [column.name for column in datasets[0].manifest.columns]
     batches = shards.batches(datasets, names, spec.shard, spec.shards)
-    found = monitor_columns.profiled(batches, names, datasets, reference) if reference else profile(batches, columns)
+    found = reference.profile_of(batches, names) if reference is not None else profile(batches, columns)
     ids = [dataset.manifest.id for dataset in datasets]
     shard = shards.Shard(datasets=ids, shard=spec.shard, shards=spec.shards, profile=found)
     name = datasets[0].manifest.name
-    which = f"shard {spec.shard} of {spec.shards} of {name}" if spec.shards > 1 else name
+    subject = f"shard {spec.shard} of {spec.shards} of {name}" if spec.shards > 1 else name
     return ProfileResult(
         profile=shards.write(context.store, name, shard),
-        summary=f"Profiled {found.rows:,} rows and {len(found.columns)} columns: {which}.",
+        summary=f"Profiled {found.rows:,} rows and {len(found.columns)} columns: {subject}.",
     )
+
+
+def _reference(
+    model: str, mlflow: MLflowTarget, datasets: Sequence[Dataset], context: StepContext
+) -> TrainingReference | None:
+    """The reference that MonitorOperator compares the same predictions with; ``None`` without a champion."""
+    client = connect(mlflow, context.connection)
+    champion = versions.champion(client, model)
+    if champion is None:
+        return None
+    version = training_reference.version_of(datasets, champion, client)
+    return training_reference.load(version, contracts.read(client, context.store, version), datasets, context.store)

@@ -1,4 +1,4 @@
-"""Columns that are no features - event time, text, timestamps, embeddings - from the training set to the verdict."""
+"""Watched columns that are not features - event time, text, timestamps, embeddings - from training to the verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.training_set import step as training_sets
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
-from tests.support.columns import HOURS, embeddings, texts, times
+from tests.columns import HOURS, embeddings, texts, times
 
 WATCHED = ["body", "updated", "embedding"]
 SEEN = ["opened", *WATCHED]
@@ -100,7 +100,7 @@ def test_event_time_text_timestamps_and_embeddings_are_watched_from_training_on(
     assert {drift.column for drift in report.features} == {"wait", "priority"}
     assert not any(drift.drifted for drift in (*report.watched, *report.features))
     # Two features, these together, the score, and these four.
-    assert report.drift_tests.support.columns == 8
+    assert report.drift_tests.columns == 8
     columns = [column.name for column in open_dataset(store, report.datasets[0]).manifest.columns]
     assert {*SEEN, "ticket", "wait", "priority"} <= set(columns)
     assert not {"agent", "code", "escalated"} & set(columns)
@@ -117,9 +117,9 @@ def test_what_is_no_feature_and_drifts_is_watched_and_the_page_says_what_it_is(s
     }
     report = watch(store, model, tickets(1_500, 6, "2013-04-01", 30, **changed))
     assert report.verdict.decision == "watch"
-    assert "3 watched columns have drifted: " in report.verdict.reason
+    assert "3 watched columns drifted (" in report.verdict.reason
     assert "body (words like “refund” are in 12." in report.verdict.reason
-    assert "feature has drifted" not in report.verdict.reason
+    assert "feature drifted" not in report.verdict.reason
     assert {drift.column: drift.test.split(" ")[0] for drift in report.watched if drift.drifted} == {
         "body": "words", "opened": "hour", "embedding": report.watched[0].test.split(" ")[0],
     }  # fmt: skip

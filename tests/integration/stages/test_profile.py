@@ -1,4 +1,4 @@
-"""Profiles of a window's shards by mapped tasks, and a report from them that is the one of a single pass."""
+"""Profiles of shards by mapped tasks, and a report from them that equals the report of a single pass."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     store = ArtifactStore(default_store())
     context = StepContext(store=store)
     model = f"delays_{uuid.uuid4().hex[:8]}"
-    # Nothing is there yet: the shards are skipped, and the registry alone decides.
+    # Without data the shards are skipped, and the registry alone decides.
     first = run_dag(DAG.format(model=model, number=0))
     assert set(first.states().values()) == {"skipped", "success"}
     assert first.xcom("monitor")["decision"] == "retrain"
 
     promote(client, tmp_path, store, model)
     data = flights(2_100, seed=2, shift=0.5)
-    # One shard more than there are row groups, so that one has no row.
+    # There are four shards and three row groups, so one shard has no rows.
     for day in range(3):
         part = scoring_set(store, data.slice(700 * day, 700), f"2013-04-0{day + 1}", f"scoring_{model}")
         score.run(ScoreSpec(model=model, dataset=part), context)
@@ -97,7 +97,7 @@ def predictions(store, champion, data: pa.Table):
     return score.run(spec, StepContext(store=store)).dataset
 
 
-def test_the_version_that_made_the_predictions_says_what_is_profiled(store, champion, client, tmp_path):
+def test_the_version_that_made_the_predictions_determines_the_columns(store, champion, client, tmp_path):
     made = predictions(store, champion, flights(100))
     promote(client, tmp_path, store, champion.model)
     done = profile.run(ProfileSpec(model=champion.model, dataset=made), StepContext(store=store))
@@ -107,9 +107,9 @@ def test_the_version_that_made_the_predictions_says_what_is_profiled(store, cham
         profile.run(ProfileSpec(model="other", dataset=made), StepContext(store=store))
 
 
-def test_without_a_champion_nobody_knows_what_to_profile(store, champion):
+def test_profiling_needs_a_champion(store, champion):
     spec = {"model": "nobody", "dataset": predictions(store, champion, flights(100))}
-    with pytest.raises(RegistryError, match="nobody has no champion yet to say which columns are profiled"):
+    with pytest.raises(RegistryError, match="nobody has no champion, and only a champion determines"):
         profile.run(ProfileSpec(**spec), StepContext(store=store))
     assert profile.run(ProfileSpec(**spec, on_missing="skip"), StepContext(store=store)).profile is None
 
@@ -124,7 +124,7 @@ def test_profiles_of_something_else_are_refused(store, champion):
     half = profile.run(ProfileSpec(**spec, shards=2), context)
     with pytest.raises(SpecError, match="_predictions 1 is missing"):
         monitor.run(MonitorSpec(**spec, profiles=[half.model_dump()]), context)
-    # Written again since it was profiled.
+    # The dataset was written again after it was profiled.
     whole = profile.run(ProfileSpec(**spec), context)
     spec["dataset"] = predictions(store, champion, flights(101))
     with pytest.raises(SpecError, match="profiles are not of dataset"):

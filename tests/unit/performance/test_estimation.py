@@ -1,4 +1,4 @@
-"""Performance from the scores alone: intervals that hold what they promise, and a clear word where nothing can be said."""
+"""Performance estimated from the scores alone: coverage of the intervals, and the errors if nothing can be estimated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def expit(value):
 
 
 def classified(random, rows: int, shift: float = 0.0, bias: float = 0.0) -> Outcomes:
-    """A model that sees everything and says it badly: too cautious, too low, and with a bend.
+    """A model with all information and badly calibrated scores: too close to 0.5, too low, and bent.
 
     :param shift: how far the inputs have moved, in standard deviations
     :param bias: how far the truth has moved while the inputs stayed
@@ -32,7 +32,7 @@ def classified(random, rows: int, shift: float = 0.0, bias: float = 0.0) -> Outc
 
 
 def valued(random, rows: int, shift: float = 0.0) -> Outcomes:
-    """A regression whose errors grow with what it predicts."""
+    """A regression with errors that grow with the prediction."""
     score = random.normal(shift, 1, rows)
     truth = score + random.normal(size=rows) * expit(score)
     return Outcomes(truth, score, np.zeros(rows, bool))
@@ -43,7 +43,7 @@ def estimated(metric: str, held_out: Outcomes, window: Outcomes, task="binary", 
     return estimate(metric, collect([window.score], known), known, 0.95, threshold)
 
 
-def test_on_shifted_inputs_the_truth_lies_inside_the_interval_as_often_as_it_says():
+def test_the_interval_has_its_coverage_under_covariate_shift():
     windows, held = 250, dict.fromkeys(BINARY, 0)
     widths = []
     for seed in range(windows):
@@ -56,13 +56,13 @@ def test_on_shifted_inputs_the_truth_lies_inside_the_interval_as_often_as_it_say
             held[metric] += one.low <= true <= one.high
             if metric == "roc_auc":
                 widths.append(one.high - one.low)
-    # 95% expected, with a standard deviation of 1.4%; 90% is what is promised.
+    # 95% are expected, with a standard deviation of 1.4%; at least 90% are required.
     assert all(count / windows >= 0.92 for count in held.values()), held
-    # Of wide intervals everybody is capable.
+    # The intervals must not be trivially wide.
     assert np.mean(widths) < 0.12
 
 
-def test_the_loss_of_a_regression_lies_inside_its_interval_as_often_as_it_says():
+def test_the_interval_of_a_regression_loss_has_its_coverage():
     windows, held = 250, {"mae": 0, "rmse": 0}
     for seed in range(windows):
         random = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def test_the_loss_of_a_regression_lies_inside_its_interval_as_often_as_it_says()
     assert all(0.92 <= count / windows <= 0.99 for count in held.values()), held
 
 
-def test_more_classes_have_an_accuracy():
+def test_the_accuracy_of_a_multiclass_model_is_estimated():
     random = np.random.default_rng(0)
 
     def draw(shift: float) -> Outcomes:
@@ -88,7 +88,7 @@ def test_more_classes_have_an_accuracy():
     assert one.value == pytest.approx(window.right.mean(), abs=0.03)
 
 
-def test_a_new_relation_between_inputs_and_outcome_is_not_seen():
+def test_concept_drift_does_not_show_in_the_estimate():
     random = np.random.default_rng(0)
     window = classified(random, 5_000, bias=-0.7)
     one = estimated("roc_auc", classified(random, 5_000), window)
@@ -96,7 +96,7 @@ def test_a_new_relation_between_inputs_and_outcome_is_not_seen():
 
 
 @pytest.mark.parametrize("metric", BINARY)
-def test_on_the_held_out_rows_themselves_it_gives_what_was_measured(metric):
+def test_the_estimate_on_the_held_out_rows_is_the_realised_value(metric):
     held_out = classified(np.random.default_rng(1), 20_000)
     assert estimated(metric, held_out, held_out).value == pytest.approx(
         measure(metric, held_out, 0.95).value, abs=0.004
@@ -118,7 +118,7 @@ def test_the_area_is_that_of_all_pairs_of_rows_weighted_by_their_probabilities(s
 
 
 @pytest.mark.parametrize("metric", BINARY)
-def test_the_calibrations_error_enters_by_the_metrics_derivative(metric):
+def test_the_error_of_the_calibration_is_propagated_by_the_derivative_of_the_metric(metric):
     random = np.random.default_rng(0)
     known, window = calibrate("binary", classified(random, 2_000)), classified(random, 2_000)
     scores = collect([window.score], known)
@@ -152,7 +152,7 @@ def test_the_calibration_is_that_of_a_logistic_regression_and_its_covariance():
     known = calibrate("binary", Outcomes(bent, expit(signal), bent))
     expected = expit(2 * np.linspace(-2, 2, 9) - 1 - 3 * np.maximum(0, np.linspace(-2, 2, 9)))
     np.testing.assert_allclose(known.probability(points), expected, atol=0.03)
-    # The covariance tells how far such curves are from the truth: in logits, as many standard errors as it should.
+    # The errors of such curves, in logits, are as large as the covariance says.
     far = []
     for seed in range(120):
         random = np.random.default_rng(seed)
@@ -167,7 +167,7 @@ def test_the_calibration_is_that_of_a_logistic_regression_and_its_covariance():
 
 @given(st.integers(1, 7))
 @settings(deadline=None, max_examples=7)
-def test_batches_give_what_the_whole_gives_and_what_is_not_finite_is_left_out(parts):
+def test_batches_give_the_result_of_the_whole_without_values_that_are_not_finite(parts):
     known = calibrate("binary", classified(np.random.default_rng(0), 500))
     score = np.append(classified(np.random.default_rng(1), 300).score, [np.nan, np.inf])
     whole, split = collect([score], known), collect(np.array_split(score, parts), known)
@@ -190,7 +190,7 @@ def test_batches_give_what_the_whole_gives_and_what_is_not_finite_is_left_out(pa
     ids=["the truth", "sure", "constant", "squeezed", "labels", "with 0 and 1"],
 )
 @pytest.mark.parametrize("metric", BINARY)
-def test_scores_of_every_kind_get_an_interval_around_what_is_true(score, metric):
+def test_the_estimate_of_arbitrary_scores_lies_inside_its_interval(score, metric):
     truth = np.random.default_rng(0).random(900) < 0.4
     rows = Outcomes(truth, score(truth), (score(truth) >= 0.5) == truth)
     one, true = estimated(metric, rows, rows), measure(metric, rows, 0.95).value
@@ -198,7 +198,7 @@ def test_scores_of_every_kind_get_an_interval_around_what_is_true(score, metric)
     assert np.isfinite([one.value, one.low, one.high]).all()
 
 
-def test_what_cannot_be_learned_is_not():
+def test_no_calibration_is_learned_from_too_few_rows_or_one_outcome():
     truth, score = np.array([True, True, False]), np.array([0.9, 0.8, 0.1])
     assert calibrate("binary", Outcomes(truth[:2], score[:2], truth[:2])) is None
     assert calibrate("binary", Outcomes(truth[:0], score[:0], truth[:0])) is None
@@ -209,16 +209,16 @@ def test_what_cannot_be_learned_is_not():
     assert one.cells == 1
 
 
-def test_what_cannot_be_estimated_says_why():
+def test_the_error_says_why_nothing_can_be_estimated():
     known = calibrate("binary", classified(np.random.default_rng(0), 1_000))
     with pytest.raises(UnmeasurableError, match="there are no scores"):
         estimate("roc_auc", collect([np.array([np.nan])], known), known, 0.95)
-    with pytest.raises(UnmeasurableError, match="hardly a row is expected to be of the positive class"):
+    with pytest.raises(UnmeasurableError, match="fewer than two rows of the positive class"):
         estimate("roc_auc", collect([np.full(30, 1e-6)], known), known, 0.95)
     assert estimate("accuracy", collect([np.full(30, 1e-6)], known), known, 0.95, 0.5).value > 0.95
 
 
-def test_it_is_a_little_json_and_older_profiles_have_none():
+def test_a_calibration_is_small_json_and_missing_in_older_profiles():
     empty = Profile(rows=0, columns={})
     for known in (
         calibrate("binary", classified(np.random.default_rng(0), 100_000)),

@@ -1,4 +1,4 @@
-"""Where performance fell: segments are what they say they are, and are named only where their loss rose beyond chance."""
+"""Segments with worse performance: their rows, their losses, and the false-alarm rate of their test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.metrics.ranks import area
 from airflow_mlops.metrics.realised import Outcomes, losses, measurable, measure, outcomes
-from airflow_mlops.performance.segments import SHOWN, compare
+from airflow_mlops.performance.segments import MAX_SEGMENTS, compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import profile
 from airflow_mlops.profiles.segments import SegmentLosses, cut, held_out, tally
@@ -30,7 +30,7 @@ def contract(task: str = "binary", **metrics: float) -> ModelContract:
 
 
 def flights(rows: int, seed: int, worse: str | None = None) -> tuple[pa.Table, Outcomes]:
-    """Flights with scores that are calibrated, but for the carrier ``worse``, whose scores say nothing."""
+    """Flights with calibrated scores, except for the carrier ``worse``, which has random scores."""
     random = np.random.default_rng(seed)
     carrier = random.choice(["AA", "B6", "EV", "UA"], rows, p=[0.4, 0.3, 0.1, 0.2])
     table = pa.table({"carrier": carrier, "hour": random.integers(5, 24, rows), "wind": random.normal(size=rows)})
@@ -54,7 +54,7 @@ def compared(then, now, metric: str = "roc_auc", policy: Policy = POLICY):
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae"]))
 @settings(max_examples=50)
-def test_what_the_rows_cost_is_on_average_the_metric(seed, metric):
+def test_the_mean_loss_of_the_rows_is_the_metric(seed, metric):
     random = np.random.default_rng(seed)
     rows = int(random.integers(20, 200))
     score = random.integers(0, 8, rows) / 10 + 0.1
@@ -66,13 +66,13 @@ def test_what_the_rows_cost_is_on_average_the_metric(seed, metric):
     assert mean == pytest.approx(expected)
 
 
-def test_the_variance_of_what_rows_cost_in_area_is_delongs():
+def test_the_variance_of_the_losses_of_roc_auc_is_delongs():
     _, known = flights(5_000, 1)
     cost = losses("roc_auc", known)
     assert cost.var() / len(cost) == pytest.approx(area(known.truth, known.score).standard_error ** 2, rel=1e-2)
 
 
-def test_segments_are_bins_of_about_equal_rows_frequent_values_and_what_is_missing():
+def test_segments_are_bins_of_about_equal_rows_frequent_values_and_missing_values():
     table = pa.table(
         {
             "hour": pa.array([*range(5, 25), None] * 50),
@@ -98,7 +98,7 @@ def test_segments_are_bins_of_about_equal_rows_frequent_values_and_what_is_missi
 
 @given(st.lists(st.integers(-5, 30) | st.none(), min_size=1, max_size=200))
 @settings(max_examples=100)
-def test_every_row_is_in_the_segment_whose_name_says_so(hours):
+def test_the_name_of_a_segment_describes_its_rows(hours):
     column = pa.array(hours, pa.int64())
     cuts = cut(profile(pa.table({"hour": column}).to_batches()).columns)
     for name, item in cuts.items():
@@ -115,7 +115,7 @@ def _holds(name: str, hour: int | None) -> bool:
     return (int(first) if low is None else low) <= hour <= high
 
 
-def test_counting_in_parts_is_counting_at_once():
+def test_batches_give_the_tally_of_the_whole():
     table, known = flights(5_000, 3)
     cuts = cut(profile(table.to_batches()).columns)
     costs = {"brier": losses("brier", known)}
@@ -131,7 +131,7 @@ def test_counting_in_parts_is_counting_at_once():
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "brier"])
-def test_the_segment_that_fell_is_named_with_what_it_adds(metric):
+def test_the_segment_with_worse_performance_is_found_with_its_contribution(metric):
     change, fallen = compared(flights(40_000, 1), flights(40_000, 2, worse="EV"), metric)
     assert [found.name for found in fallen][:1] == ["carrier = EV"]
     worst = fallen[0]
@@ -139,19 +139,19 @@ def test_the_segment_that_fell_is_named_with_what_it_adds(metric):
     assert worst.reference.high < worst.loss.low
     assert worst.contribution == pytest.approx(worst.share * (worst.loss.value - worst.reference.value))
     assert worst.contribution / (change.value - change.reference) > 0.5
-    # The rows of EV are in the segments of wind and hour too, which rise as much as all rows do.
+    # The rows of EV also lie in the segments of wind and hour, and their losses rise as much as those of all rows.
     beyond = [found.contribution - found.share * (change.value - change.reference) for found in fallen]
     assert all(more < beyond[0] / 4 for more in beyond[1:])
 
 
-def test_what_moved_and_what_happened_inside_add_up_to_the_change():
+def test_mix_and_rate_add_up_to_the_change():
     change, _ = compared(flights(4_000, 1), flights(3_000, 2, worse="B6"), "brier")
     assert {shift.feature for shift in change.shifts} == {"carrier", "hour", "wind"}
     for shift in change.shifts:
         assert shift.mix + shift.rate == pytest.approx(change.value - change.reference)
 
 
-def test_rows_that_only_move_are_mix_and_no_segment_fell():
+def test_rows_that_move_between_segments_are_mix_and_no_segment_is_worse():
     def of(share: float, seed: int) -> tuple[pa.Table, Outcomes]:
         random = np.random.default_rng(seed)
         hard = random.random(20_000) < share
@@ -168,8 +168,8 @@ def test_rows_that_only_move_are_mix_and_no_segment_fell():
     assert abs(first.rate) < 0.01
 
 
-def test_with_nothing_changed_few_windows_have_a_segment_that_fell():
-    """False alarms, over 400 windows of different sizes, at the stated rate of 5%."""
+def test_false_alarms_occur_at_the_stated_rate():
+    """400 windows of different sizes, and a rate of 5%."""
     alarms = []
     for seed in range(400):
         then, now = flights(2_000, 10_000 + seed), flights(150 + 10 * seed, seed)
@@ -177,18 +177,18 @@ def test_with_nothing_changed_few_windows_have_a_segment_that_fell():
     assert np.mean(alarms) <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 400)
 
 
-def test_losses_that_are_all_alike_are_not_sure():
+def test_a_sample_of_equal_losses_is_not_certain():
     def of(rows: int, wrong: int) -> tuple[pa.Table, Outcomes]:
         right = np.arange(rows) >= wrong
         table = pa.table({"x": pa.array(["a", "b"] * (rows // 2)), "y": ["c"] * rows})
         return table, Outcomes(right, np.full(rows, 0.5), right)
 
-    # None of 100 was wrong, then 8 of 1,000: as good as nothing, though the first sample does not vary at all.
+    # 0 of 100 rows were wrong, then 8 of 1,000: no evidence, although the first sample has no variance.
     _, fallen = compared(of(100, 0), of(1_000, 8), "accuracy", Policy(tolerance=0, min_rows=20))
     assert not fallen
 
 
-def test_a_rise_below_the_floor_and_segments_of_few_rows_do_not_count():
+def test_small_rises_and_small_segments_do_not_count():
     then, now = flights(20_000, 1), flights(20_000, 2, worse="EV")
     sure = compared(then, now, "accuracy")[1][0]
     rise = sure.loss.value - sure.reference.value
@@ -197,16 +197,16 @@ def test_a_rise_below_the_floor_and_segments_of_few_rows_do_not_count():
     assert not compared(then, now, "accuracy", Policy(min_rows=sure.rows * 4))[1]
 
 
-def test_no_more_than_ten_are_listed_and_all_are_counted():
+def test_at_most_ten_segments_are_listed_and_all_are_counted():
     table, known = flights(20_000, 1)
     turned = Outcomes(known.truth, 1 - known.score, ~known.right)
     change, fallen = compared((table, known), (table, turned), "brier")
-    assert len(fallen) == SHOWN < change.fallen <= change.tested
+    assert len(fallen) == MAX_SEGMENTS < change.fallen <= change.tested
     excess = [found.contribution - found.share * (change.value - change.reference) for found in fallen]
     assert excess == sorted(excess, reverse=True)
 
 
-def test_values_that_training_never_saw_and_columns_that_are_gone_do_no_harm():
+def test_new_values_and_missing_columns_are_handled():
     then, (_, known) = flights(4_000, 1), flights(4_000, 2)
     found = reference(*then, brier=0.2)
     changed = pa.table({"carrier": ["new"] * 4_000, "wind": ["text"] * 4_000})
@@ -214,14 +214,14 @@ def test_values_that_training_never_saw_and_columns_that_are_gone_do_no_harm():
     assert set(current) == {"carrier"}
     change, fallen = compare(found, current, "brier", POLICY)
     assert not fallen
-    # What a carrier that was not there costs is no matter of the mix.
+    # The loss of a carrier that is new does not count as mix.
     assert change.shifts[0].mix == pytest.approx(0)
     assert change.shifts[0].rate == pytest.approx(change.value - change.reference)
     assert compare(found, {}, "brier", POLICY) is None
     assert compare(found, current, "log_loss", POLICY) is None
 
 
-def test_losses_too_large_to_be_averaged_are_left_out():
+def test_infinite_losses_are_left_out():
     table = pa.table({"x": ["a", "b"]})
     found = Outcomes(np.array([1e300, 0.0]), np.array([-1e300, 0.0]), np.zeros(2, dtype=bool))
     kept = reference(table, found, "regression", rmse=1.0, mae=1.0)
@@ -231,7 +231,7 @@ def test_losses_too_large_to_be_averaged_are_left_out():
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_the_rows_that_are_counted_are_those_that_are_measured(task):
+def test_the_tallied_rows_are_those_of_the_metric(task):
     labels = {
         "binary": pa.array([True, None, False, True, None, False]),
         "multiclass": pa.array(["a", None, "b", "a", None, "b"]),

@@ -1,4 +1,4 @@
-"""From triggers to requests: persistence, cooldown, budget, refusals; whatever the order in which windows are checked."""
+"""From triggers to requests: persistence, cooldown, budget and refusals, in whatever order windows are checked."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.policy import decision as policies
-from airflow_mlops.policy.decision import decide, triggers
+from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Arrivals, Findings, Report
-from airflow_mlops.policy.retraining import name_of, plan
+from airflow_mlops.policy.retraining import limited, plan, request_id, triggers
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry.ledger import Decision, Ledger, refused_requests, requests
+from airflow_mlops.policy.verdict import decide
+from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.requests import all_requests, refused_requests
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.monitor import archive as reports
 from airflow_mlops.stages.monitor import report as monitor_report
-from airflow_mlops.stages.monitor import retraining as monitor_retraining
+from airflow_mlops.stages.monitor.requests import request_retraining
 from tests.unit.policy.test_policy import UNJUDGED, V1, V2, auc, findings
 
 BAD = {"performance": auc(0.6)}
@@ -41,13 +41,13 @@ def day(number: int) -> Window:
 def asking(window: Window | str, code: str | None = None, model: str = "delays") -> Request:
     at = Window.model_validate(window)
     known = {"triggers": ["performance"], "reason": "Bad.", "created": START, "code": code}
-    return Request(id=name_of(model, at), model=model, window=at, **known)
+    return Request(id=request_id(model, at), model=model, window=at, **known)
 
 
 def planned(window: Window | str, policy: dict[str, Any], *, holds: bool = True, **known: Any):
     at = Window.model_validate(window)
-    holding = {"performance": "it is bad"} if holds else {}
-    return plan(name_of("delays", at), at, Policy.model_validate(policy), holding, **known)
+    active = {"performance": "it is bad"} if holds else {}
+    return limited("delays", at, Policy.model_validate(policy), active, **known)
 
 
 def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Drift:
@@ -58,63 +58,61 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
     ("policy", "fields", "expected"),
     [
         ({}, {}, {}),
-        ({}, BAD, {"performance": "realised roc_auc 0.600"}),
+        ({}, BAD, {"performance": "ROC AUC fell to 0.600"}),
         ({"retrain_on": []}, BAD, {}),
         ({}, {**BAD, "champion": V2}, {}),
-        ({}, {"champion": None}, {"no_champion": "there is no champion"}),
+        ({}, {"champion": None}, {"no_champion": "No champion yet for delays"}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6)},
-         {"estimated_performance": "estimated roc_auc 0.600"}),
+         {"estimated_performance": "Estimated ROC AUC fell to 0.600"}),
         ({}, {**UNJUDGED, "estimated": auc(0.6)}, {}),
         # Labels decide once they are there.
         ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
-         {"drift": "features with 60% of the importance have drifted, and 50% is enough: wind and temp"}),
+         {"drift": "Features with 60% of importance drifted: wind and temp"}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.4), drifted(0.6, "wind", moved=False)]}, {}),
-        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "features with 40%"}),
+        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "Features with 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
         ({}, {"features": [drifted(1.0)]}, {}),
-        ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "the training data of delays v1 ended 61 days before"}),
-        ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "realised", "age": "the training data"}),
+        ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "Training data are 61 days old (60 days allowed)"}),
+        ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "ROC AUC", "age": "Training data"}),
         ({"new_data": {"dataset": "flights", "windows": 3}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)}, {}),
         ({"new_data": {"dataset": "flights", "windows": 2}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)},
-         {"new_data": "since the training data of delays v1 ended, 2 windows of flights have come"}),
+         {"new_data": "2 new windows of flights since training (2 needed)"}),
         ({"new_data": {"dataset": "flights", "share": 0.5}},
          {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)},
-         {"new_data": "since the training data of delays v1 ended, 900 rows of flights have come, 60%"}),
+         {"new_data": "New rows of flights: 60% of the training set (50% needed)"}),
         ({"new_data": {"dataset": "flights", "share": 0.7}},
          {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)}, {}),
         ({"new_data": {"dataset": "flights", "share": 0.7}}, {}, {}),
-        ({"code": "b2"}, {"code_version": "a1"}, {"new_code": "delays v1 was trained by code a1, and the code is b2 now"}),
+        ({"code": "b2"}, {"code_version": "a1"}, {"new_code": "Training code is b2, v1 used a1"}),
         ({"code": "b2"}, {"code_version": "b2"}, {}),
         ({"code": "b2"}, {}, {}),
     ],
 )  # fmt: skip
-def test_a_trigger_holds_where_the_policy_names_it_and_what_was_found_says_so(policy, fields, expected):
+def test_a_trigger_holds_if_the_policy_enables_it_and_its_condition_is_met(policy, fields, expected):
     held = triggers(findings(policy, **fields))
     assert held.keys() == expected.keys()
-    assert [name for name, said in expected.items() if not held[name].startswith(said)] == []
+    assert [name for name, reason in expected.items() if not held[name].startswith(reason)] == []
 
 
-def test_each_trigger_that_holds_is_in_the_reason():
+def test_the_reason_names_every_active_trigger():
     verdict = decide(findings({"max_age": "P60D", "code": "b2"}, age_days=61.0, code_version="a1", **BAD))
     assert verdict.decision == "retrain"
-    assert verdict.reason == (
-        "Realised roc_auc 0.600 (0.590 to 0.610) is below 0.680, the least that the 0.700 at training allows; the "
-        "training data of delays v1 ended 61 days before the end of 2013-04, and 60 are allowed; delays v1 was trained by "
-        "code a1, and the code is b2 now."
-    )
+    assert verdict.headline.startswith("ROC AUC fell to 0.600")
+    for fact in ("0.590 to 0.610", "ended 61 days before the end of 2013-04", "b2 in the policy, a1 for delays v1"):
+        assert fact in verdict.reason
 
 
 def test_a_reason_is_given_once():
     fields = {**BAD, "features": [drifted(None).model_copy(update={"infinite": 3, "drifted": False})]}
     reason = decide(findings({"persistence": {"k": 2, "n": 2}}, **fields)).reason
-    assert reason.count("there are infinite values") == 1
+    assert reason.count("Infinite values") == 1
     retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
     reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
-    assert reason.lower().count("estimated roc_auc 0.600") == 1
+    assert reason.count("Estimated ROC AUC: 0.600") == 1
 
 
 TWO_OF_THREE = {"persistence": {"k": 2, "n": 3}}
@@ -134,30 +132,29 @@ def months(*fields: dict[str, Any], policy: dict[str, Any] | None = None) -> lis
         ([BAD, {}], 2),
         ([{}, BAD], 2),
         ([BAD, BAD], 3),
-        # Longer ago than the last three.
+        # The bad window lies before the last three.
         ([BAD, {}, {}], 1),
         # Another version was bad.
         ([{}, {**BAD, "scored_by": V2}], 1),
         ([{}, {**BAD, "scored_by": None}], 1),
         ([{}, {**BAD, "unmeasured": "there are 12 labels"}], 1),
-        # Somebody else is champion since, who has not been seen yet.
+        # Another version became champion since and has made no predictions yet.
         ([{}, {**BAD, "champion": V2}], 2),
     ],
 )
 def test_a_measured_trigger_must_hold_in_k_of_the_last_n_windows_of_the_same_version(earlier, often):
     found = findings(TWO_OF_THREE, **BAD)
-    made = policies.plan(found, months(*earlier))
+    made = plan(found, months(*earlier))
     (held,) = made.triggers
     assert (held.windows, held.enough) == (often, often >= 2)
     verdict = decide(found, made)
     assert verdict.decision == ("retrain" if often >= 2 else "watch")
-    needed = "" if often >= 2 else ", and retraining takes 2"
-    assert f"training allows; so it was in {often} of the last 3 windows{needed}" in verdict.reason
+    assert f"realised performance: held in {often} of the last 3 windows (2 needed)." in verdict.reason
 
 
 def test_earlier_windows_are_judged_by_the_present_policy():
     earlier = months({"performance": auc(0.65)}, {"performance": auc(0.65)}, policy={"tolerance": 0.2})
-    assert policies.plan(findings(TWO_OF_THREE, **BAD), earlier).triggers[0].windows == 3
+    assert plan(findings(TWO_OF_THREE, **BAD), earlier).triggers[0].windows == 3
 
 
 @pytest.mark.parametrize(
@@ -179,35 +176,36 @@ def test_what_does_not_vary_by_chance_needs_no_persistence(policy, fields):
     assert "of the last" not in verdict.reason
 
 
-def test_within_the_cooldown_nobody_asks_again_and_the_reason_says_until_when():
+def test_the_cooldown_postpones_a_request_and_the_reason_says_until_when():
     found = findings({"cooldown": "45D"}, **BAD)
-    made = policies.plan(found, asked=[asking("2013-03")])
+    made = plan(found, requests=[asking("2013-03")])
     assert decide(found, made).decision == "watch"
-    assert decide(found, made).reason.endswith(
-        "; retraining is held back: 2013-03 asked, and the cooldown of 45 days lasts until 2013-05-16."
-    )
+    verdict = decide(found, made)
+    assert verdict.headline == "Retraining postponed (cooldown): ROC AUC fell to 0.600 (at least 0.680 was expected)"
+    for fact in ("2013-03", "45 days", "2013-05-16"):
+        assert fact in verdict.details[0]
     # A window that is checked late lies before the one that asked.
-    assert not policies.plan(findings({"cooldown": "45D"}, window="2013-02", **BAD), asked=[asking("2013-03")]).asks
-    assert policies.plan(findings({"cooldown": "30D"}, **BAD), asked=[asking("2013-03")]).asks
+    assert not plan(findings({"cooldown": "45D"}, window="2013-02", **BAD), requests=[asking("2013-03")]).is_requested
+    assert plan(findings({"cooldown": "30D"}, **BAD), requests=[asking("2013-03")]).is_requested
 
 
 @pytest.mark.parametrize(
-    ("asked", "asks", "said"),
+    ("asked", "asks", "state"),
     [
-        ([], True, "0 of 2 in 10 days are used"),
-        ([0], True, "0 of 2 in 10 days are used"),
-        ([5], True, "1 of 2 in 10 days are used"),
+        ([], True, "0 of 2 requests in 10 days are used"),
+        ([0], True, "0 of 2 requests in 10 days are used"),
+        ([5], True, "1 of 2 requests in 10 days are used"),
         ([5, 2], False, "the budget of 2 in 10 days is used up until 2013-01-14"),
-        ([0, 5], True, "1 of 2 in 10 days are used"),
-        ([5, 15], True, "1 of 2 in 10 days are used"),
+        ([0, 5], True, "1 of 2 requests in 10 days are used"),
+        ([5, 15], True, "1 of 2 requests in 10 days are used"),
         ([6, 15], False, "the budget of 2 in 10 days is used up until 2013-01-18"),
         ([12, 19], False, "the budget of 2 in 10 days is used up until 2013-01-22"),
     ],
 )
-def test_the_budget_holds_in_every_period_that_the_window_lies_in(asked, asks, said):
+def test_the_budget_holds_in_every_period_that_contains_the_window(asked, asks, state):
     policy = {"budget": {"requests": 2, "period": "10D"}}
-    made = planned(day(10), policy, asked=[asking(day(number)) for number in asked])
-    assert (made.asks, made.limits[0].says) == (asks, said)
+    made = planned(day(10), policy, requests=[asking(day(number)) for number in asked])
+    assert (made.is_requested, made.limits[0].says) == (asks, state)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +215,7 @@ def test_the_budget_holds_in_every_period_that_the_window_lies_in(asked, asks, s
         (["2013-10"], "2013-09", False),
         (["2013-10", "2013-11"], "2013-12", False),
         (["2013-10", "2013-11"], "2014-01", True),
-        # One training may be refused twice: somebody cleared it.
+        # One request may be refused twice, if a user clears the task.
         (["2013-10", "2013-10"], "2013-11", True),
         (["2013-12", "2014-01"], "2014-03", True),
         (["2013-01-30", "2013-01-31", "2013-02-02"], "2013-02-05", False),
@@ -226,31 +224,31 @@ def test_the_budget_holds_in_every_period_that_the_window_lies_in(asked, asks, s
 )
 def test_after_a_refusal_the_wait_doubles(refused, window, asks):
     asked = [asking(window) for window in refused]
-    made = planned(window, {}, asked=asked, refused=asked)
-    assert made.asks == asks
+    made = planned(window, {}, requests=asked, refused=asked)
+    assert made.is_requested == asks
     assert [limit.name for limit in made.limits] == ["refusals"]
 
 
-def test_a_refusal_is_said_and_how_long_it_holds():
+def test_the_reason_says_how_long_refusals_postpone_the_next_request():
     asked = [asking("2013-02"), asking("2013-03")]
-    made = policies.plan(findings(**BAD), asked=asked, refused=asked)
-    assert decide(findings(**BAD), made).reason.endswith(
-        "; retraining is held back: the gates refused what 2013-03 asked for, 2 times in a row, and the next try waits for "
-        "2 more windows of data."
-    )
-    assert not policies.plan(findings(champion=None), asked=asked, refused=asked).asks
+    made = plan(findings(**BAD), requests=asked, refused=asked)
+    verdict = decide(findings(**BAD), made)
+    assert verdict.headline.startswith("Retraining postponed (refusals): ROC AUC fell")
+    for fact in ("the gates refused", "2013-03", "2 times in a row", "2 more windows"):
+        assert fact in verdict.details[0]
+    assert not plan(findings(champion=None), requests=asked, refused=asked).is_requested
 
 
 def test_other_code_may_be_tried_at_once():
     asked = [asking("2013-02", code="a1"), asking("2013-03", code="a1")]
     for code, asks in (("a1", False), ("b2", True)):
-        assert policies.plan(findings({"code": code}, **BAD), asked=asked, refused=asked).asks == asks
+        assert plan(findings({"code": code}, **BAD), requests=asked, refused=asked).is_requested == asks
 
 
 def test_a_model_that_every_gate_refuses_is_trained_ever_more_seldom():
     asked: list[Request] = []
     for number in range(70):
-        if planned(day(number), {}, asked=asked, refused=asked).asks:
+        if planned(day(number), {}, requests=asked, refused=asked).is_requested:
             asked.append(asking(day(number)))
     assert [(request.window.start - START).days for request in asked] == [0, 1, 3, 7, 15, 31, 63]
 
@@ -273,17 +271,17 @@ def test_in_whatever_order_windows_are_checked_neither_cooldown_nor_budget_is_ov
     asked: list[Request] = []
     refused: list[Request] = []
     for number, holds in checks:
-        known = {"asked": data.draw(st.permutations(asked)), "refused": refused}
+        known = {"requests": data.draw(st.permutations(asked)), "refused": refused}
         made = planned(day(number), given_policy, holds=holds, **known)
-        assert holds or not made.asks
-        if not made.asks:
+        assert holds or not made.is_requested
+        if not made.is_requested:
             continue
         if made.request is None:
             asked.append(asking(day(number)))
             refused += [asked[-1]] * data.draw(st.integers(0, 2))
         # Checked again, it decides the same, and it is the same request.
-        again = planned(day(number), given_policy, asked=asked, refused=refused)
-        assert (again.asks, again.request) == (True, next(r for r in asked if r.window == day(number)))
+        again = planned(day(number), given_policy, requests=asked, refused=refused)
+        assert (again.is_requested, again.request) == (True, next(r for r in asked if r.window == day(number)))
     ends = sorted(request.window.end for request in asked)
     assert len(set(ends)) == len(ends)
     if policy.cooldown:
@@ -321,13 +319,13 @@ def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
     april = findings(TWO_OF_THREE, **BAD)
     for number in order:
         one = found[number]
-        made = monitor_retraining.plan(one, monitor_report.history(one, store), StepContext(store))
+        made = request_retraining(one, monitor_report.history(one, store), StepContext(store))
         report = Report(**dict(one), verdict=decide(one, made), retraining=made)
-        store.write_json(reports.key("delays", one.window), report.model_dump(mode="json"))
+        store.write_json(archive.key("delays", one.window), report.model_dump(mode="json"))
     earlier = monitor_report.history(april, store)
     assert [report.window.label for report in earlier] == ["2013-01", "2013-02", "2013-03"]
-    assert monitor_retraining.plan(april, earlier, StepContext(store)).triggers[0].windows == 2
-    assert [request.window.label for request in requests(Ledger(store, "delays").entries())] == ["2013-04"]
+    assert request_retraining(april, earlier, StepContext(store)).triggers[0].windows == 2
+    assert [request.window.label for request in all_requests(Ledger(store, "delays").entries())] == ["2013-04"]
 
 
 def answer(store, request: Request, decision: str = "refused", champion: ModelVersionRef = V1) -> None:
@@ -336,17 +334,17 @@ def answer(store, request: Request, decision: str = "refused", champion: ModelVe
         decision=decision,
         replaced=V1,
         champion=champion,
-        reason="So it was.",
+        reason="Gates.",
         provenance=Provenance(requests=[request]),
     )
     ledger = Ledger(store, "delays")
     ledger.record(f"run {len(ledger.entries())}", lambda entries: entry)
 
 
-def test_a_request_is_in_the_ledger_once_and_says_why(store):
+def test_a_request_is_in_the_ledger_once_with_its_reason(store):
     found = findings({"code": "b2"}, **BAD)
     context = StepContext(store, provenance=Provenance(dag_id="monitor", run_id="r"))
-    made = monitor_retraining.plan(found, [], context)
+    made = request_retraining(found, [], context)
     assert (made.request.id, made.request.triggers, made.request.code) == ("delays/2013-04", ["performance"], "b2")
     assert made.request.reason == decide(found, made).reason
     assert made.request.metrics["roc_auc"] == 0.6
@@ -357,28 +355,28 @@ def test_a_request_is_in_the_ledger_once_and_says_why(store):
     )  # fmt: skip
     assert (entry.provenance.dag_id, entry.champion, entry.replaced) == ("monitor", V1, V1)
     # The same window again: by another task, after other windows, after its refusal, with another number.
-    monitor_retraining.plan(findings(window="2013-06", **BAD), [], context)
+    request_retraining(findings(window="2013-06", **BAD), [], context)
     answer(store, made.request)
-    again = monitor_retraining.plan(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))
-    assert again.asks
+    again = request_retraining(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))
+    assert again.is_requested
     assert again.request == made.request
     assert [entry.decision for entry in Ledger(store, "delays").entries()] == ["requested", "requested", "refused"]
-    # What has asked stays on record, also where it no longer would.
-    better = monitor_retraining.plan(findings(), [], StepContext(store))
-    assert (better.asks, better.request) == (False, made.request)
+    # A request stays on record even if the window would not make it any more.
+    better = request_retraining(findings(), [], StepContext(store))
+    assert (better.is_requested, better.request) == (False, made.request)
 
 
 def test_what_was_refused_counts_until_the_champion_changes(store):
     context = StepContext(store)
 
     def check(window: str) -> bool:
-        return monitor_retraining.plan(findings(window=window, **BAD), [], context).asks
+        return request_retraining(findings(window=window, **BAD), [], context).is_requested
 
     for window in ("2013-04", "2013-05"):
         assert check(window)
-        answer(store, requests(Ledger(store, "delays").entries())[-1])
+        answer(store, all_requests(Ledger(store, "delays").entries())[-1])
     assert not check("2013-06")
-    # Somebody promoted by hand; that was not asked for here.
+    # The promotion of another model does not reset the count.
     answer(store, asking("2013-05", model="other"))
     assert not check("2013-06")
     answer(store, asking("2013-05"), "promoted", V2)
@@ -393,22 +391,22 @@ def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
     def check(number: int) -> None:
         found = findings({"cooldown": "30D"}, window=str(day(number)), **BAD)
         barrier.wait()
-        made.append(monitor_retraining.plan(found, [], StepContext(store)))
+        made.append(request_retraining(found, [], StepContext(store)))
 
     threads = [threading.Thread(target=check, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(plan.asks for plan in made) == 1
-    assert len(requests(Ledger(store, "delays").entries())) == 1
+    assert sum(plan.is_requested for plan in made) == 1
+    assert len(all_requests(Ledger(store, "delays").entries())) == 1
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "message"),
     [
         ({"retrain_on": ["drfit"]}, "Input should be 'performance', 'estimated_performance' or 'drift'"),
-        ({"persistence": {"k": 3, "n": 2}}, "k=3 of the last n=2 windows is more than there are"),
+        ({"persistence": {"k": 3, "n": 2}}, "k=3 must not be larger than n=2"),
         ({"persistence": {"k": 0}}, "greater than or equal to 1"),
         ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),
         ({"budget": {"requests": 1}}, "Field required"),
@@ -418,6 +416,6 @@ def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
         ({"code": ""}, "at least 1 character"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(policy, said):
-    with pytest.raises(ValidationError, match=said):
+def test_a_policy_that_makes_no_sense_is_refused(policy, message):
+    with pytest.raises(ValidationError, match=message):
         Policy.model_validate(policy)

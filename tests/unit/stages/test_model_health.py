@@ -1,4 +1,4 @@
-"""Which report a sensor goes by, what it takes for an answer, and what a watcher fires for."""
+"""The report that a sensor uses, the decisions it accepts, and the reports that a watcher fires for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from airflow_mlops.core.errors import ModelUnhealthyError, SpecError, StoreError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy import archive
 from airflow_mlops.stages.model_health.spec import ModelHealthSpec
 from airflow_mlops.stages.model_health.step import look
-from airflow_mlops.stages.monitor import archive as reports
 from airflow_mlops.triggers import report as watching
 from airflow_mlops.triggers.report import MonitorReportTrigger
 from airflow_mlops.triggers.sensing import ModelHealthTrigger
@@ -32,14 +32,15 @@ def seen(store, **asked):
     return look(ModelHealthSpec(model="delays", **asked), store)
 
 
-def test_a_report_is_told_with_its_page(store):
+def test_the_result_has_the_decision_and_the_url_of_the_page(store):
     assert seen(store) is None
     assert seen(store, window="2013-04") is None
     publish(store, "2013-04", "watch")
     found = seen(store, window="2013-04")
-    assert (found.decision, found.reason, found.window.label) == ("watch", "It was watch.", "2013-04")
+    assert (found.decision, found.headline, found.window.label) == ("watch", "It was watch", "2013-04")
+    assert found.reason == "It was watch. For a test."
     assert found.report_url == store.url_of("reports/delays/2013-04.html")
-    assert found.summary == "delays in 2013-04: watch. It was watch."
+    assert found.summary == "delays in 2013-04: watch. It was watch"
     assert seen(store) == found
     assert seen(store, window="2013-05") is None
 
@@ -48,13 +49,13 @@ def test_the_latest_window_counts_and_not_the_latest_check(store):
     publish(store, "2013-05", "retrain", age=HOUR)
     publish(store, "2013-04")
     with pytest.raises(
-        ModelUnhealthyError, match=r"delays in 2013-05: retrain\. It was retrain\. Only healthy or watch is"
+        ModelUnhealthyError, match=r"delays in 2013-05: retrain\. It was retrain\..* Accepted: healthy or watch\."
     ):
         seen(store)
     assert seen(store, accept=["retrain"]).window.label == "2013-05"
 
 
-def test_an_old_report_is_as_good_as_none(store):
+def test_a_report_that_is_too_old_does_not_count(store):
     publish(store, "2013-04", "retrain", age=2 * HOUR)
     assert seen(store, max_age="1h") is None
     assert seen(store, max_age="1h", window="2013-04") is None
@@ -62,14 +63,17 @@ def test_an_old_report_is_as_good_as_none(store):
         seen(store, max_age="3h")
 
 
-def test_a_report_of_another_version_of_this_package_is_understood(store):
+def test_a_report_of_another_version_of_this_package_is_read(store):
     key = publish(store, "2013-04")
     old = store.read_json(key)
     del old["policy"]
     store.write_json(key, {**old, "future": {"more": 1}})
     assert seen(store).decision == "healthy"
+    # Reports of older versions have no headline.
+    store.write_json(key, {**old, "verdict": {"decision": "healthy", "reason": "An older reason."}})
+    assert seen(store).summary == "delays in 2013-04: healthy. An older reason."
     store.write_json(key, {"window": "2013-04"})
-    with pytest.raises(StoreError, match=r"reports/delays/2013-04\.json .* is no report: Field required"):
+    with pytest.raises(StoreError, match=r"reports/delays/2013-04\.json .* is not a report: Field required"):
         seen(store)
 
 
@@ -85,13 +89,13 @@ WINDOWS = st.one_of(
 
 
 @given(windows=st.lists(WINDOWS, min_size=1, max_size=5))
-def test_the_latest_window_is_known_by_the_names_alone(windows):
+def test_the_latest_window_is_found_by_the_names_alone(windows):
     store = ArtifactStore("memory://health")
     for window in windows:
-        store.write_bytes(reports.key("delays", window), b"")
+        store.write_bytes(archive.key("delays", window), b"")
     store.write_bytes("reports/delays/notes.json", b"")
-    ends = {reports.key("delays", window): window.end for window in windows}
-    assert ends[reports.newest(store, "delays")] == max(ends.values())
+    ends = {archive.key("delays", window): window.end for window in windows}
+    assert ends[archive.newest(store, "delays")] == max(ends.values())
     store.fs.rm(store.root, recursive=True)
 
 
@@ -121,7 +125,7 @@ def test_the_trigger_waits_for_the_report(store, decision, told):
     assert payload.get("error", "ModelUnhealthyError") == "ModelUnhealthyError"
 
 
-def test_a_watcher_fires_once_for_each_new_report_and_for_none_that_was_there(store, monkeypatch):
+def test_a_watcher_fires_once_for_each_new_report_and_not_for_existing_ones(store, monkeypatch):
     monkeypatch.setattr(watching, "_DELIVERY", 0)
     publish(store, "2013-01", "retrain")
 
@@ -148,7 +152,7 @@ def test_a_watcher_fires_once_for_each_new_report_and_for_none_that_was_there(st
     first, *others = asyncio.run(collect())
     assert datetime.now(timezone.utc) - datetime.fromisoformat(first.pop("created")) < HOUR
     assert first == {
-        "model": "delays", "window": "2013-04", "decision": "watch", "reason": "It was watch.",
+        "model": "delays", "window": "2013-04", "decision": "watch", "headline": "It was watch", "reason": "It was watch. For a test.",
         "report_url": store.url_of("reports/delays/2013-04.html"),
     }  # fmt: skip
     assert [(event["window"], event["decision"]) for event in others] == [
@@ -167,7 +171,7 @@ def test_a_watcher_reads_a_report_again_only_when_its_file_changes(store):
     assert files.changed()[key].verdict.decision == "retrain"
 
 
-def test_a_watcher_fires_for_the_decisions_it_is_asked_for(store, monkeypatch):
+def test_a_watcher_fires_only_for_its_decisions(store, monkeypatch):
     monkeypatch.setattr(watching, "_DELIVERY", 0)
 
     async def watch():
@@ -186,11 +190,11 @@ def test_a_watcher_fires_for_the_decisions_it_is_asked_for(store, monkeypatch):
 
 
 @given(ages=st.lists(st.integers(0, 30), min_size=1, max_size=8))
-def test_what_a_watcher_forgets_is_never_new_again(ages):
+def test_a_report_that_a_watcher_forgets_is_never_new_again(ages):
     now = datetime(2013, 5, 1, tzinfo=timezone.utc)
     verdict = {"decision": "watch", "reason": "r"}
     found = {
-        str(number): reports.Judgement(
+        str(number): archive.ReportSummary(
             model="delays", window="2013-04", created=now - timedelta(days=age), verdict=verdict
         )
         for number, age in enumerate(ages)

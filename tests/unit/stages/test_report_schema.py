@@ -1,4 +1,4 @@
-"""The published schema is that of the reports which are written."""
+"""The published JSON schema describes the reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_report_fits_the_schema_and_another_text_does_not():
             jsonschema.validate({**written, **wrong}, schema)
 
 
-def test_the_schema_says_what_fields_mean():
+def test_the_schema_describes_the_fields():
     schema = report_schema()
     for part in (schema, *schema["$defs"].values()):
         assert ":param" not in part.get("description", "")

@@ -1,1 +1,1 @@
-"""The HTML page of a monitoring report."""
+"""The HTML page of a report."""

@@ -1,168 +1,193 @@
-"""The columns of a report's page: how each has drifted, as a table and as plots."""
+"""The sections on columns: the drift of scores, labels and features, as tables and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.policy.findings import Report
-from airflow_mlops.stages.monitor.page.drawing import BLUE, ORANGE, RED, key, number, shown_p, svg
+from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, RED, element, number, p_value, svg, with_note
 
-_PLOTS = 24
+_MAX_PLOTS = 24
 _RECONSTRUCTION = (
-    '<p class="muted">How far rows lie from what the principal components of the training data make of them, in standard '
-    "deviations. It moves where features no longer have to do with one another what they had, even if each by itself looks "
-    "as before.</p>"
+    "The distance between rows and their reconstruction from the principal components of the training data, in standard "
+    "deviations. It drifts if relations between features change, even if each feature by itself looks as before."
 )
 
 
-def scores(report: Report) -> str:
+@dataclass(frozen=True)
+class Figure:
+    """A plot of a column, or the reason why there is none."""
+
+    name: str
+    effect: str = ""
+    picture: Markup | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreSection:
+    """A section on a column that is not a feature.
+
+    :param when: the time of the reference, such as ``at training``
+    """
+
+    title: str
+    about: str
+    when: str
+    result: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Row:
+    """A feature in the table."""
+
+    name: str
+    drifted: bool
+    cells: list[str]
+    note: str
+
+
+@dataclass(frozen=True)
+class FeatureSection:
+    """The section on features and watched columns.
+
+    :param tests: how drift was tested
+    :param order: what the order of the rows means
+    :param when: the time of the reference, such as ``at training``
+    :param more: the number of plots, if there are more columns
+    """
+
+    tests: str
+    order: str
+    when: str
+    rows: list[Row]
+    figures: list[Figure]
+    more: int | None
+
+
+def score_sections(report: Report) -> list[ScoreSection]:
     """The sections on the scores, the labels, and the features together."""
     parts = (
         ("Predicted scores", report.prediction, "score", ""),
         ("Labels", report.label, "label", ""),
-        (
-            "The features together",
-            report.multivariate,
-            "reconstruction error",
-            _RECONSTRUCTION,
-        ),
+        ("The features together", report.multivariate, "reconstruction error", _RECONSTRUCTION),
     )
-    return "".join(
-        f'<h2>{title}</h2>{about}{key(drift.when)}<p>{_judged(drift)}</p><div class="plots">'
-        f"{_plot(drift, name, 'the held-out data')}</div>\n"
+    return [
+        ScoreSection(title, about, drift.when, _result(drift), _figure(drift, name, "the held-out data"))
         for title, drift, name, about in parts
         if drift is not None
-    )
+    ]
 
 
-def _judged(drift: Drift) -> str:
-    if drift.effect is None:
-        return escape(drift.note or "Not measured.")
-    moved = "Drifted" if drift.drifted else "Not drifted"
-    odd = f"; {escape(drift.remark)}" if drift.remark else ""
-    return f"{moved} (adjusted p {escape(shown_p(drift.adjusted_p_value))}){odd}."
-
-
-def features(report: Report) -> str:
-    """The section on the features and what is watched beside them: a table of all, and plots of the first."""
-    drifts = [*report.features, *(_beside(drift) for drift in report.watched)]
+def feature_section(report: Report) -> FeatureSection | None:
+    """The section on features and watched columns; ``None`` if there are none."""
+    watched = {id(drift) for drift in report.watched}
+    drifts = [*report.features, *report.watched]
     if not drifts:
-        return ""
+        return None
     plotted = [drift for drift in drifts if drift.bins]
-    full = max([0.1, *(drift.effect or 0 for drift in drifts)])
+    largest = max([0.1, *(drift.effect or 0 for drift in drifts)])
     when = _when(drifts)
-    rows = "".join(_row(drift, full, report.policy.min_effect, when) for drift in drifts)
-    more = f" The first {_PLOTS} are drawn." if len(plotted) > _PLOTS else ""
-    heads = (
-        "Import-<br>ance", "Drift", "Adjusted<br>p", "Decided<br>by", "PSI", "Jensen-<br>Shannon", "KS or total<br>variation",
-        "Wasser-<br>stein", "Missing<br>now", f"Missing {escape(when)}", "Unseen<br>values",
-    )  # fmt: skip
-    return (
-        f"<h2>Features</h2>{_testing(report)}"
-        f'<p class="muted">What has drifted comes first, then {_order(report)} Drift is the share of rows that the deciding '
-        "test found to have moved, the dashed line the least that counts. PSI, the population stability index, and "
-        "Jensen-Shannon distance compare the bins below; Kolmogorov-Smirnov (KS) and Wasserstein distance compare whole "
-        "distributions of numbers, the latter in standard deviations; total variation compares the shares of values. "
-        f"Below each is its p-value by itself, uncorrected.{more}</p>"
-        '<div class="wide"><table><thead><tr><th scope="col">Feature</th>'
-        + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + '<th scope="col" class="note">Note</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f"{key(when)}"
-        f'<div class="plots">{"".join(_plot(drift, drift.column, TRAINING) for drift in plotted[:_PLOTS])}</div>\n'
+    return FeatureSection(
+        tests=_tests(report),
+        order=_order(report),
+        when=when,
+        rows=[_row(drift, largest, report.policy.min_effect, when, watched=id(drift) in watched) for drift in drifts],
+        figures=[_figure(drift, drift.column, TRAINING) for drift in plotted[:_MAX_PLOTS]],
+        more=_MAX_PLOTS if len(plotted) > _MAX_PLOTS else None,
     )
 
 
-def _beside(drift: Drift) -> Drift:
-    return drift.model_copy(update={"note": "; ".join(filter(None, ["not a feature", drift.note]))})
+def _result(drift: Drift) -> str:
+    if drift.effect is None:
+        return drift.note or "Not measured."
+    result = "Drifted" if drift.drifted else "Not drifted"
+    remark = f"; {drift.remark}" if drift.remark else ""
+    return f"{result} (adjusted p {p_value(drift.adjusted_p_value)}){remark}."
 
 
 def _when(drifts: Sequence[Drift]) -> str:
-    """When columns were as they are compared with."""
-    every = {drift.when for drift in drifts}
-    return every.pop() if len(every) == 1 else "in the reference"
+    """The time of the columns' reference."""
+    times = {drift.when for drift in drifts}
+    return times.pop() if len(times) == 1 else "in the reference"
 
 
 def _order(report: Report) -> str:
     if all(drift.importance is None for drift in report.features):
-        return "by size."
+        return "by the size of the drift."
     return (
-        "by drift times importance. Importance is how much worse the model got on the held-out part when the feature was "
-        "shuffled, as a share of the sum over all features; features that say the same share it between them."
+        "by drift times importance. Importance is the loss of performance on the held-out data when the feature is "
+        "shuffled, as a share of the sum over all features; correlated features share their importance."
     )
 
 
-def _testing(report: Report) -> str:
-    found = report.drift_tests
-    if found is None:
+def _tests(report: Report) -> str:
+    tests = report.drift_tests
+    if tests is None:
         return ""
+    parts = ((report.label, "the labels"), (report.multivariate, "the reconstruction error"))
+    also = [name for part, name in parts if part is not None and part.effect is not None]
     return (
-        f"<p>{found.tests} tests were done on {found.columns} columns, the scores among them{_also(report)}. With nothing changed, at "
-        f"most {found.false_alarm_rate:.0%} of windows raise any alarm: p-values are corrected for their number "
-        f"({escape(found.correction)}). A change that concerns less than {found.min_effect:.1%} of the rows raises "
-        "none.</p>"
+        f"{tests.tests} tests on {tests.columns} columns, including {' and '.join(['the scores', *also])}. If nothing "
+        f"changes, at most {tests.false_alarm_rate:.0%} of windows raise an alarm: p-values are adjusted "
+        f"({tests.correction}). Changes of less than {tests.min_effect:.1%} of rows do not count."
     )
 
 
-def _also(report: Report) -> str:
-    more = [
-        text
-        for part, text in ((report.label, "the labels"), (report.multivariate, "the reconstruction error"))
-        if part is not None and part.effect is not None
-    ]
-    return "".join(f" and {text}" for text in more)
-
-
-def _row(drift: Drift, full: float, floor: float, when: str) -> str:
-    bar = ""
-    if drift.effect is not None:
-        colour = RED if drift.drifted else BLUE
-        least = 78 * min(floor / full, 1)
-        bar = svg(
-            80,
-            12,
-            f"drift {drift.effect:.1%}, {floor:.1%} counts",
-            [
-                f'<rect x="0" y="2" width="{78 * drift.effect / full:.1f}" height="8" fill="{colour}"/>',
-                f'<line x1="{least:.1f}" x2="{least:.1f}" y1="0" y2="12" stroke="#1c1c1c" stroke-dasharray="2 2"/>',
-            ],
-        )
-    apart = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
+def _row(drift: Drift, largest: float, min_effect: float, when: str, *, watched: bool) -> Row:
+    distance = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
-        f"<b>{escape(drift.column)}</b>" if drift.drifted else escape(drift.column),
         number(drift.importance, ".1%"),
-        number(drift.effect, ".1%") + bar,
-        escape(shown_p(drift.adjusted_p_value)),
-        escape((drift.test or "-").replace("_", " ")),
+        Markup("{}{}").format(number(drift.effect, ".1%"), _bar(drift, largest, min_effect)),
+        p_value(drift.adjusted_p_value),
+        (drift.test or "-").replace("_", " "),
         _tested(drift, "psi", drift.psi, ".3f"),
         _tested(drift, "jensen_shannon", drift.jensen_shannon, ".2f"),
-        _tested(drift, *apart, ".2f"),
+        _tested(drift, *distance, ".2f"),
         _tested(drift, "wasserstein", drift.wasserstein, ".2f"),
         _tested(drift, "missing", drift.missing, ".1%"),
         number(drift.missing_reference, ".1%"),
         _tested(drift, "unseen", drift.unseen, ".1%"),
     ]
-    against = f"compared with {drift.reference}" if drift.when != when else None
-    note = "; ".join(item for item in ("drifted" if drift.drifted else None, against, drift.remark) if item)
-    return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="note">{escape(note)}</td></tr>'
+    notes = [
+        "drifted" if drift.drifted else "",
+        f"compared with {drift.reference}" if drift.when != when else "",
+        "not a feature" if watched else "",
+        drift.remark,
+    ]
+    return Row(drift.column, drift.drifted, cells, "; ".join(filter(None, notes)))
 
 
-def _tested(drift: Drift, name: str, value: float | None, how: str) -> str:
-    p_value = drift.p_values.get(name)
-    return number(value, how) + (f"<small>p {escape(shown_p(p_value))}</small>" if p_value is not None else "")
+def _bar(drift: Drift, largest: float, min_effect: float) -> Markup:
+    """A bar as long as the drift, with a dashed line at the smallest drift that counts."""
+    if drift.effect is None:
+        return Markup("")
+    limit = 78.0 * min(min_effect / largest, 1)
+    bar = element("rect", x=0, y=2, width=78 * drift.effect / largest, height=8, fill=RED if drift.drifted else BLUE)
+    line = element("line", x1=limit, x2=limit, y1=0, y2=12, stroke=BLACK, stroke_dasharray="2 2")
+    return svg(80, 12, f"drift {drift.effect:.1%}, at least {min_effect:.1%} counts", [bar, line])
 
 
-def _plot(drift: Drift, name: str, training: str) -> str:
-    """Two bars a bin, one below the other, with the bin's name before them.
+def _tested(drift: Drift, name: str, value: float | None, spec: str) -> str:
+    tested = drift.p_values.get(name)
+    text = number(value, spec)
+    return text if tested is None else with_note(text, f"p {p_value(tested)}")
 
-    :param training: the data that are meant where the reference is training
+
+def _figure(drift: Drift, name: str, training: str) -> Figure:
+    """Two bars for each bin, the reference above the window.
+
+    :param training: what to call the reference if it is training
     """
-    reference = training if drift.reference == TRAINING else drift.reference
     if not drift.bins:
-        return f"<figure><h3>{escape(name)}</h3><p class='muted'>{escape(drift.note or 'not measured')}</p></figure>"
+        return Figure(name, note=drift.note or "not measured")
+    reference = training if drift.reference == TRAINING else drift.reference
     width, left, line = 340, 128, 24
     largest = max(max(item.reference, item.current) for item in drift.bins) or 1.0
     scale = (width - left - 48) / largest
@@ -170,15 +195,19 @@ def _plot(drift: Drift, name: str, training: str) -> str:
     for index, item in enumerate(drift.bins):
         y = index * line + 4
         label = item.label if len(item.label) <= 20 else f"{item.label[:19]}…"
-        tip = f"{item.label}: {item.reference:.1%} in {reference}, {item.current:.1%} in this window"
+        end = left + max(item.reference, item.current) * scale + 5
         parts.append(
-            f"<g><title>{escape(tip)}</title>"
-            f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(label)}</text>'
-            f'<rect x="{left}" y="{y}" width="{item.reference * scale:.1f}" height="8" fill="{BLUE}"/>'
-            f'<rect x="{left}" y="{y + 9}" width="{item.current * scale:.1f}" height="8" fill="{ORANGE}"/>'
-            f'<text x="{left + max(item.reference, item.current) * scale + 5:.1f}" y="{y + 13}">'
-            f"{item.current:.1%}</text></g>"
+            element(
+                "g",
+                element(
+                    "title", f"{item.label}: {item.reference:.1%} in {reference}, {item.current:.1%} in this window"
+                ),
+                element("text", label, x=left - 6, y=y + 13, text_anchor="end"),
+                element("rect", x=left, y=y, width=item.reference * scale, height=8, fill=BLUE),
+                element("rect", x=left, y=y + 9, width=item.current * scale, height=8, fill=ORANGE),
+                element("text", f"{item.current:.1%}", x=end, y=y + 13),
+            )
         )
-    moved = f" · {drift.effect:.1%}" if drift.effect is not None else ""
-    picture = svg(width, len(drift.bins) * line + 4, f"{name}: shares by bin, {drift.when} and in this window", parts)
-    return f"<figure><figcaption><b>{escape(name)}</b>{moved}</figcaption>{picture}</figure>"
+    effect = f" · {drift.effect:.1%}" if drift.effect is not None else ""
+    title = f"{name}: shares by bin, {drift.when} and in this window"
+    return Figure(name, effect, svg(width, len(drift.bins) * line + 4, title, parts))

@@ -1,59 +1,89 @@
-"""What the parts of a report's page share: colours, marks, numbers as text."""
+"""Colours, marks, and SVG elements of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
+from typing import NamedTuple
 
-# Okabe and Ito's colours keep apart under every kind of colour blindness; marks differ in shape and words as well.
-BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#6b7280"
-DECISIONS = {"healthy": ("✓", BLUE, "#fff"), "watch": ("!", ORANGE, "#1c1c1c"), "retrain": ("↻", RED, "#fff")}
+from markupsafe import Markup
+
+from airflow_mlops.policy.findings import Decision
+
+# Okabe and Ito's colours can be told apart with every kind of colour blindness; shapes and words repeat what they mean.
+BLUE, ORANGE, RED, GREY, BLACK, SLATE = "#0072B2", "#E69F00", "#D55E00", "#6b7280", "#1c1c1c", "#3c4450"
 
 
-def mark(decision: str, x: float, y: float) -> str:
-    """The mark of a window, in the shape of what was decided, around ``x`` and ``y``."""
-    colour = DECISIONS[decision][1]
+class Badge(NamedTuple):
+    """How a decision is shown."""
+
+    mark: str
+    colour: str
+    text: str
+
+
+BADGES: dict[Decision, Badge] = {
+    "healthy": Badge("✓", BLUE, "#fff"),
+    "watch": Badge("!", ORANGE, BLACK),
+    "retrain": Badge("↻", RED, "#fff"),
+}
+
+
+def element(name: str, *children: str, **attributes: object) -> Markup:
+    """An SVG element; children and attributes are escaped unless they are markup.
+
+    :param attributes: underscores in their names stand for hyphens; floats are written with one decimal
+    """
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
+        for key, value in attributes.items()
+    )
+    if not children:
+        return Markup("<{}{}/>").format(name, written)
+    return Markup("<{}{}>{}</{}>").format(name, written, Markup("").join(children), name)
+
+
+def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup:
+    """An SVG image.
+
+    :param title: the alternative text
+    """
+    size = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
+    return element("svg", Markup("").join(parts), **size, role="img", aria_label=title)
+
+
+def inline(part: Markup) -> Markup:
+    """A mark within a line of text."""
+    return element("svg", part, width=14, height=12, **{"class": "inline"}, aria_hidden="true")
+
+
+def mark(decision: Decision, x: float, y: float) -> Markup:
+    """The mark of a window, centred at ``x`` and ``y``; its shape shows the decision."""
+    colour = BADGES[decision].colour
     if decision == "healthy":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
+        return element("circle", cx=float(x), cy=float(y), r=5, fill=colour)
     if decision == "watch":
         points = f"{x:.1f},{y - 6:.1f} {x - 6:.1f},{y + 5:.1f} {x + 6:.1f},{y + 5:.1f}"
-        return f'<polygon points="{points}" fill="{colour}" stroke="#7a5200" stroke-width=".7"/>'
-    return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
+        return element("polygon", points=points, fill=colour, stroke="#7a5200", stroke_width=".7")
+    return element("rect", x=x - 5.0, y=y - 5.0, width=10, height=10, fill=colour)
 
 
-def estimate_mark(x: float, y: float) -> str:
+def estimate_mark(x: float, y: float) -> Markup:
     """The mark of an estimate."""
-    path = f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z"
-    return f'<path d="{path}" fill="#fff" stroke="#3c4450" stroke-width="1.4"/>'
+    return element("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z", fill="#fff", stroke=SLATE, stroke_width="1.4")
 
 
-def shown_p(value: float | None) -> str:
+def p_value(value: float | None) -> str:
     """A p-value as text."""
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def number(value: float | None, how: str) -> str:
-    """``value`` in the format ``how``, a dash where there is none."""
-    return "-" if value is None else format(value, how)
+def number(value: float | None, spec: str) -> str:
+    """``value`` in the format ``spec``; a dash for ``None``."""
+    return "-" if value is None else format(value, spec)
 
 
-def key(when: str) -> str:
-    """Which colour is which.
-
-    :param when: of the reference, as in ``at training``
-    """
-    return (
-        f'<p class="muted"><span class="key" style="background:{BLUE};margin-left:0"></span>{escape(when)}'
-        f'<span class="key" style="background:{ORANGE}"></span>this window</p>'
-    )
-
-
-def svg(width: float, height: float, title: str, parts: Iterable[str]) -> str:
-    """A picture with a title for those who cannot see it."""
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg>"
-    )
+def with_note(value: str, note: str) -> Markup:
+    """A table cell with a small note below its value."""
+    return Markup("{}<small>{}</small>").format(value, note)

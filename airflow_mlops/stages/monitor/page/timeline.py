@@ -1,136 +1,218 @@
-"""The timeline of a report's page: performance by window."""
+"""The section on performance over time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
-from airflow_mlops.performance.findings import Change
+from airflow_mlops.performance.findings import Change, Performance
 from airflow_mlops.policy.findings import Report
-from airflow_mlops.stages.monitor.page.drawing import DECISIONS, GREY, estimate_mark, mark, svg
+from airflow_mlops.policy.wording import capitalized, metric_name
+from airflow_mlops.stages.monitor.page.drawing import (
+    BADGES,
+    BLACK,
+    GREY,
+    SLATE,
+    element,
+    estimate_mark,
+    inline,
+    mark,
+    svg,
+)
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 250, 52, 16, 12, 44
+_MAX_LABELS = 14
 
 
-def timeline(reports: Sequence[Report]) -> str:
-    """The section that shows ``reports`` by window."""
-    known = [found.metric for report in reports for found in (report.performance, report.estimated) if found]
-    if not known:
-        return ""
-    metric = known[-1]
-    shown = [
-        report
-        for report in reports
-        if any(found is not None and found.metric == metric for found in (report.performance, report.estimated))
-    ]
-    estimates = (
-        f'<svg width="14" height="12" class="inline" aria-hidden="true">{estimate_mark(7, 6)}</svg> estimated from the '
-        "scores alone. "
-        if any(report.estimated is not None for report in shown)
-        else ""
-    )
+class LegendItem(NamedTuple):
+    """A decision and its mark."""
+
+    mark: Markup
+    name: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Performance by window.
+
+    :param estimate_mark: the mark of an estimate, if there are any
+    :param changes: change points, as text
+    """
+
+    metric: str
+    legend: list[LegendItem]
+    estimate_mark: Markup | None
+    changes: list[str]
+    plot: Markup
+
+
+class _Window(NamedTuple):
+    """A window of the timeline."""
+
+    report: Report
+    realised: Performance | None
+    estimated: Performance | None
+
+    @property
+    def known(self) -> list[Performance]:
+        return [item for item in (self.realised, self.estimated) if item is not None]
+
+
+def timeline(reports: Sequence[Report]) -> Timeline | None:
+    """The section for ``reports``, by time; ``None`` without any performance."""
+    metrics = [found.metric for report in reports for found in (report.performance, report.estimated) if found]
+    if not metrics:
+        return None
+    metric = metrics[-1]
+    windows = [_Window(item, _of(item.performance, metric), _of(item.estimated, metric)) for item in reports]
+    windows = [window for window in windows if window.known]
     changes = [item for item in reports[-1].changes if item.kind == "performance" and item.of == metric]
-    marked = (
-        f"A vertical line marks a window since which the level is another one: {'; '.join(map(str, changes))}. "
-        if changes
-        else ""
-    )
-    return (
-        f"<h2>{escape(metric)} over time</h2>"
-        '<p class="muted">Each mark is a window with its confidence interval, in the shape of what was decided: '
-        f"{_legend()}. {estimates}{escape(marked)}The dashed line is what the model reached at training.</p>"
-        f"<figure>{_timeline_plot(shown, metric, changes)}</figure>\n"
+    estimates = any(window.estimated is not None for window in windows)
+    return Timeline(
+        metric=capitalized(metric_name(metric)),
+        legend=[LegendItem(inline(mark(decision, 7, 6)), decision) for decision in BADGES],
+        estimate_mark=inline(estimate_mark(7, 6)) if estimates else None,
+        changes=[str(change) for change in changes],
+        plot=_plot(windows, metric, changes),
     )
 
 
-def _legend() -> str:
-    return ", ".join(
-        f'<svg width="14" height="12" class="inline" aria-hidden="true">{mark(decision, 7, 6)}</svg> {decision}'
-        for decision in DECISIONS
-    )
+def _of(found: Performance | None, metric: str) -> Performance | None:
+    return found if found is not None and found.metric == metric else None
 
 
-def _timeline_plot(reports: Sequence[Report], metric: str, changes: Sequence[Change]) -> str:
-    width, height, left, right, top, bottom = 1000, 250, 52, 16, 12, 44
-    found = [
-        [
-            item if item is not None and item.metric == metric else None
-            for item in (report.performance, report.estimated)
-        ]
-        for report in reports
+class _Axes(NamedTuple):
+    """The coordinates of windows and values.
+
+    :param step: width of a window
+    """
+
+    low: float
+    high: float
+    step: float
+
+    def x(self, index: float) -> float:
+        return _LEFT + self.step * (index + 0.5)
+
+    def y(self, value: float) -> float:
+        return _TOP + (self.high - value) / (self.high - self.low) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) -> Markup:
+    values = [
+        value
+        for window in windows
+        for item in window.known
+        for value in (item.low, item.high, item.reference)
+        if value is not None
     ]
-    known = [item for pair in found for item in pair if item is not None]
-    values = [value for item in known for value in (item.low, item.high, item.reference) if value is not None]
     margin = (max(values) - min(values)) * 0.08 or 0.01
-    low, high = min(values) - margin, max(values) + margin
-    step = (width - left - right) / len(reports)
+    axes = _Axes(min(values) - margin, max(values) + margin, (_WIDTH - _LEFT - _RIGHT) / len(windows))
+    parts = [
+        *_grid(axes),
+        *_change_lines(windows, changes, axes),
+        *(part for index, window in enumerate(windows) for part in _window(window, index, metric, axes)),
+        *_labels(windows, axes),
+        *_versions(windows, axes),
+    ]
+    return svg(_WIDTH, _HEIGHT, f"{metric} by window, with confidence intervals", parts)
 
-    def across(index: float) -> float:
-        return left + step * (index + 0.5)
 
-    def up(value: float) -> float:
-        return top + (high - value) / (high - low) * (height - top - bottom)
-
-    parts = []
-    for tick in _ticks(low, high):
-        parts.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}" stroke="#e6e9ed"/>'
+def _grid(axes: _Axes) -> list[Markup]:
+    return [
+        part
+        for tick in _ticks(axes.low, axes.high)
+        for part in (
+            element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke="#e6e9ed"),
+            element("text", f"{tick:.4g}", x=_LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
         )
-        parts.append(f'<text x="{left - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
-    known_at = {str(report.window): index for index, report in enumerate(reports)}
-    for change in changes:
-        if (place := known_at.get(str(change.window))) is not None:
-            x = left + step * place
-            parts.append(
-                f"<g><title>{escape(str(change))}</title>"
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}" stroke="#1c1c1c" stroke-width="2"/>'
-                f'<text x="{x + 5:.1f}" y="{top + 10}">change</text></g>'
+    ]
+
+
+def _change_lines(windows: Sequence[_Window], changes: Sequence[Change], axes: _Axes) -> list[Markup]:
+    index = {str(window.report.window): number for number, window in enumerate(windows)}
+    shown = [(change, index[str(change.window)]) for change in changes if str(change.window) in index]
+    return [
+        element(
+            "g",
+            element("title", str(change)),
+            element("line", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM, stroke=BLACK, stroke_width=2),
+            element("text", "change", x=x + 5, y=_TOP + 10),
+        )
+        for change, number in shown
+        for x in (float(_LEFT + axes.step * number),)
+    ]
+
+
+def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Markup]:
+    """The reference, the estimate and the realised value of one window."""
+    report, x, parts = window.report, axes.x(index), []
+    reference = window.known[0].reference
+    if reference is not None:
+        y, half = axes.y(reference), axes.step / 2
+        parts.append(
+            element(
+                "line", x1=x - half, x2=x + half, y1=y, y2=y, stroke=GREY, stroke_width="1.5", stroke_dasharray="5 4"
             )
-    every = max(1, -(-len(reports) // 14))
-    for index, (report, (realised, estimated)) in enumerate(zip(reports, found, strict=True)):
-        x = across(index)
-        reference = next((item.reference for item in (realised, estimated) if item is not None), None)
-        if reference is not None:
-            y = up(reference)
-            parts.append(
-                f'<line x1="{x - step / 2:.1f}" x2="{x + step / 2:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{GREY}" '
-                'stroke-width="1.5" stroke-dasharray="5 4"/>'
-            )
-        version = f"v{report.scored_by.version}" if report.scored_by else ""
-        for item, how, at in ((estimated, "estimated ", min(x + 12, x + step * 0.3)), (realised, "", x)):
-            if item is None:
-                continue
-            interval = f"{item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
-            tip = f"{report.window.label}: {how}{metric} {interval}, {version}, {report.verdict.decision}"
-            y, dashed = up(item.value), ' stroke-dasharray="3 2"' if how else ""
-            parts.append(
-                f"<g><title>{escape(tip)}</title>"
-                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{up(item.low):.1f}" y2="{up(item.high):.1f}" stroke="#3c4450"'
-                f"{dashed}/>{estimate_mark(at, y) if how else mark(report.verdict.decision, at, y)}</g>"
-            )
-        if (len(reports) - 1 - index) % every == 0:
-            parts.append(
-                f'<text x="{x:.1f}" y="{height - 26}" text-anchor="middle">{escape(report.window.label[:10])}</text>'
-            )
-    position = 0
-    for number, items in groupby(reports, key=lambda report: report.scored_by.version if report.scored_by else None):
+        )
+    version = f"v{report.scored_by.version}" if report.scored_by else ""
+
+    def draw(
+        item: Performance, at: float, prefix: str, point: Callable[[float, float], Markup], **style: str
+    ) -> Markup:
+        interval = f"{item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
+        return element(
+            "g",
+            element(
+                "title", f"{report.window.label}: {prefix}{metric} {interval}, {version}, {report.verdict.decision}"
+            ),
+            element("line", x1=at, x2=at, y1=axes.y(item.low), y2=axes.y(item.high), stroke=SLATE, **style),
+            point(at, axes.y(item.value)),
+        )
+
+    if window.estimated is not None:
+        at = min(x + 12, x + axes.step * 0.3)
+        parts.append(draw(window.estimated, at, "estimated ", estimate_mark, stroke_dasharray="3 2"))
+    if window.realised is not None:
+        parts.append(draw(window.realised, x, "", lambda x, y: mark(report.verdict.decision, x, y)))
+    return parts
+
+
+def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
+    """The names of the windows; of many windows, every second or third and so on, and the last."""
+    every = max(1, -(-len(windows) // _MAX_LABELS))
+    return [
+        element("text", window.report.window.label[:10], x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")
+        for index, window in enumerate(windows)
+        if (len(windows) - 1 - index) % every == 0
+    ]
+
+
+def _versions(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
+    """A line below each run of windows with predictions of the same version."""
+    parts, first = [], 0
+    versions = [window.report.scored_by.version if window.report.scored_by else None for window in windows]
+    for version, items in groupby(versions):
         count = len(list(items))
-        if number is not None:
-            start, end = across(position) - step * 0.42, across(position + count - 1) + step * 0.42
-            parts.append(
-                f'<line x1="{start:.1f}" x2="{end:.1f}" y1="{height - 19}" y2="{height - 19}" stroke="{GREY}"/>'
-                f'<text x="{(start + end) / 2:.1f}" y="{height - 6}" text-anchor="middle">v{number}</text>'
-            )
-        position += count
-    return svg(width, height, f"{metric} by window, with confidence intervals", parts)
+        if version is not None:
+            start, end = axes.x(first) - axes.step * 0.42, axes.x(first + count - 1) + axes.step * 0.42
+            parts += [
+                element("line", x1=start, x2=end, y1=_HEIGHT - 19, y2=_HEIGHT - 19, stroke=GREY),
+                element("text", f"v{version}", x=(start + end) / 2, y=_HEIGHT - 6, text_anchor="middle"),
+            ]
+        first += count
+    return parts
 
 
 def _ticks(low: float, high: float) -> list[float]:
+    """At most six round numbers between ``low`` and ``high``."""
     raw = (high - low) / 4
-    magnitude = 10.0 ** _exponent(raw)
+    magnitude = 10.0 ** int(f"{raw:e}".rpartition("e")[2])
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
     first = -(-low // step)
     return [round((first + index) * step, 12) for index in range(6) if (first + index) * step <= high]
-
-
-def _exponent(value: float) -> int:
-    return int(f"{value:e}".rpartition("e")[2])

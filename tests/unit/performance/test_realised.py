@@ -1,4 +1,4 @@
-"""Realised performance: the right number, an interval that holds what it promises, and a clear word otherwise."""
+"""Realised performance: its value, the coverage of its interval, and the errors if it cannot be measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def found(truth, score, right=None) -> Outcomes:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=4, max_size=60))
 @settings(deadline=None)
-def test_delong_gives_the_area_and_the_variance_of_its_definition(rows):
+def test_delong_gives_the_area_and_its_variance_by_definition(rows):
     truth, score = np.array([row[0] for row in rows]), np.array([float(row[1]) for row in rows])
     above, below = score[truth], score[~truth]
     if min(len(above), len(below)) < 2:
@@ -49,7 +49,7 @@ def test_delong_gives_the_area_and_the_variance_of_its_definition(rows):
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae"])
-def test_the_interval_holds_the_true_value_as_often_as_it_says(metric):
+def test_the_interval_has_its_coverage(metric):
     random = np.random.default_rng(3)
 
     def draw(rows: int) -> Outcomes:
@@ -76,7 +76,7 @@ def test_accuracy_has_wilsons_interval(rows, share):
     assert (one.low, one.high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
 
 
-def test_metrics_are_those_of_scikit_learn():
+def test_metrics_equal_those_of_scikit_learn():
     from sklearn import metrics
 
     random = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_metrics_are_those_of_scikit_learn():
     assert measure("rmse", numbers, 0.95).value == pytest.approx(math.sqrt(squared))
 
 
-def test_only_labelled_rows_count_and_nan_is_no_label():
+def test_only_labelled_rows_count_and_nan_is_not_a_label():
     rows = batch([True, None, False, True, None], [True] * 5, [0.9, 0.8, 0.1, 0.7, 0.2])
     one = outcomes(rows, contract())
     assert one.truth.tolist() == [True, False, True]
@@ -101,19 +101,19 @@ def test_only_labelled_rows_count_and_nan_is_no_label():
     assert floats.truth.tolist() == [True, False]
 
 
-def test_labels_that_mean_the_same_in_another_type_are_understood():
+def test_labels_of_another_type_are_converted():
     one = outcomes(batch([1, 0], [True, False], [0.9, 0.1]), contract())
     assert one.truth.tolist() == [True, False]
     assert one.right.all()
 
 
-def test_several_classes_are_right_or_wrong():
+def test_the_accuracy_of_several_classes():
     one = outcomes(batch(["a", "b", "c"], ["a", "c", "c"], [0.5, 0.5, 0.5]), contract("multiclass"))
     assert one.right.tolist() == [True, False, True]
     assert measure("accuracy", one, 0.95).value == pytest.approx(2 / 3)
 
 
-def test_what_is_not_finite_is_left_out_and_counted():
+def test_values_that_are_not_finite_are_left_out_and_counted():
     one = outcomes(batch([1.0, float("inf"), 3.0], [0.0] * 3, [1.0, 2.0, float("nan")]), contract("regression"))
     assert (one.truth.tolist(), one.skipped) == ([1.0], 2)
 
@@ -129,14 +129,14 @@ def test_what_is_not_finite_is_left_out_and_counted():
         (["a", "b", "c"], contract("regression"), "the labels are string and not numbers"),
     ],
 )
-def test_what_cannot_be_measured_says_why(label, model, said):
+def test_the_error_says_why_nothing_can_be_measured(label, model, said):
     prediction = [True] * 3 if model.task == "binary" else [1.0] * 3
     metric = "rmse" if model.task == "regression" else "roc_auc"
     with pytest.raises(UnmeasurableError, match=said):
         measure(metric, outcomes(batch(label, prediction, [0.9, 0.2, 0.1]), model), 0.95)
 
 
-def test_no_rows_at_all_are_no_labels():
+def test_no_rows_and_huge_errors_cannot_be_measured():
     with pytest.raises(UnmeasurableError, match="there are no labels"):
         measure("roc_auc", outcomes([], contract()), 0.95)
     with pytest.raises(UnmeasurableError, match="too large"):

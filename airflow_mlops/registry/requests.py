@@ -1,0 +1,65 @@
+"""The record of requests for retraining in the ledger.
+
+Whether a window requests retraining is decided by :mod:`airflow_mlops.policy.retraining`. MonitorOperator sends the asset event of
+a recorded request (:mod:`airflow_mlops.operators.retraining`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Provenance, Request
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+
+
+def all_requests(entries: Sequence[Entry]) -> list[Request]:
+    """All requests for retraining, in the order in which they were made."""
+    return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
+
+
+def refused_requests(entries: Sequence[Entry]) -> list[Request]:
+    """The requests that gates or people have refused since the champion last changed, newest first."""
+    refused = []
+    for entry in reversed(entries):
+        if entry.moves:
+            break
+        if entry.decision == "refused" and entry.requested is not None:
+            refused.append(entry.requested)
+    return refused
+
+
+def record(
+    ledger: Ledger,
+    request_id: str,
+    propose: Callable[[Sequence[Request], Sequence[Request]], Request | None],
+    champion: ModelVersionRef | None,
+    provenance: Provenance,
+) -> Request | None:
+    """Record a request for retraining, at most once for each id.
+
+    If several tasks decide at the same time, one of them is first. The others decide again, with its request among the
+    previous ones.
+
+    :param propose: takes all requests and the refused ones, and returns the request to record, or ``None``
+    :param champion: the present champion
+    :return: the recorded request, from this call or an earlier one; ``None`` if none was proposed
+    :raises RegistryError: the ledger was tampered with
+    """
+
+    def decide(entries: list[Entry]) -> Decision | None:
+        request = propose(all_requests(entries), refused_requests(entries))
+        if request is None:
+            return None
+        return Decision(
+            decision="requested",
+            replaced=champion,
+            champion=champion,
+            code={"airflow_mlops": __version__},
+            provenance=Provenance(**{**dict(provenance), "requests": [request]}),
+            reason=request.reason,
+        )
+
+    entry = ledger.record(f"requests/{request_id}", decide)
+    return entry.requested if entry is not None else None

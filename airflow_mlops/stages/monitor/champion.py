@@ -1,0 +1,84 @@
+"""Facts about the champion: the age of its training data, the data that arrived since, and the code that trained it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import Manifest, find_datasets, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.contracts import VersionContract
+from airflow_mlops.policy.findings import Arrivals
+from airflow_mlops.policy.spec import NewData
+from airflow_mlops.registry.origins import CODE_VERSION, code_version
+from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class ChampionFacts:
+    """What is known about the champion apart from its predictions; by default, there is none.
+
+    The fields are those of ``Findings``.
+    """
+
+    champion: ModelVersionRef | None = None
+    age_days: float | None = None
+    arrivals: Arrivals | None = None
+    code_version: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, client: MlflowClient) -> ChampionFacts:
+    """Collect the facts that the policy needs; a note says what is unknown.
+
+    :param stored: what is stored with the champion
+    """
+    policy, notes = check.policy, []
+    trained = _training_set(stored, check.store)
+    trained_until = trained.window.end if trained is not None and trained.window is not None else None
+    unknown = "its training set has no time window in this artifact store"
+    if policy.max_age:
+        if trained_until is None:
+            notes.append(f"The age of {champion} is not known: {unknown}.")
+        elif stored.elsewhere:
+            notes.append(
+                f"{champion} was not trained by TrainOperator: its age is that of the dataset it was evaluated on."
+            )
+    arrivals = None
+    if policy.new_data is not None:
+        if trained is None or trained_until is None:
+            notes.append(f"The amount of new data since {champion} was trained is not known: {unknown}.")
+        else:
+            since = Window(start=trained_until, end=check.window.end) if trained_until < check.window.end else None
+            arrivals = _arrivals(policy.new_data, since, trained.rows, check.store)
+    trained_by = code_version(client, champion) if policy.code is not None else None
+    if policy.code is not None and trained_by is None:
+        notes.append(f"The code that trained {champion} is not known: its MLflow run has no tag {CODE_VERSION}.")
+    age = (check.window.end - trained_until) / timedelta(days=1) if trained_until is not None else None
+    return ChampionFacts(champion, age_days=age, arrivals=arrivals, code_version=trained_by, notes=notes)
+
+
+def _training_set(stored: VersionContract, store: ArtifactStore) -> Manifest | None:
+    contract = stored.contract
+    try:
+        return open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)).manifest
+    except DatasetNotFoundError:
+        return None
+
+
+def _arrivals(wanted: NewData, since: Window | None, trained_rows: int, store: ArtifactStore) -> Arrivals:
+    """The data that arrived in the window ``since``; none if it is ``None``."""
+    try:
+        found = find_datasets(store, wanted.dataset, since) if since is not None else []
+    except DatasetNotFoundError:
+        found = []
+    rows = sum(dataset.manifest.rows for dataset in found)
+    share = rows / trained_rows if trained_rows else None
+    return Arrivals(dataset=wanted.dataset, windows=len(found), rows=rows, share=share)

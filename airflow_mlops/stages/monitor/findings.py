@@ -1,0 +1,74 @@
+"""The findings of a check, composed from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.drift.findings import Freshness, SchemaChange
+from airflow_mlops.drift.reference import DriftReference
+from airflow_mlops.performance.findings import Change
+from airflow_mlops.policy.findings import Findings
+from airflow_mlops.profiles.spec import LabelDelay
+from airflow_mlops.stages.monitor.champion import ChampionFacts
+from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.columns import ColumnDrift
+from airflow_mlops.stages.monitor.performance import Estimated, Realised
+from airflow_mlops.stages.monitor.segments import SegmentFindings
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on the predictions of a window; by default, nothing."""
+
+    scored_by: ModelVersionRef | None = None
+    schema_changes: Sequence[SchemaChange] = ()
+    freshness: Freshness | None = None
+    label_delay: LabelDelay | None = None
+    realised: Realised = field(default_factory=Realised)
+    estimated: Estimated = field(default_factory=Estimated)
+    drift: ColumnDrift = field(default_factory=ColumnDrift)
+    reference: DriftReference = field(default_factory=DriftReference)
+    segments: SegmentFindings = field(default_factory=SegmentFindings)
+    notes: list[str] = field(default_factory=list)
+
+
+def compose(check: Check, champion: ChampionFacts, measured: Measurements, changes: Sequence[Change] = ()) -> Findings:
+    """Put the findings of a check together.
+
+    :param changes: change points, which are found with the findings of earlier windows
+    """
+    realised, drift = measured.realised, measured.drift
+    return Findings(
+        model=check.model,
+        window=check.window,
+        created=check.created,
+        policy=check.policy,
+        champion=champion.champion,
+        scored_by=measured.scored_by,
+        datasets=[dataset.ref for dataset in check.datasets],
+        rows=check.rows,
+        labelled=realised.labelled,
+        coverage=realised.coverage,
+        age_days=champion.age_days,
+        arrivals=champion.arrivals,
+        code_version=champion.code_version,
+        performance=realised.performance,
+        unmeasured=realised.unmeasured,
+        estimated=measured.estimated.performance,
+        label_delay=measured.label_delay,
+        prediction=drift.prediction,
+        label=drift.label,
+        multivariate=drift.multivariate,
+        schema_changes=list(measured.schema_changes),
+        freshness=measured.freshness,
+        features=drift.features,
+        watched=drift.watched,
+        reference=measured.reference,
+        drift_tests=drift.tests,
+        loss=measured.segments.loss,
+        segments=measured.segments.segments,
+        changes=list(changes),
+        notes=[*champion.notes, *measured.notes],
+    )

@@ -1,0 +1,125 @@
+"""The section on reasons: change points, and segments with worse performance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.performance.findings import LOSSES, LossChange, MeanLoss, Segment
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.policy.wording import capitalized
+from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, element, p_value, svg, with_note
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class ChangeSection:
+    """The change points.
+
+    :param version: the version that made the predictions
+    :param rate: false-alarm rate
+    """
+
+    version: str
+    rate: str
+    points: list[str]
+
+
+@dataclass(frozen=True)
+class SegmentSection:
+    """The segments with worse performance.
+
+    :param loss: the name of the loss
+    :param reference: mean loss at training
+    :param value: mean loss in the window
+    :param shift: the decomposition of the change by one feature
+    """
+
+    loss: str
+    reference: str
+    value: str
+    min_rise: str
+    fallen: int
+    tested: int
+    shown: int
+    confidence: str
+    rate: str
+    rows: list[list[str]]
+    shift: str
+
+
+def change_section(report: Report) -> ChangeSection | None:
+    """The change points; ``None`` without any."""
+    if not report.changes:
+        return None
+    return ChangeSection(
+        version=f"v{report.scored_by.version}" if report.scored_by else "-",
+        rate=f"{report.policy.false_alarm_rate:.0%}",
+        points=[capitalized(str(change)) for change in report.changes],
+    )
+
+
+def segment_section(report: Report) -> SegmentSection | None:
+    """The segments with worse performance; ``None`` without any."""
+    loss = report.loss
+    if loss is None or not report.segments:
+        return None
+    largest = max(max(found.loss.high, found.reference.high) for found in report.segments)
+    higher_is_better = METRICS[loss.metric].higher_is_better
+    return SegmentSection(
+        loss=LOSSES[loss.metric] + (" (each row counts by its influence)" if loss.metric == "roc_auc" else ""),
+        reference=f"{loss.reference:.4f}",
+        value=f"{loss.value:.4f}",
+        min_rise=f"{loss.min_rise:.3g}" if higher_is_better else f"{loss.min_rise:.1%} of its value at training",
+        fallen=loss.fallen,
+        tested=loss.tested,
+        shown=len(report.segments),
+        confidence=f"{report.policy.confidence:.0%}",
+        rate=f"{loss.false_alarm_rate:.0%} false alarms",
+        rows=[_row(found, loss.value - loss.reference, largest) for found in report.segments],
+        shift=_shift(loss),
+    )
+
+
+def _shift(loss: LossChange) -> str:
+    if not loss.shifts:
+        return ""
+    most, change = loss.shifts[0], loss.value - loss.reference
+    return (
+        f"The mean changed by {change:+.4f}. Rows that moved between the segments of {most.feature} account for "
+        f"{most.mix:+.4f} of it, the most of all features; changes inside these segments account for {most.rate:+.4f}."
+    )
+
+
+def _row(found: Segment, rise: float, largest: float) -> list[str]:
+    return [
+        found.name,
+        f"{found.rows:,}",
+        f"{found.share:.1%}",
+        f"{found.share_reference:.1%}",
+        _interval(found.reference),
+        _interval(found.loss),
+        f"{found.loss.value - found.reference.value:+.3f}",
+        _bars(found, largest),
+        f"{found.contribution / rise:.0%}" if rise > 0 else f"{found.contribution:+.4f}",
+        p_value(found.adjusted_p_value),
+    ]
+
+
+def _interval(loss: MeanLoss) -> Markup:
+    return with_note(f"{loss.value:.3f}", f"{loss.low:.3f} to {loss.high:.3f}")
+
+
+def _bars(found: Segment, largest: float) -> Markup:
+    """The loss at training above the loss now, each with its interval."""
+    scale, parts = 110 / largest, []
+    for y, loss, colour in ((4, found.reference, BLUE), (14, found.loss, ORANGE)):
+        middle = y + 3.5
+        parts += [
+            element("rect", x=0, y=y, width=max(0.0, loss.value * scale), height=7, fill=colour),
+            element("line", x1=max(0.0, loss.low * scale), x2=loss.high * scale, y1=middle, y2=middle, stroke=BLACK),
+        ]
+    return svg(116, 25, f"{found.reference.value:.3f} at training, {found.loss.value:.3f} now", parts)

@@ -1,0 +1,53 @@
+"""Requests for retraining: the policy decides (:mod:`airflow_mlops.policy.retraining`), and the ledger records
+(:mod:`airflow_mlops.registry.requests`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airflow_mlops.core.calls import Request
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy import retraining
+from airflow_mlops.policy.findings import Findings, RetrainingPlan
+from airflow_mlops.policy.verdict import decide
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.requests import all_requests, record, refused_requests
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.monitor.report import metrics, page_url
+
+
+def request_retraining(findings: Findings, earlier: Sequence[Findings], context: StepContext) -> RetrainingPlan:
+    """Decide whether the window requests retraining, and record its request once.
+
+    :param earlier: findings of earlier windows, by time
+    :raises RegistryError: the ledger was tampered with
+    """
+    ledger = Ledger(context.store, findings.model)
+    entries = ledger.entries()
+    planned = retraining.plan(findings, earlier, all_requests(entries), refused_requests(entries))
+    if not planned.is_requested:
+        return planned
+
+    def propose(requests: Sequence[Request], refused: Sequence[Request]) -> Request | None:
+        nonlocal planned
+        planned = retraining.plan(findings, earlier, requests, refused)
+        return _request(findings, planned, context.store) if planned.is_requested else None
+
+    request_id = retraining.request_id(findings.model, findings.window)
+    request = record(ledger, request_id, propose, findings.champion, context.provenance)
+    return RetrainingPlan(triggers=planned.triggers, limits=planned.limits, request=request or planned.request)
+
+
+def _request(findings: Findings, planned: RetrainingPlan, store: ArtifactStore) -> Request:
+    return Request(
+        id=retraining.request_id(findings.model, findings.window),
+        model=findings.model,
+        triggers=[active.trigger for active in planned.due],
+        reason=decide(findings, planned).reason,
+        window=findings.window,
+        created=findings.created,
+        metrics=metrics(findings),
+        report_url=page_url(findings, store),
+        code=findings.policy.code,
+    )

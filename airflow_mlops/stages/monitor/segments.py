@@ -1,0 +1,39 @@
+"""The segments of a window in which performance got worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.performance import segments as comparison
+from airflow_mlops.performance.findings import LossChange, Performance, Segment
+from airflow_mlops.profiles import segments
+from airflow_mlops.stages.monitor.check import Check
+
+
+@dataclass(frozen=True)
+class SegmentFindings:
+    """The change of the mean loss, and the segments with worse performance; the fields are those of ``Findings``."""
+
+    loss: LossChange | None = None
+    segments: list[Segment] = field(default_factory=list)
+
+
+def compare(check: Check, reference: TrainingReference, judged: Performance | None) -> SegmentFindings:
+    """Compare the segments of the window with those of training.
+
+    :param judged: realised performance; ``None`` if it cannot be judged, and then nothing is compared
+    """
+    known = reference.profile.segments
+    if known is None or judged is None or judged.metric not in known.losses:
+        return SegmentFindings()
+    present = {column.name for dataset in check.datasets for column in dataset.manifest.columns}
+    cuts = {name: cut for name, cut in known.cuts.items() if name in present}
+    contract, metric = reference.contract, judged.metric
+    losses = metrics.losses(metric, metrics.outcomes(check.batches(metrics.COLUMNS), contract))
+    rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
+    current = segments.tally(cuts, rows, {metric: losses})[metric]
+    compared = comparison.compare(known, current, metric, check.policy)
+    return SegmentFindings() if compared is None else SegmentFindings(*compared)

@@ -1,0 +1,37 @@
+"""How recent the rows of a window are, and how late its labels arrived."""
+
+from __future__ import annotations
+
+from airflow_mlops.data.columns import LABEL_AT
+from airflow_mlops.drift import freshness as rows
+from airflow_mlops.drift.findings import Freshness
+from airflow_mlops.profiles.delays import label_delay
+from airflow_mlops.profiles.spec import LabelDelay
+from airflow_mlops.stages.monitor.check import Check
+
+
+def freshness(check: Check) -> Freshness | None:
+    """How recent the rows are; ``None`` if no column has event times or scoring times."""
+    event_time = _event_time(check)
+    batches = (
+        batch
+        for dataset in check.datasets
+        for batch in dataset.batches(
+            columns=[item.name for item in dataset.manifest.columns if item.name in (event_time, rows.SCORED_AT)]
+        )
+    )
+    return rows.freshness(batches, event_time, check.window)
+
+
+def delay(check: Check) -> LabelDelay | None:
+    """How late labels arrived; ``None`` if event times or arrival times are missing."""
+    event_time = _event_time(check)
+    if not check.has_columns(LABEL_AT, event_time):
+        return None
+    batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=[LABEL_AT, event_time]))
+    return label_delay(batches, event_time)
+
+
+def _event_time(check: Check) -> str:
+    """The name of the column with the event time."""
+    return str(check.datasets[-1].manifest.details.get("timestamp"))

@@ -75,7 +75,7 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert report.notes[-1].endswith("; the realised value lies inside.")
     assert report.notes[-1] in page
     assert {drift.column for drift in report.features} == {"distance", "wind"}
-    # Two numeric features and the score: Kolmogorov-Smirnov's and Cucconi's test each, and of what is missing.
+    # Two numeric features and the score: each with a Kolmogorov-Smirnov, a Cucconi and a missing-value test.
     assert (report.drift_tests.columns, report.drift_tests.false_alarm_rate) == (3, 0.05)
     assert not any(drift.drifted for drift in (*report.features, report.prediction))
     assert report.prediction.adjusted_p_value > 0.05
@@ -84,7 +84,7 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert len(result.model_dump_json()) < 2_000
 
 
-def test_features_that_move_while_the_model_holds_are_watched(store, champion):
+def test_drift_without_worse_performance_is_watched(store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
     assert result.decision == "watch"
     assert result.headline.startswith("1 feature drifted (37.")
@@ -104,13 +104,13 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
     assert "2013-04: roc_auc" in page
     assert "2013-05: roc_auc" in page
-    # A window that is looked at again knows only what came before it, and replaces its own report.
+    # A second check of a window uses only earlier windows, and replaces its report.
     watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
     assert "2013-05: roc_auc" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert len(store.keys(f"reports/{champion.model}")) == 4
 
 
-def test_the_report_says_where_and_since_when_performance_fell(store, champion):
+def test_the_report_has_the_segment_and_the_change_point_of_worse_performance(store, champion):
     def window(month: int, worse: bool) -> pa.Table:
         data = flights(4_000, seed=month)
         # In strong wind the labels become random.
@@ -185,7 +185,7 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     assert result.headline.startswith("Estimated ROC AUC fell to 0.6")
     assert result.headline.endswith("(at least 0.840 was expected)")
     assert "roc_auc" not in result.metrics
-    # The estimate is of all rows, and of those with a label once it is compared with them.
+    # The estimate covers all rows, or the labelled rows if performance can be judged.
     made = outcomes(store, champion, "2013-04", data, known=slice(1_500))
     watch(store, champion, made)
     assert stored(store, champion, "2013-04").estimated.labels == 1_500
@@ -193,7 +193,7 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     assert stored(store, champion, "2013-04").estimated.labels == 2_000
 
 
-def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
+def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
     made = outcomes(store, champion, "2013-04", flights(40, seed=2))
     watch(store, champion, made)
     noted = "Performance was not estimated from the scores alone: "
@@ -208,7 +208,7 @@ def test_what_cannot_be_estimated_is_noted(store, champion, client, tmp_path):
     ]
 
 
-def test_within_the_grace_of_its_labels_a_window_is_not_judged(store, champion):
+def test_performance_is_not_judged_within_the_grace_period(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
     result = watch(store, champion, made, grace="100000D")
     assert result.decision == "watch"
@@ -259,7 +259,7 @@ def odd(**columns) -> pa.Table:
     ],
     ids=["all late", "none late", "no label", "nan label", "missing", "infinite", "nan", "empty", "three rows"],
 )  # fmt: skip
-def test_a_window_in_which_something_is_wrong_gets_a_verdict_that_names_it(data, fact, store, champion):
+def test_a_broken_window_gets_a_verdict_that_names_the_problem(data, fact, store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", data))
     assert result.decision == "watch"
     assert fact in result.reason
@@ -267,10 +267,10 @@ def test_a_window_in_which_something_is_wrong_gets_a_verdict_that_names_it(data,
 
 
 @pytest.mark.parametrize(
-    "nothing", [None, "", {}, {"dataset": None}, {"name": "nobodys_outcomes", "window": "2013-04"}]
+    "missing", [None, "", {}, {"dataset": None}, {"name": "nobodys_outcomes", "window": "2013-04"}]
 )
-def test_without_predictions_the_registry_alone_decides(nothing, store, champion, client):
-    spec = {"model": "nobody", "dataset": nothing, "window": "2013-04"}
+def test_without_predictions_the_registry_alone_decides(missing, store, champion, client):
+    spec = {"model": "nobody", "dataset": missing, "window": "2013-04"}
     result = monitor.run(parse(MonitorSpec, spec, "the test"), StepContext(store=store))
     assert (result.decision, result.champion) == ("retrain", None)
     assert result.headline == "No champion yet for nobody"
@@ -291,7 +291,7 @@ def test_a_bad_version_that_has_been_replaced_is_not_retrained_again(store, cham
     assert f"{newer} has since replaced {champion}" in result.reason
 
 
-def test_retraining_waits_until_it_was_needed_in_enough_windows_in_whatever_order_they_are_checked(store, champion):
+def test_persistence_counts_windows_in_whatever_order_they_are_checked(store, champion):
     often = {"persistence": {"k": 2, "n": 2}}
     made = {month: outcomes(store, champion, f"2013-0{month}", flights(seed=month, noise=8)) for month in (4, 5)}
     late = watch(store, champion, made[5], **often)
@@ -308,7 +308,7 @@ def test_retraining_waits_until_it_was_needed_in_enough_windows_in_whatever_orde
     assert f"Request: {champion.model}/2013-05." in page
 
 
-def test_drift_retrains_where_the_policy_says_so_and_what_drifted_matters(store, champion):
+def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, champion):
     moved = outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
     assert watch(store, champion, moved).decision == "watch"
     result = watch(store, champion, moved, retrain_on=["drift"])
@@ -338,7 +338,7 @@ def test_new_data_is_counted_from_the_end_of_the_training_data_to_the_end_of_the
     assert watch(store, champion, None, "2013-06", new_data={"dataset": "nothing", "windows": 1}).decision == "watch"
 
 
-def test_a_champion_that_other_code_trained_is_retrained(store, champion, client):
+def test_a_champion_of_another_code_version_is_retrained(store, champion, client):
     assert watch(store, champion, None, "2013-04", code="b2").decision == "watch"
     (note,) = stored(store, champion, "2013-04").notes
     assert f"code that trained {champion} is not known" in note
@@ -350,7 +350,7 @@ def test_a_champion_that_other_code_trained_is_retrained(store, champion, client
     assert watch(store, champion, None, "2013-04", code="a1").decision == "watch"
 
 
-def test_without_the_training_set_nobody_knows_how_much_is_new(store, champion):
+def test_without_the_training_set_the_amount_of_new_data_is_unknown(store, champion):
     store.fs.rm(store.path("datasets/delays_training/manifests"), recursive=True)
     watch(store, champion, None, "2013-04", new_data={"dataset": "flights", "windows": 1})
     assert f"amount of new data since {champion} was trained is not known" in "".join(
@@ -358,7 +358,7 @@ def test_without_the_training_set_nobody_knows_how_much_is_new(store, champion):
     )
 
 
-def test_what_is_configured_wrongly_is_named(store, champion, client, tmp_path):
+def test_the_error_names_the_wrong_setting(store, champion, client, tmp_path):
     made = outcomes(store, champion, "2013-04", flights(seed=2))
     with pytest.raises(SpecError, match=r"policy\.metric='rmse' cannot be measured on predictions of a binary model"):
         watch(store, champion, made, metric="rmse")
@@ -433,7 +433,7 @@ def test_only_a_window_that_requests_retraining_emits_the_asset(run_dag, client,
     assert again.asset_events() == []
 
 
-def test_a_policy_that_is_wrong_is_a_mistake_in_the_dag():
+def test_an_invalid_policy_fails_when_the_dag_is_parsed():
     from airflow_mlops.operators import MonitorOperator
 
     with pytest.raises(SpecError, match="The policy of task 'm' cannot run as it is configured: tolerence"):

@@ -181,7 +181,7 @@ def test_label_drift_is_measured_once_labels_are_mature(deployed):
     assert report(deployed).label is None
 
 
-def test_values_that_are_new_or_gone_are_named(deployed):
+def test_new_and_vanished_values_are_named(deployed):
     carriers = np.where(flights(seed=3)["carrier"].to_numpy(zero_copy_only=False) == "B6", "ZZ", "AA")
     result = watch(deployed, outcomes(deployed, replaced(flights(seed=3), carrier=carriers)))
     assert result.decision == "watch"
@@ -250,7 +250,7 @@ def test_a_broken_window_gets_a_verdict_that_names_the_problem(data, decision, f
 
 
 def test_a_second_check_of_a_window_gives_the_same_report(deployed):
-    # More rows than are kept one by one.
+    # More rows than are counted exactly.
     outcome = outcomes(deployed, flights(6_000, seed=3))
     first = watch(deployed, outcome)
     before = report(deployed)
@@ -330,7 +330,7 @@ def test_windows_may_be_checked_in_any_order(deployed):
     ]  # fmt: skip
 
 
-def test_a_window_whose_labels_come_late_is_checked_again(deployed):
+def test_a_window_with_late_labels_is_checked_again(deployed):
     month, after = "2016-01", "2016-02"
     data = flights(400, seed=3, window=month)
     none = watch(deployed, outcomes(deployed, data, month, known=slice(0)))
@@ -349,7 +349,7 @@ def test_a_window_whose_labels_come_late_is_checked_again(deployed):
     assert watch(deployed, {"name": f"{deployed[1]}_outcomes", "window": month}).superseded
 
 
-def test_a_feature_whose_column_is_gone_does_not_stop_the_check(deployed):
+def test_a_missing_feature_does_not_fail_the_check(deployed):
     store, model = deployed
     whole = outcomes(deployed, flights(seed=3))
     (opened,) = select(store, whole)
@@ -398,13 +398,13 @@ def test_profiles_of_shards_give_the_report_of_one_pass(gone, deployed):
     if not gone:
         bare = profile.run(ProfileSpec(columns=[*FEATURES, "score"], dataset=made), context)
         monitor.run(MonitorSpec(model=model, dataset=made, profiles=bare.model_dump()), context)
-        said = "not measured: the profiles of the shards were made without the model"
-        assert report(deployed).multivariate.note == said
+        note = "not measured: the profiles of the shards were made without the model"
+        assert report(deployed).multivariate.note == note
         (time,) = report(deployed).watched
         assert (time.column, time.note) == ("time_hour", "not measured: the profiles of the shards do not have it")
 
 
-def test_features_together_may_be_compared_with_earlier_windows_as_well(deployed):
+def test_the_joint_distribution_can_be_compared_with_earlier_windows(deployed):
     store, model = deployed
     watch(deployed, outcomes(deployed, flights(seed=3, window="2013-05", together=0.0), "2013-05"))
     assert report(deployed, "2013-05").multivariate.drifted

@@ -45,7 +45,7 @@ def page(store, report: Report) -> str:
     return store.read_bytes(f"reports/{report.model}/{report.window.label}.html").decode()
 
 
-def test_a_yearly_season_alarms_against_training_and_not_against_last_year(store, champion):
+def test_winter_alarms_against_training_and_not_against_last_winter(store, champion):
     first = check(store, champion, "2013-12", SEASON, shift=1.0)
     # No window was checked a year ago, and the training data have no winter.
     assert drifted(first) == {"distance", "score"}
@@ -86,11 +86,11 @@ def test_the_page_names_the_reference_of_drift(store, champion):
         assert absent not in rolling, absent
 
 
-def test_rolling_takes_the_last_windows_before_however_late_they_are_checked(store, champion):
+def test_rolling_uses_the_last_windows_before_however_late_they_are_checked(store, champion):
     for month, shift in (("2013-04", 0.0), ("2013-05", 0.3), ("2013-06", 0.6), ("2013-07", 0.9)):
         in_time = check(store, champion, month, ROLLING, rows=250, shift=shift)
     assert [item.label for item in in_time.reference.features] == ["2013-05", "2013-06"]
-    # Again, after later ones, and out of order.
+    # A second check after later windows, and out of order, uses the same windows.
     check(store, champion, "2013-08", ROLLING, rows=250, shift=0.9)
     again = check(store, champion, "2013-07", ROLLING)
     assert again.model_dump(exclude={"created"}) == in_time.model_dump(exclude={"created"})
@@ -128,7 +128,7 @@ def test_scores_are_compared_with_those_of_the_same_version_and_features_with_an
     assert (report.prediction.reference, drifted(report)) == ("2013-05", set())
 
 
-def test_a_feature_that_was_missing_altogether_is_compared_with_training(store, champion):
+def test_a_feature_without_values_in_the_reference_is_compared_with_training(store, champion):
     data = flights(500, seed=3)
     gone = data.set_column(data.schema.get_field_index("wind"), "wind", pa.nulls(500, pa.float64()))
     assert drifted(check(store, champion, "2013-04", data=gone)) >= {"wind"}
@@ -162,7 +162,7 @@ def test_the_stored_profile_of_a_window_is_small_and_reproducible(store, champio
     assert store.read_bytes(key) == first
 
 
-def test_a_reference_that_is_wrong_is_a_mistake_in_the_dag():
+def test_an_invalid_reference_fails_when_the_dag_is_parsed():
     from airflow_mlops.core.errors import SpecError
     from airflow_mlops.operators import MonitorOperator
 

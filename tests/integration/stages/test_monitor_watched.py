@@ -44,7 +44,7 @@ def tickets(rows: int, seed: int, first: str, days: int, **columns) -> pa.Table:
         "wait": wait,
         "priority": random.choice(["low", "high"], rows),
         "escalated": wait + random.logistic(size=rows) > 0,
-        # Names of few people, and codes, are nothing to watch.
+        # Categories and codes are not watched.
         "agent": random.choice(["Ada L", "Bob M"], rows),
         "code": [uuid.UUID(int=int(number)).hex for number in random.integers(0, 2**62, rows)],
         "body": texts(random, rows),
@@ -85,7 +85,7 @@ def watch(store, model, data: pa.Table, window: str = "2013-04", **options) -> R
     return Report.model_validate(store.read_json(f"reports/{model.model}/{window}.json"))
 
 
-def test_event_time_text_timestamps_and_embeddings_are_watched_from_training_on(client, store, model):
+def test_event_time_text_timestamps_and_embeddings_are_watched(client, store, model):
     folder = download(client, model)
     assert sorted(OnnxModel.load(folder).contract.watched) == sorted(SEEN)
     known = ModelProfile.model_validate_json((folder / "mlops/profile.json").read_bytes())
@@ -99,14 +99,14 @@ def test_event_time_text_timestamps_and_embeddings_are_watched_from_training_on(
     assert {drift.column for drift in report.watched} == set(SEEN)
     assert {drift.column for drift in report.features} == {"wait", "priority"}
     assert not any(drift.drifted for drift in (*report.watched, *report.features))
-    # Two features, these together, the score, and these four.
+    # Two features, their joint distribution, the score, and the four watched columns.
     assert report.drift_tests.columns == 8
     columns = [column.name for column in open_dataset(store, report.datasets[0]).manifest.columns]
     assert {*SEEN, "ticket", "wait", "priority"} <= set(columns)
     assert not {"agent", "code", "escalated"} & set(columns)
 
 
-def test_what_is_no_feature_and_drifts_is_watched_and_the_page_says_what_it_is(store, model):
+def test_drift_of_a_watched_column_is_watched_and_marked_on_the_page(store, model):
     data = tickets(1_500, 6, "2013-04-01", 30)
     body = [f"{value} refund" if number % 8 == 0 else value for number, value in enumerate(data["body"].to_pylist())]
     random = np.random.default_rng(3)
@@ -129,7 +129,7 @@ def test_what_is_no_feature_and_drifts_is_watched_and_the_page_says_what_it_is(s
         assert shown in page
 
 
-def test_a_watched_column_that_is_gone_or_is_something_else_is_told_and_fails_nothing(store, model):
+def test_a_missing_or_changed_watched_column_is_noted_and_fails_nothing(store, model):
     data = tickets(500, 4, "2013-04-01", 30)
     other = data.set_column(data.schema.get_field_index("embedding"), "embedding", pa.array([[1, 2]] * 500))
     report = watch(store, model, other, watched=["updated", "embedding"])
@@ -148,7 +148,7 @@ def test_a_watched_column_that_is_gone_or_is_something_else_is_told_and_fails_no
     ]
 
 
-def test_a_model_from_elsewhere_is_watched_by_what_its_evaluation_saw(client, store):
+def test_a_foreign_model_has_the_watched_columns_of_its_evaluation(client, store):
     import mlflow.sklearn
     from sklearn.linear_model import LogisticRegression
 

@@ -63,8 +63,8 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     labels = write(store, f"flights_{model}", data.select(["flight", "arr_delay"]), "2013-04")
     done = run_dag(DAG.format(model=model, number=1))
     assert set(done.states().values()) == {"success"}
-    told = [done.xcom("profile", map_index=number)["profile"] for number in range(4)]
-    assert [(item["shard"], item["shards"], item["rows"]) for item in told] == [
+    profiled = [done.xcom("profile", map_index=number)["profile"] for number in range(4)]
+    assert [(item["shard"], item["shards"], item["rows"]) for item in profiled] == [
         (0, 4, 700), (1, 4, 700), (2, 4, 700), (3, 4, 0)
     ]  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_profiling_needs_a_champion(store, champion):
     assert profile.run(ProfileSpec(**spec, on_missing="skip"), StepContext(store=store)).profile is None
 
 
-def test_profiles_of_something_else_are_refused(store, champion):
+def test_profiles_of_another_dataset_or_of_too_few_columns_are_refused(store, champion):
     context = StepContext(store=store)
     made = predictions(store, champion, flights(100))
     narrow = profile.run(ProfileSpec(columns=["wind", "score"], dataset=made), context)

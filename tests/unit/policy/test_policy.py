@@ -121,19 +121,19 @@ def test_a_retrain_names_the_segment_with_the_largest_drop():
     assert decide(findings(**why)) == decide(findings())
 
 
-def test_performance_that_may_be_as_good_does_not():
+def test_performance_within_the_interval_or_the_tolerance_is_healthy():
     assert decide(findings(performance=auc(0.65, half=0.04))).decision == "healthy"
     assert decide(findings({"tolerance": 0.1}, performance=auc(0.65))).decision == "healthy"
 
 
-def test_an_error_is_worse_where_it_is_larger_by_a_share():
+def test_an_error_is_worse_if_it_is_larger_by_the_tolerated_share():
     assert decide(findings(performance=auc(10.5, 0.1, 10.0, "rmse"))).decision == "retrain"
     assert decide(findings(performance=auc(10.25, 0.1, 10.0, "rmse"))).decision == "healthy"
     assert decide(findings(performance=auc(5.0, 0.1, 10.0, "rmse"))).decision == "healthy"
 
 
 @given(st.floats(0, 1), st.floats(0, 0.2), st.floats(0, 1), st.floats(0, 0.2))
-def test_no_performance_as_good_as_at_training_is_ever_worse(value, half, reference, tolerance):
+def test_performance_as_good_as_at_training_is_never_worse(value, half, reference, tolerance):
     policy = Policy(tolerance=tolerance)
     if value + half >= reference:
         assert not is_worse(auc(value, half, reference), policy)
@@ -229,7 +229,7 @@ def test_broken_columns_are_named_whatever_is_decided():
 
 
 @pytest.mark.parametrize(("behind", "decision"), [(2.0, "healthy"), (2.1, "watch"), (None, "healthy")])
-def test_rows_that_stopped_coming_are_watched_where_a_limit_is_set(behind, decision):
+def test_stale_rows_are_watched_if_the_policy_has_a_limit(behind, decision):
     found = {"freshness": Freshness(behind_days=behind)}
     assert decide(findings({"max_staleness": "2D"}, **found)).decision == decision
     assert decide(findings(**found)).decision == "healthy"

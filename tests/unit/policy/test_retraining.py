@@ -65,7 +65,7 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6)},
          {"estimated_performance": "Estimated ROC AUC fell to 0.600"}),
         ({}, {**UNJUDGED, "estimated": auc(0.6)}, {}),
-        # Labels decide once they are there.
+        # Labels decide once performance can be judged.
         ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
@@ -169,7 +169,7 @@ def test_earlier_windows_are_judged_by_the_present_policy():
         ),
     ],
 )
-def test_what_does_not_vary_by_chance_needs_no_persistence(policy, fields):
+def test_triggers_that_do_not_vary_by_chance_need_no_persistence(policy, fields):
     found = findings({**policy, "persistence": {"k": 3, "n": 3}}, **fields)
     verdict = decide(found)
     assert verdict.decision == "retrain"
@@ -184,7 +184,7 @@ def test_the_cooldown_postpones_a_request_and_the_reason_says_until_when():
     assert verdict.headline == "Retraining postponed (cooldown): ROC AUC fell to 0.600 (at least 0.680 was expected)"
     for fact in ("2013-03", "45 days", "2013-05-16"):
         assert fact in verdict.details[0]
-    # A window that is checked late lies before the one that asked.
+    # A window that is checked late may lie before the one with the request.
     assert not plan(findings({"cooldown": "45D"}, window="2013-02", **BAD), requests=[asking("2013-03")]).is_requested
     assert plan(findings({"cooldown": "30D"}, **BAD), requests=[asking("2013-03")]).is_requested
 
@@ -239,13 +239,13 @@ def test_the_reason_says_how_long_refusals_postpone_the_next_request():
     assert not plan(findings(champion=None), requests=asked, refused=asked).is_requested
 
 
-def test_other_code_may_be_tried_at_once():
+def test_other_code_resets_the_count_of_refusals():
     asked = [asking("2013-02", code="a1"), asking("2013-03", code="a1")]
     for code, asks in (("a1", False), ("b2", True)):
         assert plan(findings({"code": code}, **BAD), requests=asked, refused=asked).is_requested == asks
 
 
-def test_a_model_that_every_gate_refuses_is_trained_ever_more_seldom():
+def test_a_model_that_the_gates_always_refuse_is_trained_less_and_less_often():
     asked: list[Request] = []
     for number in range(70):
         if planned(day(number), {}, requests=asked, refused=asked).is_requested:
@@ -279,7 +279,7 @@ def test_in_whatever_order_windows_are_checked_neither_cooldown_nor_budget_is_ov
         if made.request is None:
             asked.append(asking(day(number)))
             refused += [asked[-1]] * data.draw(st.integers(0, 2))
-        # Checked again, it decides the same, and it is the same request.
+        # A second check gives the same decision and the same request.
         again = planned(day(number), given_policy, requests=asked, refused=refused)
         assert (again.is_requested, again.request) == (True, next(r for r in asked if r.window == day(number)))
     ends = sorted(request.window.end for request in asked)
@@ -292,7 +292,7 @@ def test_in_whatever_order_windows_are_checked_neither_cooldown_nor_budget_is_ov
 
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(1, 6), st.integers(0, 5), st.integers(0, 11))
-def test_more_windows_that_hold_never_ask_less(held, n, less, changed):
+def test_more_windows_with_an_active_trigger_never_prevent_a_request(held, n, less, changed):
     earlier = [{"performance"} if item else set() for item in held]
 
     def enough(windows, k, n=n):
@@ -354,7 +354,7 @@ def test_a_request_is_in_the_ledger_once_with_its_reason(store):
         "requested", False, made.request, made.request.reason
     )  # fmt: skip
     assert (entry.provenance.dag_id, entry.champion, entry.replaced) == ("monitor", V1, V1)
-    # The same window again: by another task, after other windows, after its refusal, with another number.
+    # The same window is checked by another task, after other windows, after its refusal, and with other numbers.
     request_retraining(findings(window="2013-06", **BAD), [], context)
     answer(store, made.request)
     again = request_retraining(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))
@@ -366,7 +366,7 @@ def test_a_request_is_in_the_ledger_once_with_its_reason(store):
     assert (better.is_requested, better.request) == (False, made.request)
 
 
-def test_what_was_refused_counts_until_the_champion_changes(store):
+def test_refusals_count_until_the_champion_changes(store):
     context = StepContext(store)
 
     def check(window: str) -> bool:
@@ -384,7 +384,7 @@ def test_what_was_refused_counts_until_the_champion_changes(store):
     assert check("2013-06")
 
 
-def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
+def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
     barrier = threading.Barrier(6)
     made = []
 
@@ -416,6 +416,6 @@ def test_windows_that_are_checked_at_once_do_not_overrun_the_cooldown(store):
         ({"code": ""}, "at least 1 character"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(policy, message):
+def test_an_invalid_policy_is_refused(policy, message):
     with pytest.raises(ValidationError, match=message):
         Policy.model_validate(policy)

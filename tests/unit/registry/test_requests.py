@@ -1,4 +1,4 @@
-"""Who asked for retraining, as a training run finds it in the asset events that started it."""
+"""The requests for retraining in the asset events that started a training run."""
 
 from __future__ import annotations
 
@@ -38,37 +38,41 @@ def event(
     return AssetEventDagRunReferenceResult.from_asset_event_dag_run_reference(sent)
 
 
-def asked(*events: AssetEventDagRunReferenceResult) -> list[Request]:
+def requests_in(*events: AssetEventDagRunReferenceResult) -> list[Request]:
     return triggering_requests({"triggering_asset_events": TriggeringAssetEventsAccessor.build(events)})
 
 
-def told(*requests: Request) -> list[AssetEventDagRunReferenceResult]:
+def events_of(*requests: Request) -> list[AssetEventDagRunReferenceResult]:
     return [event({"request": item.model_dump(mode="json")}, f"mlops://{item.model}/retrain") for item in requests]
 
 
 def test_a_request_is_read_back_as_it_was_sent():
-    assert asked(*told(request())) == [request()]
+    assert requests_in(*events_of(request())) == [request()]
 
 
-def test_a_run_that_something_else_started_was_asked_for_nothing():
+def test_a_run_without_such_an_event_has_no_request():
     assert triggering_requests({}) == []
-    assert asked() == []
-    # Somebody pressed the button of the asset in Airflow's pages.
-    assert asked(event({"from_rest_api": True})) == []
-    # An asset of another kind may say what it likes.
-    assert asked(event({"request": request().model_dump(mode="json")}, "s3://bucket/other")) == []
-    assert asked(event({"request": request(model="other").model_dump(mode="json")})) == []
+    assert requests_in() == []
+    # A user created the event in the UI.
+    assert requests_in(event({"from_rest_api": True})) == []
+    # Events of other assets do not count.
+    assert requests_in(event({"request": request().model_dump(mode="json")}, "s3://bucket/other")) == []
+    assert requests_in(event({"request": request(model="other").model_dump(mode="json")})) == []
 
 
-def test_what_cannot_be_read_is_left_out_and_said(caplog):
-    assert asked(event({"request": {"model": "delays", "id": 1}}), event({"request": ["delays"]})) == []
+def test_an_invalid_request_is_left_out_with_a_warning(caplog):
+    assert requests_in(event({"request": {"model": "delays", "id": 1}}), event({"request": ["delays"]})) == []
     assert "mlops://delays/retrain cannot be read" in caplog.text
 
 
-def test_of_several_requests_the_newest_of_the_model_counts():
-    (april,), (other,), (march,) = told(request()), told(request("2013-05", "other")), told(request("2013-03"))
+def test_the_newest_request_of_the_model_counts():
+    (april,), (other,), (march,) = (
+        events_of(request()),
+        events_of(request("2013-05", "other")),
+        events_of(request("2013-03")),
+    )
     newest = event({"request": request("2013-02").model_dump(mode="json")}, minute=5)
-    found = Provenance(requests=asked(newest, april, other, march))
+    found = Provenance(requests=requests_in(newest, april, other, march))
     assert found.request("delays") == request("2013-02")
     assert found.request("other") == request("2013-05", "other")
     assert found.request("nobody") is None

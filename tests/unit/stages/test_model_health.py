@@ -107,10 +107,10 @@ def fires(trigger):
 
 
 @pytest.mark.parametrize(
-    ("decision", "told"),
+    ("decision", "keys"),
     [("healthy", {"result"}), ("retrain", {"error", "message"})],
 )
-def test_the_trigger_waits_for_the_report(store, decision, told):
+def test_the_trigger_waits_for_the_report(store, decision, keys):
     trigger = ModelHealthTrigger({"model": "delays", "window": "2013-04"}, 0.01, store.url)
 
     async def wait():
@@ -120,7 +120,7 @@ def test_the_trigger_waits_for_the_report(store, decision, told):
         return (await asyncio.wait_for(event, 10)).payload
 
     payload = asyncio.run(wait())
-    assert set(payload) == told
+    assert set(payload) == keys
     assert "It was" in str(payload)
     assert payload.get("error", "ModelUnhealthyError") == "ModelUnhealthyError"
 
@@ -135,11 +135,11 @@ def test_a_watcher_fires_once_for_each_new_report_and_not_for_existing_ones(stor
         assert not (await asyncio.wait({event}, timeout=0.3))[0]
         publish(store, "2013-04", "watch")
         yield (await asyncio.wait_for(event, 10)).payload
-        # Late, and of a check that began long before the last one.
+        # A late report of a check that started long before the last one.
         publish(store, "2013-02", age=6 * HOUR)
         store.write_bytes("reports/delays/2013-03.json", b"{}")
         yield (await asyncio.wait_for(anext(events), 10)).payload
-        # The same window checked again.
+        # A second check of the same window.
         publish(store, "2013-04", "retrain")
         yield (await asyncio.wait_for(anext(events), 10)).payload
         event = asyncio.ensure_future(anext(events))

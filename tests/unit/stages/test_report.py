@@ -184,7 +184,7 @@ def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
     assert "2013-01: roc_auc 0.700 (0.690 to 0.710), v1, healthy" in page
     assert "2013-02: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
     assert "2013-03:" not in page
-    # One of each is in the legend.
+    # The legend has one of each.
     assert (page.count("<circle"), page.count("<polygon")) == (2, 2)
 
 
@@ -201,7 +201,7 @@ def test_an_estimate_is_shown_with_the_realised_value_and_alone_before_labels_ar
     assert "2013-03: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
     assert "2013-05: estimated roc_auc 0.710" in page
     assert "2013-05: roc_auc" not in page
-    # One more in the legend.
+    # The legend has one more.
     assert page.count("<path") == 4
     assert "the realised value lies" not in words
     assert "the realised value lies inside" in render(report(estimated=estimate(0.705)))
@@ -283,7 +283,7 @@ def test_segments_with_worse_performance_are_a_table_with_their_contributions():
         in words
     )
     assert page.index("over time</h2>") < page.index("<h2>Why</h2>") < page.index("<h2>Features</h2>")
-    # The share of a rise says nothing where there is none.
+    # Without a rise there is no share of it.
     level = LOSS.model_copy(update={"value": 0.28, "metric": "rmse"})
     words = text_of(render(report(segments=[segment(0)], loss=level)))
     assert "+0.0200" in words

@@ -122,7 +122,7 @@ def _order(report: Report) -> str:
     if all(drift.importance is None for drift in report.features):
         return "by the size of the drift."
     return (
-        "by drift times importance. Importance is the loss of performance on the held-out data when the feature is "
+        "by drift times importance. Importance is the loss of performance on held-out rows when the feature is "
         "shuffled, as a share of the sum over all features; correlated features share their importance."
     )
 

@@ -205,7 +205,7 @@ def test_each_model_uses_the_modules_that_were_logged_with_it(context, log, tmp_
     dataset = training_set(context.store)
     right = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "right", 2))
     wrong = log(mlflow.pyfunc, answer=np.array([0.5]), **code(tmp_path / "wrong", -2))
-    with pytest.raises(ModelFormatError, match=r"with the modules in code\): set allow_pyfunc=True"):
+    with pytest.raises(ModelFormatError, match="with the modules in code"):
         judge(context, right, dataset=dataset)
     verdict = judge(context, right, wrong, dataset=dataset, allow_pyfunc=True).verdict
     first, second = (item.metrics["roc_auc"] for item in verdict.candidates)
@@ -356,7 +356,7 @@ def test_a_signature_that_does_not_fit_the_dataset_is_an_error(context, log):
 
 def test_a_foreign_model_needs_a_dataset(context, log):
     made = log(mlflow.sklearn, logistic(), answer=np.array([True]))
-    with pytest.raises(SpecError, match="does not say what it was trained on: name the training set"):
+    with pytest.raises(SpecError, match="training set is unknown.*`dataset`"):
         judge(context, made)
 
 

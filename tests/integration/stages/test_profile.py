@@ -122,7 +122,7 @@ def test_profiles_of_another_dataset_or_of_too_few_columns_are_refused(store, ch
     with pytest.raises(SpecError, match="have no column 'distance': give ProfileOperator the model"):
         monitor.run(MonitorSpec(**spec, profiles=narrow.model_dump()), context)
     half = profile.run(ProfileSpec(**spec, shards=2), context)
-    with pytest.raises(SpecError, match="_predictions 1 is missing"):
+    with pytest.raises(SpecError, match="_predictions, 1 is missing"):
         monitor.run(MonitorSpec(**spec, profiles=[half.model_dump()]), context)
     # The dataset was written again after it was profiled.
     whole = profile.run(ProfileSpec(**spec), context)

@@ -7,7 +7,7 @@ import json
 from airflow.sdk import conf
 
 from airflow_mlops.compute.base import Compute
-from airflow_mlops.compute.kubernetes.description import Pod
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
 from airflow_mlops.core.errors import SpecError

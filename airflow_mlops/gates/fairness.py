@@ -46,7 +46,7 @@ class Fairness(Gate):
                 f"Gate {self.name!r} needs Fairlearn, which is not installed where the step runs: install "
                 "airflow-mlops[fairness]."
             ) from None
-        from airflow_mlops.gates.slicing import by_column
+        from airflow_mlops.gates.slice_search import by_column
 
         data = self._data(evidence)
         rows, _ = evidence.rows(evidence.candidate)

@@ -12,7 +12,7 @@ from airflow_mlops.registry.verdict import GateResult, SliceResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, Measurement
-    from airflow_mlops.gates.slicing import Slice
+    from airflow_mlops.gates.slice_search import Slice
     from airflow_mlops.metrics.comparison import Comparison
 
 MIN_ROWS = 30
@@ -33,9 +33,9 @@ class NotWorseOnSlices(MetricGate):
     not fail the gate. The confidence holds for all slices together: with m slices each bound has the confidence
     ``1 - (1 - confidence) / m`` (Bonferroni).
 
-    :param slices: columns of the held-out data, whether features or not, see :func:`airflow_mlops.gates.slicing.by_column`
+    :param slices: columns of the held-out data, whether features or not, see :func:`airflow_mlops.gates.slice_search.by_column`
     :param discover: also search for the worst slices over these columns and the candidate's features, see
-        :func:`airflow_mlops.gates.slicing.discover`
+        :func:`airflow_mlops.gates.slice_search.discover`
     :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a share of the champion's value on
         the slice (``"2%"``)
     """
@@ -72,7 +72,7 @@ class NotWorseOnSlices(MetricGate):
         return self._combine(results, evidence.champion, each)
 
     def _slices(self, evidence: Evidence, champion: Measurement) -> list[Slice]:
-        from airflow_mlops.gates.slicing import Slice, by_column, discover
+        from airflow_mlops.gates.slice_search import Slice, by_column, discover
         from airflow_mlops.metrics.statistics import row_losses
 
         data = self._data(evidence)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.models.explanation import FILE, Axis, Curve, Explanation, Surface, Term
-from airflow_mlops.models.figures import (
+from airflow_mlops.models.plotting import (
     BARS,
     BLUE,
     CLASS_COLOURS,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.data.datasets import Manifest
-from airflow_mlops.registry.machine import machine_tags
+from airflow_mlops.registry.machine_tags import machine_tags
 
 
 def run_tags(

@@ -12,10 +12,10 @@ from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes import failures
-from airflow_mlops.compute.kubernetes.description import Pod
-from airflow_mlops.compute.kubernetes.growth import grow_on_oom
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.pod import main_container
+from airflow_mlops.compute.kubernetes.memory_growth import grow_on_oom
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest, task_name
 from airflow_mlops.compute.kubernetes.trigger import StepPodManager, StepPodTrigger
 from airflow_mlops.compute.log_lines import split_level

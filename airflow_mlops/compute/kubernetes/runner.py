@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_mlops.compute.base import Runner
-from airflow_mlops.compute.kubernetes.description import Pod
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.core.errors import ComputeError, MLOpsError
 
 if TYPE_CHECKING:

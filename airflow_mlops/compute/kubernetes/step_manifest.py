@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient
 
-from airflow_mlops.compute.kubernetes.description import Pod
-from airflow_mlops.compute.kubernetes.growth import memory_factor
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.merging import merge, missing_fields
 from airflow_mlops.compute.kubernetes.manifest.pod import literal, main_container, multiply_memory
+from airflow_mlops.compute.kubernetes.memory_growth import memory_factor
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key

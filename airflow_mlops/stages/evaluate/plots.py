@@ -13,7 +13,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.metrics.rows import encode, is_positive
 from airflow_mlops.metrics.values import reliability
-from airflow_mlops.models.figures import (
+from airflow_mlops.models.plotting import (
     BARS,
     BLUE,
     CLASS_COLOURS,

@@ -14,7 +14,7 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.registry.client import connect, registry_errors
-from airflow_mlops.registry.machine import machine_tags
+from airflow_mlops.registry.machine_tags import machine_tags
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, GPU_TAG, TRAINING_FILE
 from airflow_mlops.registry.versions import version
 from airflow_mlops.stages.context import StepContext

@@ -19,7 +19,7 @@ from airflow_mlops.models import parity
 from airflow_mlops.models.explanation import FOLDER
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.machine import usage_tags
+from airflow_mlops.registry.machine_tags import usage_tags
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, TRAINING_FILE
 from airflow_mlops.stages.train.candidate import Fitted, in_order
 from airflow_mlops.stages.train.package import package_versions

@@ -250,7 +250,7 @@ def test_slices_without_a_champion_or_a_column(data):
 
 
 def test_numbers_times_and_missing_values_form_slices():
-    from airflow_mlops.gates.slicing import by_column
+    from airflow_mlops.gates.slice_search import by_column
 
     numbers = pa.array([None, *np.arange(100.0)])
     assert [(part.name, len(part.index)) for part in by_column("x", numbers)] == [

@@ -13,11 +13,11 @@ from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alph
 from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes import failures
-from airflow_mlops.compute.kubernetes.description import Pod
-from airflow_mlops.compute.kubernetes.growth import grow_on_oom
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.merging import missing_fields
 from airflow_mlops.compute.kubernetes.manifest.train_job import NODE, pod_template
+from airflow_mlops.compute.kubernetes.memory_growth import grow_on_oom
+from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.kubernetes.step_manifest import CALL_LABEL, call_id, read_template, step_manifest, task_name
 from airflow_mlops.compute.kubernetes.train_jobs import state
 from airflow_mlops.compute.kubernetes.train_jobs.api import TrainJobApi

@@ -18,8 +18,8 @@ from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import limit, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.wording import capitalized, metric_name, number
-from airflow_mlops.stages.monitor.page.columns import feature_section, score_sections
 from airflow_mlops.stages.monitor.page.drawing import BADGES, BLUE, ORANGE, p_value
+from airflow_mlops.stages.monitor.page.drift_table import feature_section, score_sections
 from airflow_mlops.stages.monitor.page.reasons import change_section, segment_section
 from airflow_mlops.stages.monitor.page.retraining import retraining_section
 from airflow_mlops.stages.monitor.page.timeline import timeline

@@ -73,7 +73,7 @@ def test_a_field_that_kubernetes_does_not_know_is_named():
 
 
 def test_memory_grows_with_every_try_that_ran_out_of_it():
-    from airflow_mlops.compute.kubernetes.growth import grow_on_oom
+    from airflow_mlops.compute.kubernetes.memory_growth import grow_on_oom
 
     states: dict = {}
     context = {"task_state_store": SimpleNamespace(get=states.get, set=states.__setitem__)}
@@ -86,7 +86,7 @@ def test_memory_grows_with_every_try_that_ran_out_of_it():
 
 
 def test_memory_does_not_grow_after_other_errors_or_without_a_factor():
-    from airflow_mlops.compute.kubernetes.growth import grow_on_oom
+    from airflow_mlops.compute.kubernetes.memory_growth import grow_on_oom
 
     states: dict = {}
     context = {"task_state_store": SimpleNamespace(get=states.get, set=states.__setitem__)}

@@ -9,6 +9,7 @@ from airflow_mlops.drift.findings import Drift
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.policy.wording import in_days
 
 
 def limit(performance: Performance, policy: Policy) -> float | None:
@@ -55,8 +56,8 @@ def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str
     grace, since = policy.grace, checked_at - window.end
     if grace is None or since >= grace:
         return None
-    ended = f"ended {days(since):.3g} days ago" if since > timedelta(0) else "has not ended"
-    return f"the window {ended}, and labels may arrive until {days(grace):g} days after its end"
+    ended = f"ended {in_days(days(since))} ago" if since > timedelta(0) else "has not ended"
+    return f"the window {ended}, and labels may arrive until {in_days(days(grace))} after its end"
 
 
 def outside_estimate(realised: Performance, estimated: Performance) -> bool:

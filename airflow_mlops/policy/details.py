@@ -12,7 +12,7 @@ from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import days, is_worse, judged_performance, limit, missed_estimate
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import capitalized, counted, listed, metric_name, name, number, share
+from airflow_mlops.policy.wording import capitalized, counted, in_days, listed, metric_name, name, number, share
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _staleness(findings: Findings) -> list[Observation]:
     window = name(findings.window.label)
     return [
         _stated(
-            f"Newest row is {freshness.behind_days:.3g} days before the end of {window} ({days(allowed):g} allowed)"
+            f"Newest row is {in_days(freshness.behind_days)} before the end of {window} ({in_days(days(allowed))} allowed)"
         )
     ]
 

@@ -24,7 +24,7 @@ from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_t
 from airflow_mlops.policy.details import broken_inputs, change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
-from airflow_mlops.policy.wording import HEADLINE_LENGTH, listed, name, share, shorten
+from airflow_mlops.policy.wording import HEADLINE_LENGTH, in_days, listed, name, share, shorten
 
 MEASURED = get_args(Measured)
 
@@ -108,7 +108,7 @@ def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     if not is_replaced(findings):
         yield from _measured(findings)
     if is_too_old(findings):
-        yield "age", f"Training data are {findings.age_days:,.0f} days old ({days(policy.max_age):g} days allowed)"
+        yield "age", f"Training data are {in_days(findings.age_days)} old ({in_days(days(policy.max_age))} allowed)"
     if (arrived := _new_data(findings)) is not None:
         yield "new_data", arrived
     if policy.code is not None and findings.code_version is not None and findings.code_version != policy.code:

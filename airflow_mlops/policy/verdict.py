@@ -27,6 +27,7 @@ from airflow_mlops.policy.wording import (
     HEADLINE_LENGTH,
     capitalized,
     counted,
+    in_days,
     listed,
     metric_name,
     number,
@@ -137,7 +138,7 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
         return [f"Drifted features: {names} ({total} of the importance, {share(policy.min_importance, 0)} needed)."]
     if trigger == "age":
         window, allowed = findings.window.label, days(policy.max_age)
-        ended = f"ended {findings.age_days:,.0f} days before the end of {window} ({allowed:g} days allowed)"
+        ended = f"ended {in_days(findings.age_days)} before the end of {window} ({in_days(allowed)} allowed)"
         return [f"Training data of {champion}: {ended}."]
     if trigger == "new_data" and findings.arrivals is not None:
         arrived = findings.arrivals

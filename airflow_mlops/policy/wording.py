@@ -45,6 +45,12 @@ def counted(count: int, noun: str) -> str:
     return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def in_days(days: float) -> str:
+    """A number of days with its unit, such as ``1 day`` or ``2.5 days``."""
+    text = f"{days:,.0f}" if days >= 100 else f"{days:.3g}"
+    return f"{text} day" if text == "1" else f"{text} days"
+
+
 def capitalized(text: str) -> str:
     """``text`` with an upper-case first letter; the rest stays."""
     return f"{text[:1].upper()}{text[1:]}"

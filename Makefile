@@ -21,7 +21,7 @@ stop: ## Stop a demo that was left running
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; else echo "Nothing to stop."; fi
 
 test: $(VENV)/.dev-installed lint ## Lint, then all tests; PYTEST_ARGS narrows them, JOBS=N sets the processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter
 	$(BIN)/ruff check .

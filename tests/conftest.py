@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 TESTS = Path(__file__).parent
 
@@ -21,29 +23,41 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-def group(path: Path) -> str:
-    """The tests that one xdist worker runs, one after the other.
+def group(path: str) -> str:
+    """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
-    Files share no fixtures, so each is a group. All tests on the cluster are one, because it has one node. All that start
-    a whole Airflow are one, because two of them would slow each other down.
+    Files share no fixtures, so each is a group. All tests on the cluster are one group, because it has one node. All that
+    start a whole Airflow are one group, because two of them would slow each other down.
+
+    :param path: relative to the root of the repository
     """
-    parts = path.relative_to(TESTS).parts
-    return next((name for name in ("kubernetes", "live") if name in parts), "/".join(parts))
+    parts = path.split("/")
+    return next((name for name in ("kubernetes", "live") if name in parts), path)
 
 
-def order(path: Path) -> int:
-    """Groups that wait a lot start first, so that they run beside those that compute."""
-    groups = ("kubernetes", "live")
-    name = group(path)
-    return groups.index(name) if name in groups else len(groups) + (path.relative_to(TESTS).parts[0] == "unit")
+class Groups(LoadScopeScheduling):
+    """Distributes whole groups, in the order of collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(str(nodeid).partition("::")[0])
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    # Neither of xdist's own: `loadfile` would run several files on the cluster at once, and `loadgroup` of xdist 3.8 does
+    # not work with pytest 9.2.
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item.path)))
-    # Stable: within a group the order of the files stays.
-    items.sort(key=lambda item: order(item.path))
+    """Groups that wait a lot start first, so that they run beside those that compute."""
+
+    def order(item: pytest.Item) -> int:
+        parts = item.path.relative_to(TESTS).parts
+        return next((place for place, name in enumerate(("kubernetes", "live", "integration")) if name in parts), 3)
+
+    items.sort(key=order)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

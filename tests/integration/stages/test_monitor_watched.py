@@ -27,7 +27,7 @@ from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.training_set import step as training_sets
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
-from tests.columns import HOURS, embeddings, texts, times
+from tests.support.columns import HOURS, embeddings, texts, times
 
 WATCHED = ["body", "updated", "embedding"]
 SEEN = ["opened", *WATCHED]

@@ -19,12 +19,13 @@ class FeatureFreshnessSensor(SpecSensor):
 
     It does not matter who materialized them. Give either ``window`` or ``max_age``.
 
+    ``deferrable`` and the parameters of ``BaseSensorOperator`` apply too.
+
     :param repo: the folder of ``feature_store.yaml``, on the worker and on the triggerer
     :param window: the time that must be materialized without a gap, such as ``{{ partition_key }}``
     :param max_age: the greatest age of the newest materialized time: a ``timedelta``, or text such as ``2h``
     :param feature_views: names of the feature views; by default, all views with ``online=True``. The sensor also waits
         for views that are not registered yet
-    :param deferrable: wait in the triggerer; by default ``[operators] default_deferrable``
     """
 
     step = "feature_freshness"

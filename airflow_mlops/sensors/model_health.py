@@ -23,12 +23,13 @@ class ModelHealthSensor(SpecSensor):
     With any other decision the task fails without a retry, or is skipped if ``soft_fail`` is set. It does not wait for
     a better report, because the report on a window does not change by waiting.
 
+    ``deferrable`` and the parameters of ``BaseSensorOperator`` apply too.
+
     :param model: name of the registered model
     :param window: the window of the report, such as ``{{ partition_key }}``; by default the latest window with a report
     :param max_age: the greatest age of the report: a ``timedelta``, or text such as ``2D``; older reports are ignored
     :param accept: the accepted decisions, of ``healthy``, ``watch`` and ``retrain``
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
-    :param deferrable: wait in the triggerer; by default ``[operators] default_deferrable``
     """
 
     step = "model_health"

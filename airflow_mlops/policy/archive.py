@@ -1,4 +1,4 @@
-"""The reports in the artifact store: ``reports/MODEL/WINDOW.json``, each with an HTML page of the same name."""
+"""Access to the reports in the artifact store, ``reports/MODEL/WINDOW.json``, each with an HTML page of the same name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.policy.findings import Verdict
 
 
 class ReportSummary(BaseModel):
-    """The fields that every report has, whichever version of this package wrote it.
+    """The fields of a report that are the same in all versions of this package.
 
     :param created: when the window was checked
     """
@@ -27,39 +27,45 @@ class ReportSummary(BaseModel):
 
 
 def key(model: str, window: Window) -> str:
-    """The key of the report on ``model`` in ``window``."""
+    """Return the store key of the report on ``model`` in ``window``."""
     return f"reports/{model}/{window.file_name}.json"
 
 
 def page(key: str) -> str:
-    """The key of the HTML page of the report ``key``."""
+    """Return the store key of the HTML page that belongs to the report ``key``."""
     return f"{key.removesuffix('.json')}.html"
 
 
 def keys(store: ArtifactStore, model: str) -> list[str]:
-    """The keys of all reports on ``model``."""
+    """Return the store keys of all reports on ``model``."""
     return [key for key in store.keys(f"reports/{model}") if key.endswith(".json")]
 
 
 def newest(store: ArtifactStore, model: str) -> str | None:
-    """The key of the report on the latest window of ``model``, found by the names alone; ``None`` without a report."""
+    """Return the store key of the report on the latest window of ``model``; ``None`` without a report.
+
+    Only the names of the files are read.
+    """
     ends = _ends(store, model)
     return max(ends, key=ends.__getitem__, default=None)
 
 
 def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
-    """The keys of the reports on windows of ``model`` that end after ``window``, found by the names alone."""
+    """Return the store keys of the reports on windows of ``model`` that end after ``window``.
+
+    Only the names of the files are read.
+    """
     return [key for key, end in _ends(store, model).items() if end > window.end]
 
 
 def _ends(store: ArtifactStore, model: str) -> dict[str, datetime]:
-    """The end of each report's window, by key."""
+    """Return the end of each report's window by store key."""
     named = {key: Window.from_file_name(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
     return {key: window.end for key, window in named.items() if window is not None}
 
 
 def read(store: ArtifactStore, key: str) -> ReportSummary | None:
-    """The summary of the report ``key``; ``None`` if there is no such report.
+    """Read the summary of the report ``key``; ``None`` if there is no such report.
 
     :raises StoreError: the store cannot be read, or the file is not a report
     """
@@ -69,5 +75,6 @@ def read(store: ArtifactStore, key: str) -> ReportSummary | None:
         return None
     except ValidationError as error:
         raise StoreError(
-            f"{key} in the artifact store {store.url} is not a report: {error.errors()[0]['msg']}."
+            f"The file {key} in the artifact store {store.url} is not a report ({error.errors()[0]['msg']}). "
+            "Check the window again to replace it."
         ) from None

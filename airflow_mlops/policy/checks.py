@@ -1,4 +1,4 @@
-"""Checks of the findings against the policy: worse performance, immature labels, old training data."""
+"""Checks of the findings against the policy, such as worse performance, immature labels and old training data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.policy.wording import in_days
 
 
 def limit(performance: Performance, policy: Policy) -> float | None:
-    """The worst acceptable value of the metric; ``None`` without a reference."""
+    """Return the worst acceptable value of the metric; ``None`` without a value at training."""
     if performance.reference is None:
         return None
     if performance.higher_is_better:
@@ -21,8 +21,16 @@ def limit(performance: Performance, policy: Policy) -> float | None:
     return performance.reference + abs(performance.reference) * policy.tolerance
 
 
+def exceeds_limit(performance: Performance, policy: Policy) -> bool:
+    """Return whether the value itself is worse than the limit, significantly or not."""
+    bound = limit(performance, policy)
+    if bound is None:
+        return False
+    return performance.value < bound if performance.higher_is_better else performance.value > bound
+
+
 def is_worse(performance: Performance, policy: Policy) -> bool:
-    """Whether the whole confidence interval lies on the wrong side of the limit."""
+    """Return whether performance is significantly worse than the limit: its whole confidence interval is."""
     bound = limit(performance, policy)
     if bound is None:
         return False
@@ -30,20 +38,20 @@ def is_worse(performance: Performance, policy: Policy) -> bool:
 
 
 def judged_performance(findings: Findings) -> Performance | None:
-    """Realised performance, unless there are grounds against judging it (:attr:`Findings.unmeasured`)."""
+    """Return realised performance; ``None`` if it cannot be judged (see :attr:`Findings.unmeasured`)."""
     return findings.performance if findings.unmeasured is None else None
 
 
 def is_too_old(findings: Findings) -> bool:
-    """Whether the champion's training data are older than ``max_age`` at the end of the window."""
+    """Return whether the champion's training data are older than ``max_age`` at the end of the window."""
     age = findings.policy.max_age
     return age is not None and findings.age_days is not None and findings.age_days > days(age)
 
 
 def important_drift(findings: Findings) -> list[Drift]:
-    """The drifted features of known importance, the most important first.
+    """Return the drifted features of known importance, the most important first.
 
-    Broken columns do not count, because a model cannot learn anything from them.
+    Broken columns are left out, because a model cannot learn anything from them.
     """
     drifted = [
         drift for drift in findings.features if drift.drifted and not drift.broken and drift.importance is not None
@@ -52,7 +60,7 @@ def important_drift(findings: Findings) -> list[Drift]:
 
 
 def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str | None:
-    """Why labels of ``window`` may still arrive, as one clause; ``None`` once the policy's grace period is over."""
+    """Return a clause that explains why labels of ``window`` may still arrive; ``None`` after the policy's grace period."""
     grace, since = policy.grace, checked_at - window.end
     if grace is None or since >= grace:
         return None
@@ -61,22 +69,22 @@ def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str
 
 
 def outside_estimate(realised: Performance, estimated: Performance) -> bool:
-    """Whether realised performance lies outside the interval of the estimate."""
+    """Return whether realised performance lies outside the interval of the estimate."""
     return not estimated.low <= realised.value <= estimated.high
 
 
 def missed_estimate(findings: Findings) -> bool | None:
-    """Whether judged performance lies outside the interval of the estimate; ``None`` if either is missing."""
+    """Return whether judged performance lies outside the interval of the estimate; ``None`` without one of the two."""
     realised, estimated = judged_performance(findings), findings.estimated
     return None if realised is None or estimated is None else outside_estimate(realised, estimated)
 
 
 def is_replaced(findings: Findings) -> bool:
-    """Whether a version other than the champion made the predictions."""
+    """Return whether the predictions are from a version that is no longer the champion."""
     scored_by, champion = findings.scored_by, findings.champion
     return scored_by is not None and champion is not None and scored_by.version != champion.version
 
 
 def days(duration: timedelta | None) -> float:
-    """``duration`` in days; 0 for ``None``."""
+    """Convert ``duration`` to days; ``None`` counts as 0."""
     return duration / timedelta(days=1) if duration is not None else 0.0

@@ -5,105 +5,230 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.findings import Performance
-from airflow_mlops.policy.checks import days, is_worse, judged_performance, limit, missed_estimate
+from airflow_mlops.policy.checks import (
+    days,
+    exceeds_limit,
+    is_replaced,
+    is_worse,
+    judged_performance,
+    limit,
+    missed_estimate,
+)
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import capitalized, counted, in_days, listed, metric_name, name, number, share
+from airflow_mlops.policy.wording import (
+    DETAIL_LENGTH,
+    capitalized,
+    counted,
+    effect,
+    fitting,
+    in_days,
+    listed,
+    metric_name,
+    name,
+    number,
+    only,
+    period,
+    share,
+)
+
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Something that a verdict reports.
+    """A fact that a verdict reports.
 
     :param headline: one short clause, without a full stop
-    :param details: the same with all numbers, one sentence each
+    :param details: the same fact with all its numbers, one sentence each
     """
 
     headline: str
     details: list[str] = field(default_factory=list)
 
 
-def observations(findings: Findings) -> list[Observation]:
-    """What deserves attention whatever is decided, the most urgent first."""
-    window = name(findings.window.label)
+def observations(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
+    """Return the facts that deserve attention whatever is decided, the most urgent first.
+
+    :param inputs_reported: whether the verdict has already named the broken inputs, which are then not described again
+    """
     if not findings.rows:
-        return [_stated(f"No predictions in {window}")]
+        return [_stated(f"No predictions in {name(findings.window.label)}")]
     return [
-        *_schema(findings),
+        *([] if inputs_reported else _schema(findings)),
         *_worse_estimate(findings),
         *_infinite_values(findings),
         *_staleness(findings),
-        *_drift(findings),
+        *_drift(findings, inputs_reported),
         *_unjudged_performance(findings),
         *_few_rows(findings),
     ]
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
-    """How worse performance compares with the limit, as in ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
+    """Compare worse performance with its limit, as in ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
     metric = metric_name(performance.metric)
     subject = f"Estimated {metric}" if estimated else capitalized(metric)
-    verb = "fell" if performance.higher_is_better else "rose"
-    return f"{subject} {verb} to {number(performance.value)} ({_bound(performance, policy)} was expected)"
+    return f"{subject} {_fell(performance)} ({_bound(performance, policy)} was expected)"
 
 
 def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -> str:
-    """The metric with its interval, its value at training, and the limit; one sentence.
+    """Return a sentence with the metric, its interval, its value at training, and its limit.
 
     :param kind: ``Realised`` or ``Estimated``
     """
-    facts = [f"{share(policy.confidence, 0)} interval {number(performance.low)} to {number(performance.high)}"]
-    if performance.reference is not None:
-        facts += [f"{number(performance.reference)} at training", f"{_bound(performance, policy)} expected"]
-    return f"{kind} {metric_name(performance.metric)}: {number(performance.value)} ({', '.join(facts)})."
+    interval = f"{share(policy.confidence, 0)} interval {number(performance.low)} to {number(performance.high)}"
+    subject, value = f"{kind} {metric_name(performance.metric)}", number(performance.value)
+    if performance.reference is None:
+        return f"{subject}: {value} ({interval})."
+    trained = f"{number(performance.reference)} on the held-out part at training"
+    if exceeds_limit(performance, policy) and not is_worse(performance, policy):
+        return f"{subject}: {_not_significant(performance, policy)} ({interval}, {trained})."
+    return f"{subject}: {value} ({interval}, {trained}, {_bound(performance, policy)} expected)."
+
+
+def acceptable(performance: Performance, policy: Policy) -> str:
+    """Return a clause for the headline about performance that is not significantly worse than at training."""
+    metric = metric_name(performance.metric)
+    if exceeds_limit(performance, policy):
+        return f"{metric} {_not_significant(performance, policy)}"
+    return f"performance as expected ({metric} {number(performance.value)})"
+
+
+def replaced_version(findings: Findings, estimated: bool = False) -> Observation | None:
+    """Report worse performance of a version that is no longer the champion; ``None`` if the champion was measured.
+
+    :param estimated: whether to report estimated and not realised performance
+    """
+    measured = findings.estimated if estimated else findings.performance
+    scored_by, champion = findings.scored_by, findings.champion
+    if measured is None or scored_by is None or champion is None or not is_replaced(findings):
+        return None
+    kind, prefix = ("Estimated", "Estimated ") if estimated else ("Realised", "")
+    version = f"v{scored_by.version}"
+    because = f"because {model_version(champion)} has replaced {version}, which made these predictions"
+    subject = capitalized(f"{prefix}{metric_name(measured.metric)} of {version}")
+    return Observation(
+        f"{subject} {_fell(measured)}; {version} was already replaced by v{champion.version}",
+        [level_of(measured, findings.policy, kind), f"No retraining is requested {because}."],
+    )
 
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:
-    """Broken columns, the comparison with the estimate, and the segment that contributes most."""
-    return [*_broken_columns(findings), *_estimate(findings), *_largest_segment(findings)]
+    """Return unusual columns, the comparison with the estimate, and the segment that contributes most."""
+    return [*_unusual_columns(findings), *_estimate(findings), *_largest_segment(findings)]
 
 
 def broken_inputs(findings: Findings) -> list[str]:
-    """Features without values, with a single value, missing, or of another type; they rule out retraining."""
-    broken = [f"{drift.column} ({drift.note})" for drift in findings.features if drift.broken and drift.drifted]
-    return [*broken, *map(str, _incompatible(findings))]
+    """Return a clause for each input that rules out retraining.
+
+    These are features without values, with a single value, absent ones, and those of an incompatible type.
+    """
+    broken = [
+        f"{drift.column} {'has no values' if drift.missing == 1 else 'has one value in all rows'}"
+        for drift in findings.features
+        if drift.broken and drift.drifted
+    ]
+    return [*broken, *map(_changed, _incompatible(findings))]
 
 
 def against(drifts: Sequence[Drift]) -> str:
-    """The common reference of ``drifts``, as in `` against 2012-04``; empty if it is training, or if they have several."""
+    """Return the common reference of ``drifts``, as in `` against 2012-04``.
+
+    The text is empty if the reference is training, or if there are several.
+    """
     references = {drift.reference for drift in drifts}
     return f" against {references.pop()}" if len(references) == 1 and TRAINING not in references else ""
+
+
+def compared_windows(findings: Findings) -> list[str]:
+    """Return a sentence about the earlier windows that drift is measured against; empty if it is training."""
+    used = findings.reference
+    if not used.features:
+        return []
+    labels = [window.label for window in used.features]
+    windows = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    if used.asked.season is not None:
+        why = f"the window {period(used.asked.season)} earlier"
+    else:
+        why = "the last window before" if len(labels) == 1 else f"the last {len(labels)} windows before"
+    scores = ""
+    if not used.scores:
+        scores = "; scores are compared with training, because a different version scored these windows"
+    elif used.scores != used.features:
+        same = ", ".join(window.label for window in used.scores)
+        scores = f"; scores are compared with {same}, because a different version scored the other windows"
+    return [f"Drift is measured against {windows} ({why}){scores}."]
+
+
+def model_version(version: ModelVersionRef) -> str:
+    """Return the name of a version within a sentence, as in ``model delays v1``."""
+    return f"model {version}"
 
 
 def _stated(headline: str) -> Observation:
     return Observation(headline, [f"{headline}."])
 
 
+def _fell(performance: Performance) -> str:
+    return f"{'fell' if performance.higher_is_better else 'rose'} to {number(performance.value)}"
+
+
+def _not_significant(performance: Performance, policy: Policy) -> str:
+    bound = limit(performance, policy)
+    side = "below" if performance.higher_is_better else "above"
+    return f"{number(performance.value)} is {side} {number(bound or 0)}, but not significantly"
+
+
 def _schema(findings: Findings) -> list[Observation]:
-    changes = _incompatible(findings)
+    changes = [_changed(change) for change in _incompatible(findings)]
     if not changes:
         return []
-    return [_stated(f"Schema changed since training: {listed([str(change) for change in changes])}")]
+    details = [f"Schema changed since training: {listed(changes, _MAX_LISTED)}."]
+    return [Observation(f"Schema changed since training: {listed(changes)}", details)]
 
 
 def _worse_estimate(findings: Findings) -> list[Observation]:
     estimated, policy = findings.estimated, findings.policy
     if findings.unmeasured is None or estimated is None or not is_worse(estimated, policy):
         return []
-    return [Observation(change_of(estimated, policy, estimated=True), [level_of(estimated, policy, "Estimated")])]
+    if (replaced := replaced_version(findings, estimated=True)) is not None:
+        return [replaced]
+    level = level_of(estimated, policy, "Estimated")
+    if "estimated_performance" in policy.retrain_on:
+        return [Observation(change_of(estimated, policy, estimated=True), [level])]
+    headline = f"Estimated {metric_name(estimated.metric)} {_fell(estimated)}; no retraining on an estimate alone"
+    why = (
+        "The estimate uses the scores and no labels. It does not request retraining, because retrain_on does not "
+        "contain 'estimated_performance'."
+    )
+    wait = " Retraining waits for labels." if "performance" in policy.retrain_on else ""
+    return [Observation(headline, [level, f"{why}{wait}"])]
 
 
 def _infinite_values(findings: Findings) -> list[Observation]:
-    columns = [
-        f"{drift.column} ({counted(drift.infinite, 'row')})"
-        for drift in findings.features
-        if drift.infinite and not drift.drifted
-    ]
-    return [_stated(f"Infinite values, and none at training: {listed(columns)}")] if columns else []
+    found = [drift for drift in findings.features if drift.infinite and not drift.drifted]
+    if not found:
+        return []
+    if len(found) == 1:
+        (drift,) = found
+        return [
+            _stated(
+                f"Feature {name(drift.column)} is infinite in {counted(drift.infinite, 'row')}; it never was {drift.when}"
+            )
+        ]
+    times = {drift.when for drift in found}
+    when = times.pop() if len(times) == 1 else "in the reference"
+    columns = [f"{name(drift.column)} ({counted(drift.infinite, 'row')})" for drift in found]
+    headline, detail = (
+        f"Infinite values in {listed(columns, shown)}; they had none {when}" for shown in (3, _MAX_LISTED)
+    )
+    return [Observation(headline, [f"{detail}."])]
 
 
 def _staleness(findings: Findings) -> list[Observation]:
@@ -111,84 +236,123 @@ def _staleness(findings: Findings) -> list[Observation]:
     if allowed is None or freshness is None or freshness.behind_days is None or freshness.behind_days <= days(allowed):
         return []
     window = name(findings.window.label)
-    return [
-        _stated(
-            f"Newest row is {in_days(freshness.behind_days)} before the end of {window} ({in_days(days(allowed))} allowed)"
-        )
-    ]
+    age = f"{in_days(freshness.behind_days)} older than the end of {window}"
+    return [_stated(f"The newest prediction is {age} (limit: {in_days(days(allowed))})")]
 
 
-def _drift(findings: Findings) -> list[Observation]:
+def _drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
     found = []
     features = [drift for drift in findings.features if drift.drifted]
     if features:
-        found.append(_drifted_columns(features, "feature"))
+        found.append(_drifted_features(features, inputs_reported))
     for part, noun in ((findings.prediction, "Predicted scores"), (findings.label, "Labels")):
         if part is not None and part.drifted:
-            headline = f"{noun} drifted{against([part])} ({share(part.effect or 0)} of rows)"
+            headline = f"{noun} drifted{against([part])} (effect {effect(part.effect)})"
             found.append(Observation(headline, [f"{headline}: {part.remark}." if part.remark else f"{headline}."]))
     together = findings.multivariate
     if together is not None and together.drifted:
-        # Single features that leave their place change the joint distribution, too.
+        # Single features that leave their range change the joint distribution, too.
         also = " too" if features else ""
-        headline = f"Joint distribution of the features drifted{also} ({share(together.effect or 0)} of rows)"
+        headline = f"Joint distribution of the features drifted{also} (effect {effect(together.effect)})"
         found.append(_stated(headline))
     if watched := [drift for drift in findings.watched if drift.drifted]:
-        found.append(_drifted_columns(watched, "watched column"))
-    return found
+        found.append(_drifted_monitored(watched))
+    explained = [*compared_windows(findings), _effect_explained(findings)]
+    return [Observation(item.headline, [*item.details, *explained]) for item in found]
 
 
-def _drifted_columns(drifts: Sequence[Drift], noun: str) -> Observation:
-    several = "up to " if len(drifts) > 1 else ""
-    largest = share(max(drift.effect or 0 for drift in drifts))
-    subject = f"{counted(len(drifts), noun)} drifted{against(drifts)} ({several}{largest} of rows)"
-    remarks = [f"{drift.column} ({drift.remark})" if drift.remark else drift.column for drift in drifts]
-    return Observation(
-        f"{subject}: {listed([name(drift.column) for drift in drifts])}", [f"{subject}: {listed(remarks)}."]
+def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observation:
+    drifted = f"{counted(len(drifts), 'feature')} drifted{against(drifts)}"
+    largest = max(drifts, key=lambda drift: drift.effect or 0)
+    names = listed([name(drift.column) for drift in drifts])
+    if len(drifts) == 1:
+        headline = f"{drifted}: {names} (effect {effect(largest.effect)})"
+    else:
+        most = f"({name(largest.column)} most: effect {effect(largest.effect)})"
+        headline = fitting(f"{drifted}: {names} {most}", f"{drifted} {most}")
+    return Observation(headline, [_with_effects("Drifted features", drifts, inputs_reported)])
+
+
+def _drifted_monitored(drifts: Sequence[Drift]) -> Observation:
+    """Report drift of columns that are monitored without being features."""
+    if len(drifts) == 1:
+        (drift,) = drifts
+        headline = (
+            f"Monitored column {name(drift.column)!r} (not a feature) drifted{against(drifts)} "
+            f"(effect {effect(drift.effect)})"
+        )
+    else:
+        names = listed([name(drift.column) for drift in drifts])
+        headline = f"{len(drifts)} monitored columns (not features) drifted{against(drifts)}: {names}"
+    return Observation(headline, [_with_effects("Drifted columns that are not features", drifts, False)])
+
+
+def _with_effects(subject: str, drifts: Sequence[Drift], inputs_reported: bool) -> str:
+    """List columns with their effects and remarks: as many as fit into one detail, and at most ten."""
+    columns = []
+    for drift in drifts:
+        remark = "" if inputs_reported and drift.broken else drift.remark
+        columns.append(f"{drift.column} {effect(drift.effect)}{f' ({remark})' if remark else ''}")
+    texts = (f"{subject}, with effects: {listed(columns, shown)}." for shown in range(_MAX_LISTED, 0, -1))
+    return fitting(*texts, length=DETAIL_LENGTH)
+
+
+def _effect_explained(findings: Findings) -> str:
+    columns = [*findings.features, *findings.watched, findings.prediction, findings.label, findings.multivariate]
+    references = {drift.reference for drift in columns if drift is not None and drift.drifted}
+    reference = name(references.pop()) if len(references) == 1 else "the reference"
+    return (
+        f"Effect: at least this share of rows would need a different value to match {reference}; effects below "
+        f"{findings.policy.min_effect:g} (min_effect) do not count."
     )
 
 
 def _unjudged_performance(findings: Findings) -> list[Observation]:
     if findings.unmeasured is None:
         return []
-    details = [f"Performance not judged: {findings.unmeasured}."]
+    headline = f"Performance is not judged because {findings.unmeasured}"
+    details = [f"{headline}."]
     estimated, policy = findings.estimated, findings.policy
     if estimated is not None and estimated.reference is not None and not is_worse(estimated, policy):
         details.append(level_of(estimated, policy, "Estimated"))
-    return [Observation(f"Performance not judged: {findings.unmeasured}", details)]
+    return [Observation(headline, details)]
 
 
 def _few_rows(findings: Findings) -> list[Observation]:
     least = findings.policy.min_rows
     if findings.rows >= least:
         return []
-    return [_stated(f"Drift not measured: {counted(findings.rows, 'row')} ({least:,} needed)")]
+    return [_stated(f"Drift is not measured because there {only(findings.rows, 'row')} ({least:,} needed)")]
 
 
-def _broken_columns(findings: Findings) -> list[str]:
-    columns = [*findings.features, *([findings.prediction] if findings.prediction else [])]
-    odd = [f"{drift.column} ({drift.note})" for drift in columns if drift.note and drift.drifted]
-    return [f"Check these columns first: {listed(odd)}."] if odd else []
+def _unusual_columns(findings: Findings) -> list[str]:
+    """Name the drifted columns with a note, apart from broken features, which the limit on requests names."""
+    columns = [drift for drift in findings.features if not drift.broken]
+    columns += [findings.prediction] if findings.prediction else []
+    odd = [drift.column for drift in columns if drift.note and drift.drifted]
+    return [f"Columns with unusual values, to be checked first: {listed(odd, _MAX_LISTED)}."] if odd else []
 
 
 def _estimate(findings: Findings) -> list[str]:
-    """How the estimate, which depends on the inputs alone, explains worse performance."""
+    """Explain worse performance by the estimate, which depends on the inputs alone."""
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:
         return []
-    interval = f"Estimate from the scores alone: {number(estimated.low)} to {number(estimated.high)}"
+    interval = f"{number(estimated.low)} to {number(estimated.high)}"
+    estimate = f"The estimate from the scores, which uses no labels, is {interval}"
     change = "drop" if realised.higher_is_better else "rise"
     if is_worse(estimated, findings.policy):
-        return [f"{interval}; changed inputs explain at least part of the {change}."]
+        return [f"{estimate}, so changed inputs explain at least part of the {change}."]
     if not missed_estimate(findings) or all(drift.effect is None for drift in findings.features):
         return []
     parts = [*findings.features, findings.prediction, findings.multivariate]
     if any(drift is not None and drift.drifted for drift in parts):
-        return [f"{interval}; the inputs drifted, but this does not explain the {change}."]
+        return [f"{estimate}. The inputs drifted, but this does not explain the {change}."]
     if any(drift.reference != TRAINING for drift in findings.features):
         # Slow drift since training does not show in a comparison with recent windows.
-        return [f"{interval}; the inputs have not drifted{against(findings.features)}."]
-    return [f"{interval}; the inputs have not drifted, which points to concept drift."]
+        return [f"{estimate}. The inputs have not drifted{against(findings.features)}."]
+    conclusion = "The relation between features and label has therefore probably changed (concept drift)."
+    return [f"{estimate}, and the inputs have not drifted. {conclusion}"]
 
 
 def _largest_segment(findings: Findings) -> list[str]:
@@ -206,8 +370,14 @@ def _largest_segment(findings: Findings) -> list[str]:
 
 
 def _incompatible(findings: Findings) -> list[SchemaChange]:
-    """The columns of the training data that are gone or cannot be compared."""
+    """Return the columns of the training data that are absent or cannot be compared."""
     return [change for change in findings.schema_changes if change.before is not None and not change.compared]
+
+
+def _changed(change: SchemaChange) -> str:
+    if change.now is None:
+        return f"{change.column} is absent"
+    return f"{change.column} changed from {change.before} to {change.now}"
 
 
 def _bound(performance: Performance, policy: Policy) -> str:

@@ -1,4 +1,4 @@
-"""The findings of monitoring about one window, the decision of the policy, and the report that holds both."""
+"""Models of what monitoring finds in one window, of the policy's decision, and of the report that contains both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Decision = Literal["healthy", "watch", "retrain"]
 
 
 class Verdict(Model):
-    """What to do, and why.
+    """The decision about a window and the reasons for it.
 
     :param headline: the main reason in at most 90 characters; empty in reports written before there was one
     :param details: the facts behind the decision, one sentence each, with numbers and units
@@ -49,11 +49,11 @@ class Arrivals(Model):
 
 
 class ActiveTrigger(Model):
-    """A trigger whose condition holds in a window.
+    """A retraining trigger whose condition holds in a window.
 
     :param reason: why the condition holds, in at most 90 characters
-    :param windows: the number of windows in which it held, among the last ones that the policy's persistence counts
-    :param enough: whether this number is enough for a request
+    :param windows: number of windows in which it held, among the last ``n`` windows of the policy's persistence
+    :param enough: whether ``windows`` is at least the ``k`` of the policy's persistence
     """
 
     trigger: Trigger
@@ -63,9 +63,9 @@ class ActiveTrigger(Model):
 
 
 class Limit(Model):
-    """A limit on requests for retraining.
+    """A limit on requests for retraining, and its state.
 
-    :param name: ``cooldown``, ``budget``, ``refusals`` (by the gates) or ``inputs`` (broken columns)
+    :param name: ``cooldown``, ``budget``, ``refusals`` (by the promotion gates) or ``inputs`` (broken features)
     :param says: the state of the limit; one clause
     :param reached: whether it postpones a request
     """
@@ -76,9 +76,9 @@ class Limit(Model):
 
 
 class RetrainingPlan(Model):
-    """What the policy decides about retraining in one window.
+    """The policy's decision about retraining in one window.
 
-    :param triggers: the triggers whose condition holds
+    :param triggers: the retraining triggers whose condition holds
     :param limits: the limits that were checked; empty if the window has already requested retraining
     :param request: the request of the window, from this check or an earlier one
     """
@@ -89,12 +89,12 @@ class RetrainingPlan(Model):
 
     @property
     def due(self) -> list[ActiveTrigger]:
-        """The triggers that held in enough windows."""
+        """Return the retraining triggers that held in enough windows."""
         return [active for active in self.triggers if active.enough]
 
     @property
     def is_requested(self) -> bool:
-        """Whether the window requests retraining: a trigger is due and no limit is reached."""
+        """Return whether the window requests retraining: a retraining trigger is due and no limit is reached."""
         return bool(self.due) and not any(limit.reached for limit in self.limits)
 
 
@@ -102,7 +102,7 @@ class Findings(Model):
     """Everything that monitoring measured in one window.
 
     :param created: when the window was checked
-    :param policy: the policy that the findings are judged by
+    :param policy: the retraining policy that was applied
     :param champion: the champion at the time of the check
     :param scored_by: the version that made the predictions
     :param datasets: the datasets of predictions
@@ -110,23 +110,23 @@ class Findings(Model):
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param age_days: days from the end of the champion's training data to the end of the window
-    :param arrivals: new data since training, if the policy has a limit for it
-    :param code_version: version of the code that trained the champion, if the policy names one
-    :param performance: realised performance: predictions against labels
+    :param arrivals: new data since training; ``None`` unless the policy has ``new_data``
+    :param code_version: version of the code that trained the champion; ``None`` unless the policy has ``code``
+    :param performance: realised performance, measured by comparing predictions with labels
     :param unmeasured: why realised performance was not measured or cannot be judged; one clause
-    :param estimated: performance estimated from the scores alone: on the labelled rows if realised performance is judged, so
-        that the two are comparable, otherwise on all rows
-    :param label_delay: how late labels arrived, if their arrival times are known
+    :param estimated: performance estimated from the scores without labels. It covers the labelled rows if realised
+        performance is judged, so that the two are comparable, and otherwise all rows
+    :param label_delay: quantiles of the time from event to label; ``None`` if arrival times of labels are unknown
     :param prediction: drift of the scores
     :param label: drift of the labels; ``None`` if there are too few labels or more of them may arrive
     :param multivariate: drift of the joint distribution of the features, measured by the error of their reconstruction from
         principal components; ``None`` if the model has no stored components
-    :param schema_changes: features that are gone, new columns, and columns of another type
-    :param freshness: how recent the rows are, if known
-    :param features: drift of each feature, the most important change first
+    :param schema_changes: absent features, new columns, and columns whose type differs from training
+    :param freshness: how recent the rows are; ``None`` if unknown
+    :param features: drift of each feature, ordered by drift times importance, drifted features first
     :param watched: drift of watched columns that are not features
-    :param reference: what drift was measured against
-    :param drift_tests: how drift was tested; ``None`` if nothing was compared
+    :param reference: the data that drift was measured against: training or earlier windows
+    :param drift_tests: number of tests and thresholds of drift; ``None`` if nothing was compared
     :param loss: change of the mean loss; ``None`` if performance cannot be judged
     :param segments: segments with worse performance, the largest contribution first
     :param changes: change points of performance and of the drift of important features
@@ -165,7 +165,7 @@ class Findings(Model):
     notes: list[str] = Field(default_factory=list)
 
     def under(self, policy: Policy) -> Findings:
-        """The same measurements judged by ``policy``, with the version that made the predictions as champion."""
+        """Return the same measurements for a check by ``policy``, with the version that made the predictions as champion."""
         measured = {name: getattr(self, name) for name in Findings.model_fields}
         return Findings(**{**measured, "policy": policy, "champion": self.scored_by})
 
@@ -173,7 +173,8 @@ class Findings(Model):
 class Report(Findings):
     """The findings and the verdict on them, stored as ``reports/MODEL/WINDOW.json`` next to the HTML page.
 
-    :param format: raised when a field is removed or changes its meaning; ``docs/report.schema.json`` describes the fields
+    :param format: version of the format, which increases when a field is removed or changes its meaning;
+        ``docs/report.schema.json`` describes the fields
     :param retraining: the decision about retraining; ``None`` in reports written before it was stored
     """
 

@@ -1,10 +1,10 @@
-"""The decision whether a window requests retraining: triggers, persistence, cooldown, budget, and refusals by the gates.
+"""The decision whether a window requests retraining, by triggers, persistence, cooldown, budget, and refusals by the gates.
 
-:func:`triggers` lists the triggers whose condition holds in a window, and :func:`plan` decides whether they lead to a request.
+Here a trigger is a condition that may request retraining. :func:`triggers` lists those whose condition holds in a window, and :func:`plan` decides whether they lead to a request.
 :mod:`airflow_mlops.registry.requests` records the request.
 
-All limits count windows and their ends, never the clock, so that a replay decides as the first run did. They hold in both
-directions of time, because windows may be checked late and in any order.
+All limits depend on windows and their ends and never on the clock, so a replay makes the same decisions as the first run. They
+also count later windows, because windows may be checked late and in any order.
 
 The gates would refuse another request on the same data and code again. After one refusal the next window may request
 retraining; after ``r`` refusals in a row, the window ``2 ** (r - 1)`` windows after the last refused one: the amount of new data
@@ -24,18 +24,18 @@ from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_t
 from airflow_mlops.policy.details import broken_inputs, change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
-from airflow_mlops.policy.wording import HEADLINE_LENGTH, in_days, listed, name, share, shorten
+from airflow_mlops.policy.wording import HEADLINE_LENGTH, counted, in_days, listed, name, share, shorten
 
 MEASURED = get_args(Measured)
 
 
 def request_id(model: str, window: Window) -> str:
-    """The id of the one request for ``model`` that ``window`` can make."""
+    """Return the id of the request for ``model`` by ``window``, which can make only one."""
     return f"{model}/{window.label}"
 
 
 def triggers(findings: Findings) -> dict[Trigger, str]:
-    """The triggers of the policy whose condition holds in the window, each with the reason in at most 90 characters."""
+    """Return the triggers of the policy whose condition holds in the window, each with a reason of at most 90 characters."""
     return {trigger: shorten(reason, HEADLINE_LENGTH) for trigger, reason in _triggers(findings)}
 
 
@@ -47,9 +47,9 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    Broken inputs postpone a request, because the model is not to blame for them and cannot learn from them.
+    Broken inputs postpone a request, because they are not a fault of the model, and a new model cannot learn from them.
 
-    :param earlier: findings of earlier windows, by time. They are judged by the present policy. Only windows with predictions of
+    :param earlier: findings of earlier windows, by time. The present policy is applied to them. Only windows with predictions of
         the same version count.
     :param requests: all requests so far, in any order
     :param refused: the requests that the gates have refused since the champion last changed
@@ -66,7 +66,7 @@ def plan(
     broken = broken_inputs(findings)
     if planned.request is not None or not broken:
         return planned
-    says = f"no model can learn from broken inputs, so repair them first: {listed(broken)}"
+    says = f"{listed(broken, 10)}; no model can learn from such inputs, so repair them and check the window again"
     limits = [*planned.limits, Limit(name="inputs", says=says, reached=True)]
     return RetrainingPlan(triggers=planned.triggers, limits=limits)
 
@@ -83,7 +83,7 @@ def limited(
     """Apply persistence, cooldown, budget and earlier refusals to the active triggers of a window.
 
     :param active: the triggers whose condition holds in the window, each with its reason
-    :param earlier: the same triggers in each earlier window, by time
+    :param earlier: the triggers whose condition held in each earlier window, by time
     :param requests: all requests so far, in any order
     :param refused: the requests that the gates have refused since the champion last changed
     """
@@ -103,18 +103,18 @@ def limited(
 def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     champion, policy = findings.champion, findings.policy
     if champion is None:
-        yield "no_champion", f"No champion yet for {name(findings.model)}"
+        yield "no_champion", f"Model {name(findings.model)!r} has no champion yet"
         return
     if not is_replaced(findings):
         yield from _measured(findings)
     if is_too_old(findings):
-        yield "age", f"Training data are {in_days(findings.age_days)} old ({in_days(days(policy.max_age))} allowed)"
+        yield "age", f"Training data are {in_days(findings.age_days or 0)} old (limit: {in_days(days(policy.max_age))})"
     if (arrived := _new_data(findings)) is not None:
         yield "new_data", arrived
     if policy.code is not None and findings.code_version is not None and findings.code_version != policy.code:
         yield (
             "new_code",
-            f"Training code is {name(policy.code)}, v{champion.version} used {name(findings.code_version)}",
+            f"Training code is {name(policy.code)!r}, but v{champion.version} used {name(findings.code_version)!r}",
         )
 
 
@@ -133,15 +133,17 @@ def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
 
 
 def _new_data(findings: Findings) -> str | None:
-    """The amount of new data, if the policy requires retraining for it."""
+    """Describe the new data if there are enough of them to trigger retraining; otherwise return ``None``."""
     wanted, arrived = findings.policy.new_data, findings.arrivals
     if wanted is None or arrived is None:
         return None
     dataset = name(arrived.dataset)
     if wanted.windows is not None and arrived.windows >= wanted.windows:
-        return f"{arrived.windows:,} new windows of {dataset} since training ({wanted.windows} needed)"
+        return f"{arrived.windows:,} new windows of {dataset!r} since training ({wanted.windows} needed)"
     if wanted.share is not None and arrived.share is not None and arrived.share >= wanted.share:
-        return f"New rows of {dataset}: {share(arrived.share, 0)} of the training set ({share(wanted.share, 0)} needed)"
+        return (
+            f"New rows of {dataset!r}: {share(arrived.share, 0)} of the training set ({share(wanted.share, 0)} needed)"
+        )
     return None
 
 
@@ -188,11 +190,12 @@ def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
     wait = 2 ** (times - 1)
     # Months differ in length.
     since = round((window.start - last.start) / (last.end - last.start))
-    often = "" if times == 1 else f", {times} times in a row"
-    says = (
-        f"the gates refused the request of {last.label}{often}; the next request needs "
-        f"{wait} more window{'s' if wait > 1 else ''} of data"
+    refusal = (
+        f"the gates refused the request of {last.label}"
+        if times == 1
+        else f"the gates refused {times} requests in a row, the last one of {last.label}"
     )
+    says = f"{refusal}; the next request needs {counted(wait, 'more window')} of data"
     return [Limit(name="refusals", says=says, reached=since < wait)]
 
 

@@ -13,11 +13,15 @@ from airflow_mlops.performance.thresholds import PerformanceThresholds
 
 Measured = Literal["performance", "estimated_performance", "drift"]
 Trigger = Literal["no_champion", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"]
-"""The triggers of retraining. Those of :data:`Measured` vary from window to window by chance, the others do not."""
+"""The retraining triggers. Those of :data:`Measured` vary from window to window by chance, the others do not."""
 
 
 class Persistence(Model):
-    """A measured trigger must hold in ``k`` of the last ``n`` windows, the present one included."""
+    """The number of windows in which a measured trigger must hold.
+
+    :param k: the least number of windows in which it must hold
+    :param n: number of windows that are counted: the present one and the ``n - 1`` before it
+    """
 
     k: int = Field(default=1, ge=1)
     n: int = Field(default=1, ge=1, le=36)
@@ -30,17 +34,23 @@ class Persistence(Model):
 
 
 class Budget(Model):
-    """At most this number of ``requests`` for retraining in any ``period``."""
+    """The largest number of requests for retraining in a period.
+
+    :param requests: the largest number of requests
+    :param period: length of the period; no period of this length may have more requests, wherever it starts
+    """
 
     requests: int = Field(ge=1)
     period: Duration
 
 
 class NewData(Model):
-    """The amount of new data, since the end of the champion's training data, that triggers retraining.
+    """The amount of data since the end of the champion's training data that triggers retraining.
+
+    Exactly one of ``windows`` and ``share`` must be set.
 
     :param dataset: name of the dataset that models are trained on
-    :param windows: number of new windows; or
+    :param windows: number of new windows
     :param share: number of new rows as a share of the rows of the champion's training set
     """
 
@@ -51,7 +61,7 @@ class NewData(Model):
     @model_validator(mode="after")
     def _one(self) -> NewData:
         if (self.windows is None) == (self.share is None):
-            raise ValueError("give either windows or share")
+            raise ValueError("set either windows or share, and not both")
         return self
 
 
@@ -59,15 +69,15 @@ class Policy(PerformanceThresholds):
     """When to request retraining (``retrain``), and when a window needs attention (``watch``).
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
-    :param retrain_on: the measured triggers: ``performance``, if realised performance is certainly worse than at training;
-        ``estimated_performance``, if estimated performance is, and realised performance cannot be judged yet; ``drift``, if the drifted
-        features have at least ``min_importance``
+    :param retrain_on: the measured triggers that may request retraining. ``performance`` holds if realised performance is
+        significantly worse than at training. ``estimated_performance`` holds if estimated performance is significantly worse and
+        realised performance cannot be judged yet. ``drift`` holds if the drifted features have at least ``min_importance``
     :param min_importance: share of the model's permutation importance that the drifted features must have together
     :param max_age: the longest time between the end of the champion's training data and the end of the window
     :param new_data: the amount of new data that triggers retraining
     :param code: version of the training code, such as a git commit; retraining is triggered if the tag ``mlops.code_version`` of the
         champion's MLflow run differs
-    :param persistence: in how many windows a measured trigger must hold
+    :param persistence: number of windows in which a measured trigger must hold; by default the present one
     :param cooldown: the shortest time between the ends of two windows that request retraining
     :param budget: number of windows that may request retraining in a period, counted by their ends
     """

@@ -1,23 +1,29 @@
 """The verdict on a window: the decision, its headline, and the details.
 
-Retraining needs a trigger that the policy names and that retraining can remedy, such as a missing champion, realised performance
-that is certainly worse than at training, or old training data. Drift alone leads to ``watch`` unless the policy says otherwise,
-because features drift with every season and often without harm. Estimated performance depends on the inputs alone: a drop of
-realised performance that it does not show points to concept drift.
+Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a missing
+champion, realised performance that is significantly worse than at training, or old training data. Drift alone leads to ``watch``
+by default, because features drift with every season and often without harm. Estimated performance depends on the inputs alone. If
+realised performance drops and the estimate does not, concept drift is likely.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_worse, judged_performance
+from airflow_mlops.performance.findings import Performance
+from airflow_mlops.policy.checks import days, important_drift, is_worse, judged_performance
 from airflow_mlops.policy.details import (
     Observation,
+    acceptable,
     against,
+    broken_inputs,
     change_of,
+    compared_windows,
     level_of,
+    model_version,
     observations,
     reasons_for_worse_performance,
+    replaced_version,
 )
 from airflow_mlops.policy.findings import ActiveTrigger, Decision, Findings, RetrainingPlan, Verdict
 from airflow_mlops.policy.retraining import MEASURED, plan
@@ -27,10 +33,10 @@ from airflow_mlops.policy.wording import (
     HEADLINE_LENGTH,
     capitalized,
     counted,
+    fitting,
     in_days,
     listed,
-    metric_name,
-    number,
+    name,
     share,
     shorten,
 )
@@ -44,89 +50,126 @@ TRIGGER_NAMES: dict[Trigger, str] = {
     "new_data": "new data",
     "new_code": "new code",
 }
-LIMIT_NAMES = {"cooldown": "cooldown", "budget": "budget", "refusals": "refusals", "inputs": "broken inputs"}
+LIMIT_NAMES = {
+    "cooldown": "by the cooldown",
+    "budget": "because the budget is used up",
+    "refusals": "after refusals by the gates",
+    "inputs": "because inputs are broken",
+}
 
 
 def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verdict:
     """Decide what to do about a window.
 
-    :param retraining: the policy's decision about retraining; by default, the one without knowledge of other windows
+    :param retraining: the policy's decision about retraining; by default the decision without knowledge of other windows
     """
     planned = retraining or plan(findings)
     if planned.is_requested:
-        return _verdict("retrain", _active(planned.due, findings) + _others(findings, planned.due))
+        return _verdict("retrain", _active(planned.due, findings) + _others(findings, planned))
     judged, policy = judged_performance(findings), findings.policy
     found = [*_postponed(planned, findings), *_active(planned.triggers, findings)]
     worse = judged is not None and is_worse(judged, policy)
     if judged is not None and worse and all(active.trigger != "performance" for active in planned.triggers):
-        found.insert(0, _tolerated(findings))
-    found += _others(findings, planned.triggers)
+        found.insert(0, _without_trigger(judged, findings))
+    found += _others(findings, planned)
     if judged is None or worse:
         return _verdict("watch", found or [Observation("Performance is not known")])
-    level = level_of(judged, policy)
-    expected = f"performance as expected ({metric_name(judged.metric)} {number(judged.value)})"
+    level, clause = level_of(judged, policy), acceptable(judged, policy)
     if not found:
-        return _verdict("healthy", [Observation(f"No drift{against(findings.features)}, {expected}", [level])])
+        headline = f"No drift{against(findings.features)}, {clause}"
+        return _verdict("healthy", [Observation(headline, [level, *compared_windows(findings)])])
     first, *rest = found
-    if not planned.triggers and len(both := f"{first.headline}; {expected}") <= HEADLINE_LENGTH:
+    if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
-    return _verdict("watch", [first, *rest, Observation(level, [level])])
+    return _verdict("watch", [first, *rest, Observation(level, [level, *_drift_alone(planned, findings)])])
+
+
+def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:
+    """Explain why drift with acceptable performance does not request retraining."""
+    if planned.triggers or "drift" in findings.policy.retrain_on or not any(part.drifted for part in findings.features):
+        return []
+    return ["Drift alone does not request retraining, because retrain_on does not contain 'drift'."]
 
 
 def _verdict(decision: Decision, found: Sequence[Observation]) -> Verdict:
     headline = capitalized(shorten(found[0].headline, HEADLINE_LENGTH))
-    said = dict.fromkeys(shorten(text, DETAIL_LENGTH) for item in found for text in item.details)
+    unique = dict.fromkeys(shorten(text, DETAIL_LENGTH) for item in found for text in item.details)
     # The headline need not be repeated.
-    details = [text for text in said if text.rstrip(".") != headline]
+    details = [text for text in unique if text.rstrip(".") != headline]
     return Verdict(
-        decision=decision, headline=headline, details=details, reason=" ".join([_stopped(headline), *details])
+        decision=decision, headline=headline, details=details, reason=" ".join([_with_stop(headline), *details])
     )
 
 
-def _stopped(text: str) -> str:
+def _with_stop(text: str) -> str:
     return text if text.endswith(("…", ".")) else f"{text}."
 
 
-def _others(findings: Findings, active: Sequence[ActiveTrigger]) -> list[Observation]:
-    """What deserves attention besides the triggers."""
-    if any(item.trigger == "no_champion" for item in active):
+def _others(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
+    """Return what deserves attention apart from the active triggers of ``planned``."""
+    if any(active.trigger == "no_champion" for active in planned.triggers):
         return []
-    reported = {item.reason for item in active}
-    return [item for item in observations(findings) if item.headline not in reported]
+    reported = {active.reason for active in planned.triggers}
+    found = observations(findings, inputs_reported=bool(planned.due) and "inputs" in _reached(planned))
+    return [item for item in found if item.headline not in reported]
+
+
+def _reached(planned: RetrainingPlan) -> dict[str, str]:
+    """Return the limits that postpone a request, each with its state."""
+    return {limit.name: limit.says for limit in planned.limits if limit.reached}
 
 
 def _postponed(planned: RetrainingPlan, findings: Findings) -> list[Observation]:
-    """That a due request is postponed, and by which limits."""
-    reached = [limit for limit in planned.limits if limit.reached]
+    """Report that a due request is postponed, and by which limits."""
+    reached = _reached(planned)
     if not planned.due or not reached:
         return []
-    headline = f"Retraining postponed ({LIMIT_NAMES[reached[0].name]}): {planned.due[0].reason}"
-    return [Observation(headline, [f"Retraining postponed: {limit.says}." for limit in reached])]
+    clause, first = _without_limit(planned.due[0].reason), next(iter(reached))
+    variants = [f"{clause}; retraining postponed {LIMIT_NAMES[first]}"]
+    if first == "inputs" and (broken := broken_inputs(findings)):
+        variants.insert(0, f"{clause}; retraining postponed because {listed(broken)}")
+    return [Observation(fitting(*variants), [f"Retraining is postponed because {says}." for says in reached.values()])]
 
 
-def _tolerated(findings: Findings) -> Observation:
-    """Worse performance that is no trigger: of a version that was replaced, or because the policy ignores it."""
-    judged = findings.performance
-    assert judged is not None
-    details = [level_of(judged, findings.policy)]
-    headline = change_of(judged, findings.policy)
-    if is_replaced(findings) and findings.champion is not None:
-        headline = f"{headline}, now v{findings.champion.version}"
-        details.append(f"{findings.champion} has since replaced {findings.scored_by}, which made these predictions.")
-    return Observation(headline, details)
+def _without_limit(reason: str) -> str:
+    """Remove the limit in parentheses from the end of a trigger's reason, to leave room in the headline."""
+    return reason.rpartition(" (")[0] if " (" in reason and reason.endswith(")") else reason
+
+
+def _without_trigger(judged: Performance, findings: Findings) -> Observation:
+    """Report worse performance that does not trigger retraining: of a replaced version, or because the policy ignores it."""
+    if (replaced := replaced_version(findings)) is not None:
+        return replaced
+    level, change = level_of(judged, findings.policy), change_of(judged, findings.policy)
+    if "performance" in findings.policy.retrain_on:
+        return Observation(change, [level])
+    headline = f"{_without_limit(change)}; no retraining because retrain_on lacks 'performance'"
+    return Observation(headline, [level])
 
 
 def _active(triggers: Sequence[ActiveTrigger], findings: Findings) -> list[Observation]:
     return [
-        Observation(active.reason, [*_trigger_details(active.trigger, findings), *_persistence(active, findings)])
+        Observation(
+            _headline(active, findings), [*_trigger_details(active.trigger, findings), *_persistence(active, findings)]
+        )
         for active in triggers
     ]
 
 
+def _headline(active: ActiveTrigger, findings: Findings) -> str:
+    """Return the reason of a trigger, and what is still required for a request."""
+    if active.enough:
+        return active.reason
+    needed = findings.policy.persistence
+    so_far = f"retraining needs {needed.k} such windows among the last {needed.n} (now {active.windows})"
+    return fitting(f"{_without_limit(active.reason)}; {so_far}", active.reason)
+
+
 def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     policy, champion = findings.policy, findings.champion
+    trained = model_version(champion) if champion is not None else "the champion"
     if trigger == "no_champion":
-        return [f"Train and promote a first version of {findings.model}."]
+        return [f"Train and promote a first version of model {findings.model!r}."]
     if trigger == "performance" and findings.performance is not None:
         return [level_of(findings.performance, policy), *reasons_for_worse_performance(findings)]
     if trigger == "estimated_performance" and findings.estimated is not None:
@@ -134,23 +177,25 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     if trigger == "drift":
         drifted = important_drift(findings)
         total = share(sum(drift.importance or 0.0 for drift in drifted), 0)
-        names = listed([drift.column for drift in drifted])
-        return [f"Drifted features: {names} ({total} of the importance, {share(policy.min_importance, 0)} needed)."]
+        names = listed([f"{name(drift.column)} {share(drift.importance or 0.0, 0)}" for drift in drifted], 10)
+        needed = f"{total} together, {share(policy.min_importance, 0)} needed"
+        return [f"Permutation importance of the drifted features: {names} ({needed})."]
     if trigger == "age":
-        window, allowed = findings.window.label, days(policy.max_age)
-        ended = f"ended {in_days(findings.age_days)} before the end of {window} ({in_days(allowed)} allowed)"
-        return [f"Training data of {champion}: {ended}."]
+        ended = f"ended {in_days(findings.age_days or 0)} before the end of {findings.window.label}"
+        return [f"The training data of {trained} {ended} (limit: {in_days(days(policy.max_age))})."]
     if trigger == "new_data" and findings.arrivals is not None:
         arrived = findings.arrivals
-        amount = f"{counted(arrived.windows, 'window')} with {counted(arrived.rows, 'row')} of {arrived.dataset}"
-        return [f"New data: {amount} since the training data of {champion} ended."]
-    return [f"Training code: {policy.code} in the policy, {findings.code_version} for {champion}."]
+        amount = f"{counted(arrived.windows, 'window')} with {counted(arrived.rows, 'row')}"
+        return [f"Dataset {arrived.dataset!r} has {amount} after the end of the training data of {trained}."]
+    return [
+        f"The policy names training code {policy.code!r}, but {trained} was trained with {findings.code_version!r}."
+    ]
 
 
 def _persistence(active: ActiveTrigger, findings: Findings) -> list[str]:
-    """In how many windows a measured trigger held, if the policy counts more than one."""
+    """Return the number of windows in which a measured trigger held, if the policy counts more than one."""
     needed = findings.policy.persistence
     if needed.n == 1 or active.trigger not in MEASURED:
         return []
     held = f"{active.windows} of the last {needed.n} windows"
-    return [f"Trigger {TRIGGER_NAMES[active.trigger]}: held in {held} ({needed.k} needed)."]
+    return [f"The retraining trigger {TRIGGER_NAMES[active.trigger]!r} held in {held} ({needed.k} needed)."]

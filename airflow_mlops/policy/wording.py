@@ -1,7 +1,8 @@
-"""Text of bounded length for people: names, numbers, and the headline of a verdict."""
+"""Formats names, numbers, periods and lists for sentences of bounded length."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from airflow_mlops.performance.findings import METRIC_NAMES
@@ -9,55 +10,86 @@ from airflow_mlops.performance.findings import METRIC_NAMES
 HEADLINE_LENGTH = 90
 """The most characters that a headline has."""
 DETAIL_LENGTH = 300
+"""The most characters that a detail has."""
 _NAME_LENGTH, _NAMES_SHOWN = 24, 3
+_UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM": "minute"}
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name as people write it, such as ``ROC AUC``; an unknown name is only shortened."""
+    """Return a metric's usual name, such as ``ROC AUC``; an unknown name is only shortened."""
     return METRIC_NAMES.get(metric) or name(metric)
 
 
 def name(text: str) -> str:
-    """The name of a column, a model or a metric, shortened to fit into a headline."""
+    """Shorten the name of a column, a model or a metric so that it fits into a headline."""
     return shorten(text, _NAME_LENGTH)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Join ``names`` as in ``temp, wind and 2 more``; the first three are named."""
-    shown = list(names[:_NAMES_SHOWN])
-    if more := len(names) - len(shown):
-        shown.append(f"{more} more")
-    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+def listed(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
+    """Join ``names`` as in ``temp, wind and 2 more``.
+
+    :param shown: the most names that are written out
+    """
+    parts = list(names[:shown])
+    if more := len(names) - len(parts):
+        parts.append(f"{more} more")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
 def number(value: float) -> str:
-    """A metric's value: three decimals, or three significant digits if it is very large or very small."""
+    """Format a metric's value: three decimals, or three significant digits if it is very large or very small."""
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100_000 else f"{value:.3g}"
 
 
+def effect(value: float | None) -> str:
+    """Format the effect of a drift, a share from 0 to 1, with two significant digits, such as ``0.54``."""
+    return f"{value or 0:.2g}"
+
+
 def share(value: float, decimals: int = 1) -> str:
-    """A share as a percentage, such as ``12.3%``."""
+    """Format a share as a percentage, such as ``12.3%``."""
     return f"{value:.{decimals}%}" if abs(value) < 1_000 else f"{100 * value:.3g}%"
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun, such as ``1 row`` or ``1,200 rows``."""
+    """Join a count and its noun, as in ``1 row`` or ``1,200 rows``."""
     return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def in_days(days: float) -> str:
-    """A number of days with its unit, such as ``1 day`` or ``2.5 days``."""
+    """Format a number of days with its unit, such as ``1 day`` or ``2.5 days``."""
     text = f"{days:,.0f}" if days >= 100 else f"{days:.3g}"
     return f"{text} day" if text == "1" else f"{text} days"
 
 
+def only(count: int, noun: str) -> str:
+    """Return the end of a clause that begins with ``there``, such as ``are only 12 labels``."""
+    return f"{'is' if count == 1 else 'are'} only {counted(count, noun)}"
+
+
+def period(iso: str) -> str:
+    """Write an ISO 8601 period in words, such as ``1 year`` for ``P1Y``."""
+    date, _, time = iso.removeprefix("P").partition("T")
+    parts = [(number, unit) for number, unit in re.findall(r"(\d+)([YMWD])", date)]
+    parts += [(number, f"T{unit}") for number, unit in re.findall(r"(\d+)([HM])", time)]
+    return " ".join(counted(int(number), _UNITS[unit]) for number, unit in parts) or iso
+
+
 def capitalized(text: str) -> str:
-    """``text`` with an upper-case first letter; the rest stays."""
+    """Make the first letter of ``text`` upper-case and leave the rest unchanged."""
     return f"{text[:1].upper()}{text[1:]}"
 
 
+def fitting(*variants: str, length: int = HEADLINE_LENGTH) -> str:
+    """Return the first of ``variants`` with at most ``length`` characters, or else the last one, shortened."""
+    return next((text for text in variants if len(text) <= length), shorten(variants[-1], length))
+
+
 def shorten(text: str, length: int) -> str:
-    """``text`` on one line, in at most ``length`` characters: cut after a word if possible, and marked by an ellipsis."""
+    """Write ``text`` on one line of at most ``length`` characters.
+
+    A longer text is cut, after a word if possible, and ends with an ellipsis.
+    """
     line = " ".join(text.split())
     if len(line) <= length:
         return line

@@ -1,1 +1,1 @@
-"""The stage ``monitor``."""
+"""The stage ``monitor``, which compares a window of predictions with training and decides about retraining."""

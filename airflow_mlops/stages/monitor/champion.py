@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChampionFacts:
-    """What is known about the champion apart from its predictions; by default, there is none.
+    """Facts about the champion apart from its predictions; by default, there is no champion.
 
-    The fields are those of ``Findings``.
+    The fields have the same names and meanings as in ``Findings``.
     """
 
     champion: ModelVersionRef | None = None
@@ -36,9 +36,9 @@ class ChampionFacts:
 
 
 def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, client: MlflowClient) -> ChampionFacts:
-    """Collect the facts that the policy needs; a note says what is unknown.
+    """Collect the facts that the policy needs, and notes about those that are unknown.
 
-    :param stored: what is stored with the champion
+    :param stored: the model contract (features, label, ML task) that is stored with the champion
     """
     policy, notes = check.policy, []
     trained = _training_set(stored, check.store)
@@ -46,21 +46,25 @@ def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, clie
     unknown = "its training set has no time window in this artifact store"
     if policy.max_age:
         if trained_until is None:
-            notes.append(f"The age of {champion} is not known: {unknown}.")
+            notes.append(f"The age of model {champion} is unknown, because {unknown}.")
         elif stored.elsewhere:
             notes.append(
-                f"{champion} was not trained by TrainOperator: its age is that of the dataset it was evaluated on."
+                f"TrainOperator did not train model {champion}, so its age is that of the dataset on which it was evaluated."
             )
     arrivals = None
     if policy.new_data is not None:
         if trained is None or trained_until is None:
-            notes.append(f"The amount of new data since {champion} was trained is not known: {unknown}.")
+            notes.append(
+                f"The amount of new data since the training of model {champion} is unknown, because {unknown}."
+            )
         else:
             since = Window(start=trained_until, end=check.window.end) if trained_until < check.window.end else None
             arrivals = _arrivals(policy.new_data, since, trained.rows, check.store)
     trained_by = code_version(client, champion) if policy.code is not None else None
     if policy.code is not None and trained_by is None:
-        notes.append(f"The code that trained {champion} is not known: its MLflow run has no tag {CODE_VERSION}.")
+        notes.append(
+            f"The code that trained model {champion} is unknown, because its MLflow run has no tag {CODE_VERSION}."
+        )
     age = (check.window.end - trained_until) / timedelta(days=1) if trained_until is not None else None
     return ChampionFacts(champion, age_days=age, arrivals=arrivals, code_version=trained_by, notes=notes)
 
@@ -74,7 +78,7 @@ def _training_set(stored: VersionContract, store: ArtifactStore) -> Manifest | N
 
 
 def _arrivals(wanted: NewData, since: Window | None, trained_rows: int, store: ArtifactStore) -> Arrivals:
-    """The data that arrived in the window ``since``; none if it is ``None``."""
+    """Count the data that arrived in the window ``since``; ``None`` means that no time has passed since training."""
     try:
         found = find_datasets(store, wanted.dataset, since) if since is not None else []
     except DatasetNotFoundError:

@@ -1,4 +1,4 @@
-"""Change points of performance, and of the drift of the most important features."""
+"""Search for change points of performance and of the drift of the most important features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.policy.checks import judged_performance
 from airflow_mlops.policy.findings import Findings
 
 MAX_FEATURES, MIN_IMPORTANCE = 5, 0.05
-"""The most features that are searched for changes of their drift, and the least importance of each."""
+"""The most features whose drift is searched for change points, and the least importance of each of them."""
 
 
 class _Point(NamedTuple):
@@ -32,14 +32,14 @@ class _Series(NamedTuple):
 def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
     """Find the change points of realised performance and of the drift of the most important features.
 
-    Only windows with predictions of the same version are compared, because another version is another model with another
-    reference. Windows whose performance cannot be judged are left out. The level of a feature's drift is its effect. For a feature
-    that has not drifted it is at most the smallest effect that counts, because an unchanged feature has a small effect by chance.
-    The standard error of such a share of rows is at most half over the square root of the number of rows.
+    Only windows with predictions of the same version are compared, because a different version has different metrics at training.
+    Windows whose performance cannot be judged are left out. The level of a feature's drift is its effect. An unchanged feature has
+    a small effect by chance, so the effect of a feature that has not drifted counts as at most ``min_effect`` of the policy. The
+    effect is a share of rows, and its standard error is at most half over the square root of the number of rows.
 
-    :param history: findings by time, those of the checked window last
-    :param rate: the probability that a change is found although nothing has changed
-    :return: performance first, then by time
+    :param history: findings ordered by time; the last item is the checked window
+    :param rate: probability of finding a change point if nothing has changed
+    :return: change points of performance, then those of drift, each ordered by time
     """
     last = history[-1]
     if last.scored_by is None:
@@ -92,7 +92,7 @@ def _drift(history: Sequence[Findings], column: str, last: Findings) -> _Series:
 
 
 def _tolerance(measured: Performance, last: Findings) -> float:
-    """The change that the policy tolerates: a difference for scores, a share of the reference for errors and losses."""
+    """Return the change that the policy tolerates: a difference for scores, a share of the reference for errors and losses."""
     tolerance = last.policy.tolerance
     return tolerance if measured.higher_is_better else tolerance * abs(measured.reference or 0.0)
 

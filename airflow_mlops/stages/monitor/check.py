@@ -1,4 +1,4 @@
-"""The window that is checked."""
+"""The model and the window that a check is about."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from airflow_mlops.policy.spec import Policy
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Small batches let a check run next to other tasks, and cost no time.
+# Small batches limit the memory of a check, and are as fast as large ones.
 BATCH_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class Check:
-    """The subject of a check: which window of which model, and by which policy.
+    """A check of one window of one model by one policy.
 
-    :param created: when the check started
-    :param datasets: the predictions; empty if there are none
+    :param created: time at which the check started
+    :param datasets: datasets of predictions; empty without predictions
     """
 
     model: str
@@ -36,13 +36,13 @@ class Check:
 
     @property
     def rows(self) -> int:
-        """Number of predictions."""
+        """Return the number of predictions."""
         return sum(dataset.manifest.rows for dataset in self.datasets)
 
     def has_columns(self, *names: str) -> bool:
-        """Whether every dataset has all these columns."""
+        """Return whether every dataset has all these columns."""
         return all({*names} <= {column.name for column in item.manifest.columns} for item in self.datasets)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Stream the predictions."""
+        """Stream ``columns`` of the predictions in batches."""
         return (batch for item in self.datasets for batch in item.batches(columns=columns, batch_rows=BATCH_ROWS))

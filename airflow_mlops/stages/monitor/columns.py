@@ -1,4 +1,4 @@
-"""The drift of a window's columns: features, watched columns, scores, labels, and the features together."""
+"""Measures the drift of a window's features, watched columns, scores and labels, and of the features together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_mlops.stages.monitor.references import Baselines
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """The drift of all columns; the fields are those of ``Findings``."""
+    """The drift of all columns; the fields have the same names and meanings as in ``Findings``."""
 
     features: list[Drift] = field(default_factory=list)
     watched: list[Drift] = field(default_factory=list)
@@ -32,9 +32,9 @@ class ColumnDrift:
 
 
 def window_profile(check: Check, reference: TrainingReference, profiles: Sequence[ProfileRef]) -> Profile:
-    """The profile of the window's columns: computed from its rows, or merged from the profiles of its shards.
+    """Return the profile of the window's columns: computed from its rows, or merged from the profiles of its shards.
 
-    :raises SpecError: ``profiles`` do not cover all rows, or lack a column
+    :raises SpecError: ``profiles`` do not cover all rows, or do not have all features
     """
     wanted = reference.columns
     if not profiles:
@@ -43,8 +43,8 @@ def window_profile(check: Check, reference: TrainingReference, profiles: Sequenc
     optional = reference.profile.watched.columns
     if missing := [name for name in wanted if name not in merged.columns and name not in optional]:
         raise SpecError(
-            f"The profiles of {check.datasets[0].manifest.name} have no column {', '.join(map(repr, missing))}: give "
-            "ProfileOperator the model, or name them in its columns."
+            f"The profiles of dataset {check.datasets[0].manifest.name!r} have no column {', '.join(map(repr, missing))}. Set "
+            "model= of ProfileOperator, or name all features in its columns=."
         )
     known = {name: merged.columns[name] for name in [*wanted, multivariate.ERROR] if name in merged.columns}
     return Profile(rows=merged.rows, columns=known)
@@ -55,10 +55,10 @@ def measure(
 ) -> ColumnDrift:
     """Measure and test the drift of all columns.
 
-    The tests are corrected together, because a false alarm about any column is a false alarm about the window.
+    The p-values of all columns are corrected together, because a false alarm about any column is a false alarm about the window.
 
     :param current: the profile of the window
-    :param judge_labels: whether there are enough labels to measure their drift
+    :param judge_labels: whether the labels are complete enough to measure their drift
     """
 
     def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
@@ -93,7 +93,7 @@ def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list
 
 
 def _unmeasured_watched(current: Profile, reference: TrainingReference) -> list[Drift]:
-    """The watched columns that were not measured, with the reason."""
+    """Return the watched columns that were not measured, each with the reason."""
     changes, known = reference.watched_changes, reference.profile.watched
     note = "not measured: the profiles of the shards do not have it"
     left_out = [name for name in known.columns if name not in current.columns and name not in changes]
@@ -104,10 +104,13 @@ def _unmeasured_watched(current: Profile, reference: TrainingReference) -> list[
 
 
 def _not_together(reference: TrainingReference) -> list[Drift]:
-    """Why the features together were not measured; empty if the model has no reconstruction of them."""
+    """Return a finding with the reason why the joint distribution of the features was not measured.
+
+    The list is empty if the profile of the model has no principal components to reconstruct the features from.
+    """
     if reference.profile.multivariate is None:
         return []
-    why = reference.unfit(reference.columns) or "the profiles of the shards were made without the model"
+    why = reference.unfit(reference.columns) or "the profiles of the shards were computed without the model"
     return [Drift(column=multivariate.ERROR, kind="numeric", note=f"not measured: {why}")]
 
 

@@ -1,4 +1,4 @@
-"""The findings of a check, composed from its parts."""
+"""Combines the measurements of a check into its findings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_mlops.stages.monitor.segments import SegmentFindings
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured on the predictions of a window; by default, nothing."""
+    """The measurements on the predictions of a window; by default, nothing was measured."""
 
     scored_by: ModelVersionRef | None = None
     schema_changes: Sequence[SchemaChange] = ()
@@ -35,9 +35,9 @@ class Measurements:
 
 
 def compose(check: Check, champion: ChampionFacts, measured: Measurements, changes: Sequence[Change] = ()) -> Findings:
-    """Put the findings of a check together.
+    """Combine the facts and measurements of a check into findings.
 
-    :param changes: change points, which are found with the findings of earlier windows
+    :param changes: change points, which need the findings of earlier windows
     """
     realised, drift = measured.realised, measured.drift
     return Findings(

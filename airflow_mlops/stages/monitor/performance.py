@@ -1,4 +1,4 @@
-"""The performance of a window: realised, from the labels, and estimated, from the scores alone."""
+"""Measures the realised performance of a window with labels, and estimates performance from the scores without labels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from airflow_mlops.performance import estimation
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import immature_labels, outside_estimate
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import counted, metric_name, number
+from airflow_mlops.policy.wording import counted, metric_name, number, only
 from airflow_mlops.profiles.calibration import LossModel, ProbabilityCalibration
 from airflow_mlops.stages.monitor.check import Check
 
 
 @dataclass(frozen=True)
 class Realised:
-    """Realised performance; the fields are those of ``Findings``.
+    """Realised performance; the fields have the same names and meanings as in ``Findings``.
 
-    :param unmeasured: why performance was not measured or cannot be judged; one clause
-    :param immature: why the labels are too few or too young to be judged, if so; one clause
+    :param unmeasured: a clause that explains why performance was not measured or cannot be judged; ``None`` if it can be judged
+    :param immature: a clause that explains why there are too few labels, or why more may arrive; ``None`` if labels are complete
     """
 
     labelled: int = 0
@@ -35,20 +35,20 @@ class Realised:
 
     @property
     def judged(self) -> Performance | None:
-        """Performance, if it can be judged."""
+        """Return performance; ``None`` if it cannot be judged."""
         return self.performance if self.unmeasured is None else None
 
 
 @dataclass(frozen=True)
 class Estimated:
-    """Estimated performance, and a note that says why there is none or whether realised performance agrees."""
+    """Estimated performance, and a note that explains its absence or compares it with realised performance."""
 
     performance: Performance | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def realised(check: Check, contract: ModelContract) -> Realised:
-    """Measure the metric on the labels, and find out whether they suffice to judge it."""
+    """Measure the metric with the labels, and check whether there are enough labels to judge it."""
     policy, metric = check.policy, _metric(check.policy, contract)
     young = immature_labels(policy, check.window, check.created)
     without = young or _too_few(0, 0.0, policy)
@@ -64,7 +64,7 @@ def realised(check: Check, contract: ModelContract) -> Realised:
     notes = []
     if outcomes.skipped:
         rows = counted(outcomes.skipped, "labelled row")
-        notes.append(f"Left out of performance: {rows} in which the label or the score is not a finite number.")
+        notes.append(f"Performance leaves out {rows} in which the label or the score is not a finite number.")
     reason = young or _too_few(outcomes.rows, coverage, policy)
     performance = None
     try:
@@ -91,10 +91,10 @@ def estimated(
     calibration: ProbabilityCalibration | LossModel | None,
     judged: Performance | None,
 ) -> Estimated:
-    """Estimate the metric from the scores alone, and compare it with realised performance.
+    """Estimate the metric from the scores without labels, and compare it with realised performance.
 
-    :param calibration: the meaning of the scores, from the version's profile
-    :param judged: realised performance if it can be judged; the estimate then covers the labelled rows only
+    :param calibration: the relation between scores and labels on the held-out part, from the version's profile
+    :param judged: realised performance; the estimate then covers the labelled rows only. ``None`` if it cannot be judged
     """
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
@@ -102,25 +102,29 @@ def estimated(
     batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=columns))
     try:
         if is_custom(metric):
-            raise metrics.UnmeasurableError(f"{metric} is not a built-in metric, so it needs labels")
+            raise metrics.UnmeasurableError(f"{metric} is not a built-in metric and needs labels")
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
         scores = estimation.collect(metrics.scores(batches, labelled=labelled), calibration)
         if scores.total < policy.min_rows:
-            raise metrics.UnmeasurableError(f"{counted(scores.total, 'score')} ({policy.min_rows:,} needed)")
+            raise metrics.UnmeasurableError(f"there {only(scores.total, 'score')} ({policy.min_rows:,} needed)")
         threshold = contract.threshold if contract.task == "binary" else None
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
     except metrics.UnmeasurableError as error:
-        return Estimated(None, [f"Performance was not estimated from the scores alone: {error}."])
+        return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
     performance = _performance(policy, metric, estimate, contract, scores.total)
     if judged is None:
         return Estimated(performance, [])
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
     outside = outside_estimate(judged, performance)
-    where = "outside: the scores no longer mean what they did at training" if outside else "inside"
+    where = (
+        "outside this interval, so the relation between scores and labels differs from training"
+        if outside
+        else "inside this interval"
+    )
     return Estimated(
         performance,
-        [f"Estimate of {metric_name(metric)} from the scores alone: {interval}; the realised value lies {where}."],
+        [f"The estimate of {metric_name(metric)} from the scores is {interval}; the realised value lies {where}."],
     )
 
 
@@ -132,20 +136,20 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
         return metric
     if metric not in REALISED[contract.task]:
         raise SpecError(
-            f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model: "
-            f"use one of {', '.join(REALISED[contract.task])}."
+            f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model. "
+            f"Set it to one of {', '.join(REALISED[contract.task])}."
         )
     return metric
 
 
 def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
-    """Why there are too few labels to judge performance; ``None`` if there are enough."""
+    """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough."""
     if not labels:
         return "there are no labels"
     if labels < policy.min_labels:
-        return f"{counted(labels, 'label')} ({policy.min_labels:,} needed)"
+        return f"there {only(labels, 'label')} ({policy.min_labels:,} needed)"
     if coverage < policy.min_coverage:
-        return f"{coverage:.1%} of the predictions have a label ({policy.min_coverage:.0%} needed)"
+        return f"only {coverage:.1%} of the predictions have a label ({policy.min_coverage:.0%} needed)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The references of drift: training, or the profiles of earlier windows.
+"""Collects the profiles that drift is measured against: those of training, or those of earlier windows.
 
 Every check stores the profile of its window as ``profiles/MODEL/WINDOW.json.gz``.
 """
@@ -17,6 +17,7 @@ from airflow_mlops.drift import earlier_windows
 from airflow_mlops.drift.earlier_windows import WindowProfile
 from airflow_mlops.drift.reference import TRAINING, DriftReference, Reference
 from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.policy.wording import capitalized, period
 from airflow_mlops.profiles.multivariate import ERROR
 from airflow_mlops.profiles.profile import Profile
 from airflow_mlops.stages.monitor.check import Check
@@ -26,15 +27,16 @@ _SUFFIX = ".json.gz"
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the columns of a window are compared with.
+    """The profiles with which the columns of a window are compared.
 
     Each of the four groups holds profiles by the name of their reference: ``training``, or earlier windows.
 
     :param features: profiles of the features
     :param watched: profiles of the watched columns
     :param scores: profiles of the scores
-    :param together: profiles of the reconstruction error of all features; empty if the model has no reconstruction
-    :param used: the reference that was used
+    :param together: profiles of the reconstruction error of all features; empty if the profile of the model has none
+    :param used: the earlier windows that were used
+    :param notes: remarks about columns and windows that could not be used, one sentence each
     """
 
     features: dict[str, Profile]
@@ -46,13 +48,13 @@ class Baselines:
 
 
 def keep(store: ArtifactStore, model: str, window: Window, scored_by: ModelVersionRef, current: Profile) -> None:
-    """Store the profile of a window for checks of later windows."""
+    """Store the profile of a window, so that checks of later windows can use it as reference."""
     item = WindowProfile(window=window, version=scored_by.version, profile=current)
     store.write_bytes(_key(model, window), gzip.compress(item.model_dump_json().encode(), mtime=0))
 
 
 def forget(store: ArtifactStore, model: str, window: Window) -> None:
-    """Delete the profile of a window that has no rows any more."""
+    """Delete the profile of a window that no longer has rows."""
     store.delete(_key(model, window))
 
 
@@ -60,9 +62,9 @@ def baselines(requested: Reference, check: Check, training: TrainingReference, c
     """Collect the profiles that ``current`` is compared with.
 
     Columns with too few values in the requested windows are compared with training. Scores and reconstruction errors are compared
-    with those of the same version only, because another version computes different ones for the same rows.
+    with those of the same version only, because a different version computes different ones for the same rows.
 
-    :param requested: the reference that the user chose
+    :param requested: the reference in the operator's parameters
     :param current: the profile of the window
     :raises SpecError: a season is shorter than the window
     """
@@ -78,10 +80,14 @@ def baselines(requested: Reference, check: Check, training: TrainingReference, c
         together, _ = _split(Profile(rows=errors.rows, columns={ERROR: errors}), same_version, current, min_rows)
     named = earlier_windows.label([item.window for item in windows]) if windows else ""
     if windows and (unknown := [*unknown, *unwatched]):
-        notes.append(f"Compared with training, because {named} has too few values: {', '.join(unknown)}.")
+        notes.append(
+            f"Drift of {', '.join(map(repr, unknown))} is measured against training, because {named} has too few values."
+        )
     if windows and unscored:
         what = "the scores and the features together are" if together else "the scores are"
-        notes.append(f"{version} made too few predictions in {named}: {what} compared with training.")
+        notes.append(
+            f"{capitalized(what)} compared with training, because model {version} made too few predictions in {named}."
+        )
     used = DriftReference(
         asked=requested, features=[item.window for item in windows], scores=[item.window for item in same_version]
     )
@@ -89,7 +95,7 @@ def baselines(requested: Reference, check: Check, training: TrainingReference, c
 
 
 def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], list[str]]:
-    """The profiles of the requested windows, and notes about those that are missing."""
+    """Return the profiles of the requested windows, and notes about those that are absent or cannot be read."""
     if requested == Reference():
         return [], []
     keys = {}
@@ -101,7 +107,7 @@ def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], l
     read = {window: _read(check.store, keys[window]) for window in chosen}
     windows = [item for item in read.values() if item is not None]
     notes = [
-        f"The profile of {window.label} cannot be read and is left out of the reference: check this window again."
+        f"The profile of {window.label} cannot be read and is left out of the reference. Check {window.label} again."
         for window, item in read.items()
         if item is None
     ]
@@ -109,8 +115,8 @@ def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], l
         reason = f"no window before {check.window.label} has been checked"
         if requested.season is not None:
             season = earlier_windows.seasonal(check.window, requested.season).label
-            reason = f"{season}, {requested.season} earlier, was not checked"
-        notes.append(f"Drift is measured against training: {reason}.")
+            reason = f"{season}, the window {period(requested.season)} earlier, has not been checked"
+        notes.append(f"Drift is measured against training, because {reason}.")
     return windows, notes
 
 
@@ -118,14 +124,14 @@ def _read(store: ArtifactStore, key: str) -> WindowProfile | None:
     try:
         return WindowProfile.model_validate_json(gzip.decompress(store.read_bytes(key)))
     except (FileNotFoundError, gzip.BadGzipFile, EOFError, zlib.error, ValueError):
-        # Broken, or written by an older version.
+        # The file is damaged, or an older version of this package wrote it.
         return None
 
 
 def _split(
     training: Profile, windows: Sequence[WindowProfile], current: Profile, min_rows: int
 ) -> tuple[dict[str, Profile], list[str]]:
-    """Profiles of the columns of ``training``: from ``windows`` if they have enough values, otherwise from training.
+    """Return profiles of the columns of ``training``: from ``windows`` if they have enough values, otherwise from training.
 
     :return: the profiles by the name of their reference, and the names of the columns that are compared with training
     """

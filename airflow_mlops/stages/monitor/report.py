@@ -1,4 +1,4 @@
-"""The report of a check: written as HTML and as JSON, and summarised as the step's result."""
+"""Writes the report of a check as HTML and as JSON, and summarises it as the result of the step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HISTORY = 36
 def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> str:
     """Write the report as HTML and as JSON.
 
-    The HTML comes first, so that every report has a page.
+    The HTML is written first, so every JSON report has a page.
 
-    :param earlier: reports on earlier windows, by time
+    :param earlier: reports on earlier windows, ordered by time
     :return: URL of the page
     """
     key = archive.key(report.model, report.window)
@@ -35,19 +35,22 @@ def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> 
 
 
 def page_url(findings: Findings, store: ArtifactStore) -> str:
-    """The URL of the page, which need not exist yet."""
+    """Return the URL of the page, whether it exists or not."""
     return store.url_of(archive.page(archive.key(findings.model, findings.window)))
 
 
 def history(findings: Findings, store: ArtifactStore) -> list[Report]:
-    """Reports on earlier windows of the model, by time; reports that cannot be read are left out."""
+    """Read the reports on earlier windows of the model, ordered by time; unreadable reports are left out."""
     reports = (_read(store, key) for key in archive.keys(store, findings.model))
     earlier = [report for report in reports if report is not None and report.window.start < findings.window.start]
     return sorted(earlier, key=lambda report: report.window.start)[-_HISTORY:]
 
 
 def superseded(report: Report, store: ArtifactStore) -> bool:
-    """Whether a report on a later window has judged performance, or this report has none either."""
+    """Return whether a report on a later window makes this one outdated.
+
+    It does if it has judged performance, or if ``report`` has no judged performance either.
+    """
     for key in archive.after(store, report.model, report.window):
         later = _read(store, key)
         if later is not None and (judged_performance(later) is not None or judged_performance(report) is None):
@@ -56,7 +59,7 @@ def superseded(report: Report, store: ArtifactStore) -> bool:
 
 
 def _read(store: ArtifactStore, key: str) -> Report | None:
-    """The report ``key``; ``None`` if it cannot be read, such as one of an incompatible version."""
+    """Read the report ``key``; ``None`` if it cannot be read, for example because of an incompatible format."""
     try:
         return Report.model_validate(store.read_json(key))
     except (StoreError, ValidationError, FileNotFoundError):
@@ -64,9 +67,7 @@ def _read(store: ArtifactStore, key: str) -> Report | None:
 
 
 def metrics(findings: Findings) -> dict[str, float]:
-    """The numbers of a check, without those that were not measured; see
-    :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`.
-    """
+    """Collect the numbers that were measured; :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` describes them."""
     numbers: dict[str, float | None] = {
         "rows": findings.rows,
         "labelled": findings.labelled,
@@ -98,13 +99,13 @@ def metrics(findings: Findings) -> dict[str, float]:
 
 
 def _most_drifted(findings: Findings) -> Drift | None:
-    """The feature with the largest effect, among the drifted ones if there are any."""
+    """Return the feature with the largest effect, among the drifted ones if there are any."""
     measured = [item for item in findings.features if item.effect is not None]
     return max(measured, key=lambda item: (item.drifted, item.effect), default=None)
 
 
 def result(report: Report, url: str, store: ArtifactStore) -> MonitorResult:
-    """Summarise the report as the step's result.
+    """Summarise the report as the result of the step.
 
     :param url: URL of the page
     """

@@ -1,4 +1,4 @@
-"""The JSON schema of reports, for readers without this package.
+"""The JSON schema of reports, for programs that read reports without this package.
 
 ``make schema`` writes the output of ``python -m airflow_mlops.stages.monitor.report_schema`` to ``docs/report.schema.json``.
 """
@@ -18,9 +18,10 @@ _ROLE = re.compile(r":\w+:`~?([^`]*)`")
 
 
 def report_schema() -> dict[str, Any]:
-    """The schema (JSON Schema 2020-12) of ``reports/MODEL/WINDOW.json``.
+    """Build the schema (JSON Schema 2020-12) of ``reports/MODEL/WINDOW.json``.
 
-    Unknown fields are valid: a later version of this package may add fields. It removes none within a ``format``.
+    Unknown fields are valid, because a later version of this package may add fields. Fields are removed only with a new
+    ``format``.
     """
     schema = Report.model_json_schema(mode="serialization")
     schema["description"] = "\n".join(inspect.getdoc(part) or "" for part in (Report, Findings))
@@ -30,7 +31,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _describe(part: dict[str, Any]) -> None:
-    """Move the descriptions of fields from the docstring to the fields."""
+    """Move the descriptions of fields from the description of their class to the fields."""
     part.pop("additionalProperties", None)
     text = part.get("description", "")
     about = dict(_PARAM.findall(text))

@@ -1,5 +1,5 @@
-"""Requests for retraining: the policy decides (:mod:`airflow_mlops.policy.retraining`), and the ledger records
-(:mod:`airflow_mlops.registry.requests`).
+"""Requests for retraining, decided by :mod:`airflow_mlops.policy.retraining` and recorded by
+:mod:`airflow_mlops.registry.requests`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from airflow_mlops.stages.monitor.report import metrics, page_url
 
 
 def request_retraining(findings: Findings, earlier: Sequence[Findings], context: StepContext) -> RetrainingPlan:
-    """Decide whether the window requests retraining, and record its request once.
+    """Decide whether the window requests retraining, and record its request in the ledger once.
 
-    :param earlier: findings of earlier windows, by time
-    :raises RegistryError: the ledger was tampered with
+    :param earlier: findings of earlier windows, ordered by time
+    :raises RegistryError: an entry of the ledger was changed or removed
     """
     ledger = Ledger(context.store, findings.model)
     entries = ledger.entries()

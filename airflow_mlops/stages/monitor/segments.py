@@ -1,4 +1,4 @@
-"""The segments of a window in which performance got worse."""
+"""Finds the segments of a window in which performance got worse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.stages.monitor.check import Check
 
 @dataclass(frozen=True)
 class SegmentFindings:
-    """The change of the mean loss, and the segments with worse performance; the fields are those of ``Findings``."""
+    """The change of the mean loss, and the segments with worse performance; both fields are as in ``Findings``."""
 
     loss: LossChange | None = None
     segments: list[Segment] = field(default_factory=list)
@@ -24,7 +24,7 @@ class SegmentFindings:
 def compare(check: Check, reference: TrainingReference, judged: Performance | None) -> SegmentFindings:
     """Compare the segments of the window with those of training.
 
-    :param judged: realised performance; ``None`` if it cannot be judged, and then nothing is compared
+    :param judged: realised performance; nothing is compared if it is ``None``, because it cannot be judged
     """
     known = reference.profile.segments
     if known is None or judged is None or judged.metric not in known.losses:

@@ -15,13 +15,13 @@ from airflow_mlops.profiles.spec import ProfilesInput
 
 
 class MonitorSpec(Spec):
-    """Compare a window of predictions with training, and decide.
+    """The parameters of a check, which compares a window of predictions with training and decides about retraining.
 
-    :param dataset: predictions, with a column ``label`` if labels are known; ``None`` if scoring was skipped
+    :param dataset: predictions, with a column ``label`` if labels are known; ``None`` without predictions
     :param window: the window of the report; by default that of ``dataset``
-    :param reference: what the drift of features and scores is measured against; performance is always compared with
+    :param reference: the data against which drift of features and scores is measured; performance is always compared with
         training
-    :param profiles: profiles of all shards of ``dataset``, or one of all its rows; by default the rows are read
+    :param profiles: profiles of all shards of ``dataset``, or one profile of all its rows; by default the rows are profiled
     """
 
     model: Name
@@ -34,13 +34,13 @@ class MonitorSpec(Spec):
 
 
 class MonitorResult(Result):
-    """The decision and the numbers behind it.
+    """The decision about a window, its reasons, and the measured numbers.
 
     :param headline: the main reason, in at most 90 characters
     :param details: the facts behind the decision, one sentence each
     :param reason: the headline and the details as one text
-    :param metrics: the numbers that were measured: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (number of features),
-        ``feature_drift`` (share of rows by which ``most_drifted`` moved), ``prediction_drift`` (the same for the scores),
+    :param metrics: the numbers that were measured, by name: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (number of features),
+        ``feature_drift`` (effect of the drift of ``most_drifted``, a share of rows), ``prediction_drift`` (the same for the scores),
         ``label_drift``, ``multivariate_drift``, ``newest_row_age_days`` (at the time of the check), ``newest_row_behind_days`` (at the
         end of the window), realised performance under the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated
         performance under the same names with the prefix ``estimated_``, and ``label_delay_median``, ``_p90`` and ``_p99`` in days
@@ -49,9 +49,10 @@ class MonitorResult(Result):
     :param worst_segment: the segment that contributes most to worse performance
     :param changed_since: the window since which realised performance has been at its present level, if it changed
     :param report_url: URL of the page in the artifact store
-    :param superseded: whether a report on a later window has judged performance, or this one has none and a later one exists
+    :param superseded: whether this report is outdated by a report on a later window: that report has judged performance, or this
+        one has none
     :param request: the request for retraining, if the decision is ``retrain``
-    :param held_back: the triggers of a request that cooldown, budget, earlier refusals or broken inputs postpone
+    :param held_back: the retraining triggers that are due while cooldown, budget, earlier refusals or broken inputs postpone the request
     """
 
     decision: Decision

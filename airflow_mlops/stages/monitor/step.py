@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
-    """Measure, decide, and write the report."""
+    """Measure drift and performance of a window, decide, and write the report."""
     store = context.store
     check = _check(spec, store)
     client = connect(spec.mlflow, context.connection)
@@ -64,7 +64,7 @@ def _check(spec: MonitorSpec, store: ArtifactStore) -> Check:
     datasets = _datasets(spec, store)
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:
-        raise SpecError("The dataset to monitor has no time window: set window= to the window of the report.")
+        raise SpecError("The dataset to monitor has no time window. Set window= to the window of the report.")
     return Check(spec.model, window, datetime.now(timezone.utc), spec.policy, datasets, store)
 
 
@@ -74,7 +74,7 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
     try:
         return select(store, spec.dataset)
     except DatasetNotFoundError:
-        # A reference must lead to a dataset. A name and a window may have no data yet.
+        # A dataset that is given by its id must exist. For a name and a window there may be no data yet.
         if isinstance(spec.dataset, DatasetRef):
             raise
         return []
@@ -83,10 +83,10 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
 def _reference(
     check: Check, present: ModelVersionRef, stored: VersionContract, client: MlflowClient
 ) -> TrainingReference:
-    """The reference of the predictions.
+    """Load the training reference of the version that made the predictions.
 
     :param present: the champion
-    :param stored: what is stored with the champion
+    :param stored: the model contract that is stored with the champion
     """
     scored_by = training_reference.version_of(check.datasets, present, client)
     if scored_by != present:

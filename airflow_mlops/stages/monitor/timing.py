@@ -1,4 +1,4 @@
-"""How recent the rows of a window are, and how late its labels arrived."""
+"""Measures how recent the rows of a window are, and how late its labels arrived."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_mlops.stages.monitor.check import Check
 
 
 def freshness(check: Check) -> Freshness | None:
-    """How recent the rows are; ``None`` if no column has event times or scoring times."""
+    """Measure how recent the rows are; ``None`` if no column has event times or scoring times."""
     event_time = _event_time(check)
     batches = (
         batch
@@ -24,7 +24,7 @@ def freshness(check: Check) -> Freshness | None:
 
 
 def delay(check: Check) -> LabelDelay | None:
-    """How late labels arrived; ``None`` if event times or arrival times are missing."""
+    """Measure the delay of labels; ``None`` without a column of event times or of arrival times."""
     event_time = _event_time(check)
     if not check.has_columns(LABEL_AT, event_time):
         return None
@@ -33,5 +33,5 @@ def delay(check: Check) -> LabelDelay | None:
 
 
 def _event_time(check: Check) -> str:
-    """The name of the column with the event time."""
+    """Return the name of the column with the event time."""
     return str(check.datasets[-1].manifest.details.get("timestamp"))

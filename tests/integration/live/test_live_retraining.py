@@ -64,7 +64,7 @@ def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:
 def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(airflow: LiveAirflow, client):
     airflow.parsed("train")
     _, asked = check(airflow, "2013-04")
-    reason = "No champion yet for asked. Train and promote a first version of asked."
+    reason = "Model 'asked' has no champion yet. Train and promote a first version of model 'asked'."
     request = asked["request"]
     assert (asked["decision"], request["id"], request["reason"]) == ("retrain", "asked/2013-04", reason)
     run_id = airflow.until(lambda: airflow.runs("train"), "the request starts the training")[0]["dag_run_id"]
@@ -92,6 +92,6 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     # A window that has no more data than was refused does not ask.
     _, earlier = check(airflow, "2013-03")
     assert (earlier["decision"], earlier["request"]) == ("watch", None)
-    assert "postponed: the gates refused the request of 2013-04" in earlier["reason"]
+    assert "postponed because the gates refused the request of 2013-04" in earlier["reason"]
     assert len(airflow.get("/api/v2/assets/events?source_dag_id=monitor")["asset_events"]) == 1
     assert len(airflow.runs("train")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from html import unescape
 
 import pyarrow as pa
 import pytest
@@ -49,7 +50,7 @@ def test_winter_alarms_against_training_and_not_against_last_winter(store, champ
     first = check(store, champion, "2013-12", SEASON, shift=1.0)
     # No window was checked a year ago, and the training data have no winter.
     assert drifted(first) == {"distance", "score"}
-    assert first.notes[0].startswith("Drift is measured against training: 2012-12, P1Y earlier")
+    assert first.notes[0].startswith("Drift is measured against training, because 2012-12, the window 1 year earlier")
     assert first.reference.features == first.reference.scores == []
     assert "drifted" in first.verdict.reason
     assert "distance" in first.verdict.headline
@@ -64,7 +65,8 @@ def test_winter_alarms_against_training_and_not_against_last_winter(store, champ
     shifted = check(store, champion, "2015-12", SEASON, shift=1.5)
     assert drifted(shifted) == {"distance", "score"}
     assert "Predicted scores drifted against 2014-12 (" in shifted.verdict.reason
-    assert shifted.verdict.headline.startswith("1 feature drifted against 2014-12 (")
+    assert shifted.verdict.headline.startswith("1 feature drifted against 2014-12: distance (effect ")
+    assert "Drift is measured against 2014-12 (the window 1 year earlier)." in shifted.verdict.details
     assert drifted(check(store, champion, "2015-12", "training")) == {"distance", "score"}
 
 
@@ -118,9 +120,8 @@ def test_scores_are_compared_with_those_of_the_same_version_and_features_with_an
     assert report.reference.scores == []
     assert {item.reference for item in report.features} == {"2013-04"}
     assert (report.prediction.reference, drifted(report)) == ("training", {"score"})
-    assert report.notes[0].startswith(
-        f"{newer} made too few predictions in 2013-04: the scores are compared with training"
-    )
+    note = f"The scores are compared with training, because model {newer} made too few predictions in 2013-04."
+    assert report.notes[0] == note
     assert "<dd>2013-04 (the last 2 windows before); scores: training</dd>" in page(store, report)
     report = check(store, newer, "2013-06", ROLLING, shift=1.0)
     assert [item.label for item in report.reference.features] == ["2013-04", "2013-05"]
@@ -138,7 +139,7 @@ def test_a_feature_without_values_in_the_reference_is_compared_with_training(sto
     assert "2013-04 has too few values" in note
     assert "wind" in note
     shown = page(store, report)
-    assert note in shown
+    assert note in unescape(shown)
     assert "Missing in the reference" in shown
     assert "compared with training" in shown
 

@@ -117,8 +117,8 @@ def test_drift_of_a_watched_column_is_watched_and_marked_on_the_page(store, mode
     }
     report = watch(store, model, tickets(1_500, 6, "2013-04-01", 30, **changed))
     assert report.verdict.decision == "watch"
-    assert "3 watched columns drifted (" in report.verdict.reason
-    assert "body (words like “refund” are in 12." in report.verdict.reason
+    assert "3 monitored columns (not features) drifted: " in report.verdict.reason
+    assert " (words like “refund” are in 12." in report.verdict.reason
     assert "feature drifted" not in report.verdict.reason
     assert {drift.column: drift.test.split(" ")[0] for drift in report.watched if drift.drifted} == {
         "body": "words", "opened": "hour", "embedding": report.watched[0].test.split(" ")[0],

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift, Freshness, SchemaChange
+from airflow_mlops.drift.reference import DriftReference, Reference
 from airflow_mlops.performance.findings import LossChange, MeanLoss, Performance, Segment
 from airflow_mlops.policy.checks import immature_labels, is_worse, missed_estimate
 from airflow_mlops.policy.findings import ActiveTrigger, Arrivals, Findings, Limit, RetrainingPlan, Verdict
 from airflow_mlops.policy.retraining import triggers
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.verdict import decide
-from airflow_mlops.policy.wording import HEADLINE_LENGTH, shorten
+from airflow_mlops.policy.wording import DETAIL_LENGTH, HEADLINE_LENGTH, shorten
 
 V1, V2 = (ModelVersionRef(model="delays", version=number, run_id="r") for number in (1, 2))
 
@@ -49,7 +50,9 @@ def test_a_model_that_performs_as_expected_without_drift_is_healthy():
     assert verdict.decision == "healthy"
     assert verdict.headline == "No drift, performance as expected (ROC AUC 0.700)"
     (detail,) = verdict.details
-    assert "0.700 (95% interval 0.690 to 0.710, 0.700 at training, at least 0.680 expected)" in detail
+    assert (
+        "0.700 (95% interval 0.690 to 0.710, 0.700 on the held-out part at training, at least 0.680 expected)" in detail
+    )
     assert verdict.reason == f"{verdict.headline}. {detail}"
 
 
@@ -57,20 +60,39 @@ def test_drift_alone_is_watched_and_never_retrained():
     features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust", "no row has a value")]
     verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
     assert verdict.decision == "watch"
-    assert verdict.headline == "4 features drifted (up to 54.0% of rows): temp, humid, wind and 1 more"
-    assert "Predicted scores drifted (12.3% of rows)." in verdict.details
-    assert "ROC AUC: 0.700" in verdict.details[-1]
+    assert verdict.headline == "4 features drifted: temp, humid, wind and 1 more (temp most: effect 0.54)"
+    # The details name every feature with its effect, and explain the effect once.
+    listed = "temp 0.54, humid 0.4, wind 0.3 and gust 0.25 (no row has a value)."
+    assert verdict.details[0].endswith(listed)
+    assert "Predicted scores drifted (effect 0.12)." in verdict.details
+    (explained,) = [detail for detail in verdict.details if detail.startswith("Effect: ")]
+    assert "match training" in explained
+    assert "0.02 (min_effect)" in explained
+    assert "ROC AUC: 0.700" in verdict.details[-2]
+    assert verdict.details[-1].startswith("Drift alone does not request retraining")
+
+
+def test_the_details_name_as_many_drifted_features_as_fit():
+    many = decide(findings(features=[drift(0.5, f"f{number}") for number in range(12)])).details[0]
+    assert "f0 0.5, f1 0.5" in many
+    assert many.endswith("f9 0.5 and 2 more.")
+    long = decide(findings(features=[drift(0.5, "x" * 100) for _ in range(12)])).details[0]
+    assert long.endswith("x 0.5 and 10 more.")
+    assert len(long) <= DETAIL_LENGTH
 
 
 def test_a_headline_says_that_performance_is_as_expected_if_that_fits():
     headline = decide(findings(features=[drift(0.54)])).headline
-    assert headline == "1 feature drifted (54.0% of rows): temp; performance as expected (ROC AUC 0.700)"
+    assert headline == "1 feature drifted: temp (effect 0.54); performance as expected (ROC AUC 0.700)"
 
 
 def test_watched_columns_that_are_not_features_are_watched_too():
     verdict = decide(findings(watched=[drift(0.54, "opened"), drift(0.05, "body")]))
     assert verdict.decision == "watch"
-    assert verdict.headline.startswith("1 watched column drifted (54.0% of rows): opened")
+    assert verdict.headline == "Monitored column 'opened' (not a feature) drifted (effect 0.54)"
+    several = decide(findings(watched=[drift(0.54, "opened"), drift(0.3, "body")]))
+    assert several.headline.startswith("2 monitored columns (not features) drifted: opened and body")
+    assert "opened 0.54 and body 0.3" in several.details[0]
     assert decide(findings(watched=[drift(0.05, "body")])).decision == "healthy"
 
 
@@ -79,7 +101,7 @@ def test_performance_that_is_certainly_worse_requests_retraining():
     assert verdict.decision == "retrain"
     assert verdict.headline == "ROC AUC fell to 0.650 (at least 0.680 was expected)"
     (detail,) = verdict.details
-    for fact in ("0.650", "95% interval 0.640 to 0.660", "0.700 at training"):
+    for fact in ("0.650", "95% interval 0.640 to 0.660", "0.700 on the held-out part at training"):
         assert fact in detail
 
 
@@ -128,7 +150,11 @@ def test_performance_within_the_interval_or_the_tolerance_is_healthy():
 
 def test_an_error_is_worse_if_it_is_larger_by_the_tolerated_share():
     assert decide(findings(performance=auc(10.5, 0.1, 10.0, "rmse"))).decision == "retrain"
-    assert decide(findings(performance=auc(10.25, 0.1, 10.0, "rmse"))).decision == "healthy"
+    above = decide(findings(performance=auc(10.25, 0.1, 10.0, "rmse")))
+    assert above.decision == "healthy"
+    assert above.headline == "No drift, RMSE 10.250 is above 10.200, but not significantly"
+    assert "10.250 is above 10.200, but not significantly (95% interval 10.150 to 10.350, 10.000 on" in above.details[0]
+    assert "ROC AUC 0.675 is below 0.680, but not" in decide(findings(performance=auc(0.675))).headline
     assert decide(findings(performance=auc(5.0, 0.1, 10.0, "rmse"))).decision == "healthy"
 
 
@@ -144,16 +170,16 @@ def test_performance_as_good_as_at_training_is_never_worse(value, half, referenc
 def test_without_a_champion_training_is_requested():
     verdict = decide(findings(champion=None, rows=0, performance=None))
     assert verdict.decision == "retrain"
-    assert verdict.headline == "No champion yet for delays"
-    assert verdict.details == ["Train and promote a first version of delays."]
+    assert verdict.headline == "Model 'delays' has no champion yet"
+    assert verdict.details == ["Train and promote a first version of model 'delays'."]
 
 
 def test_an_old_champion_is_retrained_even_without_predictions():
     for fields in ({}, {"rows": 0, "performance": None}):
         verdict = decide(findings({"max_age": timedelta(days=60)}, age_days=61.0, **fields))
         assert verdict.decision == "retrain"
-        assert verdict.headline == "Training data are 61 days old (60 days allowed)"
-        assert "delays v1: ended 61 days before the end of 2013-04 (60 days allowed)" in verdict.reason
+        assert verdict.headline == "Training data are 61 days old (limit: 60 days)"
+        assert "delays v1 ended 61 days before the end of 2013-04 (limit: 60 days)" in verdict.reason
         assert ("No predictions in 2013-04." in verdict.details) == bool(fields)
     assert decide(findings({"max_age": timedelta(days=60)}, age_days=59.0)).decision == "healthy"
     assert decide(findings(age_days=10_000.0)).decision == "healthy"
@@ -162,17 +188,26 @@ def test_an_old_champion_is_retrained_even_without_predictions():
 def test_a_bad_version_that_was_replaced_is_not_retrained_again():
     verdict = decide(findings(performance=auc(0.5), champion=V2))
     assert verdict.decision == "watch"
-    assert verdict.headline == "ROC AUC fell to 0.500 (at least 0.680 was expected), now v2"
-    assert "delays v2 has since replaced delays v1" in verdict.details[-1]
+    assert verdict.headline == "ROC AUC of v1 fell to 0.500; v1 was already replaced by v2"
+    assert verdict.details[-1].startswith("No retraining is requested because model delays v2 has replaced v1")
+    estimate = {"retrain_on": ["estimated_performance"]}
+    verdict = decide(findings(estimate, estimated=auc(0.5), champion=V2, **UNJUDGED))
+    assert verdict.headline == "Estimated ROC AUC of v1 fell to 0.500; v1 was already replaced by v2"
+
+
+def test_worse_performance_that_the_policy_ignores_is_watched_with_the_reason():
+    verdict = decide(findings({"retrain_on": ["drift"]}, performance=auc(0.5)))
+    assert verdict.decision == "watch"
+    assert verdict.headline == "ROC AUC fell to 0.500; no retraining because retrain_on lacks 'performance'"
 
 
 @pytest.mark.parametrize(
     ("fields", "fact"),
     [
-        ({"unmeasured": "12 labels (200 needed)", "performance": auc(0.1)}, "not judged: 12 labels (200 needed)"),
+        ({"unmeasured": "there are 12 labels", "performance": auc(0.1)}, "not judged because there are 12 labels"),
         ({"unmeasured": "all 900 labels are of the positive class", "performance": None}, "all 900 labels are of"),
         ({"rows": 0, "performance": None}, "No predictions in 2013-04"),
-        ({"rows": 30}, "Drift not measured: 30 rows (50 needed)"),
+        ({"rows": 30}, "Drift is not measured because there are only 30 rows (50 needed)"),
     ],
 )
 def test_missing_measurements_are_watched_and_named(fields, fact):
@@ -184,14 +219,14 @@ def test_missing_measurements_are_watched_and_named(fields, fact):
 def test_drift_of_the_joint_distribution_is_watched():
     together = drift(0.2, "reconstruction error")
     headline = decide(findings(multivariate=together)).headline
-    assert headline == "Joint distribution of the features drifted (20.0% of rows)"
+    assert headline == "Joint distribution of the features drifted (effect 0.2)"
     both = decide(findings(multivariate=together, features=[drift(0.5)])).details
-    assert "Joint distribution of the features drifted too (20.0% of rows)." in both
+    assert "Joint distribution of the features drifted too (effect 0.2)." in both
     assert decide(findings(multivariate=drift(0.01, "reconstruction error"))).decision == "healthy"
 
 
 def test_drifted_labels_are_watched_and_do_not_hide_concept_drift_as_drifted_inputs_do():
-    assert decide(findings(label=drift(0.3, "label"))).headline.startswith("Labels drifted (30.0% of rows)")
+    assert decide(findings(label=drift(0.3, "label"))).headline.startswith("Labels drifted (effect 0.3)")
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     assert "concept drift" in decide(findings(**fallen, label=drift(0.3, "label"))).reason
     assert "concept drift" not in decide(findings(**fallen, multivariate=drift(0.3, "reconstruction error"))).reason
@@ -205,25 +240,35 @@ def test_broken_columns_are_named_whatever_is_decided():
         SchemaChange(column="gate", before=None, now="string", compared=False),
     ]
     changed = decide(findings(schema_changes=[gone, *harmless, other])).headline
-    assert changed.startswith("Schema changed since training: gust is gone and temp was double and is string")
+    assert changed.startswith("Schema changed since training: gust is absent and temp changed from double to string")
     assert decide(findings(schema_changes=harmless)).decision == "healthy"
     infinite = drift(0.001).model_copy(update={"infinite": 1})
-    values = "Infinite values, and none at training: temp (1 row)"
+    values = "Feature temp is infinite in 1 row; it never was at training"
     assert decide(findings(features=[infinite])).headline.startswith(values)
-    empty = drift(0.9, "wind", "no row has a value").model_copy(update={"broken": True})
+    both = [infinite, infinite.model_copy(update={"column": "gust", "infinite": 3})]
+    assert decide(findings(features=both)).headline.startswith(
+        "Infinite values in temp (1 row) and gust (3 rows); they had none"
+    )
+    empty = drift(0.9, "wind", "no row has a value").model_copy(update={"broken": True, "missing": 1.0})
     fallen = decide(findings(performance=auc(0.5), features=[empty, infinite], schema_changes=[gone]))
     assert fallen.decision == "watch"
-    assert fallen.headline.startswith("Retraining postponed (broken inputs): ROC AUC fell to 0.500")
-    for fact in ("wind (no row has a value).", "gust is gone", f"{values}."):
+    postponed = "ROC AUC fell to 0.500; retraining postponed because wind has no values and gust is absent"
+    assert fallen.headline == postponed
+    for fact in ("wind has no values and gust is absent", "wind 0.9.", f"{values}."):
         assert any(fact in detail for detail in fallen.details), fact
+    # Each broken input is described in the headline and in one detail.
+    assert fallen.reason.count("gust is absent") == fallen.reason.count("no value") == 2
+    constant = empty.model_copy(update={"missing": 0.0, "column": "c" * 100})
+    many = decide(findings(performance=auc(0.5), features=[empty, constant]))
+    assert many.headline == "ROC AUC fell to 0.500; retraining postponed because inputs are broken"
+    assert f"{constant.column} has one value in all rows" in many.details[0]
     # Whatever the trigger is: new training data would include this window.
     for postponed in (
         findings(performance=auc(0.5), features=[empty]),
         findings({"max_age": "P1D"}, age_days=9.0, features=[empty]),
     ):
         detail = decide(postponed).details[0]
-        assert detail.startswith("Retraining postponed: no model can learn from broken inputs")
-        assert "wind (no" in detail
+        assert detail.startswith("Retraining is postponed because wind has no values; no model can learn from")
     assert decide(findings(performance=auc(0.5), features=[infinite])).decision == "retrain"
     assert decide(findings(performance=auc(0.5), schema_changes=harmless)).decision == "retrain"
 
@@ -241,10 +286,15 @@ UNJUDGED = {"unmeasured": "there are no labels", "performance": None}
 def test_an_estimate_that_is_certainly_worse_is_watched_and_never_retrained():
     verdict = decide(findings(estimated=auc(0.65), **UNJUDGED))
     assert verdict.decision == "watch"
-    assert verdict.headline == "Estimated ROC AUC fell to 0.650 (at least 0.680 was expected)"
-    assert "Performance not judged: there are no labels." in verdict.details
+    assert verdict.headline == "Estimated ROC AUC fell to 0.650; no retraining on an estimate alone"
+    assert (
+        "0.650 (95% interval 0.640 to 0.660, 0.700 on the held-out part at training, at least 0.680 expected)"
+        in (verdict.details[0])
+    )
+    assert "Retraining waits for labels" in verdict.details[1]
+    assert "Performance is not judged because there are no labels." in verdict.details
     good = decide(findings(estimated=auc(0.7), **UNJUDGED))
-    assert good.headline == "Performance not judged: there are no labels"
+    assert good.headline == "Performance is not judged because there are no labels"
     assert "Estimated ROC AUC: 0.700 (95% interval 0.690 to 0.710" in good.reason
     assert "Estimated" not in decide(findings(estimated=auc(0.7, reference=None), **UNJUDGED)).reason
 
@@ -258,20 +308,20 @@ def test_a_drop_without_drift_points_to_concept_drift():
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
 
     def estimate(**fields) -> str:
-        (detail,) = [item for item in decide(findings(**fallen, **fields)).details if "scores alone" in item]
+        (detail,) = [item for item in decide(findings(**fallen, **fields)).details if "from the scores" in item]
         assert "0.690 to 0.710" in detail
         return detail
 
-    assert "not drifted" in estimate()
-    assert "concept drift" in estimate()
+    assert "have not drifted" in estimate()
+    assert "relation between features and label has therefore probably changed (concept drift)" in estimate()
     for moved in ({"features": [drift(0.9)]}, {"prediction": drift(0.9, "score")}):
-        assert "the inputs drifted, but this does not explain the drop" in estimate(**moved)
+        assert "The inputs drifted, but this does not explain the drop" in estimate(**moved)
 
 
 @pytest.mark.parametrize(
     ("fields", "fact"),
     [
-        ({"estimated": auc(0.65)}, "0.640 to 0.660; changed inputs explain at least part of the drop"),
+        ({"estimated": auc(0.65)}, "0.640 to 0.660, so changed inputs explain at least part of the drop"),
         # The estimate agrees with the labels, is missing, or the drift of the inputs is not known.
         ({"estimated": auc(0.69, half=0.05)}, None),
         ({"estimated": None}, None),
@@ -282,7 +332,7 @@ def test_concept_drift_needs_evidence(fields, fact):
     verdict = decide(findings(performance=auc(0.65), **fields))
     assert verdict.decision == "retrain"
     assert fact is None or fact in verdict.reason
-    assert fact is not None or "Estimate" not in verdict.reason
+    assert fact is not None or "estimate" not in verdict.reason
     assert "concept drift" not in verdict.reason
 
 
@@ -291,17 +341,38 @@ def test_drift_against_other_windows_than_training_names_them():
     assert decide(findings(features=[calm])).headline.startswith("No drift against 2012-04, ")
     score = drift(0.123, "score", reference="2012-03 to 2012-04")
     reason = decide(findings(features=[moved], prediction=score)).reason
-    assert "1 feature drifted against 2012-04 (90.0% of rows): temp." in reason
-    assert "Predicted scores drifted against 2012-03 to 2012-04 (12.3% of rows)." in reason
+    assert reason.startswith("1 feature drifted against 2012-04: temp (effect 0.9)")
+    assert "match the reference" in reason
+    assert "Predicted scores drifted against 2012-03 to 2012-04 (effect 0.12)." in reason
+    assert "need a different value to match 2012-04;" in decide(findings(features=[moved])).reason
     mixed = decide(findings(features=[moved, drift(0.9, "wind")])).reason
-    assert "2 features drifted (up to 90.0% of rows): temp and wind" in mixed
+    assert "2 features drifted: temp and wind (temp most: effect 0.9)" in mixed
     # Inputs that are as they were last month may have drifted since training.
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     same = decide(findings(**fallen, features=[calm])).reason
-    assert "0.690 to 0.710; the inputs have not drifted against 2012-04." in same
+    assert "0.690 to 0.710. The inputs have not drifted against 2012-04." in same
     different = decide(findings(**fallen, features=[calm, drift(0.01, "wind")])).reason
-    assert "0.690 to 0.710; the inputs have not drifted." in different
+    assert "0.690 to 0.710. The inputs have not drifted." in different
     assert "concept drift" not in same + different
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "scores", "fact"),
+    [
+        ({"season": "P1Y"}, ["2012-04"], ["2012-04"], "against 2012-04 (the window 1 year earlier)."),
+        ({"season": "P1DT12H"}, ["2012-04"], ["2012-04"], "(the window 1 day 12 hours earlier)."),
+        ({"rolling": 2}, ["2013-02", "2013-03"], ["2013-03"],
+         "against 2013-02 to 2013-03 (the last 2 windows before); scores are compared with 2013-03, because"),
+        ({"rolling": 3}, ["2013-03"], [], "against 2013-03 (the last window before); scores are compared with training"),
+    ],
+)  # fmt: skip
+def test_the_details_explain_which_windows_were_compared(asked, features, scores, fact):
+    used = DriftReference(asked=Reference(**asked), features=features, scores=scores)
+    column = drift(0.01, reference="2012-04")
+    for found in (findings(reference=used, features=[column]), findings(reference=used, features=[drift(0.9)])):
+        (detail,) = [item for item in decide(found).details if item.startswith("Drift is measured against ")]
+        assert fact in detail
+    assert "Drift is measured" not in decide(findings(features=[drift(0.9)])).reason
 
 
 def test_the_estimate_is_missed_if_the_realised_value_lies_outside_its_interval():

@@ -61,7 +61,7 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({}, BAD, {"performance": "ROC AUC fell to 0.600"}),
         ({"retrain_on": []}, BAD, {}),
         ({}, {**BAD, "champion": V2}, {}),
-        ({}, {"champion": None}, {"no_champion": "No champion yet for delays"}),
+        ({}, {"champion": None}, {"no_champion": "Model 'delays' has no champion yet"}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6)},
          {"estimated_performance": "Estimated ROC AUC fell to 0.600"}),
         ({}, {**UNJUDGED, "estimated": auc(0.6)}, {}),
@@ -76,18 +76,18 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
         ({}, {"features": [drifted(1.0)]}, {}),
-        ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "Training data are 61 days old (60 days allowed)"}),
+        ({"max_age": "P60D"}, {"age_days": 61.0}, {"age": "Training data are 61 days old (limit: 60 days)"}),
         ({"max_age": "P60D"}, {**BAD, "age_days": 61.0}, {"performance": "ROC AUC", "age": "Training data"}),
         ({"new_data": {"dataset": "flights", "windows": 3}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)}, {}),
         ({"new_data": {"dataset": "flights", "windows": 2}}, {"arrivals": Arrivals(dataset="flights", windows=2, rows=9)},
-         {"new_data": "2 new windows of flights since training (2 needed)"}),
+         {"new_data": "2 new windows of 'flights' since training (2 needed)"}),
         ({"new_data": {"dataset": "flights", "share": 0.5}},
          {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)},
-         {"new_data": "New rows of flights: 60% of the training set (50% needed)"}),
+         {"new_data": "New rows of 'flights': 60% of the training set (50% needed)"}),
         ({"new_data": {"dataset": "flights", "share": 0.7}},
          {"arrivals": Arrivals(dataset="flights", windows=2, rows=900, share=0.6)}, {}),
         ({"new_data": {"dataset": "flights", "share": 0.7}}, {}, {}),
-        ({"code": "b2"}, {"code_version": "a1"}, {"new_code": "Training code is b2, v1 used a1"}),
+        ({"code": "b2"}, {"code_version": "a1"}, {"new_code": "Training code is 'b2', but v1 used 'a1'"}),
         ({"code": "b2"}, {"code_version": "b2"}, {}),
         ({"code": "b2"}, {}, {}),
     ],
@@ -102,14 +102,18 @@ def test_the_reason_names_every_active_trigger():
     verdict = decide(findings({"max_age": "P60D", "code": "b2"}, age_days=61.0, code_version="a1", **BAD))
     assert verdict.decision == "retrain"
     assert verdict.headline.startswith("ROC AUC fell to 0.600")
-    for fact in ("0.590 to 0.610", "ended 61 days before the end of 2013-04", "b2 in the policy, a1 for delays v1"):
+    for fact in (
+        "0.590 to 0.610",
+        "ended 61 days before the end of 2013-04",
+        "code 'b2', but model delays v1 was trained with 'a1'",
+    ):
         assert fact in verdict.reason
 
 
 def test_a_reason_is_given_once():
     fields = {**BAD, "features": [drifted(None).model_copy(update={"infinite": 3, "drifted": False})]}
     reason = decide(findings({"persistence": {"k": 2, "n": 2}}, **fields)).reason
-    assert reason.count("Infinite values") == 1
+    assert reason.count("temp is infinite in 3 rows") == 1
     retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
     reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
     assert reason.count("Estimated ROC AUC: 0.600") == 1
@@ -149,7 +153,9 @@ def test_a_measured_trigger_must_hold_in_k_of_the_last_n_windows_of_the_same_ver
     assert (held.windows, held.enough) == (often, often >= 2)
     verdict = decide(found, made)
     assert verdict.decision == ("retrain" if often >= 2 else "watch")
-    assert f"realised performance: held in {often} of the last 3 windows (2 needed)." in verdict.reason
+    assert f"'realised performance' held in {often} of the last 3 windows (2 needed)." in verdict.reason
+    so_far = f"ROC AUC fell to 0.600; retraining needs 2 such windows among the last 3 (now {often})"
+    assert (verdict.headline == so_far) == (often < 2)
 
 
 def test_earlier_windows_are_judged_by_the_present_policy():
@@ -181,7 +187,7 @@ def test_the_cooldown_postpones_a_request_and_the_reason_says_until_when():
     made = plan(found, requests=[asking("2013-03")])
     assert decide(found, made).decision == "watch"
     verdict = decide(found, made)
-    assert verdict.headline == "Retraining postponed (cooldown): ROC AUC fell to 0.600 (at least 0.680 was expected)"
+    assert verdict.headline == "ROC AUC fell to 0.600; retraining postponed by the cooldown"
     for fact in ("2013-03", "45 days", "2013-05-16"):
         assert fact in verdict.details[0]
     # A window that is checked late may lie before the one with the request.
@@ -233,8 +239,8 @@ def test_the_reason_says_how_long_refusals_postpone_the_next_request():
     asked = [asking("2013-02"), asking("2013-03")]
     made = plan(findings(**BAD), requests=asked, refused=asked)
     verdict = decide(findings(**BAD), made)
-    assert verdict.headline.startswith("Retraining postponed (refusals): ROC AUC fell")
-    for fact in ("the gates refused", "2013-03", "2 times in a row", "2 more windows"):
+    assert verdict.headline == "ROC AUC fell to 0.600; retraining postponed after refusals by the gates"
+    for fact in ("the gates refused 2 requests in a row", "2013-03", "2 more windows"):
         assert fact in verdict.details[0]
     assert not plan(findings(champion=None), requests=asked, refused=asked).is_requested
 
@@ -411,8 +417,8 @@ def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
         ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),
         ({"budget": {"requests": 1}}, "Field required"),
         ({"cooldown": "0D"}, "longer than zero"),
-        ({"new_data": {"dataset": "flights"}}, "give either windows or share"),
-        ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "give either windows or share"),
+        ({"new_data": {"dataset": "flights"}}, "set either windows or share, and not both"),
+        ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "set either windows or share, and not both"),
         ({"code": ""}, "at least 1 character"),
     ],
 )

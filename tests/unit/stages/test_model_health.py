@@ -73,7 +73,7 @@ def test_a_report_of_another_version_of_this_package_is_read(store):
     store.write_json(key, {**old, "verdict": {"decision": "healthy", "reason": "An older reason."}})
     assert seen(store).summary == "delays in 2013-04: healthy. An older reason."
     store.write_json(key, {"window": "2013-04"})
-    with pytest.raises(StoreError, match=r"reports/delays/2013-04\.json .* is not a report: Field required"):
+    with pytest.raises(StoreError, match=r"reports/delays/2013-04\.json .* is not a report \(Field required\)"):
         seen(store)
 
 

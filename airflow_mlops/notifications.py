@@ -1,4 +1,4 @@
-"""Notifications of the events of the lifecycle, through Airflow's notifiers."""
+"""Notifications about events in the lifecycle of models, sent by Airflow's notifiers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Notifier = Callable[["Context"], Any]
 
 @dataclass(frozen=True)
 class Event:
-    """An event, which the templates of a notifier can use as ``event``.
+    """An event in the lifecycle of a model. The templates of a notifier can use it as ``event``.
 
-    :param name: name of the event: a field of :class:`Notify`
+    :param name: name of the event, which is the name of a field of :class:`Notify`
     :param model: name of the registered model
-    :param summary: what happened, one sentence
-    :param version: the model version, or ``None`` if the event is not about one
-    :param reason: why it happened, one sentence; may be empty
-    :param urls: addresses: the ``task``, its MLflow ``run``, the drift ``report``, the ``ledger`` entry, and the page on
-        which to ``answer`` a request; an address that does not exist is empty
+    :param summary: one sentence that describes the event
+    :param version: number of the model version; ``None`` if the event is not about a version
+    :param reason: one sentence that explains the event; may be empty
+    :param urls: URLs by name: ``task``, ``run`` (in MLflow), ``report`` (on drift), ``ledger`` (entry of the ledger) and ``answer``
+        (page for the approval of a promotion); empty if there is no such page
     """
 
     name: str
@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Notify:
-    """For each event, one or several of Airflow's notifiers.
+    """The notifiers that are called for each event: one of Airflow's notifiers, or a list of them.
 
     Each operator sends only its own events, so one ``Notify`` in ``default_args`` is enough for a DAG.
 
@@ -68,27 +68,29 @@ class Notify:
             for notifier in [given] if isinstance(given, str) else self.notifiers(name):
                 if not callable(notifier):
                     raise SpecError(
-                        f"Notify({name}={notifier!r}) must be one of Airflow's notifiers, such as SlackNotifier(...), "
-                        "or a list of them."
+                        f"Notify({name}={notifier!r}) is not a notifier. Set {name}= to one of Airflow's notifiers, such as "
+                        "SlackNotifier(...), or to a list of them."
                     )
 
     def __repr__(self) -> str:
-        # Part of the serialized DAG. Addresses in memory would make each parsing a new version of the DAG.
+        # The text is part of the serialized DAG. With memory addresses in it, each parsing would create a new version of the DAG.
         names = {
             item.name: [type(notifier).__name__ for notifier in self.notifiers(item.name)] for item in fields(self)
         }
         return f"Notify({', '.join(f'{event}={found}' for event, found in names.items() if found)})"
 
     def notifiers(self, name: str) -> list[Notifier]:
-        """The notifiers of the event called ``name``."""
+        """Return the notifiers of the event ``name``."""
         given = getattr(self, name)
         return [given] if callable(given) else list(given)
 
     def send(self, event: Event, context: Context, log: Any) -> None:
-        """Call the notifiers of the event. If one fails, the failure is logged as a warning."""
+        """Call the notifiers of the event. If a notifier fails, its exception is logged as a warning."""
         for notifier in self.notifiers(event.name):
             try:
                 # Rendering changes the notifier and the context, so each event gets copies.
                 copy.copy(notifier)({**context, "event": event})  # type: ignore[typeddict-unknown-key]
             except Exception as error:  # noqa: BLE001 - a notifier can raise anything
-                log.warning("%s failed to notify of %r: %s", type(notifier).__name__, event.name, error)
+                log.warning(
+                    "%s failed to send the notification of the event %r: %s", type(notifier).__name__, event.name, error
+                )

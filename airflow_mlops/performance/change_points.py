@@ -1,12 +1,12 @@
-"""Change points of a series whose values have known standard errors.
+"""Finds change points of a series whose values have known standard errors.
 
 The method is binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis of
 Variance", 1974). Of all places where a series can be cut in two, the one with the largest likelihood ratio between two weighted
-means and one mean is tested. The cut is a change point if such a large ratio is rare in simulated series that have one level and
-the same standard errors. Both parts are then searched in the same way. The probability of finding any change point in a series
+means and one mean is tested. The cut is a change point if such a large ratio is rare in simulated series that have a constant level and
+the same standard errors. Then the values before and after the cut are searched in the same way. The probability of finding any change point in a series
 without one is at most the stated rate, because the first cut decides.
 
-A single value that differs from both neighbours is an outlier and not a level. It is left out, and the search starts again.
+A single value that differs from both neighbours is an outlier and not a level. The search is repeated without it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# The least number of values that make a level; the number of simulated series.
+# The least number of values at one level, and the number of simulated series.
 _MIN_LENGTH, _SIMULATIONS, _SEED = 2, 2_000, 0
 
 Floats = npt.NDArray[np.float64]
 
 
 class ChangePoint(NamedTuple):
-    """A change of level.
+    """A position in a series at which the level changes.
 
     :param at: position of the first value at the new level
     :param before: mean of the values since the previous change point, weighted by their precision
     :param after: mean of the values up to the next change point, weighted by their precision
-    :param p_value: probability of such a large likelihood ratio in a series with one level
+    :param p_value: probability of such a large likelihood ratio in a series with a constant level
     """
 
     at: int
@@ -42,18 +42,18 @@ class ChangePoint(NamedTuple):
 def change_points(
     values: Sequence[float] | Floats, errors: Sequence[float] | Floats, rate: float, min_change: float = 0.0
 ) -> list[ChangePoint]:
-    """Find the places where the level of a series changes.
+    """Find the positions at which the level of a series changes.
 
-    :param values: the series, by time, shape (n,)
+    :param values: the values, ordered by time, shape (n,)
     :param errors: standard errors of the values, shape (n,)
-    :param rate: probability of finding a change point in a series without one
+    :param rate: probability of finding a change point in a series with a constant level
     :param min_change: smaller differences between two levels are ignored
-    :return: by time; empty for fewer than four values, or if all standard errors are 0
+    :return: change points ordered by time; empty for fewer than four values, or if all standard errors are 0
     """
     series, spread = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
     if len(series) < 2 * _MIN_LENGTH or not spread.max() > 0:
         return []
-    # No value outweighs all others together.
+    # Standard errors have a lower bound, so that no value outweighs all others together.
     weights = 1 / np.square(np.maximum(spread, spread.max() / 1_000))
     index = np.arange(len(series))
     while len(index) >= 2 * _MIN_LENGTH:
@@ -71,7 +71,7 @@ def change_points(
 
 
 def _cuts(values: Floats, weights: Floats, rate: float, min_change: float) -> dict[int, float]:
-    """The cuts of a series with their p-values; a part between two cuts may be a single value."""
+    """Return the cuts of a series with their p-values; there may be a single value between two cuts."""
     random = np.random.default_rng(_SEED)
     found: dict[int, float] = {}
 
@@ -97,7 +97,7 @@ def _cuts(values: Floats, weights: Floats, rate: float, min_change: float) -> di
 
 
 def _likelihood_ratios(values: Floats, weights: Floats) -> Floats:
-    """Twice the logarithm of the likelihood ratio of a cut before each value except the first, shape (..., n - 1)."""
+    """Return twice the logarithm of the likelihood ratio of a cut before each value except the first, shape (..., n - 1)."""
     sums, mass = np.cumsum(values * weights, axis=-1), np.cumsum(weights)
     left, left_mass = sums[..., :-1], mass[:-1]
     right, right_mass = sums[..., -1:] - left, mass[-1] - left_mass

@@ -1,17 +1,18 @@
-"""Performance without labels: the metric that labels would show, estimated from the scores alone.
+"""Estimates performance without labels: the value that a metric would have with labels, from the scores alone.
 
 Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance of the
-Monitored Model": each row counts as positive with its calibrated probability and as negative with the rest. Regression uses direct
+Monitored Model": each row counts as positive with its calibrated probability and as negative with one minus this
+probability. Regression uses direct
 loss estimation (DLE) from the same source, with a loss model that takes only the prediction as input.
 
-The confidence interval covers the metric that labels would show. Its variance has two parts:
+The confidence interval is for the value that the metric would have with labels. Its variance has two parts:
 
-- sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC curve the
+- sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC curve, the
   variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
 - uncertainty of the calibration: its covariance, propagated through the derivative of the metric (delta method).
 
-The estimate assumes that scores mean what they meant on the held-out part. This holds under covariate shift as far as the model is
-right about the new inputs. It does not hold under concept drift, and then the labels contradict the estimate.
+The estimate assumes that the relation between scores and labels is the same as on the held-out part. This holds under covariate
+shift if the model is right about the new inputs. It does not hold under concept drift, in which case labels contradict the estimate.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCal
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a window in groups, so that memory does not grow with the number of rows.
+    """The scores of a window in groups, which keeps memory independent of the number of rows.
 
     :param rows: number of rows in each group, shape (k,)
     :param score: mean score of each group, ascending, shape (k,); NaN for a group without rows
@@ -41,12 +42,12 @@ class Scores:
 
     @property
     def total(self) -> int:
-        """Number of scores."""
+        """Return the number of scores."""
         return int(self.rows.sum())
 
 
 def collect(batches: Iterable[Floats], calibration: ProbabilityCalibration | LossModel) -> Scores:
-    """Group scores by the cells of the calibration; scores that are not finite are left out.
+    """Group scores by the bins of the calibration; scores that are not finite are left out.
 
     :param batches: scores, each batch of shape (n,)
     """
@@ -67,12 +68,12 @@ def estimate(
     confidence: float,
     threshold: float | None = None,
 ) -> Interval:
-    """Estimate a metric.
+    """Estimate a metric from grouped scores.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
     :param confidence: confidence level of the interval, such as 0.95
-    :param threshold: for a binary task, scores at or above it predict the positive class; ``None`` for a multiclass
-        task, whose score is the probability of the predicted class
+    :param threshold: for binary models, the score from which on the positive class is predicted; ``None`` for multiclass
+        models, where the score is the probability of the predicted class
     :raises UnmeasurableError: there are no scores, or fewer than two rows of one class are expected
     """
     if not scores.total:
@@ -92,7 +93,7 @@ def estimate(
 
 
 def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
-    """The expected area under the ROC curve, its variance, and its derivative with respect to each group's probability."""
+    """Return the expected area under the ROC curve, its variance, and its derivative with respect to each group's probability."""
     positive, negative = scores.rows * p, scores.rows * (1 - p)
     positives, negatives = positive.sum(), negative.sum()
     if min(positives, negatives) < 2:
@@ -100,7 +101,7 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
         raise UnmeasurableError(f"fewer than two rows of the {rare} class are expected")
     below = np.cumsum(negative) - negative / 2
     above = positives - np.cumsum(positive) + positive / 2
-    # A row is not compared with itself.
+    # The pair of a row with itself does not count.
     own = float((positive * (1 - p)).sum())
     value = float(((positive * below).sum() - own / 2) / (positives * negatives - own))
     variance = (positive * (below / negatives - value) ** 2).sum() / positives**2
@@ -110,7 +111,7 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
 
 
 def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) -> tuple[float, float, Floats]:
-    """The expected mean loss, its variance, and its derivative with respect to each group's probability."""
+    """Return the expected mean loss (for accuracy: share of right predictions), its variance, and its derivative with respect to each group's probability."""
     share = scores.rows / scores.total
     if_positive, if_negative = _losses(metric, scores.score, threshold)
     value = float((share * (p * if_positive + (1 - p) * if_negative)).sum())
@@ -119,7 +120,10 @@ def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) 
 
 
 def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats, Floats]:
-    """The loss of a row with the outcome that its score is the probability of, and the loss of a row without it."""
+    """Return what the metric averages, for each score: first for a positive and then for a negative label.
+
+    For multiclass models, the label is positive if the predicted class is right.
+    """
     if metric == "log_loss":
         return log_losses(score), log_losses(1 - score)
     if metric == "brier":

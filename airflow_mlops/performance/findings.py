@@ -1,4 +1,4 @@
-"""Findings about performance: its value, the segments in which it got worse, and its change points."""
+"""Models of findings about performance, such as its value, segments with worse performance, and change points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRIC_NAMES = {
     "rmse": "RMSE",
     "mae": "MAE",
 }
-"""Metrics of performance, as they are written in text."""
+"""The usual names of metrics, for text."""
 
 LOSSES = {
     "roc_auc": "1 - ROC AUC",
@@ -28,7 +28,7 @@ LOSSES = {
     "rmse": "squared error",
     "mae": "absolute error",
 }
-"""The name of the mean loss that belongs to each metric."""
+"""The names of the losses of which segments have a mean, by metric."""
 
 
 class MeanLoss(Model):
@@ -40,16 +40,17 @@ class MeanLoss(Model):
 
 
 class Segment(Model):
-    """A segment with worse performance: its mean loss rose significantly and by more than the tolerance.
+    """A segment of the rows with worse performance. Its mean loss rose significantly and by more than the tolerance.
 
-    :param name: the rows of the segment, as in ``carrier = EV``
-    :param feature: the feature that defines it
+    :param name: condition that defines its rows, as in ``carrier = EV``
+    :param feature: the feature in this condition
     :param rows: number of its labelled rows in the window
     :param share: ``rows`` as a share of all labelled rows
-    :param share_reference: the same share in the held-out part at training
+    :param share_reference: share of the rows of the held-out part that are in the segment
     :param loss: mean loss of its rows in the window
     :param reference: mean loss of its rows in the held-out part at training
-    :param contribution: ``share`` times the rise of its mean loss: its part of the rise of the mean loss of all rows
+    :param contribution: ``share`` times the rise of its mean loss, which is the part that the segment contributes to the rise of
+        the mean loss of all rows
     :param adjusted_p_value: probability of such a rise if nothing has changed, adjusted for the number of segments
     """
 
@@ -65,10 +66,12 @@ class Segment(Model):
 
 
 class Shift(Model):
-    """The change of the mean loss of all rows, decomposed by the segments of one feature into two parts.
+    """The decomposition of the change of the mean loss of all rows by the segments of one feature.
 
-    :param mix: the part due to changed shares of the segments, at the losses of training
-    :param rate: the part due to changed losses inside the segments, at the shares of the window
+    The sum of the two parts is the change.
+
+    :param mix: the part due to changed shares of the segments, if their losses had stayed as at training
+    :param rate: the part due to changed losses inside the segments, with their shares in the window
     """
 
     feature: str
@@ -77,18 +80,18 @@ class Shift(Model):
 
 
 class LossChange(Model):
-    """The change of the mean loss of all rows, and how its segments were tested.
+    """The change of the mean loss of all rows, and the tests of its segments.
 
     :param metric: the metric of realised performance. The loss of a row is 1 for a wrong and 0 for a right prediction for
         ``accuracy``, the squared error for ``rmse``, and the row's influence on 1 - ROC AUC for ``roc_auc``
     :param reference: the mean loss in the held-out part at training
     :param value: the mean loss in the window
-    :param tested: number of segments with enough rows in both
+    :param tested: number of segments with enough rows at training and in the window
     :param fallen: number of segments with worse performance
     :param false_alarm_rate: expected share of false alarms among these segments (Benjamini-Hochberg); if nothing has changed, the
-        share of windows with any
-    :param min_rise: smaller rises do not count: a share of the loss, or a difference for ``roc_auc`` and ``accuracy``
-    :param shifts: decomposition by each feature, the largest ``mix`` first
+        share of windows with a false alarm
+    :param min_rise: the smallest rise that counts, a share of the loss at training or, for ``roc_auc`` and ``accuracy``, a difference
+    :param shifts: decomposition by each feature, ordered by the absolute value of ``mix``, the largest first
     """
 
     metric: str
@@ -102,14 +105,14 @@ class LossChange(Model):
 
 
 class Change(Model):
-    """A change point: the window from which on performance or drift has been at another level.
+    """A change point, which is the first window at a new level of performance or drift.
 
     :param kind: ``performance`` for realised performance, ``drift`` for the drift of a feature
     :param of: the name of the metric or the feature
     :param window: the first window at the new level
-    :param before: the level before; drift is a share of rows
+    :param before: the level before ``window``; for drift, the mean effect, a share of rows
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability of such a clear change if the level never changes
+    :param p_value: probability that chance alone shows such a clear change if the level is constant
     """
 
     kind: Literal["performance", "drift"]
@@ -122,21 +125,21 @@ class Change(Model):
     def __str__(self) -> str:
         if self.kind == "drift":
             return (
-                f"since {self.window.label}, the drift of {self.of} has been {self.after:.1%} of rows "
-                f"({self.before:.1%} before)"
+                f"since {self.window.label}, the effect of the drift of {self.of} has been {self.after:.3f} "
+                f"({self.before:.3f} before)"
             )
         name = METRIC_NAMES.get(self.of, self.of)
         return f"since {self.window.label}, {name} has been {self.after:.3f} ({self.before:.3f} before)"
 
 
 class Performance(Model):
-    """Realised performance, measured on labels, or performance estimated from the scores alone.
+    """The value of a metric with its interval, either measured with labels or estimated from the scores without labels.
 
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
-    :param reference: the metric on the held-out data at training
-    :param labels: number of labels; for an estimate, number of rows
-    :param greater_is_better: the direction of a user's own metric; ``None`` for a built-in one
+    :param reference: value of the metric on the held-out part at training; ``None`` if unknown
+    :param labels: number of labels; for an estimate, number of scores
+    :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     """
 
     metric: str
@@ -149,5 +152,5 @@ class Performance(Model):
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction of the metric."""
+        """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better

@@ -1,7 +1,7 @@
-"""Segments with worse performance: the mean loss of their rows rose significantly since training.
+"""Finds segments with worse performance, in which the mean loss of the rows rose significantly since training.
 
-The test is a one-sided Welch test with two precautions for small samples: it uses the larger one of Welch's and Student's
-standard error, because a sample of equal losses has no variance, and the degrees of freedom of the smaller sample. The p-values
+The test is a one-sided Welch test with two precautions for small samples. It uses the larger of Welch's and Student's standard
+errors, because a sample of equal losses has no variance, and it uses the degrees of freedom of the smaller sample. The p-values
 of all segments are adjusted together (Benjamini-Hochberg).
 """
 
@@ -19,7 +19,7 @@ from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.segments import Cut, Losses, SegmentLosses
 
 MAX_SEGMENTS = 10
-"""The most segments that are reported."""
+"""The largest number of segments in a report."""
 
 
 class _Sample(NamedTuple):
@@ -40,10 +40,11 @@ def compare(
 ) -> tuple[LossChange, list[Segment]] | None:
     """Compare the segments of a window with those of the held-out part at training.
 
-    :param current: losses of the window by feature, with the segments of ``reference``
-    :param metric: the metric that the losses belong to
-    :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance, the one
-        that contributes most beyond its share of the rows first; ``None`` if there is nothing to compare
+    :param reference: losses of the held-out part at training
+    :param current: losses of the window by feature, for the segments of ``reference``
+    :param metric: name of the metric whose losses are compared
+    :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance, ordered by
+        the contribution beyond their share of the rows; ``None`` if there is nothing to compare
     """
     then = reference.losses.get(metric, {})
     features = [name for name, found in current.items() if sum(found.rows) and sum(then[name].rows)] if then else []
@@ -92,7 +93,7 @@ def compare(
 
 
 def _pairs(cut: Cut, then: Losses, now: Losses, min_rows: int) -> Iterator[tuple[str, _Sample, _Sample]]:
-    """The segments with enough rows at training and now; a segment that holds all rows is left out."""
+    """Yield the segments with enough rows at training and in the window, except a segment with all rows."""
     totals = sum(then.rows), sum(now.rows)
     for index, rows in enumerate(cut.names):
         old, new = (_Sample(part.rows[index], part.mean[index], part.variance[index]) for part in (then, now))
@@ -120,7 +121,7 @@ def _shift(name: str, then: Losses, now: Losses) -> Shift:
     mix = rate = 0.0
     for index in range(len(now.rows)):
         share, share_then = now.rows[index] / now_rows, then.rows[index] / then_rows
-        # A segment without rows at training has the mean loss of all rows.
+        # For a segment without rows at training, the mean loss of all rows is used.
         mean_then = then.mean[index] if then.rows[index] else before
         mix += (share - share_then) * mean_then
         rate += share * (now.mean[index] - mean_then)

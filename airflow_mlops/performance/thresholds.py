@@ -1,4 +1,4 @@
-"""Thresholds of performance."""
+"""The thresholds by which performance is judged."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from airflow_mlops.metrics.catalog import check_metric
 
 
 class PerformanceThresholds(DriftThresholds):
-    """When performance counts as worse, and when there are enough labels to judge it.
+    """The thresholds that decide when performance counts as worse, and when there are enough labels to judge it.
 
     :param metric: the metric of performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse``
-        (regression). A user's own metric is named by its import path and must have been measured at training, see
+        (regression). A custom metric is named by its import path and must have been measured at training, see
         :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: the direction of a user's own metric
-    :param tolerance: the acceptable loss of performance since training: an absolute difference for metrics for which higher is
-        better, a share of the reference value for errors and losses
-    :param confidence: confidence level of the interval of performance
-    :param min_labels: performance is judged with at least this many labels
-    :param min_coverage: performance is judged if at least this share of the predictions has a label
-    :param grace: time after the end of a window in which labels may arrive; performance is judged afterwards
+    :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
+    :param tolerance: the acceptable loss of performance since training. It is an absolute difference if larger values of the metric
+        are better, and otherwise (errors and losses) a share of the value at training
+    :param confidence: confidence level of the interval of performance, from 0.5 to below 1
+    :param min_labels: the least number of labels for which performance is judged
+    :param min_coverage: the least share of predictions with a label, from 0 to 1, for which performance is judged
+    :param grace: time after the end of a window in which labels may still arrive. Performance is judged only afterwards; by default
+        at once
     """
 
     metric: str | None = None

@@ -1,1 +1,1 @@
-"""The stage ``model_health``."""
+"""The stage ``model_health``, which waits for a report with an accepted decision."""

@@ -12,10 +12,11 @@ from airflow_mlops.policy.findings import Decision
 
 
 class ModelHealthSpec(Spec):
-    """Wait for a report on a model with an accepted decision.
+    """The parameters of waiting for a report on a model with an accepted decision.
 
+    :param model: name of the registered model
     :param window: the window of the report; by default the latest window with a report
-    :param max_age: the longest time since the check
+    :param max_age: the longest acceptable time since the check; older reports are ignored. By default there is no limit
     :param accept: the accepted decisions
     """
 
@@ -26,11 +27,11 @@ class ModelHealthSpec(Spec):
 
 
 class ModelHealthResult(Result):
-    """A summary of the report.
+    """A summary of the report that was found.
 
     :param headline: the main reason, in at most 90 characters; empty in reports written before there was one
     :param reason: the headline and the details as one text
-    :param created: when the window was checked
+    :param created: time at which the window was checked
     :param report_url: URL of the page in the artifact store
     """
 

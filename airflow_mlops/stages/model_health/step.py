@@ -1,4 +1,4 @@
-"""Looks up the report on a model, and compares its decision with the accepted ones."""
+"""Reads the report on a model and compares its decision with the accepted decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | None:
-    """The summary of the report; ``None`` if there is no report yet, or only an older one than ``spec.max_age``.
+    """Read the report and return its summary; ``None`` if there is no report yet, or if it is older than ``spec.max_age``.
 
     :raises ModelUnhealthyError: the decision is not one of ``spec.accept``
     :raises StoreError: the store cannot be read
@@ -23,17 +23,24 @@ def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | Non
     report = archive.read(store, key) if key is not None else None
     if key is None or report is None:
         window = f" in {spec.window.label}" if spec.window is not None else ""
-        log.info("There is no report on %s%s yet.", spec.model, window)
+        log.info("There is no report on model %r%s yet.", spec.model, window)
         return None
     subject, verdict = f"{report.model} in {report.window.label}", report.verdict
     if spec.max_age is not None and datetime.now(timezone.utc) - report.created > spec.max_age:
-        log.info("The report on %s is too old: it was written at %s.", subject, report.created.isoformat())
+        log.info(
+            "The report on model %s is older than max_age (%s), because it was written at %s.",
+            subject,
+            spec.max_age,
+            report.created.isoformat(),
+        )
         return None
     url = store.url_of(archive.page(key))
     summary = f"{subject}: {verdict.decision}. {verdict.headline or verdict.reason}"
     if verdict.decision not in spec.accept:
         accepted = " or ".join(spec.accept)
-        raise ModelUnhealthyError(f"{subject}: {verdict.decision}. {verdict.reason} Accepted: {accepted}. See {url}.")
+        raise ModelUnhealthyError(
+            f"The decision on model {subject} is {verdict.decision}, and accept= allows {accepted}. {verdict.reason} See {url}."
+        )
     return ModelHealthResult(
         decision=verdict.decision,
         headline=verdict.headline,

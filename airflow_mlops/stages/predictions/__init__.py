@@ -1,1 +1,1 @@
-"""Summary of the prediction log, for ``airflow mlops predictions``."""
+"""Summarises the prediction log for the command ``airflow mlops predictions``."""

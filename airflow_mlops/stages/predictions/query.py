@@ -1,6 +1,7 @@
-"""Summarises the prediction log of a model: counts, speed, inputs, features, results and outcomes.
+"""Summarises the prediction log of a model: counts, speed, inputs, features, scores and realised performance.
 
-The rows are streamed once into profiles. Labels and scores of one dataset of outcomes at a time are held in memory.
+The rows are streamed once into profiles. Only labels and scores are held in memory, for one dataset of labelled predictions at a
+time.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from airflow_mlops.stages.predictions.summary import (
 
 BATCH_ROWS = 16_384
 _CONFIDENCE = 0.95
-# Only the most frequent classes are listed.
+# The largest number of classes in the summary; the most frequent ones are listed.
 _MAX_CLASSES = 10
 
 
 def summary(log: PredictionLog, outcomes: str, within: Window | None = None) -> LogSummary:
-    """Summarise the log and the outcomes of its predictions.
+    """Summarise the log of predictions and their labels.
 
-    :param outcomes: name of the dataset of predictions with labels
-    :param within: include only windows within this one
-    :raises DatasetCorruptError: a file was changed or is missing
+    :param outcomes: name of the dataset of labelled predictions
+    :param within: window that limits the summary to windows inside it; by default all windows
+    :raises DatasetCorruptError: a file was changed or does not exist
     """
     entries = log.entries(within)
     present = [Dataset(log.store, manifest) for manifest in entries if manifest.purged is None]
@@ -79,7 +80,7 @@ class _ScannedDataset:
             if name in fields.names and name not in self.details.get("hashed", ())
         ]
         types = {name: fields.field(name).type for name in self.features}
-        # A column without values may have no type, and cannot be merged with the same column of other windows.
+        # A column without values may have the null type and cannot be merged with the same column of other windows.
         self.empty = [name for name in self.features if pa.types.is_null(types[name])]
         shown = [name for name in self.features if counter_for(types[name]) and name not in self.empty]
         columns = [*shown, "score", "latency_ms"]
@@ -162,7 +163,7 @@ def _features(version: int, scanned: Sequence[_ScannedDataset]) -> Iterator[Feat
 
 
 def _together(name: str, scanned: Iterable[_ScannedDataset]) -> ColumnProfile | None:
-    """The profile of a column over all datasets that have one."""
+    """Merge the profiles of a column in all datasets that have the column."""
     parts = [
         Profile(rows=item.profile.rows, columns={name: item.profile.columns[name]})
         for item in scanned
@@ -173,7 +174,7 @@ def _together(name: str, scanned: Iterable[_ScannedDataset]) -> ColumnProfile | 
 
 def _summary(column: ColumnProfile) -> dict[str, Any]:
     if isinstance(column, CategoricalColumn):
-        # Without frequent values there is none to report.
+        # If no value is frequent, none is reported.
         return {"most_frequent": column.top[0][0], "share": column.top[0][1] / column.rows} if column.top else {}
     return {"mean": column.mean} if isinstance(column, NumericColumn) else {}
 
@@ -206,7 +207,7 @@ def _outcomes(present: Sequence[Dataset], log: PredictionLog, outcomes: str) -> 
         joined = in_slot(log.store, outcomes, dataset.manifest.id)
         if joined is not None and joined.manifest.purged is not None:
             joined = None
-        # A dataset of outcomes that covers several windows is reported once for each version.
+        # A dataset of labelled predictions may cover several windows. It is reported once for each version.
         about = joined.manifest.id if joined is not None else dataset.manifest.id
         found[about, dataset.manifest.details["model_version"]] = (joined, dataset)
     return [_outcome(joined, dataset) for joined, dataset in found.values()]
@@ -247,7 +248,7 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
 
 
 def _contract(manifest: Manifest) -> ModelContract:
-    """The part of the model's contract that the log has."""
+    """Return a model contract with the fields that the log contains; the others are empty."""
     details = manifest.details
     return ModelContract(
         task=details["task"],
@@ -261,7 +262,7 @@ def _contract(manifest: Manifest) -> ModelContract:
 
 
 class _Tally:
-    """Counts labels while they are streamed."""
+    """Counts predictions and labels while they are streamed."""
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -270,7 +271,7 @@ class _Tally:
         self.sum = 0.0
 
     def counted(self, joined: Dataset, version: int) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of one version with the columns that performance needs, and count their labels."""
+        """Stream the rows of one version with the columns that performance needs, and count the labels."""
         columns = [*performance.COLUMNS, "model_version"]
         for batch in joined.batches(columns=columns, batch_rows=BATCH_ROWS):
             own = batch.filter(pc.equal(batch.column("model_version"), version))
@@ -285,7 +286,7 @@ class _Tally:
             yield own
 
     def observed(self) -> dict[str, float]:
-        """Shares of the classes, or the mean; empty without labels."""
+        """Return the shares of the classes, or the mean of a regression; empty without labels."""
         if not self.labelled:
             return {}
         return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

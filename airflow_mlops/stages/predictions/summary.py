@@ -1,4 +1,4 @@
-"""The summary of a model's prediction log."""
+"""Models of the summary of a prediction log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_mlops.core.windows import UtcDatetime
 class PredictionCount(Model):
     """The number of predictions of a version in a window.
 
-    :param window: ``None`` if the rows have no window
-    :param scored: when the dataset was committed
-    :param times: how often this version scored the window; the last time counts
-    :param deleted: when retention deleted the rows
+    :param window: label of the window; ``None`` if the rows have no window
+    :param scored: time at which the dataset of predictions was committed
+    :param times: number of times that this version scored the window; the last predictions are present
+    :param deleted: time at which retention deleted the rows; ``None`` if they exist
     """
 
     window: str | None
@@ -26,11 +26,11 @@ class PredictionCount(Model):
 
 
 class ScoringSpeed(Model):
-    """The speed of scoring.
+    """The speed at which a version scored a window.
 
-    :param rows_per_second: over reading, scoring and writing
-    :param latency_ms: time of the model for a batch, divided by the rows of the batch, in milliseconds; by quantile: ``p50``,
-        ``p90``, ``p99``
+    :param rows_per_second: rows per second of reading, scoring and writing together; ``None`` if unknown
+    :param latency_ms: quantiles ``p50``, ``p90`` and ``p99`` of the scoring time per row in milliseconds: the time that the model
+        took for a batch, divided by the rows of the batch
     :param engine: the library that computed the predictions
     """
 
@@ -42,12 +42,12 @@ class ScoringSpeed(Model):
 
 
 class ScoringInput(Model):
-    """The origin of predictions.
+    """The rows from which predictions were computed, and the task that did it.
 
-    :param source: name of the scored dataset, and of its part if only one was scored
+    :param source: name of the scored dataset, with the split part if only one was scored
     :param datasets: ids of the scored datasets
-    :param predictions: id of the predictions
-    :param run: DAG, run and task
+    :param predictions: id of the dataset of predictions
+    :param run: ids of the DAG, the run and the task
     """
 
     window: str | None
@@ -59,13 +59,13 @@ class ScoringInput(Model):
 
 
 class FeatureSummary(Model):
-    """A feature in the predictions of a version.
+    """A summary of one feature in the predictions of a version.
 
-    :param kept: ``yes``; or ``hashed`` or ``dropped``, and then the other fields are ``None``
+    :param kept: ``yes``, ``hashed`` or ``dropped``; for the latter two, the fields below are ``None``
     :param mean: mean of a numeric feature
-    :param most_frequent: most frequent value of text or booleans
-    :param share: share of rows with this value
-    :param missing: share of rows without a finite value
+    :param most_frequent: most frequent value of a text or boolean feature
+    :param share: share of rows with the value ``most_frequent``, from 0 to 1
+    :param missing: share of rows that are null or not finite, from 0 to 1
     """
 
     version: int
@@ -78,9 +78,9 @@ class FeatureSummary(Model):
 
 
 class ResultSummary(Model):
-    """The predictions of a version.
+    """A summary of the predictions of a version.
 
-    :param score: quantiles of the score: ``min``, ``p10``, ``p50``, ``p90``, ``max``
+    :param score: quantiles of the score by name: ``min``, ``p10``, ``p50``, ``p90``, ``max``
     :param predicted: share of rows by predicted class, the most frequent first; empty for a regression
     """
 
@@ -91,15 +91,18 @@ class ResultSummary(Model):
 
 
 class OutcomeSummary(Model):
-    """The outcomes of predictions, as far as labels have arrived.
+    """Labels and realised performance of a version, with the labels that have arrived.
 
-    :param window: the window of the outcomes, which may cover several windows of predictions
-    :param coverage: share of predictions with a label
-    :param observed: share of labels by class; for a regression ``mean``
-    :param metric: the metric of realised performance
+    :param window: label of the window of the labelled predictions, which may cover several windows of predictions
+    :param rows: number of predictions
+    :param labelled: number of predictions with a label
+    :param coverage: share of predictions with a label, from 0 to 1
+    :param observed: share of labels by class; for a regression, the mean under the key ``mean``
+    :param metric: name of the metric of realised performance; ``None`` if it was not measured
+    :param value: value of the metric
     :param low: lower end of its 95% confidence interval
     :param high: upper end of its 95% confidence interval
-    :param note: why the metric was not measured
+    :param note: a clause that explains why the metric was not measured; empty if it was
     """
 
     window: str | None
@@ -116,7 +119,15 @@ class OutcomeSummary(Model):
 
 
 class LogSummary(Model):
-    """The prediction log of a model."""
+    """The summary of the prediction log of a model.
+
+    :param how_many: number of predictions by window and version
+    :param how_fast: speed of scoring by window and version
+    :param inputs: scored datasets by window and version
+    :param features: features by version
+    :param results: scores and predicted classes by version
+    :param happened: labels and realised performance by window and version
+    """
 
     model: str
     how_many: list[PredictionCount]

@@ -1,1 +1,1 @@
-"""The stage ``profile``."""
+"""The stage ``profile``, which profiles a dataset or one shard of it."""

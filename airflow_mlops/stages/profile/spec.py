@@ -1,4 +1,4 @@
-"""Spec and result of profiling a dataset, as a whole or in shards."""
+"""Spec and result of profiling a dataset, either completely or one shard of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from airflow_mlops.profiles.spec import ProfileRef
 
 
 class ProfileSpec(Spec):
-    """Profile a dataset, or one shard of it.
+    """The parameters of profiling a dataset, or one shard of it.
 
-    :param model: the model that made the predictions; its features and scores are profiled
-    :param columns: the columns to profile instead; without ``model`` and ``columns``, every column of a supported type
+    :param dataset: the rows to profile
+    :param model: name of the model that made the predictions, whose features and scores are profiled
+    :param columns: names of the columns to profile, instead of those of ``model``. Without ``model`` and ``columns``, every column
+        of a supported type is profiled
     :param shard: index of the shard, from 0
     :param shards: number of shards
-    :param on_missing: ``fail``, or ``skip`` and return no profile, if there is no dataset or no champion
+    :param on_missing: what to do if there is no dataset or no champion: ``fail`` raises an error, ``skip`` returns no profile
     """
 
     dataset: DatasetLike
@@ -38,9 +40,9 @@ class ProfileSpec(Spec):
 
 
 class ProfileResult(Result):
-    """The stored profile.
+    """A reference to the stored profile.
 
-    :param profile: ``None`` if profiling was skipped
+    :param profile: the stored profile; ``None`` if profiling was skipped
     """
 
     profile: ProfileRef | None

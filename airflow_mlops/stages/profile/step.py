@@ -32,10 +32,12 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
         reference = _reference(spec.model, spec.mlflow, datasets, context)
         if reference is None:
             if spec.on_missing == "skip":
-                return ProfileResult(profile=None, summary=f"Nothing was profiled. {spec.model} has no champion yet.")
+                return ProfileResult(
+                    profile=None, summary=f"Nothing was profiled. Model {spec.model!r} has no champion yet."
+                )
             raise RegistryError(
-                f"{spec.model} has no champion, and only a champion determines which columns are profiled: promote a "
-                "version, name the columns, or set on_missing='skip' to skip profiling until then."
+                f"Model {spec.model!r} has no champion, which determines the columns to profile. Promote a version, name the "
+                "columns in columns=, or set on_missing='skip' to skip profiling until there is a champion."
             )
         columns = reference.columns
     for dataset in datasets:
@@ -46,17 +48,17 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     ids = [dataset.manifest.id for dataset in datasets]
     shard = shards.Shard(datasets=ids, shard=spec.shard, shards=spec.shards, profile=found)
     name = datasets[0].manifest.name
-    subject = f"shard {spec.shard} of {spec.shards} of {name}" if spec.shards > 1 else name
+    subject = f"shard {spec.shard} of {spec.shards} of dataset {name!r}" if spec.shards > 1 else f"dataset {name!r}"
     return ProfileResult(
         profile=shards.write(context.store, name, shard),
-        summary=f"Profiled {found.rows:,} rows and {len(found.columns)} columns: {subject}.",
+        summary=f"Profiled {found.rows:,} rows and {len(found.columns)} columns of {subject}.",
     )
 
 
 def _reference(
     model: str, mlflow: MLflowTarget, datasets: Sequence[Dataset], context: StepContext
 ) -> TrainingReference | None:
-    """The reference that MonitorOperator compares the same predictions with; ``None`` without a champion."""
+    """Load the training reference that MonitorOperator uses for the same predictions; ``None`` without a champion."""
     client = connect(mlflow, context.connection)
     champion = versions.champion(client, model)
     if champion is None:

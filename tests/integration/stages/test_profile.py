@@ -109,7 +109,7 @@ def test_the_version_that_made_the_predictions_determines_the_columns(store, cha
 
 def test_profiling_needs_a_champion(store, champion):
     spec = {"model": "nobody", "dataset": predictions(store, champion, flights(100))}
-    with pytest.raises(RegistryError, match="nobody has no champion, and only a champion determines"):
+    with pytest.raises(RegistryError, match="'nobody' has no champion, which determines"):
         profile.run(ProfileSpec(**spec), StepContext(store=store))
     assert profile.run(ProfileSpec(**spec, on_missing="skip"), StepContext(store=store)).profile is None
 

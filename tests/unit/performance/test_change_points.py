@@ -125,7 +125,7 @@ def test_the_summer_is_found_in_performance_and_in_important_features():
     assert (performance.kind, performance.of, performance.window.label) == ("performance", "roc_auc", "2013-06")
     assert str(performance) == "since 2013-06, ROC AUC has been 0.680 (0.710 before)"
     assert (drift.kind, drift.of, drift.window.label) == ("drift", "temp", "2013-05")
-    assert str(drift) == "since 2013-05, the drift of temp has been 41.0% of rows (1.0% before)"
+    assert str(drift) == "since 2013-05, the effect of the drift of temp has been 0.410 (0.010 before)"
 
 
 def test_the_level_of_a_feature_without_drift_is_at_most_the_smallest_effect():

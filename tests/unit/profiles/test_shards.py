@@ -134,10 +134,10 @@ def test_without_a_model_all_supported_columns_are_profiled(memory):
     done = step.run(ProfileSpec(dataset=data.ref), context)
     found = shards.read(memory, done.profile)
     assert (set(found.profile.columns), found.profile.rows) == ({"x", "s", "t"}, 50)
-    assert done.summary == "Profiled 50 rows and 3 columns: rows."
+    assert done.summary == "Profiled 50 rows and 3 columns of dataset 'rows'."
     done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
     assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
-    assert done.summary == "Profiled 20 rows and 1 columns: shard 1 of 2 of rows."
+    assert done.summary == "Profiled 20 rows and 1 columns of shard 1 of 2 of dataset 'rows'."
     with pytest.raises(SchemaError, match="rows.*'y'.*x, s, t"):
         step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
 

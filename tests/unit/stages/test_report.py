@@ -158,9 +158,10 @@ def test_the_false_alarm_rate_the_tests_and_their_correction_are_stated():
     assert "8 tests on 4 columns" in words
     assert "at most 5% of windows raise an alarm" in words
     assert "Bonferroni within a column, Benjamini-Hochberg over the columns" in words
-    assert "less than 2.0% of rows" in words
+    assert "Effects below 0.02 (min_effect) do not count." in words
+    assert "Effect is the size of the drift by the deciding test: at least this share of rows would need" in words
     assert "1 of 3 false alarms in at most 5% of windows" in words
-    assert "3.1% of rows; not drifted, adjusted p 0.200" in words
+    assert "Effect of score drift 0.031 not drifted, adjusted p 0.200" in words
     assert "p < 0.001" in words
 
 
@@ -196,7 +197,7 @@ def test_an_estimate_is_shown_with_the_realised_value_and_alone_before_labels_ar
     young = {"performance": None, "unmeasured": "the window ended 2 days ago", "estimated": estimate(0.71)}
     page = render(report(5, **young), [report(3, estimated=estimate(0.76)), report(4, estimated=estimate(0.705))])
     words = text_of(page)
-    assert "Estimated ROC AUC 0.710 from the scores alone; 95% interval 0.690 to 0.730" in words
+    assert "Estimated ROC AUC 0.710 from the scores without labels; 95% interval 0.690 to 0.730" in words
     assert "2013-03: estimated roc_auc 0.760 (0.740 to 0.780), v1, watch" in page
     assert "2013-03: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
     assert "2013-05: estimated roc_auc 0.710" in page
@@ -232,7 +233,10 @@ def test_the_page_shows_the_triggers_by_window_and_the_limits_that_postpone_retr
     page = Page(render(now, earlier))
     words = " ".join(" ".join(page.words).split())
     assert not page.open
-    assert "Retraining Postponed. Trigger Needed 2013-01 2013-02 2013-03 2013-04" in words
+    assert (
+        "Retraining Retraining is postponed by a limit below. Retraining trigger Needed 2013-01 2013-02 2013-03 2013-04"
+        in words
+    )
     assert "realised performance 2 of 3 · · ● ●" in words
     assert "age of the training data 1 of 1 · · · ·" in words
     assert "retraining requested · · ↻ ·" in words
@@ -240,14 +244,16 @@ def test_the_page_shows_the_triggers_by_window_and_the_limits_that_postpone_retr
     assert "new code" not in words
     assert "persistence (k 2, n 3)" in words
     words = text_of(render(earlier[2]))
-    assert "Requested because of: realised performance. Request: delays/2013-03." in words
+    assert "Retraining is requested because of realised performance. Request: delays/2013-03." in words
     again = RetrainingPlan(request=asked("2013-02"))
-    assert "no trigger holds. An earlier check of this window requested it." in render(report(2, retraining=again))
+    assert "no trigger holds. An earlier check of this window requested retraining." in render(
+        report(2, retraining=again)
+    )
     few = RetrainingPlan(triggers=[ActiveTrigger(trigger="drift", reason="it moved", enough=False)])
     words = text_of(render(report(2, retraining=few)))
-    assert "Not requested: no trigger has held in enough windows." in words
+    assert "Retraining is not requested, because no trigger has held in enough windows." in words
     assert "drift of important features 1 of 1 ●" in words
-    assert "Trigger" not in text_of(render(earlier[0]))
+    assert "Retraining trigger" not in text_of(render(earlier[0]))
 
 
 def segment(number: int, value: float = 0.4) -> Segment:
@@ -279,7 +285,7 @@ def test_segments_with_worse_performance_are_a_table_with_their_contributions():
     assert "by more than 0.02, in 22 of 50 segments; the first 10 are shown" in words
     assert "Mean 1 - ROC AUC (each row counts by its influence): 0.2800 at training, 0.3300 now" in words
     assert (
-        "between the segments of carrier account for -0.0100 of it, the most of all features; changes inside these segments account for +0.0600"
+        "the changed shares of the segments of carrier account for the largest part of it, -0.0100; changes inside these segments account for +0.0600"
         in words
     )
     assert page.index("over time</h2>") < page.index("<h2>Why</h2>") < page.index("<h2>Features</h2>")
@@ -304,8 +310,8 @@ def test_a_change_point_is_marked_on_the_timeline_and_described():
     words = text_of(page)
     assert f"marks a change point: {change_point}." in words
     assert "Since 2013-03, ROC AUC has been 0.700" in words
-    assert "Since 2013-02, the drift of temp has been 70.0% of rows (10.0% before)." in words
-    assert "by v1. If nothing changes, at most 5% of reports show one." in words
+    assert "Since 2013-02, the effect of the drift of temp has been 0.700 (0.100 before)." in words
+    assert "by v1 are compared. If nothing changes, at most 5% of reports show a change point." in words
     # A change point in a window that is no longer shown is described and not drawn.
     assert 'stroke-width="2"' not in render(report(4, changes=[change(1)]), earlier[1:])
 
@@ -349,7 +355,7 @@ def test_a_window_without_measurements_has_a_page():
             )
         ).words
     )
-    assert "not judged: there are no labels" in words
+    assert "not judged because there are no labels" in words
     assert "not measured: 3 rows, 50 are needed" in words
 
 
@@ -373,5 +379,5 @@ def test_a_printed_page_keeps_its_table_whole_and_its_colours():
 
 def test_the_bar_of_a_feature_is_as_long_as_its_drift():
     table = render(report()).partition("<h2>Features</h2>")[2].partition("</table>")[0]
-    bars = [float(width) for width in re.findall(r'<td>[\d.]+%<svg[^>]*><rect x="0" y="2" width="([\d.]+)"', table)]
+    bars = [float(width) for width in re.findall(r'<td>[\d.]+<svg[^>]*><rect x="0" y="2" width="([\d.]+)"', table)]
     assert bars == [78.0, 39.0, 26.0]

@@ -14,7 +14,12 @@ BLUE, ORANGE, RED, GREY, BLACK, SLATE = "#0072B2", "#E69F00", "#D55E00", "#6b728
 
 
 class Badge(NamedTuple):
-    """How a decision is shown."""
+    """The mark and the colours of a decision.
+
+    :param mark: the symbol before the decision
+    :param colour: the colour of the background
+    :param text: the colour of the text
+    """
 
     mark: str
     colour: str
@@ -29,9 +34,9 @@ BADGES: dict[Decision, Badge] = {
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """An SVG element; children and attributes are escaped unless they are markup.
+    """Build an SVG element; children and attributes are escaped unless they are markup.
 
-    :param attributes: underscores in their names stand for hyphens; floats are written with one decimal
+    :param attributes: attributes by name, with underscores instead of hyphens; floats are written with one decimal
     """
     written = Markup("").join(
         Markup(' {}="{}"').format(key.replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
@@ -43,7 +48,7 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup:
-    """An SVG image.
+    """Build an SVG image.
 
     :param title: the alternative text
     """
@@ -52,12 +57,12 @@ def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup
 
 
 def inline(part: Markup) -> Markup:
-    """A mark within a line of text."""
+    """Build an image that shows a mark within a line of text."""
     return element("svg", part, width=14, height=12, **{"class": "inline"}, aria_hidden="true")
 
 
 def mark(decision: Decision, x: float, y: float) -> Markup:
-    """The mark of a window, centred at ``x`` and ``y``; its shape shows the decision."""
+    """Draw the mark of a window, centred at ``x`` and ``y``; its shape shows the decision."""
     colour = BADGES[decision].colour
     if decision == "healthy":
         return element("circle", cx=float(x), cy=float(y), r=5, fill=colour)
@@ -68,22 +73,22 @@ def mark(decision: Decision, x: float, y: float) -> Markup:
 
 
 def estimate_mark(x: float, y: float) -> Markup:
-    """The mark of an estimate."""
+    """Draw the mark of an estimate, centred at ``x`` and ``y``."""
     return element("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z", fill="#fff", stroke=SLATE, stroke_width="1.4")
 
 
 def p_value(value: float | None) -> str:
-    """A p-value as text."""
+    """Format a p-value; a dash for ``None``."""
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def number(value: float | None, spec: str) -> str:
-    """``value`` in the format ``spec``; a dash for ``None``."""
+    """Format ``value`` by the format specification ``spec``; a dash for ``None``."""
     return "-" if value is None else format(value, spec)
 
 
 def with_note(value: str, note: str) -> Markup:
-    """A table cell with a small note below its value."""
+    """Build the content of a table cell with a small note below its value."""
     return Markup("{}<small>{}</small>").format(value, note)

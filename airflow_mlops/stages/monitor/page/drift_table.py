@@ -1,4 +1,4 @@
-"""The sections on columns: the drift of scores, labels and features, as tables and plots."""
+"""Builds the sections on the drift of scores, labels and features, with tables and plots."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, RED, 
 
 _MAX_PLOTS = 24
 _RECONSTRUCTION = (
-    "The distance between rows and their reconstruction from the principal components of the training data, in standard "
-    "deviations. It drifts if relations between features change, even if each feature by itself looks as before."
+    "The plot shows the reconstruction error: the distance between a row and its reconstruction from the principal "
+    "components of the training data, in standard deviations. It drifts if relations between features change, even if the "
+    "distribution of each feature stays the same."
 )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot of a column, or the reason why there is none."""
+    """A plot of a column, or the reason why there is no plot."""
 
     name: str
     effect: str = ""
@@ -33,7 +34,7 @@ class Figure:
 class ScoreSection:
     """A section on a column that is not a feature.
 
-    :param when: the time of the reference, such as ``at training``
+    :param when: the reference as the end of a phrase, such as ``at training``
     """
 
     title: str
@@ -45,7 +46,7 @@ class ScoreSection:
 
 @dataclass(frozen=True)
 class Row:
-    """A feature in the table."""
+    """A row of the table, which shows one feature or watched column."""
 
     name: str
     drifted: bool
@@ -57,10 +58,10 @@ class Row:
 class FeatureSection:
     """The section on features and watched columns.
 
-    :param tests: how drift was tested
-    :param order: what the order of the rows means
-    :param when: the time of the reference, such as ``at training``
-    :param more: the number of plots, if there are more columns
+    :param tests: sentences about the number of tests and their thresholds
+    :param order: the end of a sentence that explains the order of the rows
+    :param when: the reference as the end of a phrase, such as ``at training``
+    :param more: number of plots if not all columns are plotted, otherwise ``None``
     """
 
     tests: str
@@ -72,7 +73,7 @@ class FeatureSection:
 
 
 def score_sections(report: Report) -> list[ScoreSection]:
-    """The sections on the scores, the labels, and the features together."""
+    """Build the sections on the scores, the labels, and the features together."""
     parts = (
         ("Predicted scores", report.prediction, "score", ""),
         ("Labels", report.label, "label", ""),
@@ -86,7 +87,7 @@ def score_sections(report: Report) -> list[ScoreSection]:
 
 
 def feature_section(report: Report) -> FeatureSection | None:
-    """The section on features and watched columns; ``None`` if there are none."""
+    """Build the section on features and watched columns; ``None`` without such columns."""
     watched = {id(drift) for drift in report.watched}
     drifts = [*report.features, *report.watched]
     if not drifts:
@@ -113,7 +114,7 @@ def _result(drift: Drift) -> str:
 
 
 def _when(drifts: Sequence[Drift]) -> str:
-    """The time of the columns' reference."""
+    """Return the reference of the columns as the end of a phrase, such as ``at training``."""
     times = {drift.when for drift in drifts}
     return times.pop() if len(times) == 1 else "in the reference"
 
@@ -135,8 +136,8 @@ def _tests(report: Report) -> str:
     also = [name for part, name in parts if part is not None and part.effect is not None]
     return (
         f"{tests.tests} tests on {tests.columns} columns, including {' and '.join(['the scores', *also])}. If nothing "
-        f"changes, at most {tests.false_alarm_rate:.0%} of windows raise an alarm: p-values are adjusted "
-        f"({tests.correction}). Changes of less than {tests.min_effect:.1%} of rows do not count."
+        f"changes, at most {tests.false_alarm_rate:.0%} of windows raise an alarm, because p-values are adjusted for the "
+        f"number of tests ({tests.correction}). Effects below {tests.min_effect:g} (min_effect) do not count."
     )
 
 
@@ -144,7 +145,7 @@ def _row(drift: Drift, largest: float, min_effect: float, when: str, *, watched:
     distance = ("ks", drift.ks) if drift.ks is not None else ("chi_square", drift.total_variation)
     cells = [
         number(drift.importance, ".1%"),
-        Markup("{}{}").format(number(drift.effect, ".1%"), _bar(drift, largest, min_effect)),
+        Markup("{}{}").format(number(drift.effect, ".3f"), _bar(drift, largest, min_effect)),
         p_value(drift.adjusted_p_value),
         (drift.test or "-").replace("_", " "),
         _tested(drift, "psi", drift.psi, ".3f"),
@@ -165,13 +166,13 @@ def _row(drift: Drift, largest: float, min_effect: float, when: str, *, watched:
 
 
 def _bar(drift: Drift, largest: float, min_effect: float) -> Markup:
-    """A bar as long as the drift, with a dashed line at the smallest drift that counts."""
+    """Draw a bar whose length is the effect, with a dashed line at the smallest effect that counts."""
     if drift.effect is None:
         return Markup("")
     limit = 78.0 * min(min_effect / largest, 1)
     bar = element("rect", x=0, y=2, width=78 * drift.effect / largest, height=8, fill=RED if drift.drifted else BLUE)
     line = element("line", x1=limit, x2=limit, y1=0, y2=12, stroke=BLACK, stroke_dasharray="2 2")
-    return svg(80, 12, f"drift {drift.effect:.1%}, at least {min_effect:.1%} counts", [bar, line])
+    return svg(80, 12, f"effect {drift.effect:.3f}; effects from {min_effect:g} on count", [bar, line])
 
 
 def _tested(drift: Drift, name: str, value: float | None, spec: str) -> str:
@@ -181,9 +182,9 @@ def _tested(drift: Drift, name: str, value: float | None, spec: str) -> str:
 
 
 def _figure(drift: Drift, name: str, training: str) -> Figure:
-    """Two bars for each bin, the reference above the window.
+    """Draw two bars for each bin: the share of rows in the reference, and below it the share in the window.
 
-    :param training: what to call the reference if it is training
+    :param training: name of the reference in the plot if it is training
     """
     if not drift.bins:
         return Figure(name, note=drift.note or "not measured")
@@ -208,6 +209,6 @@ def _figure(drift: Drift, name: str, training: str) -> Figure:
                 element("text", f"{item.current:.1%}", x=end, y=y + 13),
             )
         )
-    effect = f" · {drift.effect:.1%}" if drift.effect is not None else ""
+    effect = f" · effect {drift.effect:.3f}" if drift.effect is not None else ""
     title = f"{name}: shares by bin, {drift.when} and in this window"
     return Figure(name, effect, svg(width, len(drift.bins) * line + 4, title, parts))

@@ -1,4 +1,4 @@
-"""The section on reasons: change points, and segments with worse performance."""
+"""Builds the section *Why*, with change points and segments with worse performance."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class ChangeSection:
     """The change points.
 
-    :param version: the version that made the predictions
-    :param rate: false-alarm rate
+    :param version: the version that made the predictions, such as ``v1``
+    :param rate: false-alarm rate, such as ``5%``
+    :param points: one clause about each change point
     """
 
     version: str
@@ -32,10 +33,14 @@ class ChangeSection:
 class SegmentSection:
     """The segments with worse performance.
 
-    :param loss: the name of the loss
+    :param loss: name of the loss that belongs to the metric
     :param reference: mean loss at training
     :param value: mean loss in the window
-    :param shift: the decomposition of the change by one feature
+    :param min_rise: the smallest rise that counts
+    :param fallen: number of segments with worse performance
+    :param tested: number of segments with enough rows
+    :param shown: number of segments in the table
+    :param shift: sentences about the decomposition of the change by one feature; may be empty
     """
 
     loss: str
@@ -52,7 +57,7 @@ class SegmentSection:
 
 
 def change_section(report: Report) -> ChangeSection | None:
-    """The change points; ``None`` without any."""
+    """Build the part about change points; ``None`` without change points."""
     if not report.changes:
         return None
     return ChangeSection(
@@ -63,7 +68,7 @@ def change_section(report: Report) -> ChangeSection | None:
 
 
 def segment_section(report: Report) -> SegmentSection | None:
-    """The segments with worse performance; ``None`` without any."""
+    """Build the part about segments with worse performance; ``None`` without such segments."""
     loss = report.loss
     if loss is None or not report.segments:
         return None
@@ -89,8 +94,8 @@ def _shift(loss: LossChange) -> str:
         return ""
     most, change = loss.shifts[0], loss.value - loss.reference
     return (
-        f"The mean changed by {change:+.4f}. Rows that moved between the segments of {most.feature} account for "
-        f"{most.mix:+.4f} of it, the most of all features; changes inside these segments account for {most.rate:+.4f}."
+        f"The mean loss changed by {change:+.4f}. Of all features, the changed shares of the segments of {most.feature} "
+        f"account for the largest part of it, {most.mix:+.4f}; changes inside these segments account for {most.rate:+.4f}."
     )
 
 
@@ -114,7 +119,7 @@ def _interval(loss: MeanLoss) -> Markup:
 
 
 def _bars(found: Segment, largest: float) -> Markup:
-    """The loss at training above the loss now, each with its interval."""
+    """Draw the loss at training above the loss in the window, each with its interval."""
     scale, parts = 110 / largest, []
     for y, loss, colour in ((4, found.reference, BLUE), (14, found.loss, ORANGE)):
         middle = y + 3.5

@@ -1,6 +1,6 @@
-"""The report as one HTML page without scripts, network requests or fonts to load.
+"""Renders a report as one HTML page without scripts, network requests or fonts to load.
 
-The page is rendered from the templates in ``templates/``, which escape everything that comes from data.
+The templates are in ``templates/`` and escape all text that comes from data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from airflow_mlops.stages.monitor.page.timeline import timeline
 
 
 class Figure(NamedTuple):
-    """A number at the top of the page."""
+    """A number at the top of the page, with its name and a note."""
 
     name: str
     value: str
@@ -47,7 +47,7 @@ def _environment() -> Environment:
 def render(report: Report, history: Sequence[Report] = ()) -> str:
     """Render the page of ``report``.
 
-    :param history: reports on earlier windows of the same model, by time
+    :param history: reports on earlier windows of the same model, ordered by time
     """
     return (
         _environment()
@@ -82,14 +82,16 @@ def _figures(report: Report) -> list[Figure]:
             figures.append(Figure(name, number(found.reference), _expected(found, found.reference, report)))
     if (found := report.estimated) is not None:
         outside = missed_estimate(report)
-        checked = "" if outside is None else f"; the realised value lies {'outside' if outside else 'inside'}"
-        note = f"from the scores alone; {_interval(found, report)}{checked}"
+        checked = (
+            "" if outside is None else f"; the realised value lies {'outside' if outside else 'inside'} this interval"
+        )
+        note = f"from the scores without labels; {_interval(found, report)}{checked}"
         figures.append(Figure(f"Estimated {metric_name(found.metric)}", number(found.value), note))
     if (delay := report.label_delay) is not None:
         note = f"median; 90% within {delay.p90:.3g} days, 99% within {delay.p99:.3g} days"
         figures.append(Figure("Label delay", f"{delay.median:.3g} days", note))
     if (scores := report.prediction) is not None and scores.effect is not None:
-        figures.append(Figure("Score drift", f"{scores.effect:.1%}", f"of rows; {_result(scores)}"))
+        figures.append(Figure("Effect of score drift", f"{scores.effect:.3f}", _result(scores)))
     if measured := [drift for drift in report.features if drift.effect is not None]:
         drifted = sum(drift.drifted for drift in measured)
         note = f"false alarms in at most {report.policy.false_alarm_rate:.0%} of windows"
@@ -119,8 +121,8 @@ def _result(drift: Drift) -> str:
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
-    """What the section about the report lists, by name."""
-    unmeasured = [("Performance", f"not judged: {report.unmeasured}")] if report.unmeasured is not None else []
+    """Return the names and values that the section *About this report* lists."""
+    unmeasured = [("Performance", f"not judged because {report.unmeasured}")] if report.unmeasured is not None else []
     champion, scored_by = report.champion, report.scored_by
     policy = report.policy.model_dump(mode="json")
     return [

@@ -1,4 +1,4 @@
-"""The section on retraining: the triggers by window, and the limits of requests."""
+"""Builds the section on retraining, with the retraining triggers by window and the limits on requests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _MAX_WINDOWS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """A trigger by window.
+    """A row of the table, which shows in which windows a retraining trigger held.
 
-    :param needed: in how many windows it must hold
+    :param needed: number of windows in which it must hold, such as ``2 of 3``
+    :param marks: a mark for each window
     """
 
     name: str
@@ -30,6 +31,8 @@ class Row:
 class RetrainingSection:
     """The section on retraining.
 
+    :param outcome: sentences about the decision
+    :param windows: labels of the windows
     :param limits: name and state of each limit
     """
 
@@ -40,9 +43,9 @@ class RetrainingSection:
 
 
 def retraining_section(report: Report, history: Sequence[Report]) -> RetrainingSection | None:
-    """The section; ``None`` for reports written before the decision was stored.
+    """Build the section; ``None`` for reports that an older version wrote without the decision about retraining.
 
-    :param history: reports on earlier windows, by time
+    :param history: reports on earlier windows, ordered by time
     """
     planned = report.retraining
     if planned is None:
@@ -59,13 +62,13 @@ def retraining_section(report: Report, history: Sequence[Report]) -> RetrainingS
 def _outcome(report: Report, planned: RetrainingPlan) -> str:
     if report.verdict.decision == "retrain":
         names = ", ".join(TRIGGER_NAMES[active.trigger] for active in planned.due)
-        return f"Requested because of: {names}. Request: {planned.request.id if planned.request else '-'}."
-    earlier = " An earlier check of this window requested it." if planned.request is not None else ""
+        return f"Retraining is requested because of {names}. Request: {planned.request.id if planned.request else '-'}."
+    earlier = " An earlier check of this window requested retraining." if planned.request is not None else ""
     if planned.due:
-        return f"Postponed.{earlier}"
+        return f"Retraining is postponed by a limit below.{earlier}"
     if planned.triggers:
-        return f"Not requested: no trigger has held in enough windows.{earlier}"
-    return f"Not requested: no trigger holds.{earlier}"
+        return f"Retraining is not requested, because no trigger has held in enough windows.{earlier}"
+    return f"Retraining is not requested, because no trigger holds.{earlier}"
 
 
 def _rows(shown: Sequence[Report], policy: Policy) -> list[Row]:

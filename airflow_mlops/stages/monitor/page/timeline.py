@@ -1,4 +1,4 @@
-"""The section on performance over time."""
+"""Builds the section on performance over time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_LABELS = 14
 
 
 class LegendItem(NamedTuple):
-    """A decision and its mark."""
+    """A decision and the mark that stands for it."""
 
     mark: Markup
     name: str
@@ -38,10 +38,10 @@ class LegendItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Performance by window.
+    """The plot of performance by window, and its legend.
 
-    :param estimate_mark: the mark of an estimate, if there are any
-    :param changes: change points, as text
+    :param estimate_mark: the mark of estimated performance; ``None`` without estimates
+    :param changes: a clause about each change point
     """
 
     metric: str
@@ -52,7 +52,7 @@ class Timeline:
 
 
 class _Window(NamedTuple):
-    """A window of the timeline."""
+    """A window of the timeline, with the performance in the metric of the timeline."""
 
     report: Report
     realised: Performance | None
@@ -64,7 +64,10 @@ class _Window(NamedTuple):
 
 
 def timeline(reports: Sequence[Report]) -> Timeline | None:
-    """The section for ``reports``, by time; ``None`` without any performance."""
+    """Build the section; ``None`` if no report has performance.
+
+    :param reports: reports on the windows of a model, ordered by time
+    """
     metrics = [found.metric for report in reports for found in (report.performance, report.estimated) if found]
     if not metrics:
         return None
@@ -87,8 +90,10 @@ def _of(found: Performance | None, metric: str) -> Performance | None:
 
 
 class _Axes(NamedTuple):
-    """The coordinates of windows and values.
+    """Converts windows and values to coordinates of the plot.
 
+    :param low: value at the bottom
+    :param high: value at the top
     :param step: width of a window
     """
 
@@ -150,7 +155,7 @@ def _change_lines(windows: Sequence[_Window], changes: Sequence[Change], axes: _
 
 
 def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Markup]:
-    """The reference, the estimate and the realised value of one window."""
+    """Draw the value at training, the estimate and the realised value of one window."""
     report, x, parts = window.report, axes.x(index), []
     reference = window.known[0].reference
     if reference is not None:
@@ -184,7 +189,7 @@ def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Marku
 
 
 def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
-    """The names of the windows; of many windows, every second or third and so on, and the last."""
+    """Write the labels of the windows; if there are many, only every second, third and so on, and the last."""
     every = max(1, -(-len(windows) // _MAX_LABELS))
     return [
         element("text", window.report.window.label[:10], x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")
@@ -194,7 +199,7 @@ def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
 
 
 def _versions(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
-    """A line below each run of windows with predictions of the same version."""
+    """Draw a line below each run of windows with predictions of the same version."""
     parts, first = [], 0
     versions = [window.report.scored_by.version if window.report.scored_by else None for window in windows]
     for version, items in groupby(versions):
@@ -210,7 +215,7 @@ def _versions(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """At most six round numbers between ``low`` and ``high``."""
+    """Return at most six round numbers between ``low`` and ``high``."""
     raw = (high - low) / 4
     magnitude = 10.0 ** int(f"{raw:e}".rpartition("e")[2])
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)

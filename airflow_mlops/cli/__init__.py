@@ -1,1 +1,1 @@
-"""``airflow mlops``: the commands that this provider adds to Airflow's own."""
+"""The commands ``airflow mlops``, which this provider adds to Airflow's command line."""

@@ -1,4 +1,4 @@
-"""The commands of ``airflow mlops``. Errors are printed as one line on standard error, with exit status 1."""
+"""The commands of ``airflow mlops``. A failing command prints its error to standard error and exits with status 1."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def ledger(args: Namespace) -> None:
         entries, warning = _verify(found, args)
         _require(entries, found)
         print(
-            f"The ledger of {args.model} is complete and unchanged: {len(entries)} entries, the last one of "
+            f"The ledger of model {args.model!r} is complete and unchanged. It has {len(entries)} entries, the last one from "
             f"{entries[-1].time:%F %T} UTC.{warning}"
         )
         return
@@ -82,19 +82,23 @@ def _store(args: Namespace) -> ArtifactStore:
 def _require(entries: list[Entry], ledger: Ledger) -> None:
     if not entries:
         raise MLOpsError(
-            f"{ledger.store.url} has no ledger of {ledger.model!r}. Check the name, or set --store to another artifact store."
+            f"The artifact store {ledger.store.url} has no ledger of model {ledger.model!r}. Correct the model's name, or set "
+            "--store to a different artifact store."
         )
 
 
 def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
-    """The verified entries, and a warning if MLflow could not be reached."""
+    """Verify the ledger. Return its entries, and a warning if MLflow could not be reached."""
     from airflow_mlops.registry.aliases import verify
     from airflow_mlops.registry.client import connect
 
     try:
         client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
     except (ConnectionNotFoundError, RegistryUnavailableError) as error:
-        return ledger.entries(), f" It was not compared with MLflow, so the last entries may be missing: {error}"
+        return (
+            ledger.entries(),
+            f" The ledger was not compared with MLflow, so its last entries may have been removed. {error}",
+        )
     return verify(client, ledger), ""
 
 
@@ -161,7 +165,7 @@ def reproduce(args: Namespace) -> None:
     )
     environment = {
         environment_name(args.mlflow_conn_id): to_json(server.connection(args.mlflow_conn_id)),
-        # Modules of user-defined trainers lie next to the DAG files.
+        # Modules of user-defined trainers are next to the DAG files.
         "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, server.dags_folder()])),
     }
     try:
@@ -183,11 +187,12 @@ def predictions(args: Namespace) -> None:
     from airflow_mlops.stages.predictions.query import summary
 
     log = PredictionLog(_store(args), args.model, args.predictions)
-    window = parse(Window, args.window, "--window") if args.window else None
+    window = parse(Window, args.window, f"The command with --window {args.window}") if args.window else None
     if not log.entries(window):
         raise DatasetNotFoundError(
-            f"{log.store.url} has no predictions of {args.model!r}{f' in {window.label}' if window else ''} under the name "
-            f"{log.name!r}. Check the names, or set --store to another artifact store."
+            f"The artifact store {log.store.url} has no predictions of model {args.model!r}"
+            f"{f' in the window {window.label}' if window else ''} in dataset {log.name!r}. Correct the names or --window, or set "
+            "--store to a different artifact store."
         )
     if args.files:
         files = log.files(window)

@@ -1,6 +1,6 @@
-"""The commands and arguments of ``airflow mlops``.
+"""The definition of the commands ``airflow mlops`` and their arguments.
 
-Every ``airflow`` command imports this module, so it imports no other module of the package.
+Every ``airflow`` command imports this module, so it imports no other module of this package.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from airflow.cli.cli_config import (
 _MODEL = Arg(("model",), help="Name of the registered model")
 _STORE = Arg(("--store",), help="URL of the artifact store (default: [mlops] artifacts)")
 _CONNECTION = Arg(
-    ("--mlflow-conn-id",), default="mlflow_default", help="Airflow connection to MLflow (default: mlflow_default)"
+    ("--mlflow-conn-id",),
+    default="mlflow_default",
+    help="Id of the Airflow connection to MLflow (default: mlflow_default)",
 )
-_PREDICTIONS = Arg(("--predictions",), help="Name of the dataset of predictions (default: MODEL_predictions)")
-_OUTCOMES = Arg(("--outcomes",), help="Name of the dataset of predictions with labels (default: MODEL_outcomes)")
+_PREDICTIONS = Arg(("--predictions",), help="Name of the datasets of predictions (default: MODEL_predictions)")
+_OUTCOMES = Arg(("--outcomes",), help="Name of the datasets of labelled predictions (default: MODEL_outcomes)")
 _COMMON = (_STORE, _CONNECTION, ARG_VERBOSE)
 
 _COMMANDS = (
     ActionCommand(
         name="ledger",
-        help="Show the promotions, refusals and rollbacks of a model: who, when and why",
+        help="Show the promotions, rejections and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. Reading the ledger always verifies its chain "
-        "of hashes. --verify also compares it with MLflow, which shows whether the last entries are missing.",
+        "of hashes. --verify also compares the ledger with MLflow, which shows whether its last entries were removed.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
         args=(
             _MODEL,
-            Arg(("--verify",), action="store_true", help="Verify the ledger instead of showing it"),
+            Arg(("--verify",), action="store_true", help="Verify the ledger instead of showing its entries"),
             ARG_OUTPUT,
             *_COMMON,
         ),
@@ -41,45 +43,48 @@ _COMMANDS = (
     ActionCommand(
         name="rollback",
         help="Make an earlier champion the champion again",
-        description="Move the alias champion back to an earlier version, record that in the ledger with your user name, and send "
-        "the asset event, as RollbackOperator does.",
+        description="Move the alias champion back to an earlier version, record the rollback in the ledger with your user name, and "
+        "send the asset event, as RollbackOperator does.",
         func=lazy_load_command("airflow_mlops.cli.commands.rollback"),
         args=(
             _MODEL,
-            Arg(("--reason",), required=True, help="The reason; it is recorded in the ledger"),
+            Arg(("--reason",), required=True, help="Reason for the rollback, recorded in the ledger"),
             Arg(
                 ("--to-version",),
                 type=positive_int(allow_zero=False),
-                help="A version that was champion before (default: the one that the current champion replaced)",
+                help="Version to roll back to, which was champion before (default: the version that the current champion replaced)",
             ),
             *_COMMON,
         ),
     ),
     ActionCommand(
         name="reproduce",
-        help="Train a version again and compare the result; nothing is registered",
+        help="Train a version again and compare the result, without registering it",
         description="Train a version again in a separate process, with the data, trainer and seed recorded in its MLflow run, "
-        "and compare metrics, code and environment. The exit status is 1 if anything differs.",
+        "and compare metrics, code and environment with the recorded ones. The exit status is 1 if anything differs.",
         func=lazy_load_command("airflow_mlops.cli.commands.reproduce"),
         args=(
             _MODEL,
-            Arg(("version",), type=positive_int(allow_zero=False), help="The version to train again"),
+            Arg(("version",), type=positive_int(allow_zero=False), help="Number of the version to train again"),
             ARG_OUTPUT,
             *_COMMON,
         ),
     ),
     ActionCommand(
         name="predictions",
-        help="Show the predictions of a model: counts, speed, inputs, features, results and realised performance",
-        description="Summarise the prediction log and the labels joined to it: number of predictions, speed, inputs, features, "
-        "results and realised performance. --files lists the Parquet files with the current predictions.",
+        help="Show the counts, speed, inputs, features, results and realised performance of a model's predictions",
+        description="Summarise the prediction log and the labels joined to it. The tables show the number of predictions, speed, inputs, "
+        "features, results and realised performance. --files lists the Parquet files with the current predictions.",
         func=lazy_load_command("airflow_mlops.cli.commands.predictions"),
         args=(
             _MODEL,
-            Arg(("--window",), help="Only windows inside this one, for example 2013-04 or 2013-01..2013-03"),
+            Arg(
+                ("--window",),
+                help="Show only windows inside this one, for example 2013-04 or 2013-01..2013-03 (both months included)",
+            ),
             _PREDICTIONS,
             _OUTCOMES,
-            Arg(("--files",), action="store_true", help="List the Parquet files instead, one URL per line"),
+            Arg(("--files",), action="store_true", help="List only the Parquet files, one URL per line"),
             Arg(("--json",), action="store_true", help="Print JSON, with numbers in full precision"),
             _STORE,
             ARG_VERBOSE,
@@ -87,20 +92,21 @@ _COMMANDS = (
     ),
     ActionCommand(
         name="purge",
-        help="Delete old predictions and the outcomes joined from them",
-        description="Delete the files of old predictions and of the outcomes joined from them, and keep their manifests, as "
-        "PurgePredictionsOperator does.",
+        help="Delete old predictions and the labelled predictions joined from them",
+        description="Delete the files of old predictions and of the labelled predictions joined from them, but not their manifests, "
+        "as PurgePredictionsOperator does.",
         func=lazy_load_command("airflow_mlops.cli.commands.purge"),
         args=(
             _MODEL,
             Arg(
                 ("--older-than",),
                 required=True,
-                help="Minimum age, for example 90D, since the end of the window, or since scoring if that was later",
+                help="Minimum age of predictions to delete, for example 90D. The age is the time since the end of the window or, if "
+                "that was later, since scoring",
             ),
             _PREDICTIONS,
             _OUTCOMES,
-            Arg(("--dry-run",), action="store_true", help="Only report what would be deleted"),
+            Arg(("--dry-run",), action="store_true", help="Report what would be deleted, without deleting it"),
             _STORE,
             ARG_VERBOSE,
         ),
@@ -109,9 +115,11 @@ _COMMANDS = (
 
 
 def get_cli_commands() -> list[GroupCommand]:
-    """The group ``mlops``."""
+    """Return the command group ``mlops``."""
     return [
         GroupCommand(
-            name="mlops", help="Models: ledger, rollback, reproduction, predictions, retention", subcommands=_COMMANDS
+            name="mlops",
+            help="Inspect and manage models (ledger, rollback, reproduction, predictions, retention)",
+            subcommands=_COMMANDS,
         )
     ]

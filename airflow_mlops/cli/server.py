@@ -1,4 +1,4 @@
-"""Access to Airflow's metadata database, which commands have and tasks do not."""
+"""Functions that access Airflow's metadata database, which commands may do and tasks may not."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def connection(conn_id: str) -> ConnectionInfo:
 
 
 def dags_folder() -> str:
-    """The folder of the DAG files; empty if it is not configured."""
+    """Return the path of Airflow's DAGs folder; empty if it is not configured."""
     return str(conf.get("core", "dags_folder", fallback="") or "")
 
 
 def emit_champion(result: RollbackResult) -> None:
-    """Send an event of the asset ``mlops://MODEL/champion``, if a DAG uses the asset.
+    """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses the asset.
 
-    :raises MLOpsError: the database refused the event
+    :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel

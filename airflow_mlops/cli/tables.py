@@ -1,4 +1,4 @@
-"""Tables of the prediction log for the terminal."""
+"""Formats the summary of a prediction log as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 
 
 def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
-    """The title and rows of each table; empty tables are left out."""
+    """Format the tables, each as its title and rows. Empty tables are left out."""
     found: list[tuple[str, Rows]] = [
         ("Predictions", [
             {
@@ -92,6 +92,6 @@ def _shares(shares: Mapping[str, float]) -> str:
 
 
 def _same_columns(rows: Rows) -> Rows:
-    """Rows with the same columns, as the console's table requires."""
+    """Add empty values, so that all rows have the same columns, as Airflow's console requires."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in columns} for row in rows]

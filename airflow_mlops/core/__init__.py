@@ -1,1 +1,1 @@
-"""What all other packages share: windows, references, calls, errors and connections."""
+"""Types and functions that all other packages use: windows, references, calls, errors and connections."""

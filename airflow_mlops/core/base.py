@@ -1,4 +1,4 @@
-"""The base class of all pydantic models of this package, and the parsing of user input."""
+"""The base class of this package's pydantic models, and validation of user input with readable errors."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Model(BaseModel):
 
 
 def choices(name: Any, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown ``name``: the valid names, and the one with the nearest spelling."""
+    """Format the valid names for an error message about an unknown ``name``, with the most similar one as a suggestion."""
     options = list(known)
     near = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
 def parse(model: type[Any], value: Any, where: str) -> Any:
-    """Validate ``value`` as ``model``.
+    """Validate ``value`` and return it as an instance of ``model``.
 
-    :param where: name of the value in the error message, such as ``Task 'train'``
-    :raises SpecError: ``value`` is invalid; the message names each invalid field
+    :param where: what is being configured, such as ``Task 'train'``; the error message starts with it
+    :raises SpecError: ``value`` is invalid. The message names each invalid field
     """
     from pydantic import ValidationError
 
@@ -39,7 +39,9 @@ def parse(model: type[Any], value: Any, where: str) -> Any:
         return model.model_validate(value)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg'].removeprefix('Value error, ')}"
+            ": ".join(
+                filter(None, [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ").rstrip(".")])
+            )
             for item in error.errors()
         )
         raise SpecError(f"{where} cannot run as it is configured: {problems}.") from None

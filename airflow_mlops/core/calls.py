@@ -1,4 +1,4 @@
-"""Specs, results and calls of steps: everything that is sent to another process or a pod."""
+"""Specs, results and calls of steps, which are sent to other processes and pods."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class Request(Model):
-    """A request for retraining, from monitoring. The training run records it in its MLflow tags and in the ledger.
+    """A retraining request by monitoring. The training that it starts records it in MLflow tags and in the ledger.
 
-    :param id: identifies the request by model and window; a window has at most one request
+    :param id: id of the request, derived from model and window. A window has at most one request
     :param model: name of the registered model
-    :param triggers: names of the triggers of the policy that fired
-    :param reason: the reason, one sentence
-    :param window: the window whose check made the request
-    :param created: time of the request
-    :param metrics: the metrics that the reason refers to
-    :param report_url: URL of the report in the artifact store
-    :param code: version of the training code, if the policy names one
+    :param triggers: names of the retraining triggers of the policy that fired
+    :param reason: why retraining is requested, in one sentence
+    :param window: time window that was monitored
+    :param created: time at which the request was created
+    :param metrics: values that ``reason`` refers to, by name
+    :param report_url: URL of the monitoring report in the artifact store
+    :param code: version of the training code to use; ``None`` if the policy does not set it
     """
 
     id: str
@@ -37,12 +37,12 @@ class Request(Model):
 
 
 class Provenance(Model):
-    """The task that made a call. Recorded in manifests, MLflow tags and the ledger, but not part of a dataset's id.
+    """The Airflow task that ran a step. It is recorded in manifests, MLflow tags and the ledger, but does not affect ids.
 
-    :param map_index: index of a mapped task, else -1
-    :param partition_key: Airflow's partition key of the DAG run
-    :param user: the user who triggered the DAG run
-    :param requests: the requests for retraining that started the DAG run, oldest first
+    :param map_index: index of a mapped task instance; -1 if the task is not mapped
+    :param partition_key: Airflow's partition key of the DAG run; ``None`` if it has none
+    :param user: name of the user who triggered the DAG run; ``None`` if it was not triggered by a user
+    :param requests: retraining requests that started the DAG run, oldest first
     """
 
     dag_id: str = ""
@@ -55,15 +55,15 @@ class Provenance(Model):
     requests: list[Request] = Field(default_factory=list)
 
     def request(self, model: str) -> Request | None:
-        """The newest request for retraining ``model``, or ``None``."""
+        """Return the newest retraining request for ``model``, or ``None`` if there is none."""
         return next((request for request in reversed(self.requests) if request.model == model), None)
 
 
 class Spec(Model):
-    """The input of a step. Holds ids of connections, never secrets."""
+    """The input of a step. It contains the ids of Airflow connections, but never their secrets."""
 
     def connections(self) -> set[str]:
-        """Ids of the Airflow connections in the spec: the values of all fields named ``conn_id`` or ``*_conn_id``."""
+        """Return the ids of the Airflow connections in the spec: the values of all fields ``conn_id`` and ``*_conn_id``."""
         return set(_connection_ids(self.model_dump(mode="json")))
 
 
@@ -80,23 +80,23 @@ def _connection_ids(value: Any) -> Iterator[str]:
 
 
 class Result(Model):
-    """The output of a step: references and numbers, never data.
+    """The output of a step. It contains references and numbers, but no rows.
 
-    :param summary: one sentence about what the step did, for the task's log
+    :param summary: one sentence about what the step did; operators write it to the task's log
     """
 
     summary: str
 
 
 class StepCall(Model):
-    """A step with its input, which can run in any process or pod.
+    """A step with its input, ready to run in any process or pod.
 
     :param step: name of the step, which is also its folder in ``airflow_mlops.stages``
     :param spec: the step's spec as JSON
     :param store: URL of the artifact store
-    :param key: key of the result in the store
-    :param version: version of ``airflow_mlops`` that made the call
-    :param provenance: the task that made the call
+    :param key: key under which the result is stored
+    :param version: version of ``airflow_mlops`` that created the call
+    :param provenance: Airflow task that created the call
     """
 
     step: Name

@@ -1,4 +1,4 @@
-"""Airflow connections, readable without Airflow: steps use this module wherever they run."""
+"""Airflow connections for steps, which may run where Airflow is not installed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DIALECTS = {
 
 
 class ConnectionInfo(BaseModel):
-    """One Airflow connection. Its ``repr`` contains neither the password nor the extras."""
+    """An Airflow connection. Its ``repr`` contains neither the password nor the extras."""
 
     conn_id: str
     conn_type: str
@@ -46,7 +46,7 @@ class ConnectionInfo(BaseModel):
 
     @property
     def secret(self) -> str | None:
-        """The password in plain text."""
+        """Return the password in plain text."""
         return self.password.get_secret_value() if self.password else None
 
 
@@ -54,28 +54,30 @@ ConnectionResolver = Callable[[str], ConnectionInfo]
 
 
 def environment_name(conn_id: str) -> str:
-    """The environment variable that Airflow reads a connection from."""
+    """Return the name of the environment variable from which Airflow reads a connection."""
     return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
 def from_environment(conn_id: str) -> ConnectionInfo:
-    """Read a connection from ``AIRFLOW_CONN_<ID>``. Like Airflow, accept JSON and URIs.
+    """Read a connection from the environment variable ``AIRFLOW_CONN_<ID>``, in JSON or as a URI.
 
     :raises ConnectionNotFoundError: the variable is not set
-    :raises SpecError: it is neither JSON nor a URI
+    :raises SpecError: the variable contains neither JSON nor a URI
     """
     name = environment_name(conn_id)
     text = os.environ.get(name)
     if not text:
         raise ConnectionNotFoundError(
-            f"Connection {conn_id!r} is not defined where the step runs. Add it in Airflow, or set {name} there."
+            f"Connection {conn_id!r} is not defined where the step runs. Add the connection in Airflow, or set "
+            f"the environment variable {name} there."
         )
     try:
         return _from_json(conn_id, text) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
     except ValueError:
         # The text may contain a password, so the message shows neither it nor the parser's error.
         raise SpecError(
-            f"{name} is neither JSON nor a URI. See Airflow's documentation of connections for both formats."
+            f"The environment variable {name} contains neither JSON nor a URI. Write the connection in one of these formats; "
+            "Airflow's documentation of connections describes both."
         ) from None
 
 
@@ -114,7 +116,7 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
 
 
 def sqlalchemy_url(info: ConnectionInfo) -> URL:
-    """The connection as an SQLAlchemy URL.
+    """Convert the connection to an SQLAlchemy URL.
 
     The connection's extra field ``sqlalchemy_scheme`` selects another dialect or driver, for example ``mysql+pymysql``;
     ``sqlalchemy_query`` adds options to the URL.
@@ -133,7 +135,7 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
 
 
 def redact(text: str, info: ConnectionInfo) -> str:
-    """A driver's error message on one line, with the password replaced by ``***``."""
+    """Replace the connection's password in a driver's error message by ``***``, and join the message to one line."""
     secret = info.secret
     for hidden in {secret, quote(secret, safe="")} if secret else ():
         text = text.replace(hidden, "***")
@@ -141,7 +143,7 @@ def redact(text: str, info: ConnectionInfo) -> str:
 
 
 def to_json(info: ConnectionInfo) -> str:
-    """The connection as JSON, in the format that :func:`from_environment` and Airflow read."""
+    """Serialise the connection as JSON, in the format that :func:`from_environment` and Airflow read."""
     return json.dumps(
         {
             "conn_type": info.conn_type,

@@ -1,4 +1,4 @@
-"""The contract of a stored model: its inputs, its outputs and its training set."""
+"""The model contract: features, label, ML task and training set, stored with each model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Precision = Literal["float32", "float64"]
 
 
 class FeatureColumn(Model):
-    """One input column of a model.
+    """A feature as the model receives it: its column and its input type.
 
-    :param kind: ``number`` (float32 or float64 tensor), ``integer`` (int64) or ``string``
+    :param name: name of the column
+    :param kind: input type: ``number`` (tensor of float32 or float64), ``integer`` (tensor of int64) or ``string``
     """
 
     name: str
@@ -23,17 +24,19 @@ class FeatureColumn(Model):
 
 
 class Parity(Model):
-    """The difference between a model and its ONNX export on held-out rows.
+    """The difference between the predictions of a model and of its ONNX export on held-out rows.
 
-    The difference of a row is the largest absolute difference of its probabilities, or that of its value for a regression.
+    For each row, the difference is the largest absolute difference between class probabilities or, for a regression,
+    the absolute difference between the predicted values.
 
-    :param precision: the floating-point type of the export's computation
-    :param rows: the number of rows that were compared
-    :param max_difference: the largest difference
-    :param p99_difference: the 99th percentile of the differences
-    :param label_flips: the number of rows whose predicted label differs; ``None``, as the next field, for a regression
-    :param near_threshold: the number of rows so near the contract's threshold (multiclass: a tie) that the largest
-        difference could change their label, including those whose label differs
+    :param precision: floating-point type in which the ONNX export computes
+    :param rows: number of compared rows
+    :param max_difference: largest difference of a row
+    :param p99_difference: 99th percentile of the differences
+    :param label_flips: number of rows whose predicted label differs; ``None`` for a regression
+    :param near_threshold: number of rows whose label a difference of ``max_difference`` could change, because their score
+        is close to the decision threshold or, for a multiclass task, their two highest probabilities are close to each
+        other. It includes the rows counted in ``label_flips``; ``None`` for a regression
     """
 
     precision: Precision
@@ -57,22 +60,25 @@ class Parity(Model):
 
 
 class ModelContract(Model):
-    """The contract between training and scoring, evaluation and monitoring, stored with the model as
-    ``mlops/contract.json``. For a model that was not made by TrainOperator, evaluation derives it and
-    :mod:`airflow_mlops.models.contracts` stores it.
+    """What training records about a model, for scoring, evaluation and monitoring: features, label, ML task, training set.
 
-    :param features: the input columns, in order
-    :param classes: class labels in the order of the probability columns, as JSON values; empty for regression
-    :param positive: for a binary task, the class whose probability is the score
+    The contract is stored with the model as ``mlops/contract.json``. For a model that TrainOperator did not train,
+    evaluation derives the contract, and :mod:`airflow_mlops.models.contracts` stores it.
+
+    :param task: ML task: ``binary``, ``multiclass`` or ``regression``
+    :param label: name of the column that the model predicts
+    :param features: input columns, in order
+    :param classes: class labels in the order of the probability columns, as JSON values; empty for a regression
+    :param positive: for a binary task, the class that the model's score is the probability of
     :param threshold: for a binary task, a score at or above it predicts ``positive``
-    :param metrics: the metrics on the held-out part of the training set, by name
-    :param parity: the difference between model and ONNX export; ``None`` in contracts that predate this field
-    :param dataset_id: the training set's id; for a model that was not made by TrainOperator, that of the dataset it was
-        measured on
-    :param dataset_name: the training set's name
-    :param timestamp: the training set's event time column, if it has one
-    :param watched: columns of the training set that are not features but are monitored like them; scoring keeps those
-        that its dataset has
+    :param metrics: metrics on held-out rows, by name of the metric
+    :param parity: difference between the model and its ONNX export; ``None`` in contracts that predate this field
+    :param dataset_id: id of the training set; for a model that TrainOperator did not train, id of the dataset on which it
+        was evaluated
+    :param dataset_name: name of the dataset with the id ``dataset_id``
+    :param timestamp: event time column of that dataset; ``None`` if it has no such column
+    :param watched: columns of the training set that are monitored like features but are not features. Scoring copies
+        those that exist in the scored dataset
     """
 
     task: Task

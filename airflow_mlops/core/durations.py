@@ -1,4 +1,4 @@
-"""Durations and calendar periods as users write them in a DAG."""
+"""Durations and calendar periods in the text forms that DAGs use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
 def parse_duration(value: Any) -> Any:
-    """Parse ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Other values are returned unchanged for pydantic to parse."""
+    """Parse text such as ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Return any other value unchanged, for pydantic."""
     found = _DURATION.match(value) if isinstance(value, str) else None
     unit = _UNITS.get(found[2].upper()) if found else None
     return timedelta(**{unit: float(found[1])}) if found and unit else value
@@ -23,7 +23,7 @@ def parse_duration(value: Any) -> Any:
 
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
-        raise ValueError("a duration must be longer than zero: write it as in 14D, 6h or 30min")
+        raise ValueError("A duration must be longer than zero. Write it for example as 14D, 6h or 30min.")
     return value
 
 
@@ -32,7 +32,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(
 
 
 def subtract_period(moment: datetime, period: str) -> datetime:
-    """``moment`` minus a :data:`Period`. One month before 31 March is the last day of February."""
+    """Subtract a :data:`Period` from ``moment``. One month before 31 March is the last day of February."""
     years, months, weeks, days, hours, minutes = _parts(period)
     total = moment.year * 12 + moment.month - 1 - 12 * years - months
     year, month = divmod(total, 12)
@@ -48,7 +48,7 @@ def _parts(period: str) -> list[int]:
 
 def _calendar_period(value: str) -> str:
     if not any(_parts(value)):
-        raise ValueError(f"{value!r} is not a period: write it in ISO 8601 as in P1Y, P1M, P7D, P52W or PT24H")
+        raise ValueError(f"{value!r} is not a period. Write it in ISO 8601, for example P1Y, P1M, P7D, P52W or PT24H.")
     return value
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 class MLOpsError(Exception):
     """Base class of all errors of this package.
 
-    :cvar retryable: whether the step may succeed if it runs again unchanged; if not, operators fail the task without a
-        retry
+    :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task without
+        a retry
     """
 
     retryable: bool = False
@@ -18,7 +18,7 @@ class SpecError(MLOpsError):
 
 
 class ConnectionNotFoundError(MLOpsError):
-    """An Airflow connection that the step uses is not defined where the step runs."""
+    """An Airflow connection that the step needs is not defined where the step runs."""
 
 
 class SourceError(MLOpsError):
@@ -28,11 +28,11 @@ class SourceError(MLOpsError):
 
 
 class EmptyWindowError(MLOpsError):
-    """The source has no row in the requested window."""
+    """The source has no rows in the requested window."""
 
 
 class SchemaError(MLOpsError):
-    """A column is missing, or its type has changed."""
+    """A column is absent, or has a type other than the expected one."""
 
 
 class StoreError(MLOpsError):
@@ -42,7 +42,7 @@ class StoreError(MLOpsError):
 
 
 class DatasetNotFoundError(MLOpsError):
-    """There is no dataset of this name for this window."""
+    """The artifact store has no dataset with the requested name and window."""
 
 
 class DatasetCorruptError(MLOpsError):
@@ -50,11 +50,11 @@ class DatasetCorruptError(MLOpsError):
 
 
 class DatasetPurgedError(MLOpsError):
-    """The files of a dataset were deleted by PurgePredictionsOperator. The manifest holds the time."""
+    """PurgePredictionsOperator deleted the files of the dataset. The dataset's manifest records when."""
 
 
 class ValidationError(MLOpsError):
-    """The data does not meet the expectations of the suite."""
+    """The data does not meet the expectations of its Great Expectations suite."""
 
 
 class FeatureStoreError(MLOpsError):
@@ -62,13 +62,13 @@ class FeatureStoreError(MLOpsError):
 
 
 class MaterializationError(FeatureStoreError):
-    """Feast failed while it wrote features. A retry continues after the last finished chunk."""
+    """Feast failed to materialise features. A retry continues after the last chunk of the window that was finished."""
 
     retryable = True
 
 
 class LeakageError(MLOpsError):
-    """A feature is newer than its event, or predicts the label too well on its own."""
+    """A feature value is newer than its event, or a single feature predicts the label almost perfectly."""
 
 
 class TrainingError(MLOpsError):
@@ -76,11 +76,11 @@ class TrainingError(MLOpsError):
 
 
 class EvaluationError(MLOpsError):
-    """Predictions cannot be measured: no rows, missing labels, only one class, or NaN in the scores."""
+    """Predictions cannot be evaluated, for example because labels are null, belong to one class, or scores are NaN."""
 
 
 class MetricError(MLOpsError):
-    """A user's own metric raised an error, or did not return a finite number."""
+    """A user-defined metric raised an exception, or did not return a finite number."""
 
 
 class RegistryError(MLOpsError):
@@ -94,11 +94,11 @@ class RegistryUnavailableError(RegistryError):
 
 
 class ModelUnhealthyError(MLOpsError):
-    """The task does not accept the decision of monitoring about a model."""
+    """The latest monitoring decision about a model is not one that the task accepts."""
 
 
 class ApprovalTimeoutError(MLOpsError):
-    """Nobody answered a request for approval in time, and ``on_timeout`` is ``fail``."""
+    """Nobody approved or rejected a model before the timeout, and ``on_timeout`` is ``fail``."""
 
 
 class ModelFormatError(MLOpsError):
@@ -106,13 +106,13 @@ class ModelFormatError(MLOpsError):
 
 
 class ComputeError(MLOpsError):
-    """The place named by ``run_on`` could not run the step."""
+    """The environment that ``run_on`` selects (worker, process, pod or Spark) could not run the step."""
 
     retryable = True
 
 
 class ImageError(ComputeError):
-    """A container image cannot be pulled, or what it is asked to run is not in it."""
+    """A container image cannot be pulled, or does not contain the command that it has to run."""
 
     retryable = False
 
@@ -124,7 +124,7 @@ class NoCapacityError(ComputeError):
 class MemoryLimitError(ComputeError):
     """The step was killed because it needed more memory than its limit.
 
-    :param grows: whether the next try gets more memory, which makes the error retryable
+    :param grows: whether the next try gets a higher memory limit. Only then is the error retryable
     """
 
     def __init__(self, message: str, grows: bool = False) -> None:
@@ -133,15 +133,16 @@ class MemoryLimitError(ComputeError):
 
 
 def by_name(name: str) -> type[MLOpsError]:
-    """The error class of this module called ``name``, or :class:`MLOpsError` if there is none."""
+    """Return the error class ``name``, or :class:`MLOpsError` if this module defines no such class."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, MLOpsError) else MLOpsError
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:
-    """The class and message of another library's error in one line without a final period, for use in a sentence.
+    """Format an exception of another library on one line without a final full stop, for use inside another message.
 
-    :param most: the greatest number of characters of the message; by default unlimited
+    :param most: maximum length of the exception's message in characters; unlimited by default
+    :return: the name of the exception's class, a colon and its message
     """
     text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())[:most].rstrip(". ")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Fingerprints: equal content has an equal fingerprint."""
+"""Fingerprints of JSON-compatible values. Equal values have equal fingerprints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """Serialise a JSON-compatible ``value`` deterministically: sorted keys, no spaces, UTF-8."""
+    """Serialise a JSON-compatible ``value`` deterministically, with sorted keys, without spaces, in UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
+    """Return the SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

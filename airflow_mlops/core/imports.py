@@ -1,4 +1,4 @@
-"""Loading objects by import path, and identifying the code that defines them."""
+"""Functions that load objects by import path, and identify the code that defines them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from airflow_mlops.core.errors import SpecError
 
-# Extras of this package that have the name of the module they install, with the name of the project.
+# Extras of this package that are named like the module they install, with the name of that module's project.
 _EXTRAS = {"interpret": "InterpretML"}
 
 
 def load(path: str, what: str) -> Any:
     """Import ``package.module.Name`` or ``package.module:name``.
 
-    :param what: kind of object, for error messages
-    :raises SpecError: it cannot be imported
+    :param what: kind of object for error messages, such as ``metric``
+    :raises SpecError: the object cannot be imported
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     try:
@@ -32,18 +32,20 @@ def load(path: str, what: str) -> Any:
             ) from None
         raise SpecError(
             f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
-            "Install its package there, or put the module next to the DAG files."
+            "Install the package that contains the module there, or put the module next to the DAG files."
         ) from None
     except AttributeError:
-        raise SpecError(f"The {what} {path!r} does not exist: module {module!r} has no {name!r}.") from None
+        raise SpecError(
+            f"The {what} {path!r} does not exist: module {module!r} does not define {name!r}. Correct the import path."
+        ) from None
     except Exception as error:
         raise SpecError(
-            f"The {what} {path!r} cannot be imported: {module!r} raises {type(error).__name__}: {error}."
+            f"The {what} {path!r} cannot be imported: importing {module!r} raises {type(error).__name__}: {error}."
         ) from error
 
 
 def source_hash(thing: Any) -> str:
-    """SHA-256 of the source file that defines ``thing``."""
+    """Return the SHA-256 of the source file that defines ``thing``."""
     try:
         return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
     except (OSError, TypeError):
@@ -52,7 +54,7 @@ def source_hash(thing: Any) -> str:
 
 
 def git_commit(thing: Any) -> str | None:
-    """The last git commit that changed the source file of ``thing``; ``None`` outside a git checkout."""
+    """Return the hash of the last git commit that changed the source file of ``thing``; ``None`` outside a checkout."""
     try:
         file = Path(inspect.getfile(inspect.unwrap(thing)))
         if "site-packages" in file.parts:

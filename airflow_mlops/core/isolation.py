@@ -1,4 +1,4 @@
-"""Keep what an import loads, prints or leaves behind away from the rest of the process."""
+"""Context managers that isolate imports: they hide packages, suppress warnings and log records, and unload modules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from types import ModuleType
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Make the import of these packages fail inside the block, and suppress warnings about it.
+    """Make the import of packages fail inside the block, and suppress the resulting warnings.
 
-    For a library that imports an optional package which is slow to load and not needed. A package that is already
-    imported stays available.
+    This speeds up importing a library that also imports a slow optional package. A package that is already imported
+    stays available.
+
+    :param names: top-level names of the packages
     """
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
@@ -54,14 +56,14 @@ def quiet() -> Iterator[None]:
 
 
 class FolderModules:
-    """The modules of one folder, visible only inside :meth:`active`.
+    """The modules of one folder, which can be imported only inside :meth:`active`.
 
-    Two folders may hold different modules with the same name, for example two versions of a model that both bring a
-    module ``preprocessing``. Each block sees the modules of its own folder, and no others do.
+    Two folders may contain different modules with the same name, for example two versions of a model that both contain a
+    module ``preprocessing``. Each block sees only the modules of its own folder.
 
-    :param names: top-level names of the folder's modules. If they are given, only these modules belong to the folder,
-        and modules of the same names from elsewhere are hidden inside the block. By default every module whose file
-        lies in the folder belongs to it
+    :param folder: folder with the Python files
+    :param names: top-level names of the folder's modules. Modules with these names from other places are hidden inside
+        the block. By default, every module whose file lies in the folder is one of the folder's modules
     """
 
     def __init__(self, folder: Path, names: Collection[str] = ()) -> None:
@@ -72,7 +74,7 @@ class FolderModules:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make the folder's modules visible. A later block sees the modules and import paths of earlier ones again."""
+        """Make the folder's modules importable. Modules and import paths of an earlier block are restored."""
         path = list(sys.path)
         hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in self._names}
         before = set(sys.modules)

@@ -11,13 +11,13 @@ from airflow_mlops.core.windows import Window
 
 
 class DatasetRef(Model):
-    """A reference to an immutable dataset in the artifact store, small enough for XCom.
+    """A reference to an immutable dataset in the artifact store.
 
-    :param name: name of the dataset, which all its windows share
-    :param id: SHA-256 of the dataset's name, window, schema, hashes of files, and parents
-    :param rows: number of rows in all parts together
-    :param window: the time that the rows belong to, or ``None``
-    :param parts: number of rows of each part: ``data``, or ``train`` and ``test`` if the dataset is split
+    :param name: name of the dataset. The datasets of different windows have the same name
+    :param id: SHA-256 of the dataset's name, window, columns, file hashes, parents and recorded details
+    :param rows: number of rows in all split parts together
+    :param window: time window of the rows; ``None`` for a snapshot
+    :param parts: number of rows by split part: ``train`` and ``test``, or only ``data`` if the dataset is not split
     """
 
     name: Name
@@ -42,7 +42,7 @@ class ModelVersionRef(Model):
 
     :param model: name of the registered model
     :param version: number of the version
-    :param run_id: the MLflow run that made the version; empty if there is none
+    :param run_id: id of the MLflow run that logged the version; empty if there is no such run
     """
 
     model: str
@@ -65,7 +65,11 @@ class MLflowTarget(Model):
 
 
 class DatasetSelection(Model):
-    """The present datasets of one name, for all windows inside ``window`` or, without it, for all windows."""
+    """The current datasets with one name, one for each time window.
+
+    :param name: name of the datasets
+    :param window: only time windows inside this one; by default all
+    """
 
     name: Name
     window: Window | None = None
@@ -75,7 +79,7 @@ DatasetLike = Annotated[DatasetRef | DatasetSelection, BeforeValidator(_as_datas
 
 
 def _as_optional_dataset(value: Any) -> Any:
-    # A skipped upstream task has no XCom, or a template of it renders to an empty text.
+    # A skipped upstream task has no XCom, and a template that refers to it may render to an empty string.
     return _as_dataset(value) or None
 
 

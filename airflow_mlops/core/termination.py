@@ -1,7 +1,7 @@
 """The termination message: how the process of a step reports its error to the process or the cluster that started it.
 
-The message is a small JSON file with ``peak_memory`` in bytes and, after a failure, ``error`` (the name of the exception
-class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status of the pod.
+The message is a small JSON file with ``peak_memory`` in bytes and, if the step failed, ``error`` (the name of the
+exception class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status of the pod.
 ``Process`` names another file in the environment variable ``MLOPS_TERMINATION_LOG``.
 """
 
@@ -25,9 +25,10 @@ _INTERVAL_SECONDS = 0.5
 
 
 class TerminationMessage:
-    """Writes the message, and updates it while the step runs so that it shows the memory of a step that is killed.
+    """Writes the termination message of this process as a context manager.
 
-    Does nothing if the file does not exist, as is usual outside containers.
+    While the block runs, the file is updated twice a second, so it shows the peak memory even if the process is killed.
+    If the file does not exist, as is usual outside containers, nothing is written.
 
     :param file: the file to write
     """
@@ -41,12 +42,12 @@ class TerminationMessage:
 
     @classmethod
     def for_this_process(cls) -> TerminationMessage:
-        """The message of this process. Its child processes do not inherit the variable that names the file."""
+        """Create the message of this process. Child processes do not inherit the environment variable that names its file."""
         return cls(Path(os.environ.pop(VARIABLE, _IN_CONTAINER)))
 
     def __enter__(self) -> TerminationMessage:
         if self._file.exists() and os.access(self._file, os.W_OK):
-            # Tells a reader that the step's code could be imported and began to run.
+            # Shows the reader of the file that the step's code could be imported and started.
             self._write()
             self._thread.start()
         return self
@@ -63,6 +64,7 @@ class TerminationMessage:
         """Record why the step failed.
 
         :param name: name of the exception class
+        :param message: its message; shortened if it does not fit
         """
         with self._lock:
             self._content |= {"error": name, "message": _shortened(message)}
@@ -79,7 +81,7 @@ class TerminationMessage:
 
 
 def _shortened(message: str) -> str:
-    """The start of ``message`` that takes at most ``_MESSAGE_BYTES`` bytes in JSON, so that the JSON is never cut."""
+    """Cut ``message`` so that it takes at most ``_MESSAGE_BYTES`` bytes in JSON, and Kubernetes does not cut the JSON."""
     message = message.encode(errors="replace").decode()
     while (excess := len(json.dumps(message, ensure_ascii=False).encode()) - _MESSAGE_BYTES) > 0:
         # A character takes at most six bytes, as in \u0000.
@@ -90,7 +92,7 @@ def _shortened(message: str) -> str:
 def parse(text: str) -> dict[str, Any]:
     """Parse a termination message.
 
-    :return: its content; empty if ``text`` is not the message of a step
+    :return: the content of the message; empty if ``text`` is not a termination message
     """
     try:
         found = json.loads(text)
@@ -100,9 +102,10 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def error_in(message: dict[str, Any]) -> MLOpsError | None:
-    """The error that a parsed message reports: of the same class as in the step, or else a :class:`ComputeError`.
+    """Recreate the error that a parsed termination message reports.
 
-    :return: ``None`` if the message reports no error
+    :return: an error of the same class as in the step, a :class:`ComputeError` if the class is not one of this package,
+        or ``None`` if the message reports no error
     """
     if "error" not in message:
         return None
@@ -112,7 +115,7 @@ def error_in(message: dict[str, Any]) -> MLOpsError | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process or one of its ended child processes has held, in bytes."""
+    """Return the peak memory of this process or of the largest of its ended child processes, in bytes."""
     import resource
 
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -1,4 +1,4 @@
-"""Time windows: their text forms, and their names in the artifact store."""
+"""Time windows, their text forms, and the names of their files in the artifact store."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def _utc(value: datetime) -> datetime:
 
 
 UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
-"""A datetime that is converted to UTC; one without a time zone is taken as UTC."""
+"""A datetime that is converted to UTC. A value without a time zone is read as UTC."""
 
 
 class Window(Model):
     """A half-open time interval ``[start, end)`` in UTC.
 
-    Its text form is that of an Airflow partition key:
+    A window can be written in the same forms as an Airflow partition key:
 
-    - ``2013``, ``2013-04``, ``2013-04-01`` or ``2013-04-01T06``: that year, month, day or hour;
-    - ``FIRST..LAST``: from the first of these through the last, so ``2013-01..2013-04`` is four months;
-    - ``START/END``: two ISO 8601 instants. Each side may also be one of the short forms and then means its beginning.
+    - ``2013``, ``2013-04``, ``2013-04-01`` or ``2013-04-01T06``: a year, month, day or hour;
+    - ``FIRST..LAST``: two of these periods, both included, so ``2013-01..2013-04`` is four months;
+    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A year, month, day or hour stands for
+      its beginning.
     """
 
     start: UtcDatetime
@@ -46,7 +47,7 @@ class Window(Model):
     @model_validator(mode="after")
     def _ordered(self) -> Window:
         if self.end <= self.start:
-            raise ValueError(f"window {self} is empty: its end must come after its start")
+            raise ValueError(f"Window {self} is empty. Write an end that is later than the start.")
         return self
 
     @model_serializer
@@ -58,7 +59,7 @@ class Window(Model):
 
     @property
     def label(self) -> str:
-        """The shortest text form, for people: ``2013-04`` for a calendar month."""
+        """Return the shortest text form, for messages and reports, such as ``2013-04`` for a calendar month."""
         start, end = self.start, self.end
         for text in (f"{start:%Y}", f"{start:%Y-%m}", f"{start:%Y-%m-%d}", f"{start:%Y-%m-%dT%H}"):
             if _parse_window(text) == {"start": start, "end": end}:
@@ -67,17 +68,17 @@ class Window(Model):
 
     @property
     def key(self) -> str:
-        """A name that is safe in paths and sorts by time, to the second."""
+        """Return a name with start and end to the second, which is safe in paths and sorts by time."""
         return f"{self.start:{_KEY_TIME}}-{self.end:{_KEY_TIME}}"
 
     @property
     def file_name(self) -> str:
-        """A name for files that people read: :attr:`label` where it is safe in paths, else :attr:`key`."""
+        """Return a readable file name: :attr:`label` if it is safe in paths, otherwise :attr:`key`."""
         return self.key if _UNSAFE_IN_FILE_NAMES.search(self.label) else self.label
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
-        """The window whose :attr:`file_name` is ``name``, to the second; ``None`` if ``name`` is not such a name."""
+        """Parse :attr:`file_name` back into a window, to the second. Return ``None`` for any other ``name``."""
         try:
             if name.endswith("Z"):
                 start, end = (
@@ -89,13 +90,15 @@ class Window(Model):
             return None
 
     def contains(self, other: Window) -> bool:
+        """Return whether ``other`` lies completely inside this window."""
         return self.start <= other.start and other.end <= self.end
 
     def overlaps(self, other: Window) -> bool:
+        """Return whether the two windows have an instant in common."""
         return self.start < other.end and other.start < self.end
 
     def split(self, chunk: timedelta) -> Iterator[Window]:
-        """Cut the window into consecutive windows no longer than ``chunk``."""
+        """Yield consecutive windows of length ``chunk`` that together make up this window; the last one may be shorter."""
         start = self.start
         while start < self.end:
             end = min(start + chunk, self.end)
@@ -125,7 +128,9 @@ def _parse_window(text: str) -> dict[str, datetime]:
     if _HOUR.match(text):
         return {"start": start, "end": start + timedelta(hours=1)}
     raise ValueError(
-        f"{text!r} is not a window: write 2013, 2013-04, 2013-04-01, 2013-04-01T06, FIRST..LAST or START/END in ISO 8601"
+        f"{text!r} is not a time window. Write a year (2013), month (2013-04), day (2013-04-01) or hour (2013-04-01T06), a "
+        "range that includes both ends (2013-01..2013-04), or two instants of which the second is not included "
+        "(2013-01-01T00:00Z/2013-02-01T00:00Z)."
     )
 
 
@@ -141,5 +146,5 @@ def _instant(text: str) -> datetime:
         return _utc(datetime.fromisoformat(text.replace("Z", "+00:00")))
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is not a point in time: write it in ISO 8601, as in 2013-04-01T00:00:00Z"
+            f"{text!r} is not a point in time. Write it in ISO 8601, for example 2013-04-01T00:00:00Z."
         ) from error

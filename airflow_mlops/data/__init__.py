@@ -1,1 +1,1 @@
-"""The artifact store and its contents: datasets, results, the prediction log."""
+"""The artifact store and its contents: datasets, step results and the prediction log."""

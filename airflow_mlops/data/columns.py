@@ -1,4 +1,4 @@
-"""Names and definitions of columns that several stages share. Imported by specs, so it must stay light."""
+"""Names and definitions of columns that several stages use. Specs import this module, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "sco
 """The columns that scoring adds to each row."""
 
 LABEL, LABEL_AT = "label", "label_at"
-"""The columns that joining labels adds to each prediction: the label, and when it became known."""
+"""The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
 
 
 class LabelColumn(Model):
-    """Defines a label.
+    """The definition of a label.
 
     :param name: name of the label
-    :param expression: how to compute it from other columns, for example ``arr_delay > 15``; by default the label is the
-        column ``name``
+    :param expression: expression over other columns that computes the label, for example ``arr_delay > 15``; by default the
+        label is the column ``name``
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Expressions over columns, for example ``arr_delay > 15``: Python syntax, evaluated by Arrow, without function calls.
 
-If an operand is missing, the result is missing; NaN counts as missing. ``and`` and ``or`` follow Kleene logic: if the other
-operand alone decides the result, the result is not missing.
+If an operand is null or NaN, the result is null. ``and`` and ``or`` are the exception (Kleene logic): ``False and null`` is
+``False``, and ``True or null`` is ``True``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _ARITHMETIC: dict[type[ast.operator], str] = {
 
 
 def columns(expression: str) -> list[str]:
-    """The names of the columns that an expression uses, sorted.
+    """Return the names of the columns that an expression uses, sorted.
 
-    :raises SpecError: the syntax is not supported
+    :raises SpecError: ``expression`` contains syntax that is not supported
     """
     return sorted({node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name)})
 
@@ -41,14 +41,18 @@ def columns(expression: str) -> list[str]:
 def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     """Evaluate ``expression`` for every row of ``data``.
 
-    :raises SpecError: the syntax is not supported
-    :raises SchemaError: a column is missing, or an operator does not support its type
+    :return: an Arrow array with one value per row
+    :raises SpecError: ``expression`` contains syntax that is not supported
+    :raises SchemaError: a column is absent, or an operator does not support its type
     """
     try:
         value = _evaluate(_parse(expression), data)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        types = ", ".join(f"{name} is {data.schema.field(name).type}" for name in columns(expression))
-        raise SchemaError(f"{expression!r} cannot be computed: {types} ({str(error).splitlines()[0]}).") from None
+        types = ", ".join(f"{name!r} is {data.schema.field(name).type}" for name in columns(expression))
+        raise SchemaError(
+            f"The expression {expression!r} cannot be computed ({str(error).splitlines()[0]}). Column types: {types}. "
+            "Change the expression, or the types of the columns."
+        ) from None
     return pa.repeat(value, data.num_rows) if isinstance(value, pa.Scalar) else value
 
 
@@ -77,15 +81,17 @@ def _parse(expression: str) -> ast.expr:
 
 def _unsupported(expression: str) -> SpecError:
     return SpecError(
-        f"{expression!r} is not a valid expression over columns. Use column names, numbers, quoted text, comparisons, "
-        "+ - * /, and, or, not; for example arr_delay > 15."
+        f"{expression!r} is not a valid expression over columns. Write it with column names, numbers, quoted text, comparisons "
+        "and the operators + - * / and or not, for example `arr_delay > 15`."
     )
 
 
 def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
     if isinstance(node, ast.Name):
         if node.id not in data.schema.names:
-            raise SchemaError(f"There is no column {node.id!r}. The columns are: {', '.join(data.schema.names)}.")
+            raise SchemaError(
+                f"The expression uses the column {node.id!r}, which is absent. Use one of: {', '.join(data.schema.names)}."
+            )
         column = data.column(node.id)
         if pa.types.is_floating(column.type):
             return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)

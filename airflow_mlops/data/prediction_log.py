@@ -1,15 +1,16 @@
-"""The prediction log: the current and all earlier predictions of each model version for each window.
+"""The prediction log: the current and all replaced predictions of each model version for each window.
 
-The log is a view of the datasets of predictions and stores no rows of its own. In addition to the layout described in
-:mod:`airflow_mlops.data.datasets`, a dataset of predictions NAME has::
+The log stores no rows itself. It reads the datasets that scoring wrote under one name, for example
+``flight_delays_predictions``. In addition to the layout described in :mod:`airflow_mlops.data.datasets`, such a name has::
 
     datasets/NAME/files/window=2013-04/version=3/UUID.parquet    one folder for each window and version
     datasets/NAME/slots/WINDOW-MODEL-v3.json                     the current predictions of a version for a window
-    datasets/NAME/claims/HASH.json                               the task of a DAG run that scores a slot
+    datasets/NAME/claims/HASH.json                               the task of a DAG run that may write a slot
 
-Predictions are in the log as soon as their manifest is written, and are the current ones when the slot points at them. If
-a task crashes in between, no reader sees its files; its retry writes all rows again and updates the slot, so the log
-contains each row once. Each version has its own slot for a window.
+A *slot* is identified by a window and a model version, and points at their current predictions. Predictions become part of
+the log's history when their manifest is written, and become current when the slot points at them. If a task crashes before
+that, its predictions are never read as current ones. Its retry writes all rows again and updates the slot, so the current
+predictions contain each row once.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-# The name that Hive gives to the partition without a value.
+# Hive's name for the partition of rows whose partition column is null.
 _NO_WINDOW = "__HIVE_DEFAULT_PARTITION__"
 
 
 class PredictionLog:
-    """The predictions of one model.
+    """Finds and reads the predictions of one model.
 
-    :param name: name of the dataset of predictions; ``MODEL_predictions`` by default
+    :param model: name of the registered model
+    :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
     """
 
     def __init__(self, store: ArtifactStore, model: str, name: str | None = None) -> None:
@@ -45,9 +47,11 @@ class PredictionLog:
         self.name = name or f"{model}_predictions"
 
     def entries(self, within: Window | None = None) -> list[Manifest]:
-        """The current manifest of every window and version, ordered by time and version, including purged ones.
+        """Return the manifests of all current predictions, ordered by window and version.
 
-        :param within: only windows inside this one
+        They include manifests of predictions that retention has deleted.
+
+        :param within: only windows inside this one; by default all predictions, also those without a window
         """
         found = []
         for slot, window in slot_windows(self.store, self.name).items():
@@ -58,7 +62,7 @@ class PredictionLog:
         return sorted(found, key=_order)
 
     def history(self, within: Window | None = None) -> list[Manifest]:
-        """The manifests of all predictions ever written, oldest first: the current ones and those they replaced."""
+        """Return the manifests of all predictions ever written, current and replaced ones, oldest first."""
         found = [
             manifest
             for manifest in read_manifests(self.store, self.name)
@@ -68,28 +72,29 @@ class PredictionLog:
         return sorted(found, key=lambda manifest: (manifest.created, manifest.id))
 
     def present(self, within: Window | None = None) -> list[Dataset]:
-        """The current datasets that can be read. They contain each prediction of each version once.
+        """Return the datasets of current predictions that retention has not deleted.
 
-        :raises DatasetPurgedError: there were predictions, but retention deleted all of them
+        :raises DatasetPurgedError: retention has deleted all of them
         """
         entries = self.entries(within)
         readable = [Dataset(self.store, manifest) for manifest in entries if manifest.purged is None]
         if entries and not readable:
             last = max(manifest.purged for manifest in entries if manifest.purged is not None)
             raise DatasetPurgedError(
-                f"The predictions of {self.model}{f' in {within.label}' if within else ''} were deleted by retention, "
-                f"the last ones on {last:%Y-%m-%d}. Score the window again if you need them."
+                f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were deleted by "
+                f"retention, the last ones on {last:%Y-%m-%d}. Score the window again if you need them."
             )
         return readable
 
     def files(self, within: Window | None = None) -> list[str]:
-        """URLs of the Parquet files with the current predictions. They contain no replaced predictions."""
+        """Return the URLs of the Parquet files with the current predictions."""
         return [self.store.url_of(file.path) for dataset in self.present(within) for file in dataset.files()]
 
     def arrow(self, within: Window | None = None) -> ds.Dataset:
-        """The current predictions as a :class:`pyarrow.dataset.Dataset`, with the added columns ``window`` and ``version``.
+        """Open the current predictions as one :class:`pyarrow.dataset.Dataset`.
 
-        A column that only some windows have is null in the others. The hashes of the files are not checked.
+        It has the additional columns ``window`` and ``version``. A column that is absent in some windows is null there. The
+        hashes of the files are not checked.
 
         :raises SchemaError: a column has different types in different windows
         """
@@ -108,7 +113,8 @@ class PredictionLog:
             return factory.finish(factory.inspect(fragments=None))
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
             raise SchemaError(
-                f"The windows of {self.name} cannot be combined into one table: {str(error).splitlines()[0]}."
+                f"The windows of dataset {self.name!r} cannot be combined into one table: {str(error).splitlines()[0]}. "
+                "Read windows with equal column types only, or score the other windows again."
             ) from None
 
     def batches(
@@ -124,13 +130,20 @@ def _order(manifest: Manifest) -> tuple[str, int, str]:
 
 
 def folder(window: Window | None, version: int | None = None) -> str:
-    """The subfolder of ``files`` for a window and version, in Hive's partition format."""
+    """Return the subfolder of ``files`` for a window and version, in Hive's partition format."""
     label = window.file_name if window else _NO_WINDOW
     return f"window={label}" + (f"/version={version}" if version is not None else "")
 
 
 def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dataset], part: str | None) -> str:
-    """The slot of a version's predictions: one for each window, or one for each set of rows without a window."""
+    """Return the name of the slot for a version's predictions.
+
+    It is derived from the version and the window or, without a window, from the ids of the scored datasets and the split
+    part.
+
+    :param datasets: the scored datasets
+    :param part: the scored split part (``train`` or ``test``); ``None`` for all
+    """
     subject = window.key if window else f"rows-{fingerprint([[item.manifest.id for item in datasets], part])[:16]}"
     return f"{subject}-{version.model}-v{version.version}"
 
@@ -138,11 +151,16 @@ def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dat
 def claim(
     store: ArtifactStore, name: str, slot: str, datasets: Sequence[Dataset], part: str | None, provenance: Provenance
 ) -> None:
-    """Reserve a slot for a task, so that no other task of the same DAG run replaces its predictions with other rows.
+    """Reserve a slot for a task, so that no other task of the same DAG run replaces its predictions by those of other rows.
 
-    Retries of the task, another DAG run, and another task with the same rows (for example remapped after a clear) may
-    still write the slot.
+    The slot can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for
+    example with another map index after a clear.
 
+    :param name: name of the dataset of predictions
+    :param slot: name of the slot, from :func:`slot`
+    :param datasets: the datasets that the task scores
+    :param part: the split part that the task scores; ``None`` for all
+    :param provenance: the task
     :raises SpecError: another task of the DAG run has reserved the slot for other rows
     """
     if not provenance.run_id:
@@ -156,6 +174,7 @@ def claim(
     other = store.read_json(key)
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
-            f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows for {slot} of {name} "
-            "in the same DAG run. Give each task its own window or name, or score all parts in one task."
+            f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the same window "
+            f"in this DAG run (dataset {name!r}, slot {slot!r}). Set a separate `window` or `name` for each task, or score all "
+            "rows in one task."
         )

@@ -1,7 +1,8 @@
-"""Pseudonymisation of predictions: columns whose values are replaced by keyed hashes, and columns that are dropped.
+"""Pseudonymisation of predictions: replaces the values of columns by keyed hashes, and drops columns.
 
-The hash is HMAC-SHA256 (RFC 2104). Equal values have equal hashes, so rows can still be counted, grouped and joined. The
-key is not stored with the data; without it, a hash cannot be reversed by hashing guesses.
+The hash is HMAC-SHA256 (RFC 2104) with a secret key, the password of an Airflow connection. Equal values have equal hashes,
+so rows can still be counted, grouped and joined. The secret key is not stored with the data. Without the key, nobody can
+find a value by hashing candidates and comparing the hashes.
 """
 
 from __future__ import annotations
@@ -22,40 +23,44 @@ _MIN_KEY_LENGTH = 16
 
 
 class Pseudonymizer:
-    """Hashes values with one key."""
+    """Computes keyed hashes of columns.
+
+    :param key: the secret key
+    """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def from_connection(cls, connection: ConnectionInfo) -> Pseudonymizer:
-        """Use the password of a connection as the key.
+        """Create a pseudonymizer whose secret key is the password of a connection.
 
-        :raises SpecError: there is no password, or it is too short
+        :raises SpecError: the connection has no password, or one of fewer than 16 characters
         """
         key = connection.secret or ""
         if len(key) < _MIN_KEY_LENGTH:
             raise SpecError(
                 f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'}, but "
-                f"hash_columns uses the password as its key. Set one of at least {_MIN_KEY_LENGTH} characters, for example "
-                "the output of `openssl rand -hex 32`."
+                f"`hash_columns` uses the password as its secret key. Set a password of at least {_MIN_KEY_LENGTH} characters, "
+                "for example the output of `openssl rand -hex 32`."
             )
         return cls(key.encode())
 
     @property
     def key_id(self) -> str:
-        """Identifies the key without revealing it."""
+        """Return an identifier of the secret key, which does not reveal the key."""
         return self._hash("airflow-mlops key")[:16]
 
     def _hash(self, text: str) -> str:
         return hmac.digest(self._key, text.encode(), hashlib.sha256).hex()
 
     def hash_column(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """The hash of each value as 64 hexadecimal digits; missing values stay missing.
+        """Hash each value of a column to 64 hexadecimal digits. Nulls stay null.
 
-        Numbers, booleans, dates and times are converted to text first, so int32 and int64 columns have the same hashes.
+        Numbers, booleans, dates and times are converted to text first, so equal values of an int32 and an int64 column have
+        the same hash.
 
-        :raises SchemaError: the type cannot be converted to text
+        :raises SchemaError: the column has a type that cannot be converted to text
         """
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
@@ -81,12 +86,14 @@ def _text(column: pa.Array) -> pa.Array:
             column = pa.array([None if v is None else str(v) for v in whole], pa.string())
         return column.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        raise SchemaError(f"A column of type {kind} cannot be hashed. Drop it, or hash it in the source.") from None
+        raise SchemaError(
+            f"A column of type {kind} cannot be hashed. Drop it with `drop_columns`, or hash it in the source."
+        ) from None
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """Which columns of a dataset are hashed or dropped before it is written.
+    """The columns that are hashed or dropped before a dataset of predictions is written.
 
     :param hashed: columns whose values are replaced by hashes
     :param dropped: columns that are not written
@@ -98,18 +105,20 @@ class Privacy:
     pseudonymizer: Pseudonymizer | None = None
 
     def require(self, columns: Sequence[str], dataset: str) -> None:
-        """Check that all columns to hash or drop are in ``columns``, since a misspelled name would leave a value readable.
+        """Check that all columns to hash or drop exist. A misspelled name would otherwise leave a column readable.
 
-        :raises SchemaError: a column does not exist
+        :param columns: the columns of the predictions
+        :param dataset: name of the scored dataset, for the error message
+        :raises SchemaError: a column is absent
         """
         if missing := [name for name in (*self.hashed, *self.dropped) if name not in columns]:
             raise SchemaError(
-                f"Predictions of dataset {dataset} have no column {', '.join(map(repr, missing))} to hash or drop. "
-                f"Their columns are: {', '.join(columns)}."
+                f"The predictions of dataset {dataset!r} have no column {', '.join(map(repr, missing))}. Correct `hash_columns` and "
+                f"`drop_columns`. The columns are: {', '.join(columns)}."
             )
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` with columns hashed and dropped."""
+        """Hash and drop the columns of ``batch``."""
         kept = [name for name in batch.schema.names if name not in self.dropped]
         arrays = [self._column(name, batch.column(name)) for name in kept]
         fields = [pa.field(name, array.type) for name, array in zip(kept, arrays, strict=True)]
@@ -123,7 +132,7 @@ class Privacy:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What the manifest records: the hashed columns, the dropped columns and the id of the key."""
+        """Return the entries for the manifest: hashed columns, dropped columns, and the identifier of the secret key."""
         details: dict[str, Any] = {"hashed": list(self.hashed), "dropped": list(self.dropped)}
         if self.hashed and self.pseudonymizer is not None:
             details["hash_key_id"] = self.pseudonymizer.key_id
@@ -134,8 +143,9 @@ KEEP_ALL = Privacy()
 
 
 def hashed_or_dropped(details: Mapping[str, Any]) -> dict[str, str]:
-    """The columns whose values a dataset of predictions does not contain, each with ``hashed`` or ``dropped``.
+    """Return the hashed and dropped columns of a dataset of predictions.
 
-    :param details: the details in the dataset's manifest
+    :param details: ``details`` of the dataset's manifest
+    :return: ``hashed`` or ``dropped`` by column
     """
     return {name: reason for reason in ("hashed", "dropped") for name in details.get(reason, ())}

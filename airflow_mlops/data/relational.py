@@ -1,4 +1,4 @@
-"""DuckDB for relational work: a private database with bounded memory that continues on disk when memory is full."""
+"""DuckDB databases with a memory limit, which continue in temporary files when the limit is reached."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @contextmanager
 def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
-    """Open an empty database that only this block uses. Its temporary files are deleted at the end of the block.
+    """Open an empty in-memory database. It is closed and its temporary files are deleted at the end of the block.
 
     Timestamps without a time zone are read as UTC.
 
-    :param memory_limit: how much memory DuckDB may use before it continues in temporary files, for example ``2GB``.
-        Arrow data that is registered in the database does not count
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``. Arrow data
+        that is registered in the database does not count towards the limit
     """
     import duckdb
 
@@ -51,7 +51,7 @@ def quoted(name: str) -> str:
 
 
 def available_cpus() -> int:
-    """The number of CPUs that this process may use, from its CPU affinity and the quota of its container."""
+    """Count the CPUs that this process may use, according to its CPU affinity and its container's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CPU_QUOTA.read_text().split()

@@ -1,4 +1,4 @@
-"""Identifying the same row in different datasets."""
+"""Row ids, which identify the same row in different datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Numbers = np.ndarray[Any, Any]
 
 
 def identity_columns(dataset: Dataset) -> list[str]:
-    """The columns that identify a row of a training set: its keys and event time, or without keys all columns but the label."""
+    """Return the columns that identify a row of a training set.
+
+    They are its keys and event time or, if it has no keys, all columns except the label.
+    """
     details = dataset.manifest.details
     if keys := details.get("keys"):
         return [*keys, *([details["timestamp"]] if details.get("timestamp") else [])]
@@ -25,11 +28,12 @@ def identity_columns(dataset: Dataset) -> list[str]:
 
 
 def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
-    """A 64-bit hash of each row's values in ``columns``.
+    """Compute a 64-bit hash of each row's values in ``columns``.
 
-    It depends neither on the order of the rows nor on the width of a type (int32 and int64 give the same hash).
+    A row's hash depends only on its own values. Equal values of types with different widths (int32, int64) have the same
+    hash.
 
-    :return: an array of uint64, one for each row
+    :return: an array of uint64 with one hash per row
     """
     texts = [pc.binary_join_element_wise("=", _as_text(table[name]), "").fill_null("~") for name in columns]
     joined = pc.binary_join_element_wise(*texts, "\x1f") if len(texts) > 1 else texts[0]

@@ -1,4 +1,4 @@
-"""Resolving a reference or a selection to datasets."""
+"""Functions that find the datasets of a reference or a selection, and their common window."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[Dataset]:
-    """The datasets that ``chosen`` selects, ordered by time: the referenced one, or all of a name inside a window.
+    """Open the dataset that a reference names, or the datasets that a selection describes, ordered by time.
 
-    :raises DatasetNotFoundError: there is none
-    :raises SchemaError: two windows overlap
+    :raises DatasetNotFoundError: there is no such dataset
+    :raises SchemaError: the windows of two selected datasets overlap
     """
     if isinstance(chosen, DatasetRef):
         return [open_dataset(store, chosen)]
@@ -22,7 +22,7 @@ def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[
 
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
-    """The window from the earliest start to the latest end; ``None`` if any dataset has no window."""
+    """Return the window from the earliest start to the latest end, or ``None`` if any dataset has no window."""
     windows = [dataset.manifest.window for dataset in datasets if dataset.manifest.window is not None]
     if not windows or len(windows) < len(datasets):
         return None

@@ -1,4 +1,4 @@
-"""Keep a large table in a temporary file instead of memory."""
+"""Large Arrow tables in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow as pa
 
 @contextmanager
 def spooled(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Write tables of one schema to a temporary file, and map the file into memory as one table.
+    """Write tables with equal schemas to a temporary file, and map the file into memory as one table.
 
-    The operating system reads pages of the file when they are used, and may drop them afterwards. The table is valid
-    inside the block.
+    The operating system reads pages of the file when they are used, and can release their memory afterwards. The table
+    is valid only inside the block.
     """
     iterator = iter(tables)
     first = next(iterator)

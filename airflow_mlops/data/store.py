@@ -1,4 +1,4 @@
-"""The artifact store: files under any fsspec URL, written atomically."""
+"""The artifact store: files under an fsspec URL, written atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import StoreError
 
 
 class HashingFile:
-    """A binary file opened for writing that computes the SHA-256 and the length of its content."""
+    """A binary file opened for writing, which computes the SHA-256 and the length in bytes of its content."""
 
     def __init__(self, file: BinaryIO, failed: Callable[[OSError], StoreError]) -> None:
         self._file = file
@@ -35,7 +35,7 @@ class HashingFile:
         self.bytes += view.nbytes
         written = 0
         try:
-            # An unbuffered file may write only a part of the data.
+            # A single write to an unbuffered file may be incomplete.
             while written < view.nbytes:
                 written += self._file.write(view[written:])
         except OSError as error:
@@ -49,7 +49,7 @@ class HashingFile:
         self._file.flush()
 
     def close(self) -> None:
-        # The store closes the underlying file when it has decided whether to keep it.
+        # ArtifactStore.create() closes the underlying file, and either publishes or discards it.
         self.closed = True
 
     def writable(self) -> bool:
@@ -69,8 +69,10 @@ class HashingFile:
 class ArtifactStore:
     """Files under one fsspec URL (``file://``, ``s3://``, ``gs://``, ``abfs://``, ``memory://``), identified by keys.
 
-    A key is a relative path with ``/`` as separator. fsspec finds the credentials: in the environment, by workload
-    identity, or in its configuration files.
+    A key is a relative path with ``/`` as separator. fsspec takes credentials from the environment, from the workload
+    identity of the machine, or from its configuration files.
+
+    :param url: URL of the folder that contains all keys
 
     :raises StoreError: fsspec does not know the URL's protocol, or the package for it is not installed
     """
@@ -81,7 +83,8 @@ class ArtifactStore:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise StoreError(
-                f"The artifact store {self.url!r} cannot be opened: {error}. Check the setting [mlops] artifacts."
+                f"The artifact store {self.url!r} cannot be opened: {error}. Correct the setting [mlops] artifacts, or install "
+                "the fsspec package for this protocol where the step runs."
             ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
 
@@ -89,22 +92,23 @@ class ArtifactStore:
         return f"ArtifactStore({self.url!r})"
 
     def path(self, key: str) -> str:
-        """The key as a path of the underlying filesystem."""
+        """Return the path of ``key`` in the fsspec filesystem ``self.fs``."""
         return f"{self.root.rstrip('/')}/{key}"
 
     def local_path(self, key: str) -> Path | None:
-        """The key as a path of the operating system; ``None`` if the store is not a local folder."""
+        """Return the path of ``key`` on this machine, or ``None`` if the store is not a local folder."""
         return Path(self.path(key)) if self._local else None
 
     def url_of(self, key: str) -> str:
-        """The key as a full URL that other tools can open."""
+        """Return the full URL of ``key``, which other tools can open."""
         return cast("str", self.fs.unstrip_protocol(self.path(key)))
 
     @contextmanager
     def create(self, key: str) -> Iterator[HashingFile]:
-        """Write the file ``key``. It becomes visible when the block ends without an error.
+        """Open the file ``key`` for writing. It becomes visible when the block ends without an error.
 
-        An existing file is replaced atomically. If two writers write one key, the file has the content of one of them.
+        An existing file is replaced atomically. If two writers write the same key at the same time, the file has the
+        complete content of one of them.
 
         :raises StoreError: the store is full or cannot be written
         """
@@ -114,7 +118,7 @@ class ArtifactStore:
     @contextmanager
     def _create_local(self, key: str) -> Iterator[BinaryIO]:
         target = Path(self.path(key))
-        # In the same folder as its target, so that both are on one filesystem and the rename is atomic.
+        # The temporary file is in the folder of its target, so both are on one filesystem and the rename is atomic.
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
         with self._guard(key):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +147,7 @@ class ArtifactStore:
         except BaseException:
             with suppress(Exception):
                 file.discard()
-            # On filesystems without transactions (memory://) the file is visible while it is written.
+            # On filesystems without transactions (memory://), the file is visible while it is written.
             with suppress(Exception):
                 if not before and self.fs.exists(path):
                     self.fs.rm_file(path)
@@ -159,19 +163,23 @@ class ArtifactStore:
     def _failed(self, verb: str, key: str, error: OSError) -> StoreError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError(
-                f"The artifact store {self.url} is full. {key} was not written, and no partial file is left. "
+                f"The artifact store {self.url} is full. {key!r} was not written, and no partial file is left. "
                 "Free some space, then clear the task."
             )
-        return StoreError(f"Could not {verb} {key} in the artifact store {self.url}: {error}.")
+        return StoreError(
+            f"Could not {verb} {key!r} in the artifact store {self.url}: {error}. Check that the store can be reached and its "
+            "credentials are valid where the step runs."
+        )
 
     def write_bytes(self, key: str, data: bytes) -> None:
+        """Write ``data`` as the content of ``key``, and replace an existing file."""
         with self.create(key) as file:
             file.write(data)
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
-        """Write the file ``key`` if it does not exist. Of several concurrent writers exactly one succeeds.
+        """Write the file ``key`` only if it does not exist. If several writers try at the same time, exactly one succeeds.
 
-        :return: whether this call wrote the file
+        :return: ``True`` if this call wrote the file, ``False`` if the file already existed
         :raises StoreError: the store is full or cannot be written
         """
         with self._guard(key):
@@ -185,7 +193,7 @@ class ArtifactStore:
         return True
 
     def _link_exclusive(self, key: str, data: bytes) -> None:
-        # Linking fails if the target exists. Unlike O_EXCL it never makes a partly written file visible.
+        # os.link fails if the target exists. Unlike O_EXCL, it never makes an incomplete file visible.
         whole = f"{key.rpartition('/')[0]}/.{uuid.uuid4().hex}.tmp"
         self.write_bytes(whole, data)
         try:
@@ -194,9 +202,10 @@ class ArtifactStore:
             self.delete(whole)
 
     def read_bytes(self, key: str) -> bytes:
-        """The whole content of ``key``.
+        """Read the content of ``key``.
 
-        :raises FileNotFoundError: there is no such key
+        :raises FileNotFoundError: ``key`` does not exist
+        :raises StoreError: the store cannot be read
         """
         try:
             return cast("bytes", self.fs.cat_file(self.path(key)))
@@ -206,20 +215,30 @@ class ArtifactStore:
             raise self._failed("read", key, error) from error
 
     def write_json(self, key: str, value: Any) -> None:
+        """Write ``value`` as JSON to ``key``, and replace an existing file."""
         self.write_bytes(key, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
 
     def read_json(self, key: str) -> Any:
+        """Read ``key`` and parse its content as JSON.
+
+        :raises FileNotFoundError: ``key`` does not exist
+        :raises StoreError: the store cannot be read, or the content is not JSON
+        """
         data = self.read_bytes(key)
         try:
             return json.loads(data)
         except ValueError as error:
-            raise StoreError(f"{key} in the artifact store {self.url} is not JSON: {error}.") from error
+            raise StoreError(
+                f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore it, or delete it and clear "
+                "the task that wrote it."
+            ) from error
 
     def exists(self, key: str) -> bool:
+        """Return whether ``key`` exists."""
         return bool(self.fs.exists(self.path(key)))
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys directly in the folder ``prefix``, sorted, without files that are still being written."""
+        """List the keys directly in the folder ``prefix``, sorted. Files that are still being written are left out."""
         try:
             paths = self.fs.ls(self.path(prefix), detail=False, refresh=True)
         except FileNotFoundError:
@@ -228,7 +247,7 @@ class ArtifactStore:
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
     def find(self, prefix: str) -> list[str]:
-        """All keys in the folder ``prefix`` and its subfolders, sorted, including files that are still being written.
+        """List the keys in the folder ``prefix`` and its subfolders, sorted. Files that are still being written are included.
 
         :raises StoreError: the store cannot be read
         """
@@ -241,7 +260,9 @@ class ArtifactStore:
         return sorted(str(path).removeprefix(self.path("")) for path in paths)
 
     def modified(self, key: str) -> datetime | None:
-        """When ``key`` was last written; ``None`` if it does not exist or the filesystem does not record the time.
+        """Return the time at which ``key`` was last written, in UTC.
+
+        The result is ``None`` if ``key`` does not exist or the filesystem does not record times.
 
         :raises StoreError: the store cannot be read
         """
@@ -254,9 +275,9 @@ class ArtifactStore:
         return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
     def info(self, key: str) -> dict[str, Any] | None:
-        """The filesystem's metadata of ``key``, such as its size; ``None`` if it does not exist.
+        """Return the filesystem's metadata of ``key``, such as its size, or ``None`` if ``key`` does not exist.
 
-        On filesystems that record times or hashes the metadata changes when the file is replaced.
+        On filesystems that record times or hashes, the metadata changes when the file is replaced.
 
         :raises StoreError: the store cannot be read
         """
@@ -268,11 +289,12 @@ class ArtifactStore:
             raise self._failed("read", key, error) from error
 
     def delete(self, key: str) -> None:
+        """Delete ``key`` if it exists."""
         with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))
 
     def sha256(self, key: str) -> str:
-        """SHA-256 of the content of ``key``. Reads the file in blocks."""
+        """Compute the SHA-256 of the content of ``key``, which is read in blocks of 1 MiB."""
         digest = hashlib.sha256()
         with self.fs.open(self.path(key), "rb") as file:
             while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Columns of timestamps, dates and ISO 8601 text as UTC timestamps with microseconds."""
+"""Conversion of timestamps, dates and ISO 8601 text to UTC timestamps with microsecond resolution."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def as_utc(values: Any, what: str, *, round_up: bool = False) -> Any:
     """Convert a column to UTC timestamps. Values without a time zone are read as UTC.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
-    :param what: the column and where it comes from, for the error message
-    :param round_up: whether to round times finer than a microsecond up instead of down
+    :param what: subject of the error message: the column and its origin, such as ``Column 'time' of dataset flights``
+    :param round_up: whether nanoseconds are rounded up to the next microsecond; by default they are rounded down
     :raises SchemaError: a value is not a point in time
     """
     kind = values.type
     try:
         if pa.types.is_timestamp(kind):
             if kind.unit == "ns":
-                # Without the zone: rounding then needs no time zone database, and the instants are the same.
+                # The zone is removed, because rounding would need a time zone database. The instants stay the same.
                 values = values.cast(pa.timestamp("ns", "UTC" if kind.tz else None)).cast(pa.timestamp("ns"))
                 values = (pc.ceil_temporal if round_up else pc.floor_temporal)(values, unit="microsecond")
                 return values.cast(pa.timestamp("us")).cast(UTC)
@@ -39,5 +39,8 @@ def as_utc(values: Any, what: str, *, round_up: bool = False) -> Any:
         if pa.types.is_null(kind):
             return values.cast(UTC)
     except pa.ArrowInvalid as error:
-        raise SchemaError(f"{what} holds a value that is not a point in time: {str(error).splitlines()[0]}.") from None
-    raise SchemaError(f"{what} is {kind}, but a timestamp, a date or ISO 8601 text is needed.")
+        problem = str(error).partition(". ")[0].rstrip(".")
+        raise SchemaError(
+            f"{what} contains a value that is not a point in time: {problem}. Correct it in the source."
+        ) from None
+    raise SchemaError(f"{what} has the type {kind}. Convert it to a timestamp, a date or ISO 8601 text.")

@@ -1,6 +1,6 @@
-"""The Airflow plugin: pages of the artifact store, and the listener for ``[mlops] preload``.
+"""The Airflow plugin, which serves pages of the artifact store and registers the listener for ``[mlops] preload``.
 
-Every task process loads this module, so it must import quickly.
+Every task process imports this module, so it must import quickly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from airflow_mlops.plugin import preload
 
 
 class _Pages:
-    """The FastAPI application, imported on the first request."""
+    """The FastAPI application for the pages. It is imported on the first request."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         from airflow_mlops.plugin.pages import app
@@ -22,7 +22,7 @@ class _Pages:
 
 
 class MLOpsPlugin(AirflowPlugin):
-    """Registered by the entry point ``airflow.plugins``."""
+    """The plugin ``mlops``, registered by the entry point ``airflow.plugins``."""
 
     name = "mlops"
     fastapi_apps = [{"name": "mlops", "app": _Pages(), "url_prefix": "/mlops"}]  # noqa: RUF012 - as Airflow declares it

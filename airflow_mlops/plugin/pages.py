@@ -1,4 +1,4 @@
-"""Drift reports and Data Docs, served read-only from the artifact store by Airflow's API server, behind its login."""
+"""Serves drift reports and Data Docs from the artifact store in Airflow's API server, to users who are logged in."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _CDN = " ".join(
 )
 _NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
-# The folders that are served, with the content security policy of their pages. Pages contain values from data, so they
-# must not be able to act as the user: reports may run no scripts; the scripts of Great Expectations run in a sandbox,
-# which has no access to Airflow's cookies, and may not send requests.
+# Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the user.
+# Reports cannot run scripts. Scripts of Great Expectations run in a sandbox without access to Airflow's cookies, and cannot
+# send requests.
 _POLICIES = {
     "reports": f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:",
     "docs": (
@@ -44,12 +44,13 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    Responds with 404 if the file does not exist or may not be served, and with 502 if the store cannot be read.
+    The response has the status 404 if the file does not exist or is outside the served folders, and 502 if the store cannot
+    be read.
 
-    :param key: key of the file; it must be in ``reports/`` or ``docs/``
+    :param key: key of the file, in the folder ``reports`` or ``docs``
     """
     folder, *rest = key.split("/")
-    # Names with a leading dot are files that are still being written; "." and ".." would leave the folder.
+    # Names with a leading dot belong to files that are still being written. The name ".." would leave the folder.
     if folder not in _POLICIES or not rest or any(not part or part.startswith(".") for part in rest) or "\0" in key:
         raise HTTPException(404, "This page does not exist.")
     store = ArtifactStore(default_store())

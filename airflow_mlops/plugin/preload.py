@@ -1,7 +1,7 @@
-"""``[mlops] preload``: modules that the scheduler imports before LocalExecutor forks its workers.
+"""The listener for ``[mlops] preload``, which imports modules in the scheduler before LocalExecutor forks its workers.
 
-Imports are the largest cost of a small task. The process of a task is forked from a worker of the executor, which is forked
-from the scheduler, so modules that the scheduler has imported cost the task nothing.
+Imports take most of the time of a small task. The process of a task is forked from a worker of the executor, which is forked
+from the scheduler, so a task need not import modules that the scheduler has imported.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Import the configured modules. Airflow calls this listener in every component, before the executor starts."""
-    # The type of the job is not set yet, so the command line identifies the scheduler. Tasks forked from the scheduler
-    # have the same command line, but their component is not a Job.
+    """Import the modules of ``[mlops] preload`` in the scheduler. Airflow calls this in every component when it starts."""
+    # The scheduler is identified by its command line, because the type of the job is not set yet. Tasks forked from the
+    # scheduler have the same command line, but their component is not a Job.
     if sys.argv[1:2] == ["scheduler"] and type(component).__name__ == "Job":
         from airflow_mlops.settings import preload
 
@@ -32,7 +32,7 @@ def on_starting(component: Any) -> None:
 
 
 def import_all(modules: list[str]) -> None:
-    """Import ``modules``. A failing import is logged as a warning, since perhaps no task needs the module."""
+    """Import ``modules``. A failing import is only logged as a warning, because tasks may not need the module."""
     # OpenMP reads this when it is loaded; see airflow_mlops.stages.runner.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in modules:
@@ -42,6 +42,11 @@ def import_all(modules: list[str]) -> None:
             with quiet():
                 importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - a broken module must not prevent the scheduler from starting
-            log.warning("[mlops] preload: %s cannot be imported (%s: %s)", module, type(error).__name__, error)
+            log.warning(
+                "The preloaded module %s cannot be imported (%s: %s). Install it, or remove it from [mlops] preload.",
+                module,
+                type(error).__name__,
+                error,
+            )
         else:
-            log.info("[mlops] preload: imported %s in %.1f s", module, time.perf_counter() - start)
+            log.info("Preloaded module %s in %.1f s.", module, time.perf_counter() - start)

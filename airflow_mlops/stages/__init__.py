@@ -1,8 +1,8 @@
-"""One folder per stage of the machine-learning lifecycle.
+"""The steps of the machine-learning lifecycle, with one folder per stage.
 
-``STAGE/spec.py`` defines the parameters and the result of a step. ``STAGE/step.py`` does the work::
+``STAGE/spec.py`` defines the parameters and the result of a step. ``STAGE/step.py`` defines the function that runs it::
 
     def run(spec: StageSpec, context: StepContext) -> StageResult
 
-Nothing in this package imports Airflow. ``python -m airflow_mlops.stages`` runs one call of a step.
+No module of this package imports Airflow. ``python -m airflow_mlops.stages`` runs one call of a step.
 """

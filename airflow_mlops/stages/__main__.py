@@ -1,11 +1,11 @@
-"""``python -m airflow_mlops.stages``: run one call of a step.
+"""The command ``python -m airflow_mlops.stages``, which runs one call of a step.
 
 The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard input
 otherwise (:mod:`airflow_mlops.stages.calls`). The result is written to the artifact store under the call's key. Log lines
 go to standard output as ``LEVEL message``.
 
-Exit status 0: the result is stored. 1: the step failed, and the termination message
-(:mod:`airflow_mlops.core.termination`) holds the error. 143: the process received SIGTERM.
+The exit status is 0 if the result was stored, 1 if the step failed (the termination message contains the error, see
+:mod:`airflow_mlops.core.termination`), and 143 if the process received SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from airflow_mlops.stages.runner import run_call
 def main() -> int:
     """Run the call and return the exit status."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
-    # The first process of a container has no default handler for SIGTERM: Kubernetes would kill it after the grace period.
+    # The first process of a container has no default handler for SIGTERM, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)
     with TerminationMessage.for_this_process() as termination:
         try:
             run_call(receive_call())
-        except Exception as error:  # noqa: BLE001 - whoever started this process raises it again
+        except Exception as error:  # noqa: BLE001 - the process that started this one raises it again
             if not isinstance(error, MLOpsError):
                 traceback.print_exc(file=sys.stdout)
             name, message = type(error).__name__, " ".join(str(error).split())
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    # SystemExit runs the step's ``finally`` blocks, which may write a checkpoint.
+    # SystemExit runs the ``finally`` blocks of the step, which may write a checkpoint.
     sys.exit(128 + number)
 
 

@@ -1,7 +1,7 @@
-"""How a call reaches the process that runs it: through the artifact store, or as JSON on standard input.
+"""Sends a call to the process that runs it, through the artifact store or as JSON on standard input.
 
-A pod gets only the URL of the store and the key of the call, in two environment variables. The call itself may be of any
-size, and only those who may read the artifact store can read it.
+A pod receives only the URL of the store and the key of the call, in two environment variables. The call itself can have any
+size, and only users with access to the artifact store can read it.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ KEY_VARIABLE = "MLOPS_CALL_KEY"
 
 
 def call_key(call: StepCall) -> str:
-    """The key under which :func:`write_call` stores the call.
+    """Return the key under which :func:`write_call` stores the call.
 
-    It holds a hash of the call's content: the calls of two tries of a task, which differ in ``try_number``, have two keys.
+    The key contains a hash of the call's content, so two tries of a task, whose calls differ in ``try_number``, have
+    different keys.
     """
     content_hash = hashlib.sha256(_content(call)).hexdigest()[:16]
     return f"calls/{call.key.removeprefix('results/').removesuffix('.json')}-{content_hash}.json"
 
 
 def write_call(call: StepCall) -> None:
-    """Write the call into its own artifact store.
+    """Write the call to the artifact store ``call.store``.
 
     :raises StoreError: the store cannot be written
     """
-    # An earlier write of this key can only have written the same bytes.
+    # The key contains a hash of the content, so an existing file has the same content.
     ArtifactStore(call.store).write_bytes(call_key(call), _content(call))
 
 
 def receive_call() -> StepCall:
-    """Read the call of this process: the one that its environment names, or else the one on standard input.
+    """Read the call of this process from the artifact store or, without environment variables, from standard input.
 
-    :raises SpecError: the sender has another version of this package
-    :raises ComputeError: the artifact store does not have the call
+    :raises SpecError: the process that created the call has a different version of this package
+    :raises ComputeError: the call is not in the artifact store
     """
-    # Removed from the environment, so that processes which the step starts do not read the call again.
+    # The variables are removed, so that processes started by the step do not read the call again.
     store, key = os.environ.pop(STORE_VARIABLE, ""), os.environ.pop(KEY_VARIABLE, "")
     if not key:
         return parse_call(sys.stdin.buffer.read())
@@ -52,31 +53,31 @@ def receive_call() -> StepCall:
         return parse_call(ArtifactStore(store).read_bytes(key))
     except FileNotFoundError:
         raise ComputeError(
-            f"The step's call {key} is not in the artifact store {store}: check that the place where the step runs "
-            "reaches the same artifact store as the Airflow worker."
+            f"The call {key} of the step is not in the artifact store {store}. Give the step access to the same artifact store "
+            "as the Airflow worker."
         ) from None
 
 
 def parse_call(text: str | bytes) -> StepCall:
-    """Parse a call that another process has written.
+    """Parse a call that another process has created.
 
-    :raises SpecError: that process has another version of this package
+    :raises SpecError: that process has a different version of this package
     """
     content = json.loads(text)
-    # Checked before validation, because another version may have other fields.
+    # The version is checked before validation, because calls of a different version may have different fields.
     check_version(str(content.get("version")))
     return StepCall.model_validate(content)
 
 
 def check_version(version: str) -> None:
-    """Check that a call was made by this version of the package.
+    """Check that this version of the package created a call.
 
-    :raises SpecError: it was made by another version
+    :raises SpecError: a different version created the call
     """
     if version != __version__:
         raise SpecError(
-            f"The DAG's side has airflow-mlops {version}, the side that runs the step has {__version__}: "
-            "install the same version on both sides."
+            f"Airflow runs airflow-mlops {version}, but the environment of the step (`run_on`) has airflow-mlops {__version__}. "
+            "Install the same version in both."
         )
 
 

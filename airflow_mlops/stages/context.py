@@ -1,4 +1,4 @@
-"""What a step gets in addition to its spec."""
+"""The context of a step: artifact store, result key, connections and provenance."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("airflow_mlops.stages")
 
 @dataclass(frozen=True)
 class StepContext:
-    """The environment of one step.
+    """The context in which a step runs.
 
-    :param store: the artifact store
-    :param key: the key of the step's result. It is the same for every try, so it names what may exist only once: an
-        MLflow run, a checkpoint
-    :param connection: looks up an Airflow connection by its id
-    :param provenance: the task that started the step
+    :param store: artifact store
+    :param key: key of the step's result. All tries of a task have the same key, so steps also use it to identify their
+        MLflow run and their checkpoints
+    :param connection: function that looks up an Airflow connection by its id
+    :param provenance: Airflow task that started the step
     """
 
     store: ArtifactStore
@@ -29,5 +29,5 @@ class StepContext:
     provenance: Provenance = field(default_factory=Provenance)
 
     def progress(self, message: str) -> None:
-        """Report progress in the task's log."""
+        """Write a message about progress to the task's log."""
         log.info(message)

@@ -1,4 +1,4 @@
-"""Runs one call: finds its step, returns a result that is already stored, stores a new result before it returns it."""
+"""Runs one call of a step, and stores its result. If the result is already stored, the step does not run again."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ log = logging.getLogger("airflow_mlops.stages")
 
 
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
-    """Run ``call`` unless the store already holds its result, and return the result as JSON.
+    """Run ``call``, unless its result is already stored. Return the result as JSON.
 
-    :param connection: looks up an Airflow connection by its id
-    :raises SpecError: the call was made by another version of this package, or its spec is invalid
+    :param connection: function that looks up an Airflow connection by its id
+    :raises SpecError: a different version of this package created the call, or its spec is invalid
     :raises MLOpsError: the step failed
     """
     check_version(call.version)
     store = ArtifactStore(call.store)
     finished = read_result(store, call.key)
     if finished is not None:
-        log.info("An earlier try finished this step; its result is used and nothing runs again.")
+        log.info(
+            "An earlier try of this task finished the step. Its stored result is returned, and the step does not run again."
+        )
         return finished
-    # Tasks share the machine's cores. By default OpenMP's threads wait by spinning, which made two trainings on two cores
-    # forty times slower. OpenMP reads the variable when its library is loaded.
+    # By default, waiting OpenMP threads keep their CPU busy, which made two concurrent trainings on two cores forty times
+    # slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
     context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance)
-    # Kubeflow Trainer sets this variable for torchrun. All nodes get the same call, and node 0 stores the result.
+    # Kubeflow Trainer sets this variable for torchrun. All nodes receive the same call, and node 0 stores the result.
     if int(os.environ.get("PET_NODE_RANK") or 0):
         module.assist(spec, context)
         return {}

@@ -1,14 +1,15 @@
-"""Immutable datasets: Parquet files and a manifest that lists them with their hashes.
+"""Immutable datasets, which consist of Parquet files and a manifest that lists the files with their hashes.
 
 Layout in the artifact store, for a dataset called NAME::
 
-    datasets/NAME/files/UUID.parquet       the rows; written first
-    datasets/NAME/manifests/ID.json        makes the files a dataset; written after them
-    datasets/NAME/windows/WINDOW.json      the id of the current dataset of a time window
-    datasets/NAME/slots/SLOT.json          the id of the current dataset of a slot
+    datasets/NAME/files/UUID.parquet       rows; written first
+    datasets/NAME/manifests/ID.json        manifest; written after the files, completes the dataset
+    datasets/NAME/windows/WINDOW.json      id of the current dataset of a time window
+    datasets/NAME/slots/SLOT.json          id of the current dataset of a slot
 
-Readers ignore files that no manifest lists, so a writer that crashes leaves no partial dataset. A *slot* is a key chosen
-by the writer where a window is not specific enough, for example one version's predictions for a window.
+Readers ignore files that no manifest lists, so a writer that crashes leaves no incomplete dataset. A *slot* is a name that
+the writer chooses if a window alone does not identify the current dataset. For example, the predictions for a window have a
+slot for each model version.
 """
 
 from airflow_mlops.data.datasets.catalog import (

@@ -1,4 +1,4 @@
-"""Finding datasets in the artifact store: by reference, by window, by slot."""
+"""Functions that find datasets in the artifact store by reference, window or slot."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from airflow_mlops.data.store import ArtifactStore
 def open_dataset(store: ArtifactStore, ref: DatasetRef) -> Dataset:
     """Open the dataset that ``ref`` refers to.
 
-    :raises DatasetNotFoundError: it is not in this store
+    :raises DatasetNotFoundError: the dataset is not in this store
     """
     return Dataset(store, _read_manifest(store, ref.name, ref.id))
 
 
 def find_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """The current dataset of every window of ``name`` that lies inside ``within``, ordered by time.
+    """Open the current dataset of each window of ``name``, ordered by time.
 
-    :param within: all windows by default. Datasets deleted by retention are then left out, unless no other is left; with
-        ``within`` they are included, and reading them raises :class:`DatasetPurgedError`.
-    :raises DatasetNotFoundError: there is none
+    :param within: only windows inside this one; by default all windows. If ``within`` is set, the result includes datasets
+        that retention has deleted, and reading them raises :class:`DatasetPurgedError`. By default, deleted datasets are
+        left out, unless all datasets are deleted
+    :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: two windows overlap
     """
     found: list[tuple[Window, Dataset]] = []
@@ -45,8 +46,8 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
             found.append((window, Dataset(store, _read_manifest(store, name, pointer["id"]))))
     if not found:
         raise DatasetNotFoundError(
-            f"There is no dataset {name!r}{f' in {within.label}' if within else ''} in the artifact store {store.url}. "
-            "Ingest that window first."
+            f"There is no dataset {name!r}{f' in the window {within.label}' if within else ''} in the artifact store {store.url}. "
+            "Run the task that writes this dataset first, or correct the name or the window."
         )
     if within is None:
         found = [item for item in found if item[1].manifest.purged is None] or found
@@ -54,14 +55,17 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
     for (first, _), (second, _) in zip(found, found[1:], strict=False):
         if first.overlaps(second):
             raise SchemaError(
-                f"Dataset {name!r} has overlapping windows {first.label} and {second.label}, so rows would count twice. "
+                f"Dataset {name!r} has the overlapping windows {first.label} and {second.label}, so rows could be read twice. "
                 "Choose a window that contains only one of them."
             )
     return [dataset for _, dataset in found]
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """The manifest of the closest window of ``name`` before ``window``; without an earlier one, of the first after it."""
+    """Read the manifest of the last window of ``name`` before ``window``, or else of the first window after it.
+
+    :return: ``None`` if ``name`` has no other window
+    """
     own = window_key(name, window)
     keys = [key for key in store.keys(windows_folder(name)) if key != own]
     if not keys:
@@ -72,13 +76,13 @@ def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Ma
 
 
 def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
-    """The dataset of ``name`` that was committed last with ``slot``; ``None`` if there is none."""
+    """Open the current dataset of a slot. Return ``None`` if the slot does not exist."""
     found = current_id(store, slot_key(name, slot))
     return Dataset(store, _read_manifest(store, name, found)) if found else None
 
 
 def slot_windows(store: ArtifactStore, name: str) -> dict[str, Window | None]:
-    """All slots of ``name``, each with the window of its current dataset."""
+    """Return the window of the current dataset by slot, for all slots of ``name``; ``None`` for a dataset without window."""
     found = {}
     for key in store.keys(slots_folder(name)):
         window = store.read_json(key)["window"]
@@ -88,19 +92,25 @@ def slot_windows(store: ArtifactStore, name: str) -> dict[str, Window | None]:
 
 
 def read_manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
-    """The manifests of all datasets that were ever committed as ``name``, in no particular order."""
+    """Yield the manifests of all datasets ever written with this name, current and replaced, in no particular order."""
     for key in store.keys(manifests_folder(name)):
         yield Manifest.model_validate(store.read_json(key))
 
 
 def mark_purged(store: ArtifactStore, manifest: Manifest, purged: datetime) -> None:
-    """Record in the manifest that the files of a dataset are deleted or about to be; readers refuse it from then on."""
+    """Record in the manifest that retention deletes the dataset's files. Reading the dataset then raises an error.
+
+    :param purged: time of the deletion
+    """
     marked = manifest.model_copy(update={"purged": purged})
     store.write_json(manifest_key(manifest.name, manifest.id), marked.model_dump(mode="json"))
 
 
 def current_id(store: ArtifactStore, key: str) -> str | None:
-    """The id that the window or slot pointer ``key`` holds; ``None`` if the pointer does not exist."""
+    """Read the dataset id from the pointer of a window or slot. Return ``None`` if the pointer does not exist.
+
+    :param key: key of the pointer
+    """
     try:
         return str(store.read_json(key)["id"])
     except FileNotFoundError:
@@ -112,6 +122,6 @@ def _read_manifest(store: ArtifactStore, name: str, dataset_id: str) -> Manifest
         return Manifest.model_validate(store.read_json(manifest_key(name, dataset_id)))
     except FileNotFoundError as error:
         raise DatasetNotFoundError(
-            f"Dataset {name} ({dataset_id[:12]}) is not in the artifact store {store.url}. "
-            "Check that [mlops] artifacts names the same store everywhere."
+            f"Dataset {name!r} ({dataset_id[:12]}) is not in the artifact store {store.url}. "
+            "Set [mlops] artifacts to the same store wherever tasks and steps run."
         ) from error

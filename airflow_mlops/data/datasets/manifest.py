@@ -1,4 +1,4 @@
-"""The manifest of a dataset, and where manifests and pointers to them lie in the store."""
+"""The manifest of a dataset, and the keys of manifests and pointers in the artifact store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class FileEntry(Model):
-    """One Parquet file of a dataset.
+    """A Parquet file of a dataset.
 
     :param path: key of the file in the artifact store
-    :param part: the part of the dataset it belongs to, such as ``data``, ``train`` or ``test``
+    :param part: split part whose rows the file contains: ``train`` or ``test``, or ``data`` if the dataset is not split
+    :param rows: number of rows
+    :param bytes: size in bytes
+    :param sha256: SHA-256 of the file's content
     """
 
     path: str
@@ -28,23 +31,23 @@ class FileEntry(Model):
 
 
 class ColumnEntry(Model):
-    """One column of a dataset: its name and Arrow type."""
+    """The name and Arrow type of a dataset's column."""
 
     name: str
     type: str
 
 
 class Manifest(Model):
-    """Describes a dataset completely.
+    """The description of a dataset: its files, columns, window, origin and parents.
 
-    ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and each file's part, rows and hash.
-    Owner, description, source and provenance do not contribute to it.
+    ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``, ``rows`` and
+    ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance`` and ``created`` do not affect ``id``.
 
-    :param parents: ids of the datasets it was made from
-    :param details: facts recorded by the step that wrote it: label, features, split, counts by expectation, ...
+    :param parents: ids of the datasets from which this dataset was computed
+    :param details: facts recorded by the step that wrote the dataset, such as label, features and split
     :param source: origin of the rows, without credentials
-    :param created: when it was first written, UTC
-    :param purged: when retention deleted its files; ``None`` while they exist
+    :param created: time at which the dataset was first written, in UTC
+    :param purged: time at which retention deleted the files; ``None`` while they exist
     """
 
     format: int = 1
@@ -65,7 +68,7 @@ class Manifest(Model):
 
     @property
     def ref(self) -> DatasetRef:
-        """A reference to this dataset."""
+        """Return a reference to this dataset."""
         parts: dict[str, int] = {}
         for file in self.files:
             parts[file.part] = parts.get(file.part, 0) + file.rows
@@ -73,35 +76,35 @@ class Manifest(Model):
 
     @property
     def column_names(self) -> list[str]:
-        """The names of the columns, in order."""
+        """Return the names of the columns, in order."""
         return [column.name for column in self.columns]
 
 
 def manifests_folder(name: str) -> str:
-    """The folder of the manifests."""
+    """Return the folder that contains the manifests of all datasets with this name."""
     return f"datasets/{name}/manifests"
 
 
 def windows_folder(name: str) -> str:
-    """The folder of the pointers to the current dataset of each window."""
+    """Return the folder that contains a pointer to the current dataset of each window."""
     return f"datasets/{name}/windows"
 
 
 def slots_folder(name: str) -> str:
-    """The folder of the pointers to the current dataset of each slot."""
+    """Return the folder that contains a pointer to the current dataset of each slot."""
     return f"datasets/{name}/slots"
 
 
 def manifest_key(name: str, dataset_id: str) -> str:
-    """The key of a manifest."""
+    """Return the key of a dataset's manifest."""
     return f"{manifests_folder(name)}/{dataset_id}.json"
 
 
 def window_key(name: str, window: Window) -> str:
-    """The key of a window's pointer."""
+    """Return the key of the pointer to a window's current dataset."""
     return f"{windows_folder(name)}/{window.key}.json"
 
 
 def slot_key(name: str, slot: str) -> str:
-    """The key of a slot's pointer."""
+    """Return the key of the pointer to a slot's current dataset."""
     return f"{slots_folder(name)}/{slot}.json"

@@ -1,4 +1,4 @@
-"""Reading a dataset."""
+"""Reads the rows of a dataset, and verifies its files."""
 
 from __future__ import annotations
 
@@ -27,37 +27,42 @@ class Dataset:
 
     @property
     def ref(self) -> DatasetRef:
+        """Return a reference to the dataset."""
         return self.manifest.ref
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, read from the first file."""
+        """Read the Arrow schema from the first file."""
         with self._open(self.manifest.files[0]) as file:
             return pq.read_schema(file)
 
     def files(self, part: str | None = None) -> list[FileEntry]:
-        """The files of ``part``; of all parts by default.
+        """Return the files of a split part.
 
-        :raises DatasetNotFoundError: the dataset has no such part
+        :param part: name of the split part, such as ``train`` or ``test``; by default all files
+        :raises DatasetNotFoundError: the dataset has no such split part
         :raises DatasetPurgedError: retention deleted the files
         """
         if self.manifest.purged is not None:
-            window = f" of {self.manifest.window.label}" if self.manifest.window else ""
+            window = f" of the window {self.manifest.window.label}" if self.manifest.window else ""
             raise DatasetPurgedError(
-                f"Dataset {self.manifest.name} ({self.manifest.id[:12]}){window} was deleted by retention on "
-                f"{self.manifest.purged:%Y-%m-%d}. Only its manifest remains; run the task that writes this dataset again "
+                f"Dataset {self.manifest.name!r} ({self.manifest.id[:12]}){window} was deleted by retention on "
+                f"{self.manifest.purged:%Y-%m-%d}, and only its manifest remains. Run the task that writes this dataset again "
                 "if you need the rows."
             )
         files = [file for file in self.manifest.files if part is None or file.part == part]
         if not files:
             parts = ", ".join(sorted({file.part for file in self.manifest.files}))
-            raise DatasetNotFoundError(f"Dataset {self.manifest.name} has no part {part!r}. Its parts are: {parts}.")
+            raise DatasetNotFoundError(
+                f"Dataset {self.manifest.name!r} has no split part {part!r}. Choose one of: {parts}."
+            )
         return files
 
     def verify(self, part: str | None = None) -> None:
-        """Compare every file with its hash in the manifest.
+        """Check that the content of each file has the SHA-256 that the manifest lists.
 
-        :raises DatasetCorruptError: a file is missing or was changed
+        :param part: name of a split part; by default all files are checked
+        :raises DatasetCorruptError: a file does not exist or was changed
         """
         for file in self.files(part):
             if file.path in self._verified:
@@ -67,12 +72,12 @@ class Dataset:
                 found = self.store.sha256(file.path)
             except FileNotFoundError as error:
                 raise DatasetCorruptError(
-                    f"File {self.store.url_of(file.path)} of dataset {name} ({dataset_id}) is missing. "
-                    "Restore the file, or clear the task that wrote the dataset to write it again."
+                    f"File {self.store.url_of(file.path)} of dataset {name!r} ({dataset_id}) does not exist. "
+                    "Restore the file, or clear the task that wrote the dataset."
                 ) from error
             if found != file.sha256:
                 raise DatasetCorruptError(
-                    f"Dataset {name} ({dataset_id}) was changed after it was written: {self.store.url_of(file.path)} "
+                    f"Dataset {name!r} ({dataset_id}) was changed after it was written. File {self.store.url_of(file.path)} "
                     f"has SHA-256 {found[:12]}…, but its manifest lists {file.sha256[:12]}…. "
                     "Restore the file, or delete it and clear the task that wrote the dataset."
                 )
@@ -85,9 +90,12 @@ class Dataset:
     def batches(
         self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in batches of at most ``batch_rows``; memory use does not depend on the dataset's size.
+        """Stream the rows in batches. Memory use does not depend on the size of the dataset.
 
-        :raises SchemaError: one of ``columns`` does not exist
+        :param part: name of a split part; by default all rows are read
+        :param columns: columns to read; all by default
+        :param batch_rows: maximum number of rows in a batch
+        :raises SchemaError: one of ``columns`` is absent
         """
         self.require_columns(columns or ())
         for file in self.files(part):
@@ -95,7 +103,7 @@ class Dataset:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns) if columns is not None else None)
 
     def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
-        """The row groups of all files, each as a file and the row group's number in it."""
+        """List the row groups of all files. Each is a pair of the file and the number of the row group in the file."""
         found = []
         for file in self.files(part):
             with self._open(file) as handle:
@@ -103,7 +111,10 @@ class Dataset:
         return found
 
     def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
-        """The rows of one row group, given as :meth:`row_groups` returns it."""
+        """Read one row group.
+
+        :param place: file and number of the row group, from :meth:`row_groups`
+        """
         file, number = place
         with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
             table = parquet.read_row_group(number, columns=list(columns)).combine_chunks()
@@ -111,7 +122,7 @@ class Dataset:
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
     def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows as one Arrow table."""
+        """Read all rows, or those of a split part, as one Arrow table."""
         self.require_columns(columns or ())
         tables = []
         for file in self.files(part):
@@ -120,18 +131,18 @@ class Dataset:
         return pa.concat_tables(tables)
 
     def to_pandas(self, part: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """All rows as a pandas DataFrame."""
+        """Read all rows, or those of a split part, as a pandas DataFrame."""
         return self.table(part, columns).to_pandas()
 
     def require_columns(self, columns: Iterable[str]) -> None:
-        """Check that all of ``columns`` exist.
+        """Check that the dataset has all of ``columns``.
 
-        :raises SchemaError: lists the missing columns
+        :raises SchemaError: a column is absent. The message lists all absent columns
         """
         present = self.manifest.column_names
         missing = [column for column in columns if column not in present]
         if missing:
             raise SchemaError(
-                f"Dataset {self.manifest.name} has no column {', '.join(map(repr, missing))}. "
-                f"Its columns are: {', '.join(present)}."
+                f"Dataset {self.manifest.name!r} has no column {', '.join(map(repr, missing))}. "
+                f"Correct the name. The columns are: {', '.join(present)}."
             )

@@ -1,4 +1,4 @@
-"""Writing a dataset."""
+"""Writes the files and the manifest of a dataset."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ ROW_GROUP_ROWS = 131_072
 class DatasetWriter:
     """Writes one dataset. Use it as a context manager and call :meth:`commit` at the end of the block.
 
-    Leaving the block without a commit deletes the files written so far.
+    Leaving the block without a commit deletes the files that were written.
 
+    :param name: name of the dataset
     :param folder: subfolder of ``files`` for the Parquet files, such as ``window=2013-04``
     """
 
@@ -63,14 +64,18 @@ class DatasetWriter:
                 self.store.delete(key)
 
     def write(self, data: pa.RecordBatch | pa.Table, part: str = DATA) -> None:
-        """Append rows to ``part``.
+        """Append rows to a split part.
 
+        :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
         :raises SchemaError: columns or types differ from those of the rows written before
         """
         if self._schema is None:
             self._schema = data.schema.remove_metadata()
         elif not data.schema.equals(self._schema):
-            raise SchemaError(f"Dataset {self.name}: {schema_difference(self._schema, data.schema)}.")
+            raise SchemaError(
+                f"The rows of dataset {self.name!r} do not have equal columns: {schema_difference(self._schema, data.schema)}. "
+                "Write rows with the same columns and types only."
+            )
         if part not in self._open:
             self._start(part)
         writer = self._open[part][2]
@@ -84,8 +89,8 @@ class DatasetWriter:
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
-        # A small limit makes Parquet give up early on dictionaries for columns of mostly distinct values: writing takes
-        # half the time, and files are smaller.
+        # With a small limit, Parquet stops early to build dictionaries for columns of mostly distinct values. Writing then
+        # takes half the time, and files are smaller.
         writer = pq.ParquetWriter(
             file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
         )
@@ -106,12 +111,22 @@ class DatasetWriter:
     ) -> tuple[Manifest, bool]:
         """Write the manifest, and make the dataset the current one of its window and slots.
 
-        :param slots: slots to point at this dataset, see :func:`airflow_mlops.data.datasets.in_slot`
-        :return: the manifest, and whether an identical dataset already existed; the files just written are then deleted
-        :raises SchemaError: neither rows nor a schema were written
+        If an identical dataset already exists, it becomes the current one, and the files just written are deleted when the
+        block ends.
+
+        :param window: time window of the rows; ``None`` for a snapshot
+        :param source: origin of the rows, without credentials
+        :param parents: datasets from which this dataset was computed
+        :param details: facts for the manifest, such as label, features and split
+        :param provenance: Airflow task that wrote the dataset
+        :param slots: slots that will point at this dataset, see :mod:`airflow_mlops.data.datasets`
+        :return: the manifest, and whether an identical dataset already existed
+        :raises SchemaError: nothing was written, not even a batch without rows
         """
         if self._schema is None:
-            raise SchemaError(f"Dataset {self.name} received neither rows nor a schema, so it cannot be written.")
+            raise SchemaError(
+                f"Dataset {self.name!r} has neither rows nor columns. Write at least one batch, which may have no rows."
+            )
         manifest = self._manifest(self._close_files(), window, owner, description, source, parents, details, provenance)
         existing = _intact(self.store, manifest)
         if existing is not None:
@@ -175,10 +190,10 @@ class DatasetWriter:
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
-    """Describe in one phrase how two schemas differ."""
+    """Describe how two schemas differ, as a clause for an error message."""
     expected_types = {field.name: str(field.type) for field in expected}
     found_types = {field.name: str(field.type) for field in found}
-    problems = [f"column {name!r} is missing" for name in expected_types if name not in found_types]
+    problems = [f"column {name!r} is absent" for name in expected_types if name not in found_types]
     problems += [f"column {name!r} is new" for name in found_types if name not in expected_types]
     problems += [
         f"column {name!r} was {expected_types[name]} and is now {found_types[name]}"
@@ -189,7 +204,7 @@ def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
 
 
 def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
-    """The manifest of an identical dataset in the store, if all its files are unchanged."""
+    """Return the manifest of an identical dataset in the store, or ``None`` if there is none with unchanged files."""
     try:
         dataset = open_dataset(store, manifest.ref)
         dataset.verify()

@@ -1,1 +1,1 @@
-"""Feast repositories: opening them, their sources, and the join of features to events."""
+"""Feast repositories: opening and applying them, publishing their sources, and joining features to events."""

@@ -1,4 +1,4 @@
-"""Joins features to events as they were known at the time of each event."""
+"""Point-in-time join: features are joined to events with the values that were known at the time of each event."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ BATCH_ROWS = 65_536
 def join(
     store: FeatureStore, request: FeatureRequest, events: pa.Table, timestamp: str, memory_limit: str = "2GB"
 ) -> Iterator[pa.Table]:
-    """Look up every feature of ``request`` for every event.
+    """Look up each requested feature for each event.
 
-    Views over Parquet files are joined by DuckDB (:mod:`airflow_mlops.data.feast.point_in_time`), all others by Feast's
-    offline store. Feast computes on-demand views, from all events at once.
+    DuckDB joins feature views whose source is Parquet files (:mod:`airflow_mlops.data.feast.point_in_time`). Feast's offline
+    store joins all other views. Feast computes on-demand feature views, for all events at once.
 
-    :param events: join keys, event times and the inputs of on-demand views
-    :param timestamp: the column of the event times
-    :param memory_limit: how much memory DuckDB may use before it continues on disk
+    :param request: the features to join
+    :param events: table with the join keys, the event times and the inputs of on-demand feature views
+    :param timestamp: name of the event time column
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files
     :return: tables with the columns ``request.refs``, for consecutive slices of the events
-    :raises FeatureStoreError: Feast or DuckDB failed, or keys and sources do not fit together
+    :raises FeatureStoreError: Feast or DuckDB failed, a column is absent, or a join key has different types
     :raises LeakageError: the join returned a value that is newer than its event
     """
     sources, others = [], {}
@@ -63,7 +64,7 @@ def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
-    """Features in the types that their views declare."""
+    """Cast the features to the types that their views declare."""
     return pa.table(
         {
             f"{view.alias}:{name}": _cast(found[f"{view.alias}:{name}"], view, name)
@@ -81,18 +82,18 @@ def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.Chunke
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise FeatureStoreError(
-            f"Feature {name!r} of view {request.view.name!r} is declared as {kind}, but its source holds "
-            f"{column.type}: {str(error).splitlines()[0]}."
+            f"Feature {name!r} of feature view {request.view.name!r} is declared as {kind}, but its source contains "
+            f"{column.type}: {str(error).splitlines()[0]}. Correct the declared type or the source."
         ) from None
 
 
 def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table) -> pa.Table:
-    """The features and, in addition, those that Feast computes from them."""
+    """Add the features of on-demand feature views, which Feast computes from other features and the events."""
     columns = _columns(found)
     for item in items:
         inputs: dict[str, Any] = {}
         for source in item.view.source_feature_view_projections.values():
-            # Feast adds the short names itself.
+            # Feast itself adds the names without the view.
             for field in source.features:
                 inputs[f"{source.name}__{field.name}"] = columns[f"{source.name_to_use()}:{field.name}"]
         inputs.update({name: events[name] for name in item.view.get_request_data_schema()})
@@ -101,7 +102,7 @@ def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Ta
                 computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
         except Exception as error:
             raise FeatureStoreError(
-                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}."
+                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}. Correct its function."
             ) from error
         columns.update({f"{item.alias}:{name}": computed[name] for name in item.features})
     return pa.table(columns)

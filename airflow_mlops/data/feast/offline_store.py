@@ -1,4 +1,4 @@
-"""Point-in-time joins by Feast's own offline store, for sources that are no Parquet files: a warehouse joins by itself."""
+"""Point-in-time joins by Feast's offline store, for sources that are not Parquet files, such as tables of a warehouse."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _EVENT_TIME, _EVENT = "event_timestamp", "mlops_event"
 def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timestamp: str) -> dict[str, pa.ChunkedArray]:
     """Look up the features of one view for every event.
 
-    Offline stores may drop events that share keys and time with another one, so the query holds distinct events only.
-    Their answers are not checked again.
+    Some offline stores drop events with equal keys and time, so only distinct events are queried. The ages of the returned
+    values are not verified.
 
-    :param timestamp: the column of the event times
-    :return: the features by ``alias:feature``
+    :param request: the view and its features
+    :param events: table with the join keys and the event times
+    :param timestamp: name of the event time column
+    :return: the column of each feature, by ``alias:feature``
     :raises FeatureStoreError: the offline store failed
     """
     keys = list(dict.fromkeys(request.join_keys.values()))

@@ -1,4 +1,4 @@
-"""The Parquet files of a Feast file source, as rows that DuckDB can join."""
+"""Reads the Parquet files of a Feast file source as rows that DuckDB can join."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 OLDEST = -(2**63)
-"""A creation time before all others, for rows without one."""
+"""The creation time of rows whose creation time is null: earlier than any other."""
 
 # The latest time in nanoseconds since 1970 that fits into 64 bits.
 _MOST_NANOSECONDS = 2**63 - 1
-# Names that DuckDB gives to the place of a row in its file.
+# Columns that DuckDB adds to the rows of a file.
 _PLACE = ("file_index", "file_row_number", "filename")
 _READ_ROWS = 131_072
 
 
 @dataclass(frozen=True)
 class Span:
-    """The times of the rows that a set of events may see, in microseconds since 1970. It includes both ends.
+    """The range of row times that can be joined to a set of events, in microseconds since 1970, both ends included.
 
-    :param first: ``None`` if a row of any age may be seen
+    :param first: earliest time; ``None`` if the view has no time to live
+    :param last: latest time
     """
 
     first: int | None
@@ -45,13 +46,13 @@ class Span:
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """The source of one feature view.
+    """The Parquet files of one feature view.
 
-    :param request: the view and the features to read
-    :param dataset: the files
-    :param names: the column of the files for each join key and feature
-    :param time: the column with the time of each row
-    :param created: the column with the time when each row was written; ``None`` if the source has none
+    :param request: feature view and features to read
+    :param dataset: Parquet files as an Arrow dataset
+    :param names: column in the files by join key or feature
+    :param time: column with the event time of each row
+    :param created: column with the creation time of each row; ``None`` if the source declares no such column
     """
 
     request: ViewRequest
@@ -61,15 +62,17 @@ class ParquetSource:
     created: str | None
 
     def relation(self, connection: DuckDBPyConnection, number: int, span: Span) -> tuple[str, dict[str, Any]]:
-        """SQL for the rows within ``span``, and its parameters.
+        """Build the SQL query for the rows within ``span``.
 
-        The columns are ``k0``, ``k1``, ... (join keys), ``f0``, ``f1``, ... (features), ``t`` (time), ``created``, both
-        in microseconds since 1970, and ``file`` and ``row``, the place of the row in the source. DuckDB reads local
-        files itself. What it cannot read with the same result is copied into a table with Arrow.
+        The columns of the query are the join keys ``k0``, ``k1``, ..., the features ``f0``, ``f1``, ..., the event time
+        ``t`` and the creation time ``created`` in microseconds since 1970, the number of the file (``file``), and the number
+        of the row in the file (``row``). DuckDB reads local files itself. Files that DuckDB and Arrow would read
+        differently are read by Arrow and copied into a table of the database.
 
-        :param number: distinguishes this source from others in one query
+        :param number: number of this source, which makes names unique in a query with several sources
+        :return: the SQL query and its parameters
         :raises FeatureStoreError: the files cannot be read
-        :raises SchemaError: a time of the source is not a point in time
+        :raises SchemaError: a value of a time column is not a point in time
         """
         try:
             return self._relation(connection, number, span)
@@ -88,7 +91,7 @@ class ParquetSource:
         return f"SELECT * FROM {name}", {}  # noqa: S608
 
     def is_readable_by_duckdb(self) -> bool:
-        """Whether DuckDB reads the same columns and values as Arrow does."""
+        """Return whether DuckDB would read the same columns and values from the files as Arrow."""
         schema, columns = self.dataset.schema, self.columns
         folded = [name.casefold() for name in schema.names]
         return (
@@ -105,7 +108,7 @@ class ParquetSource:
 
     @property
     def columns(self) -> list[str]:
-        """All columns to read from the files."""
+        """Return the columns to read from the files: join keys, features and times."""
         return [*self.names.values(), self.time, *([self.created] if self.created else [])]
 
     def _scan(self, number: int, span: Span) -> tuple[str, dict[str, Any]]:
@@ -131,7 +134,7 @@ class ParquetSource:
         return sql, parameters
 
     def _batches(self, span: Span) -> Iterable[pa.RecordBatch]:
-        """The rows within ``span``, read by Arrow; at least one batch."""
+        """Read the rows within ``span`` with Arrow. Yield at least one batch, which may be empty."""
         dataset, row = self.dataset, 0
         scanner = dataset.scanner(
             columns=self.columns,
@@ -154,13 +157,13 @@ class ParquetSource:
             yield pa.RecordBatch.from_pydict(columns).filter(pc.is_valid(time))
 
     def _values(self) -> list[tuple[str, str]]:
-        """The names of join keys and features in the query, each with its column in the files."""
+        """Return pairs of a column's name in the query and its name in the files, for join keys and features."""
         keys = [(f"k{number}", self.names[name]) for number, name in enumerate(self.request.join_keys)]
         return [*keys, *((f"f{number}", self.names[name]) for number, name in enumerate(self.request.features))]
 
 
 def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
-    """Whether the view's source is Parquet files that Feast itself reads with Dask."""
+    """Return whether DuckDB joins the view: its source is Parquet files, and Feast would read them with Dask."""
     from feast import FileSource
     from feast.data_format import ParquetFormat
 
@@ -173,10 +176,12 @@ def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
 
 
 def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) -> ParquetSource:
-    """Find the files of a view and check that its columns are there.
+    """Open the Parquet files of a feature view, and check that they have the required columns.
 
-    :param events: the columns of the events, which hold the join keys
-    :raises FeatureStoreError: the files cannot be read, a column is missing, or a join key has another type
+    :param request: feature view and features to read
+    :param events: schema of the events
+    :raises FeatureStoreError: the files cannot be read, a column is absent, or a join key has different types in the files
+        and in the events
     """
     source = request.view.batch_source
     # A view uses the names that the field mapping of its source gives to the columns.
@@ -202,23 +207,24 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
     if missing:
         raise FeatureStoreError(
             f"The source of feature view {request.view.name!r}, {source.path}, has no column "
-            f"{', '.join(map(repr, missing))}: it has {', '.join(present)}."
+            f"{', '.join(map(repr, missing))}. Correct the feature view or the source. The columns of the source are: "
+            f"{', '.join(present)}."
         )
     for key, column in request.join_keys.items():
         own, other = dataset.schema.field(found.names[key]).type, events.field(column).type
         if not _comparable(own, other):
             raise FeatureStoreError(
                 f"Join key {column!r} is {other} in the events, but {own} in the source of feature view "
-                f"{request.view.name!r}: give both the same type."
+                f"{request.view.name!r}. Convert one of them, so that both have the same type."
             )
     return found
 
 
 def _unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:
-    """The error for a source whose files cannot be read."""
+    """Create the error for a source whose files cannot be read."""
     return FeatureStoreError(
         f"The source of feature view {request.view.name!r}, {request.view.batch_source.path}, cannot be read: "
-        f"{one_line(error)}."
+        f"{one_line(error)}. Check that the files exist and are Parquet files."
     )
 
 
@@ -240,7 +246,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The column in a type that DuckDB returns unchanged."""
+    """Convert a column to a type that DuckDB returns unchanged."""
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     if pa.types.is_duration(column.type):
@@ -249,7 +255,7 @@ def decoded(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Whether DuckDB reads a column of this type from Parquet without a change of its values."""
+    """Return whether DuckDB reads the values of this type unchanged from Parquet files."""
     if pa.types.is_struct(kind):
         return all(_is_plain(kind.field(number).type) for number in range(kind.num_fields))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
@@ -285,7 +291,7 @@ def _same_types(schema: pa.Schema, other: pa.Schema, columns: Iterable[str]) -> 
 
 
 def _micros(column: str, kind: pa.DataType) -> str:
-    """SQL for a time in microseconds since 1970. Nanoseconds are rounded up, so that no row is seen too early."""
+    """Build SQL for a time in microseconds since 1970. Nanoseconds are rounded up, so a row is never joined too early."""
     if not _is_nanoseconds(kind):
         return f"epoch_us({column})"
     rounded = f"{column}::{'TIMESTAMPTZ' if kind.tz else 'TIMESTAMP'}"
@@ -293,7 +299,7 @@ def _micros(column: str, kind: pa.DataType) -> str:
 
 
 def _within(field: pa.Field, span: Span) -> pc.Expression | None:
-    """A filter for the rows within ``span`` that skips whole parts of Parquet files."""
+    """Build an Arrow filter for rows within ``span``, with which Arrow skips row groups. Return ``None`` if impossible."""
     if not pa.types.is_timestamp(field.type) or _is_nanoseconds(field.type):
         return None
 

@@ -1,9 +1,9 @@
 """The point-in-time join of events with Parquet sources, by DuckDB's ``ASOF JOIN``.
 
-Of the rows with the event's join keys, an event sees the newest one that is not newer than the event and, if the view
-has a time to live, not older than that. Both bounds are inclusive. Of rows with the same time, the event sees the one
-that was created last; of rows that are still equal, the last one in the source, in the order of file paths and of rows
-in a file. A row without a time is never seen. A null join key matches nothing.
+An event is joined to the newest row that has the same join keys and is not newer than the event. If the view has a time to
+live (TTL), the row's age must not exceed it. Both bounds are inclusive. Ties between rows with the same time are broken by
+the latest creation time, and then by the position in the source (order of file paths, then of rows in a file): the last row
+is joined. A row without a time is never joined, and a null join key matches no row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_mlops.data.timestamps import as_utc
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# Later than every creation time and row number.
+# Greater than every creation time, file number and row number.
 _LAST = 2**63 - 1
 # Year 1, in microseconds since 1970.
 _FIRST_TIME = -62_135_596_800_000_000
@@ -35,12 +35,13 @@ def join(
 ) -> Iterator[pa.Table]:
     """Look up the features of every source for every event.
 
-    :param events: join keys and event times
-    :param timestamp: the column of the event times. Times finer than a microsecond are rounded down
-    :param memory_limit: how much memory DuckDB may use before it continues on disk, for example ``2GB``
-    :param batch_rows: the largest number of events in a table
+    :param sources: sources of the feature views
+    :param events: table with the join keys and the event times
+    :param timestamp: name of the event time column. Nanoseconds are rounded down to microseconds
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``
+    :param batch_rows: maximum number of events in a returned table
     :return: tables with the columns ``alias:feature`` in the types of the sources, for consecutive slices of the events
-    :raises FeatureStoreError: the join failed
+    :raises FeatureStoreError: the join failed, or returned a row that is older than the view's time to live
     :raises LeakageError: the join returned a row that is newer than its event
     """
     import duckdb
@@ -63,15 +64,17 @@ def join(
                 yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
         except duckdb.OutOfMemoryException as error:
             raise FeatureStoreError(
-                f"The point-in-time join needs more than {memory_limit} of memory: raise memory_limit "
-                f"({one_line(error)})."
+                f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows ({one_line(error)}). "
+                "Increase `memory_limit`."
             ) from error
         except duckdb.Error as error:
-            raise FeatureStoreError(f"The point-in-time join failed in DuckDB: {one_line(error)}.") from error
+            raise FeatureStoreError(
+                f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' sources."
+            ) from error
 
 
 class _Part:
-    """What one source adds to the query and to the result."""
+    """One source in the query of the join: its SQL, and its features in the result."""
 
     def __init__(self, number: int, source: ParquetSource) -> None:
         self._source = source
@@ -81,7 +84,7 @@ class _Part:
         self._ttl = min(ttl // timedelta(microseconds=1), _LAST // 2) if ttl and ttl > timedelta(0) else None
 
     def features(self, found: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
-        """The features as ``alias:feature``, in the types of the source."""
+        """Yield pairs of ``alias:feature`` and the feature's column, in the type of the source."""
         request = self._source.request
         for i, name in enumerate(request.features):
             column = found[f"f{self._number}_{i}"]
@@ -89,7 +92,7 @@ class _Part:
             yield f"{request.alias}:{name}", column if pa.types.is_dictionary(kind) else column.cast(kind)
 
     def select(self) -> list[str]:
-        """SQL for the columns of the result: the time of the row, and its features."""
+        """Build the SQL expressions for the time and the features of the joined row."""
         side = f"s{self._number}"
         features = range(len(self._source.request.features))
         columns = {f"t{self._number}": "t"} | {f"f{self._number}_{i}": f"f{i}" for i in features}
@@ -101,35 +104,42 @@ class _Part:
     def join(
         self, connection: DuckDBPyConnection, keys: dict[str, str], times: pa.ChunkedArray
     ) -> tuple[str, dict[str, Any]]:
-        """SQL for the join with this source, and its parameters."""
+        """Build the SQL clause that joins this source. Return it with its parameters."""
         side = f"s{self._number}"
         rows, parameters = self._source.relation(connection, self._number, self._span(times))
         if self._ttl is not None:
             parameters[f"ttl_{self._number}"] = self._ttl
         same = [f"e.{keys[column]} = {side}.k{i}" for i, column in enumerate(self._source.request.join_keys.values())]
-        # The rows are ordered by time, then by what decides between rows with the same time.
+        # Rows are compared by time and, if their times are equal, by creation time, file number and row number.
         newest = f"ROW(e.t, {_LAST}, {_LAST}, {_LAST}) >= ROW({side}.t, {side}.created, {side}.file, {side}.row)"
         return f"ASOF LEFT JOIN ({rows}) {side} ON {' AND '.join([*same, newest])}", parameters
 
     def _span(self, times: pa.ChunkedArray) -> Span:
         bounds = pc.min_max(times).as_py()
         first, last = bounds["min"] or 0, bounds["max"] or 0
-        # One microsecond more, because a row's time may be rounded up.
+        # The span starts one microsecond earlier, because the time of a row may be rounded up.
         first = None if self._ttl is None else first - self._ttl - 1
         return Span(first if first is not None and first > _FIRST_TIME else None, last)
 
     def verify(self, found: pa.Table, times: pa.ChunkedArray) -> None:
-        """Check the ages of the rows that DuckDB chose: a training set must not hold anything newer than its events."""
+        """Check that no joined row is newer than its event or older than the time to live.
+
+        :param found: result of the query
+        :param times: event times of the same events
+        :raises LeakageError: a row is newer than its event
+        :raises FeatureStoreError: a row is older than the time to live
+        """
         age = pc.subtract(times, found[f"t{self._number}"])
         newer = pc.sum(pc.less(age, 0)).as_py() or 0
         if newer:
             raise LeakageError(
-                f"{newer} values of feature view {self._view.name!r} are newer than their events: the point-in-time join "
-                "returned wrong rows. Do not train on them; report this with the version of duckdb."
+                f"The point-in-time join returned wrong rows: {newer:,} values of feature view {self._view.name!r} are newer than "
+                "their events. Do not train on this data. Report this defect with the installed version of duckdb."
             )
         if self._ttl is not None and pc.any(pc.greater(age, self._ttl)).as_py():
             raise FeatureStoreError(
-                f"The point-in-time join returned values of feature view {self._view.name!r} that are older than its ttl."
+                f"The point-in-time join returned wrong rows: values of feature view {self._view.name!r} are older than its ttl "
+                f"({self._view.ttl}). Report this defect with the installed version of duckdb."
             )
 
 

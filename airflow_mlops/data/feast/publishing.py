@@ -1,4 +1,4 @@
-"""Publish datasets as the rows of a Feast file source, which is a folder with one Parquet file for each window."""
+"""Publishes datasets as the rows of a Feast file source, which is a folder with one Parquet file per window."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from feast import FeatureStore, FileSource
     from feast.repo_contents import RepoContents
 
-# Metadata of each file: the dataset that it was written from.
+# The key of a Parquet file's metadata that contains the dataset from which the file was written.
 _ORIGIN = b"mlops.dataset"
 
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """The columns of a file source, as its views declare them.
+    """The columns of a file source that its feature views declare.
 
-    :param timestamp: the column with the time of each row
-    :param created: the column with the time when each row was written; ``None`` if the source has none
-    :param types: the Arrow type of each declared column; ``None`` for a join key whose type Feast infers
-    :param everything: whether to publish all columns of a dataset, because a view declares no features
+    :param timestamp: column with the event time of each row
+    :param created: column with the creation time of each row; ``None`` if the source declares no such column
+    :param types: Arrow type by declared column; ``None`` for a join key whose type Feast infers from the files
+    :param everything: whether all columns of a dataset are published, because a view declares no features
     """
 
     timestamp: str
@@ -41,7 +41,10 @@ class SourceColumns:
 
 
 def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
-    """Collect the columns that all views of ``source`` declare."""
+    """Collect the columns that the feature views of ``source`` declare.
+
+    :param contents: the definitions of the Feast repository
+    """
     from feast.types import from_feast_to_pyarrow_type
 
     # A view uses the names that the field mapping of its source gives to the columns.
@@ -65,10 +68,13 @@ def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
 
 
 class SourceFolder:
-    """The folder of one file source.
+    """The folder of a Feast file source, to which datasets are published.
 
-    :param datasets: the store of the datasets to publish
-    :raises FeatureStoreError: the source is a single file
+    :param store: Feast repository
+    :param source: file source
+    :param columns: columns that the feature views of the source declare
+    :param datasets: artifact store with the datasets to publish
+    :raises FeatureStoreError: the path of the source is a single file
     """
 
     def __init__(
@@ -77,8 +83,8 @@ class SourceFolder:
         path = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
         if str(path).endswith(".parquet"):
             raise FeatureStoreError(
-                f"Source {source.name!r} is one file, {source.path}, but publishing writes a file for each window: "
-                "change the path of the source to a folder."
+                f"The path of source {source.name!r} is a single file, {source.path}, but publishing writes one file per window. "
+                "Change the path of the source to a folder."
             )
         self.name = source.name
         self.columns = columns
@@ -86,31 +92,33 @@ class SourceFolder:
         self.datasets = datasets
 
     def publish(self, dataset: Dataset, valid_from: datetime | None) -> int | None:
-        """Replace the rows of the dataset's window with those of the dataset.
+        """Write the dataset as the file of its window, and replace the rows that were published for the window before.
 
-        :param valid_from: the time of all rows of a snapshot that has no times
-        :return: the number of rows written; ``None`` if the same dataset is already published
-        :raises SchemaError: the columns of the dataset are not those that the views declare
+        :param valid_from: for a snapshot without a timestamp column, the event time of all its rows
+        :return: number of rows written; ``None`` if the same dataset is already published
+        :raises SchemaError: the dataset does not have the columns or types that the feature views declare
         """
         key = _file_name(dataset, valid_from)
         schema = self._schema(dataset, valid_from)
         present = self._footer(key)
         if present is not None and present.equals(schema) and present.metadata == schema.metadata:
             return None
-        # The new file is written last: if the task fails before, a retry publishes this window again.
+        # The new file is written last. If the task fails earlier, its retry publishes this window again.
         self._retype_others(key, schema)
         return self._write(key, dataset, schema, valid_from)
 
     def _schema(self, dataset: Dataset, valid_from: datetime | None) -> pa.Schema:
         present = dataset.schema
         timestamp, created = self.columns.timestamp, self.columns.created
-        where = f"Dataset {dataset.manifest.name}, published as source {self.name!r},"
+        where = f"Dataset {dataset.manifest.name!r}, published as source {self.name!r},"
         if timestamp in present.names and valid_from is not None:
-            raise SchemaError(f"{where} has its own times in {timestamp!r}: omit valid_from.")
+            raise SchemaError(
+                f"{where} has the timestamp column {timestamp!r}, so `valid_from` would have no effect. Omit `valid_from`."
+            )
         if timestamp not in present.names and valid_from is None:
             raise SchemaError(
-                f"{where} has no column {timestamp!r}, the timestamp of the source: "
-                "for a snapshot without times, give the time since which it is valid in valid_from."
+                f"{where} has no column {timestamp!r}, the timestamp column of the source. "
+                "If the dataset is a snapshot without times, set `valid_from` to the time from which its rows are valid."
             )
         times = [name for name in (timestamp, created) if name]
         wanted = [name for name in self.columns.types if name not in times]
@@ -119,8 +127,8 @@ class SourceFolder:
         missing = [name for name in (*wanted, *times[1:]) if name not in present.names]
         if missing:
             raise SchemaError(
-                f"{where} has no column {', '.join(map(repr, missing))}, which the feature views declare: "
-                f"it has {', '.join(present.names)}."
+                f"{where} has no column {', '.join(map(repr, missing))}, which the feature views declare. "
+                f"Add it to the dataset, or correct the feature views. The columns are: {', '.join(present.names)}."
             )
         fields = [pa.field(name, self.columns.types.get(name) or present.field(name).type) for name in wanted]
         origin = f"{dataset.manifest.name}:{dataset.manifest.id}"
@@ -129,7 +137,7 @@ class SourceFolder:
         return pa.schema([*fields, *(pa.field(name, UTC) for name in times)], {_ORIGIN: origin.encode()})
 
     def _footer(self, key: str) -> pa.Schema | None:
-        """The schema of a published file, with its origin as the only metadata; ``None`` if there is no file."""
+        """Read the schema of a published file, with its origin as the only metadata. Return ``None`` if there is no file."""
         try:
             with self.files.fs.open(self.files.path(key), "rb") as file:
                 found = pq.read_schema(file)
@@ -153,13 +161,16 @@ class SourceFolder:
         times = {self.columns.timestamp, self.columns.created}
         arrays = []
         for column in schema:
-            what = f"Column {column.name!r} of dataset {dataset.manifest.name}, published as source {self.name!r},"
+            what = f"Column {column.name!r} of dataset {dataset.manifest.name!r}, published as source {self.name!r},"
             if column.name == self.columns.timestamp and valid_from is not None:
                 arrays.append(pa.repeat(pa.scalar(valid_from, UTC), batch.num_rows))
             elif column.name in times:
                 times_read = as_utc(batch.column(column.name), what, round_up=True)
                 if times_read.null_count and column.name == self.columns.timestamp:
-                    raise SchemaError(f"{what} is null in {times_read.null_count} rows, but every row needs its time.")
+                    raise SchemaError(
+                        f"{what} is null in {times_read.null_count:,} rows, but every row needs an event time. Drop these rows from "
+                        "the dataset, or correct them."
+                    )
                 arrays.append(times_read)
             else:
                 found = batch.column(column.name)
@@ -167,15 +178,15 @@ class SourceFolder:
                     arrays.append(found.cast(column.type))
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     raise SchemaError(
-                        f"{what} is {found.type} and does not fit {column.type}, which the feature views declare: "
-                        f"{str(error).splitlines()[0]}."
+                        f"{what} has the type {found.type}, which cannot be converted to the type {column.type} that the feature "
+                        f"views declare: {str(error).splitlines()[0]}. Correct the feature views or the dataset."
                     ) from None
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _retype_others(self, new: str, schema: pa.Schema) -> None:
-        """Rewrite the files that have other columns, because Feast reads all files as one table.
+        """Rewrite the published files whose columns or types differ from ``schema``, except the file ``new``.
 
-        Such files were written before the views were changed.
+        Feast reads all files as one table. Files differ if they were written before the feature views were changed.
         """
         for key in self._keys():
             footer = self._footer(key) if key != new else None
@@ -187,8 +198,9 @@ class SourceFolder:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:
                 raise FeatureStoreError(
-                    f"{self.files.url_of(key)} has other columns than source {self.name!r} has now, and the dataset that "
-                    "it was written from no longer exists: delete the file, or publish its window again."
+                    f"The columns of {self.files.url_of(key)} differ from those of the source {self.name!r}, because the feature "
+                    "views have changed. The file cannot be rewritten, because its dataset no longer exists in the artifact "
+                    "store. Delete the file, or publish its window again."
                 ) from None
             self._write(key, dataset, self._schema(dataset, valid_from), valid_from)
 

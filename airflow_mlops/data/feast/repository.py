@@ -1,4 +1,4 @@
-"""Open, read and apply Feast repositories. Only one task at a time writes to a registry file."""
+"""Functions that open, read and apply Feast repositories. A lock lets only one task at a time write a registry file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Import Feast in a quarter of its usual time.
+    """Make the import of Feast inside the block about four times as fast.
 
-    Most of the time goes into PyTorch, which Feast needs only to return tensors, and into typeguard, which compiles
-    Feast's classes a second time to check the types of their arguments. A step needs neither, so both are disabled
-    while Feast's modules load. Code that imports them afterwards gets them.
+    Most of the import time is spent on PyTorch, which Feast needs only to return tensors, and on typeguard, which compiles
+    Feast's classes a second time to check the types of arguments. Steps need neither, so both are disabled inside the
+    block. Afterwards they can be imported as usual.
     """
     import typeguard
 
@@ -50,19 +50,21 @@ def lean_imports() -> Iterator[None]:
 def open_store(repo: str) -> FeatureStore:
     """Open the Feast repository in the folder ``repo``.
 
-    :raises FeatureStoreError: there is none, or its configuration is wrong
+    :raises FeatureStoreError: the folder contains no repository, or Feast cannot use its configuration
     """
     folder = Path(repo).expanduser().absolute()
     config = Path(os.environ.get("FEAST_FS_YAML_FILE_PATH", folder / "feature_store.yaml"))
     if not config.is_file():
         inner = folder / "feature_repo" / "feature_store.yaml"
-        hint = f"give {inner.parent}" if inner.is_file() else "give the folder that `feast init` made"
-        raise FeatureStoreError(f"{folder} is not a Feast repository, it has no feature_store.yaml: {hint}.")
+        right = str(inner.parent) if inner.is_file() else "the folder that contains this file"
+        raise FeatureStoreError(
+            f"{folder} is not a Feast repository, because it has no feature_store.yaml. Set `repo` to {right}."
+        )
     unset = sorted({name for name in _VARIABLE.findall(config.read_text()) if name not in os.environ})
     if unset:
         raise FeatureStoreError(
-            f"{config} uses the environment variable {', '.join(unset)}, which is not set where the step runs: "
-            "set it for the Airflow workers, or in run_on=Process(env=...)."
+            f"{config} uses the environment variable {', '.join(unset)}, which is not set where the step runs. "
+            "Set it for the Airflow workers, or with run_on=Process(env={...})."
         )
     # This logger writes "Registry cache expired" dozens of times in every task.
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)
@@ -72,11 +74,13 @@ def open_store(repo: str) -> FeatureStore:
 
             store = FeatureStore(repo_path=str(folder))
             _make_folders(store)
-            # Both load the modules of the configured stores, and the registry is read.
+            # Reading these properties loads the modules of the configured stores, and reads the registry.
             with _lock(_registry_file(store), shared=True):
                 _ = store.registry, store.provider
     except Exception as error:
-        raise FeatureStoreError(f"{config} cannot be used: {one_line(error)}.") from error
+        raise FeatureStoreError(
+            f"Feast cannot open the repository configured in {config}: {one_line(error)}. Correct this file."
+        ) from error
     return store
 
 
@@ -97,13 +101,12 @@ def _registry_file(store: FeatureStore) -> Path | None:
 
 @contextmanager
 def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
-    """Lock the registry file of the repository, and read it again.
+    """Lock the registry file of the repository during the block, and read the registry again at its start.
 
-    Feast reads the whole registry file, changes it and writes it back in place. Without a lock, one of two concurrent
-    tasks could lose the changes of the other, or read an incomplete file. Registries in a database or an object store
-    are not locked.
+    Feast reads the whole registry file, changes it and writes it back in place. Without a lock, a task could overwrite the
+    changes of a concurrent task, or read an incomplete file. Registries in a database or an object store are not locked.
 
-    :param shared: whether other tasks may hold the lock too, because this one only reads
+    :param shared: ``True`` if the block only reads the registry. Other readers may then hold the lock at the same time
     """
     registry = _registry_file(store)
     with _lock(registry, shared):
@@ -126,17 +129,17 @@ def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("Waiting for another task that uses the Feast registry %s.", registry)
+            log.info("Waiting for another task that has locked the Feast registry %s.", registry)
             fcntl.flock(handle, kind)
         yield
 
 
 def missing_features(store: FeatureStore, service: str | None, refs: Sequence[str]) -> list[str]:
-    """Find the features that the registry no longer has.
+    """Find the features that are no longer in the Feast registry.
 
-    :param service: the feature service of the features; it must still contain them. ``None`` if they have no service
-    :param refs: features as ``view:feature``, with the names that the service gives to its views
-    :return: the missing ones of ``refs``
+    :param service: name of the feature service that must contain the features; ``None`` if feature views are enough
+    :param refs: features as ``view:feature``, with the aliases that the service gives to its views
+    :return: the features of ``refs`` that do not exist
     :raises FeatureStoreError: the registry cannot be read
     """
     try:
@@ -145,7 +148,8 @@ def missing_features(store: FeatureStore, service: str | None, refs: Sequence[st
             services = {item.name: item.feature_view_projections for item in store.list_feature_services()}
     except Exception as error:
         raise FeatureStoreError(
-            f"The registry of Feast project {store.project} cannot be read: {one_line(error)}."
+            f"The registry of Feast project {store.project!r} cannot be read: {one_line(error)}. "
+            "Check the registry configured in feature_store.yaml."
         ) from error
     if service is None:
         offered = {f"{view}:{name}" for view, names in views.items() for name in names}
@@ -160,9 +164,9 @@ def missing_features(store: FeatureStore, service: str | None, refs: Sequence[st
 
 
 def parse_repo(store: FeatureStore) -> RepoContents:
-    """Read the repository's Python files, as ``feast apply`` does.
+    """Import the repository's Python files and return their Feast definitions, as ``feast apply`` does.
 
-    :raises FeatureStoreError: a file cannot be imported, or it defines another project
+    :raises FeatureStoreError: a file cannot be imported, or defines a project different from ``feature_store.yaml``
     """
     with lean_imports():
         repo_operations = importlib.import_module("feast.repo_operations")
@@ -175,23 +179,24 @@ def parse_repo(store: FeatureStore) -> RepoContents:
             contents: RepoContents = repo_operations.parse_repo(folder)
     except (Exception, SystemExit) as error:
         raise FeatureStoreError(
-            f"The Feast repository {folder} does not parse: {_where(error, folder)}: {one_line(error)}."
+            f"The Feast repository {folder} cannot be imported ({_where(error, folder)}): {one_line(error)}. Correct this file."
         ) from error
     names = [project.name for project in contents.projects]
     if not names:
         contents.projects.append(Project(name=store.project, description=store.config.project_description or ""))
     elif names != [store.project]:
         raise FeatureStoreError(
-            f"The Feast repository {folder} defines the project {', '.join(names)}, but its feature_store.yaml says "
-            f"{store.project}: use one name in both."
+            f"The Feast repository {folder} defines the project {', '.join(map(repr, names))}, but its feature_store.yaml "
+            f"names the project {store.project!r}. Use the same project name in both."
         )
     return contents
 
 
 def apply(store: FeatureStore, contents: RepoContents) -> None:
-    """Register the definitions of the repository and remove all others, as ``feast apply`` does.
+    """Register definitions, and remove all definitions that are not among them, as ``feast apply`` does.
 
-    :raises FeatureStoreError: Feast refuses the definitions
+    :param contents: definitions of the repository, from :func:`parse_repo`
+    :raises FeatureStoreError: Feast rejects the definitions
     """
     with lean_imports():
         from feast.repo_operations import apply_total_with_repo_instance
@@ -206,9 +211,9 @@ def apply(store: FeatureStore, contents: RepoContents) -> None:
 
 @contextmanager
 def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterator[None]:
-    """Import modules from ``folder`` inside the block, and unload them afterwards.
+    """Make the modules in ``folder`` importable inside the block, and unload them afterwards.
 
-    Feast imports them by names such as ``definitions``. Another repository or the DAGs folder may use the same names.
+    Feast imports them by short names such as ``definitions``, which other repositories or the DAGs folder may use too.
     """
     names = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files_of(folder)}
     cwd, bytecode = Path.cwd(), sys.dont_write_bytecode
@@ -226,7 +231,7 @@ def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterato
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep Feast's coloured output and progress bars out of the log of the task."""
+    """Redirect Feast's coloured output and progress bars from the task's log to a debug message."""
     output = io.StringIO()
     try:
         with redirect_stdout(output), redirect_stderr(output):
@@ -236,7 +241,7 @@ def quietly() -> Iterator[None]:
 
 
 def _where(error: BaseException, folder: Path) -> str:
-    """The place in the repository where an error was raised."""
+    """Return the file and line of the repository in which an error was raised."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)]
@@ -244,7 +249,7 @@ def _where(error: BaseException, folder: Path) -> str:
 
 
 def hint(error: BaseException) -> str:
-    """Advice for an error of Feast; empty if there is none."""
+    """Return a sentence that says how to fix an error of Feast; empty if the cause is not known."""
     if isinstance(error, FileNotFoundError):
-        return " The file of a source does not exist: write it first, or give a dataset for it in sources."
+        return " The file of a source does not exist. Write the file first, or publish a dataset to the source with `sources`."
     return ""

@@ -1,4 +1,4 @@
-"""Resolve a feature service or a list of features to the views to look up and to compute."""
+"""Resolves a feature service or a list of features to the feature views that must be joined or computed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """Features of one view.
+    """The features to join from one feature view.
 
     :param view: Feast's feature view
-    :param alias: the name of the view in references to its features; a feature service may rename a view
-    :param join_keys: the column of the events for each join key of the view
-    :param features: the Arrow type of each feature
+    :param alias: name of the view in references ``alias:feature``. It differs from the view's own name if a feature service
+        renames the view
+    :param join_keys: column of the events by join key of the view
+    :param features: Arrow type by feature
     """
 
     view: Any
@@ -31,7 +32,12 @@ class ViewRequest:
 
 @dataclass(frozen=True)
 class OnDemandRequest:
-    """Features that Feast computes from features of other views and columns of the events."""
+    """The features to compute with one on-demand feature view, from other features and columns of the events.
+
+    :param view: Feast's on-demand feature view
+    :param alias: name of the view in references ``alias:feature``
+    :param features: names of the features
+    """
 
     view: Any
     alias: str
@@ -40,11 +46,11 @@ class OnDemandRequest:
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """All features to join.
+    """All features of a training set that come from Feast.
 
-    :param refs: the requested features as ``view:feature``, in order
-    :param views: the views to look up, including those that on-demand views need
-    :param on_demand: the on-demand views to compute
+    :param refs: requested features as ``alias:feature``, in order
+    :param views: feature views to join, including the inputs of on-demand feature views
+    :param on_demand: on-demand feature views to compute
     """
 
     refs: list[str]
@@ -53,21 +59,21 @@ class FeatureRequest:
 
     @property
     def join_keys(self) -> list[str]:
-        """The columns of the events that are join keys, in order."""
+        """Return the columns of the events that are join keys, in order."""
         return list(dict.fromkeys(column for request in self.views for column in request.join_keys.values()))
 
     @property
     def event_columns(self) -> list[str]:
-        """The columns of the events that are inputs of on-demand views."""
+        """Return the columns of the events that are inputs of on-demand feature views, in order."""
         return list(dict.fromkeys(name for item in self.on_demand for name in item.view.get_request_data_schema()))
 
 
 def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | None) -> FeatureRequest:
-    """Find the views of a feature service or of a list of features.
+    """Resolve a feature service or a list of features to feature views.
 
-    :param service: the name of a feature service
-    :param features: instead of a service, references ``view:feature``
-    :raises FeatureStoreError: the repository has no such service, view or feature
+    :param service: name of a feature service; ``None`` if ``features`` is given
+    :param features: features as ``view:feature``; used if ``service`` is ``None``
+    :raises FeatureStoreError: the registry has no such service, view or feature
     """
     from feast.types import from_feast_to_pyarrow_type
 
@@ -81,14 +87,15 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
         view = known.get(name)
         if view is None:
             raise FeatureStoreError(
-                f"Feast project {store.project} has no feature view {name!r}: "
-                f"it has {', '.join(sorted(known)) or 'none'}. Has the repository been applied?"
+                f"Feast project {store.project!r} has no feature view {name!r}. Correct the name, or run `feast apply`. "
+                f"Registered feature views: {', '.join(sorted(known)) or 'none'}."
             )
         types = {field.name: field.dtype for field in view.features}
         missing = [feature for feature in wanted if feature not in types]
         if missing:
             raise FeatureStoreError(
-                f"Feature view {name!r} has no feature {', '.join(map(repr, missing))}: it has {', '.join(types)}."
+                f"Feature view {name!r} has no feature {', '.join(map(repr, missing))}. Choose from its features: "
+                f"{', '.join(types)}."
             )
         if hasattr(view, "source_feature_view_projections"):
             for source in view.source_feature_view_projections.values():
@@ -97,7 +104,10 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
             on_demand.append(OnDemandRequest(view, alias, wanted))
             return
         if getattr(view, "batch_source", None) is None or not hasattr(view, "entity_columns"):
-            raise FeatureStoreError(f"Feature view {name!r} has no batch source, so it has no history to join.")
+            raise FeatureStoreError(
+                f"Feature view {name!r} has no batch source, so it has no history to join. Add a batch source, or remove its "
+                "features."
+            )
         own_keys = [entities.get(entity, entity) for entity in view.entities]
         join_keys = {key: join_key_map.get(key, key) for key in own_keys if not key.startswith("__dummy")}
         found = views.get(alias)
@@ -114,19 +124,19 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
 def _projections(
     store: FeatureStore, service: str | None, features: Sequence[str] | None
 ) -> Iterator[tuple[str, str, list[str], dict[str, str]]]:
-    """View, alias, features and join key map of each requested view or feature."""
+    """Yield the name, alias, features and join key map of each requested view."""
     if service is None:
         for ref in features or ():
             name, colon, feature = ref.partition(":")
             if not (name and colon and feature):
-                raise FeatureStoreError(f"{ref!r} is not a reference to a feature: write it as view:feature.")
+                raise FeatureStoreError(f"{ref!r} is not a reference to a feature. Write it as `view:feature`.")
             yield name, name, [feature], {}
         return
     known = {item.name: item for item in store.list_feature_services()}
     if service not in known:
         raise FeatureStoreError(
-            f"Feast project {store.project} has no feature service {service!r}: "
-            f"it has {', '.join(sorted(known)) or 'none'}. Has the repository been applied?"
+            f"Feast project {store.project!r} has no feature service {service!r}. Correct the name, or run `feast apply`. "
+            f"Registered feature services: {', '.join(sorted(known)) or 'none'}."
         )
     projections: list[Any] = known[service].feature_view_projections
     for item in projections:

@@ -1,4 +1,4 @@
-"""Spec and result of checking how far features are materialised."""
+"""Spec and result of the check up to which time features are materialised."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class FeatureFreshnessSpec(Spec):
-    """Check whether feature views are materialised, either for a window or up to a recent time.
+    """Parameters of the check that feature views are materialised, either for a window or up to a recent time.
 
-    :param repo: the folder with ``feature_store.yaml``
-    :param window: the time that must be materialised without a gap
-    :param max_age: the greatest age of the newest materialised time
-    :param feature_views: the names of the views; by default all that are served online
+    :param repo: path of the folder with ``feature_store.yaml``
+    :param window: time window that must be materialised without gaps; ``None`` if ``max_age`` is set
+    :param max_age: maximum time since the end of the newest materialised interval, for example ``6h``; ``None`` if
+        ``window`` is set
+    :param feature_views: names of the feature views to check; by default all that are served online
     """
 
     repo: str = Field(min_length=1)
@@ -27,15 +28,15 @@ class FeatureFreshnessSpec(Spec):
     @model_validator(mode="after")
     def _one_of_two(self) -> FeatureFreshnessSpec:
         if (self.window is None) == (self.max_age is None):
-            raise ValueError("give either window or max_age")
+            raise ValueError("Set either `window` or `max_age`, but not both.")
         return self
 
 
 class FeatureFreshnessResult(Result):
-    """How far the views are materialised.
+    """The time up to which each feature view is materialised.
 
-    :param project: the Feast project
-    :param materialized_until: the newest materialised time of each view
+    :param project: name of the Feast project
+    :param materialized_until: end of the newest materialised interval, by feature view
     """
 
     project: Name

@@ -1,7 +1,8 @@
-"""Check in a Feast registry how far features are materialised.
+"""Checks in a Feast registry up to which time features are materialised.
 
-``python -m airflow_mlops.stages.feature_freshness.step`` checks once, for a spec in JSON on standard input. The last line
-of its output is JSON: either ``result``, which is null while features are not fresh, or ``error`` and ``message``.
+``python -m airflow_mlops.stages.feature_freshness.step`` checks once. It reads the spec as JSON from standard input. The last
+line of its output is a JSON object with ``result``, which is null while the features are not as fresh as required, or with
+``error`` and ``message``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TICK = timedelta(microseconds=1)
 
 
 def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
-    """Return how far the views are materialised, or ``None`` while one of them is not as far as ``spec`` requires.
+    """Check the views once. Return ``None`` if a view is not materialised as far as ``spec`` requires.
 
     :raises FeatureStoreError: the repository or its registry cannot be read
     """
@@ -38,8 +39,8 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
     views = sorted(known) if spec.feature_views is None else spec.feature_views
     behind = [_behind(name, known.get(name), spec) for name in views]
     if not views or any(behind):
-        waiting = "; ".join(filter(None, behind)) or "it serves no feature view online"
-        log.info("Feast project %s: %s.", store.project, waiting)
+        waiting = "; ".join(filter(None, behind)) or "no feature view is served online"
+        log.info("The features of Feast project %s are not fresh: %s.", store.project, waiting)
         return None
     until = {name: max(end for _, end in known[name]) for name in views}
     first = min(until.values())
@@ -51,41 +52,42 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
 
 
 def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
-    """The materialised intervals of each view that is served online."""
+    """Return the materialised intervals by feature view, for all views that are served online."""
     try:
         with feast_repo.locked(store, shared=True):
             views = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
     except Exception as error:
         raise FeatureStoreError(
-            f"The registry of Feast project {store.project} cannot be read: {one_line(error)}."
+            f"The registry of Feast project {store.project!r} cannot be read: {one_line(error)}. "
+            "Check the registry configured in feature_store.yaml."
         ) from error
     return {view.name: list(view.materialization_intervals) for view in views if view.online}
 
 
 def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessSpec) -> str:
-    """Why ``view`` is not fresh, as a clause; empty if it is."""
+    """Describe in a clause why ``view`` is not as fresh as ``spec`` requires. Return an empty string if it is."""
     if intervals is None:
-        return f"{view} is not registered or not served online"
+        return f"{view!r} is not registered or not served online"
     if spec.window is not None:
         reached = covered(intervals, spec.window)
         return (
             ""
             if reached >= spec.window.end
-            else f"{view} is materialised only until {reached.isoformat()} of {spec.window.label}"
+            else f"{view!r} is materialised until {reached.isoformat()}, but the window ends at {spec.window.end.isoformat()}"
         )
     assert spec.max_age is not None
     newest = max((end for _, end in intervals), default=None)
     if newest is None:
-        return f"{view} has never been materialised"
+        return f"{view!r} has never been materialised"
     return (
         ""
         if datetime.now(timezone.utc) - newest <= spec.max_age
-        else f"{view} is materialised only until {newest.isoformat()}"
+        else f"{view!r} is materialised until {newest.isoformat()}, longer ago than max_age ({spec.max_age})"
     )
 
 
 def covered(intervals: Iterable[Interval], window: Window) -> datetime:
-    """The time up to which ``intervals`` together cover ``window`` without a gap."""
+    """Return the time up to which ``intervals`` cover ``window`` without a gap."""
     reached = window.start
     for start, end in sorted(intervals):
         if start > reached:
@@ -95,7 +97,7 @@ def covered(intervals: Iterable[Interval], window: Window) -> datetime:
 
 
 def main() -> None:
-    """Check once, and print the outcome as JSON."""
+    """Check once, and print the result or the error as JSON."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     outcome: dict[str, Any]
     try:

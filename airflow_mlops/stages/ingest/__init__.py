@@ -1,1 +1,1 @@
-"""The stage ``ingest``."""
+"""The stage ``ingest``, which reads rows from databases and files into datasets."""

@@ -13,7 +13,7 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 
-# SQL in which a colon does not start a placeholder: strings, quoted names, comments, dollar quotes, casts.
+# Parts of SQL in which a colon does not start a placeholder: strings, quoted names, comments, dollar quotes and casts.
 _LITERAL = (
     r"[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/"
     r"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|::"
@@ -24,30 +24,34 @@ _PLACEHOLDER = re.compile(rf"{_LITERAL}|:(?P<bound>start|end)\b", re.DOTALL)
 def bind_placeholders(sql: str, names: Mapping[str, str]) -> str:
     """Replace the placeholders ``:start`` and ``:end`` of a query by a driver's own parameter syntax.
 
-    :param names: the driver's syntax for ``start`` and ``end``
+    :param names: parameter syntax of the driver, for the keys ``start`` and ``end``
     """
     return _PLACEHOLDER.sub(lambda found: names[found["bound"]] if found["bound"] else found[0], sql)
 
 
 def placeholders(sql: str) -> set[str]:
-    """The placeholders that a query uses: a subset of ``start`` and ``end``."""
+    """Return the names of the placeholders in a query: ``start``, ``end``, both or none."""
     return {found["bound"] for found in _PLACEHOLDER.finditer(sql) if found["bound"]}
 
 
 class IngestSpec(Spec):
-    """Read the rows of a query (``conn_id`` and ``sql``) or of ``files`` into a raw dataset.
+    """Parameters of ingestion, which reads the rows of a query (``conn_id`` and ``sql``) or of ``files`` into a dataset.
 
     :param name: name of the dataset to write
-    :param window: time window of the rows; without it the dataset is a snapshot
-    :param conn_id: Airflow connection of the database
-    :param sql: query, with ``:start`` and ``:end`` for the bounds of the window
-    :param files: fsspec URLs or glob patterns
-    :param format: format of the files; derived from their suffix by default
-    :param time_column: column of the files that contains the time of a row; only rows inside the window are kept
-    :param delimiter: separator of the cells of a CSV file
-    :param null_values: text in CSV files that means a missing value, in addition to an empty cell
-    :param columns: columns to keep; all by default
-    :param types: Arrow types by column (``float64``, ``string``, ``timestamp[us, tz=UTC]``, ...)
+    :param window: time window of the rows; ``None`` (default) for a snapshot
+    :param conn_id: id of the Airflow connection to the database
+    :param sql: SQL query. It selects the rows of the window with the placeholders ``:start`` (included) and ``:end`` (not
+        included)
+    :param files: fsspec URLs, which may contain glob patterns
+    :param format: format of the files; by default derived from the suffix of each file name
+    :param time_column: column of the files with the time of each row. Only rows with a time inside ``window`` are ingested
+    :param delimiter: character that separates the values of a CSV row
+    :param null_values: texts in CSV files that are read as null, in addition to the empty text, for example ``["NA"]``
+    :param columns: columns to ingest; all by default
+    :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``; by
+        default taken from the source
+    :param owner: owner of the dataset, recorded in its manifest
+    :param description: description of the dataset, recorded in its manifest
     """
 
     name: Name
@@ -67,36 +71,40 @@ class IngestSpec(Spec):
     @model_validator(mode="after")
     def _one_source(self) -> IngestSpec:
         if bool(self.sql) == bool(self.files):
-            raise ValueError("set exactly one source: either sql= with conn_id=, or files=")
+            raise ValueError("Set exactly one source: either `sql` with `conn_id`, or `files`.")
         if self.sql:
             self._check_query(placeholders(self.sql))
         elif self.conn_id:
-            raise ValueError("conn_id= is only for sql=; fsspec finds the credentials for files")
+            raise ValueError(
+                "`conn_id` is only used with `sql`. Remove `conn_id`; fsspec takes the credentials for `files` from the "
+                "environment."
+            )
         elif self.time_column and self.window is None:
-            raise ValueError("time_column= selects the rows of a window, so window= is required as well")
+            raise ValueError("`time_column` selects the rows of a window. Set `window`, or remove `time_column`.")
         return self
 
     def _check_query(self, used: set[str]) -> None:
         if not self.conn_id:
-            raise ValueError("sql= requires conn_id=, the Airflow connection of the database")
+            raise ValueError("`sql` is set without a database. Set `conn_id` to the id of an Airflow connection.")
         if self.time_column:
             raise ValueError(
-                "time_column= is only for files; a query selects the rows of the window with :start and :end"
+                "`time_column` is only used with `files`. Remove it, and select the rows of the window in `sql` with :start "
+                "and :end."
             )
         if self.window is not None and used != {"start", "end"}:
             raise ValueError(
-                "with window= the query must use :start and :end, as in WHERE t >= :start AND t < :end; "
-                "otherwise every window would have the same rows"
+                "`window` is set, but `sql` does not use both :start and :end, so every window would have the same rows. "
+                "Add a condition such as WHERE t >= :start AND t < :end."
             )
         if self.window is None and used:
-            raise ValueError("the query uses :start and :end, so window= is required")
+            raise ValueError("`sql` uses :start or :end, but `window` is not set. Set `window`.")
 
 
 class IngestResult(Result):
     """Result of ingestion.
 
-    :param dataset: the dataset of the window
-    :param unchanged: whether the same rows had been ingested for the window before, so that nothing was written
+    :param dataset: reference to the dataset of the window
+    :param unchanged: ``True`` if the same rows had already been ingested for the window, so nothing was written
     """
 
     dataset: DatasetRef

@@ -1,4 +1,4 @@
-"""Ingest rows from a database or files into an immutable raw dataset."""
+"""Ingests rows from a database or from files into an immutable dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types, find_type
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
 
-# Rows of a Parquet row group. Half of the default takes 60 MB less memory and as much time.
+# Number of rows in a Parquet row group. Half of the default needs 60 MB less memory, and the same time.
 CHUNK_ROWS = 65_536
 PROGRESS_ROWS = 1_000_000
 
@@ -24,7 +24,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
     """Stream the rows of the source into a dataset. The dataset becomes visible when all rows are written.
 
     :raises EmptyWindowError: the source has no rows in the window
-    :raises SchemaError: a column is missing or has another type than in another window
+    :raises SchemaError: a column of a neighbouring window is absent or has a different type
     :raises SourceError: the source cannot be read
     """
     started = time.monotonic()
@@ -48,12 +48,12 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
             provenance=context.provenance,
         )
     if skipped := manifest.source.get("rows_without_time"):
-        context.progress(f"Skipped {skipped:,} rows without a {spec.time_column}, since they belong to no window.")
+        context.progress(f"Skipped {skipped:,} rows in which the time column {spec.time_column!r} is null.")
     return IngestResult(dataset=manifest.ref, unchanged=unchanged, summary=_summary(manifest, unchanged, started))
 
 
 def _known_types(earlier: Manifest | None) -> dict[str, pa.DataType]:
-    """The column types of another window, without null columns and types that have no name."""
+    """Return the column types of a neighbouring window, without null columns and types that Arrow cannot find by name."""
     found = {column.name: find_type(column.type) for column in earlier.columns} if earlier else {}
     return {name: kind for name, kind in found.items() if kind is not None and not pa.types.is_null(kind)}
 
@@ -65,7 +65,7 @@ def _checked(
     earlier: Manifest | None,
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
-    """The batches with the selected columns, converted to the declared types and compared with another window."""
+    """Select the columns of each batch, convert them to the declared types, and compare them with a neighbouring window."""
     first = True
     for batch in batches:
         if spec.columns is not None:
@@ -83,7 +83,8 @@ def _select(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     missing = [column for column in columns if column not in batch.schema.names]
     if missing:
         raise SchemaError(
-            f"The source has no column {', '.join(map(repr, missing))}. Its columns are: {', '.join(batch.schema.names)}."
+            f"The source has no column {', '.join(map(repr, missing))}. Correct `columns`. The columns of the source are: "
+            f"{', '.join(batch.schema.names)}."
         )
     return batch.select(columns)
 
@@ -92,26 +93,26 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
     unknown = [column for column in types.declared if column not in schema.names]
     if unknown:
         raise SchemaError(
-            f"types={{...}} names the column {', '.join(map(repr, unknown))}, which does not exist. "
+            f"`types` declares the column {', '.join(map(repr, unknown))}, which the source does not have. Correct `types`. "
             f"The columns are: {', '.join(schema.names)}."
         )
 
 
 def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
-    """Compare the columns with another window, since readers of several windows need equal schemas.
+    """Check that the columns and types are those of a neighbouring window, because several windows are read as one table.
 
-    Columns that the user selected or declared are accepted as they are.
+    If ``columns`` is set, absent columns are accepted. Types declared in ``types`` are accepted too.
 
-    :raises SchemaError: a column is missing or changed its type
+    :raises SchemaError: a column disappeared or its type changed
     """
-    assert earlier.window is not None  # neighbouring_manifest() looks only at windows
+    assert earlier.window is not None  # neighbouring_manifest() only finds datasets with a window
     before = {column.name: column.type for column in earlier.columns}
-    where = f"Dataset {spec.name} in the window {earlier.window.label}"
+    where = f"Dataset {spec.name!r} in the window {earlier.window.label}"
     missing = [name for name in before if name not in found.names and spec.columns is None]
     if missing:
         raise SchemaError(
-            f"{where} has the column {', '.join(map(repr, missing))}, which the source no longer has. Restore it in the source, "
-            f"or select the columns to keep with columns={found.names!r}."
+            f"{where} has the column {', '.join(map(repr, missing))}, which has disappeared from the source. Restore it in the "
+            f"source, or ingest only the remaining columns with columns={found.names!r}."
         )
     changed = [
         (field.name, before[field.name], str(field.type))
@@ -119,16 +120,16 @@ def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: Ste
         if field.name not in spec.types and before.get(field.name, "null") not in ("null", str(field.type))
     ]
     if changed:
-        what = ", ".join(f"{name!r} as {old}, but now it is {new}" for name, old, new in changed)
+        what = ", ".join(f"{name!r} is {new}, but was {old}" for name, old, new in changed)
         fix = ", ".join(f"{name!r}: {new!r}" for name, _, new in changed)
         raise SchemaError(
-            f"{where} has the column {what}. Convert it in the source, or accept the new type with types={{{fix}}} "
-            "and ingest the other windows again."
+            f"The type of a column differs from dataset {spec.name!r} in the window {earlier.window.label}: {what}. Convert the "
+            f"column in the source, or accept the new type with types={{{fix}}} and ingest the other windows again."
         )
     new = [name for name in found.names if name not in before]
     if new:
         context.progress(
-            f"Column {', '.join(map(repr, new))} is new: the window {earlier.window.label} does not have it."
+            f"Column {', '.join(map(repr, new))} is new. It is absent in the window {earlier.window.label}."
         )
 
 
@@ -146,10 +147,10 @@ def _write(writer: DatasetWriter, batches: Iterable[pa.RecordBatch], context: St
 def _no_rows(spec: IngestSpec) -> str:
     what = f"connection {spec.conn_id!r}" if spec.sql else ", ".join(spec.files)
     if spec.window is None:
-        return f"The source of {spec.name} ({what}) has no rows."
+        return f"The source of dataset {spec.name!r} ({what}) has no rows. Check the query or the files."
     return (
-        f"The source of {spec.name} ({what}) has no rows in the window {spec.window.label}. "
-        "Check that the data has arrived, and that its times are in UTC like the window."
+        f"The source of dataset {spec.name!r} ({what}) has no rows in the window {spec.window.label}. "
+        "Check that the data has arrived, and that its times are in UTC, as the bounds of the window are."
     )
 
 

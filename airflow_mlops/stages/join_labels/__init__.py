@@ -1,1 +1,1 @@
-"""The stage ``join_labels``."""
+"""The stage ``join_labels``, which joins labels to predictions."""

@@ -17,15 +17,20 @@ def _as_label(value: Any) -> Any:
 
 
 class JoinLabelsSpec(Spec):
-    """Join labels to the predictions made before the labels were known.
+    """Parameters of joining labels to predictions that were made before the labels were known.
 
-    :param on: columns that identify a row in both datasets
-    :param label: the column that contains the label, or a name and an expression
-    :param labels_timestamp: column that orders several labels of one row; the last one is used. If it is a timestamp or a
-        date, it is also recorded as the time at which the label became known
+    :param predictions: predictions, written by ScoreOperator
+    :param labels: dataset with the label, or with the columns of the label's expression
+    :param on: key columns, which exist in both datasets and identify a prediction
+    :param label: name of the label column, or the label's name and an expression that computes it
+    :param labels_timestamp: name of a column of ``labels``. If a prediction has several labels, the one with the greatest
+        value in this column is joined. If the column contains timestamps or dates, they are also written to the column
+        ``label_at``, as the time at which the label became known
     :param name: name of the joined dataset
-    :param hash_conn_id: connection whose password is the key of the hashes; required if scoring hashed columns in ``on``
-    :param on_missing: ``fail`` if there are no predictions or no labels, or ``skip`` and return no dataset
+    :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required if scoring
+        hashed a column of ``on``
+    :param on_missing: what happens if no dataset of predictions or labels exists: ``fail`` raises an error, ``skip`` writes
+        no dataset
     """
 
     predictions: DatasetLike
@@ -41,11 +46,11 @@ class JoinLabelsSpec(Spec):
 class JoinLabelsResult(Result):
     """Result of joining labels.
 
-    :param dataset: the predictions with the column ``label``; ``None`` if predictions or labels are missing and
+    :param dataset: predictions with the column ``label``; ``None`` if there were no predictions or no labels, and
         ``on_missing`` is ``skip``
     :param rows: number of predictions
-    :param labelled: number of predictions with a label
-    :param coverage: ``labelled`` divided by ``rows``; ``None`` without predictions
+    :param labelled: number of predictions whose label is known
+    :param coverage: share of labelled predictions (``labelled / rows``, 0 to 1); ``None`` if there are no rows
     """
 
     dataset: DatasetRef | None

@@ -1,4 +1,4 @@
-"""Join labels to the predictions made before the labels were known."""
+"""Joins labels to predictions that were made before the labels were known."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
-    """Write a copy of the predictions with the column ``label``, which is null where the label is not known yet.
+    """Write a copy of the predictions with the column ``label``. It is null for predictions whose label is not known yet.
 
-    If ``labels_timestamp`` is a timestamp or date, the column ``label_at`` contains the time of each label.
+    If the parameter ``labels_timestamp`` names a column of timestamps or dates, the copy also has the column ``label_at``
+    with the time at which each label became known.
 
-    :raises DatasetNotFoundError: there are no predictions or no labels, and ``on_missing`` is ``fail``
+    :raises DatasetNotFoundError: no dataset of predictions or labels exists, and ``on_missing`` is ``fail``
     """
     try:
         predictions = select(context.store, spec.predictions)
         labels = select(context.store, spec.labels)
     except DatasetNotFoundError as error:
         if spec.on_missing == "skip":
-            return JoinLabelsResult(dataset=None, summary=f"Nothing was joined: {error}")
+            return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
     added = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
     label = added[LABEL]
@@ -57,7 +58,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "coverage": coverage,
             },
             provenance=context.provenance,
-            # These are the current outcomes of each dataset of predictions.
+            # For each dataset of predictions, its slot points at the current dataset with labels.
             slots=[dataset.manifest.id for dataset in predictions],
         )
     return JoinLabelsResult(
@@ -85,7 +86,7 @@ def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch
     for name in added:
         if name in batch.schema.names:
             raise SchemaError(
-                f"The predictions already have a column {name!r}, but joining labels adds a column of this name. "
+                f"The predictions already have a column {name!r}, but joining labels adds a column with this name. "
                 "Rename the column before scoring."
             )
     fields = [*batch.schema, *(pa.field(name, values.type) for name, values in added.items())]
@@ -95,36 +96,36 @@ def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch
 def _pseudonymizers(
     predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext
 ) -> dict[str, Pseudonymizer]:
-    """The pseudonymizer of each column in ``on`` that scoring hashed.
+    """Return a pseudonymizer by column, for the columns of ``on`` that scoring hashed.
 
-    :raises SchemaError: scoring dropped a column in ``on``, or hashed it in some windows only
-    :raises SpecError: the key is missing, or differs from the one that scoring used
+    :raises SchemaError: scoring dropped a column of ``on``, or hashed it only in some windows
+    :raises SpecError: ``hash_conn_id`` is not set, or its secret key differs from the one that scoring used
     """
     details = [dataset.manifest.details for dataset in predictions]
     name = predictions[0].manifest.name
     if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
         raise SchemaError(
-            f"Dataset {name} has no column {', '.join(map(repr, dropped))}, since scoring dropped it (drop_columns). "
-            "Hash the column instead (hash_columns), or join on other columns."
+            f"Dataset {name!r} has no column {', '.join(map(repr, dropped))}, because scoring dropped it (`drop_columns`). "
+            "Let scoring hash the column instead (`hash_columns`), or set `on` to columns that exist."
         )
     hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
     if not hashed:
         return {}
     if not all(key in item.get("hashed", ()) for key in hashed for item in details):
         raise SchemaError(
-            f"Dataset {name} has hashes of {', '.join(map(repr, hashed))} in some windows and values in others. "
-            "Join these windows separately."
+            f"In dataset {name!r}, the column {', '.join(map(repr, hashed))} is hashed in some windows but not in others. "
+            "Join labels to these windows in separate tasks."
         )
     if spec.hash_conn_id is None:
         raise SpecError(
-            f"Dataset {name} has hashes of {', '.join(map(repr, hashed))}. "
-            "Set hash_conn_id to the connection whose key scoring used."
+            f"In dataset {name!r}, scoring hashed the column {', '.join(map(repr, hashed))}. "
+            "Set `hash_conn_id` to the connection whose password scoring used as the secret key."
         )
     pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
     if any(item["hash_key_id"] != pseudonymizer.key_id for item in details):
         raise SpecError(
-            f"Dataset {name} was hashed with another key than that of connection {spec.hash_conn_id!r}, so no label would match. "
-            "Set hash_conn_id to the connection whose key scoring used."
+            f"Dataset {name!r} was hashed with a secret key different from the password of connection {spec.hash_conn_id!r}, so "
+            "no label would match. Set `hash_conn_id` to the connection whose password scoring used as the secret key."
         )
     return dict.fromkeys(hashed, pseudonymizer)
 
@@ -135,11 +136,12 @@ def _label_columns(
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
 ) -> dict[str, pa.Array]:
-    """The columns ``label`` and, if times are known, ``label_at``, in the order of the predictions.
+    """Compute the columns ``label`` and, if ``labels_timestamp`` contains times, ``label_at``, one row per prediction.
 
-    Predictions without a label have nulls.
+    Both are null for predictions without a label.
 
-    :raises SchemaError: a column is missing, keys have incomparable types, or a prediction has several labels
+    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
+        ``labels_timestamp`` is not set
     """
     left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
     right, values, times = _label_table(labels, left.schema, spec, pseudonymizers)
@@ -149,7 +151,7 @@ def _label_columns(
     if joined.num_rows > left.num_rows and spec.labels_timestamp is None:
         raise _ambiguous(joined, labels[0].manifest.name, spec.on)
     row = np.full(left.num_rows, -1)
-    # Labels are ordered by time, so the largest row number is the latest of several labels.
+    # Labels are ordered by labels_timestamp, so the latest of several labels has the largest row number.
     np.maximum.at(
         row, joined[_PREDICTION_ROW].to_numpy(), pc.fill_null(joined[_LABEL_ROW], -1).to_numpy().astype(np.int64)
     )
@@ -162,7 +164,7 @@ def _label_columns(
 
 
 def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
-    """The key columns, with dictionaries decoded."""
+    """Select the key columns, and decode dictionary columns."""
     plain = [
         table.schema.field(name).type.value_type
         if pa.types.is_dictionary(table.schema.field(name).type)
@@ -175,9 +177,11 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
 def _label_table(
     labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonymizers: dict[str, Pseudonymizer]
 ) -> tuple[pa.Table, pa.Array, pa.Array | None]:
-    """The keys of the labels, the labels, and their times (``None`` if unknown), ordered by ``labels_timestamp``.
+    """Read the labels, ordered by ``labels_timestamp``.
 
-    The keys are cast to the types of the predictions' keys.
+    :param keys: schema of the predictions' key columns
+    :return: the key columns, cast to ``keys``; the labels; and the times at which the labels became known, or ``None`` if
+        ``labels_timestamp`` is not set or does not contain times
     """
     times = None
     expression = spec.label.expression or spec.label.name
@@ -202,8 +206,8 @@ def _label_table(
             cast.append(found.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SchemaError(
-                f"Key {field.name!r} is {field.type} in the predictions but {found.type} in {labels[0].manifest.name}, and these types "
-                "cannot be compared. Ingest both with the same type."
+                f"The key column {field.name!r} is {field.type} in the predictions but {found.type} in dataset "
+                f"{labels[0].manifest.name!r}, and these types cannot be compared. Ingest both with the same type."
             ) from None
     return pa.table(cast, schema=keys), values, times
 
@@ -213,6 +217,6 @@ def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
     several = counted.filter(pc.greater(counted[f"{_LABEL_ROW}_count_distinct"], 1))
     example = ", ".join(f"{key}={several[key][0].as_py()!r}" for key in on)
     return SchemaError(
-        f"Dataset {name} has more than one label for {several.num_rows:,} of the predictions' keys, such as {example}. "
-        "Set labels_timestamp to the column that orders them, or add columns to `on`."
+        f"Dataset {name!r} has more than one label for {several.num_rows:,} keys of the predictions, for example {example}. "
+        "Set `labels_timestamp` to a column whose greatest value selects the label, or add key columns to `on`."
     )

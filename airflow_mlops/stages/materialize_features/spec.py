@@ -1,4 +1,4 @@
-"""Spec and result of applying a Feast repository and materialising its features."""
+"""Spec and result of the stage ``materialize_features``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class PublishedSource(Model):
-    """Datasets to publish as the rows of a file source.
+    """The datasets to publish as the rows of a Feast file source.
 
-    :param dataset: a dataset, or the name of one with an optional window
-    :param valid_from: the time since which a snapshot is valid, if its rows have no times
+    :param dataset: reference to a dataset, or its name and optionally a window
+    :param valid_from: for a snapshot without a timestamp column, the time from which its rows are valid
     """
 
     dataset: DatasetLike
@@ -26,21 +26,21 @@ class PublishedSource(Model):
 
 
 def _as_source(value: Any) -> Any:
-    # The result of an upstream step has a field "dataset" too; its other fields are not used here.
+    # The result of an upstream step also has a field "dataset". Its other fields are ignored.
     if isinstance(value, dict) and "dataset" in value:
         return {name: value[name] for name in ("dataset", "valid_from") if value.get(name) is not None}
     return {"dataset": value}
 
 
 class MaterializeFeaturesSpec(Spec):
-    """Apply a Feast repository and write a window of its features to the online store.
+    """Parameters of materialisation, which applies a Feast repository and writes features of a window to the online store.
 
-    :param repo: the folder with ``feature_store.yaml``
-    :param window: the time whose feature values are written
-    :param feature_views: the names of the views to materialise; by default all that are served online
-    :param chunk: the longest time that is materialised in one call
-    :param apply: whether to register the definitions of the repository first, as ``feast apply`` does
-    :param sources: the datasets to publish, by the name of a file source
+    :param repo: path of the folder with ``feature_store.yaml``
+    :param window: time window whose feature values are materialised
+    :param feature_views: names of the feature views to materialise; by default all that are served online
+    :param chunk: maximum length of the time window that is materialised in one call; 31 days by default
+    :param apply: whether the definitions of the repository are registered first, as ``feast apply`` does
+    :param sources: datasets to publish before, by name of the Feast file source
     """
 
     repo: str = Field(min_length=1)
@@ -52,14 +52,16 @@ class MaterializeFeaturesSpec(Spec):
 
 
 class MaterializeFeaturesResult(Result):
-    """The views and chunks that were materialised.
+    """Result of materialisation.
 
-    :param project: the Feast project
-    :param feature_views: the materialised views
-    :param chunks: the number of chunks that this attempt materialised
-    :param chunks_skipped: the number of chunks that an earlier attempt had finished
-    :param features: the Feast type of each feature, by view
-    :param published: the number of rows published for each source; sources that already held these datasets are omitted
+    :param project: name of the Feast project
+    :param window: materialised time window
+    :param feature_views: names of the materialised feature views
+    :param chunks: number of chunks that this try of the task materialised
+    :param chunks_skipped: number of chunks that an earlier try had already materialised
+    :param features: Feast type by feature, by feature view
+    :param published: number of published rows by source. Sources to which the same datasets had already been published are
+        left out
     """
 
     project: Name

@@ -1,4 +1,4 @@
-"""Apply a Feast repository and materialise a window of its features, chunk by chunk."""
+"""Applies a Feast repository and materialises a window of its features, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
 
-# Windows of Feast include their end, ours do not.
+# Windows of Feast include their end; windows of this package do not.
 _TICK = timedelta(microseconds=1)
 
 
 def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeaturesResult:
-    """Publish datasets as sources, apply the repository, and materialise every chunk that no earlier attempt finished.
+    """Publish datasets as sources, apply the repository, and materialise the chunks that no earlier try has finished.
 
-    :raises FeatureStoreError: the repository or one of its views cannot be used
-    :raises MaterializationError: Feast failed to materialise a chunk; a retry continues with it
+    :raises FeatureStoreError: the repository or one of its feature views cannot be used
+    :raises MaterializationError: Feast failed to materialise a chunk. A retry of the task continues with this chunk
     """
     store = feast_repo.open_store(spec.repo)
     watermark = _Watermark(context.store, context.key)
@@ -54,7 +54,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
             online.materialize(chunk)
         watermark.write(chunk.end)
         done += 1
-        context.progress(f"Materialised {', '.join(views) or 'nothing'} for {chunk.label}.")
+        context.progress(f"Materialised {', '.join(views) or 'no feature view'} for {chunk.label}.")
     return MaterializeFeaturesResult(
         project=store.project,
         window=spec.window,
@@ -68,9 +68,9 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
 
 
 def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, int]:
-    """Publish the sources, then register the definitions. Feast may infer types of the definitions from the files.
+    """Publish the sources, then register the definitions, because Feast may infer types from the published files.
 
-    :return: the number of rows published, by source
+    :return: number of published rows by source
     """
     published: dict[str, int] = {}
     if not (spec.apply or spec.sources):
@@ -94,8 +94,8 @@ def _publish(
     known = {item.name: item for item in contents.data_sources if isinstance(item, FileSource)}
     if name not in known:
         raise FeatureStoreError(
-            f"The Feast repository {store.repo_path} has no file source {name!r} to publish to: "
-            f"it has {', '.join(sorted(known)) or 'none'}."
+            f"The Feast repository {store.repo_path} has no file source {name!r}. Correct its name in `sources`. "
+            f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
     rows = [folder.publish(dataset, source.valid_from) for dataset in select(context.store, source.dataset)]
@@ -104,7 +104,10 @@ def _publish(
 
 
 def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
-    """The names of the views to materialise, in order."""
+    """Return the names of the feature views to materialise, in order.
+
+    :raises FeatureStoreError: a requested feature view does not exist or is not served online
+    """
     online = {
         view.name
         for view in (*store.list_batch_feature_views(), *store.list_stream_feature_views())
@@ -113,8 +116,8 @@ def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
     unknown = [name for name in requested or () if name not in online]
     if unknown:
         raise FeatureStoreError(
-            f"Feast project {store.project} has no feature view {', '.join(map(repr, unknown))} that is served online: "
-            f"it has {', '.join(sorted(online)) or 'none'}."
+            f"Feast project {store.project!r} has no feature view {', '.join(map(repr, unknown))} that is served online. "
+            f"Correct `feature_views`. Feature views served online: {', '.join(sorted(online)) or 'none'}."
         )
     return list(requested) if requested is not None else sorted(online)
 
@@ -131,10 +134,12 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 
 
 class _Online:
-    """Materialises chunks into the online store, without replacing values by older ones.
+    """Materialises chunks into the online store without replacing newer values by older values.
 
-    Feast writes the newest values of a window into the online store even if the store holds newer ones. If an old
-    window is replayed, each call therefore ends at the newest time that was ever materialised.
+    Feast writes the newest values of the materialised window, even if the online store contains newer values. If an old
+    window is materialised again, each call therefore ends at the newest time that was ever materialised.
+
+    :param snapshots: time from which the rows are valid, by source that is a snapshot
     """
 
     def __init__(self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime]) -> None:
@@ -144,7 +149,10 @@ class _Online:
         self._reached: dict[str, datetime] = {}
 
     def materialize(self, chunk: Window) -> None:
-        """:raises MaterializationError: Feast failed"""
+        """Materialise one chunk of the window.
+
+        :raises MaterializationError: Feast failed
+        """
         for (start, end), names in self._calls(chunk).items():
             try:
                 with feast_repo.quietly():
@@ -152,12 +160,12 @@ class _Online:
             except Exception as error:
                 raise MaterializationError(
                     f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
-                    f"{feast_repo.hint(error)} Earlier chunks are done; a retry continues with this one."
+                    f"{feast_repo.hint(error)} Earlier chunks are materialised. A retry of the task continues with this chunk."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
-        """The views by start and end of their time, so that views with the same time are materialised in one call."""
+        """Group the feature views by start and end time, so that each group is materialised in one call."""
         calls: dict[tuple[datetime, datetime], list[str]] = {}
         last = chunk.end - _TICK
         known = {
@@ -179,7 +187,7 @@ class _Online:
 
 
 class _Watermark:
-    """The end of the last materialised chunk. It lies in the artifact store, so a retry continues from there."""
+    """The end of the last materialised chunk. It is stored in the artifact store, so a retry continues after this chunk."""
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self._store = store
@@ -197,7 +205,7 @@ class _Watermark:
 
 def _summary(project: str, window: Window, views: list[str], done: int, skipped: int, published: dict[str, int]) -> str:
     sources = "".join(f"published {rows:,} rows as {name}, " for name, rows in published.items())
-    earlier = f", {skipped} were done by an earlier attempt" if skipped else ""
-    what = ", ".join(views) or "no view"
+    earlier = f" ({skipped} more chunks by an earlier try)" if skipped else ""
+    what = ", ".join(views) or "no feature view"
     text = f"{sources}materialised {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."
     return text[0].upper() + text[1:]

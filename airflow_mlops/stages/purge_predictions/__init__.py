@@ -1,1 +1,1 @@
-"""The stage ``purge_predictions``."""
+"""The stage ``purge_predictions``, which deletes old predictions."""

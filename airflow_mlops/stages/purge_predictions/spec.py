@@ -11,13 +11,15 @@ from airflow_mlops.core.windows import UtcDatetime
 
 
 class PurgePredictionsSpec(Spec):
-    """Delete the files of old predictions of ``model``, and of the outcomes joined from them.
+    """Parameters of retention, which deletes the files of old predictions and of the labelled predictions joined from them.
 
-    :param older_than: minimum age of predictions to delete. Age counts from the end of their window, or from when they were
-        written if that was later
-    :param predictions: name of the dataset of predictions; ``MODEL_predictions`` by default
-    :param outcomes: name of the dataset with labels joined to predictions; ``MODEL_outcomes`` by default
-    :param dry_run: only report what would be deleted
+    :param model: name of the registered model
+    :param older_than: minimum age of predictions to delete, for example ``90D``. The age is the time since the end of their
+        window or, if they were written later, since they were written
+    :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
+    :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; ``MODEL_outcomes`` by
+        default
+    :param dry_run: ``True`` to report what would be deleted without deleting it
     """
 
     model: Name
@@ -28,15 +30,15 @@ class PurgePredictionsSpec(Spec):
 
 
 class PurgePredictionsResult(Result):
-    """What was deleted, or would be deleted in a dry run.
+    """The number of datasets, rows and files that were deleted or, in a dry run, would be deleted.
 
-    :param before: predictions older than this time were deleted
-    :param predictions: number of datasets of predictions
-    :param outcomes: number of datasets of outcomes
-    :param rows: number of rows in all these datasets
-    :param files: number of files, including orphans
-    :param bytes: size of the files in bytes
-    :param orphans: number of files that no manifest lists, left by tasks that crashed
+    :param before: start of the retention period; predictions from before this time were deleted
+    :param predictions: number of deleted datasets of predictions
+    :param outcomes: number of deleted datasets of labelled predictions
+    :param rows: number of rows in all deleted datasets
+    :param files: number of deleted files, including orphaned files
+    :param bytes: size of the deleted files in bytes
+    :param orphans: number of deleted orphaned files, which no manifest lists because the task that wrote them crashed
     """
 
     before: UtcDatetime

@@ -1,7 +1,7 @@
-"""Retention: delete the files of old predictions and of the outcomes joined from them, and keep their manifests.
+"""Retention: deletes the files of old predictions and of the labelled predictions joined from them.
 
-A manifest is marked as purged before its files are deleted. If a run crashes in between, readers already refuse the
-dataset, and the next run deletes the remaining files.
+The manifests are not deleted. A manifest is marked as purged before its files are deleted. If a run crashes in between, reading
+the dataset already raises an error, and the next run deletes the remaining files.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsResult, PurgePredictionsSpec
 
-# Files are written before their manifest, so a young file without a manifest may belong to a running task.
+# Files are written before their manifest, so a new file that no manifest lists may belong to a running task.
 _ORPHAN_AGE = timedelta(days=1)
 
 
 def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsResult:
-    """Delete predictions older than ``older_than``."""
+    """Delete the predictions that are now older than ``older_than``, and the labelled predictions joined from them."""
     return purge(spec, context.store, datetime.now(timezone.utc))
 
 
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
-    """Delete predictions that are older than ``older_than`` at the time ``now``.
+    """Delete the predictions that are older than ``older_than`` at the time ``now``, and labelled predictions joined from them.
 
-    :raises SpecError: ``predictions`` or ``outcomes`` names a dataset of another kind
+    :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled predictions
     """
     names = [spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes"]
-    # Listed before the manifests are read, so that files committed meanwhile are neither deleted nor taken for orphans.
+    # Files are listed before manifests are read, so a file that is committed in between is not treated as orphaned.
     keys = [key for name in names for key in store.find(f"datasets/{name}/files")]
     predictions, outcomes = (list(read_manifests(store, name)) for name in names)
     _require_kind(predictions, spec.model, "predictions", "model_version")
-    _require_kind(outcomes, spec.model, "predictions with labels", "label")
+    _require_kind(outcomes, spec.model, "labelled predictions", "label")
     listed = {file.path for manifest in (*predictions, *outcomes) for file in manifest.files}
 
     before = now - spec.older_than
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
     old = [manifest for manifest in own if manifest.purged is None and _since(manifest) < before]
     purged_ids = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
-    # Outcomes contain the rows of all their predictions, so they are deleted with the first of these.
+    # Labelled predictions may be joined from several datasets. They are deleted together with the first of these.
     joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
     old_outcomes = [manifest for manifest in joined if manifest.purged is None]
     if not spec.dry_run:
@@ -64,26 +64,29 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
         bytes=size,
         orphans=len(orphans),
         summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {len(old):,} datasets of predictions of {spec.model} older than "
-        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of outcomes: {len(files):,} files "
-        f"({size / 1e6:,.1f} MB), of which {len(orphans):,} orphaned.",
+        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of labelled predictions ({len(files):,} files, "
+        f"{size / 1e6:,.1f} MB, including {len(orphans):,} orphaned files).",
     )
 
 
 def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str) -> None:
-    """Check that all datasets are predictions or outcomes.
+    """Check that all datasets contain what their name stands for, so that no other data is deleted.
 
-    :raises SpecError: one of them is not
+    :param what: expected content, for the error message
+    :param detail: entry that manifests of such datasets have in ``details``
+    :raises SpecError: a manifest has no such entry
     """
     for manifest in found:
         if not {"model", detail} <= manifest.details.keys():
             raise SpecError(
-                f"Dataset {manifest.name} ({manifest.id[:12]}) does not contain {what} of {model}, so nothing was deleted. "
-                "Set predictions and outcomes to the names used by ScoreOperator and JoinLabelsOperator."
+                f"Dataset {manifest.name!r} ({manifest.id[:12]}) does not contain {what} of a model, so nothing was deleted for "
+                f"model {model!r}. Set `predictions` to the `name` of ScoreOperator, and `outcomes` to the `name` of "
+                "JoinLabelsOperator."
             )
 
 
 def _since(manifest: Manifest) -> datetime:
-    """The time from which the age of predictions counts."""
+    """Return the time at which the age of predictions is zero: the end of their window or, if later, their creation."""
     return max(manifest.created, manifest.window.end) if manifest.window else manifest.created
 
 
@@ -93,7 +96,7 @@ def _older_than(store: ArtifactStore, key: str, limit: datetime) -> bool:
 
 
 def _delete(store: ArtifactStore, keys: Sequence[str], *, dry_run: bool) -> int:
-    """Delete files unless ``dry_run``, and return their size in bytes."""
+    """Delete files, unless ``dry_run`` is set. Return their total size in bytes."""
     size = 0
     for key in keys:
         size += int((store.info(key) or {}).get("size") or 0)

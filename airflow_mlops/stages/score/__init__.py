@@ -1,1 +1,1 @@
-"""The stage ``score``."""
+"""The stage ``score``, which scores datasets with the champion."""

@@ -14,17 +14,20 @@ from airflow_mlops.data.columns import PREDICTION_COLUMNS
 
 
 class ScoreSpec(Spec):
-    """Score a dataset with the champion of ``model``.
+    """Parameters of scoring, which predicts the rows of a dataset with the champion of a model.
 
-    :param dataset: rows with the model's features
-    :param part: the part of ``dataset`` to score; all parts by default
-    :param window: the time window of the predictions; by default that of ``dataset``
+    :param model: name of the registered model
+    :param dataset: dataset with the columns of the model's features
+    :param part: split part of ``dataset`` to score (``train`` or ``test``); by default all rows
+    :param window: time window of the predictions; by default the window of ``dataset``
     :param name: name of the dataset of predictions; ``MODEL_predictions`` by default
-    :param on_missing: ``fail`` if the model has no champion, or ``skip`` and return no dataset
-    :param allow_pyfunc: whether loading may run code from the model version, see :mod:`airflow_mlops.models.pyfunc.loading`
+    :param on_missing: what happens if the model has no champion: ``fail`` raises an error, ``skip`` writes no dataset
+    :param allow_pyfunc: whether loading may run code that is stored in the model version, see :mod:`airflow_mlops.models.pyfunc.loading`
     :param hash_columns: columns whose values are replaced by keyed hashes in the predictions
     :param drop_columns: columns that are left out of the predictions
-    :param hash_conn_id: connection whose password is the key of the hashes
+    :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required with
+        ``hash_columns``
+    :param mlflow: MLflow server with the registered model
     """
 
     model: Name
@@ -42,21 +45,29 @@ class ScoreSpec(Spec):
     @model_validator(mode="after")
     def _private(self) -> ScoreSpec:
         if self.hash_columns and not self.hash_conn_id:
-            raise ValueError("hash_columns requires hash_conn_id, a connection whose password is the key of the hashes")
+            raise ValueError(
+                "`hash_columns` needs a secret key. Set `hash_conn_id` to a connection whose password is this key."
+            )
         if both := {*self.hash_columns} & {*self.drop_columns}:
-            raise ValueError(f"{', '.join(sorted(both))} cannot be both hashed and dropped")
+            raise ValueError(
+                f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from one of them."
+            )
         if own := [name for name in PREDICTION_COLUMNS if name in {*self.hash_columns, *self.drop_columns}]:
-            raise ValueError(f"{', '.join(own)} cannot be hashed or dropped, since scoring adds it")
+            raise ValueError(
+                f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from `hash_columns` "
+                "and `drop_columns`."
+            )
         return self
 
 
 class ScoreResult(Result):
     """Result of scoring.
 
-    :param dataset: the predictions; ``None`` if there is no champion and ``on_missing`` is ``skip``
-    :param scored_by: the model version that made the predictions
-    :param engine: the library that computed them, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: rows divided by the seconds for reading, scoring and writing
+    :param dataset: predictions; ``None`` if the model has no champion and ``on_missing`` is ``skip``
+    :param scored_by: model version that computed the predictions
+    :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
+        ``mlflow.xgboost (mlflow 3.17.2)``
+    :param rows_per_second: number of rows divided by the seconds for reading, scoring and writing them
     """
 
     dataset: DatasetRef | None

@@ -1,4 +1,4 @@
-"""Score a dataset with the champion, batch by batch."""
+"""Scores a dataset with the champion, batch by batch."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Score the dataset with the champion and write the predictions.
 
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
-    :raises ModelFormatError: the champion cannot be loaded under the rules of ``allow_pyfunc``
+    :raises ModelFormatError: the champion cannot be loaded, or loading it would run code and ``allow_pyfunc`` is not set
     """
     datasets = select(context.store, spec.dataset)
     client = connect(spec.mlflow, context.connection)
     champion = models.champion(client, spec.model)
     if champion is None:
         if spec.on_missing == "skip":
-            return ScoreResult(dataset=None, summary=f"Nothing was scored: {spec.model} has no champion yet.")
+            return ScoreResult(
+                dataset=None, summary=f"No rows were scored, because model {spec.model!r} has no champion yet."
+            )
         raise RegistryError(
-            f"{spec.model} has no champion yet. Promote a version, or set on_missing='skip' to skip the task until then."
+            f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task until then."
         )
     model = _load(client, context.store, champion, spec.allow_pyfunc)
     started = time.perf_counter()
@@ -86,9 +88,12 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
 
 
 def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
-    """Load a model version: its ONNX export if TrainOperator made it, otherwise through its MLflow flavour.
+    """Load a model version.
 
-    :raises ModelFormatError: it cannot be loaded, loading would run code that is not allowed, or it was never evaluated
+    Versions trained by TrainOperator are loaded from their ONNX export, and other versions through their MLflow flavour.
+
+    :raises ModelFormatError: the version cannot be loaded, loading would run code that is not allowed, or the version was
+        never evaluated
     """
     folder = models.download(client, ref)
     if has_contract(folder):
@@ -108,12 +113,19 @@ def score(
     context: StepContext,
     privacy: Privacy = KEEP_ALL,
 ) -> Manifest:
-    """Write the dataset ``name`` with the rows of ``datasets`` and the predictions of ``model``.
+    """Write the dataset ``name`` with rows of ``datasets`` and the predictions of ``model``.
 
-    Reading, scoring and writing run at the same time, each on a different batch, so memory use does not depend on the
-    number of rows.
+    Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number of
+    rows.
 
+    :param datasets: datasets to score
+    :param model: loaded model
+    :param version: version of ``model``
+    :param name: name of the dataset of predictions
+    :param part: split part of ``datasets`` to score; ``None`` for all rows
+    :param window: time window of the predictions; ``None`` if the datasets have none
     :param privacy: columns to hash or drop before the rows are written
+    :return: manifest of the predictions
     """
     started = time.perf_counter()
     carried = _carried_columns(datasets, model.contract, version)
@@ -151,11 +163,12 @@ def score(
 
 
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
-    """The columns copied to the predictions: keys, event time, features, and monitored columns that exist in all datasets.
+    """Return the columns that are copied to the predictions.
 
-    If the dataset has no keys in its manifest, all columns are copied.
+    They are keys, event time, features, and those monitored columns that exist in all datasets. If the manifest of the
+    dataset does not list keys, all columns are copied.
 
-    :raises SchemaError: a feature is missing, or a column has the name of a column that scoring adds
+    :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """
     features = [feature.name for feature in contract.features]
     details = datasets[0].manifest.details
@@ -170,13 +183,13 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
         name, columns = dataset.manifest.name, dataset.manifest.column_names
         if missing := [feature for feature in features if feature not in columns]:
             raise SchemaError(
-                f"Dataset {name} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
-                f"Its columns are: {', '.join(columns)}."
+                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. Score a dataset "
+                f"with all features. The columns of the dataset are: {', '.join(columns)}."
             )
     if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
         raise SchemaError(
-            f"Dataset {datasets[0].manifest.name} has a column {', '.join(map(repr, taken))}, but scoring adds a column of this "
-            "name. Rename it in the dataset."
+            f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a column with "
+            "this name. Rename the column in the dataset."
         )
     return carried
 
@@ -193,7 +206,7 @@ def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> p
 def _empty_batch(
     dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
 ) -> pa.RecordBatch:
-    """A batch with all columns and no rows, so that a window without rows has a dataset of predictions too."""
+    """Create a batch without rows, so that predictions are written for a window without rows too."""
     schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
     batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
@@ -212,9 +225,10 @@ def _with_predictions(
     try:
         predicted = pa.array(prediction, _prediction_type(contract))
     except pa.ArrowException as error:
-        # Models from elsewhere may return any label.
+        # A model that TrainOperator did not train may return any label.
         raise EvaluationError(
-            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}."
+            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and promote a "
+            "version whose predictions are these classes."
         ) from error
     added = [
         predicted,
@@ -256,7 +270,7 @@ def _details(
 
 
 def _read_ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
-    """Iterate over ``items`` with the next item already being fetched in a thread."""
+    """Yield ``items``, while a thread already fetches the next item."""
     iterator = iter(items)
     upcoming = threads.submit(next, iterator, None)
     while (item := upcoming.result()) is not None:

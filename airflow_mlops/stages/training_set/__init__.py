@@ -1,1 +1,1 @@
-"""The stage ``training_set``."""
+"""The stage ``training_set``, which builds training sets."""

@@ -1,4 +1,4 @@
-"""The events of a training set, and their label."""
+"""Reads the events of a training set, and computes their label."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.timestamps import as_utc
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
-# A label of integers with more distinct values than this is a quantity.
+# An integer label with more distinct values than this is a quantity, so the ML task is regression.
 _MOST_CLASSES = 20
 
 
 def read_events(
     spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str]
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Read the events that have a label. They are ordered by time and keys, so that equal data make equal datasets.
+    """Read the events whose label is known, in a deterministic order (by time, then by the other columns).
 
-    :param join_columns: the columns that the join needs in addition to the time
-    :return: the events, and how many rows were left out, by reason
+    :param datasets: the datasets of ``spec.entities``
+    :param join_columns: columns that the join of features needs in addition to the event time
+    :return: table of the events, and number of rows that were left out, by reason
     :raises EmptyWindowError: there are no events
-    :raises SchemaError: an event has no time, or the windows do not fit together
-    :raises TrainingError: no event has a label
+    :raises SchemaError: an event time is null, or the windows have columns of different types
+    :raises TrainingError: no event has a known label
     """
     operands = sorted(spec.label_columns)
     wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
@@ -37,15 +38,18 @@ def read_events(
         table = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise SchemaError(
-            f"The windows of dataset {name} have columns of different types: {str(error).splitlines()[0]}."
+            f"The windows of dataset {name!r} have columns of different types: {str(error).splitlines()[0]}. "
+            "Ingest the windows again with equal types."
         ) from None
     if not table.num_rows:
-        raise EmptyWindowError(f"Dataset {name} has no rows, so there are no events to join features to.")
-    times = as_utc(table[spec.timestamp], f"The event time {spec.timestamp!r} of dataset {name}")
+        raise EmptyWindowError(
+            f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to one with rows."
+        )
+    times = as_utc(table[spec.timestamp], f"The event time {spec.timestamp!r} of dataset {name!r}")
     if times.null_count:
         raise SchemaError(
-            f"{times.null_count:,} events of dataset {name} have no {spec.timestamp!r}, but a point-in-time join needs "
-            "the time of every event. Drop or repair these rows upstream."
+            f"The event time {spec.timestamp!r} is null in {times.null_count:,} rows of dataset {name!r}, but a point-in-time "
+            "join needs the time of every event. Drop or correct these rows upstream."
         )
     table = table.set_column(table.schema.get_field_index(spec.timestamp), spec.timestamp, times)
     dropped = {"label_unknown": 0}
@@ -56,7 +60,8 @@ def read_events(
         table = table.select(wanted).append_column(spec.label.name, label).filter(labelled)
         if not table.num_rows:
             raise TrainingError(
-                f"None of {len(labelled):,} events has a label {spec.label.name!r} yet: build from an older window."
+                f"The label {spec.label.name!r} of all {len(labelled):,} events is null, so it is not known yet. Build the training "
+                "set from an older window."
             )
     others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
     return table.take(pc.sort_indices(table, [(name, "ascending") for name in (spec.timestamp, *others)])), dropped
@@ -67,7 +72,7 @@ def _is_sortable(column: pa.ChunkedArray) -> bool:
 
 
 def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
-    """The label of every event, null where an operand is null. Booleans become 1 and 0, as estimators and ONNX need."""
+    """Compute the label of each event; null if an operand is null. Booleans become 1 and 0, as estimators and ONNX need."""
     assert spec.label is not None
     if spec.label.expression is None:
         label = table[spec.label.name]
@@ -83,16 +88,23 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         if infinite:
             raise TrainingError(
                 f"The label {spec.label.name!r} is infinite in {infinite:,} rows. "
-                "Look for a division by zero where the label is computed."
+                "Correct its computation, which may divide by zero."
             )
         return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
     if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type) or pa.types.is_large_string(label.type)):
-        raise SpecError(f"The label {spec.label.name!r} is {label.type}, but must be a number, a boolean or text.")
+        raise SpecError(
+            f"The label {spec.label.name!r} has the type {label.type}. Set `label` to a column or expression whose values are "
+            "numbers, booleans or text."
+        )
     return label
 
 
 def infer_task(label: pa.ChunkedArray) -> Task:
-    """Infer the task: two values are ``binary``, text and few integers ``multiclass``, everything else ``regression``."""
+    """Infer the ML task from the values of the label.
+
+    A label with at most two values is ``binary``, but a label of floating-point numbers only if they are 0 and 1. Text, and
+    integers with at most 20 distinct values, are ``multiclass``. All other labels are ``regression``.
+    """
     distinct = pc.count_distinct(label).as_py()
     if pa.types.is_floating(label.type):
         return "binary" if set(label.unique().to_pylist()[:3]) == {0.0, 1.0} else "regression"
@@ -104,23 +116,26 @@ def infer_task(label: pa.ChunkedArray) -> Task:
 
 
 def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -> None:
-    """Require at least two different labels, and for a binary task exactly two.
+    """Check that the label has at least two different values and, for a binary task, exactly two.
 
-    :param where: the rows, for the error message
+    :param name: name of the label
+    :param where: description of the rows, for the error message
     :raises TrainingError: all labels are equal
-    :raises SpecError: a binary label has more than two values
+    :raises SpecError: the ML task is binary, but the label has more than two values
     """
     distinct = pc.count_distinct(label).as_py()
     if distinct < 2:
         raise TrainingError(
-            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so nothing can be "
-            "learned or measured there. Use a longer window or another split, or check the label."
+            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so a model cannot be trained or "
+            "evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
         )
     if task == "binary" and distinct > 2:
-        raise SpecError(f"The label {name!r} has {distinct} different values, so the task is not binary: omit task.")
+        raise SpecError(
+            f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or correct `label`."
+        )
 
 
 def positive_rate(label: pa.ChunkedArray) -> float:
-    """The share of the larger of two labels."""
+    """Compute the share of rows (0 to 1) with the positive label, which is the larger of the two labels."""
     positive = max(label.unique().to_pylist())
     return round((pc.sum(pc.equal(label, positive)).as_py() or 0) / len(label), 6)

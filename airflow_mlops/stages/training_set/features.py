@@ -1,4 +1,4 @@
-"""The features of a training set that come from a Feast repository."""
+"""Joins features of a Feast repository to the events of a training set."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JoinedFeatures:
-    """Features of all events.
+    """The joined features of all events.
 
-    :param columns: the features by the name of their column
-    :param refs: the reference ``view:feature`` of each column
-    :param keys: the columns of the events that are join keys
+    :param columns: values of each feature, by column name in the training set
+    :param refs: reference ``view:feature`` of each column, in the same order
+    :param keys: columns of the events that are join keys
     """
 
     columns: dict[str, pa.ChunkedArray]
@@ -29,7 +29,7 @@ class JoinedFeatures:
 
 
 class FeatureSource:
-    """The Feast repository of a spec. It is not opened if all features are columns of the events."""
+    """The Feast repository of a spec. It is opened only if the spec contains features from Feast."""
 
     def __init__(self, spec: TrainingSetSpec) -> None:
         self._spec = spec
@@ -46,12 +46,12 @@ class FeatureSource:
 
     @property
     def event_columns(self) -> list[str]:
-        """The columns of the events that the join needs in addition to their time."""
+        """Return the columns of the events that the join needs in addition to the event time."""
         return [*self._request.join_keys, *self._request.event_columns] if self._request else []
 
     @contextmanager
     def join(self, events: pa.Table) -> Iterator[JoinedFeatures]:
-        """Look up the features of all events. The result lies in a temporary file and is valid inside the block."""
+        """Join the features to all events. The result is in a temporary file, and is valid only inside the block."""
         if self._store is None or self._request is None:
             yield JoinedFeatures({}, [], [])
             return
@@ -64,14 +64,14 @@ class FeatureSource:
             yield JoinedFeatures(columns, refs, self._request.join_keys)
 
     def describe(self) -> dict[str, Any]:
-        """Where the features come from. A rollback checks there whether they still exist."""
+        """Return the Feast project and repository for the manifest. A rollback checks whether the features still exist there."""
         if self._store is None:
             return {}
         return {"feast_project": self._store.project, "feast_repo": str(self._store.repo_path.absolute())}
 
 
 def _names(refs: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The column of each feature: its own name, or ``view__feature`` as in Feast if that name is not unique."""
+    """Name the column of each feature: the feature's name or, if that is not unique, ``view__feature`` as in Feast."""
     short = [ref.partition(":")[2] for ref in refs]
     return [
         ref.replace(":", "__") if short.count(name) > 1 or name in taken else name

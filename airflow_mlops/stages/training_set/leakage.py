@@ -1,4 +1,4 @@
-"""Leakage checks: features that are newer than their event, and features that alone predict the label too well."""
+"""Leakage checks, which find features that are newer than their event or predict the label almost perfectly."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Numbers = np.ndarray[Any, Any]
 
 
 def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> None:
-    """Refuse features that hold a point in time after the event.
+    """Check that features of timestamps and dates are not later than the event.
 
-    :param timestamp: the column of the event times
-    :raises LeakageError: naming the first such feature
+    :param features: names of the features
+    :param timestamp: name of the event time column
+    :raises LeakageError: a feature is later than its event. The message names the first such feature
     """
     events = table[timestamp].cast(pa.timestamp("us", "UTC"))
     for name in features:
@@ -37,26 +38,28 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
             first = pc.index(newer, True).as_py()
             raise LeakageError(
                 f"Feature {name!r} is newer than its event in {count:,} of {table.num_rows:,} rows (first: "
-                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so it "
-                "cannot have been known then: remove it from the features."
+                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so its value was "
+                "not known at the time of the event. Remove it from the features."
             )
 
 
 def refuse_too_predictive(
     table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers, limit: float
 ) -> dict[str, Any]:
-    """Refuse features that predict the label almost perfectly on their own.
+    """Check that no single feature predicts the label almost perfectly.
 
-    :param ids: the identity of each row
-    :param limit: the highest score that is accepted: AUC, or R² for a regression
+    :param features: names of the features
+    :param label: name of the label
+    :param ids: id of each row, see :func:`airflow_mlops.data.row_identity.row_ids`
+    :param limit: highest accepted score of a single feature (AUC or, for a regression, R²)
     :return: the scores, for the manifest
-    :raises LeakageError: naming every feature above ``limit``
+    :raises LeakageError: the score of a feature is above ``limit``. The message names all such features
     """
     found = single_features(table, features, label, task, ids)
     if above := found.above(limit):
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
-            f"above {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event: remove it from "
-            "the features, or raise max_single_feature_score if it is known in time."
+            f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. Remove "
+            "it from the features or, if it is known in time, increase `max_single_feature_score`."
         )
     return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}

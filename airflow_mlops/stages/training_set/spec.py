@@ -1,4 +1,4 @@
-"""Spec and result of building a training set."""
+"""Spec and result of the stage ``training_set``."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def _as_test_size(value: Any) -> Any:
 
 
 class Split(Model):
-    """How rows are divided into the parts ``train`` and ``test``.
+    """The division of rows into the split parts ``train`` and ``test``.
 
-    :param method: ``random`` holds out an exact share of the rows; ``hash`` decides for each row by itself, so a row
-        stays in its part when other rows are added; ``time`` holds out the latest rows; ``group`` keeps rows with the
-        same value of ``group`` together
-    :param test_size: the share of rows that is held out; for ``time`` also a duration such as ``14D``, the last 14 days
-    :param group: the column of the groups, for ``group``
-    :param seed: the seed of all methods except ``time``
+    :param method: ``random`` holds out an exact share of the rows. ``hash`` decides by a hash of each row, so a row stays in
+        its split part when other rows are added. ``time`` holds out the latest rows. ``group`` puts all rows with the same
+        value of the column ``group`` into the same split part
+    :param test_size: share of rows in ``test`` (0 to 1). For the method ``time`` it can also be a duration, for example
+        ``14D`` for the last 14 days
+    :param group: name of the group column; required for the method ``group``
+    :param seed: random seed of all methods except ``time``
     """
 
     method: SplitMethod = "random"
@@ -56,39 +57,48 @@ class Split(Model):
         if isinstance(self.test_size, timedelta):
             if self.method != "time":
                 raise ValueError(
-                    f"test_size is a duration, which only the method 'time' can hold out, not {self.method!r}"
+                    f"`test_size` is a duration, but the method is {self.method!r}. Set `test_size` to a share between 0 and 1, or "
+                    "`method` to 'time'."
                 )
             if self.test_size <= timedelta(0):
-                raise ValueError("test_size must be longer than zero")
+                raise ValueError("`test_size` is not longer than zero. Set it to a positive duration such as 14D.")
         elif not 0 < self.test_size < 1:
             raise ValueError(
-                f"test_size is {self.test_size}: it must be a share between 0 and 1, or a duration such as 14D"
+                f"`test_size` is {self.test_size}. Set it to a share between 0 and 1 (not included) or, for the method 'time', to "
+                "a duration such as 14D."
             )
         if (self.method == "group") != (self.group is not None):
-            raise ValueError("the method 'group' and a column in group belong together: give both or neither")
+            raise ValueError(
+                "The method 'group' needs a column in `group`, and no other method uses it. Set both or neither."
+            )
         return self
 
 
 class TrainingSetSpec(Spec):
-    """Join features to events as they were known at the time of each event, and split the rows.
+    """Parameters of a training set, which joins features to events as they were known at the time of each event.
 
-    :param name: the name of the dataset to write
-    :param entities: the events, one row each, with join keys, event time and the columns of the label
-    :param timestamp: the column of ``entities`` that holds the event time
-    :param repo: the folder of the Feast repository; not needed if all features are ``columns``
-    :param feature_service: the Feast feature service to join
-    :param features: instead of a service, references such as ``weather:temp``
-    :param columns: columns of ``entities`` that are known at event time and are features too
-    :param keys: columns of ``entities`` that identify a row and are kept; a key is a feature only if it is also in
-        ``columns``
-    :param watched: columns of ``entities`` that are kept for monitoring and are not features, such as text, timestamps
-        and embeddings
-    :param label: a column of ``entities``, or a name and an expression over its columns; ``None`` for a scoring set
-    :param task: the kind of label; inferred from the label by default
-    :param split: how rows are divided; ``None`` for one part ``data``
-    :param max_single_feature_score: refuse a feature that alone scores higher than this: AUC, or R² for a regression
-    :param memory_limit: how much memory the join may use before it continues on disk, for example ``500MB`` or ``2GB``.
-        The events themselves, and Python with its libraries, need memory in addition
+    :param name: name of the dataset to write
+    :param entities: dataset of events with one row per event. Its columns include the join keys, the event time and the
+        columns of the label
+    :param timestamp: event time column of ``entities``
+    :param repo: path of the folder with the Feast repository; not needed if all features are in ``columns``
+    :param feature_service: name of the Feast feature service whose features are joined
+    :param features: features to join as ``view:feature``, for example ``weather:temp``; instead of ``feature_service``
+    :param columns: columns of ``entities`` that are features, because their values are known at event time
+    :param keys: columns of ``entities`` that identify a row. They are written to the training set, but are features only if
+        they are also in ``columns``
+    :param watched: columns of ``entities`` that are monitored for drift but are not features, such as text, timestamps and
+        embeddings. They are written to the training set
+    :param label: name of the label column of ``entities``, or the label's name and an expression over columns of
+        ``entities``; ``None`` for a dataset to score, which has no label
+    :param task: ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
+    :param split: division into the split parts ``train`` and ``test``; ``None`` to write all rows as the split part ``data``
+    :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A feature with
+        a higher score is rejected as leakage
+    :param memory_limit: memory that the join may use before it continues in temporary files, for example ``500MB`` or
+        ``2GB``. The events, Python and its libraries need additional memory
+    :param owner: owner of the dataset, recorded in its manifest
+    :param description: description of the dataset, recorded in its manifest
     """
 
     name: Name
@@ -111,30 +121,38 @@ class TrainingSetSpec(Spec):
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSetSpec:
         if self.feature_service is not None and self.features:
-            raise ValueError("feature_service and features exclude each other: give only one")
+            raise ValueError("Both `feature_service` and `features` are set. Set only one of them.")
         if (self.feature_service is not None or self.features) and self.repo is None:
-            raise ValueError("features come from a Feast repository: give its folder in repo")
+            raise ValueError(
+                "Features are joined from Feast, but `repo` is not set. Set `repo` to the folder with feature_store.yaml."
+            )
         if self.feature_service is None and not self.features and not self.columns:
-            raise ValueError("there are no features: give feature_service, features or columns")
+            raise ValueError("There are no features. Set `feature_service`, `features` or `columns`.")
         if self.label is None and self.task is not None:
-            raise ValueError("task describes the label, but there is no label")
+            raise ValueError(
+                "`task` is the ML task of the label, but `label` is not set. Set `label`, or remove `task`."
+            )
         if self.timestamp in self.columns:
             raise ValueError(
-                f"the event time {self.timestamp!r} cannot be a feature: derive columns from it, such as the hour"
+                f"The event time {self.timestamp!r} cannot be a feature. Remove it from `columns`, and use columns derived from it "
+                "instead, such as the hour."
             )
         if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
-            raise ValueError(f"the label {self.label.name!r} cannot be a feature, a key or watched as well")
+            raise ValueError(
+                f"The label {self.label.name!r} is also the event time or in `columns`, `keys` or `watched`. Remove it there, or "
+                "rename the label."
+            )
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:
             raise ValueError(
-                f"the label is computed from {', '.join(map(repr, leaking))}, so the feature would give the label away: "
-                "remove it from columns"
+                f"The label is computed from {', '.join(map(repr, leaking))}, so as a feature this column would reveal the label. "
+                "Remove it from `columns`."
             )
         return self
 
     @property
     def label_columns(self) -> set[str]:
-        """The columns of ``entities`` that the label is computed from."""
+        """Return the columns of ``entities`` that the label is computed from."""
         if self.label is None:
             return set()
         if self.label.expression is None:
@@ -143,19 +161,22 @@ class TrainingSetSpec(Spec):
             tree = ast.parse(self.label.expression.strip(), mode="eval")
         except SyntaxError:
             raise ValueError(
-                f"{self.label.expression!r}, the expression of the label, cannot be parsed: write it like arr_delay > 15"
+                f"The expression {self.label.expression!r} of the label cannot be parsed. Write it for example as "
+                "`arr_delay > 15`."
             ) from None
         return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 class TrainingSetResult(Result):
-    """The reference of the training set and its figures.
+    """Result of building a training set.
 
-    :param label: the column of the label; ``None`` for a scoring set
-    :param features: the columns of the features, in order
-    :param rows: the number of rows in each part
-    :param dropped: the number of rows that were left out because their label is unknown
-    :param positive_rate: the share of the positive class; ``None`` if the task is not binary
+    :param dataset: reference to the training set
+    :param label: name of the label column; ``None`` if there is no label
+    :param task: ML task: ``binary``, ``multiclass`` or ``regression``; ``None`` if there is no label
+    :param features: names of the feature columns, in order
+    :param rows: number of rows by split part
+    :param dropped: number of rows that were left out because their label is null
+    :param positive_rate: share of rows with the positive class (0 to 1); ``None`` if the ML task is not binary
     """
 
     dataset: DatasetRef

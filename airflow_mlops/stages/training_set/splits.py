@@ -1,4 +1,4 @@
-"""Split rows into ``train`` and ``test``, and verify that no row is in both."""
+"""Splits rows into the split parts ``train`` and ``test``, and verifies that no row is in both."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Numbers = np.ndarray[Any, Any]
 
 
 def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str]) -> tuple[Numbers, dict[str, Any]]:
-    """Decide for each row whether it is held out for testing.
+    """Assign each row to ``train`` or ``test``.
 
-    Rows with the same identity stay in the same part.
+    Rows with equal values in ``identity`` are in the same split part.
 
-    :param timestamp: the column of the event times
-    :param identity: the columns that identify a row
-    :return: a mask that is true for test rows, and the description of the split for the manifest
-    :raises TrainingError: a part would be empty
-    :raises SchemaError: the column of the groups is missing
+    :param timestamp: name of the event time column
+    :param identity: names of the columns that identify a row
+    :return: a mask that is true for the rows of ``test``, and the description of the split for the manifest
+    :raises TrainingError: a split part would be empty
+    :raises SchemaError: the group column is absent
     """
     if split.group is not None and split.group not in table.column_names:
         raise SchemaError(
-            f"The group {split.group!r} of the split is not a column of the training set: use a key or a feature, "
-            f"one of {', '.join(table.column_names)}."
+            f"The training set has no column {split.group!r}, which is the group column of the split. Set `group` to one of: "
+            f"{', '.join(table.column_names)}."
         )
     # Rows of different groups are different rows, even if their keys are equal.
     ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
@@ -46,8 +46,8 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
     if not test.any() or test.all():
         empty = "test" if not test.any() else "train"
         raise TrainingError(
-            f"The split by {split.method} with test_size {_text(split.test_size)} leaves the part {empty!r} empty "
-            f"({len(test)} rows{_span(times)}): change test_size, or build from more data."
+            f"The split by {split.method} with test_size={_text(split.test_size)} leaves the split part {empty!r} empty "
+            f"({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
         )
     return test, _proof(split, test, ids, times, facts)
 
@@ -68,7 +68,7 @@ def _by_time(times: Numbers, split: Split) -> Numbers:
     if isinstance(split.test_size, timedelta):
         cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
     else:
-        # The cut lies between two different times, where the share of later rows is nearest to test_size.
+        # The cut is between two different times, and the share of later rows is as close as possible to test_size.
         moments, counts = np.unique(times, return_counts=True)
         later = counts[::-1].cumsum()[::-1] / len(times)
         cut = int(moments[1:][np.argmin(np.abs(later[1:] - split.test_size))]) if len(moments) > 1 else int(moments[0])
@@ -93,11 +93,16 @@ def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
 
 
 def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dict[str, Any]) -> dict[str, Any]:
-    """The description of the split for the manifest: its parameters, and numbers computed from the finished parts."""
+    """Describe the split for the manifest, with its parameters and with figures computed from the two split parts.
+
+    :raises TrainingError: a row is in both split parts
+    """
     parts = {"train": ~test, "test": test}
     overlap = len(np.intersect1d(ids[~test], ids[test]))
     if overlap or facts.get("group_overlap"):
-        raise TrainingError(f"The split put {overlap} rows into both parts. This is a defect: please report it.")
+        raise TrainingError(
+            f"The split put {overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
+        )
     return {
         "method": split.method,
         "test_size": _text(split.test_size),
@@ -112,12 +117,12 @@ def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dic
 
 
 def _share(split: Split) -> float:
-    assert not isinstance(split.test_size, timedelta)  # the spec allows it for the method "time" alone
+    assert not isinstance(split.test_size, timedelta)  # the spec allows a duration only for the method "time"
     return split.test_size
 
 
 def _shuffle(ids: Numbers, seed: int) -> Numbers:
-    """Map 64-bit numbers to evenly distributed ones, differently for each seed (the finaliser of SplitMix64)."""
+    """Map 64-bit numbers to evenly distributed 64-bit numbers that depend on ``seed`` (the finaliser of SplitMix64)."""
     with np.errstate(over="ignore"):
         mixed = ids + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Build a training set: events, their features at the time, a label, and a verified split."""
+"""Builds a training set from events, point-in-time features, a label and a verified split."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     """Build the training set and write it as a dataset.
 
-    :raises LeakageError: a feature is newer than its event, or alone predicts the label suspiciously well
-    :raises TrainingError: the label has only one class, or the split leaves a part empty
+    :raises LeakageError: a feature is newer than its event, or a single feature predicts the label almost perfectly
+    :raises TrainingError: the label has only one value, or a split part is empty
     :raises FeatureStoreError: the features cannot be read or joined
-    :raises SchemaError: a column is missing or has the wrong type
+    :raises SchemaError: a column is absent or has the wrong type
     """
     datasets = select(context.store, spec.entities)
     source = FeatureSource(spec)
@@ -83,7 +83,7 @@ def _write(
         parts = {"train": ~test, "test": test}
         if label is not None and task is not None:
             for part, mask in parts.items():
-                require_classes(table[label].filter(pa.array(mask)), task, label, f"the part {part!r}")
+                require_classes(table[label].filter(pa.array(mask)), task, label, f"the split part {part!r}")
 
     with DatasetWriter(context.store, spec.name) as writer:
         for part, mask in parts.items():
@@ -113,7 +113,7 @@ def _write(
 
 
 def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
-    """The rows where ``mask`` is true, one row group after the other: only one at a time is copied."""
+    """Yield the rows for which ``mask`` is true, one row group at a time, so only one row group is copied."""
     chosen = np.flatnonzero(mask)
     for start in range(0, len(chosen), ROW_GROUP_ROWS):
         group = chosen[start : start + ROW_GROUP_ROWS]
@@ -122,7 +122,7 @@ def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
 
 
 def _count_infinite(table: pa.Table, features: Sequence[str]) -> dict[str, int]:
-    """How often each feature is infinite. Infinite values are kept, and trainers handle them."""
+    """Count the infinite values by feature. They are written to the training set, and trainers handle them."""
     counts = {
         name: pc.sum(pc.is_inf(table[name])).as_py() or 0
         for name in features

@@ -1,1 +1,1 @@
-"""The stage ``validate``."""
+"""The stage ``validate``, which validates datasets with Great Expectations."""

@@ -1,4 +1,4 @@
-"""Running a suite with Great Expectations, and publishing its Data Docs."""
+"""Runs a suite with Great Expectations, and publishes its Data Docs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
-# Animations of Great Expectations' tutorial: 4 MB that the pages of results do not use.
+# Animations of Great Expectations' tutorial have 4 MB, and the pages with results do not use them.
 _NOT_PUBLISHED = (".gif",)
 
 
 def quiet_great_expectations() -> None:
-    """Switch off the analytics of Great Expectations, and log messages that do not concern users."""
-    # Its import logs a hundred lines about registered functions.
+    """Disable the analytics of Great Expectations, and its log messages that do not help users."""
+    # Importing Great Expectations logs about a hundred lines on registered functions.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
-    # Data Docs skip a cell whose renderer fails, and log the traceback.
+    # Data Docs leave a table cell empty if its renderer fails, and log the traceback.
     logging.getLogger("great_expectations.render").setLevel(logging.CRITICAL)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
@@ -34,7 +34,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     """Validate ``table`` and write the Data Docs of this validation to the folder ``site``.
 
     :param name: name of the dataset
-    :raises ValidationError: the suite cannot be run, or an expectation cannot be computed
+    :raises ValidationError: Great Expectations cannot run the suite
     """
     import great_expectations as gx
     from great_expectations.checkpoint.actions import UpdateDataDocsAction
@@ -63,13 +63,15 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     try:
         done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
     except Exception as error:
-        raise ValidationError(f"Suite {suite.name!r} could not be run on dataset {name}: {one_line(error)}.") from error
+        raise ValidationError(
+            f"Suite {suite.name!r} could not be run on dataset {name!r}: {one_line(error)}. Correct the suite."
+        ) from error
     return next(iter(done.run_results.values()))
 
 
 def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
-    """Copy the Data Docs from ``site`` to the artifact store and return the URL of the page with the results."""
-    # One folder for each dataset, with a page for each of its validations.
+    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the validation's results."""
+    # Each dataset has its own folder, with one page per validation.
     folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
     page = ""
     for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _NOT_PUBLISHED):
@@ -89,13 +91,13 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
         message = _exception(result)
         if message:
             raise ValidationError(
-                f"{title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. "
-                "Correct the suite, or the data if a column is missing."
+                f"The expectation {title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. "
+                "Correct the suite, or the data if a column is absent."
             )
 
 
 def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
-    """The outcome of one expectation."""
+    """Summarise the result of one expectation."""
     about_rows = "unexpected_index_list" in result.result
     return ExpectationOutcome(
         expectation=title(result),
@@ -105,7 +107,7 @@ def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
 
 
 def title(result: ExpectationValidationResult) -> str:
-    """The expectation with its columns, such as ``expect_column_values_to_not_be_null(carrier)``."""
+    """Format the expectation with its columns, such as ``expect_column_values_to_not_be_null(carrier)``."""
     config = result.expectation_config
     assert config is not None
     kwargs = config.kwargs
@@ -117,7 +119,7 @@ def title(result: ExpectationValidationResult) -> str:
 
 def _exception(result: ExpectationValidationResult) -> str:
     info = result.exception_info or {}
-    # Either one such dict, or one for each metric that failed.
+    # GX returns either one dict with the exception, or one such dict per metric that failed.
     entries = [info] if "raised_exception" in info else [entry for entry in info.values() if isinstance(entry, dict)]
     messages = [entry.get("exception_message") or "unknown error" for entry in entries if entry.get("raised_exception")]
     return " ".join(str(messages[0]).split()) if messages else ""

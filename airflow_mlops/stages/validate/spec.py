@@ -14,12 +14,14 @@ OnFailure = Literal["fail", "warn", "quarantine"]
 
 
 class ValidateSpec(Spec):
-    """Run a Great Expectations suite on a dataset.
+    """Parameters of a validation, which runs a Great Expectations suite on a dataset.
 
-    :param suite: path of a suite's JSON file as Great Expectations writes it, the content of such a file as a dict, or the
-        import path ``package.module:function`` of a function that returns an ``ExpectationSuite``
-    :param on_failure: ``fail`` the task, ``warn`` in the log and continue, or ``quarantine`` the failing rows and continue
-        with the others
+    :param dataset: dataset to validate
+    :param suite: path of a suite in Great Expectations' JSON format, the content of such a file as a dict, or the import path
+        ``package.module:function`` of a function without parameters that returns an ``ExpectationSuite``
+    :param on_failure: what happens if an expectation fails: ``fail`` fails the task; ``warn`` writes a message to the log
+        and continues; ``quarantine`` writes the failing rows to a separate dataset and continues with the other rows
+    :param owner: owner of the written datasets, if the validated dataset has none
     """
 
     dataset: DatasetInput
@@ -29,10 +31,11 @@ class ValidateSpec(Spec):
 
 
 class ExpectationOutcome(Model):
-    """The outcome of one expectation.
+    """The result of one expectation.
 
-    :param expectation: its type and columns, such as ``expect_column_values_to_not_be_null(carrier)``
-    :param unexpected: number of rows that do not meet it; ``None`` for an expectation about the whole table
+    :param expectation: type and columns of the expectation, such as ``expect_column_values_to_not_be_null(carrier)``
+    :param success: whether the expectation passed
+    :param unexpected: number of rows that do not meet the expectation; ``None`` if it concerns the whole table
     """
 
     expectation: str
@@ -43,10 +46,10 @@ class ExpectationOutcome(Model):
 class ValidateResult(Result):
     """Result of a validation.
 
-    :param dataset: the dataset for downstream tasks: the validated one or, with ``quarantine``, ``NAME_valid``
+    :param dataset: dataset for downstream tasks, which is the validated dataset or, with ``quarantine``, ``NAME_valid``
     :param success: whether every expectation passed
-    :param quarantined: with ``quarantine``, the dataset ``NAME_quarantine`` with the failing rows; it may be empty
-    :param outcomes: the outcome of each expectation
+    :param quarantined: with ``quarantine``, the dataset ``NAME_quarantine`` with the failing rows, which may be empty
+    :param outcomes: result of each expectation
     :param docs_url: URL of the Data Docs page in the artifact store
     """
 

@@ -1,4 +1,4 @@
-"""Validate a dataset with Great Expectations: fail, warn, or quarantine the failing rows."""
+"""Validates a dataset with Great Expectations. A failure fails the task, is logged, or quarantines the failing rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
 FAILED_EXPECTATIONS = "failed_expectations"
-"""The column of quarantined rows that lists the expectations they failed."""
+"""The column of quarantined rows that lists the expectations that each row does not meet."""
 
 
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
-    """Run the suite on the dataset, publish Data Docs, and handle failures as ``on_failure`` requires.
+    """Run the suite on the dataset, publish its Data Docs, and handle failures as ``on_failure`` defines.
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation
-    :raises ValidationError: an expectation could not be computed, or failed and ``on_failure`` does not allow that
+    :raises ValidationError: an expectation could not be computed, or failed and the task must not continue
     """
     checkpoint.quiet_great_expectations()
     dataset = open_dataset(context.store, spec.dataset)
@@ -62,9 +62,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
-    """The outcomes of a validation, also if it failed and has no result.
+    """Read the results of all expectations of a validation. They are stored even if the validation failed.
 
-    :param key: the key of the validation's result
+    :param key: key of the validation's result in the artifact store
     """
     try:
         return [ExpectationOutcome.model_validate(found) for found in store.read_json(_outcomes_key(key))]
@@ -89,20 +89,21 @@ class _Validation:
 
     @property
     def failed(self) -> list[ExpectationOutcome]:
+        """Return the expectations that failed."""
         return [outcome for outcome in self.outcomes if not outcome.success]
 
     @property
     def headline(self) -> str:
-        """How many expectations passed, for example ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
+        """Format how many expectations passed, as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
         window = f" {self.spec.dataset.window.label}" if self.spec.dataset.window else ""
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
         return f"{self.dataset.manifest.name}{window}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     def reasons(self) -> dict[int, list[str]]:
-        """The failed expectations of each failing row, by row number."""
+        """Return the failed expectations by number of the row that does not meet them."""
         reasons: dict[int, list[str]] = {}
         for result in self.found.results:
-            # An expectation with `mostly` may pass although some rows do not meet it; these rows are kept.
+            # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
             if not result.success:
                 for row in result.result["unexpected_index_list"] or []:
                     reasons.setdefault(int(row), []).append(checkpoint.title(result))
@@ -116,16 +117,19 @@ def _listed(failed: list[ExpectationOutcome]) -> str:
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
-    """Write the failing and the other rows as two datasets."""
+    """Write the rows that meet all expectations and the failing rows as two datasets.
+
+    :raises ValidationError: a failed expectation concerns the whole table, or every row failed
+    """
     if about_table := [outcome for outcome in validation.failed if outcome.unexpected is None]:
         raise ValidationError(
-            f"{validation.headline}. {_listed(about_table)} concerns the whole table, so no rows can be quarantined. "
-            f"See the Data Docs at {validation.docs_url}."
+            f"{validation.headline}. The failed expectation {_listed(about_table)} concerns the whole table, so there are no "
+            f"failing rows to quarantine. See the Data Docs at {validation.docs_url}."
         )
     table, reasons = validation.table, validation.reasons()
     if len(reasons) == table.num_rows:
         raise ValidationError(
-            f"{validation.headline}. Every row failed, so no rows are left. See the Data Docs at {validation.docs_url}."
+            f"{validation.headline}. Every row failed, so no valid rows are left. See the Data Docs at {validation.docs_url}."
         )
     failing = pa.array([row in reasons for row in range(table.num_rows)], pa.bool_())
     texts = pa.array(["; ".join(reasons[row]) for row in sorted(reasons)], pa.string())

@@ -1,4 +1,4 @@
-"""Loading suites of Great Expectations."""
+"""Loads suites of Great Expectations."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     module, _, name = given.partition(":")
     if not name:
         raise SpecError(
-            f"suite={given!r} is neither a .json file nor an import path. Write import paths as package.module:function."
+            f"suite={given!r} is neither the path of a .json file nor an import path. Set `suite` to one of them; an import path "
+            "has the form `package.module:function`."
         )
     try:
         suite = getattr(importlib.import_module(module), name)()
     except Exception as error:
-        raise SpecError(f"The suite {given!r} cannot be created: {one_line(error)}.") from error
+        raise SpecError(
+            f"The suite {given!r} cannot be created: {one_line(error)}. Correct the function or its import path."
+        ) from error
     if not isinstance(suite, ExpectationSuite):
-        raise SpecError(f"{given!r} returned {type(suite).__name__}, not a great_expectations.ExpectationSuite.")
+        raise SpecError(
+            f"The function {given!r} returned {type(suite).__name__}. Return a great_expectations.ExpectationSuite."
+        )
     return _copy(suite.name, suite.expectations, suite.meta, suite.notes)
 
 
@@ -44,12 +49,14 @@ def _read_json(path: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"The suite {path} cannot be read where the step runs: {error.strerror}.") from None
+        raise SpecError(
+            f"The suite {path} cannot be read where the step runs: {error.strerror}. Correct `suite`."
+        ) from None
     except ValueError as error:
-        raise SpecError(f"The suite {path} is not valid JSON: {error}.") from None
+        raise SpecError(f"The suite {path} is not valid JSON: {error}. Correct the file.") from None
     if not isinstance(content, dict):
         raise SpecError(
-            f"The suite {path} contains a {type(content).__name__}, not an object with the keys name and expectations."
+            f"The suite {path} contains a JSON {type(content).__name__}. Write an object with the keys `name` and `expectations`."
         )
     return content
 
@@ -58,17 +65,19 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     if not content.get("expectations"):
-        raise SpecError(f"{what} has no expectations.")
+        raise SpecError(f"{what} has no expectations. Add at least one to its key `expectations`.")
     try:
-        # One at a time: a suite that gets all of them at once only logs the invalid ones and leaves them out.
+        # Expectations are created one by one. If a suite creates them, it skips invalid ones and only logs them.
         expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in content["expectations"]]
         return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except Exception as error:
-        raise SpecError(f"{what} is not a valid suite of Great Expectations: {one_line(error)}.") from error
+        raise SpecError(
+            f"{what} is not a valid suite of Great Expectations: {one_line(error)}. Correct the suite."
+        ) from error
 
 
 def _copy(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:
-    """A suite of copied expectations. Great Expectations refuses stored ones, since their ids belong to another suite."""
+    """Create a suite with copies of the expectations. Great Expectations rejects expectations of a stored suite."""
     from great_expectations import ExpectationSuite
 
     return ExpectationSuite(name=name, expectations=[copy(one) for one in expectations], meta=meta, notes=notes)

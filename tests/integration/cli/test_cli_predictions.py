@@ -136,17 +136,17 @@ def test_dropped_columns_and_purged_predictions_are_shown(airflow, log, capsys, 
     assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in table
     with pytest.raises(SystemExit) as ended:
         airflow("predictions", "delays", "--files", "--window", "2013-04")
-    assert "in 2013-04 were deleted by retention" in str(ended.value.code)
+    assert "in the window 2013-04 were deleted by retention" in str(ended.value.code)
 
 
 def test_errors_are_printed_on_one_line(airflow, log):  # noqa: F811
     for words, problem in (
         (("predictions", "nothing"), "'nothing_predictions'"),
-        (("predictions", "delays", "--window", "2014"), "'delays' in 2014"),
+        (("predictions", "delays", "--window", "2014"), "'delays' in the window 2014"),
         (("predictions", "delays", "--window", "soon"), "'soon'"),
         (
             ("purge", "delays", "--older-than", "1D", "--outcomes", "flights"),
-            "Dataset flights ",
+            "Dataset 'flights' ",
         ),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -153,7 +153,7 @@ def test_nothing_else_is_served(airflow: LiveAirflow, report: str, key: str):
 
 def test_the_scheduler_preloads_what_it_is_told_and_survives_what_is_missing(airflow: LiveAirflow, report: str):
     output = airflow.output("scheduler")
-    assert output.count("preload: imported preloaded_for_test") == 1
+    assert output.count("Preloaded module preloaded_for_test in") == 1
     assert output.count("no_such_module cannot be imported (ModuleNotFoundError") == 1
     assert airflow.xcom("report", report, "report")["preloaded"] is True
     assert "preload:" not in airflow.output("triggerer")

@@ -56,12 +56,13 @@ def check(repo, **options):
 def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     caplog.set_level("INFO", "airflow_mlops.stages")
     assert check(repo, window="2013-04") is None
-    assert "it serves no feature view online" in caplog.text
+    assert "no feature view is served online" in caplog.text
     assert check(repo, window="2013-04", feature_views=["first"]) is None
-    assert "first is not registered" in caplog.text
+    assert "'first' is not registered" in caplog.text
     materialize(repo, *april(1, 10))
     assert check(repo, window="2013-04") is None
-    assert "first is materialised only until 2013-04-11T00:00:00+00:00 of 2013-04; second is" in caplog.text
+    assert "'first' is materialised until 2013-04-11T00:00:00+00:00, but the window ends" in caplog.text
+    assert "; 'second' is" in caplog.text
     assert check(repo, window="2013-04-01..2013-04-10").materialized_until["first"] == april(1, 10)[1]
     # The end of the month without its middle is not the month.
     materialize(repo, *april(21, 30))
@@ -74,7 +75,7 @@ def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     materialize(repo, *april(11, 20))
     assert list(check(repo, window="2013-04").materialized_until) == ["first", "second"]
     assert check(repo, max_age="1D") is None
-    assert "first is materialised only until 2013-04-30" in caplog.text
+    assert "'first' is materialised until 2013-04-30" in caplog.text
     now = datetime.now(timezone.utc)
     materialize(repo, now - timedelta(hours=3), now - timedelta(hours=2))
     assert check(repo, max_age="1h") is None
@@ -104,7 +105,7 @@ def test_the_trigger_checks_in_separate_processes(repo, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"window": "2013", "max_age": "1D"}])
 def test_a_window_or_an_age_is_required_and_not_both(options):
-    with pytest.raises(SpecError, match="give either window or max_age"):
+    with pytest.raises(SpecError, match="Set either `window` or `max_age`"):
         parse(FeatureFreshnessSpec, {"repo": "features", **options}, "The sensor")
 
 

@@ -88,7 +88,7 @@ def test_the_join_equals_a_dictionary_lookup_for_each_prediction_in_order(store,
 def test_several_labels_for_one_prediction_are_an_error_with_an_example(store):
     made = predictions(store, flight=[1, 2], origin=["JFK", "EWR"])
     twice = labels(store, flight=[1, 1, 7, 7], origin=["JFK"] * 4, arr_delay=[20.0, 3.0, 1.0, 2.0])
-    with pytest.raises(SchemaError, match="flights .* 1 of .*flight=1, origin='JFK'"):
+    with pytest.raises(SchemaError, match="'flights' .* 1 keys .*flight=1, origin='JFK'"):
         join(store, made, twice, on=["flight", "origin"])
     # Labels without a prediction may be duplicated.
     assert join(store, predictions(store, flight=[2]), twice).labelled == 0
@@ -113,7 +113,7 @@ def test_the_label_may_be_a_column_and_labels_may_be_in_any_window(store):
 def test_keys_of_different_types_are_compared_if_they_can_be_cast(store):
     result = join(store, predictions(store, flight=["1", "2"]), labels(store, flight=[1, 3], arr_delay=[20.0, 20.0]))
     assert joined(store, result)["label"] == [True, None]
-    with pytest.raises(SchemaError, match="'flight' is int64 .* string in flights"):
+    with pytest.raises(SchemaError, match="'flight' is int64 .* string in dataset 'flights'"):
         join(store, predictions(store, flight=[1]), labels(store, flight=["UA1"], arr_delay=[20.0]))
 
 
@@ -126,19 +126,19 @@ def test_an_empty_dataset_of_predictions_is_joined_to_an_empty_dataset(store):
 
 def test_errors_name_the_dataset_and_the_column(store):
     made, there = predictions(store, flight=[1]), labels(store, flight=[1], arr_delay=[20.0])
-    with pytest.raises(SchemaError, match="flights .*'dep_delay'"):
+    with pytest.raises(SchemaError, match="'flights' .*'dep_delay'"):
         join(store, made, there, label={"name": "late", "expression": "dep_delay > 15"})
-    with pytest.raises(SchemaError, match="predictions .*'origin'"):
+    with pytest.raises(SchemaError, match="'predictions' .*'origin'"):
         join(store, made, there, on=["origin"])
     with pytest.raises(SpecError, match="__import__"):
         join(store, made, there, label={"name": "late", "expression": "__import__('os')"})
     with pytest.raises(SchemaError, match="'label'"):
         join(store, predictions(store, flight=[1], label=[True]), there)
-    with pytest.raises(DatasetNotFoundError, match="'predictions' in 2013-08"):
+    with pytest.raises(DatasetNotFoundError, match="'predictions' in the window 2013-08"):
         join(store, {"name": "predictions", "window": "2013-08"}, there)
     skipped = join(store, {"name": "predictions", "window": "2013-08"}, there, on_missing="skip")
     assert skipped.dataset is None
-    assert "'predictions' in 2013-08" in skipped.summary
+    assert "'predictions' in the window 2013-08" in skipped.summary
 
 
 DAG = """

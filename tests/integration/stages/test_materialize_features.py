@@ -112,7 +112,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     said.clear()
     window = str(last_days(drivers))
     with pytest.raises(
-        MaterializationError, match="Earlier chunks are done; a retry continues with this one"
+        MaterializationError, match="Earlier chunks are materialised. A retry of the task continues with this chunk"
     ) as failure:
         materialize(store, drivers, window, chunk="1D", context=BreakingContext(store=store, key="results/task.json"))
     assert failure.value.retryable
@@ -122,7 +122,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
 
     retried = materialize(store, drivers, window, chunk="1D")
     assert (retried.chunks, retried.chunks_skipped) == (3, 2)
-    assert "in 3 chunks, 2 were done by an earlier attempt" in retried.summary
+    assert "in 3 chunks (2 more chunks by an earlier try)" in retried.summary
     spans = intervals(drivers, "driver_hourly_stats")
     assert len(spans) == 5, "no chunk was materialised twice"
     assert spans[0][0] == start
@@ -136,9 +136,7 @@ def test_only_the_requested_views_are_materialised(drivers, store):
     result = materialize(store, drivers, str(last_days(drivers, 1)), feature_views=["driver_hourly_stats_fresh"])
     assert result.feature_views == ["driver_hourly_stats_fresh"]
     assert intervals(drivers, "driver_hourly_stats") == []
-    with pytest.raises(
-        FeatureStoreError, match="no feature view 'nothing' that is served online: it has driver_hourly"
-    ):
+    with pytest.raises(FeatureStoreError, match="no feature view 'nothing' that is served online.*: driver_hourly"):
         materialize(store, drivers, "2013", feature_views=["nothing"], key="results/other.json")
 
 
@@ -156,18 +154,26 @@ def test_without_apply_the_registered_definitions_are_used(drivers, store):
         (
             "feature_definitions.py",
             "x = (\n",
-            r"does not parse: feature_definitions.py, line \d: SyntaxError: '\(' was never",
+            r"cannot be imported \(feature_definitions.py, line \d\): SyntaxError: '\(' was never",
         ),
         (
             "feature_definitions.py",
             "\nimport nowhere_to_be_found\n",
-            r"feature_definitions.py, line 2: ModuleNotFoundError",
+            r"feature_definitions.py, line 2\): ModuleNotFoundError",
         ),
-        ("more/views.py", "\n\nboom()\n", r"more/views.py, line 3: NameError: name 'boom' is not defined"),
-        ("more.py", "import sys\nsys.exit(3)\n", r"more.py, line 2: SystemExit: 3"),
+        ("more/views.py", "\n\nboom()\n", r"more/views.py, line 3\): NameError: name 'boom' is not defined"),
+        ("more.py", "import sys\nsys.exit(3)\n", r"more.py, line 2\): SystemExit: 3"),
         ("project.py", "from feast import Project\nother = Project(name='other')\n", "defines the project .*other"),
-        ("feature_store.yaml", "project: [", "feature_store.yaml cannot be used: ParserError"),
-        ("feature_store.yaml", "project: p\nprovider: local\nonline_store:\n  type: nosuch\n", "yaml cannot be used"),
+        (
+            "feature_store.yaml",
+            "project: [",
+            "cannot open the repository configured in .*feature_store.yaml: ParserError",
+        ),
+        (
+            "feature_store.yaml",
+            "project: p\nprovider: local\nonline_store:\n  type: nosuch\n",
+            "cannot open the repository configured in .*yaml",
+        ),
         (
             "feature_store.yaml",
             "project: ${NOT_SET_HERE}\n",
@@ -184,7 +190,7 @@ def test_a_repository_that_does_not_parse_is_an_error_with_file_and_reason(drive
 
 
 def test_for_a_folder_that_is_not_a_repository_the_error_suggests_one(feast_init, store, tmp_path):
-    with pytest.raises(FeatureStoreError, match=r"is not a Feast repository, .* give .*feature_repo"):
+    with pytest.raises(FeatureStoreError, match=r"is not a Feast repository, .* Set `repo` to .*feature_repo"):
         materialize(store, feast_init.parent, "2013")
     with pytest.raises(FeatureStoreError, match="is not a Feast repository"):
         materialize(store, tmp_path / "nowhere", "2013")
@@ -313,9 +319,9 @@ def test_after_a_change_of_a_view_earlier_windows_get_the_new_columns(store, tmp
         (
             [("EWR", "2013-01-20T12:00:00Z", "warm")],
             {},
-            "Column 'temp' of dataset weather.* is string and does not fit double",
+            "Column 'temp' of dataset 'weather.* the type string, .* the type double",
         ),
-        ([("EWR", "noon", 1)], {}, "'time_hour' of dataset weather.* holds a value that is not a point in time"),
+        ([("EWR", "noon", 1)], {}, "'time_hour' of dataset 'weather.* contains a value that is not a point in time"),
         ([("EWR", None, 1), ("EWR", "2013-01-20T12:00:00Z", 1)], {}, "is null in 1 rows"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["temp"]}, "no column 'temp', which the feature views declare"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["origin"]}, "no column 'origin', which"),
@@ -338,21 +344,21 @@ def test_a_dataset_that_does_not_fit_its_source_is_refused_and_nothing_is_publis
 
 def test_a_source_that_does_not_exist_or_is_one_file_is_refused(flights, drivers, store):
     ref = weather(("EWR", "2013-01-20T12:00:00Z", 1), store=store)
-    with pytest.raises(FeatureStoreError, match="no file source 'wether' to publish to: it has planes, weather"):
+    with pytest.raises(FeatureStoreError, match="no file source 'wether'.*: 'planes', 'weather'"):
         materialize(store, flights, "2013-01", sources={"wether": ref})
-    with pytest.raises(FeatureStoreError, match=r"is one file, data/driver_stats\.parquet"):
+    with pytest.raises(FeatureStoreError, match=r"is a single file, data/driver_stats\.parquet"):
         materialize(store, drivers, "2013-01", sources={"driver_hourly_stats_source": ref}, key="results/2.json")
 
 
 def test_valid_from_is_refused_for_rows_with_times(flights, store):
     ref = weather(("EWR", "2013-01-20T12:00:00Z", 1), store=store)
-    with pytest.raises(SchemaError, match="has its own times in 'time_hour': omit valid_from"):
+    with pytest.raises(SchemaError, match="has the timestamp column 'time_hour'.*Omit `valid_from`"):
         materialize(store, flights, "2013-01", sources={"weather": {"dataset": ref, "valid_from": "2013-01-01"}})
 
 
 def test_for_a_source_without_a_file_the_error_suggests_a_dataset(flights, store):
     with pytest.raises(
-        FeatureStoreError, match="The file of a source does not exist: write it first, or give a dataset"
+        FeatureStoreError, match="The file of a source does not exist. Write the file first, or publish a dataset"
     ):
         materialize(store, flights, "2013-01")
 

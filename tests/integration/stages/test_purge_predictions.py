@@ -76,7 +76,7 @@ def test_monitoring_a_purged_window_fails_and_keeps_the_report(store, client, tm
         monitor.run(watched, StepContext(store=store))
     assert store.read_bytes(f"reports/{model}/2013-04.json") == report
     # Labels cannot be joined to purged predictions either.
-    with pytest.raises(DatasetPurgedError, match="_predictions .*2013-04 was deleted by retention"):
+    with pytest.raises(DatasetPurgedError, match="_predictions' .*2013-04 was deleted by retention"):
         join_labels.run(
             JoinLabelsSpec(
                 predictions={"name": f"{model}_predictions", "window": "2013-04"}, labels={"name": "flights"},

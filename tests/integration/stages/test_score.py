@@ -95,12 +95,12 @@ def test_the_predictions_of_an_empty_window_have_all_columns(store, champion):
 
 def test_missing_changed_and_reserved_columns_are_named(store, champion):
     data = flights(10)
-    with pytest.raises(SchemaError, match=f"gone .*'wind'.*{champion}"):
+    with pytest.raises(SchemaError, match=f"'gone' .*'wind'.*{champion}"):
         do(store, champion, write(store, "gone", data.drop_columns(["wind"])))
     changed = data.set_column(3, "wind", pa.array(["strong"] * 10))
     with pytest.raises(SchemaError, match="'wind' .*number.*string"):
         do(store, champion, write(store, "changed", changed))
-    with pytest.raises(SchemaError, match="taken .*'score'"):
+    with pytest.raises(SchemaError, match="'taken' .*'score'"):
         do(store, champion, write(store, "taken", data.append_column("score", data["wind"])))
     assert not store.keys(f"datasets/{champion.model}_predictions/files")
 
@@ -108,11 +108,11 @@ def test_missing_changed_and_reserved_columns_are_named(store, champion):
 def test_without_a_champion_scoring_fails_or_is_skipped_as_configured(store, client):
     dataset = scoring_set(store, flights(10), "2013-04")
     spec = {"model": "nobody", "dataset": dataset}
-    with pytest.raises(RegistryError, match="nobody has no champion"):
+    with pytest.raises(RegistryError, match="'nobody' has no champion"):
         score.run(ScoreSpec(**spec), StepContext(store=store))
     result = score.run(ScoreSpec(**spec, on_missing="skip"), StepContext(store=store))
     assert result.dataset is None
-    assert "nobody has no champion" in result.summary
+    assert "'nobody' has no champion" in result.summary
 
 
 DAG = """

@@ -77,7 +77,7 @@ def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
     assert int(version.version) == result["candidate"]["version"]
     # A retry of each node finds the stored result.
     again = [start(made, rank, port) for rank in (0, 1)]
-    assert ["nothing runs again" in node.communicate(timeout=60)[0] for node in again] == [True, True]
+    assert ["the step does not run again" in node.communicate(timeout=60)[0] for node in again] == [True, True]
 
 
 def test_a_waiting_node_ends_once_the_result_is_stored(mlflow_connection, store, call):

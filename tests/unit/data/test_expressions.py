@@ -46,5 +46,5 @@ def test_other_syntax_is_refused(expression):
 def test_missing_columns_and_wrong_types_are_named():
     with pytest.raises(SchemaError, match="'c'.* a, b, s"):
         expressions.evaluate("c > 1", DATA)
-    with pytest.raises(SchemaError, match="s is string"):
+    with pytest.raises(SchemaError, match="'s' is string"):
         expressions.evaluate("s > 1", DATA)

@@ -148,7 +148,7 @@ def test_an_empty_dataset_fails_or_is_skipped(memory):
         step.run(ProfileSpec(**nothing), StepContext(store=memory))
     done = step.run(ProfileSpec(**nothing, on_missing="skip"), StepContext(store=memory))
     assert done.profile is None
-    assert done.summary.startswith("Nothing was profiled. There is no dataset 'nobodys' in 2013-04")
+    assert done.summary.startswith("Nothing was profiled. There is no dataset 'nobodys' in the window 2013-04")
 
 
 def test_a_shard_number_out_of_range_is_refused():

@@ -181,7 +181,7 @@ def test_rows_without_a_time_are_skipped_and_counted(tmp_path, context, ingest, 
     pq.write_table(pa.table({"t": [None, "2013-04-01"]}), tmp_path / "a.parquet")
     result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
     assert manifest(context, result).source["rows_without_time"] == 1
-    assert "1 rows without a t" in caplog.text
+    assert "1 rows in which the time column 't' is null" in caplog.text
 
 
 def test_the_error_for_an_invalid_time_shows_it(tmp_path, context, ingest):
@@ -300,7 +300,7 @@ class TestBetweenWindows:
 
     def test_a_type_that_changed_in_parquet_is_named(self, ingest):
         pq.write_table(pa.table({"n": ["1"], "s": ["a"], "e": ["x"]}), self.folder / "april.parquet")
-        with pytest.raises(SchemaError, match=r"'n' as int64, .* string.*types=\{'n': 'string'\}"):
+        with pytest.raises(SchemaError, match=r"'n' is string, .* int64.*types=\{'n': 'string'\}"):
             ingest(self.folder / "april.parquet", window="2013-04")
 
     def test_guessed_types_follow_the_other_window(self, ingest, context):
@@ -317,7 +317,7 @@ class TestBetweenWindows:
         caplog.set_level("INFO")
         found = table(context, ingest(self.april({"n": 1, "s": "a", "e": "", "new": 1}), window="2013-04"))
         assert "new" in found.schema.names
-        assert "Column 'new' is new: the window 2013-03" in caplog.text
+        assert "Column 'new' is new. It is absent in the window 2013-03" in caplog.text
 
     def test_a_window_is_not_compared_with_itself(self, ingest):
         assert ingest(self.april({"z": 1}), window="2013-03").dataset.rows == 1
@@ -345,12 +345,12 @@ def test_the_error_for_an_empty_window_names_it_and_leaves_nothing(tmp_path, con
     [
         ("a.csv", b"a,b\n1,2\n3\n", SourceError, "a.csv .*Expected 2 columns, got 1"),
         ("a.csv", b"a,a\n1,2\n", SchemaError, "a.csv .*more than one column 'a'"),
-        ("a.csv", b"a\n\xff\xfe\n", SchemaError, "'a' of .*a.csv is not UTF-8"),
+        ("a.csv", b"a\n\xff\xfe\n", SchemaError, "'a' of .*a.csv .* not UTF-8"),
         ("a.jsonl", b'{"a": 1}\nnot json\n', SourceError, "a.jsonl .*JSON parse error"),
         ("a.parquet", b"PAR1 but not really", SourceError, "a.parquet"),
         ("a.csv.gz", b"not gzip", SourceError, "a.csv.gz .*Not a gzipped file"),
         ("a.csv.gz", gzip.compress(b"a\n" + b"1\n" * 9999, mtime=0)[:-20], SourceError, "a.csv.gz .*end-of-stream"),
-        ("a.xlsx", b"", SpecError, "a.xlsx .*format="),
+        ("a.xlsx", b"", SpecError, "a.xlsx .*`format`"),
     ],
 )
 def test_an_unreadable_file_is_named_and_leaves_nothing(name, content, error, message, tmp_path, context, ingest):
@@ -371,8 +371,8 @@ def test_an_unreadable_file_is_named_and_leaves_nothing(name, content, error, me
         ({"files": ["{0}/rows.csv"], "types": {"n": "number"}}, SpecError, "'number'"),
         ({"files": ["{0}/rows.csv"], "types": {"s": "int64"}}, SchemaError, "'s' is declared int64 .*'a'"),
         ({"files": ["{0}/rows.csv"], "time_column": "z", "window": "2013-04"}, SchemaError, "has no column 'z'"),
-        ({"files": ["{0}/rows.csv"], "time_column": "t"}, SpecError, "time_column=.*window="),
-        ({"files": []}, SpecError, "sql=.*files="),
+        ({"files": ["{0}/rows.csv"], "time_column": "t"}, SpecError, "`time_column`.*`window`"),
+        ({"files": []}, SpecError, "`sql`.*`files`"),
         ({"files": ["{0}/rows.csv"], "window": "April"}, SpecError, "window: 'April' is not a"),
         ({"files": ["{0}/rows.csv"], "format": "xml"}, SpecError, "format: "),
     ],

@@ -89,7 +89,7 @@ def test_the_error_for_a_purged_dataset_names_retention_and_the_date(store, log)
                 read()
         # Without a window, only the readable datasets are returned.
         assert [item.manifest.window.label for item in find_datasets(store, name)] == ["2013-05"]
-    with pytest.raises(DatasetPurgedError, match=rf"delays in 2013-04 .*retention.* {NOW:%Y-%m-%d}"):
+    with pytest.raises(DatasetPurgedError, match=rf"'delays' in the window 2013-04 .*retention.* {NOW:%Y-%m-%d}"):
         PredictionLog(store, "delays").files(april)
 
 
@@ -212,7 +212,7 @@ def test_predictions_of_other_models_are_not_purged(store, model, log):
 def test_a_dataset_of_another_kind_is_refused_and_unchanged(store, log, field):
     age(store, open_dataset(store, write(store, "flights_raw", rows(1, 2))).manifest, 1000)
     before = everything(store)
-    with pytest.raises(SpecError, match="flights_raw .*predictions .*delays"):
+    with pytest.raises(SpecError, match="'flights_raw' .*predictions .*'delays'"):
         do(store, **{field: "flights_raw"})
     assert everything(store) == before
 

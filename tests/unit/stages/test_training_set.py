@@ -107,7 +107,7 @@ def test_watched_columns_are_kept_and_are_neither_features_nor_part_of_a_rows_id
         assert set(kept.column_names) - set(other.column_names) == {"note", "vector"}
         assert kept.select(other.column_names) == other
         assert details(store, watched) == details(store, plain)
-    with pytest.raises(SpecError, match="'note' cannot be a feature, a key or watched as well"):
+    with pytest.raises(SpecError, match="label 'note' is also .* in `columns`, `keys` or `watched`"):
         build(store, entities, label="note", watched=["note"])
 
 
@@ -206,13 +206,13 @@ def test_labels_of_one_class_are_an_error(store, label):
 
 def test_a_part_with_one_class_is_an_error_that_names_the_part(store):
     table = events().append_column("late", pa.array([i < 100 for i in range(200)]))
-    with pytest.raises(TrainingError, match=r"'late' is 0 in all .* rows of the part 'test'"):
+    with pytest.raises(TrainingError, match=r"'late' is 0 in all .* rows of the split part 'test'"):
         build(store, write(store, table), label="late", split="time", columns=["distance"])
 
 
 def test_a_label_that_no_row_has_yet_is_an_error(store):
     table = events().set_column(5, "arr_delay", pa.nulls(200, pa.int64()))
-    with pytest.raises(TrainingError, match="None of 200 events has a label 'late' yet"):
+    with pytest.raises(TrainingError, match="label 'late' of all 200 events is null"):
         build(store, write(store, table))
 
 
@@ -236,9 +236,12 @@ def test_no_events_are_an_error(store):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (["2013-01-01T00:00:00Z", None], "1 events of dataset flights have no 'time_hour'"),
-        (["2013-01-01T00:00:00Z", "noon"], "'time_hour' of dataset flights holds a value that is not a point in time"),
-        ([1, 2], "is int64, but a timestamp, a date or ISO 8601 text is needed"),
+        (["2013-01-01T00:00:00Z", None], "'time_hour' is null in 1 rows of dataset 'flights'"),
+        (
+            ["2013-01-01T00:00:00Z", "noon"],
+            "'time_hour' of dataset 'flights' contains a value that is not a point in time",
+        ),
+        ([1, 2], "has the type int64. Convert it to a timestamp, a date or ISO 8601 text"),
     ],
 )
 def test_an_event_needs_its_time(store, times, message):
@@ -267,11 +270,11 @@ def test_a_missing_column_is_named(store):
     [
         ({"columns": ["hour", "arr_delay"]}, "computed from 'arr_delay'"),
         ({"columns": ["time_hour"]}, "event time 'time_hour' cannot be a feature"),
-        ({"label": "hour"}, "'hour' cannot be a feature, a key or watched as well"),
-        ({"columns": []}, "there are no features"),
-        ({"features": ["weather:temp"]}, "give its folder in repo"),
-        ({"features": ["weather:temp"], "feature_service": "delays", "repo": "r"}, "exclude each other"),
-        ({"label": None, "task": "binary"}, "there is no label"),
+        ({"label": "hour"}, "label 'hour' is also .* in `columns`, `keys` or `watched`"),
+        ({"columns": []}, "There are no features"),
+        ({"features": ["weather:temp"]}, "Set `repo`"),
+        ({"features": ["weather:temp"], "feature_service": "delays", "repo": "r"}, "Set only one"),
+        ({"label": None, "task": "binary"}, "`label` is not set"),
         ({"label": {"name": "late", "expression": "arr_delay >"}}, "'arr_delay >'.* cannot be parsed"),
         ({"max_single_feature_score": 1.5}, "max_single_feature_score"),
         ({"memory_limit": "80%"}, "memory_limit"),

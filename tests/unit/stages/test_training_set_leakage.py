@@ -62,7 +62,7 @@ def test_a_good_feature_passes_and_its_score_is_recorded():
 
 
 def test_the_limit_can_be_raised_for_a_feature_that_is_known_in_time():
-    with pytest.raises(LeakageError, match=r"above 0\.8"):
+    with pytest.raises(LeakageError, match=r"above the limit of 0\.8"):
         measure(LATE + RNG.normal(0, 0.5, ROWS), limit=0.8)
     assert measure(LATE, limit=1.0) == 1.0
 

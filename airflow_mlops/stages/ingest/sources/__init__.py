@@ -1,4 +1,4 @@
-"""Sources of raw rows: databases and files. A source streams Arrow batches and describes itself as JSON."""
+"""Sources of rows: databases and files. A source streams Arrow batches, and describes its origin as JSON."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A source that can be read once."""
+    """A source of rows, which can be read once."""
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         """Stream the rows in batches of bounded size.
 
-        :param types: the column types that are known already; used by sources that would have to guess them
+        :param types: column types that are already known. Sources that would otherwise guess their types use them
         :raises SourceError: the source cannot be read
         """
 
     def describe(self) -> dict[str, Any]:
-        """The origin of the rows, without credentials. Complete only after all rows were read."""
+        """Return the origin of the rows as JSON, without credentials. It is complete after all rows were read."""
 
 
 def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """The source that ``spec`` describes; nothing is read yet.
+    """Create the source that ``spec`` describes, without reading it.
 
     :raises ConnectionNotFoundError: the connection is not defined
     """
@@ -42,7 +42,7 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Use ADBC if the driver is installed, else SQLAlchemy."""
+    """Create the source of a query. It uses the ADBC driver of the database if that is installed, otherwise SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
     if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):

@@ -1,4 +1,4 @@
-"""Databases with an SQLAlchemy dialect: rows are read through a server-side cursor and converted to Arrow batches."""
+"""Reads databases that have an SQLAlchemy dialect through a server-side cursor, and converts the rows to Arrow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH_ROWS = 16_384
 
 
 class AlchemySource(QuerySource):
-    """A query run by SQLAlchemy."""
+    """A query that SQLAlchemy runs."""
 
     engine = "SQLAlchemy"
 
@@ -35,16 +35,16 @@ class AlchemySource(QuerySource):
             from sqlalchemy import create_engine, exc, text
         except ImportError:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}, which needs SQLAlchemy. "
-                "Install it with the database's dialect where the step runs, or airflow-mlops[adbc] for SQLite and PostgreSQL."
+                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, which needs SQLAlchemy. Where the step "
+                "runs, install SQLAlchemy and the database's dialect or, for SQLite and PostgreSQL, airflow-mlops[adbc]."
             ) from None
         try:
             engine = create_engine(self._url())
         except (exc.ArgumentError, ImportError) as error:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} is of type {self.info.conn_type}, for which no SQLAlchemy dialect "
-                f"and driver is installed where the step runs: {self.driver_message(error)}. Install one, or set another one in "
-                'the extra of the connection, for example {"sqlalchemy_scheme": "mysql+pymysql"}.'
+                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, for which no SQLAlchemy dialect or no "
+                f"driver is installed where the step runs: {self.driver_message(error)}. Install both, or select an installed "
+                'driver in the extra of the connection, for example {"sqlalchemy_scheme": "mysql+pymysql"}.'
             ) from None
         # SQLAlchemy reads :name as a parameter, so all colons except those of the placeholders are escaped.
         marked = (
@@ -85,7 +85,7 @@ class AlchemySource(QuerySource):
 def _bound(instant: datetime, dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite_text(instant)
-    # Most databases store timestamps without a time zone, in UTC. PostgreSQL compares both kinds.
+    # Most databases store UTC timestamps without a time zone. PostgreSQL compares timestamps with and without a time zone.
     return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
@@ -107,7 +107,7 @@ def _array(name: str, values: list[Any], kind: pa.DataType | None, types: Column
         if kind is None:
             raise types.mismatch(name, "one type", f"values of several types: {error}") from None
     try:
-        # Decimals arrive as text and are converted to the declared type later.
+        # Decimals are read as text, and converted to the declared type later.
         found = pa.array(values)
     except pa.ArrowInvalid:
         found = None
@@ -117,7 +117,7 @@ def _array(name: str, values: list[Any], kind: pa.DataType | None, types: Column
 
 
 def _plain(value: Any) -> Any:
-    """A value in a form that Arrow accepts: decimals, UUIDs and JSON as text, as with ADBC."""
+    """Convert a value for Arrow. Decimals, UUIDs and JSON become text, as the ADBC drivers return them."""
     if isinstance(value, Decimal | UUID):
         return str(value)
     if isinstance(value, memoryview):

@@ -1,4 +1,4 @@
-"""Rows from files that are given as fsspec URLs or glob patterns."""
+"""Reads rows from files, given as fsspec URLs or glob patterns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class FileSource:
-    """The rows of all files that match the spec's URLs. The files of a glob are read in the order of their names."""
+    """The rows of the files that match the spec's URLs. The matches of one glob pattern are read in the order of names."""
 
     def __init__(self, spec: IngestSpec) -> None:
         self.spec = spec
@@ -34,13 +34,13 @@ class FileSource:
         self.rows_without_time = 0
 
     def describe(self) -> dict[str, Any]:
-        """The URLs and, for each file read so far, its URL, SHA-256 and size in bytes."""
+        """Return the URLs of the spec and, for each file read so far, its URL, SHA-256 and size in bytes."""
         urls = [without_credentials(url) for url in self.spec.files]
         description = {"kind": "files", "files": urls, "read": self.files_read}
         return {**description, "rows_without_time": self.rows_without_time} if self.rows_without_time else description
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in the window; all files must have the columns of the first one."""
+        """Stream the rows in the window. All files must have the same columns and types as the first file."""
         first: pa.Schema | None = None
         for file in self._open_files():
             read = READERS[self.spec.format or format_of(file)]
@@ -56,13 +56,17 @@ class FileSource:
             try:
                 found = fsspec.open_files(url, "rb", compression="infer")
             except ImportError as error:
-                raise SpecError(f"{public} cannot be opened where the step runs: {error}.") from None
+                raise SpecError(
+                    f"{public} cannot be opened where the step runs: {error}. Install the missing package there."
+                ) from None
             except ValueError as error:
-                raise SpecError(f"{public} is not a URL that fsspec can open: {error}.") from None
+                raise SpecError(f"{public} is not a URL that fsspec can open: {error}. Correct `files`.") from None
             except (OSError, zipfile.BadZipFile) as error:
-                raise SourceError(f"{public} could not be opened: {without_credentials(str(error))}.") from None
+                raise SourceError(
+                    f"{public} could not be opened: {without_credentials(str(error))}. Check that it exists and can be read."
+                ) from None
             if not found:
-                raise SourceError(f"No file matches {public}.")
+                raise SourceError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
             yield from sorted(found, key=lambda file: str(file.path))
 
     def _in_window(self, batch: pa.RecordBatch, file: OpenFile) -> pa.RecordBatch:
@@ -74,9 +78,10 @@ class FileSource:
 
 
 def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.RecordBatch:
-    """A batch with its columns in the order of the first file.
+    """Reorder the columns of a batch as in the first file.
 
-    :raises SchemaError: the file has other columns, or other types
+    :param first: schema of the first file
+    :raises SchemaError: columns or types differ from those of the first file
     """
     if set(batch.schema.names) == set(first.names):
         batch = batch.select(first.names)
@@ -87,19 +92,23 @@ def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.Reco
     ]
     if differs or len(batch.schema) != len(first):
         raise SchemaError(
-            f"{file_url(file)} differs from the files before it: {schema_difference(first, batch.schema)}. "
-            "Select the columns that all files have with columns=[...], or declare common types with types={...}."
+            f"The columns of {file_url(file)} differ from those of the first file: {schema_difference(first, batch.schema)}. "
+            "Set `columns` to the columns that exist in all files, or set `types` to types that fit all files."
         )
     return batch
 
 
 @contextmanager
 def _read_errors(file: OpenFile) -> Iterator[None]:
-    """Turn errors while a file is read into a :class:`SourceError` that names the file."""
+    """Convert exceptions raised while a file is read to a :class:`SourceError` that names the file."""
     try:
         yield
     except FileNotFoundError:
-        raise SourceError(f"{file_url(file)} does not exist.") from None
+        raise SourceError(
+            f"{file_url(file)} does not exist. Check that the file has arrived, or correct `files`."
+        ) from None
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, ValueError) as error:
         reason = without_credentials(" ".join(str(error).split())).rstrip(".")
-        raise SourceError(f"{file_url(file)} could not be read: {reason}.") from None
+        raise SourceError(
+            f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that `format` is its format."
+        ) from None

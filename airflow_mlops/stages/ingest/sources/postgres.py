@@ -1,4 +1,4 @@
-"""PostgreSQL through ADBC, which streams the result as binary COPY."""
+"""Reads PostgreSQL through ADBC, which streams the result as binary COPY."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_BYTES = 4 << 20
-# The extras of a connection that are libpq parameters. Airflow's own hook uses the others.
+# Extra fields of a connection that are libpq parameters. Other fields are options of Airflow's own hook.
 _LIBPQ = (
     "application_name", "channel_binding", "connect_timeout", "gssencmode", "hostaddr", "keepalives",
     "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "sslcert", "sslcrl", "sslkey", "sslmode",
@@ -24,7 +24,7 @@ _LIBPQ = (
 # Detect a lost server within two minutes; libpq's default takes two hours.
 _DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
 _SETUP = (
-    # Otherwise concurrent scans of a large table start at different rows, so unordered queries return different orders.
+    # With this setting on, scans of a large table may start at different rows, so the order of rows would vary.
     "SET synchronize_seqscans = off",
     "SET TIME ZONE 'UTC'",
 )
@@ -46,7 +46,7 @@ class PostgresSource(QuerySource):
             for statement in _SETUP:
                 cursor.execute(statement)
             if self.window:
-                # COPY takes no parameters, so the bounds are passed as settings of the session.
+                # COPY does not support parameters, so the bounds are passed as settings of the session.
                 cursor.execute(
                     "SELECT set_config('mlops.start', $1, false), set_config('mlops.end', $2, false)",
                     [self.window.start.isoformat(), self.window.end.isoformat()],
@@ -58,14 +58,14 @@ class PostgresSource(QuerySource):
             schema = cursor.adbc_execute_schema(sql)
             self.check_names(schema)
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
-            # The line break ends a comment in the query's last line.
+            # The line break ends a comment that the last line of the query may contain.
             cursor.execute(_unsupported_as_text(f"{sql}\n", schema))
             yield from cursor.fetch_record_batch()
 
     def _uri(self) -> str:
         info = self.info
         user = quote(info.login or "", safe="") + (f":{quote(info.secret, safe='')}" if info.secret else "")
-        # The host may also be the folder of a Unix socket.
+        # The host may be the folder of a Unix socket.
         host = quote(info.host or "", safe=":[]") + (f":{info.port}" if info.port else "")
         extra = {key: value for key, value in info.extra.items() if key in _LIBPQ}
         options = urlencode({**_DEFAULTS, **extra}, quote_via=quote)
@@ -73,7 +73,7 @@ class PostgresSource(QuerySource):
 
 
 def _unsupported_as_text(sql: str, schema: pa.Schema) -> str:
-    """The query, with columns cast to text if Arrow has no equivalent type (``uuid``, ``inet``, ``interval``, ...)."""
+    """Cast columns to text in the query if Arrow has no equivalent type (``uuid``, ``inet``, ``interval``, ...)."""
     if not any(map(_unsupported, schema)):
         return sql
     columns = []

@@ -1,4 +1,4 @@
-"""The base of all sources that run a query on an Airflow connection."""
+"""The base class of sources that run a query on an Airflow connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class QuerySource(ABC):
-    """One query on one connection. Subclasses implement a database."""
+    """A query on an Airflow connection. Each subclass implements one driver."""
 
     engine: str
 
@@ -30,10 +30,10 @@ class QuerySource(ABC):
 
     @abstractmethod
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-        """Stream the result of the query."""
+        """Stream the rows of the query's result."""
 
     def describe(self) -> dict[str, Any]:
-        """The connection, the query and the engine."""
+        """Return the connection's id and type, the query and the engine."""
         return {
             "kind": "sql",
             "conn_id": self.info.conn_id,
@@ -43,33 +43,36 @@ class QuerySource(ABC):
         }
 
     def driver_message(self, error: BaseException) -> str:
-        """The driver's message on one line, without the query and the password."""
+        """Format a driver's exception on one line, without the query and the password."""
         text = str(error)
         for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
             text = text.partition(echo)[0]
         return redact(text, self.info)
 
     def query_error(self, error: BaseException) -> SpecError:
-        """The error for a query that the database refuses."""
-        return SpecError(f"Connection {self.info.conn_id!r} refused the query: {self.driver_message(error)}.")
+        """Create the error for a query that the database rejects."""
+        return SpecError(
+            f"The database of connection {self.info.conn_id!r} rejected the query: {self.driver_message(error)}. Correct `sql`."
+        )
 
     def read_error(self, error: BaseException) -> SourceError:
-        """The error for a database that cannot be reached, or fails while it is read."""
+        """Create the error for a database that cannot be reached, or that fails while it is read."""
         return SourceError(
-            f"Connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: {self.driver_message(error)}. "
-            "Nothing was written, and a retry starts from the beginning."
+            f"The database of connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: "
+            f"{self.driver_message(error)}. Nothing was written, and a retry starts from the beginning. Check that the "
+            "database can be reached where the step runs."
         )
 
     @contextmanager
     def adbc_errors(self) -> Iterator[None]:
-        """Translate the exceptions of ADBC drivers."""
+        """Convert exceptions of ADBC drivers to errors of this package."""
         import adbc_driver_manager
 
         try:
             yield
         except adbc_driver_manager.ProgrammingError as error:
             raise self.query_error(error) from None
-        # While a result is streamed, errors of the driver are raised by Arrow, as OSError.
+        # While a result is streamed, Arrow raises errors of the driver as OSError.
         except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
             raise self.read_error(error) from None
 
@@ -81,6 +84,6 @@ class QuerySource(ABC):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise SchemaError(
-                f"The query returns the column {', '.join(map(repr, twice))} more than once. "
-                "Rename one of them with AS."
+                f"The query returns more than one column {', '.join(map(repr, twice))}. "
+                "Rename all but one of them in `sql` with AS."
             )

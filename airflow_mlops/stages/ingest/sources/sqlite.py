@@ -1,8 +1,9 @@
-"""SQLite through ADBC.
+"""Reads SQLite through ADBC.
 
-SQLite has types of values but not of columns, so the driver infers column types from the first rows: a column that starts
-with nulls becomes ``int64``, and text in a later row is an error. To avoid this, the query is extended by a first row that
-has the right types. They come from the user's declaration, the table's declaration, or an earlier window.
+In SQLite, values have a type but columns do not. The driver therefore infers column types from the first rows: a column
+that starts with nulls becomes ``int64``, and text in a later row is an error. To avoid this, a first row with the right
+types is added to the query's result. The types come from ``types``, from the table's definition, or from a neighbouring
+window.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 
 
 def database_path(info: ConnectionInfo) -> Path:
-    """The file of an SQLite connection: its host, or the path of its URI, as in Airflow's hook.
+    """Return the path of an SQLite connection's file, which is its host or the path of its URI, as in Airflow's hook.
 
-    :raises SourceError: the file does not exist; SQLite itself would create an empty one
+    :raises SourceError: the file does not exist. SQLite itself would create an empty database
     """
     parts = [part for part in (info.host, info.schema_) if part]
     path = Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
     if not path.is_file():
-        raise SourceError(f"Connection {info.conn_id!r} names the SQLite file {path}, which does not exist.")
+        raise SourceError(
+            f"Connection {info.conn_id!r} refers to the SQLite file {path}, which does not exist where the step runs. Correct "
+            "the host of the connection, or create the file."
+        )
     return path
 
 
@@ -53,7 +57,7 @@ class SQLiteSource(QuerySource):
         uri = f"file:{quote(str(database_path(self.info)))}?mode=ro"
         with self.adbc_errors(), driver.connect(uri) as connection, connection.cursor() as cursor:
             sql = bind_placeholders(self.sql, {"start": "?1", "end": "?2"})
-            # Errors in the query are raised here, before it is wrapped into another query.
+            # Errors in the query are raised here, before the query becomes part of a larger query.
             cursor.adbc_prepare(sql)
             names, expected = self._expected(cursor, types)
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": BATCH_ROWS})
@@ -74,7 +78,7 @@ class SQLiteSource(QuerySource):
                 raise types.mismatch(name, reader.schema.types[int(found[1])], f"a {found[3]} value") from None
 
     def _expected(self, cursor: Any, types: ColumnTypes) -> tuple[list[str], dict[str, pa.DataType]]:
-        """The column names of the result, and the storage types that are known before it is read."""
+        """Return the column names of the result, and the storage types that are known before the result is read."""
         # Views cannot have parameters, and the columns do not depend on them.
         cursor.execute(
             f"CREATE TEMP VIEW mlops_columns AS\n{bind_placeholders(self.sql, {'start': 'NULL', 'end': 'NULL'})}"
@@ -82,7 +86,7 @@ class SQLiteSource(QuerySource):
         cursor.execute("SELECT name, type FROM pragma_table_info('mlops_columns')")
         columns = cursor.fetchall()
         cursor.execute("DROP VIEW mlops_columns")
-        # SQLite renames the second column of a name to name:1.
+        # SQLite renames the second of two columns NAME to NAME:1.
         self.check_names(pa.schema([(re.sub(r":\d+$", "", name), pa.null()) for name, _ in columns]))
         known = {
             name: _storage(types.declared.get(name)) or _affinity(declared) or _storage(types.earlier.get(name))
@@ -94,7 +98,7 @@ class SQLiteSource(QuerySource):
         self, found: pa.Schema, names: list[str], expected: dict[str, pa.DataType], types: ColumnTypes
     ) -> None:
         for name, field in zip(names, found, strict=True):
-            # Columns that an earlier window has are compared with that window later.
+            # Columns of a neighbouring window are compared with that window later.
             guessed = name in types.earlier and name not in types.declared
             if name in expected and not guessed and field.type != expected[name]:
                 raise types.mismatch(name, types.declared.get(name, expected[name]), f"{field.type} values")
@@ -104,13 +108,16 @@ class SQLiteSource(QuerySource):
 
 
 def sqlite_text(instant: datetime) -> str:
-    """An instant in the format of SQLite's own functions. Midnight is the date alone, which sorts before every time of that day."""
+    """Format an instant as SQLite's own functions do.
+
+    Midnight is written without a time, so that as text it sorts before all times of the day.
+    """
     text = instant.strftime("%Y-%m-%d %H:%M:%S")
     return text.removesuffix(" 00:00:00")
 
 
 def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
-    """The type in which SQLite stores values that are converted to ``wanted`` later."""
+    """Return the type in which SQLite stores values that are later converted to ``wanted``."""
     if wanted is None or pa.types.is_null(wanted):
         return None
     if pa.types.is_integer(wanted) or pa.types.is_boolean(wanted):
@@ -123,7 +130,7 @@ def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
 
 
 def _affinity(declared: str) -> pa.DataType | None:
-    """The type implied by SQLite's rules of column affinity; ``None`` if the affinity does not determine the type.
+    """Return the type that SQLite's rules of column affinity imply, or ``None`` if they do not determine it.
 
     Columns with numeric affinity (``DATE``, ``BOOLEAN``, ...) may contain any value. Columns declared without a type have
     the affinity ``BLOB``.

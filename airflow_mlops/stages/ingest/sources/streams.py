@@ -1,4 +1,4 @@
-"""Streams of Arrow batches: regrouped to a fixed size, and read ahead in a thread."""
+"""Functions that regroup a stream of Arrow batches to a fixed size, and read it ahead in a thread."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pyarrow as pa
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 << 20) -> Iterator[pa.RecordBatch]:
-    """Regroup a stream into batches of exactly ``rows`` rows; only the last one may be shorter.
+    """Regroup a stream into batches of ``rows`` rows, so that the written files do not depend on the source's batch size.
 
-    The written bytes then do not depend on the source's batch size. A batch ends earlier if it reaches ``max_bytes``, to
-    bound memory.
+    The last batch may be shorter. A batch also ends if it reaches ``max_bytes``, which limits memory.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0
@@ -40,8 +39,8 @@ def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 def prefetch(batches: Iterator[pa.RecordBatch], max_bytes: int = 16 << 20) -> Iterator[Iterator[pa.RecordBatch]]:
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
-    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Leaving the block stops the thread; the
-    generator is closed in the thread that ran it.
+    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Leaving the block stops the thread, which
+    closes ``batches``.
     """
     queue = _BoundedQueue(batches, max_bytes)
     reader = threading.Thread(target=queue.fill, name="mlops-read", daemon=True)
@@ -54,7 +53,7 @@ def prefetch(batches: Iterator[pa.RecordBatch], max_bytes: int = 16 << 20) -> It
 
 
 class _BoundedQueue:
-    """A queue between two threads, bounded by the bytes it contains."""
+    """A queue of batches between two threads, which contains at most ``max_bytes`` plus one batch."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], max_bytes: int) -> None:
         self._batches = batches

@@ -1,4 +1,4 @@
-"""Selecting the rows of a window by a time column."""
+"""Selects the rows of a window by a time column."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def in_window(batch: pa.RecordBatch, column: str, window: Window, file: OpenFile) -> tuple[pa.RecordBatch, int]:
-    """The rows of ``batch`` whose time lies in ``window``, and the number of rows without a time.
+    """Select the rows of ``batch`` with a time in ``window``.
 
+    :param column: name of the time column
+    :param file: file of the batch, for error messages
+    :return: the selected rows, and the number of rows in which the time is null
     :raises SchemaError: the column contains values that are not times
     """
     times = _utc_times(batch.column(column), column, file)
@@ -28,11 +31,11 @@ def in_window(batch: pa.RecordBatch, column: str, window: Window, file: OpenFile
 
 
 def _utc_times(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
-    """A column as UTC timestamps. Text is parsed as ISO 8601; times without a time zone are taken as UTC."""
+    """Convert a column to UTC timestamps. Text is parsed as ISO 8601. Times without a time zone are read as UTC."""
     kind = values.type
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or _is_text(kind) or pa.types.is_null(kind)):
         raise SchemaError(
-            f"The time column {column!r} of {file_url(file)} contains {kind}. "
+            f"The time column {column!r} of {file_url(file)} has the type {kind}, which is not a time. "
             f"Declare its unit, for example types={{{column!r}: 'timestamp[s, tz=UTC]'}} for seconds since 1970."
         )
     utc, naive = pa.timestamp("us", "UTC"), pa.timestamp("us")
@@ -45,8 +48,9 @@ def _utc_times(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
     except pa.ArrowInvalid as error:
         problem = str(error).partition(" as a scalar")[0]
         raise SchemaError(
-            f"The time column {column!r} of {file_url(file)} is not ISO 8601, or mixes times with and without a time zone: "
-            f"{problem}. Convert it in the source, or leave out time_column= and choose the window's files by their names."
+            f"The time column {column!r} of {file_url(file)} contains text that is not ISO 8601, or times both with and without "
+            f"a time zone: {problem}. Convert the column in the source, or remove `time_column` and set `files` to the files "
+            "of the window."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Column types: declared by the user, known from another window, or guessed from the source."""
+"""Column types, which are declared by the user, known from a neighbouring window, or guessed from the source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DECIMAL = re.compile(r"decimal128\((\d+), ?(-?\d+)\)$")
 
 
 def find_type(name: str) -> pa.DataType | None:
-    """The Arrow type with this name; ``None`` if there is none or it is a nested type."""
+    """Find an Arrow type by name. Return ``None`` for unknown names and nested types."""
     if found := _TIMESTAMP.match(name):
         return pa.timestamp(found[1], found[2])
     if found := _DECIMAL.match(name):
@@ -28,16 +28,17 @@ def find_type(name: str) -> pa.DataType | None:
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
-    """The types that a user declared by name.
+    """Convert the names of the declared types to Arrow types.
 
-    :raises SpecError: a name is not an Arrow type
+    :param names: name of an Arrow type by column
+    :raises SpecError: a name is not that of an Arrow type
     """
     types = {}
     for column, name in names.items():
         found = find_type(name.strip())
         if found is None or pa.types.is_null(found):
             raise SpecError(
-                f"types={{{column!r}: {name!r}}} is not an Arrow type. Use int64, float64, string, bool, "
+                f"types={{{column!r}: {name!r}}} does not name an Arrow type. Use int64, float64, string, bool, "
                 "date32, timestamp[us], timestamp[us, tz=UTC] or decimal128(10, 2)."
             )
         types[column] = found
@@ -48,9 +49,10 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
 class ColumnTypes:
     """The column types that are known before the first row is read.
 
-    :param declared: types declared by the user; rows are converted to these
-    :param earlier: types in another window of the same dataset; used where the source's own types must be guessed
-    :param window: label of that other window, for messages
+    :param declared: types that the user declared in ``types``. Rows are converted to them
+    :param earlier: types in a neighbouring window of the same dataset. They are used if the types of the source would
+        otherwise be guessed
+    :param window: label of that neighbouring window, for messages
     """
 
     declared: Mapping[str, pa.DataType] = field(default_factory=dict)
@@ -58,18 +60,20 @@ class ColumnTypes:
     window: str = ""
 
     def get(self, column: str) -> pa.DataType | None:
-        """The expected type of a column; ``None`` if the source determines it."""
+        """Return the expected type of a column, or ``None`` if the source determines it."""
         return self.declared.get(column, self.earlier.get(column))
 
     def mismatch(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:
-        """The error for a column that does not have the expected type.
+        """Create the error for a column whose values do not have the expected type.
 
-        :param found: what the column contains, as a noun phrase
-        :param hint: another remedy than declaring a type, appended to the message
+        :param column: name of the column
+        :param expected: expected type
+        :param found: the contents of the column, as a noun phrase such as ``'abc'`` or ``string values``
+        :param hint: a further remedy, as a clause that is appended to the message
         """
         if column in self.declared:
             return SchemaError(
-                f"Column {column!r} is declared {expected} but contains {found}. Correct types={{...}}{hint}."
+                f"Column {column!r} is declared {expected} but contains {found}. Correct its type in `types`{hint}."
             )
         remedy = f"Declare its type with types={{{column!r}: ...}}"
         if column in self.earlier:
@@ -82,15 +86,17 @@ class ColumnTypes:
         )
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """``batch`` with its columns cast to the declared types, extension types as their storage type, and no metadata.
+        """Cast the columns of ``batch`` to the declared types.
 
-        :raises SchemaError: a value does not fit its declared type
+        Extension types are replaced by their storage types, and metadata is removed.
+
+        :raises SchemaError: a value cannot be converted to the declared type
         """
         arrays, fields = [], []
         for old, array in zip(batch.schema, batch.columns, strict=True):
             if isinstance(array, pa.ExtensionArray):
                 array = array.storage
-            # A column that contains only nulls has no type of its own.
+            # A column that contains only nulls has the type null, so the neighbouring window determines its type.
             wanted = self.get(old.name) if pa.types.is_null(array.type) else self.declared.get(old.name)
             if wanted is not None and array.type != wanted:
                 try:

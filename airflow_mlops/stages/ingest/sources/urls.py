@@ -1,4 +1,4 @@
-"""URLs of files as they may appear in manifests, logs and messages: without credentials."""
+"""Functions that remove credentials from URLs of files, before the URLs appear in manifests, logs and messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
-# A signed URL has its signature in the query.
+# The query of a signed URL contains its signature.
 _QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
 
 
@@ -19,5 +19,5 @@ def without_credentials(text: str) -> str:
 
 
 def file_url(file: OpenFile) -> str:
-    """The URL of a file, without credentials."""
+    """Return the URL of a file, without credentials."""
     return without_credentials(str(file.full_name))

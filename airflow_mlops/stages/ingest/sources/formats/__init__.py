@@ -1,4 +1,4 @@
-"""File formats: one module each. A reader streams the rows of one file and adds the file's hash to the source."""
+"""Readers of file formats, in one module per format. A reader streams the rows of a file and records the file's hash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def format_of(file: OpenFile) -> str:
-    """The format that the suffix of a file's name implies.
+    """Derive the format from the suffix of a file's name. A suffix of a compressed file, such as ``.gz``, is ignored.
 
     :raises SpecError: the suffix is unknown
     """
@@ -38,5 +38,6 @@ def format_of(file: OpenFile) -> str:
         if path.endswith(suffix):
             return kind
     raise SpecError(
-        f"The format of {file_url(file)} is not clear from its name. Set format='csv', 'jsonl' or 'parquet'."
+        f"The name of {file_url(file)} does not end with the suffix of a known format. Set `format` to 'csv', 'jsonl' or "
+        "'parquet'."
     )

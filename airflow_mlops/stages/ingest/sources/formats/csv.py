@@ -1,4 +1,4 @@
-"""CSV files."""
+"""Reads CSV files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
     options = csv.ReadOptions(block_size=source_file.BLOCK_BYTES)
     parse = csv.ParseOptions(delimiter=file.spec.delimiter, newlines_in_values=True)
-    # An empty cell is null, a quoted empty text is not. No other text is null by default: "NA" is a country.
+    # An unquoted empty text is null, and a quoted one is not. By default no other text is null ("NA" is a country code).
     nulls = {
         "null_values": ["", *file.spec.null_values],
         "strings_can_be_null": True,
@@ -42,8 +42,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     for name in wanted:
         if pa.types.is_binary(kinds[name]) and name not in file.types.declared:
             raise SchemaError(
-                f"Column {name!r} of {file.url} is not UTF-8. Convert the file, "
-                f"or keep the bytes with types={{{name!r}: 'binary'}}."
+                f"Column {name!r} of {file.url} contains text that is not UTF-8. Convert the file to UTF-8, or ingest the bytes "
+                f"unchanged with types={{{name!r}: 'binary'}}."
             )
     convert = csv.ConvertOptions(column_types=kinds, include_columns=wanted, **nulls)
     try:
@@ -54,5 +54,5 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
         if found is None:
             raise
         name = guessed.names[int(found[1])]
-        hint = f"; if this text means a missing value, add null_values=[{found[2]!r}]"
+        hint = f", or read this text as null with null_values=[{found[2]!r}]"
         raise file.types.mismatch(name, kinds[name], repr(found[2]), hint) from None

@@ -1,4 +1,4 @@
-"""JSON lines files: one JSON object a line."""
+"""Reads JSON Lines files, which contain one JSON object per line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
             raise
         with file.hashed():
             return
-    # Declared fields, and those of earlier files, may be absent from the first block and occur in later lines.
+    # Fields that are declared or occur in earlier files may be absent in the first block and occur in later lines.
     kinds = {**file.types.declared, **file.known_types(), **file.column_types(guessed)}
     present = [*guessed.names, *(name for name in kinds if name not in guessed.names)]
     wanted = file.wanted_columns(present)
@@ -50,9 +50,9 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 
 def _explain(file: SourceFile, kinds: dict[str, pa.DataType], problem: str) -> None:
-    """Raise an error that names the field, if Arrow's message is a known one.
+    """Raise an error that names the field, if the cause can be found in Arrow's message.
 
-    :raises SchemaError: a field changed its type or is new
+    :raises SchemaError: the type of a field changes, or a later line has a new field
     """
     if found := _KIND_CHANGED.search(problem):
         raise file.types.mismatch(found[1], kinds.get(found[1], found[2]), f"a {found[3]}") from None
@@ -63,8 +63,8 @@ def _explain(file: SourceFile, kinds: dict[str, pa.DataType], problem: str) -> N
     if "unexpected field" in problem:
         name = _field_not_in(file, set(kinds))
         raise SchemaError(
-            f"{file.url} has the field {name!r}, which earlier lines do not have. "
-            f"Declare its type with types={{{name!r}: ...}}, or select the columns to keep with columns=[...]."
+            f"A later line of {file.url} has the field {name!r}, which is absent in earlier lines. "
+            f"Declare its type with types={{{name!r}: ...}}, or list the columns to ingest in `columns`."
         ) from None
 
 
@@ -76,7 +76,7 @@ def _lines(file: SourceFile) -> Iterator[dict[str, Any]]:
 
 
 def _field_with_value(file: SourceFile, names: Sequence[str], value: str) -> str:
-    """The first of the fields ``names`` that contains ``value``. Arrow's message contains only the value."""
+    """Find the first of the fields ``names`` that contains ``value``, because Arrow's message does not name the field."""
     return next((name for line in _lines(file) for name in names if line.get(name) == value), names[0])
 
 

@@ -1,4 +1,4 @@
-"""Parquet files."""
+"""Reads Parquet files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _local_copy(file: SourceFile) -> Iterator[str]:
-    """The path of the file on this machine. Parquet readers need random access, so other files are copied first."""
+    """Provide a path on this machine. A remote or compressed file is copied, because Parquet needs random access."""
     with tempfile.TemporaryDirectory(prefix="mlops-ingest-") as folder:
         local = isinstance(file.file.fs, LocalFileSystem) and file.file.compression is None
         path = Path(file.file.path) if local else Path(folder) / "copy.parquet"

@@ -1,4 +1,4 @@
-"""One file to read: its columns and types, and its hash."""
+"""A file of a source, with its expected columns and types and its hash."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
-# How much of a text file Arrow parses at once. The first block decides the types of columns that are not known.
+# Size of the blocks in which Arrow parses a text file. Types that are not known are inferred from the first block.
 BLOCK_BYTES = 4 << 20
 
 
 @dataclass
 class SourceFile:
-    """One file to read.
+    """A file of a source.
 
-    :param first: the schema of the files before it, which it must have too; ``None`` for the first file
-    :param files_read: receives the file's URL, SHA-256 and size after the file was read completely
+    :param file: opened lazily by fsspec
+    :param spec: parameters of the ingestion
+    :param types: column types that are known before the file is read
+    :param first: schema of the first file, which all files must have; ``None`` for the first file
+    :param files_read: list to which the file's URL, SHA-256 and size are appended after the file was read completely
     """
 
     file: OpenFile
@@ -39,49 +42,55 @@ class SourceFile:
 
     @property
     def url(self) -> str:
-        """The URL of the file, without credentials."""
+        """Return the URL of the file, without credentials."""
         return file_url(self.file)
 
     def known_types(self) -> dict[str, pa.DataType]:
-        """The types that earlier files of this source have, by column."""
+        """Return the types of the first file by column; empty if this is the first file."""
         return dict(zip(self.first.names, self.first.types, strict=True)) if self.first else {}
 
     def column_types(self, guessed: pa.Schema) -> dict[str, pa.DataType]:
-        """The type to read each column as.
+        """Return the type by column with which Arrow reads the file.
 
-        Columns for which Arrow guessed a date or time are read as text, since raw data is archived unchanged.
+        Columns that Arrow would parse as dates or times are read as text, because raw data is archived unchanged.
+
+        :param guessed: schema that Arrow inferred from the first block
         """
         known = self.known_types()
         kinds = {}
         for field in guessed:
             kind = known.get(field.name) or self.types.get(field.name) or _times_as_text(field.type)
-            # Integers that are declared as times are read as integers and converted afterwards.
+            # Integers that are declared as times are read as integers, and converted later.
             converted_later = pa.types.is_temporal(kind) and pa.types.is_integer(field.type)
             kinds[field.name] = field.type if converted_later else kind
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
-        """The columns to read, out of the columns that the file has.
+        """Return the columns to read: those of ``columns`` (by default all) and the time column.
 
-        :raises SchemaError: a wanted column is missing, or two columns have the same name
+        :param present: columns of the file
+        :raises SchemaError: a column to read is absent, or two columns have the same name
         """
         columns, time = self.spec.columns, self.spec.time_column
         twice = sorted({name for name in present if present.count(name) > 1})
         if twice:
-            raise SchemaError(f"{self.url} has more than one column {', '.join(map(repr, twice))}.")
+            raise SchemaError(
+                f"{self.url} has more than one column {', '.join(map(repr, twice))}. Rename all but one of them."
+            )
         wanted = list(present) if columns is None else list(columns)
         if time is not None and time not in wanted:
             wanted.append(time)
         missing = [name for name in wanted if name not in present]
         if missing:
             raise SchemaError(
-                f"{self.url} has no column {', '.join(map(repr, missing))}. Its columns are: {', '.join(present)}."
+                f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The columns are: "
+                f"{', '.join(present)}."
             )
         return wanted
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file to be read once, from beginning to end, and record its hash when the block ends."""
+        """Open the file, and record its URL, SHA-256 and size when the block ends. The block must read it sequentially."""
         with self.file as raw:
             reader = HashingReader(raw)
             yield reader
@@ -90,7 +99,7 @@ class SourceFile:
 
 
 class HashingReader:
-    """A binary file opened for reading that computes the SHA-256 and the length of the bytes read."""
+    """A binary file opened for reading, which computes the SHA-256 and the number of the bytes read."""
 
     closed = False
 
@@ -106,14 +115,14 @@ class HashingReader:
         return data
 
     def drain(self) -> str:
-        """Read the rest of the file and return the SHA-256 of all its bytes."""
+        """Read the rest of the file, and return the SHA-256 of all its bytes."""
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()
 
 
 def _times_as_text(kind: pa.DataType) -> pa.DataType:
-    """The type with every date and time, also inside structs and lists, replaced by text."""
+    """Replace dates and times by text in a type, also inside structs and lists."""
     if pa.types.is_temporal(kind):
         return pa.string()
     if pa.types.is_struct(kind):

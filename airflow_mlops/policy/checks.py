@@ -30,7 +30,7 @@ def exceeds_limit(performance: Performance, policy: Policy) -> bool:
 
 
 def is_worse(performance: Performance, policy: Policy) -> bool:
-    """Return whether performance is significantly worse than the limit: its whole confidence interval is."""
+    """Return whether performance is significantly worse than the limit, which means that its whole interval is."""
     bound = limit(performance, policy)
     if bound is None:
         return False

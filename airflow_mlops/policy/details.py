@@ -120,7 +120,7 @@ def replaced_version(findings: Findings, estimated: bool = False) -> Observation
 
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:
-    """Return unusual columns, the comparison with the estimate, and the segment that contributes most."""
+    """Return sentences about unusual columns, the estimate, and the segment that contributes most to the drop."""
     return [*_unusual_columns(findings), *_estimate(findings), *_largest_segment(findings)]
 
 
@@ -349,7 +349,7 @@ def _estimate(findings: Findings) -> list[str]:
     if any(drift is not None and drift.drifted for drift in parts):
         return [f"{estimate}. The inputs drifted, but this does not explain the {change}."]
     if any(drift.reference != TRAINING for drift in findings.features):
-        # Slow drift since training does not show in a comparison with recent windows.
+        # A comparison with recent windows does not detect slow drift since training.
         return [f"{estimate}. The inputs have not drifted{against(findings.features)}."]
     conclusion = "The relation between features and label has therefore probably changed (concept drift)."
     return [f"{estimate}, and the inputs have not drifted. {conclusion}"]
@@ -363,7 +363,7 @@ def _largest_segment(findings: Findings) -> list[str]:
     change = "drop" if METRICS[loss.metric].higher_is_better else "rise"
     part = ""
     if increase > 0:
-        # Other segments may have improved.
+        # The ratio exceeds 1 if other segments have improved.
         ratio = worst.contribution / increase
         part = f", {share(ratio, 0) if ratio <= 1 else 'more than all'} of the {change}"
     return [f"Largest {change}: {worst.name} ({share(worst.share, 0)} of rows{part})."]

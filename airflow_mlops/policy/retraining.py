@@ -168,7 +168,7 @@ def _cooldown(window: Window, cooldown: timedelta, requests: Sequence[Request]) 
 def _budget(window: Window, allowed: int, period: timedelta, requests: Sequence[Request]) -> Limit:
     ends = sorted(request.window.end for request in requests)
     own = bisect_left(ends, window.end)
-    # A period that contains this window must not hold more requests than allowed, this one included.
+    # No period that contains this window may have more requests than allowed, counting the request of this window.
     with_own = [*ends[:own], window.end, *ends[own:]]
     full = [
         with_own[first]
@@ -188,7 +188,7 @@ def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
     last = max((request.window for request in refused), key=lambda tried: tried.start)
     times = len({request.id for request in refused})
     wait = 2 ** (times - 1)
-    # Months differ in length.
+    # The quotient is rounded, because months differ in length.
     since = round((window.start - last.start) / (last.end - last.start))
     refusal = (
         f"the gates refused the request of {last.label}"

@@ -94,7 +94,7 @@ def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:
 def _verdict(decision: Decision, found: Sequence[Observation]) -> Verdict:
     headline = capitalized(shorten(found[0].headline, HEADLINE_LENGTH))
     unique = dict.fromkeys(shorten(text, DETAIL_LENGTH) for item in found for text in item.details)
-    # The headline need not be repeated.
+    # A detail that is equal to the headline is left out.
     details = [text for text in unique if text.rstrip(".") != headline]
     return Verdict(
         decision=decision, headline=headline, details=details, reason=" ".join([_with_stop(headline), *details])

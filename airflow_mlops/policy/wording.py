@@ -94,7 +94,7 @@ def shorten(text: str, length: int) -> str:
     if len(line) <= length:
         return line
     cut = line[: length - 1]
-    # A word that would take more than half of the text with it is cut instead.
+    # Without a space in the second half of the text, the last word is cut.
     if line[length - 1] != " " and (space := cut.rfind(" ")) >= length // 2:
         cut = cut[:space]
     return f"{cut.rstrip(' ,;:(-')}…"

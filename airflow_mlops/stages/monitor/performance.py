@@ -129,7 +129,7 @@ def estimated(
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    # A classifier that predicts labels only has no reference for roc_auc, but one for accuracy.
+    # A classifier that predicts labels only has no roc_auc at training, but an accuracy.
     measured = [name for name in REALISED[contract.task] if name in contract.metrics]
     metric = policy.metric or (measured or REALISED[contract.task])[0]
     if is_custom(metric):

@@ -73,7 +73,7 @@ class _ScannedDataset:
         self.rows = dataset.manifest.rows
         self.predicted: Counter[Any] = Counter()
         fields = dataset.schema
-        # Hashes are not summarised.
+        # Hashed features are not summarised.
         self.features = [
             name
             for name in self.details["features"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import uuid
@@ -252,18 +253,18 @@ def odd(**columns) -> pa.Table:
         (odd(arr_delay=pa.array([1.0] * 400)), "all 400 labels are of the negative class"),
         (odd(arr_delay=pa.nulls(400, pa.float64())), "there are no labels"),
         (odd(arr_delay=pa.array([float("nan")] * 400)), "there are no labels"),
-        (odd(wind=pa.nulls(400, pa.float64())), "wind has no values"),
-        (odd(wind=pa.array([float("inf")] * 400)), "wind (no row has a value)"),
-        (odd(distance=pa.array([float("nan")] * 400)), "distance (no row has a value)"),
+        (odd(wind=pa.nulls(400, pa.float64())), r"wind (1 \(no row has a value\)|has no values)"),
+        (odd(wind=pa.array([float("inf")] * 400)), r"wind (1 \(no row has a value\)|has no values)"),
+        (odd(distance=pa.array([float("nan")] * 400)), r"distance (1 \(no row has a value\)|has no values)"),
         (flights(400, seed=2).slice(0, 0), "No predictions in 2013-04"),
-        (flights(400, seed=2).slice(0, 3), "3 labels (200 needed)"),
+        (flights(400, seed=2).slice(0, 3), r"only 3 labels \(200 needed\)"),
     ],
     ids=["all late", "none late", "no label", "nan label", "missing", "infinite", "nan", "empty", "three rows"],
 )  # fmt: skip
 def test_a_broken_window_gets_a_verdict_that_names_the_problem(data, fact, store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", data))
     assert result.decision == "watch"
-    assert fact in result.reason
+    assert re.search(fact, result.reason), result.reason
     json.dumps(result.model_dump(mode="json"), allow_nan=False)
 
 

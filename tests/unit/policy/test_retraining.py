@@ -335,7 +335,7 @@ def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
 
 
 def answer(store, request: Request, decision: str = "refused", champion: ModelVersionRef = V1) -> None:
-    """What a training run that the request started came to."""
+    """Record the decision on the candidate of a training run that ``request`` started."""
     entry = Decision(
         decision=decision,
         replaced=V1,

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from airflow_mlops.policy.findings import Decision
 
-# Okabe and Ito's colours can be told apart with every kind of colour blindness; shapes and words repeat what they mean.
+# People with any kind of colour blindness can distinguish Okabe and Ito's colours. Shapes and words show the same information.
 BLUE, ORANGE, RED, GREY, BLACK, SLATE = "#0072B2", "#E69F00", "#D55E00", "#6b7280", "#1c1c1c", "#3c4450"
 
 

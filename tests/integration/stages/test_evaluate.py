@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.registry.versions import download
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import candidates as evaluate_candidates
@@ -223,7 +224,7 @@ def test_importance_tells_the_feature_that_matters_from_the_one_that_does_not(co
     folder = download(client, good)
     data = evaluate_candidates.held_out(EvaluateSpec(candidates=[good]), {good: folder}, context.store)
     candidate = evaluate_candidates.load(folder, good, data, allow_pyfunc=False)
-    found = importance(candidate, data, "roc_auc")
+    found = importance(candidate, data, find_metric("roc_auc"))
     assert found["distance"] > 0.2
     assert found["wind"] == 0
 

@@ -325,8 +325,7 @@ def test_a_users_function_is_trained_and_scores(client, store, learn, mine):
 def test_an_export_that_predicts_differently_is_refused(client, learn, model, mine):
     with pytest.raises(
         ModelFormatError,
-        match=r"ONNX export of wrong predicts differently from the model itself: it differs .* on 300 held-out rows in "
-        r"float32, \d+ predicted labels differ, .*; in float64 it differs",
+        match=r"wrong .* 300 held-out rows in float32.* 300 predicted labels differ.* float64",
     ):
         learn({"function": "my_model:wrong"})
     assert [run.info.status for run in runs(client, model)] == ["FAILED"]

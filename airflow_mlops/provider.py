@@ -26,7 +26,7 @@ _STAGES = (
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The metadata, in the format of Airflow's ``provider_info`` schema."""
+    """Return the metadata of this provider, in the format of Airflow's ``provider_info`` schema."""
     return {
         "package-name": "airflow-mlops",
         "name": _NAME,
@@ -90,15 +90,15 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "artifacts": {
                         "description": "URL of the artifact store (file://, s3://, gs://, abfs://): datasets, results, "
-                        "reports and the ledger. Empty means a folder ``mlops`` beside the DAGs folder.",
+                        "reports and the ledger. By default, the folder ``mlops`` next to the DAGs folder.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "s3://my-bucket/mlops",
                         "default": "",
                     },
                     "run_on": {
-                        "description": "Where steps run if the operator has no ``run_on=``: ``Worker``, or JSON "
-                        "with the arguments of ``Process`` or ``Pod``.",
+                        "description": "The default of the operators' parameter ``run_on``, which describes where steps "
+                        "run: ``Worker``, or JSON with the arguments of ``Process`` or ``Pod``.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": '{"Pod": {"image": "airflow-mlops-runner:0.1.0-cpu", "env_from": ["mlops"]}}',
@@ -106,17 +106,17 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "preload": {
                         "description": "Modules, separated by commas, that the scheduler imports before LocalExecutor "
-                        "forks its workers, which saves the tasks the time of the imports. The scheduler starts later "
-                        "and needs more memory, and changes of these modules take effect after a restart.",
+                        "forks its workers, so that the tasks need not import them. The scheduler takes longer to start "
+                        "and needs more memory, and changes of these modules take effect only after a restart.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "airflow_mlops.operators.train,pyarrow.dataset,pandas,sklearn.ensemble,mlflow",
                         "default": "",
                     },
                     "prometheus_textfile": {
-                        "description": "The folder that Prometheus's node exporter reads (its option "
+                        "description": "The folder from which Prometheus's node exporter reads metrics (its option "
                         "``--collector.textfile.directory``). The metrics of monitoring, scoring and promotion are "
-                        "written to it, one file for each model and stage. Empty turns this off.",
+                        "written to this folder, one file for each model and stage. By default, no files are written.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": "/var/lib/prometheus/node-exporter",
@@ -124,7 +124,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "prometheus_pushgateway": {
                         "description": "Address of a Prometheus Pushgateway that receives the metrics of monitoring, "
-                        "scoring and promotion. Empty turns this off.",
+                        "scoring and promotion. By default, no metrics are pushed.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": "http://pushgateway.example:9091",

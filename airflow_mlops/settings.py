@@ -1,4 +1,4 @@
-"""The ``[mlops]`` section of Airflow's configuration."""
+"""Functions that read the ``[mlops]`` section of Airflow's configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from airflow.sdk import conf
 
 
 def default_store() -> str:
-    """The URL of the artifact store: ``[mlops] artifacts``, or the folder ``mlops`` beside the DAGs folder."""
+    """Return the URL of the artifact store: ``[mlops] artifacts``, or by default the folder ``mlops`` next to the DAGs
+    folder.
+    """
     configured: str = conf.get("mlops", "artifacts", fallback="") or ""
     if configured:
         return configured
@@ -17,16 +19,19 @@ def default_store() -> str:
 
 
 def prometheus_textfile() -> str:
-    """The folder of the node exporter's textfile collector: ``[mlops] prometheus_textfile``. Empty if it is not used."""
+    """Return the folder from which Prometheus's node exporter reads metrics: ``[mlops] prometheus_textfile``.
+
+    The text is empty if the setting is not used.
+    """
     return conf.get("mlops", "prometheus_textfile", fallback="") or ""
 
 
 def prometheus_pushgateway() -> str:
-    """The address of the Pushgateway: ``[mlops] prometheus_pushgateway``. Empty if it is not used."""
+    """Return the address of the Prometheus Pushgateway: ``[mlops] prometheus_pushgateway``. Empty if it is not used."""
     return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
 
 
 def preload() -> list[str]:
-    """Names of the modules that the scheduler imports before it starts its workers: ``[mlops] preload``."""
+    """Return the names of the modules that the scheduler imports before it starts its workers: ``[mlops] preload``."""
     names: str = conf.get("mlops", "preload", fallback="") or ""
     return [name.strip() for name in names.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""Where steps run: the values that the operators' parameter ``run_on`` takes."""
+"""The values of the operators' parameter ``run_on``, which describe where steps run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def from_text(text: str) -> Compute:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
-            f"{text!r} does not say where steps run ({error}): write Worker, "
+            f"{text!r} is not a valid value of run_on ({error}): write Worker, "
             '{"Process": {"python": "/path/to/python"}} or {"Pod": {"image": "..."}}.'
         ) from None
 
 
 def default_place() -> Compute:
-    """Return where steps run by default: the setting ``[mlops] run_on``, or the Airflow worker if it is empty.
+    """Return the default of ``run_on``: the setting ``[mlops] run_on``, or the Airflow worker if the setting is empty.
 
     :raises SpecError: the setting cannot be parsed
     """
@@ -43,7 +43,7 @@ def default_place() -> Compute:
     try:
         return from_text(configured)
     except SpecError as error:
-        raise SpecError(f"[mlops] run_on: {error}") from None
+        raise SpecError(f"The setting [mlops] run_on is invalid: {error}") from None
 
 
 __all__ = ["Compute", "Pod", "Process", "Worker", "default_place", "from_text"]

@@ -1,4 +1,6 @@
-"""The two halves of ``run_on``: a :class:`Compute` describes where steps run, and its :class:`Runner` runs them there."""
+"""The base classes of ``run_on``: a :class:`Compute` describes where steps run, and its :class:`Runner` runs them
+there.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 class Compute:
     """Describes where a step runs.
 
-    DAG files create these objects, so subclasses are dataclasses that validate and hold their fields, and import
-    nothing heavy. What runs a step is the class that ``runner`` names. It is imported when the task runs.
+    DAG files create these objects, so subclasses are dataclasses that only validate and hold their fields, and import
+    nothing heavy. The class that ``runner`` names runs the step. It is imported when the task runs.
     """
 
     #: Import path of the :class:`Runner` for this description, as ``package.module:Class``.
@@ -25,7 +27,7 @@ class Compute:
     template_fields: ClassVar[Sequence[str]] = ()
 
     def serialize(self) -> dict[str, Any]:
-        """Return what Airflow shows as the rendered template field ``run_on``."""
+        """Return the content of the rendered template field ``run_on`` in Airflow's UI."""
         return {}
 
 
@@ -35,7 +37,7 @@ Description = TypeVar("Description", bound=Compute)
 class Runner(ABC, Generic[Description]):
     """Runs the step of one task.
 
-    :param compute: the description, with its template fields rendered
+    :param compute: description of where the step runs, with its template fields rendered
     :param log: the task's logger
     """
 
@@ -47,20 +49,22 @@ class Runner(ABC, Generic[Description]):
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         """Run ``call`` and return its result. The artifact store holds the result before this method returns.
 
+        :param call: the step, its spec and the key of its result
         :param conn_ids: ids of the Airflow connections that the step uses
-        :raises MLOpsError: the step failed, or could not run here
+        :param context: Airflow's context of the task
+        :raises MLOpsError: the step failed, or could not be started
         """
 
     def resume(self, call: StepCall, event: dict[str, Any], context: Context) -> dict[str, Any]:
         """Continue after :meth:`run` deferred the task, and return the result.
 
-        :param event: the payload of the trigger's event
-        :raises MLOpsError: the step failed, or could not run here
+        :param event: payload of the event of the Airflow trigger for which the task was deferred
+        :raises MLOpsError: the step failed, or could not be started
         """
         raise NotImplementedError(f"{type(self).__name__} never defers a task.")
 
     def facts(self) -> dict[str, str]:
-        """Return what is known about where the step ran, for MLflow tags. Empty before the step has run."""
+        """Return facts about where the step ran, as names and values of MLflow tags. Empty before the step has run."""
         return {}
 
     def on_kill(self) -> None:

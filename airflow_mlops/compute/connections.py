@@ -23,7 +23,7 @@ def airflow_connection(conn_id: str) -> ConnectionInfo:
 
 
 def undefined(conn_id: str) -> ConnectionNotFoundError:
-    """The error for a connection that Airflow does not have."""
+    """Return the error for a connection that is not defined in Airflow."""
     return ConnectionNotFoundError(
         f"Connection {conn_id!r} is not defined in Airflow: add it under Admin, Connections, "
         f"with `airflow connections add {conn_id}`, or as AIRFLOW_CONN_{conn_id.upper()}."

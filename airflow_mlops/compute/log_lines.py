@@ -1,4 +1,4 @@
-"""The lines that a step logs in another process or a pod: ``LEVEL message``."""
+"""The format of the lines that a step logs in another process or in a pod: ``LEVEL message``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def split_level(line: str) -> tuple[str, str]:
-    """Split a line into level and message. The level of a line without one, such as a line that was printed, is INFO."""
+    """Split a line into level and message. Lines without a level, such as printed lines, get the level INFO."""
     level, _, message = line.partition(" ")
     return (level, message) if level in _LEVELS else ("INFO", line)

@@ -1,4 +1,4 @@
-"""``run_on=Process(python=...)``: the step runs in another Python on the worker."""
+"""``run_on=Process(python=...)``: the step runs on the worker in a process with a different Python interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.core.calls import StepCall
 
-# The variables of the worker that a step may need. Airflow's own settings and secrets are not among them.
+# The environment variables of the worker that the step inherits. They include no settings or secrets of Airflow.
 _INHERITED = (
     "PATH",
     "HOME",
@@ -42,11 +42,12 @@ _INHERITED_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST
 class Process(Compute):
     """Runs the step on the same worker in the virtual environment of ``python``.
 
-    That environment needs the same version of ``airflow-mlops`` with the extras of the step. It does not need Airflow:
-    ``pip install --no-deps airflow-mlops``, then ``pydantic``, ``pyarrow`` and ``fsspec``.
+    This environment needs the same version of ``airflow-mlops`` with the extras of the step, but not Airflow. To
+    install it without Airflow, run ``pip install --no-deps airflow-mlops`` and install ``pydantic``, ``pyarrow`` and
+    ``fsspec``.
 
-    :param python: path of the interpreter
-    :param env: environment variables to add
+    :param python: path of the Python interpreter
+    :param env: additional environment variables of the process
     """
 
     python: str
@@ -59,8 +60,8 @@ class Process(Compute):
 class ProcessRunner(Runner[Process]):
     """Starts ``python -m airflow_mlops.stages`` and copies its output to the task's log.
 
-    The child reports an error in a file (:mod:`airflow_mlops.core.termination`), so what libraries print has no
-    influence on the error that the task raises.
+    The child process reports an error in a file (:mod:`airflow_mlops.core.termination`), so the output of libraries
+    does not affect the error that the task raises.
     """
 
     _child: subprocess.Popen[str] | None = None
@@ -80,8 +81,8 @@ class ProcessRunner(Runner[Process]):
         result = read_result(ArtifactStore(call.store), call.key)
         if result is None:
             raise ComputeError(
-                f"{self.compute.python} ended without an error but left no result in {call.store}: "
-                "check that it reaches the same artifact store."
+                f"The process of {self.compute.python!r} ended without an error, but its result is not in the artifact store "
+                f"{call.store}: check that the process can reach this store."
             )
         return result
 
@@ -96,9 +97,10 @@ class ProcessRunner(Runner[Process]):
         return {**inherited, **secrets, "PYTHONUNBUFFERED": "1", **self.compute.env}
 
     def _run_child(self, call: StepCall, env: dict[str, str]) -> tuple[int, _Output]:
-        """Run the child to its end; return its exit status and the lines that explain a failed start.
+        """Run the child process and wait for its end.
 
-        :raises SpecError: the interpreter cannot be started
+        :return: the exit status, and the lines of output that explain a failed start
+        :raises SpecError: the Python interpreter cannot be started
         """
         python = self.compute.python
         try:
@@ -113,7 +115,10 @@ class ProcessRunner(Runner[Process]):
                 start_new_session=True,
             )
         except OSError as error:
-            raise SpecError(f"Python {python!r} cannot be started on this worker: {error.strerror}.") from None
+            raise SpecError(
+                f"Python interpreter {python!r} cannot be started on this worker ({error.strerror}): correct "
+                "Process(python=...)."
+            ) from None
         self._child = child
         assert child.stdin is not None
         assert child.stdout is not None
@@ -123,7 +128,7 @@ class ProcessRunner(Runner[Process]):
                 with child.stdin:
                     child.stdin.write(call.model_dump_json())
             except BrokenPipeError:
-                pass  # the child ended at once; its output says why
+                pass  # the child process ended at once; its output explains why
             for line in child.stdout:
                 line = line.rstrip()
                 output.add(line)
@@ -145,7 +150,7 @@ class ProcessRunner(Runner[Process]):
 
 
 class _Output:
-    """The lines of the child's output that explain why it ended before it could report an error."""
+    """The lines of output that explain why a child process ended before it could report an error."""
 
     last = ""
     missing_module = ""
@@ -157,18 +162,23 @@ class _Output:
 
 
 def _failure(python: str, status: int, reported: dict[str, Any], output: _Output) -> MLOpsError:
-    """The error for a child that ended with ``status``, which is negative for a signal.
+    """Return the error for a child process that failed.
 
-    :param reported: the child's termination message; empty if the child did not come as far as the step
+    :param python: path of the Python interpreter
+    :param status: the exit status; negative if a signal ended the process
+    :param reported: the termination message; empty if the process ended before it started the step
+    :param output: lines of output that explain a failed start
     """
     if (error := termination.error_in(reported)) is not None:
         return error
     if status < 0:
-        hint = " The kernel does that when memory runs out." if status == -signal.SIGKILL else ""
-        return ComputeError(f"The step's process was ended by {signal.Signals(-status).name}.{hint}")
+        hint = " The kernel does this when memory runs out." if status == -signal.SIGKILL else ""
+        return ComputeError(f"The process of the step was ended by the signal {signal.Signals(-status).name}.{hint}")
     if not reported and output.missing_module:
         return SpecError(
-            f"{python} cannot import airflow_mlops ({output.missing_module}): install airflow-mlops with the extras of "
-            "this step there."
+            f"{python!r} cannot import airflow_mlops ({output.missing_module}): install airflow-mlops with the extras of "
+            "this step in its environment."
         )
-    return ComputeError(f"{python} ended with exit status {status}. Its last line of output: {output.last!r}.")
+    return ComputeError(
+        f"The process of {python!r} ended with exit status {status}. Its last line of output is {output.last!r}."
+    )

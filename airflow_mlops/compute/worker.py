@@ -1,4 +1,4 @@
-"""``run_on=Worker()``: the step runs in the task's own process."""
+"""``run_on=Worker()``: the step runs in the process of the task."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Worker(Compute):
 
 
 class WorkerRunner(Runner[Worker]):
-    """Calls the step's function."""
+    """Calls the function of the step in the process of the task."""
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.stages.runner import run_call

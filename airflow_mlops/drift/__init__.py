@@ -1,1 +1,3 @@
-"""Drift: tests of whether two profiles differ by more than chance, with effect sizes and corrections."""
+"""Statistical tests of whether a window of data has drifted from a reference, with effect sizes and corrections for
+multiple tests.
+"""

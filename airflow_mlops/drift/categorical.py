@@ -1,9 +1,10 @@
 """Drift of categorical and boolean columns.
 
-Pearson's chi-square test detects changed shares of values. A second test detects values that the reference does not
-have. If a column has more distinct values than its profile keeps, shares are those of 64 groups of values formed by
-hash, and unseen values are searched for in a sample of values. Neither depends on whether a value is new, so p-values
-stay valid; the tests only lose power.
+Pearson's chi-square test detects changed shares of values. A second test detects values that do not occur in the
+reference. If a column has more distinct values than its profile keeps, the values are divided into 64 groups by their
+hashes, and the chi-square test compares the shares of these groups. The test for unseen values then uses a sample of
+the values. Neither the groups nor the sample depend on whether a value is new, so p-values stay valid, and the tests
+only lose power.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from airflow_mlops.profiles.columns.categorical import TOP, CategoricalColumn
 from airflow_mlops.profiles.columns.hashing import on_one_sample
 from airflow_mlops.profiles.significance import Pair
 
-# Bars drawn, and new or gone values listed.
+# Number of bars in the histogram, and number of new or disappeared values that are listed.
 _DRAWN, _LISTED = 12, 5
-# A value counts as gone if a window of this size lacks it by chance less often than this.
+# A value counts as disappeared if the probability that the window lacks it by chance is below this limit.
 _CHANCE = 0.001
 
 
 def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Comparison:
     """Compare two categorical columns, or two boolean columns.
 
-    :param reference: has at least one value
+    :param reference: profile of the reference column, with at least one non-null value
+    :param current: profile of the column in the window
     """
     known, seen = reference.counts(), current.counts()
     exact = reference.exact and current.exact
     candidates = [*known, *seen] if exact else [value for column in (reference, current) for value, _ in column.top]
-    # Ordered by frequency in both samples together: the most frequent values of one sample are partly so by chance.
+    # Values are ordered by their frequency in both samples together, because the order in one sample depends on chance.
     together = {value: known.get(value, 0) + seen.get(value, 0) for value in candidates}
     values = sorted(together, key=lambda value: (-together[value], value))[:TOP]
     shown = Pair(_counted(reference, known, values), _counted(current, seen, values))
@@ -56,7 +58,7 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
         if (pair.total > 0).sum() > 1:
             tests.append(Test("chi_square", total_variation, significance.chi_square(pair)))
         tests.append(Test("unseen", unseen, significance.unseen_values(every)))
-    new_values, gone_values = _new_and_gone(reference, current, known, seen)
+    new_values, disappeared = _new_and_disappeared(reference, current, known, seen)
     common = np.argsort(-(shown.before[:-2] / reference.rows + shown.now[:-2] / current.rows), kind="stable")
     drawn, rest = common[:_DRAWN], common[_DRAWN:]
     bars = Pair(*(np.asarray([*rows[drawn], rows[rest].sum() + rows[-2], rows[-1]]) for rows in shown))
@@ -66,7 +68,7 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
         total_variation=total_variation,
         unseen=unseen,
         new_values=new_values,
-        gone_values=gone_values,
+        gone_values=disappeared,
         measure_p_values=found.p_values,
         tests=tests,
         bins=bins([*(values[index] for index in drawn), "others", "missing"], bars),
@@ -74,7 +76,10 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
 
 
 def _counted(column: CategoricalColumn, rows: dict[str, int], values: list[str]) -> Floats:
-    """Rows of each of ``values``, of all other values, and without a value; shape (values + 2,)."""
+    """Count the rows of each of ``values``, of all other values, and the null rows.
+
+    :return: shape (len(values) + 2,)
+    """
     counts = [rows.get(value, 0) for value in values]
     return np.asarray([*counts, max(0, column.valid - sum(counts)), column.missing], dtype=float)
 
@@ -82,26 +87,27 @@ def _counted(column: CategoricalColumn, rows: dict[str, int], values: list[str])
 Shares = list[tuple[str, float]]
 
 
-def _new_and_gone(
+def _new_and_disappeared(
     reference: CategoricalColumn, current: CategoricalColumn, known: dict[str, int], seen: dict[str, int]
 ) -> tuple[Shares, Shares]:
-    """The most frequent new and gone values with their shares of rows.
+    """Return the most frequent new values and the most frequent disappeared values, with their shares of rows.
 
-    Both lists are empty if a profile does not keep every value: a value missing from it may still have occurred.
+    Both lists are empty if one of the profiles does not keep every value, because a value that the profile does not
+    keep may still have occurred.
     """
     if reference.error or current.error or not current.valid:
         return [], []
     new = {value: rows / current.rows for value, rows in seen.items() if value not in known}
-    gone = {
+    disappeared = {
         value: rows / reference.rows
         for value, rows in known.items()
         if value not in seen and _expected(rows / reference.valid, current.valid)
     }
-    return _most_frequent(new), _most_frequent(gone)
+    return _most_frequent(new), _most_frequent(disappeared)
 
 
 def _expected(share: float, rows: int) -> bool:
-    """Whether ``rows`` rows would almost certainly include a value of this share."""
+    """Return whether a sample of ``rows`` rows would almost certainly include a value with this share of rows."""
     return share >= 1 or rows * math.log1p(-share) < math.log(_CHANCE)
 
 

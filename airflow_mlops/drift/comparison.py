@@ -1,4 +1,4 @@
-"""The result of comparing two profiles of one column: measures of distance, and the tests that decide."""
+"""The result of comparing two profiles of one column: distance measures and significance tests."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from airflow_mlops.drift.findings import Bin
 
 
 class Test(NamedTuple):
-    """A significance test that takes part in the decision about a column.
+    """A significance test that takes part in the decision whether a column has drifted.
 
-    :param name: as in the field ``p_values`` of :class:`~airflow_mlops.drift.findings.Drift`
+    :param name: name of the test, a key of the field ``p_values`` of :class:`~airflow_mlops.drift.findings.Drift`
     :param effect: size of the change as a share of rows, from 0 to 1
-    :param p_value: of this test alone, before any correction
+    :param p_value: p-value before any correction for multiple tests
     """
 
     name: str
@@ -23,14 +23,16 @@ class Test(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measures and tests of one column. :class:`~airflow_mlops.drift.findings.Drift` explains the measures.
+    """Distance measures and significance tests of one column.
 
-    A measure is ``None`` if it is not defined for the kind of the column, or cannot be computed.
+    :class:`~airflow_mlops.drift.findings.Drift` explains the measures. A measure is ``None`` if it is not defined for
+        the kind of the column, or cannot be computed.
 
-    :param measure_p_values: p-value of each measure that has one; these do not take part in the decision
-    :param tests: the tests that do
+    :param measure_p_values: p-values by measure name. They are reported, but do not decide whether the column has
+        drifted
+    :param tests: the tests that decide whether the column has drifted
     :param note: a remark for the reader of the report
-    :param bins: shares of rows to draw
+    :param bins: bars of the histogram in the report
     """
 
     psi: float | None = None

@@ -1,4 +1,4 @@
-"""Divergences between two vectors of counts over the same bins."""
+"""Population stability index and Jensen-Shannon distance between two vectors of counts over the same bins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.profiles.significance import Pair
 
 
 class Divergence(NamedTuple):
-    """Two divergences and their p-values by measure name."""
+    """The population stability index and the Jensen-Shannon distance, with their p-values by measure name."""
 
     psi: float
     jensen_shannon: float
@@ -21,22 +21,22 @@ class Divergence(NamedTuple):
 
 
 def psi(reference: Floats, current: Floats) -> Any:
-    """Population stability index. Half a row is added to each bin, so that empty bins have a finite index.
+    """Compute the population stability index. Half a row is added to each bin, so that it is finite with empty bins.
 
-    :param reference: counts, shape (..., k)
-    :param current: counts, shape (..., k)
-    :return: shape (...)
+    :param reference: rows of the reference in each of k bins, shape (..., k)
+    :param current: rows of the window in the same bins, shape (..., k)
+    :return: the index, shape (...)
     """
     p, q = ((counts + 0.5) / (counts + 0.5).sum(axis=-1, keepdims=True) for counts in (reference, current))
     return np.sum((q - p) * np.log(q / p), axis=-1)
 
 
 def jensen_shannon(reference: Floats, current: Floats) -> Any:
-    """Jensen-Shannon distance to base 2: from 0 (equal shares) to 1 (no bin in common).
+    """Compute the Jensen-Shannon distance to base 2, from 0 (equal shares) to 1 (no bin has rows of both samples).
 
-    :param reference: counts, shape (..., k)
-    :param current: counts, shape (..., k)
-    :return: shape (...)
+    :param reference: rows of the reference in each of k bins, shape (..., k)
+    :param current: rows of the window in the same bins, shape (..., k)
+    :return: the distance, shape (...)
     """
     p, q = (counts / counts.sum(axis=-1, keepdims=True) for counts in (reference, current))
     middle = (p + q) / 2
@@ -46,7 +46,7 @@ def jensen_shannon(reference: Floats, current: Floats) -> Any:
 
 
 def divergence(pair: Pair) -> Divergence:
-    """Population stability index and Jensen-Shannon distance of two samples, with their p-values."""
+    """Compute the population stability index and the Jensen-Shannon distance of two samples, with their p-values."""
     of_psi, of_jensen_shannon = significance.measures(pair, (psi, jensen_shannon))
     return Divergence(
         float(psi(*pair)), float(jensen_shannon(*pair)), {"psi": of_psi, "jensen_shannon": of_jensen_shannon}
@@ -54,7 +54,7 @@ def divergence(pair: Pair) -> Divergence:
 
 
 def bins(labels: list[str], pair: Pair) -> list[Bin]:
-    """The bars of a histogram, one for each label. Empty bars at the margins (first and last two) are left out."""
+    """Return the bars of a histogram, one for each label. The first and the last two bars are left out if empty."""
     p, q = (counts / counts.sum() for counts in pair)
     margins = {0, len(labels) - 2, len(labels) - 1}
     return [

@@ -1,7 +1,7 @@
-"""Earlier windows as the reference of drift: the choice of windows, and their combined profile.
+"""Earlier windows as the reference of drift: how the windows are chosen, and how their profiles are combined.
 
-Only windows before the checked one are chosen. A check that runs late or again therefore compares with the same windows
-as a check that ran in time.
+Only windows that end before the checked window begins are chosen. A check that runs late, or for a second time,
+therefore compares with the same windows as a check that runs on time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from airflow_mlops.profiles.profile import Profile, merge
 
 
 class WindowProfile(Model):
-    """The profile of a window's predictions, stored by the last check of this window.
+    """The profile of the predictions in a window, which the last check of this window stored.
 
     :param version: the model version that made the predictions
-    :param profile: a profile of the features, the watched columns and the column ``score``
+    :param profile: profiles of the features, the watched columns and the column ``score``
     """
 
     window: Window
@@ -29,10 +29,11 @@ class WindowProfile(Model):
 
 
 def choose(reference: Reference, window: Window, known: Iterable[Window]) -> list[Window]:
-    """Choose the windows among ``known`` with which ``window`` is compared, by time.
+    """Choose the windows with which ``window`` is compared.
 
-    :return: empty if there is none yet
-    :raises SpecError: the season is shorter than the window, which would be compared with a part of itself
+    :param known: windows that were checked before
+    :return: the chosen windows, ordered by time; empty if no such window was checked yet
+    :raises SpecError: ``reference.season`` is shorter than the window, so the window would be compared with itself
     """
     if reference.season is not None:
         wanted = seasonal(window, reference.season)
@@ -41,23 +42,24 @@ def choose(reference: Reference, window: Window, known: Iterable[Window]) -> lis
 
 
 def seasonal(window: Window, period: str) -> Window:
-    """The window a period before ``window``.
+    """Return the window that lies ``period`` before ``window``.
 
-    :raises SpecError: the two overlap
+    :param period: an ISO 8601 period, such as ``P1Y``
+    :raises SpecError: the two windows overlap
     """
     start, end = subtract_period(window.start, period), subtract_period(window.end, period)
-    # A month before 30 March and a month before 31 March are the same day.
+    # One month before 30 March and one month before 31 March are the same day, so the window could become empty.
     found = Window(start=start, end=end if end > start else start + (window.end - window.start))
     if found.overlaps(window):
         raise SpecError(
-            f"reference={{'season': {period!r}}} is shorter than the window {window.label}, which would be compared with "
-            "a part of itself: set a longer period."
+            f"The reference {{'season': {period!r}}} is shorter than the window {window.label}, so the window would be "
+            "compared with itself. Set a longer period in reference=."
         )
     return found
 
 
 def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]:
-    """The last ``count`` windows before ``window`` that do not overlap each other, by time."""
+    """Return the last ``count`` windows before ``window`` that do not overlap each other, ordered by time."""
     found: list[Window] = []
     free = window.start
     for item in sorted(known, key=lambda item: (item.end, item.start), reverse=True):
@@ -68,10 +70,12 @@ def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]
 
 
 def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
-    """Merge the profiles of ``windows``, for the columns of ``like``.
+    """Merge the profiles of ``windows`` to one profile with the columns of ``like``.
 
-    Only columns of the same kind are merged. Columns with fewer than ``min_rows`` rows in all, or without a value, are
-    left out.
+    :param like: profile of the reference from training. A column is merged from the windows in which it has the same
+        kind (numeric, categorical, ...) as in this profile
+    :param min_rows: smallest number of rows, summed over the windows. Columns with fewer rows, or with null values
+        only, are left out
     """
     columns = {}
     for name, column in like.columns.items():
@@ -85,6 +89,9 @@ def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> 
 
 
 def label(windows: Sequence[Window]) -> str:
-    """The label of one or several windows, ordered by time: ``2013-01 to 2013-03``."""
+    """Return the label of one or several windows, for example ``2013-01 to 2013-03``.
+
+    :param windows: at least one window, ordered by time
+    """
     first, last = windows[0], windows[-1]
     return first.label if len(windows) == 1 else f"{first.label} to {last.label}"

@@ -1,7 +1,7 @@
-"""Drift of embedding columns: of their norms, and of their projections on random directions.
+"""Drift of embedding columns.
 
-Each is compared by the Kolmogorov-Smirnov test. :mod:`airflow_mlops.profiles.columns.embeddings` says why projections
-on random directions suffice.
+The Euclidean norms of the embeddings and their projections on random directions are compared by Kolmogorov-Smirnov
+tests. :mod:`airflow_mlops.profiles.columns.embeddings` explains why projections on random directions suffice.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from airflow_mlops.profiles.columns.embeddings import EmbeddingColumn
 
 
 def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> Comparison:
-    """Compare two embedding columns. The measures are those of the norms.
+    """Compare two embedding columns. The measures (PSI and others) are computed from the Euclidean norms.
 
-    :param reference: has at least one value
-    :param current: restricted to the reference's dimension by :meth:`EmbeddingColumn.with_dimension`
+    :param reference: profile of the reference column, with at least one embedding
+    :param current: profile of the column in the window, restricted to the dimension of the reference by
+        :meth:`EmbeddingColumn.with_dimension`
     """
     if not current.parts:
         return Comparison()
@@ -32,7 +33,7 @@ def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> Comparison:
         for test in comparison.tests
         if test.name == "ks"
     ]
-    # The norms are drawn, and below them the projection with the smallest p-value.
+    # The report draws the norms, and below them the projection with the smallest p-value.
     strongest = min(tests, key=lambda test: (test.name == "norm", test.p_value, -test.effect), default=None)
     drawn = dict.fromkeys(["norm", strongest.name] if strongest else ["norm"])
     return replace(

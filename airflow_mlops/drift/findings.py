@@ -1,4 +1,4 @@
-"""What a drift check finds: drift of columns, schema changes and freshness."""
+"""The findings of a drift check: drift of columns, schema changes and freshness."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import UtcDatetime
 from airflow_mlops.drift.reference import TRAINING, at_reference
 
-# Values named in a remark, and characters of each.
+# Largest number of values named in a remark, and largest number of characters of each.
 _NAMED, _LONG = 3, 24
 
 
@@ -22,51 +22,57 @@ class Bin(Model):
     current: float
 
     def prefixed(self, name: str) -> Bin:
-        """The same bar, with ``name`` before its label."""
+        """Return the same bar, with ``name`` before its label."""
         return Bin(label=f"{name} {self.label}", reference=self.reference, current=self.current)
 
 
 class Drift(Model):
-    """How far a column moved from its reference, and whether by more than chance.
+    """The drift of one column: its distance from the reference, and whether the difference is significant.
 
-    For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` are those of the text lengths; for
-    embeddings, those of the norms. For timestamps, ``psi`` and ``jensen_shannon`` are those of the hours; for dates,
-    those of the weekdays.
+    For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` compare the text lengths, and for embeddings
+    the Euclidean norms. For timestamps, ``psi`` and ``jensen_shannon`` compare the hours of the day, and for dates the
+    weekdays.
 
     :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or
         ``embedding``
-    :param reference: what the column is compared with: ``training``, or windows, as in ``2012-12``
-    :param psi: population stability index over the bins of the reference and one more bin for missing values
-    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal) to 1 (no bin in common)
-    :param ks: largest distance between the two distribution functions, on the bins of both; not for categories
-    :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference; not
-        for categories
+    :param reference: the reference: ``training``, or the label of earlier windows, such as ``2012-12``
+    :param psi: population stability index over the bins of the reference and one more bin for null rows
+    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal shares) to 1 (no bin has rows of
+        both)
+    :param ks: largest distance between the two cumulative distribution functions on common bins; ``None`` for
+        categories
+    :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference;
+        ``None`` for categories
     :param total_variation: total variation distance of the shares of values, from 0 to 1; categories and booleans only.
-        If a profile does not keep all values, shares are those of groups of values, which makes the distance smaller
-    :param missing: share of rows that are missing, NaN, infinite, or not a value of this kind
+        If a profile does not keep all values, the shares of groups of values are compared, which makes the distance
+        smaller
+    :param missing: share of rows that are null, NaN, infinite, or not a value of this kind
     :param missing_reference: the same share in the reference
-    :param unseen: share of rows with a value that the reference does not have; categories and booleans. If a profile
-        does not keep all values, it is estimated from a sample of values. For free text: the share of rows whose drawn
-        word was never drawn in the reference
-    :param new_values: the most frequent values that the reference does not have, with their shares of rows
-    :param gone_values: the most frequent values of the reference that the window does not have, although chance would
-        hardly leave them out, with their shares of rows in the reference
-    :param infinite: number of infinite rows, if the reference has none
-    :param broken: the window has no value at all, or one and the same number in every row, and the reference does not
-    :param p_values: p-value of each measure and test on its own. The tests that decide are ``ks``, ``cucconi`` (level
-        and spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with a word), ``hour``,
-        ``weekday``, ``norm``, ``projection 1`` and so on
-    :param test: the most significant of these tests, which decides
+    :param unseen: share of rows with a value that does not occur in the reference; categories and booleans. If a
+        profile does not keep all values, the share is estimated from a sample of values. For free text, one word is
+        drawn from each row, and ``unseen`` is the share of rows whose drawn word was never drawn in the reference
+    :param new_values: the most frequent values that do not occur in the reference, with their shares of rows
+    :param gone_values: the most frequent values that occur in the reference but not in the window, with their shares of
+        rows in the reference. Values so rare that the window may lack them by chance are not included
+    :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
+    :param broken: whether the column lost its information: in the window, no row has a value, or all rows have the same
+        number, which is not so in the reference
+    :param p_values: p-value of each measure and test before any correction. The decision uses those of the tests
+        ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with
+        a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
+    :param test: the most significant of these tests, which decides whether the column has drifted
     :param effect: size of the change that this test found, as a share of rows: the Kolmogorov-Smirnov distance for
         ``ks``, ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and
         ``weekday``; the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the
         word that changed most
     :param tests: number of tests that could have decided
-    :param p_value: p-value of the column: that of the deciding test times ``tests``
+    :param p_value: p-value of the column: the p-value of the deciding test times ``tests`` (Bonferroni)
     :param adjusted_p_value: the p-value adjusted for the number of columns. It is at most the policy's
         ``false_alarm_rate`` if the column has drifted, and 1 if the effect is below the policy's ``min_effect``
+    :param drifted: whether the column has drifted
     :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
-    :param note: what is unusual about the column, or why it was not measured
+    :param note: what is unusual about the column, or why its drift was not measured
+    :param bins: bars of the histogram in the report
     """
 
     column: str
@@ -97,19 +103,23 @@ class Drift(Model):
 
     @property
     def when(self) -> str:
-        """The time of the reference: ``at training``, or as in ``in 2012-12``."""
+        """Return the time of the reference as text, such as ``at training`` or ``in 2012-12``."""
         return at_reference(self.reference)
 
     def decided(self, adjusted_p_value: float, false_alarm_rate: float) -> Drift:
-        """The same with the decision whether the column has drifted."""
+        """Return a copy with the decision whether the column has drifted.
+
+        :param adjusted_p_value: p-value adjusted for the number of columns
+        :param false_alarm_rate: largest adjusted p-value that counts as drift
+        """
         decision = {"adjusted_p_value": adjusted_p_value, "drifted": adjusted_p_value <= false_alarm_rate}
         return Drift(**{**dict(self), **decision})
 
     @property
     def remark(self) -> str:
-        """The note, the new values and the gone values in one sentence; may be empty."""
+        """Return the note, the new values and the disappeared values in one sentence; empty if there is none of them."""
         parts = [self.note] if self.note else []
-        for name, values in (("new", self.new_values), ("gone", self.gone_values)):
+        for name, values in (("new", self.new_values), ("disappeared", self.gone_values)):
             if values:
                 named = (f"{_short(value)} {share:.1%}" for value, share in values[:_NAMED])
                 parts.append(f"{name}: {', '.join(named)}")
@@ -121,11 +131,11 @@ def _short(value: str) -> str:
 
 
 class DriftTests(Model):
-    """How the drift of a window was tested.
+    """The settings and the number of the drift tests of a window.
 
-    If nothing has changed, the share of windows with any column reported as drifted is at most ``false_alarm_rate``.
-
-    :param min_effect: effects below this share of rows are not drift
+    :param false_alarm_rate: largest share of windows in which any column is reported as drifted although nothing has
+        changed
+    :param min_effect: smallest effect, as a share of rows, that counts as drift
     :param columns: number of tested columns: features, scores, labels, and the reconstruction error of all features
     :param tests: number of tests on these columns
     :param correction: the corrections for multiple tests
@@ -139,11 +149,13 @@ class DriftTests(Model):
 
 
 class SchemaChange(Model):
-    """A column that differs from the training set in its type or its presence.
+    """A column that was added, that disappeared or that changed its type since training.
 
-    :param before: its type at training; ``None`` for a new column
-    :param now: its type in the window; ``None`` if it is gone. If parts of the window differ: all types
-    :param compared: whether drift could be measured nevertheless
+    :param column: name of the column
+    :param before: type of the column at training; ``None`` for a new column
+    :param now: type of the column in the window; ``None`` if it disappeared. If the datasets of the window have
+        different types, all of them are listed
+    :param compared: whether the drift of the column could be measured nevertheless
     """
 
     column: str
@@ -153,12 +165,12 @@ class SchemaChange(Model):
 
     def __str__(self) -> str:
         if self.now is None:
-            return f"{self.column} is gone"
-        return f"{self.column} was {self.before} and is {self.now}" if self.before else f"{self.column} is new"
+            return f"{self.column} is absent"
+        return f"{self.column} changed from {self.before} to {self.now}" if self.before else f"{self.column} is new"
 
 
 class Freshness(Model):
-    """How recent the rows of a window are.
+    """The age of the rows of a window.
 
     :param newest_event: event time of the newest row
     :param newest_score: time at which the last row was scored
@@ -170,5 +182,5 @@ class Freshness(Model):
     behind_days: float | None = None
 
     def age(self, at: UtcDatetime) -> timedelta | None:
-        """The age of the newest row at a point in time."""
+        """Return the time from the event of the newest row to ``at``; ``None`` if the rows have no event time."""
         return at - self.newest_event if self.newest_event is not None else None

@@ -1,4 +1,4 @@
-"""How recent the rows of a window are."""
+"""The newest event time and the newest scoring time in a window."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _DAY = timedelta(days=1)
 def freshness(batches: Iterable[pa.RecordBatch], event_time: str, window: Window) -> Freshness | None:
     """Find the newest event time and the newest scoring time in one pass.
 
-    :param batches: with the column ``event_time``, the column :data:`SCORED_AT`, or both
+    :param batches: rows with the column ``event_time``, the column :data:`SCORED_AT`, or both
     :param event_time: name of the column with the event times
+    :param window: the window to which the rows belong
     :return: ``None`` if no row has either time
     """
     newest: dict[str, datetime] = {}

@@ -1,9 +1,9 @@
 """Drift of numeric columns.
 
-The Kolmogorov-Smirnov test detects any change of shape. Cucconi's test detects smaller changes of level and spread.
-Both samples are binned on the histogram of all their values together. These bins do not depend on which rows belong to
-which sample, so p-values stay valid. The distance of two distribution functions on bins is at most the distance on
-rows, and equal to it while there are no more distinct values than bins.
+The Kolmogorov-Smirnov test detects any change of the distribution. Cucconi's test detects smaller changes of level and
+spread. Both samples are counted in the bins of a histogram of the pooled values. These bins do not depend on which rows
+belong to which sample, so p-values stay valid. The distance between two distribution functions computed from bins is at
+most the distance computed from rows. The two are equal if each bin holds a single value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from airflow_mlops.profiles.significance import Pair
 def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
     """Compare two numeric columns.
 
-    :param reference: has at least one finite value
+    :param reference: profile of the reference column, with at least one finite value
+    :param current: profile of the column in the window
     """
     old, new = reference.distribution(), current.distribution()
     assert old is not None
@@ -33,7 +34,7 @@ def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
         grid, pair = old, Pair(old.counts.astype(float), np.zeros(len(old.counts)))
     else:
         grid, pair = on_one_grid(old, new)
-    # Below the range of the reference, its bins, above its range.
+    # The first and the last bin hold the rows below and above the range of the reference.
     cuts = [int(np.flatnonzero(pair.before)[0]), *parts(pair.before)]
     binned = Pair(
         *(
@@ -69,7 +70,7 @@ def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
 
 
 def _between(counts: Floats, cuts: list[int]) -> Floats:
-    """Sums of ``counts`` before the first cut, between neighbouring cuts, and after the last cut."""
+    """Sum ``counts`` before the first cut, between neighbouring cuts, and after the last cut."""
     ranks = np.cumsum([0.0, *counts])
     return np.diff(ranks[[0, *cuts, len(counts)]])
 

@@ -1,4 +1,4 @@
-"""The reference of drift: training, or earlier windows."""
+"""The reference with which a window is compared: the training set or earlier windows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ TRAINING = "training"
 
 
 def at_reference(name: str) -> str:
-    """The time of a reference by its name: ``at training``, or as in ``in 2012-12``."""
+    """Return the time of a reference as text, such as ``at training`` or ``in 2012-12``.
+
+    :param name: ``training``, or the label of earlier windows
+    """
     return f"at {TRAINING}" if name == TRAINING else f"in {name}"
 
 
 class Reference(Model):
     """The reference with which features and scores are compared.
 
-    By default it is the training set, which is written as the text ``training``. At most one of the two fields may be
-    set.
+    By default, the reference is the training set, which DAGs write as the text ``training``. At most one of the two
+    fields may be set.
 
-    :param rolling: compare with this number of windows, the last ones that were checked
-    :param season: compare with the window this ISO 8601 period earlier, by the calendar: ``P1Y`` compares December with
-        last December
+    :param rolling: number of earlier windows to compare with; the last ones that were checked are used
+    :param season: ISO 8601 period from the window to compare with, by the calendar: ``P1Y`` compares December with the
+        December of the year before
     """
 
     rolling: int | None = Field(default=None, ge=1)
@@ -36,13 +39,13 @@ class Reference(Model):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         if isinstance(value, str) and value != TRAINING:
-            raise ValueError(f"{value!r} is not a reference: write 'training', {{'rolling': 3}} or {{'season': 'P1Y'}}")
+            raise ValueError(f"{value!r} is not a reference: use 'training', {{'rolling': 3}} or {{'season': 'P1Y'}}")
         return {} if value in (TRAINING, None) else value
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Reference:
         if self.rolling is not None and self.season is not None:
-            raise ValueError("only one of rolling and season can be the reference: remove the other")
+            raise ValueError("'rolling' and 'season' cannot be combined: remove one of them")
         return self
 
     @model_serializer
@@ -56,11 +59,13 @@ class Reference(Model):
 
 
 class DriftReference(Model):
-    """The reference that a check used.
+    """The reference that a drift check used.
 
     :param asked: the configured reference
-    :param features: the earlier windows with which features were compared, by time; empty if that was training
-    :param scores: the windows among them with which scores were compared: those that the same model version scored
+    :param features: the earlier windows with which the features were compared, ordered by time; empty if the features
+        were compared with the training set
+    :param scores: the earlier windows with which the scores were compared: those of ``features`` that were scored by
+        the same model version
     """
 
     asked: Reference = Reference()

@@ -17,11 +17,12 @@ _DICTIONARY = re.compile(r"^dictionary<values=(.*?), indices=.*>$")
 def changes(
     features: Mapping[str, ColumnProfile], trained: Mapping[str, str], schemas: Sequence[pa.Schema]
 ) -> list[SchemaChange]:
-    """Find the features that are gone or have another type, in the order of ``features``.
+    """Find the features that disappeared or changed their type since training.
 
     :param features: profiles of the features at training, by name
     :param trained: types of all columns at training, by name; empty if unknown
     :param schemas: schemas of the datasets of the window, at least one
+    :return: the changes, in the order of ``features``
     """
     found = []
     for name, column in features.items():
@@ -31,7 +32,7 @@ def changes(
             found.append(SchemaChange(column=name, before=before, now=None, compared=False))
             continue
         now = " and ".join(sorted({str(item) for item in types}))
-        # A column without any value may have the null type.
+        # A column with only null values may have the null type.
         compared = all(map(pa.types.is_null, types)) or _kinds(types) == {all_missing(column, 0).kind}
         if not compared or (name in trained and now not in (before, "null")):
             found.append(SchemaChange(column=name, before=before, now=now, compared=compared))
@@ -39,10 +40,11 @@ def changes(
 
 
 def added(trained: Iterable[str], schemas: Sequence[pa.Schema], ours: Iterable[str]) -> list[SchemaChange]:
-    """Find the columns that the training set does not have.
+    """Find the columns of a window that do not exist in the training set.
 
-    :param trained: the columns at training
-    :param ours: the columns that scoring and joining labels add
+    :param trained: names of the columns at training
+    :param schemas: schemas of the datasets of the window
+    :param ours: names of the columns that this package adds when it scores rows and joins labels
     """
     known = {*trained, *ours}
     new = {field.name: str(plain(field.type)) for schema in schemas for field in schema if field.name not in known}
@@ -50,11 +52,13 @@ def added(trained: Iterable[str], schemas: Sequence[pa.Schema], ours: Iterable[s
 
 
 def unmeasured(change: SchemaChange, kind: str) -> Drift:
-    """The finding for a feature that cannot be compared because of ``change``.
+    """Return the finding for a feature that cannot be compared because of ``change``.
 
-    :param kind: the kind of its profile at training
+    :param kind: kind of the feature's profile at training, such as ``numeric``
     """
-    why = "the column is gone" if change.now is None else f"it was {change.before} at training and is {change.now} now"
+    why = (
+        "the column is absent" if change.now is None else f"it was {change.before} at training and is {change.now} now"
+    )
     return Drift(column=change.column, kind=kind, note=f"not measured: {why}")
 
 
@@ -64,6 +68,6 @@ def _kinds(types: Iterable[pa.DataType]) -> set[str | None]:
 
 
 def _plain(name: str) -> str:
-    """The value type of a dictionary type, by its name; other names are returned unchanged."""
+    """Return the name of the value type of a dictionary type; names of other types are returned unchanged."""
     found = _DICTIONARY.match(name)
     return found[1] if found else name

@@ -1,10 +1,11 @@
-"""Drift of free-text columns: of text lengths, of the vocabulary, and of words that the reference does not have.
+"""Drift of free-text columns. Three tests compare text lengths, vocabulary and unseen words.
 
-Vocabulary: words are divided into buckets by hash. For each bucket the share of rows with one of its words is compared
-by Fisher's exact test. The smallest p-value is multiplied by the number of buckets (Bonferroni).
+The test of the vocabulary divides words into buckets by hash. For each bucket, Fisher's exact test compares the share
+of rows that contain one of its words. The smallest p-value is multiplied by the number of buckets (Bonferroni).
 
-Unseen words: the profile draws one word of each row. Rows whose drawn word was never drawn in the reference are
-counted, and compared with the number that the rare words of both samples lead one to expect.
+The test of unseen words uses one word that the profile draws from each row. It counts the rows whose drawn word was
+never drawn in the reference, and compares this number with the number that is expected from the rare words of both
+samples.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from airflow_mlops.profiles.significance import Pair
 
 # A bucket with fewer rows in both samples together has too little power to be tested.
 _MIN_ROWS = 5
-# Buckets that get an exact test, and words drawn as bars.
+# Number of buckets that are tested exactly, and number of words in the histogram of the report.
 _TESTED, _DRAWN = 12, 8
 
 
 def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
-    """Compare two columns of free text. The measures are those of the lengths.
+    """Compare two columns of free text. The measures (PSI and others) are computed from the text lengths.
 
-    :param reference: has at least one value
-    :param found: the current column, which may have so few values that it was profiled as categories
+    :param reference: profile of the reference column, with at least one non-null value
+    :param found: profile of the column in the window. It is categorical if the column has few distinct values
     """
     current = as_text(found)
     lengths = numeric.compare(reference.lengths, current.lengths)
@@ -49,7 +50,7 @@ def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
 
 
 def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn) -> Comparison:
-    """``lengths`` with the test of the vocabulary, and bars for the words that changed most."""
+    """Add the test of the vocabulary, and bars for the words that changed most, to the comparison of the lengths."""
     rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
     test, ordered = _vocabulary(rows, reference.valid, current.valid)
     if test is None:
@@ -66,9 +67,11 @@ def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextCo
 
 
 def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | None, list[int]]:
-    """The test of all buckets, and the buckets that changed most, by ascending p-value.
+    """Test whether the share of rows with a word changed in any bucket.
 
-    :param rows: rows with a word of each bucket, shape (BUCKETS,)
+    :param rows: number of rows with a word of each bucket, shape (BUCKETS,)
+    :return: the test, or ``None`` if all buckets have too few rows; and the buckets that changed most, ordered by
+        p-value
     """
     p, q = rows.before / valid_before, rows.now / valid_now
     share = rows.total / (valid_before + valid_now)
@@ -93,7 +96,7 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int
 
 
 def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
-    """For each bucket, the frequent word whose share of rows changed most."""
+    """Return, for each bucket, the frequent word whose share of rows changed most."""
     old, new = dict(reference.frequent), dict(current.frequent)
     change = {
         word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))
@@ -103,7 +106,7 @@ def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
 
 
 def _drawn_words(reference: Words, current: Words) -> Pair:
-    """Rows of each drawn word, restricted to the words that both profiles count."""
+    """Count the rows by drawn word, for the words that both profiles count."""
     limits = [int(words.below, 16) for words in (reference, current) if words.below is not None]
     hashes = sorted({*reference.drawn, *current.drawn})
     counted = [item for item in hashes if not limits or int(item, 16) < min(limits)]

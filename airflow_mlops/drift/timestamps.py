@@ -1,12 +1,12 @@
-"""Drift of timestamp and date columns: whether rows fall on other hours of the day or other weekdays than before.
+"""Drift of timestamp and date columns: changes of the shares of rows per hour of the day and per weekday.
 
-The passing of time is not drift, and neither is the calendar: a window of one day has one weekday, and April 2013 has
-five Mondays and Tuesdays but four of each other weekday. Rows are therefore compared by hour of the week. If the time
-span of one sample passes an hour of the week relatively more often than that of the other, its rows in that hour are
-scaled down. Hours that one of the spans never passes are left out of both. Hours of the day are then compared over all
-weekdays, and weekdays over all hours.
+The passing of time is not drift, and neither are differences that follow from the calendar. For example, a window of
+one day has a single weekday, and April 2013 has five Mondays and Tuesdays but four of each other weekday. Rows are
+therefore compared by hour of the week. If an hour of the week occurs relatively more often in the time span of one
+sample, the rows of that sample in this hour are scaled down. Hours of the week that do not occur in both time spans are
+left out. The hours of the day are then compared over all weekdays, and the weekdays over all hours.
 
-Scaling counts down shrinks their variance more than their mean, so the tests are conservative.
+Scaling counts down reduces their variance more than their mean, so the tests are conservative.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 
 
 def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
-    """Compare two timestamp columns, or two date columns. The measures are those of hours (dates: of weekdays)."""
+    """Compare two timestamp columns, or two date columns.
+
+    PSI and Jensen-Shannon distance are computed from the hours of the day, or from the weekdays for date columns.
+    """
     aligned = _aligned(reference, current)
     sums = {"weekday": Pair(*(counts.sum(axis=1) for counts in aligned))}
     labels: dict[str, list[str]] = {"weekday": list(_WEEKDAYS)}
@@ -51,20 +54,26 @@ def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
 
 
 def _aligned(reference: TimestampColumn, current: TimestampColumn) -> tuple[Floats, Floats]:
-    """Rows of both by weekday and hour, shape (7, 24) or (7, 1), as if both spans passed each hour equally often."""
+    """Scale the rows of both columns as if each hour of the week occurred equally often in both time spans.
+
+    :return: rows of the reference and of the window by weekday and hour, each of shape (7, 24), or (7, 1) for dates
+    """
     counts = [np.asarray(column.counts, dtype=float).reshape(DAYS, -1) for column in (reference, current)]
     before, now = (_passed(column) for column in (reference, current))
     both = (before > 0) & (now > 0)
     if not both.any():
         return np.zeros_like(counts[0]), np.zeros_like(counts[1])
-    # How often the current span passes each hour for each time that the reference's passes it, over the average hour.
+    # How often each hour of the week occurs in the window relative to the reference, divided by the average of all hours.
     ratio = np.ones_like(now)
     ratio[both] = now[both] / before[both] * (before[both].sum() / now[both].sum())
     return counts[0] * both * np.minimum(1, ratio), counts[1] * both * np.minimum(1, 1 / ratio)
 
 
 def _passed(column: TimestampColumn) -> Floats:
-    """How often each hour of the week occurs between the oldest and the newest row, shape (7, 24) or (7, 1)."""
+    """Count how often each hour of the week occurs between the oldest and the newest row.
+
+    :return: shape (7, 24), or (7, 1) for dates
+    """
     width = len(column.counts)
     if column.span is None:
         return np.zeros((DAYS, width // DAYS))

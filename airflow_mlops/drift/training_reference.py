@@ -1,5 +1,5 @@
-"""The reference from training for a dataset of predictions: the profile and the contract of the version that made them, and the
-columns of the predictions that can be compared with that profile.
+"""The reference from training for predictions: profile and contract of the model version that made the predictions, and
+the columns of the predictions that can be compared with this profile.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingReference:
-    """What predictions are compared with.
+    """The reference from training with which predictions are compared.
 
-    :param version: the version that made the predictions
-    :param contract: its contract
-    :param profile: its profile from training, without the columns that the predictions do not keep
-    :param notes: which columns the predictions do not keep; one sentence
-    :param schema_changes: differences between the columns of the predictions and those of the training set
-    :param watched_changes: the same for watched columns that cannot be compared; by name
+    :param version: the model version that made the predictions
+    :param contract: model contract (features, label, ML task) of this version
+    :param profile: profile of this version from training, without the columns that the predictions hash or drop
+    :param notes: a sentence that lists the columns that the predictions hash or drop; empty without such columns
+    :param schema_changes: differences between the columns of the predictions and the columns of the training set
+    :param watched_changes: changes of watched columns that prevent a comparison, by column name
     :param datasets: the datasets of predictions
     """
 
@@ -54,21 +54,21 @@ class TrainingReference:
 
     @property
     def incompatible(self) -> dict[str, SchemaChange]:
-        """The features that cannot be compared, by name."""
+        """Return the features that cannot be compared, by name."""
         return {item.column: item for item in self.schema_changes if item.before and not item.compared}
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the predictions that can be compared with the profile, and ``score``."""
-        gone = self.incompatible.keys() | self.watched_changes.keys()
+        """Return the columns of the predictions that can be compared with the profile, and ``score``."""
+        excluded = self.incompatible.keys() | self.watched_changes.keys()
         known = [*self.profile.features.columns, *self.profile.watched.columns]
-        return [*(name for name in known if name not in gone), "score"]
+        return [*(name for name in known if name not in excluded), "score"]
 
     def profile_of(self, batches: Iterable[pa.RecordBatch], columns: Sequence[str]) -> Profile:
-        """Profile rows of the predictions, with the reconstruction error of all features together if it can be computed.
+        """Profile rows of the predictions, including the reconstruction error of all features if it can be computed.
 
-        :param batches: rows with ``columns``
-        :param columns: what is profiled
+        :param batches: rows of the predictions
+        :param columns: names of the columns to profile
         """
         reconstruction = self.profile.multivariate
         if reconstruction is None or self.unfit(columns) is not None:
@@ -78,7 +78,10 @@ class TrainingReference:
         return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
 
     def unfit(self, columns: Sequence[str]) -> str | None:
-        """Why the reconstruction error cannot be computed from ``columns``; ``None`` if it can, or is not part of the profile."""
+        """Return why the reconstruction error cannot be computed from ``columns``.
+
+        :return: a clause; ``None`` if the error can be computed, or if the profile has no principal components
+        """
         reconstruction = self.profile.multivariate
         if reconstruction is None:
             return None
@@ -89,12 +92,13 @@ class TrainingReference:
 def load(
     version: ModelVersionRef, stored: VersionContract, datasets: Sequence[Dataset], store: ArtifactStore
 ) -> TrainingReference:
-    """Build the reference for predictions.
+    """Build the reference from training for predictions.
 
-    :param version: the version that made them, see :func:`version_of`
-    :param stored: what is stored with the version
-    :param datasets: the predictions, at least one dataset
-    :raises ModelFormatError: the version has no profile, or one that cannot be read
+    :param version: the model version that made the predictions, from :func:`version_of`
+    :param stored: contract and profile that are stored with this version
+    :param datasets: the datasets of predictions, at least one
+    :param store: the artifact store, from which the columns of the training set are read
+    :raises ModelFormatError: the version has no profile, or its profile cannot be read
     """
     known, notes = _without_lost_columns(_stored_profile(stored, version), datasets)
     schemas = [dataset.schema for dataset in datasets]
@@ -111,31 +115,41 @@ def load(
 
 
 def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
-    """The version that made the predictions; the champion may have replaced it since.
+    """Return the model version that made the predictions. It may differ from the present champion.
 
-    :raises SpecError: another model made them
+    :param datasets: the datasets of predictions, at least one; the last one counts
+    :raises SpecError: a different model made the predictions
     """
     manifest = datasets[-1].manifest
     made_by = manifest.details.get("model", champion.model)
     if made_by != champion.model:
-        raise SpecError(f"Dataset {manifest.name} holds predictions of {made_by}, not of {champion.model}.")
+        raise SpecError(
+            f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: set model= or "
+            "dataset= so that both belong together."
+        )
     number = int(manifest.details.get("model_version", champion.version))
     return champion if number == champion.version else versions.version(client, champion.model, number)
 
 
 def _stored_profile(stored: VersionContract, version: ModelVersionRef) -> ModelProfile:
     if stored.profile is None:
-        raise ModelFormatError(f"{version} has no {PROFILE_FILE} to compare with: train it with TrainOperator.")
+        raise ModelFormatError(
+            f"Model version {version} has no {PROFILE_FILE!r} to compare with: train the model with TrainOperator."
+        )
     try:
         return ModelProfile.model_validate(stored.profile)
     except ValidationError as error:
         raise ModelFormatError(
-            f"{PROFILE_FILE} of {version} is not a valid profile: {error.errors()[0]['msg']}."
+            f"{PROFILE_FILE!r} of model version {version} is not a valid profile ({error.errors()[0]['msg']}): train the "
+            "model again with TrainOperator."
         ) from None
 
 
 def _without_lost_columns(known: ModelProfile, datasets: Sequence[Dataset]) -> tuple[ModelProfile, list[str]]:
-    """The profile without the columns that the predictions hash or drop, and a note about them."""
+    """Remove the columns that the predictions hash or drop from the profile.
+
+    :return: the remaining profile, and a note that lists the removed columns
+    """
     fates = {name: fate for item in datasets for name, fate in hashed_or_dropped(item.manifest.details).items()}
     lost = {name: fates[name] for name in (*known.features.columns, *known.watched.columns) if name in fates}
     if not lost:
@@ -146,7 +160,7 @@ def _without_lost_columns(known: ModelProfile, datasets: Sequence[Dataset]) -> t
         segments = type(segments)(**{**dict(segments), "cuts": cuts})
     parts = {"features": _without(lost, known.features), "watched": _without(lost, known.watched), "segments": segments}
     listed = ", ".join(f"{name} ({fate})" for name, fate in lost.items())
-    note = f"Not compared with training, because the predictions do not keep them: {listed}."
+    note = f"Columns that are not compared with training because the predictions do not keep their values: {listed}."
     return ModelProfile(**{**dict(known), **parts}), [note]
 
 
@@ -158,9 +172,10 @@ def _without(lost: Mapping[str, str], columns: Profile) -> Profile:
 def _schema_changes(
     known: ModelProfile, contract: ModelContract, schemas: Sequence[pa.Schema], store: ArtifactStore
 ) -> list[SchemaChange]:
-    """Features that are gone or of another type, and new columns.
+    """Find features that disappeared or changed their type, and find new columns.
 
-    Without the training set in the store, only the kinds of the features are compared.
+    If the store no longer holds the training set, only the kinds of the features are compared, and new columns are not
+    found.
     """
     try:
         training_set = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))

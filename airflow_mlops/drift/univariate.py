@@ -1,9 +1,9 @@
-"""Drift of each column on its own: how far it moved from its reference profile, and whether by more than chance.
+"""Univariate drift: each column of a window is compared with its reference on its own.
 
-Everything is computed from two profiles alone. A few tests decide about a column, each sensitive to changes that the
-others miss: those of its kind (the modules :mod:`numeric`, :mod:`categorical`, :mod:`text`, :mod:`timestamps` and
-:mod:`embeddings`), and Fisher's exact test of the share of missing values. The p-value of the column is the smallest of
-theirs times their number (Bonferroni).
+Everything is computed from the profiles of window and reference. Several tests decide whether a column has drifted:
+those for its kind (modules :mod:`numeric`, :mod:`categorical`, :mod:`text`, :mod:`timestamps` and :mod:`embeddings`),
+and Fisher's exact test of the share of null rows. The p-value of the column is the smallest p-value of these tests
+times the number of tests (Bonferroni).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from airflow_mlops.profiles.significance import Pair
 
 
 class Decision(NamedTuple):
-    """The outcome of all tests of one column; the fields are those of :class:`~airflow_mlops.drift.findings.Drift`."""
+    """The combined result of all tests of one column.
+
+    :class:`~airflow_mlops.drift.findings.Drift` explains the fields.
+    """
 
     test: str | None = None
     effect: float | None = None
@@ -39,17 +42,20 @@ class Decision(NamedTuple):
 
 
 def compare(reference: Profile, current: Profile, thresholds: DriftThresholds) -> list[Drift]:
-    """The drift of every column of ``reference`` that ``current`` has, ranked by :func:`ranked`."""
+    """Measure the drift of every column that exists in both profiles, and rank the columns by :func:`ranked`."""
     return ranked(decide(measure(reference, current, thresholds), thresholds))
 
 
 def measure(
     reference: Profile, current: Profile, thresholds: DriftThresholds, reference_name: str = TRAINING
 ) -> list[Drift]:
-    """Measure and test every column of ``reference`` that ``current`` has, each on its own.
+    """Measure and test every column that exists in both profiles, each on its own.
 
-    :param reference_name: what ``reference`` is a profile of: ``training`` or windows, as in ``2012-12``
-    :return: not yet decided, see :func:`decide`
+    :param reference: profile of the reference
+    :param current: profile of the window
+    :param thresholds: ``min_rows`` and ``min_effect`` are used here
+    :param reference_name: ``training``, or the label of earlier windows, such as ``2012-12``
+    :return: the drift of each column; :func:`decide` decides which of them have drifted
     """
     return [
         _column(name, column, current.columns[name], thresholds, reference_name)
@@ -59,10 +65,11 @@ def measure(
 
 
 def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
-    """Decide which columns of a window have drifted. The false-alarm rate holds for all of them together.
+    """Decide which columns of a window have drifted.
 
-    A column whose effect is below ``min_effect`` has not drifted, however significant the effect is. It enters the
-    correction with a p-value of 1, so that it does not make the other columns more significant.
+    The false-alarm rate holds for all columns together. A column with an effect below ``min_effect`` has not drifted,
+    even if the effect is significant. It enters the correction for multiple tests with a p-value of 1, so that it does
+    not make the other columns more significant.
     """
     p_values = [
         1.0 if drift.effect is None or drift.effect < thresholds.min_effect else drift.p_value
@@ -77,8 +84,10 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
 
 
 def ranked(drifts: Sequence[Drift]) -> list[Drift]:
-    """Drifted columns first, then by effect times importance (by the effect if the importance is not known). Columns
-    that were not measured come last.
+    """Sort columns by their drift, strongest first.
+
+    Columns that have drifted come before the others. Within both groups, the order is by effect times importance, or by
+    effect alone if the importance is unknown. Columns that were not measured come last.
     """
 
     def order(drift: Drift) -> tuple[bool, float, float]:
@@ -90,7 +99,7 @@ def ranked(drifts: Sequence[Drift]) -> list[Drift]:
 
 
 def tests_summary(drifts: Sequence[Drift], thresholds: DriftThresholds) -> DriftTests:
-    """How many columns were tested by how many tests, and how the number of tests was corrected for."""
+    """Return the numbers of tested columns and of tests, with the settings of the tests."""
     tested = [drift for drift in drifts if drift.p_value is not None]
     return DriftTests(
         false_alarm_rate=thresholds.false_alarm_rate,
@@ -142,7 +151,7 @@ def _column(
 
 
 def _too_little(reference: ColumnProfile, current: ColumnProfile, min_rows: int, when: str) -> str | None:
-    """A note that one of the columns has too few rows or no value to be measured; ``None`` if both have enough."""
+    """Return a note if one of the columns has too few rows, or no value, to measure drift; otherwise ``None``."""
     if current.rows < min_rows:
         return f"not measured: {current.rows:,} rows, {min_rows:,} are needed"
     if reference.rows < min_rows:
@@ -151,7 +160,7 @@ def _too_little(reference: ColumnProfile, current: ColumnProfile, min_rows: int,
 
 
 def _compared(reference: ColumnProfile, current: ColumnProfile) -> Comparison | None:
-    """``None`` if the columns are of different kinds."""
+    """Compare two columns by the tests for their kind. Return ``None`` if the columns are of different kinds."""
     if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn):
         return numeric.compare(reference, current)
     if isinstance(reference, CategoricalColumn) and isinstance(current, CategoricalColumn):
@@ -166,7 +175,10 @@ def _compared(reference: ColumnProfile, current: ColumnProfile) -> Comparison | 
 
 
 def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
-    """The most significant test decides, times the number of tests. Effects too small to matter decide last."""
+    """Combine the tests of one column. The test with the smallest p-value decides, multiplied by the number of tests.
+
+    A test with an effect below ``min_effect`` decides only if no test has a larger effect.
+    """
     if not tests:
         # Both samples hold the same single value.
         return Decision(effect=0.0, p_value=1.0)
@@ -178,7 +190,7 @@ def _missing_rate(reference: ColumnProfile, current: ColumnProfile) -> list[Test
     pair = Pair(
         *(np.asarray([column.valid, column.rows - column.valid], dtype=float) for column in (reference, current))
     )
-    # There is nothing to test if neither has a missing value, or neither has any other.
+    # There is nothing to test if neither column has rows without a value, or both have no row with a value.
     if not pair.total.all():
         return []
     return [Test("missing", abs(_missing(current) - _missing(reference)), significance.fisher(pair))]
@@ -189,7 +201,7 @@ def _missing(column: ColumnProfile) -> float:
 
 
 def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
-    """What is unusual about the current column."""
+    """Describe what is unusual about the column in the window; ``None`` if nothing is."""
     if isinstance(current, EmbeddingColumn) and isinstance(reference, EmbeddingColumn) and current.odd:
         return f"{current.odd:,} rows are not lists of {reference.dimension:,} finite numbers"
     if current.rows and not current.valid:
@@ -216,7 +228,7 @@ def _became_constant(reference: NumericColumn, current: NumericColumn) -> bool:
 
 
 def _new_infinite(reference: ColumnProfile, current: ColumnProfile) -> int:
-    """The number of infinite values, if the reference has none."""
+    """Return the number of infinite rows in the window if the reference has no infinite row, otherwise 0."""
     if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn) and not reference.infinite:
         return current.infinite
     return 0

@@ -1,1 +1,1 @@
-"""The hook of the connection type that this package adds to Airflow."""
+"""The hook for MLflow, the connection type that this package adds to Airflow."""

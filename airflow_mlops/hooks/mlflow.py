@@ -1,4 +1,4 @@
-"""``MLflowHook``."""
+"""``MLflowHook``, the hook for MLflow tracking servers and model registries."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class MLflowHook(BaseHook):
     """Connects to an MLflow tracking server and model registry.
 
-    The connection's host is the tracking URI (``https://...``, ``sqlite:///...``, ``databricks``). Login and password
-    are used for basic authentication, a password without a login as a bearer token. The extra ``ui_url`` is the address
-    of MLflow's pages for browsers, if it is not the tracking URI.
+    The host of the connection is the tracking URI (``https://...``, ``sqlite:///...``, ``databricks``). Login and
+    password are used for basic authentication. A password without a login is used as a bearer token. The extra
+    ``ui_url`` is the address of MLflow's pages for browsers, if it differs from the tracking URI.
 
     :param mlflow_conn_id: id of the Airflow connection
     """
@@ -33,7 +33,7 @@ class MLflowHook(BaseHook):
         self.mlflow_conn_id = mlflow_conn_id
 
     def get_conn(self) -> MlflowClient:
-        """The client that the steps of this package use. The server has answered and accepted the credentials.
+        """Return an MLflow client after checking that the server answers and accepts the credentials.
 
         :raises ConnectionNotFoundError: the connection is not defined in Airflow
         :raises RegistryError: the server does not answer or refuses the credentials
@@ -45,9 +45,11 @@ class MLflowHook(BaseHook):
         return connect(MLflowTarget(conn_id=self.mlflow_conn_id), airflow_connection)
 
     def champion(self, model: str) -> int | None:
-        """The number of the champion's version, or ``None`` if the model does not exist or has no champion.
+        """Return the number of the champion's version, or ``None`` if the model does not exist or has no champion.
 
-        Uses HTTP if the tracking URI is a server, because importing the client takes seconds.
+        If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
+
+        :param model: name of the registered model
         """
         import requests
 
@@ -72,9 +74,12 @@ class MLflowHook(BaseHook):
         return int(answer.json()["model_version"]["version"])
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run. A failure is only logged as a warning.
+        """Set tags of an MLflow run. If this fails, a warning is logged and no error is raised.
 
-        Uses HTTP if the tracking URI is a server, because importing the client takes seconds.
+        If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
+
+        :param run_id: id of the MLflow run
+        :param tags: values by tag name
         """
         import requests
 
@@ -100,7 +105,10 @@ class MLflowHook(BaseHook):
             self.log.warning("The tags %s of MLflow run %s were not set: %s", ", ".join(tags), run_id, error)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether the connection works, and a message. The test button and ``airflow connections test`` call this."""
+        """Return whether the connection works, and a message.
+
+        Airflow's *Test* button and ``airflow connections test`` call this method.
+        """
         from airflow_mlops.registry.client import without_credentials
 
         try:
@@ -111,7 +119,7 @@ class MLflowHook(BaseHook):
 
 
 def _credentials(found: ConnectionInfo) -> Any:
-    """The parameter ``auth`` of requests: login and password, or a bearer token."""
+    """Return the value of the parameter ``auth`` of requests: login and password, or a bearer token."""
     if found.login or not found.secret:
         return (found.login, found.secret or "") if found.login else None
 

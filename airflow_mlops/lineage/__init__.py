@@ -1,6 +1,6 @@
-"""The inputs and outputs of a step as OpenLineage datasets.
+"""OpenLineage support: the inputs and outputs of each step as OpenLineage datasets.
 
-This package is imported only when apache-airflow-providers-openlineage extracts the lineage of a task.
+Airflow imports this package only when apache-airflow-providers-openlineage extracts the lineage of a task.
 """
 
 from airflow_mlops.lineage.steps import lineage_of

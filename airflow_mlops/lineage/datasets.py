@@ -22,8 +22,11 @@ from airflow_mlops.lineage.naming import place
 
 
 class Datasets:
-    """The datasets of one artifact store. All windows of a dataset are one OpenLineage dataset; each is a version of
-    it.
+    """Converts the datasets of one artifact store to OpenLineage datasets.
+
+    All windows of a dataset are one OpenLineage dataset, and each window is a version of it.
+
+    :param url: URL of the artifact store
     """
 
     def __init__(self, url: str) -> None:
@@ -31,11 +34,14 @@ class Datasets:
         self.store = ArtifactStore(url)
 
     def name(self, key: str) -> tuple[str, str]:
-        """Namespace and name of the object at ``key`` of the store."""
+        """Return the OpenLineage namespace and name of the object at ``key`` in the artifact store."""
         return place(f"{self._url}/{key}")
 
     def manifest(self, ref: DatasetRef) -> Manifest:
-        """:raises DatasetNotFoundError: the store does not hold the dataset"""
+        """Read the manifest of a dataset.
+
+        :raises DatasetNotFoundError: the store does not hold the dataset
+        """
         return open_dataset(self.store, ref).manifest
 
     def read(
@@ -46,11 +52,12 @@ class Datasets:
         output: Manifest | None = None,
         input_facets: Facets | None = None,
     ) -> InputDataset:
-        """A dataset as an input.
+        """Return a dataset that a task read as an OpenLineage input.
 
-        :param part: the part that was read; by default the whole dataset
-        :param output: the dataset that was made from it; its parents are exactly the windows that were read
-        :param input_facets: further input facets
+        :param selection: one dataset, or several windows of it
+        :param part: the split part that was read, such as `test`; by default the whole dataset
+        :param output: manifest of the dataset that the task wrote, whose parents are the windows that were read
+        :param input_facets: additional input facets
         """
         manifests = self._manifests(selection, output)
         files = [file for manifest in manifests for file in manifest.files if part in (None, file.part)]
@@ -68,7 +75,7 @@ class Datasets:
         return InputDataset(namespace=namespace, name=name, facets=self._facets(manifests), inputFacets=read)
 
     def written(self, ref: DatasetRef) -> OutputDataset:
-        """A dataset as an output."""
+        """Return a dataset that a task wrote as an OpenLineage output."""
         manifest = self.manifest(ref)
         namespace, name = self.name(f"datasets/{ref.name}")
         wrote: Facets = {
@@ -82,7 +89,10 @@ class Datasets:
         return OutputDataset(namespace=namespace, name=name, facets=self._facets([manifest]), outputFacets=wrote)
 
     def planned(self, name: str) -> OutputDataset:
-        """A dataset that a task writes, without the facets of a written version."""
+        """Return the output of a task that has not written its dataset, without the facets of a version.
+
+        :param name: name of the dataset
+        """
         namespace, name = self.name(f"datasets/{name}")
         return OutputDataset(namespace=namespace, name=name)
 
@@ -100,7 +110,7 @@ class Datasets:
             try:
                 found.append(self.manifest(DatasetRef(name=name, id=parent, rows=0)))
             except DatasetNotFoundError:
-                continue  # a parent with another name
+                continue  # this parent is a version of a different dataset
         return found
 
     def _facets(self, manifests: Sequence[Manifest]) -> Facets:
@@ -130,8 +140,12 @@ def _partitions(manifests: Sequence[Manifest]) -> list[base_subset_dataset.Parti
 
 
 def feature_view(project: str, view: str, features: Mapping[str, str]) -> tuple[str, str, Facets]:
-    """Namespace, name and facets of a feature view or feature service, named as in Feast's own OpenLineage events.
+    """Return the namespace, the name and the facets of a feature view or feature service.
 
-    :param features: types of the features; features of unknown type may be left out
+    Namespace and name are the same as in Feast's own OpenLineage events.
+
+    :param project: name of the Feast project
+    :param view: name of the feature view or feature service
+    :param features: types of the features by name; features of unknown type may be left out
     """
     return project, view, {**facets.source("feast", f"feast://{project}"), **facets.schema(features)}

@@ -1,4 +1,4 @@
-"""Custom OpenLineage facets, and helpers for standard ones."""
+"""Custom OpenLineage facets, and functions that create standard facets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def _schema_url(name: str) -> str:
 
 @attr.define(kw_only=True)
 class MLOpsModelDatasetFacet(DatasetFacet):
-    """The facet ``mlops_model`` of a model version.
+    """The dataset facet ``mlops_model``, which describes a model version.
 
     :param model: name of the registered model
-    :param version: number of the version, also if the dataset is named by an alias
-    :param runId: the MLflow run that produced it
-    :param runUrl: page of this run
+    :param version: number of the version, even if the dataset is named by an alias
+    :param runId: id of the MLflow run that produced the version
+    :param runUrl: URL of the page of this run
     :param trainer: name of the trainer
-    :param metrics: metrics on held-out data
+    :param metrics: values by metric name, measured on held-out data
     :param trainingSet: id (SHA-256) of the training set
     """
 
@@ -53,10 +53,10 @@ class MLOpsModelDatasetFacet(DatasetFacet):
 
 @attr.define(kw_only=True)
 class MLOpsMeasuredInputDatasetFacet(InputDatasetFacet):
-    """The input facet ``mlops_measured`` of a model version: the metrics that a task measured.
+    """The input facet ``mlops_measured``, which holds the metrics that a task measured for a model version.
 
-    :param dataset: id of the dataset on which they were measured
-    :param part: the held-out part of this dataset
+    :param dataset: id (SHA-256) of the dataset on which the metrics were measured
+    :param part: the held-out split part of this dataset, such as `test`
     :param metrics: values by metric name
     """
 
@@ -73,14 +73,14 @@ class MLOpsMeasuredInputDatasetFacet(InputDatasetFacet):
 
 @attr.define(kw_only=True)
 class MLOpsVerdictRunFacet(RunFacet):
-    """The run facet ``mlops_verdict``: what a task decided about a model.
+    """The run facet ``mlops_verdict``, which holds the decision of a task about a model.
 
     :param model: name of the registered model
-    :param verdict: ``accepted`` or ``refused``, ``promoted`` or ``not_promoted``, ``rolled_back`` or ``unchanged``,
-        ``healthy``, ``watch`` or ``retrain``
-    :param version: the winning candidate, or the champion
-    :param reason: one sentence
-    :param metrics: the numbers behind the decision
+    :param verdict: ``accepted`` or ``refused`` (evaluation), ``promoted`` or ``not_promoted`` (promotion),
+        ``rolled_back`` or ``unchanged`` (rollback), ``healthy``, ``watch`` or ``retrain`` (monitoring)
+    :param version: number of the version: the winning candidate after an evaluation, otherwise the champion
+    :param reason: the reason for the decision
+    :param metrics: the values on which the decision is based, by metric name
     """
 
     model: str
@@ -100,7 +100,7 @@ Facets = dict[str, Any]
 
 
 def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
-    """The facet ``schema``: columns and their types."""
+    """Return the facet ``schema``, which lists columns and their types."""
     pairs = columns.items() if isinstance(columns, Mapping) else columns
     field = schema_dataset.SchemaDatasetFacetFields
     fields = [field(name=name, type=kind, ordinal_position=place) for place, (name, kind) in enumerate(pairs, start=1)]
@@ -108,18 +108,22 @@ def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
 
 
 def source(name: str, uri: str | None = None) -> Facets:
-    """The facet ``dataSource``: the storage of a dataset, as a namespace or as a name and a URI."""
+    """Return the facet ``dataSource``, which names the storage of a dataset.
+
+    :param name: name of the storage, such as its namespace
+    :param uri: URI of the storage; by default derived from ``name``
+    """
     uri = uri or (name if "://" in name else f"{name}://")
     return {"dataSource": datasource_dataset.DatasourceDatasetFacet(name=name, uri=uri)}
 
 
 def version(text: str) -> Facets:
-    """The facet ``version``: the version that was read or written."""
+    """Return the facet ``version``, which names the version of the dataset that was read or written."""
     return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=text)}
 
 
 def documentation(description: str = "", owner: str = "") -> Facets:
-    """The facets ``documentation`` and ``ownership``, as far as given."""
+    """Return the facets ``documentation`` and ``ownership``. A facet is left out if its value is empty."""
     found: Facets = {}
     if description:
         found["documentation"] = documentation_dataset.DocumentationDatasetFacet(description=description)

@@ -19,7 +19,12 @@ from airflow_mlops.registry.verdict import GateResult
 
 
 class Models:
-    """The models of one MLflow server. Their namespace is its tracking URI."""
+    """Converts the model versions of one MLflow server to OpenLineage datasets.
+
+    Their namespace is the tracking URI of the server.
+
+    :param target: the MLflow server, named by its Airflow connection
+    """
 
     def __init__(self, target: MLflowTarget) -> None:
         try:
@@ -35,10 +40,12 @@ class Models:
         gates: Iterable[GateResult] = (),
         measured: MLOpsMeasuredInputDatasetFacet | None = None,
     ) -> InputDataset:
-        """A model version as an input, named by its number or by an alias.
+        """Return a model version that a task read as an OpenLineage input.
 
-        :param gates: results of the gates that it was tested by
-        :param measured: metrics measured on it
+        :param ref: the model version
+        :param alias: names the dataset by this alias; by default the dataset is named by the number of the version
+        :param gates: results of the gates that tested the version
+        :param measured: metrics that the task measured for the version
         """
         input_facets: Facets = {"mlops_measured": measured} if measured else {}
         if assertions := [_assertion(gate) for gate in gates]:
@@ -51,12 +58,14 @@ class Models:
     def written(
         self, ref: ModelVersionRef, *, alias: str | None = None, signature: Facets | None = None, **known: Any
     ) -> OutputDataset:
-        """A version that was registered, or an alias that was moved, as an output.
+        """Return a version that a task registered, or an alias that a task moved, as an OpenLineage output.
 
-        :param signature: the facet ``schema`` with the model's features
-        :param known: further fields of the facet ``mlops_model``
+        :param ref: the model version
+        :param alias: the alias that was moved to this version; by default the version was registered
+        :param signature: the facet ``schema`` with the features of the model
+        :param known: additional fields of the facet ``mlops_model``
         """
-        # A facet replaces earlier ones of the same dataset. Therefore only tasks that write a version emit mlops_model.
+        # A facet replaces earlier facets of the same dataset. Therefore only tasks that write a version emit mlops_model.
         facet = MLOpsModelDatasetFacet(model=ref.model, version=ref.version, runId=ref.run_id or None, **known)
         return OutputDataset(
             namespace=self.namespace,

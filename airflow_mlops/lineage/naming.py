@@ -1,4 +1,7 @@
-"""OpenLineage namespaces and names of URLs, after https://openlineage.io/docs/spec/naming, without credentials."""
+"""OpenLineage namespaces and names for URLs, without credentials.
+
+They follow https://openlineage.io/docs/spec/naming.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ _CONTAINERS = ("abfss", "wasb", "wasbs")
 
 
 def place(url: str) -> tuple[str, str]:
-    """Namespace and name of a file or folder by its fsspec URL: ``s3://bucket`` and ``mlops/datasets/flights``.
+    """Split the fsspec URL of a file or folder into namespace and name.
 
-    A local path has the namespace ``file`` and its absolute path as name.
+    For example, ``s3://bucket/mlops/flights`` has the namespace ``s3://bucket`` and the name ``mlops/flights``. A local
+    path has the namespace ``file``, and its absolute path is the name.
     """
     # In a chained URL such as zip://member::s3://bucket/archive.zip the last link locates the bytes.
     url = url.rpartition("::")[2]
@@ -31,12 +35,12 @@ def place(url: str) -> tuple[str, str]:
 
 
 def bare(uri: str) -> str:
-    """The URI of a server without user, password, query and fragment, which may be secret."""
+    """Remove user, password, query and fragment, which may be secret, from the URI of a server."""
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def connection_namespace(conn_id: str) -> str:
-    """The namespace of a server whose connection is unknown on the worker."""
+    """Return the namespace of a server if its Airflow connection is not defined on the worker."""
     return f"airflow-connection://{conn_id}"

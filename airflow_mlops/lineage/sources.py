@@ -1,4 +1,4 @@
-"""Sources of ingested rows: tables and files outside the artifact store."""
+"""The sources of ingested rows as OpenLineage datasets: tables and files outside the artifact store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ _MOST_FILES = 100
 
 
 def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
-    """The files that were read. If the task failed before reading: the configured files."""
+    """Return the files that an ingestion read as OpenLineage inputs.
+
+    :param spec: parameters of the ingestion
+    :param output: manifest of the dataset that was written; ``None`` if the task failed. Then the files that the
+        parameters name are returned
+    """
     read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
     # Files inside archives are recorded by their name in the archive only.
     if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in spec.files):
@@ -51,7 +56,10 @@ def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
 
 
 def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
-    """The tables that a query reads, named by the Airflow provider of their database, and the query as a job facet."""
+    """Return the tables that the query of an ingestion reads as OpenLineage inputs, and the query as a job facet.
+
+    The Airflow provider of the database determines the names of the tables.
+    """
     assert spec.conn_id is not None  # the spec ensures both
     assert spec.sql is not None
     hook, info, dialect, schema = _database(spec.conn_id)
@@ -63,7 +71,10 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """The hook of a connection, OpenLineage's description of its database, the SQL dialect and the default schema."""
+    """Look up how OpenLineage describes the database of a connection.
+
+    :return: the hook, the description of the database, the SQL dialect and the default schema; ``None`` where unknown
+    """
     try:
         known = airflow_connection(conn_id)
     except ConnectionNotFoundError:
@@ -84,7 +95,7 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
 
 
 def _default_schema(hook: Any) -> str | None:
-    """The schema of tables that a query names without one. For some databases the hook queries it."""
+    """Return the schema of tables that a query names without a schema. For some databases the hook queries it."""
     try:
         return str(hook.get_openlineage_default_schema())
     except Exception as error:  # noqa: BLE001 - lineage is best effort; the query itself has succeeded

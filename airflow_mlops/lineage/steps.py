@@ -1,4 +1,4 @@
-"""The lineage of each step: its inputs and outputs, derived from its spec and its result."""
+"""The OpenLineage lineage of each step: its inputs and outputs, derived from its spec and its result."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ Lineage = OperatorLineage[Any, Any]
 
 
 def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
-    """The lineage of a step.
+    """Return the lineage of a step.
 
-    :param call: the call of the step; ``None`` if the task failed before building it
-    :param result: the result of the step as JSON; ``None`` if it failed. Then the lineage follows from the spec alone
+    :param call: the step and its spec; ``None`` if the task failed before it created them
+    :param result: the result of the step as JSON; ``None`` if the step failed. Then the lineage is derived from the
+        spec alone
     """
     if call is None:
         return OperatorLineage()
     found = _STEPS[call.step](call, result, Datasets(call.store))
-    # A dataset with two roles, such as champion and scoring version, is one input.
+    # A dataset with two roles, such as champion and scoring version, becomes one input.
     inputs = {(dataset.namespace, dataset.name): dataset for dataset in reversed(found.inputs)}
     return OperatorLineage(
         inputs=list(reversed(inputs.values())),
@@ -59,7 +60,7 @@ def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
 
 
 def _ingest(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads tables or files; writes the raw dataset."""
+    """Return the lineage of an ingestion, which reads tables or files and writes a raw dataset."""
     spec = IngestSpec.model_validate(call.spec)
     done = IngestResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done else None
@@ -69,7 +70,7 @@ def _ingest(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the dataset; writes its valid and its quarantined rows."""
+    """Return the lineage of a validation, which reads a dataset and may write its valid and its quarantined rows."""
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
@@ -101,7 +102,7 @@ def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Face
 
 
 def _materialize_features(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads datasets; writes feature views."""
+    """Return the lineage of a materialization, which reads datasets and writes feature views."""
     spec = MaterializeFeaturesSpec.model_validate(call.spec)
     done = MaterializeFeaturesResult.model_validate(result) if result else None
     outputs = []
@@ -116,7 +117,7 @@ def _materialize_features(call: StepCall, result: ResultJson, datasets: Datasets
 
 
 def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads events and feature views; writes the training set."""
+    """Return the lineage of a training set, which is built from events and feature views."""
     spec = TrainingSetSpec.model_validate(call.spec)
     if not result:
         return OperatorLineage(inputs=[datasets.read(spec.entities)], outputs=[datasets.planned(spec.name)])
@@ -128,7 +129,7 @@ def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lin
 
 
 def _features(made: Manifest) -> list[InputDataset]:
-    """The feature views from which a training set was joined, and their feature service if there is one."""
+    """Return the feature views from which a training set was joined, and their feature service if there is one."""
     project, service = made.source.get("feast_project"), made.details.get("feature_service")
     if not project:
         return []
@@ -145,12 +146,12 @@ def _features(made: Manifest) -> list[InputDataset]:
 
 
 def _search(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the training set."""
+    """Return the lineage of a parameter search, which reads a training set."""
     return OperatorLineage(inputs=[datasets.read(SearchSpec.model_validate(call.spec).dataset)])
 
 
 def _train(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the training set; writes a model version."""
+    """Return the lineage of a training, which reads a training set and writes a model version."""
     spec = TrainSpec.model_validate(call.spec)
     inputs = [datasets.read(spec.dataset)]
     if not result:
@@ -170,7 +171,10 @@ def _train(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the held-out part, the candidates and the champion; decides."""
+    """Return the lineage of an evaluation.
+
+    It reads the held-out split part `test`, the candidates and the champion, and decides which candidate wins.
+    """
     spec = EvaluateSpec.model_validate(call.spec)
     models = Models(spec.mlflow)
     if not result:
@@ -200,7 +204,11 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the winner, or all candidates if there is none; writes the champion if it changed; decides."""
+    """Return the lineage of a promotion.
+
+    It reads the winning candidate, or all candidates if none won. If it promotes the winner, it writes the alias
+    ``champion``.
+    """
     spec = PromoteSpec.model_validate(call.spec)
     models, verdict = Models(spec.mlflow), spec.verdict
     candidates = [verdict.winner] if verdict.winner else [item.candidate for item in verdict.candidates]
@@ -226,7 +234,11 @@ def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the champion after the rollback; writes it if it changed; decides."""
+    """Return the lineage of a rollback.
+
+    It reads the version that is champion after the rollback. If the rollback changed the champion, it writes the alias
+    ``champion``.
+    """
     if not result:
         return OperatorLineage()
     models = Models(RollbackSpec.model_validate(call.spec).mlflow)
@@ -245,7 +257,7 @@ def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads rows and the champion; writes predictions."""
+    """Return the lineage of a scoring, which reads rows and the champion and writes predictions."""
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:
@@ -262,7 +274,7 @@ def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads predictions and labels; writes outcomes."""
+    """Return the lineage of a join of labels, which reads predictions and labels and writes labelled predictions."""
     spec = JoinLabelsSpec.model_validate(call.spec)
     done = JoinLabelsResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done and done.dataset else None
@@ -273,12 +285,16 @@ def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Line
 
 
 def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads the dataset."""
+    """Return the lineage of a profile, which reads a dataset."""
     return OperatorLineage(inputs=[datasets.read(ProfileSpec.model_validate(call.spec).dataset)])
 
 
 def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Reads outcomes, the champion and the scoring version; writes the report; decides."""
+    """Return the lineage of a check by MonitorOperator.
+
+    It reads labelled predictions, the champion and the version that scored them, writes the report, and decides whether
+    to retrain.
+    """
     spec = MonitorSpec.model_validate(call.spec)
     inputs = [datasets.read(spec.dataset)] if spec.dataset else []
     if not result:
@@ -294,7 +310,7 @@ def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
         facets={
             **facets.source(namespace, bare(done.report_url)),
             **facets.version(done.window.label),
-            **facets.documentation(f"Drift and realised performance of {done.model}"),
+            **facets.documentation(f"Drift and performance of the model {done.model}"),
         },
     )
     decision = MLOpsVerdictRunFacet(
@@ -308,7 +324,7 @@ def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _purge_predictions(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Writes predictions and outcomes."""
+    """Return the lineage of a purge, which deletes rows of predictions and of labelled predictions."""
     spec = PurgePredictionsSpec.model_validate(call.spec)
     names = (spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes")
     return OperatorLineage(outputs=[datasets.planned(name) for name in names])

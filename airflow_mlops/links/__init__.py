@@ -1,4 +1,4 @@
-"""The buttons on a task's page in Airflow: MLflow run, Data Docs, drift report."""
+"""The operator links on a task's page in Airflow: MLflow run, Data Docs and drift report."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def page_address(url: str) -> str:
-    """The address on Airflow's API server of the page at ``url`` in the artifact store.
+    """Return the address at which Airflow's API server serves a page of the artifact store.
 
-    Returns ``url`` unchanged if it is an HTTP address, or not in the store ``[mlops] artifacts``.
+    :param url: URL of the page in the artifact store. It is returned unchanged if it is an HTTP address, or if it is
+        not in the store ``[mlops] artifacts``
     """
     if urlsplit(url).scheme in ("http", "https"):
         return url
@@ -33,7 +34,7 @@ def page_address(url: str) -> str:
 class ArtifactLink(ResultLink):
     """A link to a page in the artifact store.
 
-    :cvar key: the field of the task's result with the URL of the page
+    :cvar key: name of the field in the task's result that holds the URL of the page
     """
 
     key: ClassVar[str]

@@ -1,4 +1,4 @@
-"""The base class of the links."""
+"""The base class of the operator links."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class ResultLink(BaseOperatorLink):
-    """A link that is made from the result of a finished task. A task without a result has no link."""
+    """A link that is derived from the result of a finished task. A task without a result has no link."""
 
     @abstractmethod
     def address(self, operator: Any, result: dict[str, Any]) -> str:
-        """The address of the link, or an empty string if ``result`` has none."""
+        """Return the address of the link, or an empty string if ``result`` has none."""
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         from airflow.sdk.execution_time.xcom import XCom

@@ -1,4 +1,4 @@
-"""The link to the MLflow run of a task."""
+"""The operator link to the MLflow run of a task, and addresses of MLflow's pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def ui_address(connection: ConnectionInfo) -> str:
-    """The address of MLflow's pages: the extra ``ui_url`` or the tracking server. Empty if that is not an HTTP address."""
+    """Return the address of MLflow's pages.
+
+    It is the extra ``ui_url`` of the connection, or else the tracking URI. The text is empty if this is not an HTTP
+    address.
+    """
     from airflow_mlops.registry.client import tracking_uri, without_credentials
 
     address = str(connection.extra.get("ui_url") or tracking_uri(connection)).rstrip("/")
@@ -21,7 +25,7 @@ def ui_address(connection: ConnectionInfo) -> str:
 
 
 def run_page(conn_id: str, run_id: str) -> str:
-    """The address of an MLflow run's page. Empty if this MLflow has no pages."""
+    """Return the address of the page of an MLflow run. Empty if the MLflow connection has no HTTP address."""
     address = ui_address(airflow_connection(conn_id))
     return f"{address}/#/runs/{quote(run_id)}" if address else ""
 
@@ -29,8 +33,8 @@ def run_page(conn_id: str, run_id: str) -> str:
 class MLflowRunLink(ResultLink):
     """The link from a task to its MLflow run.
 
-    The run is the field ``run_id`` of the result, or of a model version in the result. The connection is the operator's
-    ``mlflow_conn_id``.
+    The run is the field ``run_id`` of the task's result, or of a model version in this result. The operator's
+    ``mlflow_conn_id`` names the connection to MLflow.
     """
 
     name = "MLflow run"
@@ -41,6 +45,6 @@ class MLflowRunLink(ResultLink):
 
 
 def _run_id(result: dict[str, Any]) -> str:
-    """The MLflow run in a result; empty if there is none."""
+    """Return the id of the MLflow run in the result of a task; empty if there is none."""
     nested = (value for value in result.values() if isinstance(value, dict))
     return next((str(found["run_id"]) for found in (result, *nested) if found.get("run_id")), "")

@@ -1,1 +1,1 @@
-"""Metrics of models: what is exported, and where to."""
+"""Export of model metrics to Airflow's metrics and to Prometheus."""

@@ -1,4 +1,4 @@
-"""Export of samples: always to Airflow's metrics, and to Prometheus by textfile or Pushgateway if configured."""
+"""Export of samples to Airflow's metrics and, if configured, to Prometheus by textfile or Pushgateway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _TIMEOUT = 10.0
 def export(samples: Sequence[Sample], log: Any) -> None:
     """Export the samples of one model and one group. They replace earlier samples of this model and group.
 
-    A failing exporter never fails the task; it logs a warning.
+    A failing exporter never fails the task. It logs a warning.
+
+    :param samples: samples with the same model and the same group
+    :param log: the task's logger
     """
     if not samples:
         return

@@ -1,8 +1,8 @@
-"""All exported metrics, and the conversion of step results to samples.
+"""Definitions of all exported metrics, and the conversion of step results to samples.
 
-All metrics are gauges with the result of the last run: batch tasks have no long-lived process that could keep counters.
-The part of a name after ``mlops.`` is its group. A task exports all metrics of a group for one model at once, and each
-metric belongs to one group.
+All metrics are gauges with the result of the last run, because batch tasks have no long-lived process that could keep
+counters. The word after ``mlops.`` in the name of a metric is its group. A task exports all metrics of a group for one
+model at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _OUTCOMES = ("promoted", "refused", "rolled_back", "unchanged")
 
 @dataclass(frozen=True)
 class Metric:
-    """A gauge.
+    """The definition of an exported metric, which is a gauge.
 
-    :param name: the name in Airflow's style, with dots and without the prefix ``airflow``
-    :param help: the meaning in one sentence
+    :param name: name of the metric in Airflow's style, with dots and without the prefix ``airflow``
+    :param help: the meaning of the metric in one sentence
     :param labels: names of the labels, including ``model``
     """
 
@@ -37,17 +37,17 @@ class Metric:
 
     @property
     def group(self) -> str:
-        """The group: ``monitor``, ``score`` or ``champion``."""
+        """Return the group of the metric: ``monitor``, ``score`` or ``champion``."""
         return self.name.split(".")[1]
 
     @property
     def prometheus(self) -> str:
-        """The name in Prometheus, the same for all exporters."""
+        """Return the name of the metric in Prometheus, which is the same for all exporters."""
         return f"airflow_{self.name.replace('.', '_')}"
 
 
 class Sample(NamedTuple):
-    """A value of a metric. ``labels`` has a text for each label of the metric, which may be empty."""
+    """A value of a metric, with the value of each of its labels, which may be empty."""
 
     metric: Metric
     value: float
@@ -58,14 +58,16 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(
-            "mlops.monitor.decision", "1 for the decision of the last check, 0 for the others.", (*_VERSION, "decision")
+            "mlops.monitor.decision",
+            "1 for the decision of the last check, 0 for the other decisions.",
+            (*_VERSION, "decision"),
         ),
-        Metric("mlops.monitor.retraining_held_back", "1 if retraining is due but held back, else 0."),
+        Metric("mlops.monitor.retraining_held_back", "1 if retraining is due but postponed by a limit, else 0."),
         Metric("mlops.monitor.completed_timestamp_seconds", "Time of the last check."),
         Metric("mlops.monitor.window_end_timestamp_seconds", "End of the window of the last check."),
         Metric("mlops.monitor.rows", "Number of predictions in the window."),
         Metric("mlops.monitor.labelled_rows", "Number of predictions in the window with a label."),
-        Metric("mlops.monitor.coverage_ratio", "Share of the predictions with a label."),
+        Metric("mlops.monitor.coverage_ratio", "Share of the predictions in the window with a label."),
         Metric("mlops.monitor.features_drifted", "Number of features that have drifted."),
         Metric("mlops.monitor.feature_drift_ratio", "Effect size of the most drifted feature, as a share of rows."),
         Metric("mlops.monitor.prediction_drift_ratio", "Effect size of the drift of scores, as a share of rows."),
@@ -76,9 +78,13 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("mlops.monitor.newest_row_timestamp_seconds", "Event time of the newest row in the window."),
         Metric("mlops.monitor.performance", "The model's performance in the window.", _PERFORMANCE),
-        Metric("mlops.monitor.performance_low", "Lower end of its confidence interval.", _PERFORMANCE),
-        Metric("mlops.monitor.performance_high", "Upper end of its confidence interval.", _PERFORMANCE),
-        Metric("mlops.monitor.performance_reference", "The same metric on held-out data at training.", _PERFORMANCE),
+        Metric("mlops.monitor.performance_low", "Lower end of the performance's confidence interval.", _PERFORMANCE),
+        Metric("mlops.monitor.performance_high", "Upper end of the performance's confidence interval.", _PERFORMANCE),
+        Metric(
+            "mlops.monitor.performance_reference",
+            "The model's performance on held-out data at training, with the same metric.",
+            _PERFORMANCE,
+        ),
         Metric(
             "mlops.monitor.label_delay_seconds",
             "Time from events to their labels, by percentile.",
@@ -89,7 +95,7 @@ METRICS: dict[str, Metric] = {
         Metric("mlops.score.rows_per_second", "Rows per second in the last run, including reading and writing."),
         Metric(
             "mlops.champion.decision",
-            "1 for the outcome of the last promotion or rollback, 0 for the others.",
+            "1 for the result of the last promotion or rollback, 0 for the other results.",
             ("model", "decision"),
         ),
         Metric("mlops.champion.completed_timestamp_seconds", "Time of the last promotion or rollback.", ("model",)),
@@ -99,8 +105,9 @@ METRICS: dict[str, Metric] = {
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """The samples of a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult`, as JSON. Values that were not
-    measured are left out.
+    """Return the samples of a check by MonitorOperator. Values that were not measured are left out.
+
+    :param result: a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` as JSON
     """
     measured, version = result["metrics"], _version(result["scored_by"] or result["champion"])
     about = {"model": result["model"], "version": version}
@@ -135,8 +142,9 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
 
 
 def scored(result: dict[str, Any]) -> list[Sample]:
-    """The samples of a :class:`~airflow_mlops.stages.score.spec.ScoreResult`, as JSON; empty if nothing was
-    scored.
+    """Return the samples of a scoring; empty if nothing was scored.
+
+    :param result: a :class:`~airflow_mlops.stages.score.spec.ScoreResult` as JSON
     """
     by = result["scored_by"]
     if result["dataset"] is None or by is None:
@@ -150,11 +158,11 @@ def scored(result: dict[str, Any]) -> list[Sample]:
 
 
 def decided(result: dict[str, Any], outcome: str) -> list[Sample]:
-    """The samples of a promotion or rollback.
+    """Return the samples of a promotion or rollback.
 
     :param result: a :class:`~airflow_mlops.stages.promote.spec.PromoteResult` or
-        :class:`~airflow_mlops.stages.rollback.spec.RollbackResult`, as JSON
-    :param outcome: ``promoted`` or ``rolled_back``; exported if the champion changed
+        :class:`~airflow_mlops.stages.rollback.spec.RollbackResult` as JSON
+    :param outcome: the decision to export if the champion changed: ``promoted`` or ``rolled_back``
     """
     changed = result.get("promoted") or result.get("rolled_back")
     outcome = outcome if changed else "refused" if result["ledger_url"] else "unchanged"
@@ -182,7 +190,7 @@ def _samples(group: str, values: dict[str, Any], labels: dict[str, str]) -> list
 
 
 def _one_of(name: str, choices: tuple[str, ...], chosen: str, labels: dict[str, str]) -> list[Sample]:
-    # One series for each choice, as in an OpenMetrics StateSet.
+    # There is one series for each choice, as in a StateSet of OpenMetrics.
     return [Sample(METRICS[name], float(choice == chosen), {**labels, "decision": choice}) for choice in choices]
 
 

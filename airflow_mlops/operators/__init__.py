@@ -1,4 +1,4 @@
-"""The operators, one for each stage of the lifecycle. Each is imported when it is first used."""
+"""The operators, one for each stage of the lifecycle. Each operator is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Approval of a promotion by people, with Airflow's human-in-the-loop."""
+"""Approval of a promotion by users, with Airflow's human-in-the-loop feature."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
-# Key in the task state store: the request that was sent, and its answer.
+# Key in the task state store, under which the request that was sent and its answer are stored.
 _STATE = "mlops.approval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """Who has to approve the promotion of a model.
+    """Describes who must approve the promotion of a model.
 
-    The request appears under *Required Actions* in Airflow. While the task waits, it occupies neither a worker nor the
-    triggerer.
+    The request for approval appears under *Required Actions* in Airflow. While the task waits, it occupies neither a
+    worker nor the triggerer.
 
-    :param assignees: users who may answer: user ids of the auth manager, or Airflow's ``HITLUser``; by default every
-        user who may answer such requests of the DAG
-    :param timeout: how long to wait for an answer; by default without a limit
-    :param on_timeout: the result if nobody answers: ``reject``, ``approve``, or ``fail`` the task
+    :param assignees: users who may answer, as user ids of the auth manager or Airflow's ``HITLUser``; by default every
+        user who may answer human-in-the-loop requests of the DAG
+    :param timeout: longest time to wait for an answer; by default unlimited
+    :param on_timeout: what happens if nobody answers in time: the promotion is rejected (``reject``) or approved
+        (``approve``), or the task fails (``fail``)
     :raises SpecError: a parameter is invalid
     """
 
@@ -45,16 +46,20 @@ class Approval:
 
     def __post_init__(self) -> None:
         if self.on_timeout not in _DEFAULTS:
-            raise SpecError(f"Approval(on_timeout={self.on_timeout!r}) must be one of {', '.join(_DEFAULTS)}.")
+            raise SpecError(
+                f"Approval(on_timeout={self.on_timeout!r}) is invalid: use {', '.join(map(repr, _DEFAULTS))}."
+            )
         if self.timeout is not None and self.timeout <= timedelta(0):
-            raise SpecError(f"Approval(timeout={self.timeout!r}) must be positive.")
+            raise SpecError(f"Approval(timeout={self.timeout!r}) is invalid: set timeout= to a positive timedelta.")
         if isinstance(self.assignees, (str, Mapping)):
-            raise SpecError(f"Approval(assignees={self.assignees!r}) must be a list of users.")
+            raise SpecError(f"Approval(assignees={self.assignees!r}) is invalid: set assignees= to a list of users.")
 
     def ask(self, subject: str, body: str, context: Context) -> None:
         """Send the request for approval.
 
-        :raises RegistryError: Airflow still shows an earlier, different request of this task
+        :param subject: title of the request
+        :param body: text of the request in Markdown
+        :raises RegistryError: Airflow still shows an earlier request of this task with a different text
         """
         from airflow.sdk import Param
         from airflow.sdk.api.datamodels._generated import HITLUser as AssignedUser
@@ -80,31 +85,35 @@ class Approval:
                 for user in self.assignees
             ],
         )
-        # Airflow 3.3's own upsert_hitl_detail does not return the server's answer. The answer is needed, because the
+        # Airflow 3.3's own upsert_hitl_detail does not return the server's response. The response is needed, because the
         # server keeps the text of the first request when a task is cleared.
         shown: Any = SUPERVISOR_COMMS.send(msg=payload)
         if (shown.subject, shown.body, shown.assigned_users) != (subject, body, payload.assigned_users):
             raise RegistryError(
-                f"Airflow still shows an earlier request of this task ({shown.subject!r}) and cannot change its text: "
-                f"start a new run of the DAG to request {subject!r}."
+                f"Airflow still shows an earlier request for approval of this task ({shown.subject!r}) and cannot change its "
+                f"text: start a new DAG run for the request {subject!r}."
             )
 
     def wait(self, key: str) -> NoReturn:
-        """Suspend the task until somebody answers or the timeout ends.
+        """Suspend the task until a user answers or the timeout ends.
 
-        The task continues in its method ``execute_complete(context, event, about)``, immediately if there is an answer.
+        The task continues in its method ``execute_complete(context, event, about)``. If an answer exists already, it
+        continues immediately.
 
-        :param key: identifies the request; ``execute_complete`` gets it as ``about``
+        :param key: identifier of the request, which is passed to ``execute_complete`` as ``about``
         """
         from airflow.sdk.exceptions import TaskAwaitingInput
 
         raise TaskAwaitingInput(method_name="execute_complete", kwargs={"about": key}, timeout=self.timeout)
 
     def wait_again(self, context: Context, key: str) -> NoReturn:
-        """Wait for the answer to the request of an earlier try. Unlike :meth:`wait`, it waits in the triggerer.
+        """Wait for the answer to the request of an earlier try. Unlike :meth:`wait`, this method waits in the
+        triggerer.
 
-        If the answer is there already, :meth:`wait` would resume the task before Airflow's scheduler (3.3) has seen the
-        worker end. The scheduler would treat the task as killed and use up its retries.
+        If an answer exists already, :meth:`wait` would resume the task before Airflow's scheduler (3.3) has noticed
+        that the worker ended. The scheduler would treat the task as killed and use up its retries.
+
+        :param key: identifier of the request, which is passed to ``execute_complete`` as ``about``
         """
         from airflow.providers.standard.triggers.hitl import HITLTrigger
         from airflow.sdk.exceptions import TaskDeferred
@@ -123,14 +132,18 @@ class Approval:
         )
 
     def read(self, event: dict[str, Any]) -> ApprovalRecord:
-        """The answer in the event that resumes the task.
+        """Return the answer from the event that resumes the task.
 
-        :raises ApprovalTimeoutError: nobody answered, and ``on_timeout`` is ``fail``
+        :param event: payload of the event
+        :raises ApprovalTimeoutError: nobody answered in time, and ``on_timeout`` is ``fail``
         """
         from airflow_mlops.registry.approval import ApprovalRecord
 
         if "error" in event:
-            raise ApprovalTimeoutError(f"Nobody answered the request for approval within {self.timeout}.")
+            raise ApprovalTimeoutError(
+                f"Nobody answered the request for approval within {self.timeout}, and Approval(on_timeout='fail') fails the "
+                "task: clear the task to wait again."
+            )
         approved = event["chosen_options"] == [APPROVE]
         user, at = event.get("responded_by_user"), event.get("responded_at") or datetime.now(timezone.utc)
         if not user:
@@ -142,13 +155,17 @@ class Approval:
 
 
 def save_answer(context: Context, key: str, answer: ApprovalRecord | None) -> None:
-    """Record for retries of this task that the request ``key`` was sent, and the answer if there is one."""
+    """Store in the task state store that a request was sent, and its answer, so that retries of this task know both.
+
+    :param key: identifier of the request
+    :param answer: the answer; ``None`` if the request is not answered yet
+    """
     content = answer.model_dump(mode="json") if answer is not None else None
     context["task_state_store"].set(_STATE, {"about": key, "answer": content})
 
 
 def load_answer(context: Context, key: str) -> tuple[bool, ApprovalRecord | None]:
-    """Whether this task sent the request ``key``, and the answer if there is one."""
+    """Return whether this task sent the request with the identifier ``key``, and the answer if there is one."""
     from airflow_mlops.registry.approval import ApprovalRecord
 
     state = context["task_state_store"].get(_STATE)
@@ -158,7 +175,7 @@ def load_answer(context: Context, key: str) -> tuple[bool, ApprovalRecord | None
 
 
 def answer_page(context: Context) -> str:
-    """The address of the page on which people answer."""
+    """Return the address of the page in Airflow on which users answer the request of this task."""
     ti = context["ti"]
     base: str = conf.get("api", "base_url", fallback="") or ""
     page = f"{base.rstrip('/')}/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}/tasks/{ti.task_id}"
@@ -167,16 +184,17 @@ def answer_page(context: Context) -> str:
 
 
 def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
-    """Subject and body (Markdown) of the request to promote the verdict's winner.
+    """Return subject and body (Markdown) of the request to promote the winner of an evaluation.
 
-    :param pages: addresses of MLflow runs by the text of their links
+    :param verdict: the verdict of the evaluation
+    :param pages: addresses of MLflow runs, by the texts of their links
     """
     winner = verdict.winner
     assert winner is not None
     found = verdict.for_candidate(winner)
     links = " · ".join(f"[{_cell(name)}]({address})" for name, address in pages.items())
     parts = [
-        f"{verdict.reason} Measured on part `{verdict.part}` of `{verdict.dataset_name}` (`{verdict.dataset_id[:12]}`).",
+        f"{verdict.reason} Measured on split part `{verdict.part}` of dataset `{verdict.dataset_name}` (`{verdict.dataset_id[:12]}`).",
         f"{links} (plots: *Artifacts*, `evaluation`)" if links else "",
         "### Gates",
         _table(

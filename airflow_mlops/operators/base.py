@@ -1,4 +1,4 @@
-"""The base class of all operators."""
+"""The base class of all operators of this package."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Provenance, Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
-# Key in the task state store: the call whose event was sent.
+# Key in the task state store, under which the key of the call is stored when its event was sent.
 _NOTIFIED = "mlops.told"
 
 
 class StepOperator(SpecParameters, BaseOperator):
-    """Runs a step where ``run_on`` says, and returns the step's result.
+    """Runs a step in the place that ``run_on`` describes, and returns the result of the step.
 
     The result holds references and numbers, never data.
 
-    :param run_on: where the step runs; by default ``[mlops] run_on``, which is the worker if it is not set
+    :param run_on: description of where the step runs; by default ``[mlops] run_on``, or the Airflow worker if this
+        setting is empty
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
-    :param notify: notifiers of the events of this task; by default none
-    :cvar file_suffixes: for each parameter that can name a file beside the DAG, the suffixes of such names. The content
-        of the file replaces the name, and is a template
+    :param notify: notifiers that are called for the events of this task; by default none
+    :cvar file_suffixes: suffixes of file names, by parameter. If the value of such a parameter ends in one of its
+        suffixes, it names a file next to the DAG file. The content of the file replaces the name and is templated
     """
 
     untemplated = frozenset({"notify"})
@@ -63,7 +64,7 @@ class StepOperator(SpecParameters, BaseOperator):
         self.notify = notify
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        """The spec's fields, from the rendered attributes."""
+        """Return the fields of the spec, taken from the rendered attributes of this operator."""
         fields = self.spec_fields()
         if "mlflow" in self.spec.model_fields:
             fields["mlflow"] = {"conn_id": self.mlflow_conn_id, "experiment": getattr(self, "experiment", None)}
@@ -72,18 +73,26 @@ class StepOperator(SpecParameters, BaseOperator):
         return fields
 
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
-        """Prepare the step and return the spec to run it with. May defer the task.
+        """Prepare the step and return the spec with which it runs. This method may defer the task.
 
-        :param resumed: whether the step was started before and the task waited for it in the triggerer
+        :param spec: the parsed spec of the step
+        :param resumed: whether the step was started before, so that the task was deferred and now continues
         """
         return spec
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
-        """The event to notify of, if ``result`` is worth one. Called only if ``notify`` is set."""
+        """Return the event for notifiers, or ``None`` if ``result`` needs no notification.
+
+        This method is called only if ``notify`` is set.
+        """
         return None
 
     def urls(self, context: Context, run_id: str | None = None, **more: str) -> dict[str, str]:
-        """The addresses in an event: the task, its MLflow run and ``more``. An address that does not exist is empty."""
+        """Return the addresses for an event: ``task``, ``run`` and those in ``more``. Unknown addresses are empty.
+
+        :param run_id: id of the MLflow run
+        :param more: additional addresses by name
+        """
         from airflow_mlops.links.mlflow import run_page
 
         run = ""
@@ -93,11 +102,14 @@ class StepOperator(SpecParameters, BaseOperator):
         return {**dict.fromkeys(URLS, ""), "task": context["ti"].log_url, "run": run, **more}
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
-        """The metrics to export from ``result``; by default none."""
+        """Return the metrics to export from ``result``; by default none."""
         return []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        """Emit asset events and the like. Called on every success, also if an earlier try had finished the step."""
+        """Act on the result, for example by emitting asset events.
+
+        This method is called on every success, even if the step already finished in an earlier try.
+        """
 
     def describe_outlets(self, context: Context, extra: dict[str, Any]) -> None:
         """Add ``extra`` to the event of every asset in ``outlets``; for use in :meth:`finish`."""
@@ -152,7 +164,7 @@ class StepOperator(SpecParameters, BaseOperator):
             self.log.warning("Notifications were not sent: %s", error)
 
     def call(self, spec: Spec, context: Context) -> StepCall:
-        """The call of the step, which any place can run."""
+        """Return the call of the step: its spec, the key of its result and its provenance."""
         from airflow_mlops.core.calls import StepCall
         from airflow_mlops.data.results import result_key
 
@@ -168,14 +180,16 @@ class StepOperator(SpecParameters, BaseOperator):
         )
 
     def place(self) -> dict[str, str]:
-        """Facts about where the step ran: for a pod, the names of the pod, its node and its image, and the digest of the image."""
+        """Return facts about where the step ran. For a pod: the names of pod, node and image, and the digest of the
+        image.
+        """
         return self._runner.facts() if self._runner is not None else {}
 
     def resolve_template_files(self) -> None:
-        """Replace the names of files by their contents. Airflow calls this while it parses the DAG.
+        """Replace file names by the contents of the files. Airflow calls this method while it parses the DAG.
 
-        Airflow's own ``template_ext`` would read every templated string with such a suffix, for example the
-        ``pod_template_file`` of ``run_on``.
+        Airflow's own ``template_ext`` is not used, because it would read a file for every templated string with such a
+        suffix, for example for ``pod_template_file`` in ``run_on``.
         """
         self._read_files(None)
         self.prepare_template()
@@ -183,7 +197,7 @@ class StepOperator(SpecParameters, BaseOperator):
     def _do_render_template_fields(
         self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
     ) -> None:
-        # A mapped task has its parameters only now.
+        # The parameters of a mapped task are known only now.
         if parent is self:
             self._read_files(jinja_env)
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
@@ -200,8 +214,8 @@ class StepOperator(SpecParameters, BaseOperator):
                 setattr(self, name, env.loader.get_source(env, file)[0])  # type: ignore[union-attr]
             except TemplateNotFound:
                 raise SpecError(
-                    f"Task {self.task_id!r}: there is no file {file!r}, which {name}= names, beside the DAG file or in "
-                    "the DAG's template_searchpath."
+                    f"Task {self.task_id!r}: the file {file!r} does not exist: correct {name}=. The path is relative to the "
+                    "folder of the DAG file or to the template_searchpath of the DAG."
                 ) from None
 
     def on_kill(self) -> None:
@@ -209,7 +223,10 @@ class StepOperator(SpecParameters, BaseOperator):
             self._runner.on_kill()
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """The datasets that the task read and wrote. apache-airflow-providers-openlineage calls this, after failures too."""
+        """Return the datasets that the task read and wrote.
+
+        apache-airflow-providers-openlineage calls this method after successes and failures.
+        """
         from airflow_mlops.lineage import lineage_of
 
         return lineage_of(*self._last_call)
@@ -217,7 +234,7 @@ class StepOperator(SpecParameters, BaseOperator):
 
 @contextmanager
 def no_retry_of_final_errors() -> Iterator[None]:
-    """Fail the task without a retry if the error is not retryable."""
+    """Fail the task without a retry if the block raises an error that is not retryable."""
     try:
         yield
     except MLOpsError as error:
@@ -244,6 +261,6 @@ def _provenance(context: Context) -> Provenance:
 
 
 def _generation(context: Context) -> int:
-    # Clearing a task raises max_tries by the number of tries it used. A retry does not change max_tries.
+    # Clearing a task increases max_tries by the number of tries it used. A retry does not change max_tries.
     ti = context["ti"]
     return max(0, int(ti.max_tries) - int(context["task"].retries or 0))

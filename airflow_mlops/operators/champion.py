@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 
 
 class ChampionOperator(StepOperator):
-    """Emits an event of the asset ``mlops://MODEL/champion`` for each change of the champion.
+    """The base class of operators that may change the champion of a model.
 
-    :cvar changed: the field of the result that says whether this task changed the champion
+    It emits an event of the asset ``mlops://MODEL/champion`` for each change.
+
+    :cvar changed: name of the boolean field in the result that is true if this task changed the champion
     """
 
     changed: ClassVar[str]
     operator_extra_links = (MLflowRunLink(),)
 
     def add_champion_outlet(self, model: str | None) -> None:
-        """Add the asset to the outlets, as an alias because not every run emits an event."""
+        """Add the asset to the outlets of the task. An asset alias is used, because not every run emits an event.
+
+        :param model: name of the registered model; ``None`` or a template if it is known only when the task runs
+        """
         named = model and "{" not in model
         self.champion_alias = AssetAlias(f"mlops-{model}-champion" if named else "mlops-champion")
         self.add_outlets([self.champion_alias])
@@ -44,12 +49,13 @@ class ChampionOperator(StepOperator):
             self._emit_missing_event(result, context)
 
     def _emit_missing_event(self, result: dict[str, Any], context: Context) -> None:
-        """Emit the event of an earlier change of the champion, if the asset's last event names another version.
+        """Emit the event of an earlier change of the champion, if the last event of the asset names a different
+        version.
 
-        Airflow stores the events of a task when the task succeeds. A task that fails after it changed the champion, and
-        is not retried, therefore emits none. The next task that decides about the model emits the event instead.
+        Airflow stores the events of a task when the task succeeds. Therefore a task that changes the champion, then
+        fails and is not retried, emits no event. The next task that decides about the model emits the event instead.
         """
-        # Works only in a running task.
+        # Reading events works only in a running task.
         from airflow.sdk.execution_time.context import InletEventsAccessor
 
         champion = result["champion"]
@@ -59,7 +65,7 @@ class ChampionOperator(StepOperator):
         events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(1)
         last = (events[0].extra or {}).get("version") if len(events) else None
         if last != champion["version"]:
-            self._emit(result, context, last, "The champion changed, and whoever changed it sent no event.")
+            self._emit(result, context, last, "The champion was changed before without an event.")
 
     def _emit(self, result: dict[str, Any], context: Context, replaced: Any, reason: str, **measured: Any) -> None:
         champion = result["champion"]

@@ -1,4 +1,4 @@
-"""``EvaluateOperator``."""
+"""``EvaluateOperator``, which decides which candidate models pass the gates."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 class EvaluateOperator(StepOperator):
     """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
-    :param candidates: the output of a TrainOperator, mapped or not, or a list of model versions such as
+    :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
         ``[{"model": "delays", "version": 7}]``
-    :param model: the registered model; by default the model of the candidates
-    :param dataset: the training set whose ``part`` was held out; by default the training set of the candidates
-    :param part: the part of the dataset to measure on
-    :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file beside the DAG file
-        with such a list. By default, a candidate must be better than the baseline and, with 95% confidence, better than
-        the champion
-    :param metric: the metric that decides which of the passing candidates wins; by default ``roc_auc`` (binary),
-        ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A metric of your own is named by its import path,
+    :param model: name of the registered model; by default the model of the candidates
+    :param dataset: the training set with the held-out data; by default the training set of the candidates
+    :param part: split part of the training set that holds the held-out data; by default `test`
+    :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
+        next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
+        than the champion
+    :param metric: name of the metric that decides which of the passing candidates wins; by default ``roc_auc``
+        (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
         ``package.module:function``
-    :param greater_is_better: the direction of a metric of your own
-    :param allow_pyfunc: load versions that TrainOperator did not register with ``mlflow.pyfunc``, which runs code that
-        is stored in the model. By default, only models that cannot run code are loaded. Not templated, so that only the
-        author of the DAG can allow it
-    :param card: what the model card cannot take from the data: a dict with ``purpose``, ``limits`` (a text or a list of
-        texts) and ``owner``, by default the task's ``owner``
-    :param mlflow_conn_id: Airflow connection to MLflow
+    :param greater_is_better: whether larger values of a custom metric are better
+    :param allow_pyfunc: whether to load versions that TrainOperator did not register with ``mlflow.pyfunc``, which runs
+        code that is stored in the model. By default, only models that cannot run code are loaded. This parameter is not
+        templated, so that only the author of the DAG can allow it
+    :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
+        (by default the ``owner`` of the task)
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     :raises SpecError: the gates, the metric or the card are invalid
     """
 
@@ -81,7 +81,7 @@ class EvaluateOperator(StepOperator):
         parse(Card, card, f"The card of task {self.task_id!r}")
 
     def prepare_template(self) -> None:
-        # Airflow calls this when the name of a file was replaced by its content.
+        # Airflow calls this method after the name of a file was replaced by its content.
         if isinstance(self.gates, str) and not is_template(self.gates):
             _check_gates(_from_yaml(self.gates))
 
@@ -94,7 +94,7 @@ class EvaluateOperator(StepOperator):
         return fields
 
     def _card_owner(self) -> dict[str, str]:
-        # Airflow's default owner is not a person.
+        # Airflow's default owner does not name a person.
         return {} if self.owner == conf.get("operators", "default_owner") else {"owner": self.owner}
 
     def event(self, result: dict[str, Any], context: Context) -> Event:
@@ -126,4 +126,4 @@ def _from_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SpecError(f"The gates are not YAML: {' '.join(str(error).split())}.") from None
+        raise SpecError(f"The gates (gates=) are not valid YAML: {' '.join(str(error).split())}.") from None

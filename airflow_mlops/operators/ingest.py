@@ -1,4 +1,4 @@
-"""``IngestOperator``."""
+"""``IngestOperator``, which reads rows from a database or from files into a dataset."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 class IngestOperator(StepOperator):
     """Reads the rows of one time window from a database or from files into an immutable raw dataset.
 
-    The dataset consists of Parquet files and a manifest with owner, description, source, window, schema, rows and
-    SHA-256. Rows are streamed, so memory use does not grow with the data. The dataset becomes visible when all of its
-    rows are written. Ingesting the same rows for the same window again gives the same dataset. The result's
-    ``dataset`` is also added to the events of the asset outlets.
+    The dataset consists of Parquet files and a manifest with owner, description, source, window, schema, number of rows
+    and SHA-256. Rows are streamed, so memory use does not grow with the data. The dataset becomes visible when all of
+    its rows are written. Ingesting the same rows for the same window again gives the same dataset. The field
+    ``dataset`` of the result is also added to the events of the asset outlets.
 
     :param name: name of the dataset
-    :param window: the time that the rows belong to, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; without it,
-        the dataset is a snapshot
-    :param conn_id: Airflow connection to the database
-    :param sql: the query, or the path of a ``.sql`` file; ``:start`` and ``:end`` stand for the bounds of the window,
-        whose end is exclusive
-    :param files: instead of a query, one or more fsspec URLs of CSV, JSON lines or Parquet files, with globs
-    :param format: ``csv``, ``jsonl`` or ``parquet``; by default, the suffix of the files decides
-    :param time_column: the column that decides whether a row of the files belongs to the window: timestamps, dates or
-        ISO 8601 text; without it, all rows belong to the window
-    :param delimiter: the separator of the cells of a CSV file
-    :param null_values: texts that mean a missing value in a CSV file, in addition to an empty cell
-    :param columns: the columns to read; by default all
+    :param window: the time window of the rows, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; without it, the
+        dataset is a snapshot
+    :param conn_id: id of the Airflow connection to the database
+    :param sql: the query, or the path of a ``.sql`` file. The query may contain ``:start`` (inclusive) and ``:end``
+        (exclusive) for the bounds of the window
+    :param files: instead of a query, one or several fsspec URLs of CSV, JSON lines or Parquet files, which may contain
+        globs
+    :param format: file format: ``csv``, ``jsonl`` or ``parquet``; by default derived from the suffix of the files
+    :param time_column: name of the column with the time of a row, as timestamps, dates or ISO 8601 text. Only rows
+        within the window are ingested. By default, all rows of the files are ingested
+    :param delimiter: the separator of the fields of a CSV file
+    :param null_values: texts in a CSV file that mean null, in addition to an empty field
+    :param columns: names of the columns to read; by default all
     :param types: Arrow types of columns by name, such as ``{"zip": "string", "price": "float64"}``
-    :param data_owner: the owner of the data; by default the task's ``owner``
+    :param data_owner: the owner of the data; by default the ``owner`` of the task
     :param description: description of the dataset
     :raises SpecError: there is not exactly one source, the format is unknown, or the ``.sql`` file does not exist
     """
@@ -68,9 +69,11 @@ class IngestOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         if (sql is None) == (files is None):
-            raise SpecError(f"Task {self.task_id!r} needs one source: either sql= with conn_id=, or files=.")
+            raise SpecError(
+                f"Task {self.task_id!r} needs exactly one source: set either sql= with conn_id=, or files=."
+            )
         if format not in (None, "csv", "jsonl", "parquet"):
-            raise SpecError(f"Task {self.task_id!r}: format={format!r} is not 'csv', 'jsonl' or 'parquet'.")
+            raise SpecError(f"Task {self.task_id!r}: format={format!r} is unknown: use 'csv', 'jsonl' or 'parquet'.")
         window = str(window) if isinstance(window, Window) else window
         self.assign_parameters(locals())
 

@@ -1,4 +1,4 @@
-"""``JoinLabelsOperator``."""
+"""``JoinLabelsOperator``, which joins labels to predictions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 class JoinLabelsOperator(StepOperator):
     """Joins labels to the predictions that were logged before the labels were known.
 
-    :param model: name of the registered model; required if ``name`` is not given
-    :param predictions: the predictions: the output of an upstream task, or ``{"name": ..., "window": ...}``
-    :param labels: the rows with the labels, in the same forms
-    :param on: the columns that identify a row, in both datasets
-    :param label: the column of ``labels`` with the label, or ``{"name": "late", "expression": "arr_delay > 15"}``
-    :param labels_timestamp: the column that decides which of several labels of a row is the latest; if it is a time, it
-        also gives the label delay. Without it, several labels for one row are an error
+    :param model: name of the registered model; required without ``name``
+    :param predictions: the dataset of predictions: the output of an upstream task, or ``{"name": ..., "window": ...}``
+    :param labels: the dataset with the labels: the output of an upstream task, or ``{"name": ..., "window": ...}``
+    :param on: names of the columns that identify a row in both datasets
+    :param label: name of the label column in ``labels``, or a name and a SQL expression over its columns, such as
+        ``{"name": "late", "expression": "arr_delay > 15"}``
+    :param labels_timestamp: name of a column in ``labels``. If a row has several labels, the label with the largest
+        value in this column is used. If the column holds times, the label delay is measured as well. Without this
+        parameter, several labels for one row are an error
     :param name: name of the joined dataset; by default ``MODEL_outcomes``
-    :param hash_conn_id: Airflow connection whose password is the key of hashed columns; required if the predictions hold
-        hashes of columns in ``on``. The columns of ``labels`` are hashed in the same way
-    :param on_missing: ``fail`` or ``skip`` the task while there are no predictions or no labels
-    :raises SpecError: neither ``name`` nor ``model`` is given
+    :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password. It is
+        required if columns in ``on`` are hashed in the predictions; the same columns of ``labels`` are then hashed with
+        this key
+    :param on_missing: whether to ``fail`` or ``skip`` the task while there are no predictions or no labels
+    :raises SpecError: both ``name`` and ``model`` are absent
     """
 
     step = "join_labels"
@@ -52,7 +55,9 @@ class JoinLabelsOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         if name is None and model is None:
-            raise SpecError(f"Task {self.task_id!r}: give name=, the name of the joined dataset, or model=.")
+            raise SpecError(
+                f"Task {self.task_id!r} has no name for the joined dataset: set name=, or model= to use MODEL_outcomes."
+            )
         self.assign_parameters(locals())
 
     def build_spec(self, context: Context) -> dict[str, Any]:

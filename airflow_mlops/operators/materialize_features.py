@@ -1,4 +1,4 @@
-"""``MaterializeFeaturesOperator``."""
+"""``MaterializeFeaturesOperator``, which writes feature values to Feast's online store."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 class MaterializeFeaturesOperator(StepOperator):
     """Applies a Feast repository and materializes a window of its features to the online store, in chunks of time.
 
-    Works with any repository that ``feast init`` creates. A retry continues after the last finished chunk.
+    The operator works with any repository that ``feast init`` creates. A retry continues after the last finished chunk.
 
-    :param repo: the folder of ``feature_store.yaml`` where the step runs
-    :param window: the time whose feature values are written, such as ``{{ partition_key }}``
-    :param feature_views: names of the feature views; by default, all views with ``online=True``
-    :param chunk: the longest span of time to materialize at once: a ``timedelta``, or text such as ``1D``
-    :param apply: register the definitions of the repository first, as ``feast apply`` does
-    :param sources: datasets to publish as the rows of file sources of the repository, by the name of the source: a
-        dataset, the output of the task that wrote it, ``{"name": ..., "window": ...}`` for all windows of a name, or
-        ``{"dataset": ..., "valid_from": ...}`` for a snapshot whose rows have no time
+    :param repo: path of the folder with ``feature_store.yaml``, on the machine on which the step runs
+    :param window: the time window whose feature values are written, such as ``{{ partition_key }}``
+    :param feature_views: names of the feature views; by default all feature views with ``online=True``
+    :param chunk: the longest time span to materialize at once: a ``timedelta``, or text such as ``1D``
+    :param apply: whether to register the definitions of the repository first, like ``feast apply``
+    :param sources: datasets by the name of a file source of the repository. The rows of the dataset are published as
+        the rows of this source. A value is a dataset, the output of the task that wrote it, ``{"name": ..., "window":
+        ...}`` for all windows of a dataset, or ``{"dataset": ..., "valid_from": ...}`` for a snapshot without row times
     """
 
     step = "materialize_features"

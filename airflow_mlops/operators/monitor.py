@@ -1,4 +1,4 @@
-"""``MonitorOperator``."""
+"""``MonitorOperator``, which checks predictions for drift and decides about retraining."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class MonitorOperator(StepOperator):
     ``mlops://MODEL/retrain``.
 
     :param model: name of the registered model
-    :param dataset: predictions with labels: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``. If
-        that task was skipped (``trigger_rule="none_failed"``), only the registry is checked
-    :param window: the window that the report is about, such as ``2013-04``; by default the window of the dataset
-    :param reference: the reference of the drift of features and scores: ``"training"``, ``{"rolling": 3}`` for the three
-        windows before, or ``{"season": "P1Y"}`` for the window a year earlier
-    :param profiles: the output of a ProfileOperator for the same dataset, mapped over shards or not; the profiles are
-        merged, and the features are not read again
-    :param policy: when to retrain and when to watch: fields of :class:`~airflow_mlops.policy.spec.Policy`
-    :param mlflow_conn_id: Airflow connection to MLflow
+    :param dataset: labelled predictions: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``. If the
+        upstream task was skipped and ``trigger_rule="none_failed"`` is set, only the registry is checked
+    :param window: the window of the report, such as ``2013-04``; by default the window of the dataset
+    :param reference: what features and scores are compared with: ``"training"``, ``{"rolling": 3}`` for the three
+        windows before, or ``{"season": "P1Y"}`` for the window one year earlier
+    :param profiles: the output of a ProfileOperator for the same dataset, which may be mapped over shards. The profiles
+        are merged, and the features are not read again
+    :param policy: conditions and limits for retraining, as fields of :class:`~airflow_mlops.policy.spec.Policy`
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     :raises SpecError: the policy or the reference is invalid
     """
 
@@ -55,7 +55,7 @@ class MonitorOperator(StepOperator):
         super().__init__(**kwargs)
         self.assign_parameters(locals())
         self._check(policy, reference)
-        # An alias, because only one of the three decisions emits the event.
+        # The outlet is an alias, because only the decision ``retrain`` emits an event.
         self.retrain_alias = AssetAlias("mlops-retrain" if "{" in model else f"mlops-{model}-retrain")
         self.add_outlets([self.retrain_alias])
 
@@ -83,7 +83,7 @@ class MonitorOperator(StepOperator):
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import monitored
 
-        # Metrics show the newest window. The report on a later window has exported them already.
+        # The exported metrics are those of the newest window. If a later window was checked before, nothing is exported.
         return [] if result.get("superseded") else monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

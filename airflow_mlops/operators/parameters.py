@@ -1,4 +1,4 @@
-"""Operators and sensors whose parameters are the fields of a step's spec."""
+"""The mixin that maps the parameters of operators and sensors to the fields of a step's spec."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from airflow_mlops.core.calls import Spec
 
-# Attributes that Airflow's operators use for something else: ``label`` is the text of the task in the graph.
+# Parameters and the attributes that hold them. Airflow uses the attribute ``label`` for the text of a task in the graph.
 _ATTRIBUTES = {"label": "label_column"}
 
 
 class _StepSpec:
-    """The class ``StageSpec`` in ``airflow_mlops.stages.STAGE.spec``, for the stage that ``step`` names.
+    """A descriptor that returns the spec class of a stage, for example ``TrainSpec`` of
+    ``airflow_mlops.stages.train.spec``.
 
-    It is imported when a task runs, because pydantic builds models slowly and DAG files are parsed often.
+    The class is imported when a task runs, because pydantic builds models slowly and DAG files are parsed often.
     """
 
     def __get__(self, instance: object, owner: type[SpecParameters]) -> type[Spec]:
@@ -27,16 +28,15 @@ class _StepSpec:
 
 
 class SpecParameters:
-    """Mixin of operators and sensors that run a step.
+    """Mixin for operators and sensors that run a step.
 
-    The keyword parameters of ``__init__`` are the only list of fields that a subclass writes. Parameters with the name
-    of a field of the spec become that field. All parameters except those in ``untemplated`` are template fields. Both
-    hold for the class that sets ``step``, not for its subclasses.
+    A keyword parameter of ``__init__`` sets the field of the spec with the same name. All parameters except those in
+    ``untemplated`` are template fields. Both rules apply to the class that sets ``step``, and not to its subclasses.
 
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``
-    :cvar spec: the step's spec
-    :cvar untemplated: parameters that Airflow does not render
-    :cvar parameters: names of the keyword parameters, those of the base classes first
+    :cvar spec: class of the step's spec
+    :cvar untemplated: names of the parameters that Airflow does not render
+    :cvar parameters: names of the keyword parameters, beginning with those of the base classes
     """
 
     step: ClassVar[str]
@@ -48,7 +48,7 @@ class SpecParameters:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # A user's subclass of an operator declares its own template fields, as usual in Airflow.
+        # Subclasses that users write declare their template fields themselves, as usual in Airflow.
         if hasattr(cls, "step") and "step" not in vars(cls):
             return
         if "__init__" in vars(cls):
@@ -61,14 +61,18 @@ class SpecParameters:
     def assign_parameters(self, values: Mapping[str, Any]) -> None:
         """Set the attribute of each parameter.
 
-        :param values: the values by parameter; other names are ignored, so that ``__init__`` can pass ``locals()``
+        :param values: values by parameter name. Names that are not parameters are ignored, so ``__init__`` can pass
+            ``locals()``
         """
         for name in self.parameters:
             if name in values:
                 setattr(self, _ATTRIBUTES.get(name, name), values[name])
 
     def spec_fields(self) -> dict[str, Any]:
-        """The spec's fields, from the rendered attributes. The spec's default applies where a parameter is ``None``."""
+        """Return the fields of the spec, taken from the rendered attributes of this operator.
+
+        Parameters that are ``None`` are left out, so that the defaults of the spec apply.
+        """
         values = {
             name: getattr(self, _ATTRIBUTES.get(name, name))
             for name in self.parameters
@@ -78,11 +82,13 @@ class SpecParameters:
 
 
 def is_template(value: Any) -> bool:
-    """Whether ``value`` holds a Jinja template or the output of a task, so that it is only known when the task runs."""
+    """Return whether ``value`` contains a Jinja template or the output of a task. Such values are known when the task
+    runs.
+    """
     return "{{" in (text := str(value)) or "{%" in text
 
 
 def _without_laziness(value: Any) -> Any:
-    # The output of a mapped task is a lazy sequence, which pydantic does not accept as a list.
+    # The output of a mapped task is a lazy sequence, which pydantic does not accept for a list.
     lazy = isinstance(value, Sequence) and not isinstance(value, (str, bytes, list, tuple))
     return list(value) if lazy else value

@@ -1,4 +1,4 @@
-"""``ProfileOperator``."""
+"""``ProfileOperator``, which profiles a dataset or its shards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 
 class ProfileOperator(StepOperator):
-    """Profiles a dataset, or one shard of it. ``MonitorOperator(profiles=...)`` takes the output and reads no column again.
+    """Profiles a dataset, or one shard of it.
 
-    Map over shards with ``ProfileOperator.partial(..., shards=8).expand(shard=list(range(8)))``.
+    ``MonitorOperator(profiles=...)`` takes the output and does not read the profiled columns again. To profile shards
+    in parallel, map the task: ``ProfileOperator.partial(..., shards=8).expand(shard=list(range(8)))``.
 
-    :param dataset: the rows: the output of an upstream task, or ``{"name": ..., "window": ...}``
-    :param model: name of the registered model whose features and score are profiled
-    :param columns: instead of ``model``, the columns to profile; without both, every column that can be profiled
-    :param shard: number of the shard, from 0
+    :param dataset: the dataset to profile: the output of an upstream task, or ``{"name": ..., "window": ...}``
+    :param model: name of a registered model; the features and the score of this model are profiled
+    :param columns: names of the columns to profile, instead of ``model``. Without both parameters, every column that
+        can be profiled is profiled
+    :param shard: index of the shard, from 0
     :param shards: number of shards
-    :param on_missing: ``fail`` or ``skip`` the task while there is no dataset or the model has no champion
-    :param mlflow_conn_id: Airflow connection to MLflow
+    :param on_missing: whether to ``fail`` or ``skip`` the task while there is no dataset or the model has no champion
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
     step = "profile"

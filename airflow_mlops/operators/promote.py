@@ -1,4 +1,4 @@
-"""``PromoteOperator``."""
+"""``PromoteOperator``, which makes the winner of an evaluation the champion."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 
 class PromoteOperator(ChampionOperator):
-    """Makes the winner of an evaluation the champion: moves the MLflow alias, writes the ledger, emits the asset event.
+    """Makes the winner of an evaluation the champion.
 
-    Nothing is promoted if no candidate passed the gates, or if another version became champion after the evaluation.
-    The task then succeeds, and the result and the ledger give the reason.
+    The operator moves the MLflow alias ``champion``, writes an entry to the ledger and emits the asset event. Nothing
+    is promoted if no candidate passed the gates, or if the champion changed after the evaluation. The task then
+    succeeds, and the result and the ledger contain the reason.
 
     :param verdict: the output of an EvaluateOperator
-    :param model: the registered model; by default the model of the verdict
-    :param approval: who has to approve the promotion; by default nobody
-    :param mlflow_conn_id: Airflow connection to MLflow
+    :param model: name of the registered model; by default the model of the verdict
+    :param approval: description of who must approve the promotion; by default no approval is needed
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
     step = "promote"
@@ -48,7 +49,7 @@ class PromoteOperator(ChampionOperator):
         self.add_champion_outlet(model)
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        # The spec's field ``approval`` is the answer, which before_step adds.
+        # The field ``approval`` of the spec is the answer to the request, which before_step adds.
         return super().build_spec(context) | {"approval": None, "needs_approval": self.approval is not None}
 
     def before_step(self, spec: PromoteSpec, context: Context, *, resumed: bool) -> PromoteSpec:
@@ -59,26 +60,27 @@ class PromoteOperator(ChampionOperator):
         if answer is not None:
             return spec.model_copy(update={"approval": answer})
         if requested:
-            # The worker failed after it sent the request. A second request would discard an answer to the first one.
+            # The worker failed after it sent the request. A second request would discard an answer to the first request.
             self.approval.wait_again(context, key)
         if not resumed and self._is_open(spec):
             self._ask(self.approval, spec.verdict, key, context)
         return spec
 
     def execute_complete(self, context: Context, event: dict[str, Any], about: str) -> dict[str, Any]:
-        """Continue a task that waited for approval. HITLOperator defines the name.
+        """Continue a task that waited for approval. Airflow's HITLOperator defines the name of this method.
 
-        :param about: the key of the request that ``event`` answers
+        :param event: payload of the event with the answer
+        :param about: identifier of the request that was answered
         """
         assert self.approval is not None
         with no_retry_of_final_errors():
             answer = self.approval.read(event)
-        self.log.info("Answer to the request for approval: %s.", answer)
+        self.log.info("The answer to the request for approval is: %s.", answer)
         save_answer(context, about, answer)
         return self._run(context, None)
 
     def _is_open(self, spec: PromoteSpec) -> bool:
-        """Whether approval matters, because the step would promote a version."""
+        """Return whether the step would promote a version if the promotion is approved."""
         from airflow_mlops.hooks.mlflow import MLflowHook
 
         verdict = spec.verdict

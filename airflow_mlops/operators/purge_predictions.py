@@ -1,4 +1,4 @@
-"""``PurgePredictionsOperator``."""
+"""``PurgePredictionsOperator``, which deletes old predictions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class PurgePredictionsOperator(StepOperator):
-    """Deletes the rows of old predictions of a model, and of the datasets that labels were joined to.
+    """Deletes the rows of old predictions and old labelled predictions of a model.
 
-    The manifests stay as a record.
+    The manifests of the datasets are kept as a record.
 
     :param model: name of the registered model
-    :param older_than: the age from which datasets are deleted, such as ``90D`` or a ``timedelta``. The age counts from the
-        end of the dataset's window or from its creation, whichever is later
+    :param older_than: the age from which datasets are deleted, such as ``90D`` or a ``timedelta``. It is measured from
+        the end of the dataset's window or from the creation of the dataset, whichever is later
     :param predictions: name of the dataset of predictions; by default ``MODEL_predictions``
-    :param outcomes: name of the joined dataset; by default ``MODEL_outcomes``
+    :param outcomes: name of the dataset of labelled predictions; by default ``MODEL_outcomes``
     """
 
     step = "purge_predictions"

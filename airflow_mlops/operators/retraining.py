@@ -1,4 +1,4 @@
-"""The asset ``mlops://MODEL/retrain``: requesting retraining, and the requests that started a DAG run."""
+"""The asset ``mlops://MODEL/retrain``: its events request retraining and can start a DAG run."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Request
 
 log = logging.getLogger("airflow_mlops.operators")
-# How many of the asset's last events are searched for a request that was sent before.
+# Number of the asset's last events that are searched for a request that was sent before.
 _EVENTS = 200
 
 
 def retrain_asset(model: str) -> Asset:
-    """The asset whose events request retraining of ``model``."""
+    """Return the asset whose events request retraining of ``model``."""
     return Asset(f"mlops://{model}/retrain")
 
 
 def emit_request(alias: AssetAlias, context: Context, result: dict[str, Any], extra: dict[str, Any]) -> None:
-    """Request retraining, unless the same request was sent before.
+    """Emit an asset event that requests retraining, unless the same request was sent before.
 
-    A window that is checked again therefore does not start another training. Airflow's events are the record of what
-    was sent, so a request is not lost if its task fails before Airflow stores the event.
+    Therefore a window that is checked again does not start a second training. Airflow's asset events are the record of
+    the requests that were sent. Therefore a request is not lost if its task fails before Airflow stores the event.
 
-    :param extra: further fields of the event
+    :param alias: asset alias in the outlets of the task
+    :param result: the result of the check, with ``model`` and ``request``
+    :param extra: additional fields of the event
     """
     asset, request = retrain_asset(result["model"]), result["request"]
     # The id alone repeats if the artifact store was emptied, so the time counts as well.
     if (request["id"], request["created"]) in _sent(asset):
-        log.info("Retraining was requested before for this window: %s. No event is sent again.", request["id"])
+        log.info("Retraining was already requested for this window: %s. No second event is sent.", request["id"])
         return
     context["outlet_events"][alias].add(asset, extra={**extra, "request": request})
 
 
 def _sent(asset: Asset) -> set[tuple[Any, Any]]:
-    # Works only in a running task.
+    # Reading events works only in a running task.
     from airflow.sdk.execution_time.context import InletEventsAccessor
 
     events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(_EVENTS)
@@ -48,7 +50,7 @@ def _sent(asset: Asset) -> set[tuple[Any, Any]]:
 
 
 def triggering_requests(context: Context) -> list[Request]:
-    """The requests for retraining that started the DAG run, oldest first. Empty if the run has another cause."""
+    """Return the requests for retraining that started the DAG run, oldest first. Empty if no request started it."""
     from pydantic import ValidationError
 
     from airflow_mlops.core.calls import Request

@@ -1,4 +1,4 @@
-"""``RollbackOperator``."""
+"""``RollbackOperator``, which makes an earlier champion the champion again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 
 class RollbackOperator(ChampionOperator):
-    """Makes an earlier champion the champion again: moves the MLflow alias, writes the ledger, emits the asset event.
+    """Makes an earlier champion the champion again.
 
-    :param model: the registered model
-    :param reason: the reason, for the ledger
-    :param to_version: a version that was champion before; by default the version that the present champion replaced
-    :param mlflow_conn_id: Airflow connection to MLflow
+    The operator moves the MLflow alias ``champion``, writes an entry to the ledger and emits the asset event.
+
+    :param model: name of the registered model
+    :param reason: the reason for the rollback, which is recorded in the ledger
+    :param to_version: number of a version that was champion before; by default the version that the present champion
+        replaced
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
     step = "rollback"
@@ -40,7 +43,7 @@ class RollbackOperator(ChampionOperator):
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         fields = super().build_spec(context)
-        # A template renders to text, so a parameter of the DAG run that is missing or None arrives as text too.
+        # Templates render to text, so a parameter of the DAG run that is undefined or None arrives as text as well.
         return fields | {"to_version": None} if self.to_version in ("", "None") else fields
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:

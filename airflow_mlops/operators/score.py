@@ -1,4 +1,4 @@
-"""``ScoreOperator``."""
+"""``ScoreOperator``, which scores a dataset with the champion."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 class ScoreOperator(StepOperator):
     """Scores a dataset with the champion and writes a dataset of predictions.
 
-    A champion that TrainOperator registered is scored with its ONNX model, any other with its MLflow flavor.
+    A champion that TrainOperator registered scores with its ONNX model. Any other champion scores with its MLflow
+    flavor.
 
     :param model: name of the registered model
-    :param dataset: the rows to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
-    :param part: the part of the dataset to score; by default all parts
-    :param window: the time that the predictions belong to, such as ``2013-04``; by default the window of the dataset
+    :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
+    :param part: the split part of the dataset to score, such as `test`; by default all split parts
+    :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
     :param name: name of the dataset of predictions; by default ``MODEL_predictions``
-    :param on_missing: ``fail`` or ``skip`` the task while the model has no champion
-    :param allow_pyfunc: load a champion that TrainOperator did not register with ``mlflow.pyfunc``, which runs code that
-        is stored in the model. By default, only models that cannot run code are loaded. Not templated, so that only the
-        author of the DAG can allow it
-    :param hash_columns: columns whose values the predictions replace by a keyed hash (HMAC-SHA256)
-    :param drop_columns: columns that the predictions do not keep
-    :param hash_conn_id: Airflow connection whose password is the key of the hashes; required with ``hash_columns``
-    :param mlflow_conn_id: Airflow connection to MLflow
+    :param on_missing: whether to ``fail`` or ``skip`` the task while the model has no champion
+    :param allow_pyfunc: whether to load a champion that TrainOperator did not register with ``mlflow.pyfunc``, which
+        runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
+        is not templated, so that only the author of the DAG can allow it
+    :param hash_columns: names of the columns that are stored as keyed hashes (HMAC-SHA256) in the predictions
+    :param drop_columns: names of the columns that are not stored in the predictions
+    :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password; required
+        with ``hash_columns``
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
     step = "score"

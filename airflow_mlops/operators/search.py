@@ -1,4 +1,4 @@
-"""``SearchOperator``."""
+"""``SearchOperator``, which searches for the best parameters of a trainer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from airflow_mlops.operators.parameters import is_template
 
 
 class SearchOperator(StepOperator):
-    """Searches for the best parameters of a trainer. ``TrainOperator(trainer=...)`` takes its output.
+    """Searches for the best parameters of a trainer. ``TrainOperator(trainer=...)`` takes the output.
 
-    Several workers share one study if the task is mapped over them:
-    ``SearchOperator.partial(...).expand(worker=[0, 1, 2, 3])``. Map over searches with ``.expand(search=[...])``.
+    To search in parallel, map the task over workers, which share one study:
+    ``SearchOperator.partial(...).expand(worker=[0, 1, 2, 3])``. Map over several searches with
+    ``.expand(search=[...])``.
 
-    :param dataset: a training set: the output of BuildTrainingSetOperator; only its part ``train`` is read
-    :param model: name of the model to search for
+    :param dataset: the training set, which is the output of BuildTrainingSetOperator. Only its split part `train` is
+        read
+    :param model: name of the model whose parameters are searched
     :param search: a :class:`~airflow_mlops.trainers.Search`, or a dict with the same fields
-    :param worker: number of this worker, from 0; workers with different numbers sample differently
-    :param experiment: the MLflow experiment; by default ``model``
-    :param mlflow_conn_id: Airflow connection to MLflow
-    :param seed: random seed of the search and of the trainer; a search with one worker is repeatable
-    :param tags: further tags of the MLflow run
+    :param worker: index of this worker, from 0; workers with different indices sample different parameters
+    :param experiment: name of the MLflow experiment; by default ``model``
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
+    :param seed: random seed of the search and of the trainer. The result is reproducible if there is only one worker
+    :param tags: additional tags of the MLflow run
     :raises SpecError: the search is invalid
     """
 

@@ -1,4 +1,4 @@
-"""``TrainOperator``."""
+"""``TrainOperator``, which trains one candidate model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 
 
 class TrainOperator(StepOperator):
-    """Fits one candidate to a training set, logs it to MLflow, and registers it as a version of ``model``.
+    """Trains one candidate model on a training set, logs it to MLflow, and registers it as a version of ``model``.
 
-    Map over candidates with ``TrainOperator.partial(...).expand(trainer=[...])``.
+    To train several candidates, map the task: ``TrainOperator.partial(...).expand(trainer=[...])``.
 
-    :param dataset: a training set with the parts ``train`` and ``test``: the output of BuildTrainingSetOperator
+    :param dataset: the training set with the split parts `train` and `test`, which is the output of
+        BuildTrainingSetOperator
     :param model: name of the registered model
-    :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a :class:`~airflow_mlops.trainers.TorchTrainer`, a
-        :class:`~airflow_mlops.trainers.FunctionTrainer`, a :class:`~airflow_mlops.trainers.Search` of one of them, a
-        dict with the same fields, or the output of a SearchOperator, from which the best parameters are taken
-    :param metrics: import paths of metrics of your own, ``package.module:function``, which are measured on the held-out
-        part and logged in addition to the built-in ones
-    :param experiment: the MLflow experiment; by default ``model``
-    :param mlflow_conn_id: Airflow connection to MLflow
-    :param seed: random seed of the training: the ``random_state`` of the estimator or the ``seed`` of the function
-    :param tags: further tags of the MLflow run
+    :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a :class:`~airflow_mlops.trainers.TorchTrainer`,
+        a :class:`~airflow_mlops.trainers.FunctionTrainer`, a :class:`~airflow_mlops.trainers.Search` over one of them,
+        a dict with the same fields, or the output of a SearchOperator, from which the best parameters are taken
+    :param metrics: import paths of custom metrics, ``package.module:function``. They are measured on the split part
+        `test` and logged in addition to the built-in metrics
+    :param experiment: name of the MLflow experiment; by default ``model``
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
+    :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
+        functions
+    :param tags: additional tags of the MLflow run
     :raises SpecError: the trainer is invalid
     """
 

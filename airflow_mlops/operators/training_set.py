@@ -1,4 +1,4 @@
-"""``BuildTrainingSetOperator``."""
+"""``BuildTrainingSetOperator``, which builds a training set from events and features."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from airflow_mlops.operators.parameters import is_template
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# The spec has them too, but is not imported while a DAG is parsed.
+# The spec lists these methods as well, but it is not imported while a DAG is parsed.
 _SPLIT_METHODS = ("random", "time", "group", "hash")
 
 
 class BuildTrainingSetOperator(StepOperator):
-    """Joins features to events as of the time of each event, and splits the rows into train and test.
+    """Joins features to events, as of the time of each event, and splits the rows into the split parts `train` and
+    `test`.
 
-    Without ``label`` and ``split`` it builds a scoring set, which has the one part ``data``.
+    Without ``label`` and with ``split=None``, it builds a dataset for scoring, which has the single split part `data`.
 
-    :param name: the name of the dataset to write
-    :param entities: the events, one row each: a dataset, the output of the task that wrote it, or
-        ``{"name": ..., "window": ...}`` for all windows of a name
-    :param timestamp: the column of ``entities`` with the event time
-    :param repo: the folder of the Feast repository where the step runs; not needed if all features are ``columns``
-    :param feature_service: the Feast feature service whose features are joined
-    :param features: instead of a service, references such as ``weather:temp``
-    :param columns: columns of ``entities`` that are known at event time and are features too
-    :param keys: columns of ``entities`` that identify a row and are kept; join keys are always kept
-    :param watched: columns of ``entities`` to monitor that are not features: text, timestamps, embeddings
-    :param label: a column of ``entities``, or ``{"name": "late", "expression": "arr_delay > 15"}``; rows with an
-        unknown label are dropped and counted
-    :param task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
+    :param name: name of the dataset to write
+    :param entities: the events, one per row: a dataset, the output of the task that wrote it, or
+        ``{"name": ..., "window": ...}`` for all windows of a dataset
+    :param timestamp: name of the column in ``entities`` with the event time
+    :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
+        features are in ``columns``
+    :param feature_service: name of the Feast feature service whose features are joined
+    :param features: references of features, such as ``weather:temp``, instead of a feature service
+    :param columns: names of columns in ``entities`` that are also features; their values must be known at event time
+    :param keys: names of columns in ``entities`` that identify a row and are kept; join keys are always kept
+    :param watched: names of columns in ``entities`` that are monitored but are not features: text, timestamps,
+        embeddings
+    :param label: name of the label column in ``entities``, or a name and a SQL expression over its columns, such as
+        ``{"name": "late", "expression": "arr_delay > 15"}``. Rows with a null label are dropped and counted
+    :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param split: ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (0.3, or ``14D``
-        for the last 14 days), ``group`` and ``seed``; ``None`` for the one part ``data``
-    :param max_single_feature_score: refuse a feature that alone scores higher than this: AUC, or R² for a regression
-    :param memory_limit: how much memory the join may use before it continues on disk; the events, and Python with its
-        libraries, need memory in addition
+        for the last 14 days), ``group`` and ``seed``; ``None`` for the single split part `data`
+    :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
+        or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
+    :param memory_limit: memory that the join may use before it continues on disk, such as ``2GB``. The events, and
+        Python with its libraries, need additional memory
     :param description: description of the dataset
-    :raises SpecError: the split is unknown, or both ``feature_service`` and ``features`` are given
+    :raises SpecError: the split method is unknown, or both ``feature_service`` and ``features`` are set
     """
 
     step = "training_set"
@@ -70,14 +74,16 @@ class BuildTrainingSetOperator(StepOperator):
         method = split.get("method", "random") if isinstance(split, dict) else split
         if isinstance(method, str) and not is_template(method) and method not in _SPLIT_METHODS:
             raise SpecError(
-                f"Task {self.task_id!r}: split={method!r} is unknown: use one of {', '.join(_SPLIT_METHODS)}."
+                f"Task {self.task_id!r}: split={method!r} is unknown: use {', '.join(map(repr, _SPLIT_METHODS))}."
             )
         if feature_service is not None and features is not None:
-            raise SpecError(f"Task {self.task_id!r}: give either feature_service or features, not both.")
+            raise SpecError(
+                f"Task {self.task_id!r} has both feature_service= and features=, which exclude each other: remove one."
+            )
         self.assign_parameters(locals())
 
     def build_spec(self, context: Context) -> dict[str, Any]:
-        # None is a value of its own here: the dataset is not split.
+        # split=None must reach the spec, where it means that the dataset is not split.
         return super().build_spec(context) | {"split": self.split}
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

@@ -1,4 +1,4 @@
-"""``ValidateOperator``."""
+"""``ValidateOperator``, which validates a dataset with Great Expectations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 class ValidateOperator(StepOperator):
     """Validates a dataset with a Great Expectations suite and publishes Data Docs.
 
-    :param dataset: the dataset: the output of an upstream task
-    :param suite: the path of a suite's JSON file where the step runs; the suite as a dict; or
-        ``package.module:function``, a function that returns an ``ExpectationSuite``
-    :param on_failure: ``fail`` the task; ``warn`` in the log and continue with the whole dataset; or ``quarantine``:
-        rows that fail are written to ``NAME_quarantine`` with the expectations that they fail, and the other rows to
-        ``NAME_valid``, which is the result's dataset. With ``quarantine``, the task fails if an expectation about the
-        whole table fails, because no choice of rows can meet it
-    :raises SpecError: ``on_failure`` has another value
+    :param dataset: the dataset to validate, which is the output of an upstream task
+    :param suite: the suite as a dict, the path of its JSON file on the machine on which the step runs, or the import
+        path ``package.module:function`` of a function that returns an ``ExpectationSuite``
+    :param on_failure: what happens if an expectation is not met. ``fail`` fails the task. ``warn`` logs a warning, and
+        the result is the whole dataset. ``quarantine`` writes the rows that fail to the dataset ``NAME_quarantine``,
+        together with the expectations that they fail, and writes the other rows to the dataset ``NAME_valid``, which is
+        the result. With ``quarantine``, an expectation about the whole table still fails the task, because removing
+        rows cannot meet it
+    :raises SpecError: ``on_failure`` is unknown
     """
 
     step = "validate"
@@ -40,7 +41,9 @@ class ValidateOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         if not is_template(on_failure) and on_failure not in ("fail", "warn", "quarantine"):
-            raise SpecError(f"Task {self.task_id!r}: on_failure={on_failure!r} is not 'fail', 'warn' or 'quarantine'.")
+            raise SpecError(
+                f"Task {self.task_id!r}: on_failure={on_failure!r} is unknown: use 'fail', 'warn' or 'quarantine'."
+            )
         self.assign_parameters(locals())
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

@@ -1,1 +1,1 @@
-"""Profiles of columns and models: made in one streaming pass, mergeable, stored as JSON."""
+"""Profiles of columns and models. They are computed in one streaming pass, can be merged, and are stored as JSON."""

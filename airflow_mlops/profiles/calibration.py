@@ -1,9 +1,9 @@
-"""The relation between score and outcome, learned on the held-out part and stored in the model's profile.
+"""The relation between scores and labels, learned on the held-out split part `test` and stored in the model's profile.
 
-Performance estimation without labels is based on it. For classification it is a calibration: the probability of the
-outcome given the score, by logistic regression on a linear spline of the score's logit (Platt scaling with knots). The
-covariance of the coefficients measures the uncertainty of the calibration. For regression it is a loss model: the
-errors on held-out rows with predictions of similar size.
+Performance estimation without labels uses this relation. For classification it is a calibration: a logistic regression
+on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive class, or
+of a correct prediction. The covariance of the coefficients measures the uncertainty of the calibration. For regression
+the relation is a loss model, which holds the errors on held-out rows with similar predictions.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics.losses import absolute_errors, squared_errors
 from airflow_mlops.metrics.realised import Outcomes
 
-# Rows per knot (of the rarer outcome) and per bin, and the largest numbers of knots and bins.
+# Smallest number of rows per knot (counting the rarer class only) and per bin, and largest numbers of knots and bins.
 _ROWS_PER_KNOT, _KNOTS = 50, 10
 _ROWS_PER_BIN, _BINS = 50, 100
 # Scores are clipped to this distance from 0 and 1, which have no logit.
 _MARGIN = 1e-6
-# A weak prior with standard deviation 10. It matters only if the scores separate the outcomes perfectly.
+# A weak prior with standard deviation 10. It matters only if the scores separate the classes perfectly.
 _PRIOR_VARIANCE = 100.0
-# Width of the cells of standardised scores, and the largest standardised score that is distinguished.
-_CELL, _FAR = 0.005, 20.0
-# A smaller standard deviation of logits is rounding error.
+# Width of the bins of standardised scores, and the largest standardised score that is distinguished.
+_BIN_WIDTH, _FAR = 0.005, 20.0
+# A smaller standard deviation of the logits is a rounding error.
 _SAME = 1e-9
 
 Floats = npt.NDArray[np.float64]
@@ -36,18 +36,19 @@ Integers = npt.NDArray[np.int64]
 
 
 class ProbabilityCalibration(Model):
-    """The probability of an outcome given the score.
+    """A calibration: the probability of an event given the score.
 
-    The outcome is the positive class (binary), or that the prediction is correct (multiclass).
+    For binary models the event is that the label is the positive class, and for multiclass models that the prediction
+    is correct.
 
-    :param rows: number of held-out rows on which it was learned
-    :param low: scores are clipped to at least this value, so that they have a logit
-    :param high: scores are clipped to at most this value
+    :param rows: number of held-out rows on which the calibration was learned
+    :param low: lower scores are replaced by this value, because 0 has no logit
+    :param high: higher scores are replaced by this value, because 1 has no logit
     :param center: mean of the logits
     :param scale: standard deviation of the logits
     :param knots: knots of the spline in standardised logits, ascending, shape (k,)
-    :param coefficients: coefficients of the constant, the standardised logit and its excess over each knot, shape (2 +
-        k,)
+    :param coefficients: coefficients of the constant, of the standardised logit and of its excess over each knot, shape
+        (2 + k,)
     :param covariance: covariance of the coefficients, shape (2 + k, 2 + k)
     """
 
@@ -63,23 +64,24 @@ class ProbabilityCalibration(Model):
 
     @property
     def cells(self) -> int:
-        """The number of cells that :meth:`cell` distinguishes."""
-        return int(2 * _FAR / _CELL) + 1
+        """Return the number of bins of :meth:`cell`."""
+        return int(2 * _FAR / _BIN_WIDTH) + 1
 
     def cell(self, score: Floats) -> Integers:
-        """The cell of each score, shape (n,). Cells are ordered like scores, and narrow enough to treat their scores
-        as equal.
+        """Return the index of the bin of each score, shape (n,).
+
+        Bins are ordered by score, and so narrow that the scores in one bin can be treated as equal.
         """
         place = np.clip(self._standardised(score), -_FAR, _FAR) + _FAR
-        return np.rint(place / _CELL).astype(np.int64)
+        return np.rint(place / _BIN_WIDTH).astype(np.int64)
 
     def basis(self, score: Floats) -> Floats:
-        """The design matrix of the spline, shape (n, 2 + knots)."""
+        """Return the design matrix of the spline, shape (n, 2 + knots)."""
         place = self._standardised(score)
         return np.column_stack([np.ones(len(place)), place, np.maximum(0.0, place[:, None] - np.asarray(self.knots))])
 
     def probability(self, score: Floats) -> Floats:
-        """The probability of the outcome given each score, shape (n,)."""
+        """Return the probability of the event given each score, shape (n,)."""
         return _expit(self.basis(score) @ np.asarray(self.coefficients))
 
     def _standardised(self, score: Floats) -> Floats:
@@ -87,9 +89,9 @@ class ProbabilityCalibration(Model):
 
 
 class LossModel(Model):
-    """The errors of a regression by prediction, in k bins with about equal numbers of held-out rows.
+    """The errors of a regression model in k bins of its predictions, each with about the same number of held-out rows.
 
-    :param edges: boundaries between bins, ascending, shape (k - 1,); a bin includes its upper edge
+    :param edges: boundaries between the bins, ascending, shape (k - 1,); a bin includes its upper edge
     :param rows: held-out rows in each bin, shape (k,)
     :param absolute: mean absolute error in each bin, shape (k,)
     :param absolute_variance: variance of the absolute errors in each bin, shape (k,)
@@ -107,11 +109,11 @@ class LossModel(Model):
 
     @property
     def cells(self) -> int:
-        """The number of bins."""
+        """Return the number of bins."""
         return len(self.rows)
 
     def cell(self, score: Floats) -> Integers:
-        """The bin of each prediction, shape (n,)."""
+        """Return the index of the bin of each prediction, shape (n,)."""
         return np.searchsorted(np.asarray(self.edges), score, side="left")
 
 
@@ -119,10 +121,12 @@ Calibration = Annotated[ProbabilityCalibration | LossModel, Field(discriminator=
 
 
 def calibrate(task: Task, held_out: Outcomes) -> ProbabilityCalibration | LossModel | None:
-    """Learn the relation between score and outcome.
+    """Learn the relation between scores and labels.
 
-    :param held_out: outcomes of rows on which the model was not trained
-    :return: ``None`` if nothing can be learned: there are fewer than two rows, only one outcome, or infinite losses
+    :param task: ML task of the model
+    :param held_out: labelled predictions of rows on which the model was not trained
+    :return: ``None`` if nothing can be learned, because there are fewer than two rows, only one class (binary), only
+        correct or only wrong predictions (multiclass), or infinite losses (regression)
     """
     if held_out.rows < 2:
         return None
@@ -136,7 +140,7 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
 
     score, truth = held_out.score, held_out.truth
     inside = score[(score > 0) & (score < 1)]
-    # Halfway between the outermost scores and 0 or 1. If all scores are 0 or 1, any two values will do.
+    # The limits lie halfway between the outermost scores and 0 or 1. If all scores are 0 or 1, any two values suffice.
     low, high = (inside.min() / 2, (1 + inside.max()) / 2) if len(inside) else (0.25, 0.75)
     low, high = max(low, _MARGIN), min(high, 1 - _MARGIN)
     logits = _logit(np.clip(score, low, high))

@@ -1,4 +1,4 @@
-"""The delay of labels."""
+"""The label delay: the time from events to the arrival of their labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _DAY = 86_400_000_000
 
 
 def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDelay | None:
-    """Quantiles of the time from events to their labels, in one pass.
+    """Compute quantiles of the time from events to their labels, in one pass.
 
-    Labels that have not arrived yet are not included, so the quantiles of a recent window are too short.
+    Labels that have not arrived yet are not included, so the quantiles of a recent window are too small.
 
-    :param batches: with the column :data:`LABEL_AT`, the arrival time of labels, and the column ``event_time``
+    :param batches: rows with the column :data:`LABEL_AT`, which holds the arrival times of labels, and the column
+        ``event_time``
+    :param event_time: name of the column with the event times
     :return: ``None`` if no label has arrived
     """
     known = (
@@ -37,7 +39,7 @@ def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDela
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether a column of ``kind`` holds times."""
+    """Return whether columns of the type ``kind`` hold timestamps or dates."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 

@@ -1,4 +1,4 @@
-"""Labels as a column whose drift can be measured."""
+"""Conversion of labels to a column that can be profiled, so that label drift can be measured."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from airflow_mlops.profiles.columns.numeric import is_numeric
 
 
 def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
-    """The column :data:`~airflow_mlops.data.columns.LABEL` alone, of the rows that have a label.
+    """Yield the column :data:`~airflow_mlops.data.columns.LABEL` of the rows that have a label.
 
-    Labels of a regression become float64. Labels of classes become text, because one dataset may hold ``true`` and
-    another 1.
+    Labels of a regression become float64. Class labels become text, because one dataset may hold ``true`` and another
+    1.
 
-    :param batches: with this column
+    :param batches: rows with this column
+    :param contract: model contract with the ML task and the classes
     """
     for batch in batches:
         values = batch.column(LABEL)
@@ -33,7 +34,7 @@ def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterat
 
 def _named(values: pa.Array, contract: ModelContract) -> pa.Array:
     encoded = values.dictionary_encode()
-    # In Python True == 1 == 1.0, so all three find the same class.
+    # In Python True == 1 == 1.0, so all three map to the same class.
     names = {value: str(value) for value in contract.classes}
     texts = [names.get(value, str(value)) for value in encoded.dictionary.to_pylist()]
     return pa.array(texts, pa.string()).take(encoded.indices)

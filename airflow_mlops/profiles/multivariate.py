@@ -1,12 +1,13 @@
-"""Whether features still relate to each other as at training: the error of a reconstruction by principal components.
+"""Multivariate drift: changes in the relations between features, measured by a PCA reconstruction error.
 
-The relations between columns may change while each column keeps its distribution. Principal components that hold most
-of the variance of the training part describe these relations. The distance of a row from its reconstruction by them is
-its reconstruction error: a numeric column, whose drift is measured as that of any other. After A. Qahtan et al., "A
-PCA-Based Change Detection Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift
-detection: the components hold 65% of the variance, and categories are encoded by their frequency.
+The relations between columns may change while each column keeps its distribution. Principal components are fitted to
+the split part `train` and hold 65% of its variance. The reconstruction error of a row is its distance from its
+projection on these components. It is profiled as a numeric column, and its drift is tested as for any other numeric
+column. The method follows A. Qahtan et al., "A PCA-Based Change Detection Framework for Multidimensional Data Streams",
+KDD (2015), and NannyML's multivariate drift detection. Categories are encoded by their frequency.
 
-The reference errors are those of the held-out part: rows to which the components were fitted lie closer to them.
+The reference errors are computed from the held-out split part `test`, because the errors of the rows to which the
+components were fitted are too small.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from airflow_mlops.profiles.columns.categorical import CategoricalColumn, catego
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter, is_numeric
 
 ERROR = "reconstruction error"
-# Share of the variance that the components hold.
+# Share of the variance of the split part `train` that the components hold.
 _VARIANCE = 0.65
 _MAX_COLUMNS = 100
-# Standardised values are clipped here; squares of larger ones could overflow.
+# Standardised values are clipped to this range, because squares of larger values could overflow.
 _CLIP = 100.0
-# Of errors in standard deviations. Further digits are rounding errors, which differ between machines.
+# Errors, in standard deviations, are rounded to this number of decimals. Further digits differ between machines.
 _DECIMALS = 6
 
 
 class Number(Model):
-    """A numeric column, standardised by mean and standard deviation at training. Values that are missing or not finite
-    are encoded as the mean.
+    """The encoding of a numeric feature, standardised by its mean and standard deviation at training.
+
+    Null and non-finite values are encoded as the mean.
     """
 
     kind: Literal["number"] = "number"
@@ -45,7 +47,7 @@ class Number(Model):
     std: float
 
     def encoded(self, array: pa.Array) -> Floats:
-        """The standardised values, shape (n,)."""
+        """Standardise a column, shape (n,)."""
         values = decoded(array).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.where(np.isfinite(values), (values - self.mean) / self.std, 0.0)
@@ -55,10 +57,12 @@ class Number(Model):
 
 
 class Category(Model):
-    """A column of text or booleans. Each value is encoded as its share of rows at training, standardised.
+    """The encoding of a text or boolean feature. Each value is encoded as its share of rows at training, standardised.
 
-    :param shares: shares of the frequent values; all other values are encoded as 0
-    :param missing: share of rows without a value, which form a category of their own
+    :param shares: shares of rows of the frequent values; all other values have the share 0
+    :param missing: share of null rows, which form a separate category
+    :param mean: mean of the shares over the rows at training
+    :param std: standard deviation of the shares over the rows at training
     """
 
     kind: Literal["category"] = "category"
@@ -69,7 +73,7 @@ class Category(Model):
     std: float
 
     def encoded(self, array: pa.Array) -> Floats:
-        """The standardised shares, shape (n,)."""
+        """Replace the values of a column by their standardised shares of rows at training, shape (n,)."""
         known = pa.array([*self.shares, None], pa.string())
         place = pc.index_in(decoded(array).cast(pa.string()), value_set=known)
         shares = np.asarray([*self.shares.values(), self.missing, 0.0])
@@ -83,11 +87,11 @@ class Category(Model):
 class Reconstruction(Model):
     """A reconstruction of the features by principal components.
 
-    :param columns: the d features that are used, with their encodings
-    :param left_out: orthonormal directions that the components do not span, shape (d - components, d). The length of an
-        encoded row along them is its reconstruction error
+    :param columns: encodings of the d features that are used
+    :param left_out: orthonormal basis of the space that the components do not span, shape (d - components, d). The
+        reconstruction error of a row is the length of its projection on this space
     :param variance: share of the variance that the components hold
-    :param errors: a profile of the reconstruction errors of the held-out part
+    :param errors: profile of the reconstruction errors in the held-out split part
     """
 
     columns: list[Annotated[Number | Category, Field(discriminator="kind")]]
@@ -96,20 +100,24 @@ class Reconstruction(Model):
     errors: NumericColumn
 
     def mismatch(self, schema: pa.Schema) -> str | None:
-        """Why rows of ``schema`` have no reconstruction error, as a clause; ``None`` if they have one."""
+        """Return why no reconstruction error can be computed for rows of ``schema``.
+
+        :return: a clause; ``None`` if the error can be computed
+        """
         for column in self.columns:
             index = schema.get_field_index(column.name)
             if index < 0:
-                return f"there is no column {column.name}"
+                return f"column {column.name!r} is absent"
             if not column.takes(schema.field(index).type):
-                return f"{column.name} was a {column.kind} at training and is {plain(schema.field(index).type)} now"
+                before = "numeric" if isinstance(column, Number) else "categorical"
+                return f"column {column.name!r} was {before} at training and is {plain(schema.field(index).type)} now"
         return None
 
 
 class ReconstructionErrors:
     """Profiles the reconstruction errors of streamed rows. Memory does not grow with the number of rows.
 
-    :ivar mismatch: why there are no errors, as a clause; ``None`` if there are
+    :ivar mismatch: why the errors cannot be computed, as a clause; ``None`` if they can
     """
 
     def __init__(self, reconstruction: Reconstruction) -> None:
@@ -119,7 +127,7 @@ class ReconstructionErrors:
         self._counter = NumericCounter()
 
     def count(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield the batches unchanged, and count the errors of each."""
+        """Yield the batches unchanged, and count the errors of their rows."""
         for batch in batches:
             self.mismatch = self.mismatch or self._reconstruction.mismatch(batch.schema)
             if self.mismatch is None:
@@ -127,25 +135,28 @@ class ReconstructionErrors:
             yield batch
 
     def _errors(self, batch: pa.RecordBatch) -> Floats:
-        # BLAS would start threads, which cost more than they gain on batches this small.
+        # einsum does not use BLAS, whose threads would cost more time than they save on batches this small.
         along = np.einsum("ij,kj->ik", _encoded(self._reconstruction.columns, batch), self._left_out)
         errors: Floats = np.sqrt(np.einsum("ik,ik->i", along, along))
         return errors.round(_DECIMALS)
 
     def result(self) -> NumericColumn:
-        """A profile of all errors so far."""
+        """Return the profile of all errors that were counted."""
         return self._counter.result()
 
 
 def learn(
     training: Iterable[pa.RecordBatch], features: Mapping[str, Any], held_out: Iterable[pa.RecordBatch]
 ) -> Reconstruction | None:
-    """Learn the components in one pass over the training part, and the errors in one pass over the held-out part.
+    """Fit principal components to the split part `train`, and profile the errors of the held-out split part.
 
-    Numeric and categorical features that vary are used, at most the first hundred.
+    Each split part is read once. Numeric and categorical features that are not constant are used, at most the first
+    hundred.
 
-    :param features: profiles of the columns of the training part, by name
-    :return: ``None`` if fewer than two features can be used, or no row is held out
+    :param training: rows of the split part `train`
+    :param features: profiles of the features in the split part `train`, by name
+    :param held_out: rows of the held-out split part
+    :return: ``None`` if fewer than two features can be used, or if no row is held out
     """
     varying = (_column(name, column) for name, column in features.items())
     columns = [column for column in varying if column is not None][:_MAX_COLUMNS]
@@ -157,8 +168,8 @@ def learn(
         rows, sums, products = rows + len(values), sums + values.sum(axis=0), products + values.T @ values
     means = sums / rows
     variances, directions = np.linalg.eigh(products / rows - np.outer(means, means))
-    # In order of ascending variance, so the directions left out come first. At least one direction is kept and one left
-    # out.
+    # Directions are ordered by ascending variance, so those that are left out come first. At least one direction is kept,
+    # and at least one is left out.
     left_over = np.cumsum(variances) / variances.sum()
     count = int(np.clip((left_over <= 1 - _VARIANCE).sum(), 1, len(columns) - 1))
     learned = Reconstruction(
@@ -175,20 +186,20 @@ def learn(
 
 
 def _encoded(columns: Iterable[Number | Category], batch: pa.RecordBatch) -> Floats:
-    """The encoded rows, clipped, shape (n, columns)."""
+    """Encode and clip the rows, shape (n, columns)."""
     parts = [column.encoded(batch.column(column.name)) for column in columns]
     return np.clip(np.column_stack(parts), -_CLIP, _CLIP)
 
 
 def _column(name: str, column: Any) -> Number | Category | None:
-    """The encoding of a column; ``None`` if the column does not vary or is of another kind."""
+    """Return the encoding of a column; ``None`` if the column is constant, or neither numeric nor categorical."""
     if isinstance(column, NumericColumn) and column.std and column.mean is not None:
         return Number(name=name, mean=column.mean, std=column.std)
     if not isinstance(column, CategoricalColumn) or not column.rows:
         return None
     shares = {value: rows / column.rows for value, rows in column.top}
     missing = column.missing / column.rows
-    # Mean and standard deviation of the encoding of a row. Rarer values are encoded as 0.
+    # Mean and standard deviation of the encoded rows. Values that are not in ``top`` are encoded as 0.
     every = np.asarray([*shares.values(), missing])
     mean = float(np.square(every).sum())
     std = float(np.sqrt(max(0.0, np.power(every, 3).sum() - mean * mean)))

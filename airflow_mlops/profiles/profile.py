@@ -1,6 +1,6 @@
-"""Profiles of datasets: a few kilobytes per column, made in one streaming pass and stored as JSON.
+"""Profiles of datasets: statistics of a few kilobytes per column, computed in one streaming pass and stored as JSON.
 
-Merging the profiles of parts gives the same profile as one pass over all rows.
+Merging the profiles of subsets of the rows gives the same profile as one pass over all rows.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 ColumnProfile = Annotated[
     NumericColumn | CategoricalColumn | TextColumn | TimestampColumn | EmbeddingColumn, Field(discriminator="kind")
 ]
-# Text with few distinct values is profiled as categories; both have the same counter.
+# Text with few distinct values is profiled as categories. Both kinds of profiles come from the same counter.
 _COUNTED_AS = {"text": "categorical"}
 
 
 class Profile(Model):
-    """Profiles of some columns of a dataset, by column name.
+    """Profiles of columns of a dataset.
 
     :param rows: number of rows of the dataset
+    :param columns: profiles by column name
     """
 
     rows: int
@@ -45,19 +46,20 @@ class Profile(Model):
 class ModelProfile(Model):
     """The profile of a model, with which monitoring compares windows.
 
-    It is stored with the model as ``mlops/profile.json``. For a model that this package did not train, evaluation makes
-    it from the dataset on which it measures the model. Fields from ``calibration`` on are missing in profiles of early
-    versions of this package.
+    The profile is stored with the model as ``mlops/profile.json``. For a model that this package did not train,
+    EvaluateOperator computes the profile from the dataset on which it measures the model. Profiles that early versions
+    of this package stored lack the field ``calibration`` and the fields after it.
 
-    :param features: profile of the features of the training part
-    :param scores: profile of the column ``score``, predicted for the held-out part
-    :param watched: profile of columns of the training part that are not features: event time, text, timestamps,
+    :param features: profile of the features in the split part `train`
+    :param scores: profile of the column ``score``, predicted for the held-out split part `test`
+    :param watched: profile of columns of the split part `train` that are not features: event time, text, timestamps and
         embeddings
-    :param calibration: the relation between score and outcome; ``None`` if the held-out part does not determine it
-    :param labels: profile of the column ``label`` of the held-out part
-    :param multivariate: reconstruction of the features by principal components; ``None`` if fewer than two can be used
-    :param segments: losses of the held-out part by segment
-    :param importance: each feature's share of the total permutation importance on the held-out part, from 0 to 1; empty
+    :param calibration: the relation between scores and labels; ``None`` if the held-out rows do not determine it
+    :param labels: profile of the column ``label`` of the held-out rows
+    :param multivariate: reconstruction of the features by principal components; ``None`` if fewer than two features can
+        be used
+    :param segments: losses of the held-out rows by segment
+    :param importance: each feature's share of the total permutation importance on the held-out rows, from 0 to 1; empty
         if unknown
     """
 
@@ -74,8 +76,9 @@ class ModelProfile(Model):
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:
     """Profile ``columns`` in one pass. Memory does not grow with the number of rows.
 
-    :param columns: names of columns; by default all columns of types that can be profiled
-    :raises SchemaError: a column is missing, changes its kind, or has a type that cannot be profiled
+    :param batches: rows that have these columns
+    :param columns: names of the columns; by default all columns of types that can be profiled
+    :raises SchemaError: a column is absent, changes its kind between batches, or has a type that cannot be profiled
     """
     rows = 0
     counters: dict[str, Counter] = {}
@@ -86,15 +89,18 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
         for name, counter in counters.items():
             index = batch.schema.get_field_index(name)
             if index < 0:
-                raise SchemaError(f"Column {name!r} is missing in later rows, but not in earlier ones.")
+                raise SchemaError(
+                    f"Column {name!r} is absent in a later batch of rows, although the first batch has it: all files of a "
+                    "dataset must have the same columns."
+                )
             counter.update(name, batch.column(index))
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:
-    """Merge the profiles of parts to the profile of all rows.
+    """Merge the profiles of subsets of the rows to the profile of all rows.
 
-    :raises SchemaError: the profiles do not have the same columns, of the same kinds
+    :raises SchemaError: the profiles do not have the same columns with the same kinds
     """
     rows = 0
     counters: dict[str, Counter] = {}
@@ -104,20 +110,22 @@ def merge(profiles: Iterable[Profile]) -> Profile:
             counters = {name: _empty(column) for name, column in item.columns.items()}
         if item.columns.keys() != counters.keys():
             raise SchemaError(
-                f"Profiles cannot be merged: columns {sorted(item.columns.keys() ^ counters.keys())} are not in all."
+                f"Profiles cannot be merged, because columns {sorted(item.columns.keys() ^ counters.keys())} are not in all "
+                "of them: profile the same columns (columns=) everywhere."
             )
         for name, column in item.columns.items():
             counter = counters[name]
             if _family(counter.kind) != _family(column.kind):
                 raise SchemaError(
-                    f"Profiles cannot be merged: column {name!r} is {counter.kind} in one and {column.kind} in another."
+                    f"Profiles cannot be merged, because column {name!r} is {counter.kind} in one profile and {column.kind} "
+                    "in another: convert the column to one type."
                 )
             counter.add(column)
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})
 
 
 def counter_for(data_type: pa.DataType) -> Counter | None:
-    """The counter for a column of ``data_type``; ``None`` if such columns cannot be profiled."""
+    """Create the counter for a column of ``data_type``. Return ``None`` if columns of this type cannot be profiled."""
     if is_numeric(data_type):
         return NumericCounter()
     if is_embedding(data_type):
@@ -131,7 +139,7 @@ def counter_for(data_type: pa.DataType) -> Counter | None:
 
 
 def all_missing(like: ColumnProfile, rows: int) -> ColumnProfile:
-    """The profile of ``rows`` missing values, of the same kind as ``like``."""
+    """Create the profile of a column with ``rows`` rows that are all null, of the same kind as ``like``."""
     counter = _empty(like)
     counter.rows = counter.missing = rows
     found: ColumnProfile = counter.result()
@@ -139,7 +147,7 @@ def all_missing(like: ColumnProfile, rows: int) -> ColumnProfile:
 
 
 def _empty(column: ColumnProfile) -> Counter:
-    """A new counter for columns of this kind."""
+    """Create a counter for the kind of ``column``."""
     if isinstance(column, NumericColumn):
         return NumericCounter()
     if isinstance(column, EmbeddingColumn):
@@ -159,13 +167,14 @@ def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Cou
         index = schema.get_field_index(name)
         if index < 0:
             raise SchemaError(
-                f"Column {name!r} cannot be profiled, because it does not exist: there are {', '.join(schema.names)}."
+                f"Column {name!r} cannot be profiled, because the dataset has no such column. Its columns are "
+                f"{', '.join(map(repr, schema.names))}."
             )
         counter = counter_for(schema.field(index).type)
         if counter is None and columns is not None:
             raise SchemaError(
-                f"Column {name!r} is {schema.field(index).type}: only numbers, text, booleans, timestamps, dates and "
-                "embeddings can be profiled."
+                f"Column {name!r} cannot be profiled, because its type is {schema.field(index).type}: remove it from "
+                "columns=. Only numbers, text, booleans, timestamps, dates and embeddings can be profiled."
             )
         if counter is not None:
             counters[name] = counter

@@ -1,7 +1,7 @@
-"""A model's losses by segment: rows with a feature between two quantiles, or with one of its values.
+"""Losses of a model by segment. A segment holds the rows with a feature between two quantiles, or with one value of it.
 
-The segments of a feature are derived from its profile in the training part, and stored with the losses of the held-out
-part. Later windows are counted in the same segments, one batch at a time.
+The segments of a feature are derived from its profile in the split part `train`, and stored with the losses in the
+held-out split part `test`. Later windows are counted in the same segments, one batch at a time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Integers = npt.NDArray[np.int64]
 
 
 class Cut(Model):
-    """The segments of one feature. The last one holds the rows without a value.
+    """The segments of one feature. The last segment holds the rows without a value.
 
-    :param edges: for numbers: boundaries between bins, ascending; a bin includes its upper edge
-    :param whole: whether all numbers are integers
-    :param values: for text and booleans: values with a segment of their own; all other values share one
+    :param edges: boundaries between the segments of a numeric feature, ascending; a segment includes its upper edge
+    :param whole: whether all values of a numeric feature are integers
+    :param values: values of a text or boolean feature that form one segment each; all other values share one segment
     """
 
     edges: list[float] | None = None
@@ -43,7 +43,7 @@ class Cut(Model):
 
     @property
     def names(self) -> list[str]:
-        """Descriptions of the segments, to be read after the feature's name."""
+        """Return descriptions of the segments, such as ``up to 5``, which the report prints after the feature's name."""
         if self.values is not None:
             return [*(f"= {value}" for value in self.values), "= any other", "missing"]
         edges = self.edges or []
@@ -59,7 +59,10 @@ class Cut(Model):
         return f"= {high:.6g}" if low + 1 == high else f"{low + 1:.6g} to {high:.6g}"
 
     def codes(self, values: pa.Array) -> Integers | None:
-        """The index of the segment of each row, shape (n,); ``None`` if the values are of another kind."""
+        """Return the index of the segment of each row, shape (n,).
+
+        :return: ``None`` if the values cannot be converted to the kind of the feature at training
+        """
         plain, last = decoded(values), len(self.names) - 1
         if self.values is not None:
             known = pa.array(self.values, pa.string())
@@ -78,7 +81,7 @@ class Cut(Model):
 
 
 class Losses(Model):
-    """The losses of the k segments of one feature, in the order of its cut.
+    """The losses in the k segments of one feature, in the order of :attr:`Cut.names`.
 
     :param rows: number of rows, shape (k,)
     :param mean: mean loss, shape (k,); 0 without rows
@@ -91,11 +94,11 @@ class Losses(Model):
 
 
 class SegmentLosses(Model):
-    """The losses of the held-out part by segment.
+    """The losses in the held-out split part by segment.
 
-    :param cuts: the segments of each feature
-    :param losses: by metric (one of :data:`airflow_mlops.metrics.catalog.REALISED`; the averaged loss is
-        :func:`airflow_mlops.metrics.realised.losses`), by feature
+    :param cuts: the segments of each feature, by feature name
+    :param losses: losses by metric and feature name. A metric is one of :data:`airflow_mlops.metrics.catalog.REALISED`,
+        and :func:`airflow_mlops.metrics.realised.losses` computes its loss of each row
     """
 
     cuts: dict[str, Cut]
@@ -105,8 +108,12 @@ class SegmentLosses(Model):
 def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
     """Derive the segments of features from their profiles.
 
-    Numbers are cut into at most five bins with about equal numbers of rows, text and booleans by their ten most
-    frequent values. Features of other kinds, and features without a value, have no segments.
+    A numeric feature has at most five segments with about equal numbers of rows. A text or boolean feature has a
+    segment for each of its ten most frequent values. Features of other kinds, and features without a value, have no
+    segments.
+
+    :param columns: profiles of the features in the split part `train`, by name
+    :return: the segments by feature name
     """
     found = {}
     for name, column in columns.items():
@@ -126,10 +133,12 @@ def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
 def held_out(
     cuts: Mapping[str, Cut], contract: ModelContract, features: Iterable[pa.RecordBatch], known: Outcomes
 ) -> SegmentLosses:
-    """The losses of the held-out part by segment, for every metric of the contract that has a loss per row.
+    """Compute the losses of held-out rows by segment, for every metric of the model that has a loss per row.
 
+    :param cuts: the segments by feature name
+    :param contract: model contract with the ML task and the metrics
     :param features: features of the held-out rows
-    :param known: outcomes of these rows, in the same order
+    :param known: labelled predictions of these rows, in the same order
     """
     costs = {metric: losses(metric, known) for metric in REALISED[contract.task] if metric in contract.metrics}
     return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs))
@@ -140,12 +149,14 @@ def tally(
 ) -> dict[str, dict[str, Losses]]:
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
-    :param batches: features of n rows. Features that are missing, or of another kind than in their cut, are left out
-    :param costs: losses of these rows by metric, each of shape (n,). Losses without a finite mean and variance are left
-        out
+    :param cuts: the segments by feature name
+    :param batches: features of n rows. A feature is left out if it is absent, or if its kind differs from the kind at
+        training
+    :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
+        the variance of a segment is not finite
     """
     counters = {metric: {name: _Counter(len(item.names)) for name, item in cuts.items()} for metric in costs}
-    gone: set[str] = set()
+    unusable: set[str] = set()
     start = 0
     for batch in batches:
         rows = slice(start, start + batch.num_rows)
@@ -154,19 +165,21 @@ def tally(
             index = batch.schema.get_field_index(name)
             codes = item.codes(batch.column(index)) if index >= 0 else None
             if codes is None:
-                gone.add(name)
+                unusable.add(name)
                 continue
             for metric, cost in costs.items():
                 counters[metric][name].add(codes, cost[rows])
     return {
-        metric: {name: counter.result() for name, counter in named.items() if name not in gone and counter.finite}
+        metric: {name: counter.result() for name, counter in named.items() if name not in unusable and counter.finite}
         for metric, named in counters.items()
     }
 
 
 class _Counter:
-    """Counts, means and sums of squared deviations of k segments, updated by batches after T. Chan, G. Golub and R.
-    LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37 (1983).
+    """Computes the count, the mean and the sum of squared deviations of losses in k segments, batch by batch.
+
+    After T. Chan, G. Golub and R. LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37
+    (1983).
     """
 
     def __init__(self, segments: int) -> None:

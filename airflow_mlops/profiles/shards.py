@@ -1,6 +1,6 @@
-"""Profiles of the shards of a dataset. Mapped tasks make them, and they merge to the profile of the whole dataset.
+"""Profiles of the shards of a dataset. Mapped tasks compute them, and their merge is the profile of the whole dataset.
 
-Each profile is stored as ``datasets/NAME/profiles/SHA256.json.gz``, named by the hash of its content.
+Each profile is stored as ``datasets/NAME/profiles/SHA256.json.gz``, where SHA256 is the hash of the file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from airflow_mlops.profiles.spec import ProfileRef
 class Shard(Model):
     """The profile of one shard.
 
-    :param datasets: ids of the datasets that are divided into shards, by time
+    :param datasets: ids of the datasets that are divided into shards, ordered by time
     :param shard: index of this shard, from 0
     :param shards: number of shards
+    :param profile: the profile of the rows of this shard
     """
 
     datasets: list[str]
@@ -39,6 +40,11 @@ def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, sha
     """Read the rows of one shard, one row group at a time. Every row is in exactly one shard.
 
     The first batch is empty, so that a shard without rows still has the columns.
+
+    :param datasets: the datasets that are divided into shards, at least one
+    :param columns: names of the columns to read
+    :param shard: index of the shard, from 0
+    :param shards: number of shards
     """
     schema = datasets[0].schema
     yield pa.RecordBatch.from_pylist([], schema=pa.schema([schema.field(name) for name in columns]))
@@ -48,7 +54,11 @@ def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, sha
 
 
 def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
-    """Store the profile of a shard of the dataset ``name``."""
+    """Store the profile of a shard.
+
+    :param name: name of the dataset
+    :return: a reference to the stored profile
+    """
     data = gzip.compress(shard.model_dump_json().encode(), mtime=0)
     digest = hashlib.sha256(data).hexdigest()
     store.write_bytes(_key(name, digest), data)
@@ -56,18 +66,18 @@ def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
 
 
 def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
-    """Read a stored profile.
+    """Read the stored profile of a shard.
 
-    :raises DatasetNotFoundError: the store does not hold it
-    :raises DatasetCorruptError: it was changed, or was written by another version of this package
+    :raises DatasetNotFoundError: the store does not hold the profile
+    :raises DatasetCorruptError: the profile was changed, or an incompatible version of this package wrote it
     """
     key = _key(ref.name, ref.id)
     try:
         data = store.read_bytes(key)
     except FileNotFoundError:
         raise DatasetNotFoundError(
-            f"The profile of shard {ref.shard} of {ref.name} is not in the artifact store {store.url}: "
-            "check that [mlops] artifacts names the same store everywhere."
+            f"The profile of shard {ref.shard} of dataset {ref.name!r} is not in the artifact store {store.url}: check that "
+            "[mlops] artifacts or store= names the same store everywhere."
         ) from None
     try:
         if hashlib.sha256(data).hexdigest() != ref.id:
@@ -75,43 +85,45 @@ def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
         return Shard.model_validate_json(gzip.decompress(data))
     except (ValueError, ValidationError, OSError):
         raise DatasetCorruptError(
-            f"The profile of shard {ref.shard} of {ref.name} cannot be read: it was changed or written by another "
-            f"version of airflow-mlops. Delete {store.url_of(key)} and clear the task that wrote it."
+            f"The profile of shard {ref.shard} of dataset {ref.name!r} cannot be read, because it was changed or written by "
+            f"a different version of airflow-mlops: delete {store.url_of(key)} and clear the task that wrote it."
         ) from None
 
 
 def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
-    """Merge the profiles of all shards, in any order, to the profile of all rows of ``datasets``.
+    """Merge the profiles of all shards to the profile of all rows of ``datasets``.
 
-    :raises SpecError: the profiles are not those of all shards of these datasets, each exactly once
+    :param shards: the profiles of all shards, each exactly once, in any order
+    :param datasets: the datasets that were divided into shards, at least one
+    :raises SpecError: a profile is absent, occurs twice, or belongs to a different dataset
     :raises SchemaError: the profiles do not have the same columns
     """
     name, wanted = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
     if any(shard.datasets != wanted for shard in shards):
         raise SpecError(
-            f"The profiles are not of dataset {name} ({wanted[0][:12]}): profile the dataset that is monitored, and "
-            "clear the profiling tasks if the dataset was written again since."
+            f"The profiles do not belong to the monitored dataset {name!r} ({wanted[0][:12]}): pass the same dataset= to "
+            "ProfileOperator and MonitorOperator, and clear the ProfileOperator tasks if the dataset was written again."
         )
     if len(numbers := sorted({shard.shards for shard in shards})) > 1:
         raise SpecError(
-            f"The profiles of {name} were made with {' and '.join(map(str, numbers))} shards: pass the output of a single "
-            "mapped ProfileOperator."
+            f"The profiles of dataset {name!r} come from runs of ProfileOperator with different numbers of shards "
+            f"({' and '.join(map(str, numbers))}): pass the output of a single mapped ProfileOperator."
         )
     found = Counter(shard.shard for shard in shards)
     missing = [number for number in range(numbers[0]) if number not in found]
     twice = [number for number, times in sorted(found.items()) if times > 1]
     if missing or twice:
-        wrong = [f"{_listed(missing)} missing" * bool(missing), f"{_listed(twice)} given more than once" * bool(twice)]
+        wrong = [f"no profiles of {_listed(missing)}"] * bool(missing) + [f"several of {_listed(twice)}"] * bool(twice)
         raise SpecError(
-            f"Of the {numbers[0]} shards of {name}, {' and '.join(filter(None, wrong))}: map ProfileOperator over "
-            f"shard=list(range({numbers[0]}))."
+            f"Dataset {name!r} has {numbers[0]} shards, but there are {' and '.join(wrong)}: map ProfileOperator over "
+            f"shard=list(range({numbers[0]})), and pass its whole output."
         )
-    # Always merged in the same order, so that the result is the same.
+    # The profiles are always merged in the same order, so that the result is the same.
     return merge(shard.profile for shard in sorted(shards, key=lambda shard: shard.shard))
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return f"{', '.join(map(str, numbers))} {'are' if len(numbers) > 1 else 'is'}"
+    return f"shard{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _key(name: str, digest: str) -> str:

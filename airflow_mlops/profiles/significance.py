@@ -1,9 +1,9 @@
-"""Two-sample significance tests: p-values of the hypothesis that both samples come from the same distribution.
+"""Two-sample significance tests of the hypothesis that both samples come from the same distribution.
 
-Every function takes the samples as numbers of rows at the same points, bins or values. Where no formula is accurate,
-the null distribution is simulated by a permutation test: the samples are pooled and rows assigned to them at random,
-which makes the counts per bin multivariate hypergeometric. Simulations are seeded, so the same profiles have the same
-p-values.
+Both samples are given as numbers of rows in the same bins. Instead of bins there may be points on an axis or values of
+a category. Where no formula is accurate, the null distribution is simulated by a permutation test: the samples are
+pooled, and rows are assigned to them at random, so the counts per bin are multivariate hypergeometric. Simulations are
+seeded, so the same profiles have the same p-values.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Cochran's rule: a bin with fewer expected rows is merged with the next rarer one.
+# Cochran's rule: bins with fewer expected rows are merged, beginning with the rarest.
 _SPARSE = 5
 # From this number of expected rows on, the chi-square distribution is accurate as far out in the tail as needed.
 _PLENTY = 50
-# Cucconi: if a point has a larger leverage, in rows of the smaller sample, the distribution is simulated, with this
-# number of bins of ranks.
+# Cucconi's test: the null distribution is simulated if the leverage of a point exceeds this share of the rows of the
+# smaller sample. The simulation uses this number of bins of ranks.
 _LEVERAGE = 0.2
 _RANK_BINS = 50
-# Sequential p-values: draws in each round, and the number of hits that ends the drawing.
+# Sequential p-values: number of draws in each round, and number of extreme draws after which drawing ends.
 _DRAWS = (200, 2_000, 20_000)
 _HITS = 10
-# Draws for the p-values of measures, and steps of a Brownian bridge.
+# Number of draws for the p-values of measures, and number of steps of a Brownian bridge.
 _MEASURE_DRAWS = 999
 _BRIDGE = 200
-# Largest sample with exact Kolmogorov-Smirnov probabilities. Beyond, they take long and differ little.
+# Exact Kolmogorov-Smirnov probabilities are computed up to this sample size. For larger samples they take long and differ
+# little from the approximation.
 _EXACT_ROWS = 512
-# Beyond this number of rows, the limiting distribution is accurate to a few percent of p, and much faster.
+# Beyond this number of rows, the limiting distribution has an error of only a few percent of p, and is much faster.
 _KOLMOGOROV_LIMIT = 2_000
 # The limit of NumPy's generator of multivariate hypergeometric counts.
 _MOST_ROWS = 500_000_000
 
 
 class Pair(NamedTuple):
-    """Numbers of rows of two samples at the same points, bins or values.
+    """The numbers of rows of two samples in the same k bins.
 
     :param before: rows of the reference, shape (k,)
     :param now: rows of the window, shape (k,)
@@ -57,18 +58,18 @@ class Pair(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The variance of the difference of two shares, relative to that of a single row."""
+        """Return the variance of the difference between the two sample means, divided by the variance of a single row."""
         return float(1 / self.before.sum() + 1 / self.now.sum())
 
 
 def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
-    """The two-sided Kolmogorov-Smirnov test.
+    """Compute the two-sided Kolmogorov-Smirnov test.
 
-    The p-value is exact for samples of up to 512 rows each. Beyond, the distribution for one sample of n m / (n + m)
-    rows approximates it, as in SciPy. With ties the test is conservative.
+    The p-value is exact if both samples have at most 512 rows. For larger samples of n and m rows, it is approximated
+    by the one-sample distribution with n m / (n + m) rows, as in SciPy. The test is conservative if values are tied.
 
-    :param pair: rows at points in ascending order
-    :return: the largest distance between the two distribution functions, and its p-value
+    :param pair: numbers of rows at k points in ascending order
+    :return: the largest distance between the two cumulative distribution functions, and its p-value
     """
     from scipy import special
 
@@ -92,13 +93,13 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
 
 
 def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
-    """The Wasserstein distance with its p-value.
+    """Compute the Wasserstein distance and its p-value.
 
     As the number of rows grows, the difference of the distribution functions converges to a Brownian bridge over the
     pooled ranks. The p-value is simulated with such bridges.
 
     :param points: values in ascending order, shape (k,)
-    :param pair: rows at these points
+    :param pair: numbers of rows at these points
     :return: the mean distance between the two quantile functions, in the units of ``points``, and its p-value
     """
     before, now, middle = (_cumulative(counts) for counts in (pair.before, pair.now, pair.total))
@@ -111,16 +112,16 @@ def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
 
 
 def cucconi(pair: Pair) -> float:
-    """The p-value of Cucconi's rank test for a change of level, spread, or both.
+    """Compute the p-value of Cucconi's rank test for a change of level, spread, or both.
 
-    O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale degli
-    Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric
-    Statistics 21 (2009). Each row has two scores: its rank, and the square of the rank's distance from the middle.
-    Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples, which has
-    a chi-square distribution with two degrees of freedom (one if there are only two distinct values). Ties share their
-    mean rank. If a few rows dominate because most others tie, the distribution is simulated.
+    Sources: O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale
+    degli Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric
+    Statistics 21 (2009). Each row has two scores: its rank, and the squared distance of its rank from the middle rank.
+    Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples. It has a
+    chi-square distribution with two degrees of freedom, or with one if there are only two distinct values. Tied rows
+    share their mean rank. If a few rows dominate because most other rows are tied, the distribution is simulated.
 
-    :param pair: rows at points in ascending order
+    :param pair: numbers of rows at k points in ascending order
     """
     from scipy import special
 
@@ -146,7 +147,10 @@ def cucconi(pair: Pair) -> float:
 
 
 def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
-    """Centred scores of each point, shape (k, 2), and the pseudo-inverse of their covariance with its rank."""
+    """Compute the centred scores of each point, shape (k, 2).
+
+    :return: the scores; and the pseudo-inverse of their covariance with its rank, or ``None`` if all rows are tied
+    """
     share = pair.total / pair.total.sum()
     ranks = np.cumsum(share) - share / 2 - 0.5
     scores = np.stack([ranks, np.square(ranks)], axis=1)
@@ -161,21 +165,25 @@ def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
 
 
 def _length(now: Floats, pair: Pair, scores: Floats, inverse: Floats) -> Floats:
-    """The squared length of the difference of the mean scores, for each draw of ``now``, shape (draws, k)."""
+    """Compute the squared length of the difference between the mean scores of the samples.
+
+    :param now: numbers of rows of the window in each draw, shape (draws, k)
+    :return: shape (draws,)
+    """
     n, m = pair.before.sum(), pair.now.sum()
     means = now @ scores / m
-    # The pooled mean is 0, so the mean of the reference follows from that of the window.
+    # The pooled mean is 0, so the mean of the reference follows from the mean of the window.
     apart = means * (1 + m / n)
     found: Floats = np.einsum("ij,jk,ik->i", apart, inverse, apart) / pair.scale * (n + m - 1) / (n + m)
     return found
 
 
 def chi_square(pair: Pair) -> float:
-    """The p-value of Pearson's chi-square test, with sparse bins merged.
+    """Compute the p-value of Pearson's chi-square test, with sparse bins merged.
 
-    Bins are merged from the rarest on until at least five rows of the smaller sample are expected in each (W. Cochran,
-    "Some Methods for Strengthening the Common chi-square Tests", Biometrics 10, 1954); with fewer than 50 expected
-    rows, the distribution is simulated.
+    Bins are merged, beginning with the rarest, until at least five rows of the smaller sample are expected in each (W.
+    Cochran, "Some Methods for Strengthening the Common chi-square Tests", Biometrics 10, 1954). If fewer than 50 rows
+    are expected in a merged bin, the null distribution is simulated.
     """
     from scipy import special
 
@@ -211,9 +219,9 @@ def _merged(pair: Pair) -> tuple[Pair, float]:
 
 
 def fisher(pair: Pair) -> float:
-    """The p-value of Fisher's exact test (two-sided).
+    """Compute the p-value of Fisher's exact test (two-sided).
 
-    :param pair: rows in two bins, shape (2,)
+    :param pair: numbers of rows in two bins, shape (2,)
     """
     from scipy import stats
 
@@ -221,13 +229,14 @@ def fisher(pair: Pair) -> float:
 
 
 def unseen_values(pair: Pair) -> float:
-    """The p-value of the number of rows in the window whose value the reference does not have.
+    """Compute the p-value of the number of unseen rows: rows of the window with a value that the reference does not
+    have.
 
-    If the samples are pooled and rows assigned at random, a value with c rows is unseen if all of them fall into the
-    window. The distribution of the number of such rows is simulated. Values are treated as independent, which neglects
-    only that the total number of rows is fixed.
+    If the samples are pooled and rows are assigned to them at random, a value is unseen if all its rows fall into the
+    window. The null distribution of the number of unseen rows is simulated. Values are treated as independent, which
+    neglects only that the total number of rows is fixed.
 
-    :param pair: rows of every value, whole numbers
+    :param pair: numbers of rows of each of k values, integers
     """
     n, m = pair.before.sum(), pair.now.sum()
     unseen = pair.now[pair.before == 0].sum()
@@ -245,9 +254,7 @@ def unseen_values(pair: Pair) -> float:
 
 
 def _log_choose(rows: float, chosen: Floats) -> Floats:
-    """The logarithm of rows! / (rows - chosen)!, a binomial coefficient without the factorial of ``chosen``; -inf if
-    ``rows`` is too small.
-    """
+    """Compute the logarithm of rows! / (rows - chosen)!, or -inf if ``chosen`` exceeds ``rows``."""
     from scipy import special
 
     enough = chosen <= rows
@@ -256,9 +263,11 @@ def _log_choose(rows: float, chosen: Floats) -> Floats:
 
 
 def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]) -> list[float]:
-    """Permutation p-values of distance measures, to the nearest thousandth.
+    """Compute permutation p-values of distance measures, with a resolution of 0.001.
 
-    :param functions: each maps the counts before and now, both of shape (draws, k), to distances of shape (draws,)
+    :param functions: functions that take the counts of reference and window, both of shape (draws, k), and return the
+        distances, shape (draws,)
+    :return: the p-value of each function
     """
     now = _draw(pair, np.random.default_rng(0), _MEASURE_DRAWS)
     before = np.maximum(0, pair.total - now)
@@ -269,10 +278,11 @@ def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number, after Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate",
-    Journal of the Royal Statistical Society B 57 (1995).
+    """Adjust p-values for multiple tests.
 
-    If nothing has changed, the probability that any adjusted p-value is at most ``a`` is ``a``.
+    After Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal Statistical Society
+    B 57 (1995). If nothing has changed and the tests are independent, the probability that any adjusted p-value is at
+    most ``a`` is ``a``.
     """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(-values)
@@ -284,13 +294,17 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
-    """The permutation p-value of a statistic, which maps the window's counts, shape (draws, k), to shape (draws,)."""
+    """Compute the permutation p-value of a statistic.
+
+    :param statistic: function that takes the counts of the window, shape (draws, k), and returns shape (draws,)
+    """
     observed = float(statistic(pair.now[None])[0])
     return _drawn(observed, lambda random, draws: statistic(_draw(pair, random, draws)))
 
 
 def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) -> float:
-    """A sequential Monte Carlo p-value: drawing stops at the tenth draw that is at least as extreme as ``observed``.
+    """Compute a sequential Monte Carlo p-value. Drawing stops at the tenth draw that is at least ``observed``.
+
     After J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78 (1991).
     """
     random = np.random.default_rng(0)
@@ -304,7 +318,7 @@ def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) 
 
 
 def _draw(pair: Pair, random: np.random.Generator, draws: int) -> Floats:
-    """Counts of a window drawn at random from the pooled rows, shape (draws, k)."""
+    """Draw the counts of a window at random from the pooled rows, shape (draws, k)."""
     share = min(1.0, _MOST_ROWS / float(pair.total.sum()))
     before, now = (np.rint(counts * share).astype(np.int64) for counts in pair)
     drawn = random.multivariate_hypergeometric(before + now, now.sum(), size=draws, method="marginals")
@@ -321,7 +335,7 @@ def _cumulative(counts: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _bridges() -> Floats:
-    """Brownian bridges, evaluated in the middle of each of ``_BRIDGE`` steps, shape (draws, steps)."""
+    """Draw Brownian bridges, evaluated in the middle of each of ``_BRIDGE`` steps, shape (draws, steps)."""
     random = np.random.default_rng(0)
     walks = random.normal(size=(_MEASURE_DRAWS, 2 * _BRIDGE)).cumsum(axis=1) / math.sqrt(2 * _BRIDGE)
     bridges: Floats = walks - walks[:, -1:] * np.arange(1, 2 * _BRIDGE + 1) / (2 * _BRIDGE)

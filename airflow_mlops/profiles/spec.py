@@ -1,4 +1,4 @@
-"""References to stored profiles, small enough for XCom, and the label delay."""
+"""References to stored profiles, and quantiles of the label delay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_mlops.core.base import Model, Name
 
 
 class ProfileRef(Model):
-    """A reference to the stored profile of a dataset or of one of its shards; small enough for XCom.
+    """A reference to the stored profile of a dataset or of one of its shards. It is small enough for XCom.
 
     :param name: name of the dataset
     :param id: SHA-256 of the stored file
@@ -28,7 +28,7 @@ class ProfileRef(Model):
 
 
 def _as_profiles(value: Any) -> Any:
-    """The profiles in the results of upstream tasks, mapped or not; empty if these were skipped."""
+    """Return the references in the results of upstream tasks, which may be mapped. Empty if these tasks were skipped."""
     given = [value] if isinstance(value, Mapping) else list(value or [])
     return [item["profile"] if isinstance(item, Mapping) and "profile" in item else item for item in given]
 
@@ -37,7 +37,12 @@ ProfilesInput = Annotated[list[ProfileRef], BeforeValidator(_as_profiles)]
 
 
 class LabelDelay(Model):
-    """Quantiles (50%, 90%, 99%) of the time from events to their labels, in days."""
+    """Quantiles of the time from events to the arrival of their labels, in days.
+
+    :param median: 50% quantile
+    :param p90: 90% quantile
+    :param p99: 99% quantile
+    """
 
     median: float
     p90: float

@@ -1,4 +1,4 @@
-"""The profile of a model, with which later windows of its predictions are compared."""
+"""Computation of a model's profile, with which later windows of its predictions are compared."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ def model_profile(
     predictions: Predictions,
     importance: Mapping[str, float],
 ) -> ModelProfile:
-    """Profile the features of the training part, and the predictions and losses of the held-out part.
+    """Profile the features of the split part `train`, and the predictions and losses of the held-out split part `test`.
 
-    Memory for the features does not grow with the rows.
+    Memory for the features does not grow with the number of rows.
 
-    :param training: streams the features of the training part; called twice
-    :param held_out: streams the features of the held-out part; ``None`` if that is the training part
-    :param truth: labels of the held-out part, shape (n,)
+    :param training: function that streams the features of the split part `train`; called twice
+    :param held_out: function that streams the features of the held-out rows; ``None`` if no rows are held out, so that
+        the rows of ``training`` are used instead
+    :param contract: model contract (features, label, ML task)
+    :param truth: labels of the held-out rows, shape (n,)
     :param predictions: predictions for the same rows
-    :param importance: each feature's share of the total permutation importance; empty if unknown
+    :param importance: each feature's share of the total permutation importance, from 0 to 1; empty if unknown
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(

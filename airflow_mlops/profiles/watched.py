@@ -1,4 +1,4 @@
-"""Watched columns: columns of a training set that are not features, but are monitored too."""
+"""Watched columns: columns of a training set that are monitored although they are not features."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 def with_watched_columns(
     known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str
 ) -> tuple[ModelProfile, ModelContract]:
-    """Add the profile of the watched columns to a model's profile, and their names to its contract.
+    """Add the profiles of the watched columns to a model's profile, and their names to its contract.
 
     Watched columns are the event time and further timestamps, dates, embeddings and free text that are neither
-    features, label nor keys. Keys are excluded because they identify rows, so new values are expected.
+    features nor label nor keys. Keys are excluded because they identify rows, so new values are expected.
 
+    :param known: the model's profile
+    :param contract: model contract (features, label, ML task)
     :param dataset: the training set
-    :param part: the part of it that serves as reference
+    :param part: the split part whose rows are the reference, such as `train`
     """
     time = contract.timestamp
     keys = set(dataset.manifest.details.get("keys") or ()) - {time}
-    # Names of columns that scoring and joining labels add.
+    # Names of the columns that ScoreOperator and JoinLabelsOperator add.
     ours = {*PREDICTION_COLUMNS, LABEL, LABEL_AT}
     others = {*(feature.name for feature in contract.features), contract.label, *keys, *ours}
     maybe = [field.name for field in dataset.schema if field.name not in others and _is_watchable(field.type)]
@@ -49,8 +51,9 @@ def _is_watchable(data_type: pa.DataType) -> bool:
 
 
 def _is_informative(column: ColumnProfile) -> bool:
-    """Whether the column has a value. Text must be free text in which most values have words, not codes or
-    categories.
+    """Return whether a column should be watched. It must have a value.
+
+    Text must be free text in which most values consist of words. Codes and categories are not watched.
     """
     if isinstance(column, TextColumn):
         return column.free and 2 * column.words.rows > column.valid

@@ -1,4 +1,4 @@
-"""The sensors. Each is imported when it is first used."""
+"""The sensors of this package. Each sensor is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class SpecSensor(SpecParameters, BaseSensorOperator):
-    """Waits for a condition and returns a description of it.
+    """Waits for a condition and returns the result of the check that met it.
 
-    The first check runs in the task's process. If ``deferrable`` is set, further checks run in the triggerer.
+    The first check runs in the process of the task. If ``deferrable`` is true, further checks run in the triggerer.
 
-    :param deferrable: wait in the triggerer; by default ``[operators] default_deferrable``
+    :param deferrable: whether to wait in the triggerer; by default ``[operators] default_deferrable``
     """
 
     untemplated = frozenset({"deferrable"})
@@ -38,11 +38,11 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
 
     @abstractmethod
     def check(self, spec: Any) -> Result | None:
-        """The result if the condition is met, else ``None``."""
+        """Check the condition once. Return the result if it is met, otherwise ``None``."""
 
     @abstractmethod
     def trigger(self, spec: dict[str, Any]) -> BaseTrigger:
-        """The trigger that checks in the triggerer."""
+        """Return the Airflow trigger that checks the condition in the triggerer."""
 
     def poke(self, context: Context) -> PokeReturnValue:
         with no_retry_of_final_errors():
@@ -59,7 +59,10 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
         return PokeReturnValue(False)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Continue after the trigger has fired."""
+        """Continue after the Airflow trigger has fired.
+
+        :param event: payload of the event: ``result``, or ``error`` and ``message``
+        """
         with no_retry_of_final_errors():
             if "error" in event:
                 raise by_name(event["error"])(event["message"])

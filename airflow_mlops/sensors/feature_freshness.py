@@ -1,4 +1,4 @@
-"""``FeatureFreshnessSensor``."""
+"""``FeatureFreshnessSensor``, which waits for materialized features."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class FeatureFreshnessSensor(SpecSensor):
     """Waits until the feature views of a Feast repository are materialized, according to Feast's registry.
 
-    It does not matter who materialized them. Give either ``window`` or ``max_age``.
+    The sensor accepts any materialization, by a DAG or by hand. Exactly one of ``window`` and ``max_age`` is required.
 
-    ``deferrable`` and the parameters of ``BaseSensorOperator`` apply too.
+    ``deferrable`` and the parameters of ``BaseSensorOperator`` can be used as well.
 
-    :param repo: the folder of ``feature_store.yaml``, on the worker and on the triggerer
-    :param window: the time that must be materialized without a gap, such as ``{{ partition_key }}``
-    :param max_age: the greatest age of the newest materialized time: a ``timedelta``, or text such as ``2h``
-    :param feature_views: names of the feature views; by default, all views with ``online=True``. The sensor also waits
-        for views that are not registered yet
+    :param repo: path of the folder with ``feature_store.yaml``, on the worker and on the triggerer
+    :param window: the time window that must be materialized without a gap, such as ``{{ partition_key }}``
+    :param max_age: the largest age of the newest materialized time: a ``timedelta``, or text such as ``2h``
+    :param feature_views: names of the feature views; by default all feature views with ``online=True``. The sensor also
+        waits for feature views that are not registered yet
     """
 
     step = "feature_freshness"

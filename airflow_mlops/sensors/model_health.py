@@ -1,4 +1,4 @@
-"""``ModelHealthSensor``."""
+"""``ModelHealthSensor``, which waits for a monitoring report with an accepted decision."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class ModelHealthSensor(SpecSensor):
-    """Waits for MonitorOperator's report on a model, and succeeds if its decision is accepted.
+    """Waits for MonitorOperator's report on a model, and succeeds if the decision in the report is in ``accept``.
 
-    With any other decision the task fails without a retry, or is skipped if ``soft_fail`` is set. It does not wait for
-    a better report, because the report on a window does not change by waiting.
+    With a different decision the task fails without a retry, or is skipped if ``soft_fail`` is set. The sensor does not
+    wait for a better report, because the report on a window does not change by waiting.
 
-    ``deferrable`` and the parameters of ``BaseSensorOperator`` apply too.
+    ``deferrable`` and the parameters of ``BaseSensorOperator`` can be used as well.
 
     :param model: name of the registered model
     :param window: the window of the report, such as ``{{ partition_key }}``; by default the latest window with a report
-    :param max_age: the greatest age of the report: a ``timedelta``, or text such as ``2D``; older reports are ignored
-    :param accept: the accepted decisions, of ``healthy``, ``watch`` and ``retrain``
+    :param max_age: the largest age of the report: a ``timedelta``, or text such as ``2D``. Older reports are ignored
+    :param accept: the accepted decisions, a subset of ``healthy``, ``watch`` and ``retrain``
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
     """
 

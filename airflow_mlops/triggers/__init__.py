@@ -1,1 +1,1 @@
-"""The triggers of the sensors and of asset watchers. Triggers of pods are in ``compute/kubernetes``."""
+"""The Airflow triggers of sensors and asset watchers. The Airflow triggers of pods are in ``compute/kubernetes``."""

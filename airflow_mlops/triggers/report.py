@@ -1,4 +1,4 @@
-"""``MonitorReportTrigger``, which watches for new monitoring reports."""
+"""``MonitorReportTrigger``, an Airflow trigger that fires for new monitoring reports."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Airflow fetches the events of a trigger about once a second. Events count as delivered after this many seconds.
+# Airflow fetches the events of an Airflow trigger about once a second. Events count as delivered after these seconds.
 _DELIVERY = 5.0
-# A check takes less time than this from its start to its report.
+# A check by MonitorOperator is assumed to take less time than this from its start to its report.
 _HORIZON = timedelta(days=7)
 
 
 class MonitorReportTrigger(BaseEventTrigger):
-    """Fires for each new monitoring report on a model. For use in an ``AssetWatcher``.
+    """An Airflow trigger for an ``AssetWatcher`` that fires an event for each new monitoring report on a model.
 
-    A report is new if its window had no report, or was checked again. Reports that exist when the trigger starts for
-    the first time are not new. The fired reports are recorded in the asset state store. A restarted triggerer therefore
-    fires the reports of the meantime, and none twice, except if it stopped in the seconds while an event was delivered.
+    A report is new if its window had no report before, or if the window was checked again. Reports that exist when the
+    Airflow trigger starts for the first time are not new. The reports that were fired are recorded in the asset state
+    store. Therefore a restarted triggerer fires the reports that were written in the meantime, and fires no report
+    twice. The only exception is a triggerer that stops during the few seconds in which an event is delivered.
 
-    The payload of the event has ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created`` and
-    ``report_url``.
+    The payload of the event has the fields ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created``
+    and ``report_url``.
 
     :param model: name of the registered model
-    :param decisions: the decisions to fire for, of ``healthy``, ``watch`` and ``retrain``; by default all
+    :param decisions: the decisions for which to fire, a subset of ``healthy``, ``watch`` and ``retrain``; by default
+        all
     :param store: URL of the artifact store; by default ``[mlops] artifacts`` of the triggerer
     :param poke_interval: seconds between two checks
     :raises SpecError: ``decisions`` is empty or has an unknown decision
@@ -56,7 +58,7 @@ class MonitorReportTrigger(BaseEventTrigger):
         if isinstance(decisions, str) or not decisions or not {*decisions} <= {*get_args(Decision)}:
             raise SpecError(f"decisions={decisions!r} must be a non-empty list of {', '.join(get_args(Decision))}.")
         self.model = model
-        # Sorted, because Airflow runs equal triggers only once.
+        # Sorted, because Airflow runs Airflow triggers with equal arguments only once.
         self.decisions = sorted({*decisions})
         self.store = store
         self.poke_interval = poke_interval
@@ -93,13 +95,13 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
     async def _load_fired(self) -> dict[str, str] | None:
-        """The times of the checks whose reports were fired, by key of the report. ``None`` at the first start."""
+        """Return the creation times of the reports that were fired, by key of the report. ``None`` at the first start."""
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]
             except ValueError:
                 self.log.warning(
-                    "Several assets share this watcher: reports that arrive while no triggerer runs are missed."
+                    "Several assets share this watcher. Therefore reports that are written while no triggerer runs are missed."
                 )
                 self.asset_state_store = None
         return None
@@ -110,7 +112,7 @@ class MonitorReportTrigger(BaseEventTrigger):
 
 
 class _Reports:
-    """The reports on a model. A report is read again only if its file changes."""
+    """Reads the monitoring reports on a model. A report is read again only if its file has changed."""
 
     def __init__(self, store: str, model: str) -> None:
         self._url = store
@@ -129,7 +131,7 @@ class _Reports:
         return self._store.url_of(archive.page(key))
 
     def changed(self) -> dict[str, ReportSummary]:
-        """The reports that are new or have changed since the last call, by key. The first call returns all.
+        """Return the reports that are new or have changed since the last call, by key. The first call returns all.
 
         :raises StoreError: the store cannot be read
         """
@@ -157,7 +159,7 @@ def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
 
 
 def _recent(fired: dict[str, str]) -> dict[str, str]:
-    """The part of the record that is still needed: no report is later than the horizon."""
+    """Remove reports that are too old to be confused with a new report, see :data:`_HORIZON`."""
     return {key: created for key, created in fired.items() if datetime.fromisoformat(created) >= _oldest(fired)}
 
 

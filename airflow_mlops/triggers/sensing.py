@@ -1,4 +1,4 @@
-"""The triggers of the sensors."""
+"""The Airflow triggers of the sensors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
 
 
 class SensingTrigger(BaseTrigger):
-    """Fires when the condition of a sensor is met, or when the check fails.
+    """An Airflow trigger that fires when the condition of a sensor is met, or when a check fails.
 
-    The event has the sensor's ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and its
-    ``message``.
+    If the condition is met, the payload of the event has the field ``result``. If a check fails, it has the fields
+    ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``.
 
-    :param spec: the sensor's spec as JSON
+    :param spec: the spec of the sensor as JSON
     :param poke_interval: seconds between two checks
     """
 
@@ -34,7 +34,7 @@ class SensingTrigger(BaseTrigger):
 
     @abstractmethod
     async def check(self) -> dict[str, Any] | None:
-        """The result if the condition is met, else ``None``."""
+        """Check the condition once. Return the result if it is met, otherwise ``None``."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         event: dict[str, Any]
@@ -48,8 +48,10 @@ class SensingTrigger(BaseTrigger):
 
 
 class ModelHealthTrigger(SensingTrigger):
-    """Waits for a report on a model.
+    """The Airflow trigger of ModelHealthSensor, which waits for a monitoring report on a model.
 
+    :param spec: the spec of the sensor as JSON
+    :param poke_interval: seconds between two checks
     :param store: URL of the artifact store
     """
 
@@ -74,10 +76,10 @@ class ModelHealthTrigger(SensingTrigger):
 
 
 class FeatureFreshnessTrigger(SensingTrigger):
-    """Waits until features are materialized.
+    """The Airflow trigger of FeatureFreshnessSensor, which waits until features are materialized.
 
-    Each check runs in a process of its own, because importing Feast would block the other triggers for seconds and
-    keep its memory.
+    Each check runs in a separate process, because importing Feast in the triggerer would block other Airflow triggers
+    for seconds and occupy memory permanently.
     """
 
     async def check(self) -> dict[str, Any] | None:
@@ -95,7 +97,7 @@ class FeatureFreshnessTrigger(SensingTrigger):
                 child.kill()
         if child.returncode:
             last = err.decode(errors="replace").strip().rpartition("\n")[2]
-            raise ComputeError(f"The Feast registry of {self.spec['repo']} cannot be read: {last}")
+            raise ComputeError(f"The Feast registry of the repository {self.spec['repo']!r} cannot be read: {last}")
         answer = json.loads(out.strip().rpartition(b"\n")[2])
         if "error" in answer:
             raise by_name(answer["error"])(answer["message"])

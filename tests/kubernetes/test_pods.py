@@ -103,8 +103,8 @@ def test_next_try_gets_more_memory_after_out_of_memory(cluster, run_probe, count
     assert run.states() == {"probe": "success"}
     assert run.xcom("probe")["runs"] == 2
     assert "OOMKilled" in logged, logged
-    assert "the limit is 256Mi" in logged
-    assert "2 times the memory" in logged
+    assert "The limit is 256Mi" in logged
+    assert "2 times Pod(memory=...)" in logged
 
 
 def test_out_of_memory_is_a_final_error_if_memory_does_not_grow(cluster, run_probe, counter, capfd):

@@ -377,7 +377,7 @@ def test_node_without_enough_memory_is_named_although_node_0_failed_too(cluster,
 
     with playing(trainer, act):
         run = train(nodes(cluster, grow_memory=2, memory="64Mi"), "retries=0")
-    failed(run, capfd.readouterr().out, "MemoryLimitError", "the limit is 64Mi", "2 times the memory")
+    failed(run, capfd.readouterr().out, "MemoryLimitError", "The limit is 64Mi", "2 times Pod(memory=...)")
 
 
 @MODES
@@ -401,7 +401,7 @@ def test_job_that_a_user_deletes_is_submitted_again_by_the_retry(cluster, traine
 @MODES
 def test_job_that_no_controller_starts_fails_after_schedule_timeout(cluster, trainer, train, deferrable, capfd):
     run = train(nodes(cluster, deferrable=deferrable, schedule_timeout=4))
-    failed(run, capfd.readouterr().out, "has no pod after schedule_timeout (4 s)", "'torch-distributed'")
+    failed(run, capfd.readouterr().out, "has no pod after schedule_timeout= (4 s)", "'torch-distributed'")
     trainer.wait_until_empty()
 
 

@@ -1,1 +1,1 @@
-"""Everything that knows Kubernetes: the description ``Pod``, its manifest, the operator that runs it, and failures."""
+"""``run_on=Pod(...)``: the description of a pod, its manifest, the operator that runs it, and the analysis of failures."""

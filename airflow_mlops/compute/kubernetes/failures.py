@@ -1,4 +1,4 @@
-"""Why a pod failed, in one sentence, from the state of the pod that Kubernetes reports."""
+"""Errors that explain why a pod failed, derived from the state of the pod in the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from airflow_mlops.core.errors import (
     SpecError,
 )
 
-# A container that waits for one of these reasons never starts, although Kubernetes keeps trying.
+# A container with one of these waiting reasons never starts, although Kubernetes keeps trying.
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _COMMAND = ("StartError", "ContainerCannotRun")
-# How long a container may lack its configuration: a Secret may be created at the same time as the pod that uses it.
+# A container may lack its configuration for this time, because a Secret may be created at the same time as its pod.
 CONFIG_PATIENCE_SECONDS = 5.0
-# A process that used this share of its memory limit and then got SIGKILL most likely ran out of memory.
+# A process that used at least this share of its memory limit and then got SIGKILL most likely ran out of memory.
 _OOM_SHARE = 0.97
 
 
 def cannot_be_pulled(pod: Json) -> MLOpsError | None:
-    """The error for an image that cannot be pulled, or ``None``."""
+    """Return an error if an image of the pod cannot be pulled, otherwise ``None``."""
     for status, reason, message in _waiting(pod):
         if reason in _IMAGE:
             return ImageError(
                 f"Image {status.get('image')!r} cannot be pulled ({reason}: {message}): check its name and tag, and that "
-                "the namespace has a secret for its registry (image_pull_secrets)."
+                "the namespace has a Secret for the image registry (image_pull_secrets=)."
             )
     return None
 
 
 def cannot_be_configured(pod: Json) -> MLOpsError | None:
-    """The error for a container that cannot be created, or ``None``."""
+    """Return an error if a container of the pod cannot be created, otherwise ``None``."""
     for status, reason, message in _waiting(pod):
         if reason in _CONFIG:
             return SpecError(
                 f"Container {status.get('name')!r} cannot be started ({reason}: {message}): correct Pod(...), or create "
-                "the missing object in the namespace."
+                "the object that the message names in the namespace of the pod."
             )
     return None
 
 
 def never_starts(pod: Json) -> MLOpsError | None:
-    """The error for a pod that will never start, or ``None``."""
+    """Return an error if the pod will never start, otherwise ``None``."""
     return cannot_be_pulled(pod) or cannot_be_configured(pod)
 
 
@@ -70,7 +70,7 @@ def failure(pod: Json | None, container: str, warnings: list[str], error: str) -
     :param error: the message of the error that KubernetesPodOperator raised
     """
     if pod is None:
-        return ComputeError(f"The pod could not be read: {_line(error, 0)}")
+        return ComputeError(f"The state of the pod could not be read from Kubernetes: {_line(error, 0)}")
     name, status = pod["metadata"]["name"], pod.get("status", {})
     if found := never_starts(pod):
         return found
@@ -79,20 +79,26 @@ def failure(pod: Json | None, container: str, warnings: list[str], error: str) -
         return _exit(pod, container, ended)
     reason = status.get("reason")
     if reason == "DeadlineExceeded":
-        return ComputeError(f"Pod {name} ran longer than active_deadline allows, and Kubernetes ended it.")
+        return ComputeError(
+            f"Pod {name!r} ran longer than Pod(active_deadline=...) allows, and Kubernetes ended it: increase the deadline."
+        )
     if reason:
-        return ComputeError(f"Pod {name} was ended by the cluster: {reason}: {status.get('message', '')}".rstrip(": "))
+        return ComputeError(
+            f"Pod {name!r} was ended by the cluster: {reason}: {status.get('message', '')}".rstrip(": ")
+        )
     if unscheduled := _unscheduled(pod):
-        return NoCapacityError(f"Pod {name} got no node within schedule_timeout: {unscheduled}")
+        return NoCapacityError(
+            f"Pod {name!r} was not scheduled to a node within Pod(schedule_timeout=...): {unscheduled}"
+        )
     if status.get("phase") == "Pending":
         last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
-        return ComputeError(f"Pod {name} on node {_node(pod)} did not start within startup_timeout.{last}")
+        return ComputeError(f"Pod {name!r} on node {_node(pod)!r} did not start within Pod(startup_timeout=...).{last}")
     if pod["metadata"].get("deletionTimestamp") or "not found" in error.lower():
         return ComputeError(
-            f"Pod {name} was deleted while it ran, by a user or because its node {_node(pod)} was drained. The next try "
-            "starts a new pod; training continues from its last checkpoint."
+            f"Pod {name!r} was deleted while it ran, by a user or because its node {_node(pod)!r} was drained. The next try "
+            "starts a new pod, and training continues from its last checkpoint."
         )
-    return ComputeError(f"The connection to pod {name} was lost before it ended: {_line(error, 0)}")
+    return ComputeError(f"The connection to pod {name!r} was lost before the pod ended: {_line(error, 0)}")
 
 
 def refused(status: int, body: str, namespace: str) -> MLOpsError:
@@ -107,21 +113,21 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
     except (ValueError, AttributeError):
         message = body
     if status == 403 and "exceeded quota" in message:
-        return NoCapacityError(f"The quota of namespace {namespace!r} is used up: {message}")
+        return NoCapacityError(f"The resource quota of namespace {namespace!r} is used up: {message}")
     if status in (401, 403):
         found: MLOpsError = ComputeError(
-            f"Kubernetes refuses the request in namespace {namespace!r}: {message}. Grant Airflow the Role "
-            "in the page 'Running on Kubernetes'."
+            f"Kubernetes refuses the request in namespace {namespace!r}: {message}. Grant Airflow the Role from the "
+            "documentation page 'Running on Kubernetes'."
         )
         found.retryable = False
         return found
     if status in (400, 404, 422):
         return SpecError(f"Kubernetes does not accept the pod: {message}")
-    return ComputeError(f"The Kubernetes API answers {status}: {message}")
+    return ComputeError(f"The Kubernetes API answers with HTTP status {status}: {message}")
 
 
 def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
-    """The error for a container that ended with an exit code other than 0."""
+    """Return the error for a container that ended with an exit code other than 0."""
     name, code, reason = pod["metadata"]["name"], ended.get("exitCode"), ended.get("reason")
     text = str(ended.get("message") or "")
     reported = termination.parse(text)
@@ -129,28 +135,28 @@ def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
     limit = _memory_limit(pod, container)
     if reason == "OOMKilled" or (code == 137 and limit and (peak or 0) > _OOM_SHARE * in_bytes(limit)):
         return MemoryLimitError(
-            f"The step needed more memory than its pod {name} may use, and was ended (OOMKilled): the limit is "
-            f"{limit or 'that of its node'}, its last known use was {_mib(peak)}. Increase Pod(memory=...), or let retries "
-            "request more with Pod(grow_memory=2)."
+            f"The step exceeded the memory limit of its pod {name!r} and was ended (OOMKilled). The limit is "
+            f"{limit or 'the memory of the node'}, and the last known memory use was {_mib(peak)}. Increase "
+            "Pod(memory=...), or let retries request more memory with Pod(grow_memory=2)."
         )
     if reason in _COMMAND or code in (126, 127):
         return ImageError(
-            f"Image {_image(pod, container)!r} cannot run the step ({text or f'exit code {code}'}): it needs "
-            "Python as `python` and airflow-mlops with the step's extras; see docker/."
+            f"Image {_image(pod, container)!r} cannot run the step ({text or f'exit code {code}'}): use an image that has "
+            "the command `python` and airflow-mlops with the extras of the step, such as the images in docker/."
         )
     if (error := termination.error_in(reported)) is not None:
         return error
     if not reported and "No module named" in text:
         return ImageError(f"Image {_image(pod, container)!r} lacks a module that the step needs: {_line(text, -1)}")
     if code == 143 or (code == 137 and pod["metadata"].get("deletionTimestamp")):
-        return ComputeError(f"Pod {name} was ended while it ran, by a user or because its node was drained.")
+        return ComputeError(f"Pod {name!r} was ended while it ran, by a user or because its node was drained.")
     cause = f" ({reason})" if reason else ""
     last = "" if reported else _line(text, -1)
-    return ComputeError(f"Pod {name} ended with exit code {code}{cause}: {last}".rstrip(": "))
+    return ComputeError(f"Pod {name!r} ended with exit code {code}{cause}: {last}".rstrip(": "))
 
 
 def facts(pod: Json, container: str) -> dict[str, str]:
-    """The names of the pod, its node and its image, and the digest of the image."""
+    """Return the names of the pod, its node and its image, and the digest of the image."""
     status: Json = next((item for item in _statuses(pod) if item.get("name") == container), {})
     found = {
         "pod": f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}",
@@ -199,6 +205,6 @@ def _node(pod: Json) -> str:
 
 
 def _line(text: str, position: int) -> str:
-    """One line of ``text``, which may be empty; blank lines do not count."""
+    """Return the non-blank line of ``text`` at ``position``, or an empty string if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[position] if lines else "")[:500]

@@ -1,4 +1,7 @@
-"""More memory for the next try of a task whose pod was ended by OOMKilled. The task's state store keeps the factor."""
+"""Memory growth after OOMKilled: the next try of the task requests more memory.
+
+The task state store keeps the factor by which the memory grows.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ _STATE = "mlops_memory_factor"
 
 
 def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsError:
-    """After a :class:`MemoryLimitError`, let the next try of the task request ``factor`` times as much memory.
+    """Let the next try of the task request ``factor`` times as much memory if ``error`` is a :class:`MemoryLimitError`.
 
-    :param factor: ``grow_memory`` of the pod; 1 changes nothing
-    :return: the error for the task to fail with; it is retryable if the next try gets more memory
+    :param error: the error of the pod
+    :param factor: the parameter ``grow_memory`` of the pod; 1 means that the memory does not grow
+    :return: the error with which the task fails. It is retryable if the next try requests more memory
     """
     if not isinstance(error, MemoryLimitError) or factor <= 1:
         return error
@@ -24,11 +28,11 @@ def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsErro
     states = context.get("task_state_store")
     if states is not None:
         states.set(_STATE, total)
-    return MemoryLimitError(f"{error} The next try requests {total:g} times the memory.", grows=True)
+    return MemoryLimitError(f"{error} The next try requests {total:g} times Pod(memory=...).", grows=True)
 
 
 def memory_factor(context: Context) -> float:
-    """By how much the memory in the pod's description is multiplied for this try."""
+    """Return the factor by which the memory of the pod is multiplied in this try; 1 without an OOMKilled try before."""
     states = context.get("task_state_store")
     factor = states.get(_STATE) if states is not None else None
     return float(factor) if isinstance(factor, (int, float)) else 1.0

@@ -1,4 +1,4 @@
-"""KubernetesPodOperator for one step. Importing this module imports the Kubernetes client."""
+"""A KubernetesPodOperator that runs one step. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class StepPodOperator(KubernetesPodOperator):
     """Starts the pod of one step, or finds the pod that an earlier try started, and waits for its end.
 
-    :param grow_memory: by how much the memory grows after the pod was OOMKilled
+    :param grow_memory: factor by which the memory grows in the next try after the pod was OOMKilled
     """
 
     def __init__(self, *, grow_memory: float, **kwargs: Any) -> None:
@@ -42,9 +42,9 @@ class StepPodOperator(KubernetesPodOperator):
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context) -> StepPodOperator:
-        """Create the operator that runs ``call`` in ``pod`` on behalf of the task of ``context``.
+        """Create the operator that runs ``call`` in ``pod`` for the task of ``context``.
 
-        :raises SpecError: the template cannot be read, or the pod has fields that Kubernetes does not know
+        :raises SpecError: the pod template cannot be read, or the pod has fields that Kubernetes does not know
         """
         task = context["task"]
         manifest = step_manifest(pod, read_template(pod.pod_template_file, context), call, context)
@@ -75,7 +75,7 @@ class StepPodOperator(KubernetesPodOperator):
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
         """Start or find the pod and wait for its end.
 
-        :param event: the payload of the trigger's event, to continue after a deferral
+        :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
         """
         try:
             if event is not None:
@@ -89,8 +89,8 @@ class StepPodOperator(KubernetesPodOperator):
             raise
 
     def _without_waiting(self, event: dict[str, Any]) -> dict[str, Any]:
-        # After an event "error" KubernetesPodOperator waits for the end of the pod, even of one that never starts. After
-        # "timeout" it does not.
+        # After an event with status "error", KubernetesPodOperator waits for the end of the pod, even if the pod never
+        # starts. After "timeout" it does not wait.
         if event["status"] == "error":
             with suppress(ApiException):
                 pod = self.hook.get_pod(event["name"], event["namespace"])
@@ -115,7 +115,7 @@ class StepPodOperator(KubernetesPodOperator):
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
-            # 409: the pod exists. A first request created it, its response was lost, and the request was repeated.
+            # Status 409 means that the pod exists. The response to a first request was lost, and the request was repeated.
             if error.status != 409:
                 raise
             metadata = pod_request_obj.metadata
@@ -124,7 +124,7 @@ class StepPodOperator(KubernetesPodOperator):
     def _get_pod_from_task_state_store(self, context: Context) -> V1Pod | None:
         pod = super()._get_pod_from_task_state_store(context)
         if pod is not None and (pod.metadata.labels or {}).get(CALL_LABEL) != self.labels[CALL_LABEL]:
-            self.log.info("Pod %s belongs to another call and is deleted.", pod.metadata.name)
+            self.log.info("Pod %s belongs to an earlier call of this task and is deleted.", pod.metadata.name)
             self.pod_manager.delete_pod(pod)
             return None
         return pod
@@ -135,24 +135,24 @@ class StepPodOperator(KubernetesPodOperator):
         self._look_at(pod)
         pending = self._last_seen is not None and self._last_seen["status"].get("phase") == "Pending"
         if pending and self.on_finish_action != "keep_pod":
-            # Nothing runs in the pod, so it needs no time to end. With a grace period, the kubelet would keep the pod while
-            # it tries to pull its image.
+            # Nothing runs in the pod, so it needs no time to end. With a grace period, the kubelet would keep the pod as
+            # long as it tries to pull the image.
             with suppress(ApiException):
                 self.client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
                 return True
         return bool(super().process_pod_deletion(pod, reraise=reraise))
 
     def _look_at(self, pod: V1Pod) -> None:
-        """Remember the state of the pod, which explains a failure, before the pod is deleted."""
+        """Save the state of the pod, which explains a failure, before the pod is deleted."""
         seen = pod
         try:
             seen = self.pod_manager.read_pod(pod)
             events = self.pod_manager.read_pod_events(pod).items
             self._warnings = [f"{event.reason}: {event.message}" for event in events if event.type == "Warning"]
-        except Exception as error:  # noqa: BLE001 - the state seen before has to do
+        except Exception as error:  # noqa: BLE001 - the state that was passed in is used instead
             self.log.debug("Pod %s cannot be read: %s", pod.metadata.name, error)
         self._last_seen = ApiClient().sanitize_for_serialization(seen)
 
     def facts(self) -> dict[str, str]:
-        """The names of the pod, its node and its image, and the digest of the image."""
+        """Return the names of the pod, its node and its image, and the digest of the image."""
         return failures.facts(self._last_seen, self.base_container_name) if self._last_seen is not None else {}

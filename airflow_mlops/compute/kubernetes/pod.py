@@ -17,41 +17,43 @@ from airflow_mlops.core.errors import SpecError
 
 @dataclass(kw_only=True)
 class Pod(Compute):
-    """Runs the step in a pod of its own, by means of KubernetesPodOperator.
+    """Runs each step in a separate Kubernetes pod, by means of KubernetesPodOperator.
 
-    The image contains Python and the same version of ``airflow-mlops`` with the extras of the step; it does not need
-    Airflow (``docker/`` builds such an image). The step reads Airflow connections from environment variables named
-    ``AIRFLOW_CONN_<ID>``: list the Secrets that contain them in ``env_from``. The result is written to the artifact store,
-    which the Airflow worker and the pod must both reach.
+    The image must contain Python and the same version of ``airflow-mlops`` with the extras of the step, but not Airflow
+    (``docker/`` builds such an image). The step reads Airflow connections from environment variables named
+    ``AIRFLOW_CONN_<ID>``. List the Secrets that contain these variables in ``env_from``. The result is written to the
+    artifact store, which the Airflow worker and the pod must both reach.
 
     Fields that Kubernetes defines (``tolerations``, ``affinity``, ``volumes``, ...) take the same values as in a pod's
     YAML, or objects of the Kubernetes client. All of them are templated.
 
-    :param image: the image; optional if the template names one
-    :param nodes: number of nodes. With more than one, Kubeflow Trainer runs a TrainJob in which each node is such a pod,
+    :param image: name of the container image; optional if the pod template names an image
+    :param nodes: number of nodes. With more than one node, Kubeflow Trainer runs a TrainJob with one such pod per node,
         and a TorchTrainer trains on all of them together
     :param runtime: name of the ClusterTrainingRuntime for the TrainJob
     :param gpus: number of GPUs of each node
-    :param gpu_resource: the cluster's name for a GPU (``amd.com/gpu``, ``nvidia.com/mig-1g.5gb``)
-    :param cpu: CPUs to request, as in ``2`` or ``"500m"``; with GPUs also the limit
-    :param memory: memory to request, which is also the limit, as in ``"8Gi"``. Half of it may be shared memory
+    :param gpu_resource: resource name of a GPU in the cluster, such as ``amd.com/gpu`` or ``nvidia.com/mig-1g.5gb``
+    :param cpu: CPUs to request, such as ``2`` or ``"500m"``; with GPUs, this is also the limit
+    :param memory: memory to request, such as ``"8Gi"``, which is also the limit. Half of it may be shared memory
         (``/dev/shm``)
-    :param grow_memory: after the pod was OOMKilled, the next try requests this many times the memory
-    :param namespace: by default the namespace of the Airflow connection
-    :param service_account: for workload identity. The pod gets a token only if a service account is named
+    :param grow_memory: factor by which the memory is multiplied in the next try after the pod was OOMKilled
+    :param namespace: namespace of the pod; by default the namespace of the Airflow connection
+    :param service_account: name of the service account, for workload identity. The pod gets a token only if a service
+        account is named
     :param env: environment variables that are not secret
     :param env_from: names of Secrets whose keys become environment variables, or ``envFrom`` entries of Kubernetes
-    :param secrets: maps environment variables to keys of Secrets, written as ``"secret/key"``
-    :param pod_template_file: YAML of a pod to start from. The fields of this object take precedence over it
+    :param secrets: names of environment variables, mapped to keys of Secrets, which are written as ``"secret/key"``
+    :param pod_template_file: path of a YAML file with a pod to start from. The fields of this object take precedence
     :param image_pull_secrets: names of Secrets with credentials for image registries
     :param active_deadline: seconds after which Kubernetes ends the pod
-    :param schedule_timeout: seconds to wait until the pod has a node
-    :param startup_timeout: seconds to wait from then until its container runs, which includes pulling the image
-    :param termination_grace: seconds between SIGTERM and SIGKILL, for a last checkpoint
-    :param on_finish: which pods are deleted when they have ended
-    :param deferrable: wait in the triggerer, without a worker slot; by default ``[operators] default_deferrable``
+    :param schedule_timeout: seconds within which the pod must be scheduled to a node
+    :param startup_timeout: seconds from scheduling within which the container must run, including the image pull
+    :param termination_grace: seconds between SIGTERM and SIGKILL, in which a training can write a last checkpoint
+    :param on_finish: what happens to a finished pod: ``delete_pod``, ``delete_succeeded_pod`` or ``keep_pod``
+    :param deferrable: whether the task waits in the triggerer, without a worker slot; by default ``[operators]
+        default_deferrable``
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
-    :raises SpecError: a field is invalid, or a TrainJob does not have it
+    :raises SpecError: a field is invalid, or is set with ``nodes`` greater than 1 although TrainJobs do not support it
     """
 
     image: str | None = None
@@ -114,24 +116,34 @@ class Pod(Compute):
 
     def __post_init__(self) -> None:
         if not self.image and not self.pod_template_file:
-            raise SpecError("Pod(...) needs an image, or a pod_template_file that names one.")
+            raise SpecError("Pod(...) has no image: set image=, or a pod_template_file= that names an image.")
         if self.nodes < 1:
-            raise SpecError(f"Pod(nodes={self.nodes}) is invalid: use one node or more.")
+            raise SpecError(f"Pod(nodes={self.nodes}) is invalid: set nodes= to 1 or more.")
         if self.grow_memory < 1:
-            raise SpecError(f"Pod(grow_memory={self.grow_memory}) is invalid: 1 keeps the memory, 2 doubles it.")
+            raise SpecError(
+                f"Pod(grow_memory={self.grow_memory}) is invalid: set grow_memory= to 1, which keeps the memory, or more. "
+                "For example, 2 doubles the memory after each try that was OOMKilled."
+            )
         for name, value in self.secrets.items():
             if not isinstance(value, str) or value.count("/") != 1:
-                raise SpecError(f"Pod(secrets={{{name!r}: ...}}) needs a Secret and its key, written as 'secret/key'.")
+                raise SpecError(
+                    f"Pod(secrets={{{name!r}: ...}}) is invalid: write the value as 'secret/key', the name of a Secret and "
+                    "one of its keys."
+                )
         if self.memory and "{{" not in self.memory and not is_amount(self.memory):
-            raise SpecError(f"Pod(memory={self.memory!r}) is not an amount of memory: write '512Mi' or '8Gi'.")
+            raise SpecError(
+                f"Pod(memory={self.memory!r}) is not an amount of memory: write a number with a unit, such as '512Mi' or "
+                "'8Gi'."
+            )
         if self.nodes > 1:
-            # Raises for fields that a TrainJob does not have.
+            # Building the TrainJob raises an error for fields that TrainJobs do not support.
             self.train_job(self.manifest({}), {})
 
     def serialize(self) -> Json:
-        """Return the manifest, which Airflow shows as the task's rendered field ``run_on``.
+        """Return the manifest of the pod or TrainJob, which Airflow shows as the rendered field ``run_on`` of the task.
 
-        Environment variables are shown as a mapping, in which Airflow masks values by the names of their keys.
+        Environment variables are shown as a mapping, because Airflow then masks secret values by the names of their
+        keys.
         """
         shown = self.manifest({})
         containers = shown["spec"]["containers"]
@@ -145,9 +157,10 @@ class Pod(Compute):
         return shown
 
     def manifest(self, template: Json) -> Json:
-        """Return the pod as JSON: the defaults, then the template, then the fields of this object.
+        """Return the manifest of the pod. The pod template overrides the defaults, and the fields of this object
+        override the template.
 
-        :param template: the content of the template, or an empty object
+        :param template: content of the pod template; empty without a template
         """
         name = main_container(template)
         pod = merge(merge(self._defaults(name), template), self._overrides(name))
@@ -155,19 +168,20 @@ class Pod(Compute):
         return pod
 
     def train_job(self, manifest: Json, template: Json) -> Json:
-        """Return the TrainJob that runs the pod on each of the nodes.
+        """Return the manifest of the TrainJob that runs the pod on each node.
 
-        :param manifest: the result of :meth:`manifest` for ``template``, possibly with additions
-        :raises SpecError: the pod has a field that a TrainJob does not have
+        :param manifest: manifest of the pod from :meth:`manifest`, possibly with additions
+        :param template: content of the pod template; empty without a template
+        :raises SpecError: the pod has a field that TrainJobs do not support
         """
         explicit = {*template.get("spec", {}), *self._overrides(main_container(template))["spec"]}
         return train_job(manifest, self.nodes, self.runtime, defaults={*manifest["spec"]} - explicit)
 
     def executor_config(self) -> dict[str, Any]:
-        """Return the ``executor_config`` that gives a task of any operator the same resources under KubernetesExecutor.
+        """Return an ``executor_config`` that gives a task of any operator the same resources under KubernetesExecutor.
 
-        Image, command, service account and security context remain those of Airflow. This method imports the Kubernetes
-        client, also when a DAG file calls it.
+        Image, command, service account and security context stay as configured for the executor. This method imports
+        the Kubernetes client, even when a DAG file calls it.
         """
         from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
@@ -188,7 +202,7 @@ class Pod(Compute):
         )
 
     def _overrides(self, container: str) -> Json:
-        """The fields that this object sets, as the manifest of a pod."""
+        """Return the manifest of a pod with only the fields that this object sets."""
         env: list[Json] = [{"name": key, "value": str(value)} for key, value in self.env.items()]
         env += [{"name": key, "valueFrom": _secret_key(reference)} for key, reference in self.secrets.items()]
         container_fields = {
@@ -222,7 +236,7 @@ class Pod(Compute):
         if self.cpu is not None:
             requests["cpu"] = str(self.cpu)
         if self.gpus:
-            # CPUs are reserved too, so that a GPU never waits for them: that takes requests equal to limits.
+            # Requests equal to limits reserve the CPUs, so that a GPU never waits for them.
             limits = requests = {**requests, self.gpu_resource: str(self.gpus)}
         return {"limits": limits, "requests": requests}
 

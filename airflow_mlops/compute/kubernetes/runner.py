@@ -1,4 +1,4 @@
-"""Runs a step in the cluster: in one pod, or in a TrainJob if ``Pod(nodes=...)`` is more than one."""
+"""The runner for ``Pod``: runs a step in one pod, or in a TrainJob if ``nodes`` is greater than 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Workload(Protocol):
-    """What runs in the cluster: a pod or a TrainJob."""
+    """A pod or a TrainJob that runs a step in the cluster."""
 
     def watch(self, context: Context, event: dict[str, Any] | None) -> None: ...
 
@@ -37,7 +37,7 @@ class KubernetesRunner(Runner[Pod]):
         from airflow_mlops.stages.calls import write_call
 
         if (finished := read_result(ArtifactStore(call.store), call.key)) is not None:
-            self.log.info("An earlier try finished this step; its result is used and no pod starts.")
+            self.log.info("An earlier try finished this step. Its result is returned, and no pod is started.")
             return finished
         write_call(call)
         return self._watch(call, context, None)
@@ -58,17 +58,17 @@ class KubernetesRunner(Runner[Pod]):
         except TaskDeferred:
             raise
         except Exception as error:
-            # A stored result counts: only the pod, its log or the connection to the cluster was lost.
+            # If the result is stored, the step succeeded. Only the pod, its log or the connection to the cluster was lost.
             result = read_result(store, call.key)
             if result is None:
                 raise workload.failure(error, context) from error
-            self.log.warning("The step finished, but an error followed: %s", error)
+            self.log.warning("The step succeeded, but this error followed: %s", error)
             return result
         result = read_result(store, call.key)
         if result is None:
             raise ComputeError(
-                f"The pod ended without an error but left no result in {call.store}: "
-                "check that it reaches the same artifact store."
+                f"The pod ended without an error, but its result is not in the artifact store {call.store}: check that the "
+                "pod can reach this store."
             )
         return result
 

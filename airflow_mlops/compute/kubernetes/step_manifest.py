@@ -23,24 +23,27 @@ if TYPE_CHECKING:
 
     from airflow_mlops.core.calls import StepCall
 
-# A retry finds the running pod by this label. A cleared task has another key, so it does not find the pod of before.
+# A retry finds the running pod by this label. A cleared task has a new key, so it does not find its earlier pod.
 CALL_LABEL = "airflow-mlops/call"
 
 
 def call_id(call: StepCall) -> str:
-    """The value of ``CALL_LABEL``: the same for every try of a task."""
+    """Return the value of the label ``CALL_LABEL``, which is the same for every try of a task."""
     return fingerprint([call.key])[:16]
 
 
 def task_name(call: StepCall) -> str:
-    """The ids of DAG and task as a name that Kubernetes accepts, of any length."""
+    """Join the ids of DAG and task to a name for Kubernetes objects.
+
+    The name has only characters that Kubernetes allows in names. Its length is not limited, so callers must shorten it.
+    """
     return re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower()).strip("-")
 
 
 def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) -> Json:
     """Return the manifest of the pod that runs ``call``. The pod reads the call from the artifact store.
 
-    :param template: the content of the pod template, or an empty object
+    :param template: content of the pod template; empty without a template
     :raises SpecError: the pod has a field that Kubernetes does not know
     """
     manifest = multiply_memory(pod.manifest(template), memory_factor(context))
@@ -56,8 +59,9 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
 def read_template(path: str | None, context: Context) -> Json:
     """Read a pod template.
 
-    :param path: absolute, or relative to the folder of the DAG file; ``None`` gives an empty object
-    :raises SpecError: the file cannot be read, or is not the YAML of a pod
+    :param path: absolute path, or path relative to the folder of the DAG file; ``None`` without a template
+    :return: the pod as JSON; empty without a template
+    :raises SpecError: the file cannot be read, or does not describe a pod
     """
     if path is None:
         return {}
@@ -67,20 +71,20 @@ def read_template(path: str | None, context: Context) -> Json:
     try:
         found = yaml.safe_load(file.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise SpecError(f"pod_template_file {path!r} cannot be read: {' '.join(str(error).split())}.") from None
+        raise SpecError(f"Pod(pod_template_file={path!r}) cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(found, dict) or found.get("kind", "Pod") != "Pod":
-        raise SpecError(f"pod_template_file {path!r} is not the YAML of one pod (kind: Pod).")
+        raise SpecError(f"Pod(pod_template_file={path!r}) must be a YAML file with one pod (kind: Pod).")
     return found
 
 
 def _check(manifest: Json) -> None:
-    """Check that the Kubernetes client keeps every field; it drops those that it does not know.
+    """Check that the Kubernetes client knows every field. The client drops unknown fields without an error.
 
-    :raises SpecError: naming a field that it drops
+    :raises SpecError: the client drops a field, which the message names
     """
     try:
         known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(manifest))
     except Exception as error:  # noqa: BLE001 - the client raises errors of many types
-        raise SpecError(f"Pod(...) does not describe a pod: {' '.join(str(error).split())}.") from None
+        raise SpecError(f"Pod(...) does not describe a valid pod: {' '.join(str(error).split())}.") from None
     if missing := missing_fields(manifest, known):
-        raise SpecError(f"A pod has no field {missing[0]!r}: correct Pod(...) or its template.")
+        raise SpecError(f"Kubernetes pods have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")

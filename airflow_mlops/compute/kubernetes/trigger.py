@@ -1,4 +1,4 @@
-"""Waits for the pod of a step in the triggerer. Importing this module imports the Kubernetes client."""
+"""The Airflow trigger that waits for the pod of a step. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from airflow_mlops.compute.kubernetes.failures import CONFIG_PATIENCE_SECONDS, c
 
 
 class _FailsEarly:
-    """Fails within seconds if a container cannot be configured, for example because a Secret is missing.
+    """Mixin for pod managers that fails within seconds if a container cannot be configured.
 
-    The managers of the Kubernetes provider wait for ``startup_timeout`` in that case.
+    This happens, for example, if a Secret does not exist. The managers of the Kubernetes provider would wait for
+    ``startup_timeout``.
     """
 
     async def await_pod_start(
@@ -43,15 +44,15 @@ class _FailsEarly:
 
 
 class StepPodManager(_FailsEarly, PodManager):
-    """PodManager that fails early."""
+    """A PodManager that fails early, see :class:`_FailsEarly`."""
 
 
 class _AsyncStepPodManager(_FailsEarly, AsyncPodManager):
-    """AsyncPodManager that fails early."""
+    """An AsyncPodManager that fails early, see :class:`_FailsEarly`."""
 
 
 class StepPodTrigger(KubernetesPodTrigger):
-    """KubernetesPodTrigger that fails early."""
+    """A KubernetesPodTrigger that fails early, see :class:`_FailsEarly`."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.{type(self).__name__}", super().serialize()[1]

@@ -1,4 +1,4 @@
-"""Shared by columns of all kinds."""
+"""The protocol of counters, and helper functions for columns of all kinds."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ Floats = npt.NDArray[np.float64]
 
 
 class Counter(Protocol):
-    """Makes the profile of one column from a stream of values."""
+    """Computes the profile of one column from a stream of values."""
 
     kind: Any
     rows: int
     missing: int
 
     def update(self, name: str, array: pa.Array) -> None:
-        """Count further rows of the column ``name``.
+        """Count further rows of a column.
 
-        :raises SchemaError: ``array`` is of another kind than earlier rows
+        :param name: name of the column, for error messages
+        :param array: the values
+        :raises SchemaError: the kind of ``array`` differs from the kind of earlier rows
         """
 
     def add(self, column: Any) -> None:
-        """Count the rows of ``column``, a profile of the same kind."""
+        """Count the rows of a column profile of the same kind."""
 
     def result(self) -> Any:
-        """The profile of all rows counted so far."""
+        """Return the profile of all rows that were counted."""
 
 
 def plain(data_type: pa.DataType) -> pa.DataType:
-    """The value type of a dictionary type; any other type unchanged."""
+    """Return the value type of a dictionary type. Return any other type unchanged."""
     return data_type.value_type if pa.types.is_dictionary(data_type) else data_type
 
 
 def decoded(array: pa.Array) -> pa.Array:
-    """``array`` with dictionary encoding removed."""
+    """Return ``array`` with dictionary encoding removed."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def as_numpy(array: pa.Array) -> npt.NDArray[Any]:
-    """The numbers of ``array``, which has no missing values, without a copy.
+    """Convert an Arrow array without null values to a NumPy array, without a copy.
 
     ``pyarrow.Array.to_numpy`` and ``pyarrow.array`` import pandas, which costs 40 MB of memory and 0.25 seconds.
     """
@@ -51,10 +53,10 @@ def as_numpy(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def as_arrow(values: npt.NDArray[np.int64]) -> pa.Array:
-    """``values`` as an Arrow array, without a copy and without importing pandas; see :func:`as_numpy`."""
+    """Convert a NumPy array to an Arrow array, without a copy and without importing pandas (see :func:`as_numpy`)."""
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def finite(value: float) -> float | None:
-    """``value``, or ``None`` if JSON cannot hold it (NaN and infinity)."""
+    """Return ``value``, or ``None`` if it is NaN or infinite, which JSON cannot hold."""
     return value if math.isfinite(value) else None

@@ -1,10 +1,11 @@
 """Categorical text columns and boolean columns.
 
-Up to 4,096 distinct values with 32 KiB of text in all, every value is counted exactly. Beyond that, rows are counted by
-the hashes of their values (:mod:`hashing`), and frequent values come from an Apache DataSketches frequent-items sketch,
-whose error is at most 0.4% of the rows. Except for this sketch and the field ``top``, which is derived from it,
-profiles depend on the values alone: the same rows in another order, or profiled in parts that are merged, give the same
-profile byte for byte.
+Every value is counted exactly as long as a column has at most 4,096 distinct values with at most 32 KiB of text in
+total. With more values, rows are counted by the hashes of their values (:mod:`hashing`), and the frequent values come
+from a frequent-items sketch of Apache DataSketches, which has an error of at most 0.4% of the rows.
+
+A profile depends on the values alone, except for this sketch and the field ``top``, which is derived from it. Profiling
+the same rows in a different order, or merging the profiles of subsets, gives the same profile byte for byte.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ from airflow_mlops.profiles.columns.hashing import HashedCounts
 TOP = 50
 _MOST_VALUES, _MOST_TEXT = 4_096, 32_768
 _FREQUENT_LG_K = 10
-# Longest text of a frequent value in the sketch, in characters.
+# Frequent values are cut to this number of characters in the sketch.
 _SHOWN = 100
 
 
 class CategoricalColumn(Model):
-    """A profile of text, or of booleans (values ``true`` and ``false``).
+    """The profile of a text column or of a boolean column (values ``true`` and ``false``).
 
-    :param rows: all rows, missing ones included
-    :param missing: rows without a value
-    :param distinct: number of distinct values; if not all are kept, an estimate with a standard error of 3%
-    :param top: up to 50 frequent values and their rows, most frequent first. If not all values are kept, only values
-        that are certainly frequent, cut to 100 characters
-    :param values: every value and its rows as zlib-compressed JSON in base64; ``None`` if there are too many to keep
-    :param hashed: rows by hash, see :meth:`HashedCounts.packed`; ``None`` if all values are kept
+    :param rows: number of rows, including null rows
+    :param missing: number of null rows
+    :param distinct: number of distinct values; if not all values are kept, an estimate with a standard error of 3%
+    :param top: up to 50 frequent values and their numbers of rows, most frequent first. If not all values are kept, the
+        list has only values that are certainly frequent, cut to 100 characters
+    :param values: every value and its number of rows as zlib-compressed JSON in base64; ``None`` if there are too many
+        values to keep
+    :param hashed: numbers of rows by hash, from :meth:`HashedCounts.packed`; ``None`` if all values are kept
     :param sketch: a DataSketches frequent-strings sketch in base64; ``None`` if all values are kept
     """
 
@@ -54,17 +56,19 @@ class CategoricalColumn(Model):
 
     @property
     def valid(self) -> int:
-        """The number of rows with a value."""
+        """Return the number of rows with a value."""
         return self.rows - self.missing
 
     @property
     def exact(self) -> bool:
-        """Whether the profile keeps every value."""
+        """Return whether the profile keeps every value."""
         return self.values is not None
 
     def counts(self) -> dict[str, int]:
-        """Rows of each value. If not all values are kept: of the frequent ones, with an error of at most
-        :attr:`error`.
+        """Return the number of rows of each value.
+
+        If the profile does not keep all values, only the frequent values are included, and the share of rows of each
+        has an error of at most :attr:`error`.
         """
         if self.values is not None:
             found: dict[str, int] = json.loads(zlib.decompress(base64.b64decode(self.values)))
@@ -73,7 +77,7 @@ class CategoricalColumn(Model):
         return {value: count for value, count, _, _ in every}
 
     def hashes(self) -> HashedCounts:
-        """Rows by the hashes of their values."""
+        """Return the numbers of rows by the hashes of their values."""
         if self.hashed is not None:
             return HashedCounts.unpacked(self.hashed)
         found = HashedCounts()
@@ -81,14 +85,14 @@ class CategoricalColumn(Model):
         return found
 
     def frequent(self) -> Any:
-        """A DataSketches frequent-strings sketch of the values."""
+        """Return a DataSketches frequent-strings sketch of the values."""
         if self.sketch is not None:
             return datasketches.frequent_strings_sketch.deserialize(base64.b64decode(self.sketch))
         return _frequent(self.counts())
 
     @property
     def error(self) -> float:
-        """Upper bound of the error of a value's share of rows; 0 if every value is kept."""
+        """Return the upper bound of the error in the share of rows of a value; 0 if the profile keeps every value."""
         if self.exact:
             return 0.0
         sketch = self.frequent()
@@ -96,7 +100,7 @@ class CategoricalColumn(Model):
 
 
 def category_kind(data_type: pa.DataType) -> Literal["categorical", "boolean"] | None:
-    """The kind of profile of a column of ``data_type``; ``None`` if it is neither text nor boolean."""
+    """Return the kind of profile of a column of ``data_type``; ``None`` if it is neither text nor boolean."""
     data_type = plain(data_type)
     if pa.types.is_boolean(data_type):
         return "boolean"
@@ -106,20 +110,22 @@ def category_kind(data_type: pa.DataType) -> Literal["categorical", "boolean"] |
 
 
 class CategoricalCounter:
-    """Makes the profile of a categorical or boolean column from a stream of values."""
+    """Computes the profile of a categorical or boolean column from a stream of values."""
 
     def __init__(self, kind: Literal["categorical", "boolean"]) -> None:
         self.kind = kind
         self.rows = self.missing = 0
         self.counts: dict[str, int] = {}
         self.text = 0
-        # Set as soon as there are too many values to keep each.
+        # Set as soon as there are too many values to keep all of them.
         self.hashed: HashedCounts | None = None
         self.frequent: Any = None
 
     def update(self, name: str, array: pa.Array) -> None:
         if category_kind(array.type) != self.kind:
-            raise SchemaError(f"Column {name!r} is {self.kind} in earlier rows and {array.type} in later ones.")
+            raise SchemaError(
+                f"Column {name!r} is {self.kind} in earlier rows and {array.type} in later rows: convert it to one type."
+            )
         self.rows += len(array)
         self.missing += array.null_count
         counts = pc.value_counts(decoded(array).drop_null().cast(pa.string()))

@@ -1,9 +1,9 @@
-"""Embedding columns: lists of floating-point numbers of one length.
+"""Embedding columns, in which each row is a list of floating-point numbers.
 
 If two distributions in many dimensions differ, their projections on a random direction differ with probability one (J.
 Cuesta-Albertos, R. Fraiman and T. Ransford, "A Sharp Form of the Cramer-Wold Theorem", Journal of Theoretical
-Probability 20, 2007). Therefore each row's Euclidean norm and its projections on eight random directions are profiled
-as numeric columns. The directions depend on the dimension alone.
+Probability 20, 2007). Therefore the Euclidean norm of each row and its projections on eight random directions are
+profiled as numeric columns. The directions depend on the dimension alone.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
 
 DIRECTIONS = 8
-# A column may mix lengths by mistake, or because the embedding model was replaced. The most frequent ones are kept
-# apart.
+# A column may mix lengths by mistake, or because the embedding model was replaced. The most frequent lengths are profiled
+# separately.
 LENGTHS = 4
-# Components that are processed at once; bounds memory.
+# Number of components that are processed at once, which bounds memory.
 _AT_ONCE = 4_000_000
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Projections(Model):
-    """A profile of the rows with one number of components, all of them finite.
+    """The profile of the embeddings with ``dimension`` components, all of them finite.
 
     :param dimension: the number of components
     :param norm: profile of the Euclidean norms
@@ -43,13 +43,13 @@ class Projections(Model):
 
 
 class EmbeddingColumn(Model):
-    """A profile of embeddings.
+    """The profile of an embedding column.
 
-    :param rows: all rows, missing ones included
-    :param missing: rows without a value
-    :param odd: rows that cannot be used: a component is missing, NaN, infinite or too large for single precision, there
-        are no components, or the length is not among the four most frequent ones
-    :param parts: rows by number of components, the most frequent first; up to four of them
+    :param rows: number of rows, including null rows
+    :param missing: number of null rows
+    :param odd: number of unusable rows. A row is unusable if a component is null, NaN, infinite or too large for single
+        precision, if it has no components, or if its length is not among the four most frequent lengths
+    :param parts: profiles of the usable rows by length, the most frequent length first; at most four
     """
 
     kind: Literal["embedding"] = "embedding"
@@ -60,30 +60,30 @@ class EmbeddingColumn(Model):
 
     @property
     def dimension(self) -> int:
-        """The most frequent number of components; 0 if there are no usable rows."""
+        """Return the most frequent number of components; 0 if there are no usable rows."""
         return self.parts[0].dimension if self.parts else 0
 
     @property
     def valid(self) -> int:
-        """The number of usable rows of this dimension."""
+        """Return the number of usable rows of this dimension."""
         return self.parts[0].norm.valid if self.parts else 0
 
     def with_dimension(self, dimension: int) -> EmbeddingColumn:
-        """The same profile, in which rows of any other dimension count as unusable."""
+        """Return a copy in which rows with a different dimension count as unusable."""
         same = [part for part in self.parts if part.dimension == dimension]
         others = sum(part.norm.rows for part in self.parts if part.dimension != dimension)
         return self.model_copy(update={"parts": same, "odd": self.odd + others})
 
 
 def is_embedding(data_type: pa.DataType) -> bool:
-    """Whether a column of ``data_type`` is profiled as embeddings."""
+    """Return whether a column of ``data_type`` is profiled as embeddings."""
     kinds = pa.types
     lists = kinds.is_fixed_size_list(data_type) or kinds.is_list(data_type) or kinds.is_large_list(data_type)
     return bool(lists and kinds.is_floating(data_type.value_type))
 
 
 class EmbeddingCounter:
-    """Makes the profile of an embedding column from a stream of values."""
+    """Computes the profile of an embedding column from a stream of values."""
 
     kind: Literal["embedding"] = "embedding"
 
@@ -93,7 +93,9 @@ class EmbeddingCounter:
 
     def update(self, name: str, array: pa.Array) -> None:
         if not is_embedding(array.type):
-            raise SchemaError(f"Column {name!r} holds embeddings in earlier rows and {array.type} in later ones.")
+            raise SchemaError(
+                f"Column {name!r} holds embeddings in earlier rows and {array.type} in later rows: convert it to one type."
+            )
         self.rows += len(array)
         self.missing += array.null_count
         rows = array.drop_null()
@@ -109,7 +111,7 @@ class EmbeddingCounter:
         step = max(1, _AT_ONCE // length)
         for start in range(0, len(rows), step):
             some = rows.slice(start, step)
-            # flatten() respects the slice. Missing components become NaN.
+            # flatten() respects the slice. Null components become NaN.
             values = some.flatten().to_numpy(zero_copy_only=False).reshape(len(some), length).astype(np.float64)
             norms = np.sqrt(np.einsum("ij,ij->i", values, values))
             known = norms < _LARGEST
@@ -118,7 +120,7 @@ class EmbeddingCounter:
                 values, norms = values[known], norms[known]
             if not len(values):
                 continue
-            # Rounded to single precision: the order in which BLAS sums products varies.
+            # Rounded to single precision, because the order in which BLAS sums products varies.
             found = np.column_stack([norms, values @ directions(length)]).astype(np.float32)
             for counter, numbers in zip(self._part(length), found.T, strict=True):
                 counter.update(name, pa.array(np.ascontiguousarray(numbers)))
@@ -156,7 +158,7 @@ class EmbeddingCounter:
 
 @lru_cache(maxsize=LENGTHS)
 def directions(dimension: int) -> Floats:
-    """Random unit vectors, shape (dimension, DIRECTIONS), reproducible on every machine."""
+    """Return random unit vectors, shape (dimension, DIRECTIONS), which are the same on every machine."""
     # RandomState is the only NumPy generator with a guaranteed stream.
     drawn = np.random.RandomState(dimension).standard_normal((dimension, DIRECTIONS))
     found: Floats = drawn / np.linalg.norm(drawn, axis=0)

@@ -1,4 +1,4 @@
-"""Counts of columns with too many distinct values to keep: rows by hash bucket, and a sample of values with their rows.
+"""Row counts for columns with too many distinct values to keep: by hash bucket, and for a sample of the values.
 
 The hash of a value is its 64-bit BLAKE2b digest, which is the same on every machine. The sample consists of the values
 with the smallest hashes (bottom-k sampling), so it depends on the set of values alone.
@@ -24,15 +24,15 @@ SAMPLE = 1_024
 
 
 class HashedCounts:
-    """Exact counts that do not depend on the order of rows or parts.
+    """Exact row counts by hash bucket and for a sample of values. They do not depend on the order of the rows.
 
     The largest hash in the sample never grows. A value in the sample has therefore been in it since its first row, and
     its count is exact.
 
-    :ivar hashes: the :data:`SAMPLE` smallest hashes of values, ascending, shape (k,); k is smaller if there are fewer
-        values
-    :ivar counts: rows of each of these values, shape (k,)
-    :ivar buckets: rows by the last six bits of their value's hash, shape (``BUCKETS``,)
+    :ivar hashes: the smallest hashes of values, ascending, shape (k,). Their number k is :data:`SAMPLE`, or the number
+        of distinct values if that is smaller
+    :ivar counts: number of rows of each of these values, shape (k,)
+    :ivar buckets: number of rows by the last six bits of the hash, shape (``BUCKETS``,)
     """
 
     def __init__(self) -> None:
@@ -55,12 +55,12 @@ class HashedCounts:
 
     @property
     def share(self) -> float:
-        """The share of all distinct values that are in the sample, estimated from its largest hash."""
+        """Return the share of all distinct values that are in the sample, estimated from its largest hash."""
         return (int(self.hashes[-1]) + 1) / 2**64 if len(self.hashes) >= SAMPLE else 1.0
 
     @property
     def distinct(self) -> float:
-        """The number of distinct values: exact below :data:`SAMPLE`, with a standard error of 3% above.
+        """Return the number of distinct values. It is exact below :data:`SAMPLE`, and has a standard error of 3% above.
 
         After K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation
         Under Multiset Operations", SIGMOD 2007.
@@ -90,14 +90,14 @@ class HashedCounts:
 
 
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
-    """Rows of two columns for the values in their common sample.
+    """Count the rows of two columns for the values in their common sample.
 
-    :return: the share of all distinct values that are in the common sample, and the rows of each value
+    :return: the share of all distinct values that are in the common sample, and the numbers of rows of each value
     """
     both = HashedCounts()
     for part in (first, second):
         both.add(part)
-    # Every value below the largest common hash is also in the sample of its own column.
+    # Every value whose hash is at most the largest common hash is also in the sample of its own column.
     rows = [np.zeros(len(both.hashes)), np.zeros(len(both.hashes))]
     for counts, part in zip(rows, (first, second), strict=True):
         kept = part.hashes <= both.hashes[-1]

@@ -1,16 +1,16 @@
 """An adaptive histogram that depends on the values alone.
 
-The bits of a double, read as a signed integer, order like the values (after flipping the bits of negative numbers).
-This integer is the *key* of a value. Dropping the last ``s`` bits of a key gives its bin. A *binade* holds the numbers
-of one sign between two neighbouring powers of two. In each binade, ``s`` is the smallest shift that leaves at most as
-many occupied bins as the binade's share of :data:`CAPACITY`. Binades with few distinct values leave the rest of their
-share to the others.
+The bits of a double, read as a signed integer, have the same order as the values (after flipping the bits of negative
+numbers). This integer is called the *key* of the value. Dropping the last ``s`` bits of a key gives its bin. A *binade*
+is the range of numbers of one sign between two neighbouring powers of two. In each binade, ``s`` is the smallest shift
+with which the number of occupied bins does not exceed the binade's share of :data:`CAPACITY`. A binade with few
+distinct values leaves the rest of its share to the other binades.
 
-Error bounds: up to ``CAPACITY`` distinct values, each value has its own bin and everything is exact. Beyond that, the
-bins of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
+With up to ``CAPACITY`` distinct values, each value has its own bin and everything is exact. With more values, the bins
+of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
 
-Further rows only ever join bins, and a joined bin has the rows of both. Bins and counts therefore do not depend on the
-order of rows, on batches, or on how parts are merged.
+Further rows can merge bins but never split them, and a merged bin has the rows of both. Bins and counts therefore do
+not depend on the order of rows, on batches, or on how histograms are merged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 CAPACITY = 4_096
 _BUFFER = 65_536
-# A double's bits below its sign and exponent.
+# Number of bits of a double below its sign and exponent.
 _MANTISSA = 52
 _BINADES = 4_096
 _POSITIVE = np.int64(0x7FFF_FFFF_FFFF_FFFF)
@@ -41,7 +41,7 @@ _POSITIVE = np.int64(0x7FFF_FFFF_FFFF_FFFF)
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of values by bin; empty bins are not stored.
+    """Counts of values by bin. Empty bins are not stored.
 
     :param keys: the smallest key of each bin, ascending, shape (k,)
     :param shifts: number of dropped bits of each bin, shape (k,); 0 means that the bin is a single value
@@ -58,12 +58,12 @@ class Histogram:
 
     @cached_property
     def lows(self) -> Floats:
-        """The lower end of each bin, shape (k,)."""
+        """Return the lower end of each bin, shape (k,)."""
         return np.maximum(_values(self.keys), self.low)
 
     @cached_property
     def highs(self) -> Floats:
-        """The upper end of each bin, which it includes, shape (k,)."""
+        """Return the upper end of each bin, shape (k,). A bin includes its upper end."""
         return np.minimum(_values(self.keys + (np.int64(1) << self.shifts) - 1), self.high)
 
     @cached_property
@@ -72,10 +72,10 @@ class Histogram:
         return np.cumsum(self.counts)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """The share of values at or below each of ``points``, shape (n,).
+        """Return the share of values at or below each of ``points``, shape (n,).
 
-        It is exact between bins and at their upper ends. Within a bin it is interpolated, with an error below the bin's
-        share of values.
+        The share is exact between bins and at their upper ends. Within a bin it is interpolated, with an error below
+        the share of values in this bin.
         """
         at = np.asarray(points, dtype=float)
         index = np.searchsorted(self.lows, at, side="right") - 1
@@ -86,8 +86,9 @@ class Histogram:
         return np.where(index < 0, 0.0, found)
 
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
-        """Quantiles at ``ranks`` between 0 and 1, shape (n,): exact if the bin is a single value, otherwise
-        interpolated within the bin.
+        """Return the quantiles at ``ranks`` between 0 and 1, shape (n,).
+
+        A quantile is exact if its bin is a single value. Otherwise it is interpolated within the bin.
         """
         wanted = np.asarray(ranks, dtype=float) * self.ranks[-1]
         index = np.minimum(np.searchsorted(self.ranks, wanted), len(self.ranks) - 1)
@@ -96,7 +97,7 @@ class Histogram:
         return found
 
     def packed(self) -> str:
-        """Serialise keys, shifts and counts to text: zlib-compressed, in base64. Equal histograms give equal text."""
+        """Serialise keys, shifts and counts to zlib-compressed text in base64. Equal histograms give equal text."""
         steps = np.stack([np.diff(self.keys, prepend=np.int64(0)), self.shifts, self.counts])
         # Bytes of equal significance are stored next to each other, which compresses well.
         planes = np.ascontiguousarray(steps.astype("<i8").reshape(-1, 1).view(np.uint8).T)
@@ -111,7 +112,7 @@ class Histogram:
 
 
 class HistogramCounter:
-    """Makes a histogram from a stream of values."""
+    """Computes a histogram from a stream of values."""
 
     def __init__(self) -> None:
         self._keys: Integers = np.empty(0, np.int64)
@@ -122,13 +123,13 @@ class HistogramCounter:
         self._waits = 0
 
     def update(self, values: Floats) -> None:
-        """Count ``values``, which are finite, shape (n,)."""
+        """Count finite values, shape (n,)."""
         for start in range(0, len(values), _BUFFER):
             part = values[start : start + _BUFFER]
             self._within(part.min(), part.max())
             self._waiting.append(_keys(part))
             self._waits += len(part)
-            # The first bins are made early, because counting is faster with fewer distinct keys.
+            # The first bins are formed early, because counting is faster with fewer distinct keys.
             if self._waits >= (_BUFFER if len(self._keys) else 2 * CAPACITY):
                 self._count()
 
@@ -141,7 +142,7 @@ class HistogramCounter:
         self._join(histogram.keys, histogram.counts)
 
     def result(self) -> Histogram | None:
-        """The histogram of all values so far; ``None`` if there is none."""
+        """Return the histogram of all counted values; ``None`` if there are none."""
         self._count()
         if not len(self._keys):
             return None
@@ -171,28 +172,28 @@ class HistogramCounter:
         return keys >> shifts << shifts
 
     def _widened(self) -> bool:
-        """Widen the bins of binades with more bins than their share. Return whether there were any."""
+        """Widen the bins of binades with more bins than their share. Return whether any bins were widened."""
         if len(self._keys) <= CAPACITY and not self._shifts.any():
             return False
         binades = _binade(self._keys)
         starts = np.flatnonzero(np.diff(binades, prepend=-1))
         bins = np.diff(starts, append=len(binades))
-        # A binade with shifted keys has exceeded its share before, and shares only shrink: it claims all it can get.
+        # A binade with shifted keys has exceeded its share before. Shares only shrink, so it needs its whole share.
         values = np.where(self._shifts[binades[starts]] > 0, CAPACITY, bins)
         share = bisect_right(range(CAPACITY + 1), CAPACITY, key=lambda share: int(np.minimum(values, share).sum())) - 1
         wide = np.flatnonzero(bins > share)
         for start, count in zip(starts[wide], bins[wide], strict=True):
             keys = self._keys[start : start + count]
-            # Two neighbouring bins join once all bits in which they differ are dropped.
+            # Two neighbouring bins merge when all bits in which they differ are dropped.
             apart = np.frexp((keys[1:] ^ keys[:-1]).astype(float))[1]
             self._shifts[binades[start]] = np.partition(apart, -share)[-share]
         return len(wide) > 0
 
 
 def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
-    """Bin two histograms on the bins of all their values together.
+    """Convert two histograms to common bins.
 
-    :return: the histogram of all values, and the counts of each part in its bins
+    :return: the histogram of all values, and the counts of each of the two histograms in its bins
     """
     counter = HistogramCounter()
     for part in (first, second):
@@ -220,6 +221,6 @@ def _binade(keys: Integers) -> Integers:
 
 
 def _grouped(keys: Integers, counts: Integers) -> tuple[Integers, Integers]:
-    """Unique keys and the sums of their counts, from sorted keys."""
+    """Sum the counts of equal keys. The keys are sorted."""
     starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
     return keys[starts], np.add.reduceat(counts, starts)

@@ -1,4 +1,4 @@
-"""Exact sums of numbers and of their squares. Without rounding, they do not depend on the order of rows or parts."""
+"""Exact sums of numbers and of their squares. Because they are not rounded, they do not depend on the order of rows."""
 
 from __future__ import annotations
 
@@ -8,53 +8,58 @@ import numpy as np
 
 from airflow_mlops.profiles.columns.base import Floats, finite
 
-# Sums are kept in units of 2**-1100. Every finite double is a multiple of 2**-1074; digits may reach below that.
+# Sums are kept in units of 2**-1100. Every finite double is a multiple of 2**-1074, and digits may reach below that.
 _UNIT = 1_100
 # Digits are at most 2**19. Products of two digits, summed over a block of 2**15 rows, are integers of at most 2**53,
 # which doubles hold exactly.
 _BITS = 19
 _BLOCK = 1 << 15
-# Numbers smaller than the largest of a block by this many bits are summed in a block of their own, so that scaling a
-# block never underflows.
+# Numbers that are smaller than the largest number of a block by this many bits are summed in a separate block, so that
+# scaling a block never underflows.
 _SPAN = 1_040
 
 
 class Moments:
-    """Mean and standard deviation of a stream of numbers, correct to the last digit.
+    """Computes mean and standard deviation of a stream of numbers, correct to the last digit.
 
-    Each block of numbers is split into digits of 20 bits. Few digits suffice, because the numbers of a block are of
-    similar size. Sums of digits and of their products are integers that doubles hold exactly, so matrix products
-    compute them without rounding. Python's unbounded integers add up the blocks.
+    Each number of a block is split into digits of 20 bits. Sums of digits, and sums of their products, are integers
+    that doubles hold exactly, so matrix products compute them without rounding. The sums of all blocks are added as
+    Python integers, which are unbounded.
     """
 
     def __init__(self) -> None:
         self.rows = self._total = self._squares = 0
 
     def update(self, values: Floats) -> None:
-        """Add ``values``, which are finite, shape (n,)."""
+        """Add finite values, shape (n,)."""
         self.rows += len(values)
         for start in range(0, len(values), _BLOCK):
             self._block(values[start : start + _BLOCK])
 
     def add(self, rows: int, total: str, squares: str) -> None:
-        """Add ``rows`` numbers, whose sums are texts from :meth:`texts`."""
+        """Add numbers by their sums.
+
+        :param rows: how many numbers are added
+        :param total: their sum, as a hexadecimal literal from :meth:`texts`
+        :param squares: the sum of their squares, likewise
+        """
         self.rows += rows
         self._total += _parsed(total, _UNIT)
         self._squares += _parsed(squares, 2 * _UNIT)
 
     def texts(self) -> tuple[str, str]:
-        """The exact sum and the exact sum of squares as hexadecimal literals, such as ``0x1ap-3``."""
+        """Return the exact sum and the exact sum of squares as hexadecimal literals, such as ``0x1ap-3``."""
         return _text(self._total, _UNIT), _text(self._squares, 2 * _UNIT)
 
     @property
     def mean(self) -> float | None:
-        """The mean; ``None`` without rows."""
+        """Return the mean; ``None`` without rows."""
         return self._total / (self.rows << _UNIT) if self.rows else None
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation (n - 1); ``None`` with fewer than two rows, or if it exceeds the range of
-        doubles.
+        """Return the sample standard deviation (n - 1); ``None`` with fewer than two rows, or if it exceeds the range
+        of doubles.
         """
         if self.rows < 2:
             return None
@@ -92,9 +97,7 @@ class Moments:
 
 
 def _text(value: int, unit: int) -> str:
-    """``value * 2**-unit`` as a hexadecimal literal without trailing zero bits, so that equal values give equal
-    text.
-    """
+    """Return ``value * 2**-unit`` as a hexadecimal literal without trailing zero bits. Equal values give equal text."""
     zeros = (value & -value).bit_length() - 1 if value else unit
     return f"{value >> zeros:#x}p{zeros - unit:+d}"
 
@@ -105,7 +108,7 @@ def _parsed(text: str, unit: int) -> int:
 
 
 def _root(numerator: int, denominator: int) -> float | None:
-    """The square root of a fraction, computed from at least its first 64 bits."""
+    """Return the square root of a fraction, computed from at least its first 64 bits."""
     half = (130 - numerator.bit_length() + denominator.bit_length()) // 2
     whole = (numerator << max(0, 2 * half)) // (denominator << max(0, -2 * half))
     try:

@@ -1,7 +1,7 @@
 """Numeric columns.
 
-Profiles depend on the values alone: the same rows in another order, in other batches, or profiled in parts that are
-merged give the same profile byte for byte.
+A profile depends on the values alone. Profiling the same rows in a different order or in different batches, or merging
+the profiles of subsets, gives the same profile byte for byte.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ BINS = 10
 
 
 class NumericColumn(Model):
-    """A profile of numbers.
+    """The profile of a numeric column.
 
-    :param rows: all rows, missing ones included
-    :param missing: rows without a value
-    :param nan: rows whose value is NaN
-    :param infinite: rows whose value is plus or minus infinity
-    :param mean: mean of the finite values, correct to the last digit; all further fields refer to the finite values too
+    :param rows: number of rows, including null rows
+    :param missing: number of null rows
+    :param nan: number of rows with the value NaN
+    :param infinite: number of rows with the value infinity or minus infinity
+    :param mean: mean of the finite values, correct to the last digit. All further fields refer to the finite values,
+        too
     :param std: sample standard deviation, correct to the last digit
-    :param edges: ``min``, quantiles and ``max`` as edges of at most ten bins with about equal counts; fewer with ties
+    :param min: smallest value
+    :param max: largest value
+    :param edges: edges of at most ten bins with about equal counts: ``min``, quantiles and ``max``. Ties reduce the
+        number of bins
     :param counts: exact number of values in each of these bins. A bin includes its upper edge, and the first bin also
         ``min``. If many values equal ``min``, the first bin has width 0 and holds them
-    :param total: exact sum of the values, a hexadecimal literal
-    :param squares: exact sum of their squares, a hexadecimal literal
-    :param histogram: up to 4,096 bins with exact counts, serialised; read it by :meth:`distribution`. Empty without
-        values
+    :param total: exact sum of the values, as a hexadecimal literal
+    :param squares: exact sum of the squared values, as a hexadecimal literal
+    :param histogram: up to 4,096 bins with exact counts, serialised; :meth:`distribution` reads it. Empty without
+        finite values
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -58,43 +62,43 @@ class NumericColumn(Model):
 
     @property
     def valid(self) -> int:
-        """The number of finite values."""
+        """Return the number of finite values."""
         return self.rows - self.missing - self.nan - self.infinite
 
     def distribution(self) -> Histogram | None:
-        """The histogram of the finite values, with up to 4,096 bins; ``None`` without finite values."""
+        """Return the histogram of the finite values, with up to 4,096 bins; ``None`` without finite values."""
         if self.min is None or self.max is None:
             return None
         return Histogram.unpacked(self.histogram, self.min, self.max)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """The share of finite values at or below each of ``points``; see :meth:`Histogram.cdf` for its error.
+        """Return the share of finite values at or below each of ``points``. :meth:`Histogram.cdf` explains its error.
 
-        :return: shape ``(len(points),)``; zeros without finite values
+        :return: shape ``(len(points),)``; zeros if there are no finite values
         """
         found = self.distribution()
         return np.zeros(len(points)) if found is None else found.cdf(points)
 
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
-        """Quantiles of the finite values at ``ranks`` between 0 and 1; empty without finite values."""
+        """Return the quantiles of the finite values at ``ranks`` between 0 and 1; empty without finite values."""
         found = self.distribution()
         return np.empty(0) if found is None else found.quantiles(ranks)
 
 
 def is_numeric(data_type: pa.DataType) -> bool:
-    """Whether a column of ``data_type`` is profiled as numbers."""
+    """Return whether a column of ``data_type`` is profiled as numbers."""
     data_type = plain(data_type)
     return bool(
         pa.types.is_integer(data_type)
         or pa.types.is_floating(data_type)
         or pa.types.is_decimal(data_type)
-        # A column without any value may have the null type.
+        # A column with only null values may have the null type.
         or pa.types.is_null(data_type)
     )
 
 
 class NumericCounter:
-    """Makes the profile of a numeric column from a stream of values."""
+    """Computes the profile of a numeric column from a stream of values."""
 
     kind: Literal["numeric"] = "numeric"
 
@@ -105,7 +109,9 @@ class NumericCounter:
 
     def update(self, name: str, array: pa.Array) -> None:
         if not is_numeric(array.type):
-            raise SchemaError(f"Column {name!r} holds numbers in earlier rows and {array.type} in later ones.")
+            raise SchemaError(
+                f"Column {name!r} is numeric in earlier rows and {array.type} in later rows: convert it to one type."
+            )
         self.rows += len(array)
         self.missing += array.null_count
         values = as_numpy(decoded(array).drop_null().cast(pa.float64(), safe=False))
@@ -150,11 +156,11 @@ class NumericCounter:
 
 
 def parts(counts: npt.NDArray[Any]) -> list[int]:
-    """Group neighbouring bins into at most :data:`BINS` parts of about equal counts.
+    """Group neighbouring bins into at most :data:`BINS` groups with about equal counts.
 
-    :param counts: values in each bin, shape (k,)
-    :return: the end of each part, exclusive, as an index into ``counts``. The last part ends after the last bin with
-        values
+    :param counts: number of values in each bin, shape (k,)
+    :return: the end of each group, exclusive, as an index into ``counts``. The last group ends after the last bin that
+        is not empty
     """
     ranks = np.cumsum(counts)
     inner = np.searchsorted(ranks, ranks[-1] * np.linspace(0, 1, BINS + 1)[1:])

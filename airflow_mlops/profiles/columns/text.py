@@ -1,11 +1,11 @@
-"""Text columns: categories while there are few distinct values, free text beyond.
+"""Text columns. They are profiled as categories if they have few distinct values, and as free text otherwise.
 
-A column is profiled as categories as long as every value can be kept. Once there are too many values, all rows - those
-already counted, too - are also profiled by length and by words. Whether a column reaches this point depends on its
-values alone, not on their order or on how parts are merged. Values without spaces (codes, Chinese) are profiled by
-length only.
+A column is profiled as categories as long as every value can be kept. As soon as there are too many values, all rows,
+including those that were counted before, are also profiled by length and by words. Whether this happens depends on the
+values alone, and not on their order or on how profiles are merged. Values without spaces (codes, Chinese) are profiled
+by length only.
 
-All counts are in rows, because rows are independent of each other and the words of a row are not.
+All counts are numbers of rows and not of words, because the words of one row are not independent of each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
 
 BUCKETS = 1_024
 DRAWN = 2_048
-# Frequent words that are kept with their text.
+# Number of frequent words that are kept with their text.
 _NAMED = 256
 _BETWEEN_WORDS = r"[^\pL\pM\pN]+"
 _SPACE = r"\s|\pZ"
@@ -37,16 +37,16 @@ Ints = npt.NDArray[np.int64]
 
 
 class Words(Model):
-    """Rows by the lower-case words that they contain. Only values with a space are split into words.
+    """Numbers of rows by the lower-case words that they contain. Only values with a space are split into words.
 
-    All counts are exact, except those of ``frequent``, which serve to name words and take no part in tests.
+    All counts are exact, except those of ``frequent``. Tests do not use ``frequent``; it only gives words their names.
 
-    :param rows: rows with at least one word
-    :param buckets: rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
-    :param drawn: of each row, the word with the smallest hash is drawn; this is the number of rows by drawn word, named
-        by its hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
-    :param below: only words with a hash below this one are counted in ``drawn``; ``None`` if all are
-    :param frequent: frequent words and their approximate number of rows, most frequent first
+    :param rows: number of rows with at least one word
+    :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
+    :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash, and it is
+        identified by this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
+    :param below: only words with a hash below this one are counted in ``drawn``; ``None`` if all words are counted
+    :param frequent: frequent words and their approximate numbers of rows, most frequent first
     """
 
     rows: int
@@ -57,10 +57,10 @@ class Words(Model):
 
 
 class TextColumn(CategoricalColumn):
-    """A profile of text with too many distinct values to keep.
+    """The profile of a text column with too many distinct values to keep.
 
     :param lengths: profile of the text lengths, in characters
-    :param words: rows by word
+    :param words: numbers of rows by word
     """
 
     kind: Literal["text"]  # type: ignore[assignment]
@@ -69,12 +69,14 @@ class TextColumn(CategoricalColumn):
 
     @property
     def free(self) -> bool:
-        """Whether most values occur only once or twice: more than half as many distinct values as rows with a value."""
+        """Return whether the column is free text: the number of distinct values is more than half the number of
+        non-null rows.
+        """
         return 2 * self.distinct > self.valid
 
 
 class TextCounter:
-    """Makes the profile of a text column from a stream of values."""
+    """Computes the profile of a text column from a stream of values."""
 
     def __init__(self) -> None:
         self.kind: Literal["categorical", "text"] = "categorical"
@@ -101,7 +103,9 @@ class TextCounter:
 
     def update(self, name: str, array: pa.Array) -> None:
         if category_kind(array.type) != "categorical":
-            raise SchemaError(f"Column {name!r} is {self.kind} in earlier rows and {array.type} in later ones.")
+            raise SchemaError(
+                f"Column {name!r} is {self.kind} in earlier rows and {array.type} in later rows: convert it to one type."
+            )
         array = decoded(array).cast(pa.string())
         self._values.update(name, array)
         if self.kind == "text":
@@ -128,7 +132,7 @@ class TextCounter:
             self.become_text()
 
     def become_text(self) -> None:
-        """Profile all rows by length and words too, those already counted and those to come."""
+        """Profile all rows by length and words, too, both the rows counted before and further rows."""
         if self.kind == "categorical":
             known, self._known = self._known, {}
             self.kind = "text"
@@ -155,7 +159,7 @@ class TextCounter:
 
 
 def as_text(column: CategoricalColumn) -> TextColumn:
-    """``column`` as a profile of text. A categorical profile keeps all its values, so nothing is lost."""
+    """Convert a categorical profile to a text profile. This is exact, because a categorical profile keeps all values."""
     if isinstance(column, TextColumn):
         return column
     counter = TextCounter()
@@ -167,7 +171,7 @@ def as_text(column: CategoricalColumn) -> TextColumn:
 
 
 class _WordCounter:
-    """Makes :class:`Words` from a stream of values."""
+    """Computes :class:`Words` from a stream of values."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -243,12 +247,12 @@ class _WordCounter:
 
 
 def word_hash(word: str) -> int:
-    """The hash of a word: 48 bits of BLAKE2b, the same on every machine."""
+    """Return the hash of a word: 48 bits of its BLAKE2b digest, which is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=6).digest(), "big")
 
 
 def _once(row: Ints, item: Ints, items: int) -> tuple[Ints, Ints]:
-    """Unique pairs of row and item, ordered by row."""
+    """Return the unique pairs of row and item, ordered by row."""
     both = np.unique(row.astype(np.int64) * items + item)
     return both // items, both % items
 
@@ -259,7 +263,7 @@ def _total(where: Ints, rows: Ints, size: int) -> list[int]:
 
 
 def _slices(values: pa.Array) -> Iterator[tuple[int, int]]:
-    """Slices of ``values`` of at most 4 MB of text each (or one value), which bounds memory."""
+    """Yield the bounds of slices with at most 4 MB of text (or one value) each, which bounds memory."""
     ends = np.cumsum(pc.binary_length(values).to_numpy(zero_copy_only=False), dtype=np.int64)
     start = 0
     while start < len(ends):

@@ -1,7 +1,7 @@
 """Timestamp and date columns, in UTC.
 
-The passing of time is not drift; a change of the hours and weekdays at which rows fall is. Rows are therefore counted
-by hour of the week (dates: by weekday). The counts are exact, and those of parts add up.
+The passing of time is not drift, but a change in the shares of rows per hour of the day and per weekday is. Timestamps
+are therefore counted by hour of the week, and dates by weekday. The counts are exact, and merging profiles adds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # The epoch was a Thursday; weeks begin on Monday.
 _EPOCH_WEEKDAY = 3
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-# The years 1 to 9999 in seconds since the epoch: the range of Python's datetime.
+# The years 1 to 9999, which is the range of Python's datetime, in seconds since the epoch.
 _FIRST = int((datetime(1, 1, 1, tzinfo=timezone.utc) - _EPOCH).total_seconds())
 _END = int((datetime(9999, 12, 31, tzinfo=timezone.utc) - _EPOCH).total_seconds()) + 86_400
 
@@ -30,15 +30,15 @@ Kind = Literal["timestamp", "date"]
 
 
 class TimestampColumn(Model):
-    """A profile of timestamps or dates. Timestamps without a time zone are read as UTC.
+    """The profile of a timestamp column or a date column. Timestamps without a time zone are read as UTC.
 
-    :param rows: all rows, missing ones included
-    :param missing: rows without a value
-    :param outside: rows whose value lies outside the years 1 to 9999
+    :param rows: number of rows, including null rows
+    :param missing: number of null rows
+    :param outside: number of rows with a value outside the years 1 to 9999
     :param min: the oldest value within these years, as ISO 8601 text in UTC; ``None`` if there is none
-    :param max: the newest value within these years, likewise
-    :param counts: rows in each hour of the week, from Monday at midnight, shape (168,); dates: on each weekday, shape
-        (7,)
+    :param max: the newest value within these years, as ISO 8601 text in UTC; ``None`` if there is none
+    :param counts: number of rows in each hour of the week, beginning on Monday at midnight, shape (168,). For dates:
+        number of rows on each weekday, shape (7,)
     """
 
     kind: Kind
@@ -51,12 +51,12 @@ class TimestampColumn(Model):
 
     @property
     def valid(self) -> int:
-        """The number of values within the years 1 to 9999."""
+        """Return the number of values within the years 1 to 9999."""
         return self.rows - self.missing - self.outside
 
     @property
     def span(self) -> tuple[int, int] | None:
-        """The first and the last hour (dates: day) with a row, in hours (days) since Monday, 29 December 1969."""
+        """Return the first and the last hour with a row, in hours since Monday, 29 December 1969. For dates: in days."""
         if self.min is None or self.max is None:
             return None
         width = timedelta(hours=1) if self.kind == "timestamp" else timedelta(days=1)
@@ -65,7 +65,7 @@ class TimestampColumn(Model):
 
 
 def timestamp_kind(data_type: pa.DataType) -> Kind | None:
-    """The kind of profile of a column of ``data_type``; ``None`` if it holds neither timestamps nor dates."""
+    """Return the kind of profile of a column of ``data_type``; ``None`` if it holds neither timestamps nor dates."""
     data_type = plain(data_type)
     if pa.types.is_timestamp(data_type):
         return "timestamp"
@@ -73,7 +73,7 @@ def timestamp_kind(data_type: pa.DataType) -> Kind | None:
 
 
 class TimestampCounter:
-    """Makes the profile of a timestamp or date column from a stream of values."""
+    """Computes the profile of a timestamp or date column from a stream of values."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -84,7 +84,9 @@ class TimestampCounter:
 
     def update(self, name: str, array: pa.Array) -> None:
         if timestamp_kind(array.type) != self.kind:
-            raise SchemaError(f"Column {name!r} holds {self.kind}s in earlier rows and {array.type} in later ones.")
+            raise SchemaError(
+                f"Column {name!r} holds {self.kind}s in earlier rows and {array.type} in later rows: convert it to one type."
+            )
         self.rows += len(array)
         self.missing += array.null_count
         values, per_second = _whole(decoded(array).drop_null())
@@ -130,7 +132,7 @@ class TimestampCounter:
 
 
 def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """The values as integers since the epoch, and the number of units per second."""
+    """Return the values as integers since the epoch, and the number of units per second."""
     if pa.types.is_date32(array.type):
         return as_numpy(array.view(pa.int32())).astype(np.int64) * 86_400, 1
     unit = "ms" if pa.types.is_date64(array.type) else array.type.unit

@@ -226,7 +226,7 @@ def test_clearing_asks_again_but_never_under_the_words_of_another_request(airflo
     assert airflow.wait("approve", run_id) == "failed"
     number = promote_task(airflow, "approve", run_id)["try_number"]
     log = airflow.get(f"{airflow._run('approve', run_id)}/taskInstances/promote/logs/{number}?full_content=true")
-    assert f"Airflow still shows an earlier request of this task ('Promote {model.name} v2?')" in str(log)
+    assert f"Airflow still shows an earlier request for approval of this task ('Promote {model.name} v2?')" in str(log)
     assert model.champion() == 1
 
 

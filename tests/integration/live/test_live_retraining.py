@@ -88,7 +88,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     # The same window again decides the same, and starts nothing.
     again, checked = check(airflow, "2013-04")
     assert (checked["decision"], checked["request"]) == ("retrain", request)
-    assert "No event is sent again" in airflow.logs("monitor", again, "monitor")
+    assert "No second event is sent" in airflow.logs("monitor", again, "monitor")
     # A window that has no more data than was refused does not ask.
     _, earlier = check(airflow, "2013-03")
     assert (earlier["decision"], earlier["request"]) == ("watch", None)

@@ -365,7 +365,7 @@ def test_the_error_names_the_wrong_setting(store, champion, client, tmp_path):
     with pytest.raises(SpecError, match=r"policy\.metric='rmse' cannot be measured on predictions of a binary model"):
         watch(store, champion, made, metric="rmse")
     other = promote(client, tmp_path, store, f"other_{uuid.uuid4().hex[:8]}")
-    with pytest.raises(SpecError, match=f"holds predictions of {champion.model}, not of {other.model}"):
+    with pytest.raises(SpecError, match=f"holds predictions of model '{champion.model}', not of '{other.model}'"):
         watch(store, other, made)
     with pytest.raises(SpecError, match=r"has no time window\. Set window="):
         watch(store, champion, None)

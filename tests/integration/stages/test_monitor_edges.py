@@ -187,7 +187,7 @@ def test_new_and_vanished_values_are_named(deployed):
     assert result.decision == "watch"
     assert result.headline.startswith("1 feature drifted: ")
     assert "carrier (new: 'ZZ' 2" in result.reason
-    assert "; gone: 'B6' 28.1%, 'UA' 9.6%)" in result.reason
+    assert "; disappeared: 'B6' 28.1%, 'UA' 9.6%)" in result.reason
     assert "Joint distribution of the features drifted too (" in result.reason
     (carrier,) = [drift for drift in report(deployed).features if drift.column == "carrier"]
     assert [value for value, _ in carrier.new_values] == ["ZZ"]
@@ -366,14 +366,14 @@ def test_a_missing_feature_does_not_fail_the_check(deployed):
     )
     found = report(deployed)
     assert [str(item) for item in found.schema_changes] == [
-        "wind was double and is string",
-        "gust is gone",
+        "wind changed from double to string",
+        "gust is absent",
         "gate is new",
     ]
     notes = {drift.column: drift.note for drift in found.features}
-    assert notes["gust"] == "not measured: the column is gone"
+    assert notes["gust"] == "not measured: the column is absent"
     assert notes["wind"] == "not measured: it was double at training and is string now"
-    assert found.multivariate.note == "not measured: there is no column wind"
+    assert found.multivariate.note == "not measured: column 'wind' is absent"
     assert {"distance", "carrier"} == {drift.column for drift in found.features if drift.effect is not None}
     assert "gate is new" in page(deployed)
     # Scoring fails without the feature.

@@ -137,11 +137,11 @@ def test_a_missing_or_changed_watched_column_is_noted_and_fails_nothing(store, m
     assert notes == {
         "opened": None,
         "updated": None,
-        "body": "not measured: the column is gone",
+        "body": "not measured: the column is absent",
         "embedding": "not measured: it was embedding at training and is list<element: int64> now",
     }
     assert not any(drift.drifted for drift in report.watched)
-    assert "not measured: the column is gone" in store.read_bytes(f"reports/{model.model}/2013-04.html").decode()
+    assert "not measured: the column is absent" in store.read_bytes(f"reports/{model.model}/2013-04.html").decode()
     emptied = watch(store, model, tickets(500, 5, "2013-05-01", 30, body=pa.nulls(500, pa.string())), "2013-05")
     assert [(drift.column, drift.note) for drift in emptied.watched if drift.drifted] == [
         ("body", "no row has a value")

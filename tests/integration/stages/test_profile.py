@@ -102,7 +102,7 @@ def test_the_version_that_made_the_predictions_determines_the_columns(store, cha
     promote(client, tmp_path, store, champion.model)
     done = profile.run(ProfileSpec(model=champion.model, dataset=made), StepContext(store=store))
     assert set(shards.read(store, done.profile).profile.columns) == {"distance", "wind", "score"}
-    with pytest.raises(SpecError, match=f"holds predictions of {champion.model}, not of other"):
+    with pytest.raises(SpecError, match=f"holds predictions of model '{champion.model}', not of 'other'"):
         promote(client, tmp_path, store, "other")
         profile.run(ProfileSpec(model="other", dataset=made), StepContext(store=store))
 
@@ -127,5 +127,5 @@ def test_profiles_of_another_dataset_or_of_too_few_columns_are_refused(store, ch
     # The dataset was written again after it was profiled.
     whole = profile.run(ProfileSpec(**spec), context)
     spec["dataset"] = predictions(store, champion, flights(101))
-    with pytest.raises(SpecError, match="profiles are not of dataset"):
+    with pytest.raises(SpecError, match="profiles do not belong to the monitored dataset"):
         monitor.run(MonitorSpec(**spec, profiles=[whole.model_dump()]), context)

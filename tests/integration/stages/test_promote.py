@@ -381,8 +381,8 @@ def test_a_rollback_emits_an_asset_event(registered, gates_file, run_dag):
     ("text", "message"),
     [
         ("- {metric: auc, min: 0.6}\n", "'auc' is not a metric: choose one of roc_auc"),
-        ("- {metric: [\n", "The gates are not YAML"),
-        (None, "no file 'gates.yaml'"),
+        ("- {metric: [\n", "not valid YAML"),
+        (None, "file 'gates.yaml' does not exist"),
     ],
 )
 def test_invalid_gates_in_a_file_are_refused_when_the_dag_is_parsed(text, message, airflow_db, gates_file):

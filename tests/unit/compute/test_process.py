@@ -132,7 +132,7 @@ def test_process_that_is_killed_names_the_signal(tmp_path):
 def test_success_without_a_result_is_an_error(tmp_path):
     error = fail(Process(python=script(tmp_path, "exit 0")), tmp_path)
     assert isinstance(error, ComputeError)
-    assert "left no result" in str(error)
+    assert "its result is not in the artifact store" in str(error)
     assert str(tmp_path) in str(error)
 
 

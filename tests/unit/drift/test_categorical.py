@@ -27,7 +27,7 @@ def test_new_and_gone_values_are_named_with_their_shares():
     drift = found(["AA"] * 600 + ["B6"] * 400, ["AA"] * 90 + ["ZZ"] * 7 + [None] * 3)
     assert drift.new_values == [("ZZ", 0.07)]
     assert drift.gone_values == [("B6", 0.4)]
-    assert drift.remark == "new: 'ZZ' 7.0%; gone: 'B6' 40.0%"
+    assert drift.remark == "new: 'ZZ' 7.0%; disappeared: 'B6' 40.0%"
     assert drift.drifted
 
 

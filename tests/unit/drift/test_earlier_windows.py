@@ -124,7 +124,7 @@ def test_a_reference_is_stored_in_its_short_form(written, stored):
     [
         ("last year", "'last year'"),
         ({"rolling": 0}, "rolling: Input should be greater than or equal to 1"),
-        ({"rolling": 1, "season": "P1Y"}, "rolling and season"),
+        ({"rolling": 1, "season": "P1Y"}, "'rolling' and 'season'"),
         ({"season": "1Y"}, "season: '1Y'"),
         ({"season": "P"}, "'P'"),
         ({"season": "P0D"}, "'P0D'"),

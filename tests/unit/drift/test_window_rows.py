@@ -37,10 +37,10 @@ def test_encodings_are_not_schema_changes():
 @pytest.mark.parametrize(
     ("columns", "change", "compared"),
     [
-        ({"distance": pa.int64()}, "distance was double and is int64", True),
-        ({"distance": pa.string()}, "distance was double and is string", False),
-        ({"carrier": pa.list_(pa.int8())}, "carrier was string and is list<item: int8>", False),
-        ({"weekend": pa.int64()}, "weekend was bool and is int64", False),
+        ({"distance": pa.int64()}, "distance changed from double to int64", True),
+        ({"distance": pa.string()}, "distance changed from double to string", False),
+        ({"carrier": pa.list_(pa.int8())}, "carrier changed from string to list<item: int8>", False),
+        ({"weekend": pa.int64()}, "weekend changed from bool to int64", False),
     ],
 )
 def test_a_changed_type_is_reported_with_whether_it_is_compared(columns, change, compared):
@@ -48,18 +48,18 @@ def test_a_changed_type_is_reported_with_whether_it_is_compared(columns, change,
 
 
 def test_differing_parts_of_a_window_are_reported():
-    assert changed({}, {"distance": pa.string()}) == [("distance was double and is double and string", False)]
+    assert changed({}, {"distance": pa.string()}) == [("distance changed from double to double and string", False)]
 
 
 def test_a_feature_missing_in_any_part_is_gone():
     whole, part = TRAINED.schema, TRAINED.drop_columns("carrier").schema
     (gone,) = changes(FEATURES, TYPES, [whole, part])
-    assert (str(gone), gone.compared, gone.now) == ("carrier is gone", False, None)
+    assert (str(gone), gone.compared, gone.now) == ("carrier is absent", False, None)
 
 
 def test_without_training_types_kinds_are_compared():
     assert changed({"distance": pa.int64()}, trained={}) == []
-    assert changed({"distance": pa.string()}, trained={}) == [("distance was numeric and is string", False)]
+    assert changed({"distance": pa.string()}, trained={}) == [("distance changed from numeric to string", False)]
 
 
 def test_new_columns_are_reported_except_those_of_scoring():

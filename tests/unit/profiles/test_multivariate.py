@@ -179,8 +179,8 @@ def test_equivalent_column_types_have_equal_errors():
 
 def test_missing_columns_and_other_kinds_are_named():
     _, of = learned(rows(500, 1), rows(100, 2))
-    assert errors(of, rows(10, 3).drop_columns("x3")).mismatch == "there is no column x3"
-    assert errors(of, rows(10, 3, x3=["a"] * 10)).mismatch == "x3 was a number at training and is string now"
+    assert errors(of, rows(10, 3).drop_columns("x3")).mismatch == "column 'x3' is absent"
+    assert errors(of, rows(10, 3, x3=["a"] * 10)).mismatch == "column 'x3' was numeric at training and is string now"
     assert errors(of, rows(10, 3)).mismatch is None
 
 

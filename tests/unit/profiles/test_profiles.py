@@ -263,9 +263,9 @@ def test_a_profile_survives_strict_json():
 def test_unsupported_columns_are_left_out_by_default_and_refused_by_name():
     table = pa.table({"x": [1.0], "t": pa.array([0], pa.duration("us"))})
     assert list(profile(table.to_batches()).columns) == ["x"]
-    with pytest.raises(SchemaError, match="'t' is duration"):
+    with pytest.raises(SchemaError, match="'t' .*its type is duration"):
         profile(table.to_batches(), ["t"])
-    with pytest.raises(SchemaError, match="'y'.* x, t"):
+    with pytest.raises(SchemaError, match="'y'.* 'x', 't'"):
         profile(table.to_batches(), ["y"])
 
 
@@ -273,7 +273,7 @@ def test_columns_that_disappear_or_change_their_kind_are_named():
     first = pa.record_batch({"x": [1.0], "s": ["a"]})
     with pytest.raises(SchemaError, match="Column 's'"):
         profile([first, pa.record_batch({"x": [1.0]})])
-    with pytest.raises(SchemaError, match="'x' .*numbers.* string"):
+    with pytest.raises(SchemaError, match="'x' .*numeric.* string"):
         profile([first, pa.record_batch({"x": ["1"], "s": ["a"]})])
     with pytest.raises(SchemaError, match="'x' .*numeric.* categorical"):
         merge([of(x=[1.0]), of(x=["1"])])

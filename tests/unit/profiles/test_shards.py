@@ -78,10 +78,10 @@ def test_every_row_is_in_exactly_one_shard_and_the_shards_merge_to_what_one_pass
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ([0, 1], ["3 shards of rows", "2 is missing", "shard=list(range(3))"]),
-        ([2], ["3 shards of rows", "0, 1 are missing"]),
-        ([0, 1, 2, 1], ["3 shards of rows", "1 is given more than once"]),
-        ([0, 0, 2, 2], ["3 shards of rows", "1 is missing", "0, 2 are given more than once"]),
+        ([0, 1], ["'rows' has 3 shards", "no profiles of shard 2:", "shard=list(range(3))"]),
+        ([2], ["'rows' has 3 shards", "no profiles of shards 0, 1"]),
+        ([0, 1, 2, 1], ["'rows' has 3 shards", "several of shard 1"]),
+        ([0, 0, 2, 2], ["'rows' has 3 shards", "no profiles of shard 1", "several of shards 0, 2"]),
     ],
 )  # fmt: skip
 def test_missing_and_repeated_shards_are_refused(given, named, memory):
@@ -95,12 +95,12 @@ def test_missing_and_repeated_shards_are_refused(given, named, memory):
 def test_shards_of_other_rows_or_of_another_number_are_refused(memory):
     data, other = made(memory, 10, 10), made(memory, 10, 11)
     two = every_shard(memory, [data], 2)
-    with pytest.raises(SpecError, match=r"dataset rows \("):
+    with pytest.raises(SpecError, match=r"dataset 'rows' \("):
         shards.whole(two, [other])
     # Even if it is one of the monitored datasets.
-    with pytest.raises(SpecError, match="dataset rows"):
+    with pytest.raises(SpecError, match="dataset 'rows'"):
         shards.whole(two, [data, other])
-    with pytest.raises(SpecError, match="profiles of rows .*1 and 2 shards"):
+    with pytest.raises(SpecError, match=r"profiles of dataset 'rows' .*\(1 and 2\)"):
         shards.whole([two[0], *every_shard(memory, [data], 1)], [data])
     narrow = two[1].model_copy(
         update={"profile": two[1].profile.model_copy(update={"columns": {"x": two[1].profile.columns["x"]}})}
@@ -121,10 +121,10 @@ def test_a_stored_shard_is_read_unchanged_or_refused(memory):
     other = shards.write(memory, "rows", shard.model_copy(update={"shards": 2}))
     for changed in (whole[:-1], memory.read_bytes(f"datasets/rows/profiles/{other.id}.json.gz")):
         memory.write_bytes(key, changed)
-        with pytest.raises(DatasetCorruptError, match="shard 0 of rows"):
+        with pytest.raises(DatasetCorruptError, match="shard 0 of dataset 'rows'"):
             shards.read(memory, ref)
     memory.delete(key)
-    with pytest.raises(DatasetNotFoundError, match="shard 0 of rows.*memory://"):
+    with pytest.raises(DatasetNotFoundError, match="shard 0 of dataset 'rows'.*memory://"):
         shards.read(memory, ref)
 
 

@@ -1,4 +1,4 @@
-"""Manifests of pods and TrainJobs as JSON. Nothing here imports a Kubernetes client."""
+"""Manifests of pods and TrainJobs as JSON. The modules of this package do not import a Kubernetes client."""
 
 from __future__ import annotations
 

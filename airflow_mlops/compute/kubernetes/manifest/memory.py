@@ -1,4 +1,4 @@
-"""Amounts of memory as Kubernetes writes them: a number of bytes, with or without a unit, such as ``1.5Gi``."""
+"""Amounts of memory in the notation of Kubernetes: a number with or without a unit, such as ``1.5Gi`` or ``1048576``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _PREFIXES = "kMGTPE"
 
 
 def is_amount(text: str) -> bool:
-    """Whether Kubernetes accepts ``text`` as an amount of memory."""
+    """Return whether Kubernetes accepts ``text`` as an amount of memory."""
     return _AMOUNT.match(text) is not None
 
 
 def multiply(amount: str, factor: float) -> str:
-    """Multiply an amount and keep its unit. Text that is not an amount is returned unchanged."""
+    """Multiply an amount of memory and keep its unit. Text that is not an amount is returned unchanged."""
     found = _AMOUNT.match(amount)
     if found is None:
         return amount
@@ -23,7 +23,7 @@ def multiply(amount: str, factor: float) -> str:
 
 
 def in_bytes(amount: str) -> float:
-    """Convert an amount to bytes.
+    """Convert an amount of memory to bytes.
 
     :raises ValueError: ``amount`` is not an amount of memory
     """

@@ -1,4 +1,4 @@
-"""Merging of manifests, field by field."""
+"""Merging and comparison of manifests, field by field."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WHOLE = ("command", "args")
 
 
 def merge(base: Any, over: Any, name: str = "") -> Any:
-    """Merge ``over`` into ``base``; where the two contradict, ``over`` wins. Neither argument is changed.
+    """Merge two values. Where they contradict each other, the value in ``over`` wins. Neither argument is changed.
 
     Objects are merged field by field, and lists of named items item by item. Other lists are concatenated without
     duplicates.
 
-    :param name: name of the field that holds the two values
+    :param name: name of the field that holds the two values; empty for whole manifests
     """
     if isinstance(base, dict) and isinstance(over, dict):
         merged = {key: deepcopy(value) for key, value in base.items()}
@@ -53,7 +53,7 @@ def _merge_lists(base: list[Any], over: list[Any], key: str | None) -> list[Any]
 
 
 def missing_fields(wanted: Any, found: Any, path: str = "") -> list[str]:
-    """Return the paths of the fields of ``wanted`` that ``found`` lacks, such as ``spec.containers[0].image``."""
+    """Return the paths of the fields that are in ``wanted`` but not in ``found``, such as ``spec.containers[0].image``."""
     if isinstance(wanted, dict):
         if not isinstance(found, dict):
             return [path] if wanted else []

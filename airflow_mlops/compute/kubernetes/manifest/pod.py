@@ -1,4 +1,4 @@
-"""The manifest of a pod: the defaults of this package, and changes to a finished manifest."""
+"""The default manifest of a pod, and functions that change manifests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _COMMAND = ["python", "-m", "airflow_mlops.stages"]
 
 
 def default_pod(container: str, *, memory: str | None, mount_token: bool, termination_grace: int) -> Json:
-    """The pod that runs a step before a template or a ``Pod(...)`` adds to it.
+    """Return the default manifest of a pod that runs a step. The pod template and ``Pod(...)`` override it.
 
     :param container: name of the container that runs the step
-    :param memory: its memory limit; half of it may be shared memory
+    :param memory: memory limit of this container; half of it may be shared memory
     :param mount_token: whether the pod gets the token of its service account
     :param termination_grace: seconds between SIGTERM and SIGKILL
     """
-    # PyTorch's data loaders pass batches through shared memory, and a container has 64 MB of it by default.
+    # PyTorch's data loaders pass batches through shared memory, of which a container has only 64 MB by default.
     shared_memory: Json = {"medium": "Memory", **({"sizeLimit": multiply(memory, 0.5)} if memory else {})}
     return {
         "apiVersion": "v1",
@@ -50,7 +50,9 @@ def default_pod(container: str, *, memory: str | None, mount_token: bool, termin
 
 
 def main_container(pod: Json) -> str:
-    """The name of the container that runs the step: ``base`` if there is one, otherwise that of the first container."""
+    """Return the name of the container that runs the step: ``base`` if there is one, otherwise that of the first
+    container.
+    """
     names = [container.get("name", "base") for container in pod.get("spec", {}).get("containers", [])]
     return "base" if "base" in names or not names else str(names[0])
 
@@ -72,7 +74,7 @@ def literal(value: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Convert to JSON what may contain objects of the Kubernetes client."""
+    """Convert a value that may contain objects of the Kubernetes client to JSON."""
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -85,6 +87,8 @@ def as_json(value: Any) -> Any:
 
 
 def without_empty(fields: Json) -> Json:
-    """Remove fields that are ``None`` or empty. Items of lists keep theirs: ``emptyDir: {}`` has a meaning."""
+    """Remove fields that are ``None`` or empty. Items of lists are kept as they are, because ``emptyDir: {}`` has a
+    meaning.
+    """
     cleaned = {key: without_empty(item) if isinstance(item, dict) else item for key, item in fields.items()}
     return {key: item for key, item in cleaned.items() if item not in (None, {}, [], ())}

@@ -1,7 +1,8 @@
 """The manifest of a Kubeflow TrainJob that runs the pod of one node on several nodes.
 
-A TrainJob names a training runtime, which an administrator has installed, and changes parts of it: the image, command,
-environment and resources of the trainer, and some fields of the pods. Other fields can only be set in the runtime.
+A TrainJob names a training runtime, which an administrator has installed. It can override the image, command,
+environment and resources of the trainer, and some fields of the pods. Other fields can only be set in the training
+runtime.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from airflow_mlops.core.errors import SpecError
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 # The name that the runtimes for PyTorch give to the replicated job of the training and to its container.
 NODE = "node"
-# Each party that patches a runtime names itself. Kueue, for example, adds patches of its own.
+# Each component that patches a runtime identifies itself by a name. Kueue, for example, adds its own patches.
 _MANAGER = "airflow-mlops/pod"
 
 _METADATA = ("labels", "annotations")
@@ -38,17 +39,18 @@ _OTHER_PATCH = ("env", "securityContext", "volumeMounts")
 def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = ()) -> Json:
     """Return the TrainJob that runs ``pod`` on each of ``nodes`` nodes.
 
-    :param pod: the pod of one node; its main container comes first
+    :param pod: manifest of the pod of one node, with the main container first
+    :param nodes: number of nodes
     :param runtime: name of the ClusterTrainingRuntime
-    :param defaults: fields of the pod's ``spec`` that are only defaults of this package; if a TrainJob does not have such
-        a field, the runtime decides it
-    :raises SpecError: the pod has a field that a TrainJob does not have
+    :param defaults: fields of the pod's ``spec`` that come from the defaults of this package. Such a field is ignored
+        if TrainJobs do not support it
+    :raises SpecError: the pod has a field that TrainJobs do not support
     """
     rest = deepcopy(pod)
     metadata, spec = rest.pop("metadata", {}), rest.pop("spec")
     for known in ("apiVersion", "kind"):
         rest.pop(known, None)
-    # The name is derived from the call, as is that of a pod.
+    # The name of the TrainJob is derived from the call, like the name of a pod.
     metadata.pop("name", None)
     metadata.pop("generateName", None)
     own = _take(metadata, (*_METADATA, "namespace"))
@@ -75,8 +77,8 @@ def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = (
     if unsupported:
         hint = ", or list the keys you need in secrets=" if unsupported[0].endswith(".envFrom") else ""
         raise SpecError(
-            f"Pod(nodes={nodes}) creates a TrainJob, which has no field {unsupported[0]!r}: set the field in the training "
-            f"runtime {runtime!r}{hint}."
+            f"Pod(nodes={nodes}) creates a TrainJob, which does not support the field {unsupported[0]!r}: set the field in "
+            f"the training runtime {runtime!r}{hint}."
         )
     template = {"metadata": {name: own[name] for name in _METADATA if own.get(name)}, "spec": patch}
     replicated = {"name": NODE, "template": {"spec": {"template": template}}}
@@ -99,7 +101,7 @@ def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = (
 
 
 def pod_template(job: Json) -> Json:
-    """The patch of the pods in a TrainJob that :func:`train_job` has made."""
+    """Return the patch of the pods from a TrainJob that :func:`train_job` created."""
     (patch,) = (item for item in job["spec"]["runtimePatches"] if item["manager"] == _MANAGER)
     template: Json = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"][
         "template"

@@ -1,1 +1,1 @@
-"""Training on several nodes by Kubeflow Trainer."""
+"""Training on several nodes with Kubeflow Trainer."""

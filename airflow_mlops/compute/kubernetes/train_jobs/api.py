@@ -25,10 +25,11 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class TrainJobApi:
-    """One TrainJob in the cluster.
+    """Sends requests about one TrainJob to the Kubernetes API.
 
     :param name: name of the TrainJob
-    :param namespace: its namespace; by default that of the Airflow connection, or else the one in which Airflow runs
+    :param namespace: namespace of the TrainJob; by default the namespace of the Airflow connection, or else the
+        namespace in which Airflow runs
     :param conn_id: id of the Airflow connection to the cluster
     """
 
@@ -44,7 +45,7 @@ class TrainJobApi:
 
     @retry
     def get(self) -> Json | None:
-        """Read the TrainJob; ``None`` if it does not exist."""
+        """Read the TrainJob. Return ``None`` if it does not exist."""
         try:
             found: Json = self._jobs.get_namespaced_custom_object(*self._path, self.name)
         except ApiException as error:
@@ -55,7 +56,7 @@ class TrainJobApi:
 
     @retry
     def create(self, job: Json) -> Json | None:
-        """Create the TrainJob and return what the cluster stored; ``None`` if it exists already."""
+        """Create the TrainJob and return it as the cluster stored it. Return ``None`` if it exists already."""
         try:
             created: Json = self._jobs.create_namespaced_custom_object(*self._path, job)
         except ApiException as error:
@@ -66,7 +67,7 @@ class TrainJobApi:
 
     @retry
     def delete(self, propagation: Literal["Background", "Foreground"]) -> None:
-        """Request its deletion. With ``Foreground`` the TrainJob exists until its pods are gone."""
+        """Request the deletion of the TrainJob. With ``Foreground`` it exists until its pods are deleted."""
         try:
             self._jobs.delete_namespaced_custom_object(*self._path, self.name, propagation_policy=propagation)
         except ApiException as error:
@@ -90,7 +91,7 @@ class TrainJobApi:
         return [f"{event.reason}: {event.message}" for event in events.items]
 
     def log(self, pod: Json, container: str) -> Iterator[str]:
-        """Read the lines that a container of a pod has logged."""
+        """Yield the lines that a container of a pod has logged."""
         response = self._hook.core_v1_client.read_namespaced_pod_log(
             pod["metadata"]["name"], self.namespace, container=container, _preload_content=False
         )

@@ -1,4 +1,4 @@
-"""Runs one step in a TrainJob: training on several nodes. Importing this module imports the Kubernetes client."""
+"""Runs one step in a TrainJob, which trains on several nodes. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import StepCall
 
 _POLL_SECONDS = 2.0
-# How long to wait for the pods of a deleted TrainJob to end, in seconds.
+# Seconds within which the pods of a deleted TrainJob must end.
 _DELETION_SECONDS = 600
 
 
 class StepTrainJob:
-    """Submits the TrainJob of one step, or finds the one that an earlier try submitted, and waits for its end.
+    """Submits the TrainJob of one step, or finds the TrainJob that an earlier try submitted, and waits for its end.
 
-    :param pod: the description of the pod of one node
-    :param job: the manifest of the TrainJob
+    :param pod: description of the pod of one node
+    :param job: manifest of the TrainJob
+    :param context: Airflow's context of the task
     :param log: the task's logger
     """
 
@@ -54,14 +55,16 @@ class StepTrainJob:
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context, log: Any) -> StepTrainJob:
-        """Create the TrainJob that runs ``call`` in pods like ``pod`` on behalf of the task of ``context``.
+        """Build the TrainJob that runs ``call`` in several pods for the task of ``context``.
 
-        :raises SpecError: the step cannot use several nodes, or the template cannot be read or has a field that a TrainJob
-            does not have
+        :param pod: description of the pod of one node
+        :raises SpecError: the step cannot use several nodes, the pod template cannot be read, or it has a field that
+            TrainJobs do not support
         """
         if call.step != "train" or call.spec["trainer"].get("kind") != "torch":
             raise SpecError(
-                f"Pod(nodes={pod.nodes}) can only train a TorchTrainer, and this step does not: remove nodes= from run_on."
+                f"Pod(nodes={pod.nodes}) works only for a TrainOperator with a TorchTrainer: remove nodes= from the run_on= "
+                "of this task."
             )
         template = read_template(pod.pod_template_file, context)
         job = pod.train_job(step_manifest(pod, template, call, context), template)
@@ -74,7 +77,7 @@ class StepTrainJob:
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
         """Submit or find the TrainJob and wait for its end.
 
-        :param event: the payload of the trigger's event, to continue after a deferral
+        :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
         :raises MLOpsError: the TrainJob failed, or will not start
         """
         since = time.time() if event is None else event["since"]
@@ -84,14 +87,14 @@ class StepTrainJob:
             found = self._get_or_create()
         else:
             self._check_event(event)
-            # The trigger has waited already.
+            # The Airflow trigger has waited already.
             watch.patience = 0
             found = self.api.get()
         logged = ""
         while True:
             if found is None:
                 raise ComputeError(
-                    f"TrainJob {self._full_name} was deleted while it ran: the next try continues from the last checkpoint."
+                    f"TrainJob {self._full_name!r} was deleted while it ran. The next try continues from the last checkpoint."
                 )
             if state.ended(found):
                 return self._conclude(found)
@@ -113,16 +116,16 @@ class StepTrainJob:
         if isinstance(error, MLOpsError):
             return grow_on_oom(error, self.pod.grow_memory, context)
         return ComputeError(
-            f"The connection to TrainJob {self._full_name} was lost before it ended; the next try finds it again: "
-            f"{type(error).__name__}: {error}"
+            f"The connection to TrainJob {self._full_name!r} was lost before the TrainJob ended "
+            f"({type(error).__name__}: {error}). The TrainJob keeps running, and the next try waits for it."
         )
 
     def facts(self) -> dict[str, str]:
-        """The names of node 0's pod, its machine and its image, and the digest of the image."""
+        """Return the names of the pod of node 0, its machine and its image, and the digest of the image."""
         return failures.facts(self._first_node, NODE) if self._first_node is not None else {}
 
     def on_kill(self) -> None:
-        """Delete the TrainJob: a user ended the task."""
+        """Delete the TrainJob, because a user ended the task."""
         self.log.info("Deleting TrainJob %s.", self._full_name)
         self.api.delete("Background")
 
@@ -138,31 +141,33 @@ class StepTrainJob:
             return created
         if found is None and (found := self.api.get()) is None:
             raise ComputeError(
-                f"TrainJob {self._full_name} was deleted as soon as it was created: the next try submits it again."
+                f"TrainJob {self._full_name!r} was deleted as soon as it was created. The next try submits it again."
             )
         self.log.info("Found TrainJob %s, which an earlier try submitted.", self._full_name)
         return found
 
     def _check(self, created: Json) -> None:
-        """Check that the cluster stored every field; it drops those that its version of Kubeflow Trainer does not know.
+        """Check that the cluster stored every field. It drops fields that its version of Kubeflow Trainer does not
+        know.
 
-        :raises SpecError: naming a field that it dropped
+        :raises SpecError: the cluster dropped a field, which the message names
         """
         if missing := missing_fields(self.job, created):
             self.api.delete("Background")
             raise SpecError(
-                f"The Kubeflow Trainer of this cluster does not know the field {missing[0]!r} of a TrainJob: install version "
-                "2.3 or newer."
+                f"Kubeflow Trainer in this cluster does not know the field {missing[0]!r} of a TrainJob: install Kubeflow "
+                "Trainer 2.3 or newer."
             )
 
     def _delete_and_wait(self) -> None:
-        # The new TrainJob has the same name, so pods of the old one would be taken for its own.
+        # The new TrainJob has the same name, so pods of the old TrainJob would be attributed to it.
         self.api.delete("Foreground")
         end = time.monotonic() + _DELETION_SECONDS
         while self.api.get() is not None:
             if time.monotonic() > end:
                 raise ComputeError(
-                    f"TrainJob {self._full_name} of an earlier try was not deleted within {_DELETION_SECONDS} s: check its finalizers."
+                    f"TrainJob {self._full_name!r} of an earlier try was not deleted within {_DELETION_SECONDS} s: check its "
+                    "finalizers."
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -170,12 +175,13 @@ class StepTrainJob:
         if event["status"] == "timeout":
             self._finish(succeeded=False)
             raise ComputeError(
-                f"TrainJob {self._full_name} ran longer than the task's execution_timeout, and was deleted."
+                f"TrainJob {self._full_name!r} ran longer than the execution_timeout of the task and was deleted: increase "
+                "execution_timeout=."
             )
         if event["status"] == "error":
             raise ComputeError(
-                f"The triggerer could not read TrainJob {self._full_name}; the next try finds it again: "
-                f"{event['message']}"
+                f"The triggerer could not read TrainJob {self._full_name!r} ({event['message']}). The TrainJob keeps running, "
+                "and the next try waits for it."
             )
 
     def _defer(self, since: float) -> None:
@@ -188,7 +194,8 @@ class StepTrainJob:
             startup_timeout=self.pod.startup_timeout,
             deadline=self._deadline,
         )
-        # Airflow's own timeout would leave the TrainJob running. The trigger's event comes first, and deletes it.
+        # Airflow's own timeout would leave the TrainJob running. The event of the Airflow trigger comes earlier, and the
+        # resumed task deletes the TrainJob.
         remaining = None if self._deadline is None else timedelta(seconds=max(0.0, self._deadline - time.time()) + 60)
         raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=remaining)
 
@@ -197,7 +204,7 @@ class StepTrainJob:
         error = watch.start_error(job, pods, time.time(), self._warnings())
         self._first_node = state.first_node(pods)
         self._finish(succeeded=False)
-        raise error or ComputeError(f"TrainJob {self._full_name} did not start.")
+        raise error or ComputeError(f"TrainJob {self._full_name!r} did not start.")
 
     def _conclude(self, job: Json) -> None:
         succeeded = state.condition(job, "Failed") is None
@@ -206,7 +213,7 @@ class StepTrainJob:
             pods = self.api.pods()
             self._first_node = state.first_node(pods)
             self._log_first_node()
-        except Exception as error:  # noqa: BLE001 - the outcome of the TrainJob is known
+        except Exception as error:  # noqa: BLE001 - the state of the TrainJob is known
             self.log.warning("The log of node 0 cannot be read: %s", error)
         self._finish(succeeded)
         if not succeeded:
@@ -215,17 +222,17 @@ class StepTrainJob:
 
     def _log_first_node(self) -> None:
         if self._first_node is None:
-            self.log.info("The log of node 0 cannot be read: its pod is gone.")
+            self.log.info("The log of node 0 cannot be read, because its pod no longer exists.")
             return
         for line in self.api.log(self._first_node, NODE):
             self.log.info("[node 0] %s", split_level(line)[1])
 
     def _finish(self, succeeded: bool) -> None:
-        """Delete the TrainJob unless ``on_finish`` keeps it."""
+        """Delete the TrainJob, unless the pod's ``on_finish`` keeps it."""
         if self.pod.on_finish == "delete_pod" or (succeeded and self.pod.on_finish == "delete_succeeded_pod"):
             try:
                 self.api.delete("Foreground")
-            except Exception as error:  # noqa: BLE001 - the outcome of the TrainJob matters more
+            except Exception as error:  # noqa: BLE001 - the result of the TrainJob matters more
                 self.log.warning("TrainJob %s could not be deleted: %s", self._full_name, error)
 
     def _warnings(self) -> list[str]:
@@ -259,21 +266,21 @@ def _validated(job: Json) -> Json:
     try:
         known: Json = TrainerV1alpha1TrainJob.from_dict(job).to_dict()
     except (ValueError, TypeError, AttributeError) as error:
-        raise SpecError(f"Pod(...) does not describe a TrainJob: {' '.join(str(error).split())}.") from None
+        raise SpecError(f"Pod(...) does not describe a valid TrainJob: {' '.join(str(error).split())}.") from None
     if missing := missing_fields(job, known):
-        raise SpecError(f"A TrainJob has no field {missing[0]!r}: correct Pod(...) or its template.")
+        raise SpecError(f"TrainJobs have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")
     return known
 
 
 def _name(call: StepCall) -> str:
-    # The name of a pod adds -node-0-0-abcde, and may have 63 characters in total.
+    # The names of the pods add a suffix such as -node-0-0-abcde, and may have at most 63 characters.
     task = task_name(call)
     start = task if task[:1].isalpha() else f"task-{task}"
     return f"{start[:24].strip('-')}-{call_id(call)}"
 
 
 def _labels(context: Context) -> dict[str, str]:
-    """The labels that KubernetesPodOperator sets on a pod, without those that differ between tries."""
+    """Return the labels that KubernetesPodOperator sets on a pod, without those that differ between tries."""
     ti = context["ti"]
     labels = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
     if ti.map_index is not None and ti.map_index >= 0:

@@ -1,4 +1,4 @@
-"""The state of a TrainJob and its pods: whether it has ended, why it failed, whether it will ever start."""
+"""The state of a TrainJob and its pods: whether the TrainJob has ended, why it failed, and whether it will ever start."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 def full_name(job: Json) -> str:
-    """Namespace and name of the TrainJob."""
+    """Return the namespace and the name of the TrainJob as ``namespace/name``."""
     return f"{job['metadata'].get('namespace')}/{job['metadata']['name']}"
 
 
 def condition(job: Json, kind: str) -> Json | None:
-    """The condition of type ``kind`` if its status is True, or ``None``."""
+    """Return the condition of the TrainJob with type ``kind`` if its status is True, otherwise ``None``."""
     for item in (job.get("status") or {}).get("conditions") or []:
         if item.get("type") == kind and item.get("status") == "True":
             return dict(item)
@@ -33,20 +33,23 @@ def condition(job: Json, kind: str) -> Json | None:
 
 
 def ended(job: Json) -> bool:
-    """Whether the TrainJob is complete or has failed."""
+    """Return whether the TrainJob is complete or has failed."""
     return condition(job, "Complete") is not None or condition(job, "Failed") is not None
 
 
 def first_node(pods: Sequence[Json]) -> Json | None:
-    """The newest pod of node 0, which logs the training; ``None`` if there is none."""
+    """Return the newest pod of node 0, which logs the training; ``None`` if there is no such pod."""
     found = [pod for pod in pods if _labels(pod).get(_REPLICATED_JOB_LABEL) == NODE and _index(pod) == "0"]
     return max(found, key=_created, default=None)
 
 
 def failure(job: Json, pods: Sequence[Json]) -> MLOpsError:
-    """Return the error that explains why a TrainJob failed: the failure of one of its pods, or else its own condition."""
+    """Return the error that explains why a TrainJob failed.
+
+    It is derived from the pod that failed first, or else from the condition ``Failed`` of the TrainJob.
+    """
     failed = condition(job, "Failed") or {}
-    text = f"TrainJob {full_name(job)} failed: {failed.get('reason')}: {failed.get('message', '')}".rstrip(": ")
+    text = f"TrainJob {full_name(job)!r} failed: {failed.get('reason')}: {failed.get('message', '')}".rstrip(": ")
     if (found := _cause(pods)) is not None:
         return type(found)(f"{found} ({text})")
     return ComputeError(text if text.endswith(".") else f"{text}.")
@@ -81,10 +84,10 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
 class Watch:
     """Decides when to stop waiting for a TrainJob that does not start.
 
-    :param since: when the task began to wait, in seconds since 1970
-    :param schedule_timeout: seconds within which each pod must get a node
-    :param startup_timeout: seconds from then within which its container must run
-    :param patience: seconds to wait for a pod that cannot start in its present state
+    :param since: time at which the task began to wait, in seconds since 1970
+    :param schedule_timeout: seconds within which each pod must be scheduled to a node
+    :param startup_timeout: seconds from scheduling within which the container of each pod must run
+    :param patience: seconds for which a pod may stay in a state in which it cannot start
     """
 
     since: float
@@ -96,8 +99,10 @@ class Watch:
     def start_error(
         self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()
     ) -> MLOpsError | None:
-        """Return the error that ends the waiting, or ``None`` to continue.
+        """Return an error if the TrainJob will not start, or ``None`` to continue waiting.
 
+        :param job: the TrainJob
+        :param pods: the pods of the TrainJob
         :param now: the present time, in seconds since 1970
         :param warnings: the warning events of the TrainJob, oldest first
         """
@@ -121,18 +126,18 @@ class Watch:
         name, seconds = full_name(job), self.schedule_timeout
         if suspended := condition(job, "Suspended"):
             return NoCapacityError(
-                f"TrainJob {name} was still suspended after schedule_timeout ({seconds} s), by a queue such as Kueue or by "
-                f"a user: {suspended.get('message') or suspended.get('reason')}"
+                f"TrainJob {name!r} was still suspended by a queue such as Kueue, or by a user, after schedule_timeout= "
+                f"({seconds} s): {suspended.get('message') or suspended.get('reason')}"
             )
         last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
         return ComputeError(
-            f"TrainJob {name} has no pod after schedule_timeout ({seconds} s): check that the Kubeflow Trainer controller "
+            f"TrainJob {name!r} has no pod after schedule_timeout= ({seconds} s): check that the Kubeflow Trainer controller "
             f"runs in the cluster and that the training runtime {job['spec']['runtimeRef']['name']!r} exists.{last}"
         )
 
 
 def progress(job: Json, pods: Sequence[Json]) -> str:
-    """The state of the TrainJob in a few words, for the log."""
+    """Describe the state of the TrainJob in a few words, for the log."""
     if condition(job, "Suspended"):
         return "is suspended"
     if not pods:
@@ -142,7 +147,7 @@ def progress(job: Json, pods: Sequence[Json]) -> str:
 
 
 def _begun(job: Json) -> bool:
-    """Whether there have been pods, even if there are none now."""
+    """Return whether the TrainJob has ever had pods."""
     counts = (item.get(name) or 0 for item in (job.get("status") or {}).get("jobsStatus") or [] for name in _COUNTS)
     return any(counts)
 
@@ -151,7 +156,11 @@ _COUNTS = ("active", "ready", "succeeded", "failed")
 
 
 def _cause(pods: Sequence[Json]) -> MLOpsError | None:
-    """The error of the pod that failed first. When one node fails the others fail as well, with errors that only follow."""
+    """Return the error of the pod that most likely failed first; ``None`` if no pod failed.
+
+    When one node fails, the other nodes fail as a consequence. Errors by lack of memory and by the cluster come first,
+    then the error of node 0.
+    """
     first = first_node(pods)
     ordered = sorted(map(_with_last_state, pods), key=lambda pod: first is None or pod["metadata"] != first["metadata"])
     failed = [pod for pod in ordered if _failed(pod)]
@@ -176,7 +185,7 @@ def _failed(pod: Json) -> bool:
 
 
 def _with_last_state(pod: Json) -> Json:
-    """A copy of the pod in which a container that was restarted shows how its previous run ended."""
+    """Copy the pod and replace the state of each restarted container by the state in which its previous run ended."""
     pod = deepcopy(pod)
     for item in pod.get("status", {}).get("containerStatuses") or []:
         if not _is_over(item) and "terminated" in (item.get("lastState") or {}):
@@ -193,7 +202,7 @@ def _labels(pod: Json) -> Json:
 
 
 def _index(pod: Json) -> str | None:
-    # A label since Kubernetes 1.28, and an annotation before.
+    # The index is a label since Kubernetes 1.28. Earlier versions set an annotation.
     return {**(pod["metadata"].get("annotations") or {}), **_labels(pod)}.get(_INDEX)
 
 

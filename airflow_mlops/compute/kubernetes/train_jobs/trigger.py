@@ -1,4 +1,4 @@
-"""Waits for the TrainJob of a step in the triggerer. Importing this module imports the Kubernetes client."""
+"""The Airflow trigger that waits for the TrainJob of a step. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL, Watc
 class TrainJobTrigger(BaseTrigger):
     """Waits until a TrainJob has ended, was deleted, or will not start.
 
-    The event's ``status`` is ``look`` in these cases. It is ``timeout`` after the task's ``execution_timeout``, and
-    ``error``, with a ``message``, if the TrainJob cannot be read.
+    In these cases the ``status`` of the event is ``look``, and the resumed task reads the TrainJob. The status is
+    ``timeout`` after the ``execution_timeout`` of the task, and ``error``, with a ``message``, if the TrainJob cannot
+    be read.
 
     :param name: name of the TrainJob
-    :param namespace: its namespace
+    :param namespace: namespace of the TrainJob
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
-    :param since: when the task began to wait, in seconds since 1970
-    :param schedule_timeout: seconds to wait until each pod has a node
-    :param startup_timeout: seconds to wait from then until its container runs
-    :param deadline: when the task's ``execution_timeout`` ends, in seconds since 1970
+    :param since: time at which the task began to wait, in seconds since 1970
+    :param schedule_timeout: seconds within which each pod must be scheduled to a node
+    :param startup_timeout: seconds from scheduling within which the container of each pod must run
+    :param deadline: time at which the ``execution_timeout`` of the task ends, in seconds since 1970
     :param poll_interval: seconds between two requests
     """
 
@@ -95,7 +96,7 @@ class TrainJobTrigger(BaseTrigger):
 
     @retry
     async def _read(self) -> tuple[Json | None, list[Json]]:
-        """Read the TrainJob, which is ``None`` if it was deleted, and its pods."""
+        """Read the TrainJob and its pods. The TrainJob is ``None`` if it was deleted."""
         async with self._hook().get_conn() as connection:
             try:
                 job = await client.CustomObjectsApi(connection).get_namespaced_custom_object(
@@ -111,7 +112,7 @@ class TrainJobTrigger(BaseTrigger):
             return job, [connection.sanitize_for_serialization(pod) for pod in pods.items]
 
     async def on_kill(self) -> None:
-        """Delete the TrainJob: a user ended the task."""
+        """Delete the TrainJob, because a user ended the task."""
         if self._fired:
             return
         self.log.info("Deleting TrainJob %s/%s.", self.namespace, self.name)

@@ -59,7 +59,7 @@ def test_first_node_is_the_newest_pod_with_index_0(label):
 def test_failure_without_pods_is_the_condition_of_the_job():
     error = state.failure(job(("Failed", "FailedJobs", "jobset failed")), [])
     assert (type(error), error.retryable) == (ComputeError, True)
-    assert str(error) == "TrainJob n/j failed: FailedJobs: jobset failed."
+    assert str(error) == "TrainJob 'n/j' failed: FailedJobs: jobset failed."
 
 
 def test_node_that_ran_out_of_memory_is_the_cause():
@@ -67,8 +67,8 @@ def test_node_that_ran_out_of_memory_is_the_cause():
     error = state.failure(job(("Failed", "FailedJobs", "jobset failed")), pods)
     assert type(error) is MemoryLimitError
     assert "j-node-0-1" in str(error)
-    assert "the limit is 1Gi" in str(error)
-    assert str(error).endswith("(TrainJob n/j failed: FailedJobs: jobset failed)")
+    assert "The limit is 1Gi" in str(error)
+    assert str(error).endswith("(TrainJob 'n/j' failed: FailedJobs: jobset failed)")
 
 
 def test_node_that_was_evicted_is_the_cause():

@@ -58,8 +58,8 @@ def ledger(args: Namespace) -> None:
         entries, warning = _verify(found, args)
         _require(entries, found)
         print(
-            f"The ledger of model {args.model!r} is complete and unchanged. It has {len(entries)} entries, the last one from "
-            f"{entries[-1].time:%F %T} UTC.{warning}"
+            f"The ledger of model {args.model!r} is complete and unchanged. It has {len(entries)} entries, the last "
+            f"one from {entries[-1].time:%F %T} UTC.{warning}"
         )
         return
     entries = found.entries()
@@ -82,8 +82,8 @@ def _store(args: Namespace) -> ArtifactStore:
 def _require(entries: list[Entry], ledger: Ledger) -> None:
     if not entries:
         raise MLOpsError(
-            f"The artifact store {ledger.store.url} has no ledger of model {ledger.model!r}. Correct the model's name, or set "
-            "--store to a different artifact store."
+            f"The artifact store {ledger.store.url} has no ledger of model {ledger.model!r}. Correct the model's name, "
+            "or set --store to a different artifact store."
         )
 
 
@@ -191,8 +191,8 @@ def predictions(args: Namespace) -> None:
     if not log.entries(window):
         raise DatasetNotFoundError(
             f"The artifact store {log.store.url} has no predictions of model {args.model!r}"
-            f"{f' in the window {window.label}' if window else ''} in dataset {log.name!r}. Correct the names or --window, or set "
-            "--store to a different artifact store."
+            f"{f' in the window {window.label}' if window else ''} in dataset {log.name!r}. Correct the names or "
+            "--window, or set --store to a different artifact store."
         )
     if args.files:
         files = log.files(window)

@@ -29,7 +29,7 @@ _COMMON = (_STORE, _CONNECTION, ARG_VERBOSE)
 _COMMANDS = (
     ActionCommand(
         name="ledger",
-        help="Show the promotions, rejections and rollbacks of a model, with user, time and reason",
+        help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. Reading the ledger always verifies its chain "
         "of hashes. --verify also compares the ledger with MLflow, which shows whether its last entries were removed.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),

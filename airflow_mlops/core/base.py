@@ -21,7 +21,7 @@ class Model(BaseModel):
 
 
 def choices(name: Any, known: Iterable[str]) -> str:
-    """Format the valid names for an error message about an unknown ``name``, with the most similar one as a suggestion."""
+    """List the valid names for an error message about an unknown ``name``, and suggest the most similar one."""
     options = list(known)
     near = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"

@@ -37,7 +37,9 @@ class Request(Model):
 
 
 class Provenance(Model):
-    """The Airflow task that ran a step. It is recorded in manifests, MLflow tags and the ledger, but does not affect ids.
+    """The Airflow task that ran a step.
+
+    It is recorded in manifests, MLflow tags and the ledger. It does not affect the ids of datasets.
 
     :param map_index: index of a mapped task instance; -1 if the task is not mapped
     :param partition_key: Airflow's partition key of the DAG run; ``None`` if it has none
@@ -63,7 +65,7 @@ class Spec(Model):
     """The input of a step. It contains the ids of Airflow connections, but never their secrets."""
 
     def connections(self) -> set[str]:
-        """Return the ids of the Airflow connections in the spec: the values of all fields ``conn_id`` and ``*_conn_id``."""
+        """Return the ids of Airflow connections in the spec, from all fields named ``conn_id`` or ``*_conn_id``."""
         return set(_connection_ids(self.model_dump(mode="json")))
 
 

@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# Connection types of Airflow that SQLAlchemy knows under another name.
+# SQLAlchemy's names of Airflow connection types, if the names differ.
 _DIALECTS = {
     "postgres": "postgresql",
     "mssql": "mssql+pymssql",
@@ -76,8 +76,8 @@ def from_environment(conn_id: str) -> ConnectionInfo:
     except ValueError:
         # The text may contain a password, so the message shows neither it nor the parser's error.
         raise SpecError(
-            f"The environment variable {name} contains neither JSON nor a URI. Write the connection in one of these formats; "
-            "Airflow's documentation of connections describes both."
+            f"The environment variable {name} contains neither JSON nor a URI. Write the connection in one of these "
+            "formats; Airflow's documentation of connections describes both."
         ) from None
 
 
@@ -118,8 +118,8 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
 def sqlalchemy_url(info: ConnectionInfo) -> URL:
     """Convert the connection to an SQLAlchemy URL.
 
-    The connection's extra field ``sqlalchemy_scheme`` selects another dialect or driver, for example ``mysql+pymysql``;
-    ``sqlalchemy_query`` adds options to the URL.
+    The connection's extra field ``sqlalchemy_scheme`` selects a different dialect or driver, for example
+    ``mysql+pymysql``; ``sqlalchemy_query`` adds options to the URL.
     """
     from sqlalchemy import URL
 

@@ -34,9 +34,9 @@ class Parity(Model):
     :param max_difference: largest difference of a row
     :param p99_difference: 99th percentile of the differences
     :param label_flips: number of rows whose predicted label differs; ``None`` for a regression
-    :param near_threshold: number of rows whose label a difference of ``max_difference`` could change, because their score
-        is close to the decision threshold or, for a multiclass task, their two highest probabilities are close to each
-        other. It includes the rows counted in ``label_flips``; ``None`` for a regression
+    :param near_threshold: number of rows whose label a difference of ``max_difference`` could change, because their
+        score is close to the decision threshold or, for a multiclass task, their two highest probabilities are close to
+        each other. It includes the rows counted in ``label_flips``; ``None`` for a regression
     """
 
     precision: Precision
@@ -54,16 +54,17 @@ class Parity(Model):
         if self.label_flips is None:
             return text
         return (
-            f"{text}; {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are close enough to the "
-            "decision threshold to differ"
+            f"{text}; {self.label_flips:,} predicted labels differ, and {self.near_threshold:,} rows are close enough "
+            "to the decision threshold to differ"
         )
 
 
 class ModelContract(Model):
-    """What training records about a model, for scoring, evaluation and monitoring: features, label, ML task, training set.
+    """The contract of a model: its features, label, ML task and training set.
 
-    The contract is stored with the model as ``mlops/contract.json``. For a model that TrainOperator did not train,
-    evaluation derives the contract, and :mod:`airflow_mlops.models.contracts` stores it.
+    Training writes the contract, and scoring, evaluation and monitoring read it. It is stored with the model as
+    ``mlops/contract.json``. For a model that TrainOperator did not train, evaluation derives the contract, and
+    :mod:`airflow_mlops.models.contracts` stores it.
 
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``
     :param label: name of the column that the model predicts
@@ -73,8 +74,8 @@ class ModelContract(Model):
     :param threshold: for a binary task, a score at or above it predicts ``positive``
     :param metrics: metrics on held-out rows, by name of the metric
     :param parity: difference between the model and its ONNX export; ``None`` in contracts that predate this field
-    :param dataset_id: id of the training set; for a model that TrainOperator did not train, id of the dataset on which it
-        was evaluated
+    :param dataset_id: id of the training set; for a model that TrainOperator did not train, id of the dataset on which
+        it was evaluated
     :param dataset_name: name of the dataset with the id ``dataset_id``
     :param timestamp: event time column of that dataset; ``None`` if it has no such column
     :param watched: columns of the training set that are monitored like features but are not features. Scoring copies

@@ -15,7 +15,7 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
 def parse_duration(value: Any) -> Any:
-    """Parse text such as ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Return any other value unchanged, for pydantic."""
+    """Parse text such as ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Return other values unchanged, for pydantic."""
     found = _DURATION.match(value) if isinstance(value, str) else None
     unit = _UNITS.get(found[2].upper()) if found else None
     return timedelta(**{unit: float(found[1])}) if found and unit else value

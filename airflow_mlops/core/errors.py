@@ -6,15 +6,15 @@ from __future__ import annotations
 class MLOpsError(Exception):
     """Base class of all errors of this package.
 
-    :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task without
-        a retry
+    :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
+        without a retry
     """
 
     retryable: bool = False
 
 
 class SpecError(MLOpsError):
-    """A parameter is missing, of the wrong type, or contradicts another one."""
+    """A parameter is not set, has the wrong type, or contradicts a different parameter."""
 
 
 class ConnectionNotFoundError(MLOpsError):
@@ -32,7 +32,7 @@ class EmptyWindowError(MLOpsError):
 
 
 class SchemaError(MLOpsError):
-    """A column is absent, or has a type other than the expected one."""
+    """A column is absent, or does not have the expected type."""
 
 
 class StoreError(MLOpsError):
@@ -76,7 +76,7 @@ class TrainingError(MLOpsError):
 
 
 class EvaluationError(MLOpsError):
-    """Predictions cannot be evaluated, for example because labels are null, belong to one class, or scores are NaN."""
+    """Predictions cannot be evaluated, for example because labels are null, of only one class, or scores are NaN."""
 
 
 class MetricError(MLOpsError):
@@ -94,7 +94,7 @@ class RegistryUnavailableError(RegistryError):
 
 
 class ModelUnhealthyError(MLOpsError):
-    """The latest monitoring decision about a model is not one that the task accepts."""
+    """The latest monitoring decision about a model (healthy, watch, retrain) is not one that the task accepts."""
 
 
 class ApprovalTimeoutError(MLOpsError):

@@ -49,7 +49,7 @@ def source_hash(thing: Any) -> str:
     try:
         return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
     except (OSError, TypeError):
-        # Compiled code and objects made at run time have no source file.
+        # Compiled code and objects created at run time have no source file.
         return hashlib.sha256(repr(thing).encode()).hexdigest()
 
 
@@ -59,8 +59,8 @@ def git_commit(thing: Any) -> str | None:
         file = Path(inspect.getfile(inspect.unwrap(thing)))
         if "site-packages" in file.parts:
             return None
-        found = subprocess.run(  # noqa: S603 - a trusted path: a source file named by the DAG's author
-            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - git as found on the worker's PATH
+        found = subprocess.run(  # noqa: S603 - the path is trusted, because the DAG's author names the source file
+            ["git", "log", "-1", "--format=%H", "--", file.name],  # noqa: S607 - git is found on the worker's PATH
             cwd=file.parent,
             capture_output=True,
             text=True,

@@ -58,8 +58,8 @@ def quiet() -> Iterator[None]:
 class FolderModules:
     """The modules of one folder, which can be imported only inside :meth:`active`.
 
-    Two folders may contain different modules with the same name, for example two versions of a model that both contain a
-    module ``preprocessing``. Each block sees only the modules of its own folder.
+    Two folders may contain different modules with the same name, for example two versions of a model that both contain
+    a module ``preprocessing``. Each block sees only the modules of its own folder.
 
     :param folder: folder with the Python files
     :param names: top-level names of the folder's modules. Modules with these names from other places are hidden inside
@@ -94,7 +94,7 @@ class FolderModules:
     def _is_own(self, name: str, module: ModuleType) -> bool:
         if self._names:
             return name.partition(".")[0] in self._names
-        # getattr would make a lazy module load itself.
+        # getattr would load a module that is imported lazily.
         attributes = getattr(module, "__dict__", {})
         places = [attributes.get("__file__"), *(attributes.get("__path__") or ())]
         return any(str(place).startswith(f"{self._folder}{os.sep}") for place in places)

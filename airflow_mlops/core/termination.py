@@ -1,8 +1,8 @@
 """The termination message: how the process of a step reports its error to the process or the cluster that started it.
 
 The message is a small JSON file with ``peak_memory`` in bytes and, if the step failed, ``error`` (the name of the
-exception class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status of the pod.
-``Process`` names another file in the environment variable ``MLOPS_TERMINATION_LOG``.
+exception class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status
+of the pod. ``Process`` sets a different path in the environment variable ``MLOPS_TERMINATION_LOG``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TerminationMessage:
 
     @classmethod
     def for_this_process(cls) -> TerminationMessage:
-        """Create the message of this process. Child processes do not inherit the environment variable that names its file."""
+        """Create the message of this process, and remove its environment variable so that child processes ignore it."""
         return cls(Path(os.environ.pop(VARIABLE, _IN_CONTAINER)))
 
     def __enter__(self) -> TerminationMessage:
@@ -76,7 +76,7 @@ class TerminationMessage:
     def _write(self) -> None:
         with self._lock:
             self._content["peak_memory"] = peak_memory()
-            # Written in place: Kubernetes mounts this one file, so a rename would not reach it.
+            # The file is written in place. Kubernetes mounts only this file, so it would not see a renamed file.
             self._file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def _shortened(message: str) -> str:
     """Cut ``message`` so that it takes at most ``_MESSAGE_BYTES`` bytes in JSON, and Kubernetes does not cut the JSON."""
     message = message.encode(errors="replace").decode()
     while (excess := len(json.dumps(message, ensure_ascii=False).encode()) - _MESSAGE_BYTES) > 0:
-        # A character takes at most six bytes, as in \u0000.
+        # In JSON, a character takes at most six bytes, as in \u0000.
         message = message[: -max(1, excess // 6)]
     return message
 
@@ -119,5 +119,5 @@ def peak_memory() -> int:
     import resource
 
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # Linux counts in KiB, macOS in bytes.
+    # Linux reports KiB, and macOS reports bytes.
     return int(max(peaks)) * (1 if sys.platform == "darwin" else 1024)

@@ -32,8 +32,8 @@ class Window(Model):
 
     - ``2013``, ``2013-04``, ``2013-04-01`` or ``2013-04-01T06``: a year, month, day or hour;
     - ``FIRST..LAST``: two of these periods, both included, so ``2013-01..2013-04`` is four months;
-    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A year, month, day or hour stands for
-      its beginning.
+    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A year, month, day or hour stands
+      for its beginning.
     """
 
     start: UtcDatetime
@@ -98,7 +98,7 @@ class Window(Model):
         return self.start < other.end and other.start < self.end
 
     def split(self, chunk: timedelta) -> Iterator[Window]:
-        """Yield consecutive windows of length ``chunk`` that together make up this window; the last one may be shorter."""
+        """Divide this window into consecutive windows of length ``chunk``, of which the last may be shorter."""
         start = self.start
         while start < self.end:
             end = min(start + chunk, self.end)
@@ -128,9 +128,9 @@ def _parse_window(text: str) -> dict[str, datetime]:
     if _HOUR.match(text):
         return {"start": start, "end": start + timedelta(hours=1)}
     raise ValueError(
-        f"{text!r} is not a time window. Write a year (2013), month (2013-04), day (2013-04-01) or hour (2013-04-01T06), a "
-        "range that includes both ends (2013-01..2013-04), or two instants of which the second is not included "
-        "(2013-01-01T00:00Z/2013-02-01T00:00Z)."
+        f"{text!r} is not a time window. Write a year (2013), month (2013-04), day (2013-04-01) or hour "
+        "(2013-04-01T06), a range that includes both ends (2013-01..2013-04), or two instants of which the second is "
+        "not included (2013-01-01T00:00Z/2013-02-01T00:00Z)."
     )
 
 

@@ -15,8 +15,8 @@ class LabelColumn(Model):
     """The definition of a label.
 
     :param name: name of the label
-    :param expression: expression over other columns that computes the label, for example ``arr_delay > 15``; by default the
-        label is the column ``name``
+    :param expression: expression over other columns that computes the label, for example ``arr_delay > 15``; by default
+        the label is the column ``name``
     """
 
     name: str

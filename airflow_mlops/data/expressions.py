@@ -1,7 +1,7 @@
 """Expressions over columns, for example ``arr_delay > 15``: Python syntax, evaluated by Arrow, without function calls.
 
-If an operand is null or NaN, the result is null. ``and`` and ``or`` are the exception (Kleene logic): ``False and null`` is
-``False``, and ``True or null`` is ``True``.
+If an operand is null or NaN, the result is null. ``and`` and ``or`` are the exception (Kleene logic): ``False and
+null`` is ``False``, and ``True or null`` is ``True``.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _parse(expression: str) -> ast.expr:
 
 def _unsupported(expression: str) -> SpecError:
     return SpecError(
-        f"{expression!r} is not a valid expression over columns. Write it with column names, numbers, quoted text, comparisons "
-        "and the operators + - * / and or not, for example `arr_delay > 15`."
+        f"{expression!r} is not a valid expression over columns. Write it with column names, numbers, quoted text, "
+        "comparisons and the operators + - * / and or not, for example `arr_delay > 15`."
     )
 
 
@@ -90,7 +90,8 @@ def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
     if isinstance(node, ast.Name):
         if node.id not in data.schema.names:
             raise SchemaError(
-                f"The expression uses the column {node.id!r}, which is absent. Use one of: {', '.join(data.schema.names)}."
+                f"The expression uses the column {node.id!r}, which is absent. Use one of: "
+                f"{', '.join(data.schema.names)}."
             )
         column = data.column(node.id)
         if pa.types.is_floating(column.type):

@@ -7,10 +7,10 @@ The log stores no rows itself. It reads the datasets that scoring wrote under on
     datasets/NAME/slots/WINDOW-MODEL-v3.json                     the current predictions of a version for a window
     datasets/NAME/claims/HASH.json                               the task of a DAG run that may write a slot
 
-A *slot* is identified by a window and a model version, and points at their current predictions. Predictions become part of
-the log's history when their manifest is written, and become current when the slot points at them. If a task crashes before
-that, its predictions are never read as current ones. Its retry writes all rows again and updates the slot, so the current
-predictions contain each row once.
+A *slot* is identified by a window and a model version, and points at their current predictions. Predictions become part
+of the log's history when their manifest is written, and become current when the slot points at them. If a task crashes
+before that, its predictions are never read as current ones. Its retry writes all rows again and updates the slot, so
+the current predictions contain each row once.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class PredictionLog:
         if entries and not readable:
             last = max(manifest.purged for manifest in entries if manifest.purged is not None)
             raise DatasetPurgedError(
-                f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were deleted by "
-                f"retention, the last ones on {last:%Y-%m-%d}. Score the window again if you need them."
+                f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were "
+                f"deleted by retention, the last of them on {last:%Y-%m-%d}. Score the window again if you need them."
             )
         return readable
 
@@ -93,8 +93,8 @@ class PredictionLog:
     def arrow(self, within: Window | None = None) -> ds.Dataset:
         """Open the current predictions as one :class:`pyarrow.dataset.Dataset`.
 
-        It has the additional columns ``window`` and ``version``. A column that is absent in some windows is null there. The
-        hashes of the files are not checked.
+        It has the additional columns ``window`` and ``version``. A column that is absent in some windows is null there.
+        The hashes of the files are not checked.
 
         :raises SchemaError: a column has different types in different windows
         """
@@ -113,8 +113,9 @@ class PredictionLog:
             return factory.finish(factory.inspect(fragments=None))
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
             raise SchemaError(
-                f"The windows of dataset {self.name!r} cannot be combined into one table: {str(error).splitlines()[0]}. "
-                "Read windows with equal column types only, or score the other windows again."
+                f"The windows of dataset {self.name!r} cannot be combined into one table: "
+                f"{str(error).splitlines()[0]}. Read windows with equal column types only, or score the other windows "
+                "again."
             ) from None
 
     def batches(
@@ -138,8 +139,8 @@ def folder(window: Window | None, version: int | None = None) -> str:
 def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dataset], part: str | None) -> str:
     """Return the name of the slot for a version's predictions.
 
-    It is derived from the version and the window or, without a window, from the ids of the scored datasets and the split
-    part.
+    It is derived from the version and the window or, without a window, from the ids of the scored datasets and the
+    split part.
 
     :param datasets: the scored datasets
     :param part: the scored split part (``train`` or ``test``); ``None`` for all
@@ -151,10 +152,11 @@ def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dat
 def claim(
     store: ArtifactStore, name: str, slot: str, datasets: Sequence[Dataset], part: str | None, provenance: Provenance
 ) -> None:
-    """Reserve a slot for a task, so that no other task of the same DAG run replaces its predictions by those of other rows.
+    """Reserve a slot for a task.
 
-    The slot can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for
-    example with another map index after a clear.
+    No other task of the same DAG run can then replace its predictions by predictions of other rows. The slot can still
+    be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for example with
+    another map index after a clear.
 
     :param name: name of the dataset of predictions
     :param slot: name of the slot, from :func:`slot`
@@ -174,7 +176,7 @@ def claim(
     other = store.read_json(key)
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
-            f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the same window "
-            f"in this DAG run (dataset {name!r}, slot {slot!r}). Set a separate `window` or `name` for each task, or score all "
-            "rows in one task."
+            f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the "
+            f"same window in this DAG run (dataset {name!r}, slot {slot!r}). Set a separate `window` or `name` for "
+            "each task, or score all rows in one task."
         )

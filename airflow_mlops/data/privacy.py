@@ -1,8 +1,8 @@
 """Pseudonymisation of predictions: replaces the values of columns by keyed hashes, and drops columns.
 
-The hash is HMAC-SHA256 (RFC 2104) with a secret key, the password of an Airflow connection. Equal values have equal hashes,
-so rows can still be counted, grouped and joined. The secret key is not stored with the data. Without the key, nobody can
-find a value by hashing candidates and comparing the hashes.
+The hash is HMAC-SHA256 (RFC 2104) with a secret key, the password of an Airflow connection. Equal values have equal
+hashes, so rows can still be counted, grouped and joined. The secret key is not stored with the data. Without the key,
+nobody can find a value by hashing candidates and comparing the hashes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Pseudonymizer:
     def from_connection(cls, connection: ConnectionInfo) -> Pseudonymizer:
         """Create a pseudonymizer whose secret key is the password of a connection.
 
-        :raises SpecError: the connection has no password, or one of fewer than 16 characters
+        :raises SpecError: the connection has no password, or its password has fewer than 16 characters
         """
         key = connection.secret or ""
         if len(key) < _MIN_KEY_LENGTH:
             raise SpecError(
-                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'}, but "
-                f"`hash_columns` uses the password as its secret key. Set a password of at least {_MIN_KEY_LENGTH} characters, "
-                "for example the output of `openssl rand -hex 32`."
+                f"Connection {connection.conn_id!r} has {'a password that is too short' if key else 'no password'}, "
+                f"but `hash_columns` uses the password as its secret key. Set a password of at least {_MIN_KEY_LENGTH} "
+                "characters, for example the output of `openssl rand -hex 32`."
             )
         return cls(key.encode())
 
@@ -57,8 +57,8 @@ class Pseudonymizer:
     def hash_column(self, column: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Hash each value of a column to 64 hexadecimal digits. Nulls stay null.
 
-        Numbers, booleans, dates and times are converted to text first, so equal values of an int32 and an int64 column have
-        the same hash.
+        Numbers, booleans, dates and times are converted to text first, so equal values of an int32 and an int64 column
+        have the same hash.
 
         :raises SchemaError: the column has a type that cannot be converted to text
         """
@@ -79,7 +79,7 @@ def _text(column: pa.Array) -> pa.Array:
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
         elif pa.types.is_floating(kind):
-            # Equal integers and floats must have the same text: 1.0 is written as 1.
+            # Equal integers and floats must have the same text, so 1.0 is written as 1.
             whole = [
                 None if v is None else int(v) if v.is_integer() else v for v in column.cast(pa.float64()).to_pylist()
             ]
@@ -113,8 +113,8 @@ class Privacy:
         """
         if missing := [name for name in (*self.hashed, *self.dropped) if name not in columns]:
             raise SchemaError(
-                f"The predictions of dataset {dataset!r} have no column {', '.join(map(repr, missing))}. Correct `hash_columns` and "
-                f"`drop_columns`. The columns are: {', '.join(columns)}."
+                f"The predictions of dataset {dataset!r} have no column {', '.join(map(repr, missing))}. Correct "
+                f"`hash_columns` and `drop_columns`. The columns are: {', '.join(columns)}."
             )
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -132,7 +132,7 @@ class Privacy:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the entries for the manifest: hashed columns, dropped columns, and the identifier of the secret key."""
+        """Return the hashed columns, dropped columns and identifier of the secret key, for the manifest."""
         details: dict[str, Any] = {"hashed": list(self.hashed), "dropped": list(self.dropped)}
         if self.hashed and self.pseudonymizer is not None:
             details["hash_key_id"] = self.pseudonymizer.key_id

@@ -23,8 +23,8 @@ def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
 
     Timestamps without a time zone are read as UTC.
 
-    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``. Arrow data
-        that is registered in the database does not count towards the limit
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``. Arrow
+        data that is registered in the database does not count towards the limit
     """
     import duckdb
 
@@ -33,9 +33,9 @@ def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
             "memory_limit": memory_limit,
             "temp_directory": folder,
             "threads": available_cpus(),
-            # A table name in SQL never means a Python variable.
+            # A table name in SQL must not refer to a Python variable.
             "python_enable_replacements": False,
-            # A step never downloads code.
+            # DuckDB must not download extensions.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -13,7 +13,8 @@ from airflow_mlops.data.store import ArtifactStore
 def result_key(step: str, spec: dict[str, Any], provenance: Provenance, generation: int = 0) -> str:
     """Return the key of a step's result.
 
-    All retries of a task have the same key. A different spec, or a clear of the finished task by a user, changes the key.
+    All retries of a task have the same key. A different spec, or a clear of the finished task by a user, changes the
+    key.
 
     :param step: name of the step
     :param spec: spec of the step as JSON
@@ -31,7 +32,7 @@ def task_folder(provenance: Provenance) -> str:
 
 
 def earlier_results(store: ArtifactStore, key: str) -> int:
-    """Count the results of the same task and spec with a generation different from that of ``key``."""
+    """Count the stored results with the same task and spec, except ``key``. They stem from earlier clears."""
     folder, _, name = key.rpartition("/")
     _, _, own = name.partition("-")
     return sum(found != key and found.endswith(f"-{own}") for found in store.keys(folder)) if own else 0

@@ -30,8 +30,8 @@ def identity_columns(dataset: Dataset) -> list[str]:
 def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 
-    A row's hash depends only on its own values. Equal values of types with different widths (int32, int64) have the same
-    hash.
+    A row's hash depends only on its own values. Equal values of types with different widths (int32, int64) have the
+    same hash.
 
     :return: an array of uint64 with one hash per row
     """

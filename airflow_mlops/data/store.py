@@ -83,8 +83,8 @@ class ArtifactStore:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise StoreError(
-                f"The artifact store {self.url!r} cannot be opened: {error}. Correct the setting [mlops] artifacts, or install "
-                "the fsspec package for this protocol where the step runs."
+                f"The artifact store {self.url!r} cannot be opened: {error}. Correct the setting [mlops] artifacts, or "
+                "install the fsspec package for this protocol where the step runs."
             ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
 
@@ -167,8 +167,8 @@ class ArtifactStore:
                 "Free some space, then clear the task."
             )
         return StoreError(
-            f"Could not {verb} {key!r} in the artifact store {self.url}: {error}. Check that the store can be reached and its "
-            "credentials are valid where the step runs."
+            f"Could not {verb} {key!r} in the artifact store {self.url}: {error}. Check that the store can be reached "
+            "and its credentials are valid where the step runs."
         )
 
     def write_bytes(self, key: str, data: bytes) -> None:
@@ -177,7 +177,9 @@ class ArtifactStore:
             file.write(data)
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
-        """Write the file ``key`` only if it does not exist. If several writers try at the same time, exactly one succeeds.
+        """Write the file ``key`` only if it does not exist.
+
+        If several writers try at the same time, exactly one succeeds.
 
         :return: ``True`` if this call wrote the file, ``False`` if the file already existed
         :raises StoreError: the store is full or cannot be written
@@ -229,8 +231,8 @@ class ArtifactStore:
             return json.loads(data)
         except ValueError as error:
             raise StoreError(
-                f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore it, or delete it and clear "
-                "the task that wrote it."
+                f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore it, or delete "
+                "it and clear the task that wrote it."
             ) from error
 
     def exists(self, key: str) -> bool:
@@ -247,7 +249,9 @@ class ArtifactStore:
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
     def find(self, prefix: str) -> list[str]:
-        """List the keys in the folder ``prefix`` and its subfolders, sorted. Files that are still being written are included.
+        """List the keys in the folder ``prefix`` and its subfolders, sorted.
+
+        Files that are still being written are included.
 
         :raises StoreError: the store cannot be read
         """

@@ -32,7 +32,7 @@ def as_utc(values: Any, what: str, *, round_up: bool = False) -> Any:
         if pa.types.is_date(kind):
             return values.cast(pa.timestamp("us")).cast(UTC)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            # Arrow reads text with a zone only as zoned timestamps, and text without a zone only as zoneless ones.
+            # Arrow converts text with a time zone only to timestamps with a time zone, and other text only to those without.
             zoned = pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")
             values = values.cast(pa.string())
             return pc.if_else(zoned, values, pc.binary_join_element_wise(values, "Z", "")).cast(UTC)

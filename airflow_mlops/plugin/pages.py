@@ -26,8 +26,8 @@ _CDN = " ".join(
 _NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
 # Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the user.
-# Reports cannot run scripts. Scripts of Great Expectations run in a sandbox without access to Airflow's cookies, and cannot
-# send requests.
+# Reports cannot run scripts. Scripts of Great Expectations run in a sandbox without access to Airflow's cookies, and
+# cannot send requests.
 _POLICIES = {
     "reports": f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:",
     "docs": (
@@ -44,8 +44,8 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    The response has the status 404 if the file does not exist or is outside the served folders, and 502 if the store cannot
-    be read.
+    The response has the status 404 if the file does not exist or is outside the served folders, and 502 if the store
+    cannot be read.
 
     :param key: key of the file, in the folder ``reports`` or ``docs``
     """

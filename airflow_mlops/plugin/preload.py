@@ -1,7 +1,7 @@
 """The listener for ``[mlops] preload``, which imports modules in the scheduler before LocalExecutor forks its workers.
 
-Imports take most of the time of a small task. The process of a task is forked from a worker of the executor, which is forked
-from the scheduler, so a task need not import modules that the scheduler has imported.
+Imports take most of the time of a small task. The process of a task is forked from a worker of the executor, which is
+forked from the scheduler, so a task need not import modules that the scheduler has imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Import the modules of ``[mlops] preload`` in the scheduler. Airflow calls this in every component when it starts."""
+    """Import the modules of ``[mlops] preload`` in the scheduler. Airflow calls this when any component starts."""
     # The scheduler is identified by its command line, because the type of the job is not set yet. Tasks forked from the
     # scheduler have the same command line, but their component is not a Job.
     if sys.argv[1:2] == ["scheduler"] and type(component).__name__ == "Job":

@@ -1,8 +1,8 @@
 """The command ``python -m airflow_mlops.stages``, which runs one call of a step.
 
 The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard input
-otherwise (:mod:`airflow_mlops.stages.calls`). The result is written to the artifact store under the call's key. Log lines
-go to standard output as ``LEVEL message``.
+otherwise (:mod:`airflow_mlops.stages.calls`). The result is written to the artifact store under the call's key. Log
+lines go to standard output as ``LEVEL message``.
 
 The exit status is 0 if the result was stored, 1 if the step failed (the termination message contains the error, see
 :mod:`airflow_mlops.core.termination`), and 143 if the process received SIGTERM.
@@ -25,7 +25,7 @@ from airflow_mlops.stages.runner import run_call
 def main() -> int:
     """Run the call and return the exit status."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
-    # The first process of a container has no default handler for SIGTERM, so Kubernetes would kill it after the grace period.
+    # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)
     with TerminationMessage.for_this_process() as termination:
         try:

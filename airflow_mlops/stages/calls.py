@@ -1,7 +1,7 @@
 """Sends a call to the process that runs it, through the artifact store or as JSON on standard input.
 
-A pod receives only the URL of the store and the key of the call, in two environment variables. The call itself can have any
-size, and only users with access to the artifact store can read it.
+A pod receives only the URL of the store and the key of the call, in two environment variables. The call itself can have
+any size, and only users with access to the artifact store can read it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def receive_call() -> StepCall:
         return parse_call(ArtifactStore(store).read_bytes(key))
     except FileNotFoundError:
         raise ComputeError(
-            f"The call {key} of the step is not in the artifact store {store}. Give the step access to the same artifact store "
-            "as the Airflow worker."
+            f"The call {key} of the step is not in the artifact store {store}. Give the step access to the same "
+            "artifact store as the Airflow worker."
         ) from None
 
 
@@ -76,8 +76,8 @@ def check_version(version: str) -> None:
     """
     if version != __version__:
         raise SpecError(
-            f"Airflow runs airflow-mlops {version}, but the environment of the step (`run_on`) has airflow-mlops {__version__}. "
-            "Install the same version in both."
+            f"Airflow runs airflow-mlops {version}, but the environment of the step (`run_on`) has airflow-mlops "
+            f"{__version__}. Install the same version in both."
         )
 
 

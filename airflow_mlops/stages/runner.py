@@ -30,7 +30,8 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     finished = read_result(store, call.key)
     if finished is not None:
         log.info(
-            "An earlier try of this task finished the step. Its stored result is returned, and the step does not run again."
+            "An earlier try of this task finished the step. Its stored result is returned, and the step does not run "
+            "again."
         )
         return finished
     # By default, waiting OpenMP threads keep their CPU busy, which made two concurrent trainings on two cores forty times

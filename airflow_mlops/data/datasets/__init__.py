@@ -7,9 +7,9 @@ Layout in the artifact store, for a dataset called NAME::
     datasets/NAME/windows/WINDOW.json      id of the current dataset of a time window
     datasets/NAME/slots/SLOT.json          id of the current dataset of a slot
 
-Readers ignore files that no manifest lists, so a writer that crashes leaves no incomplete dataset. A *slot* is a name that
-the writer chooses if a window alone does not identify the current dataset. For example, the predictions for a window have a
-slot for each model version.
+Readers ignore files that no manifest lists, so a writer that crashes leaves no incomplete dataset. A *slot* is a name
+that the writer chooses if a window alone does not identify the current dataset. For example, the predictions for a
+window have a slot for each model version.
 """
 
 from airflow_mlops.data.datasets.catalog import (

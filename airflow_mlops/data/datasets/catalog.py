@@ -32,9 +32,9 @@ def open_dataset(store: ArtifactStore, ref: DatasetRef) -> Dataset:
 def find_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
     """Open the current dataset of each window of ``name``, ordered by time.
 
-    :param within: only windows inside this one; by default all windows. If ``within`` is set, the result includes datasets
-        that retention has deleted, and reading them raises :class:`DatasetPurgedError`. By default, deleted datasets are
-        left out, unless all datasets are deleted
+    :param within: only windows inside this one; by default all windows. If ``within`` is set, the result includes
+        datasets that retention has deleted, and reading them raises :class:`DatasetPurgedError`. By default, deleted
+        datasets are left out, unless all datasets are deleted
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: two windows overlap
     """
@@ -46,8 +46,8 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
             found.append((window, Dataset(store, _read_manifest(store, name, pointer["id"]))))
     if not found:
         raise DatasetNotFoundError(
-            f"There is no dataset {name!r}{f' in the window {within.label}' if within else ''} in the artifact store {store.url}. "
-            "Run the task that writes this dataset first, or correct the name or the window."
+            f"There is no dataset {name!r}{f' in the window {within.label}' if within else ''} in the artifact store "
+            f"{store.url}. Run the task that writes this dataset first, or correct the name or the window."
         )
     if within is None:
         found = [item for item in found if item[1].manifest.purged is None] or found
@@ -55,8 +55,8 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
     for (first, _), (second, _) in zip(found, found[1:], strict=False):
         if first.overlaps(second):
             raise SchemaError(
-                f"Dataset {name!r} has the overlapping windows {first.label} and {second.label}, so rows could be read twice. "
-                "Choose a window that contains only one of them."
+                f"Dataset {name!r} has the overlapping windows {first.label} and {second.label}, so rows could be read "
+                "twice. Choose a window that contains only one of them."
             )
     return [dataset for _, dataset in found]
 
@@ -82,7 +82,7 @@ def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
 
 
 def slot_windows(store: ArtifactStore, name: str) -> dict[str, Window | None]:
-    """Return the window of the current dataset by slot, for all slots of ``name``; ``None`` for a dataset without window."""
+    """Return the window of the current dataset by slot. It is ``None`` for a dataset without a window."""
     found = {}
     for key in store.keys(slots_folder(name)):
         window = store.read_json(key)["window"]

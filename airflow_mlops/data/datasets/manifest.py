@@ -40,8 +40,9 @@ class ColumnEntry(Model):
 class Manifest(Model):
     """The description of a dataset: its files, columns, window, origin and parents.
 
-    ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``, ``rows`` and
-    ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance`` and ``created`` do not affect ``id``.
+    ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``,
+    ``rows`` and ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance`` and ``created`` do not
+    affect ``id``.
 
     :param parents: ids of the datasets from which this dataset was computed
     :param details: facts recorded by the step that wrote the dataset, such as label, features and split

@@ -47,8 +47,8 @@ class Dataset:
             window = f" of the window {self.manifest.window.label}" if self.manifest.window else ""
             raise DatasetPurgedError(
                 f"Dataset {self.manifest.name!r} ({self.manifest.id[:12]}){window} was deleted by retention on "
-                f"{self.manifest.purged:%Y-%m-%d}, and only its manifest remains. Run the task that writes this dataset again "
-                "if you need the rows."
+                f"{self.manifest.purged:%Y-%m-%d}, and only its manifest remains. Run the task that writes this "
+                "dataset again if you need the rows."
             )
         files = [file for file in self.manifest.files if part is None or file.part == part]
         if not files:
@@ -77,9 +77,9 @@ class Dataset:
                 ) from error
             if found != file.sha256:
                 raise DatasetCorruptError(
-                    f"Dataset {name!r} ({dataset_id}) was changed after it was written. File {self.store.url_of(file.path)} "
-                    f"has SHA-256 {found[:12]}…, but its manifest lists {file.sha256[:12]}…. "
-                    "Restore the file, or delete it and clear the task that wrote the dataset."
+                    f"Dataset {name!r} ({dataset_id}) was changed after it was written. File "
+                    f"{self.store.url_of(file.path)} has SHA-256 {found[:12]}…, but its manifest lists "
+                    f"{file.sha256[:12]}…. Restore the file, or delete it and clear the task that wrote the dataset."
                 )
             self._verified.add(file.path)
 
@@ -122,7 +122,7 @@ class Dataset:
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
     def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read all rows, or those of a split part, as one Arrow table."""
+        """Read all rows, or the rows of a split part, as one Arrow table."""
         self.require_columns(columns or ())
         tables = []
         for file in self.files(part):
@@ -131,7 +131,7 @@ class Dataset:
         return pa.concat_tables(tables)
 
     def to_pandas(self, part: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read all rows, or those of a split part, as a pandas DataFrame."""
+        """Read all rows, or the rows of a split part, as a pandas DataFrame."""
         return self.table(part, columns).to_pandas()
 
     def require_columns(self, columns: Iterable[str]) -> None:

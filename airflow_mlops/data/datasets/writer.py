@@ -73,8 +73,8 @@ class DatasetWriter:
             self._schema = data.schema.remove_metadata()
         elif not data.schema.equals(self._schema):
             raise SchemaError(
-                f"The rows of dataset {self.name!r} do not have equal columns: {schema_difference(self._schema, data.schema)}. "
-                "Write rows with the same columns and types only."
+                f"The rows of dataset {self.name!r} do not have equal columns: "
+                f"{schema_difference(self._schema, data.schema)}. Write rows with the same columns and types only."
             )
         if part not in self._open:
             self._start(part)
@@ -89,7 +89,7 @@ class DatasetWriter:
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
-        # With a small limit, Parquet stops early to build dictionaries for columns of mostly distinct values. Writing then
+        # With a small limit, Parquet soon stops building dictionaries for columns of mostly distinct values. Writing then
         # takes half the time, and files are smaller.
         writer = pq.ParquetWriter(
             file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
@@ -111,8 +111,8 @@ class DatasetWriter:
     ) -> tuple[Manifest, bool]:
         """Write the manifest, and make the dataset the current one of its window and slots.
 
-        If an identical dataset already exists, it becomes the current one, and the files just written are deleted when the
-        block ends.
+        If an identical dataset already exists, it becomes the current one, and the files just written are deleted when
+        the block ends.
 
         :param window: time window of the rows; ``None`` for a snapshot
         :param source: origin of the rows, without credentials

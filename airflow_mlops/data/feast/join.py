@@ -23,8 +23,8 @@ def join(
 ) -> Iterator[pa.Table]:
     """Look up each requested feature for each event.
 
-    DuckDB joins feature views whose source is Parquet files (:mod:`airflow_mlops.data.feast.point_in_time`). Feast's offline
-    store joins all other views. Feast computes on-demand feature views, for all events at once.
+    DuckDB joins feature views whose source is Parquet files (:mod:`airflow_mlops.data.feast.point_in_time`). Feast's
+    offline store joins all other views. Feast computes on-demand feature views, for all events at once.
 
     :param request: the features to join
     :param events: table with the join keys, the event times and the inputs of on-demand feature views
@@ -102,7 +102,8 @@ def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Ta
                 computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
         except Exception as error:
             raise FeatureStoreError(
-                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}. Correct its function."
+                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}. Correct its "
+                "function."
             ) from error
         columns.update({f"{item.alias}:{name}": computed[name] for name in item.features})
     return pa.table(columns)

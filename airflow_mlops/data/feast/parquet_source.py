@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 OLDEST = -(2**63)
-"""The creation time of rows whose creation time is null: earlier than any other."""
+"""Replaces a null creation time. It is earlier than any other creation time."""
 
 # The latest time in nanoseconds since 1970 that fits into 64 bits.
 _MOST_NANOSECONDS = 2**63 - 1
@@ -65,8 +65,8 @@ class ParquetSource:
         """Build the SQL query for the rows within ``span``.
 
         The columns of the query are the join keys ``k0``, ``k1``, ..., the features ``f0``, ``f1``, ..., the event time
-        ``t`` and the creation time ``created`` in microseconds since 1970, the number of the file (``file``), and the number
-        of the row in the file (``row``). DuckDB reads local files itself. Files that DuckDB and Arrow would read
+        ``t`` and the creation time ``created`` in microseconds since 1970, the number of the file (``file``), and the
+        number of the row in the file (``row``). DuckDB reads local files itself. Files that DuckDB and Arrow would read
         differently are read by Arrow and copied into a table of the database.
 
         :param number: number of this source, which makes names unique in a query with several sources
@@ -86,7 +86,7 @@ class ParquetSource:
         for index, batch in enumerate(self._batches(span)):
             connection.register("batch", batch)
             verb = f"INSERT INTO {name}" if index else f"CREATE TABLE {name} AS"
-            connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608 - names of our own
+            connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608 - the names are generated here
             connection.unregister("batch")
         return f"SELECT * FROM {name}", {}  # noqa: S608
 
@@ -163,7 +163,7 @@ class ParquetSource:
 
 
 def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
-    """Return whether DuckDB joins the view: its source is Parquet files, and Feast would read them with Dask."""
+    """Return whether DuckDB joins the view, because its source is Parquet files that Feast would read with Dask."""
     from feast import FileSource
     from feast.data_format import ParquetFormat
 
@@ -180,11 +180,11 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
 
     :param request: feature view and features to read
     :param events: schema of the events
-    :raises FeatureStoreError: the files cannot be read, a column is absent, or a join key has different types in the files
-        and in the events
+    :raises FeatureStoreError: the files cannot be read, a column is absent, or a join key has different types in the
+        files and in the events
     """
     source = request.view.batch_source
-    # A view uses the names that the field mapping of its source gives to the columns.
+    # A view refers to columns by the names that its source's field mapping defines.
     columns = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
     uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
     try:
@@ -291,7 +291,7 @@ def _same_types(schema: pa.Schema, other: pa.Schema, columns: Iterable[str]) -> 
 
 
 def _micros(column: str, kind: pa.DataType) -> str:
-    """Build SQL for a time in microseconds since 1970. Nanoseconds are rounded up, so a row is never joined too early."""
+    """Build SQL for a time in microseconds since 1970. Nanoseconds are rounded up, so no row is joined too early."""
     if not _is_nanoseconds(kind):
         return f"epoch_us({column})"
     rounded = f"{column}::{'TIMESTAMPTZ' if kind.tz else 'TIMESTAMP'}"
@@ -299,7 +299,7 @@ def _micros(column: str, kind: pa.DataType) -> str:
 
 
 def _within(field: pa.Field, span: Span) -> pc.Expression | None:
-    """Build an Arrow filter for rows within ``span``, with which Arrow skips row groups. Return ``None`` if impossible."""
+    """Build an Arrow filter for rows within ``span``, or return ``None`` if the type does not allow one."""
     if not pa.types.is_timestamp(field.type) or _is_nanoseconds(field.type):
         return None
 

@@ -1,9 +1,9 @@
 """The point-in-time join of events with Parquet sources, by DuckDB's ``ASOF JOIN``.
 
-An event is joined to the newest row that has the same join keys and is not newer than the event. If the view has a time to
-live (TTL), the row's age must not exceed it. Both bounds are inclusive. Ties between rows with the same time are broken by
-the latest creation time, and then by the position in the source (order of file paths, then of rows in a file): the last row
-is joined. A row without a time is never joined, and a null join key matches no row.
+An event is joined to the newest row that has the same join keys and is not newer than the event. If the view has a time
+to live (TTL), the row's age must not exceed it. Both bounds are inclusive. Ties between rows with the same time are
+broken by the latest creation time, and then by the position in the source (order of file paths, then of rows in a
+file): the last row is joined. A row without a time is never joined, and a null join key matches no row.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ def join(
                 yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
         except duckdb.OutOfMemoryException as error:
             raise FeatureStoreError(
-                f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows ({one_line(error)}). "
-                "Increase `memory_limit`."
+                f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows "
+                f"({one_line(error)}). Increase `memory_limit`."
             ) from error
         except duckdb.Error as error:
             raise FeatureStoreError(
-                f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' sources."
+                f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' "
+                "sources."
             ) from error
 
 
@@ -133,13 +134,14 @@ class _Part:
         newer = pc.sum(pc.less(age, 0)).as_py() or 0
         if newer:
             raise LeakageError(
-                f"The point-in-time join returned wrong rows: {newer:,} values of feature view {self._view.name!r} are newer than "
-                "their events. Do not train on this data. Report this defect with the installed version of duckdb."
+                f"The point-in-time join returned wrong rows: {newer:,} values of feature view {self._view.name!r} are "
+                "newer than their events. Do not train on this data. Report this defect with the installed version of "
+                "duckdb."
             )
         if self._ttl is not None and pc.any(pc.greater(age, self._ttl)).as_py():
             raise FeatureStoreError(
-                f"The point-in-time join returned wrong rows: values of feature view {self._view.name!r} are older than its ttl "
-                f"({self._view.ttl}). Report this defect with the installed version of duckdb."
+                f"The point-in-time join returned wrong rows: values of feature view {self._view.name!r} are older "
+                f"than its ttl ({self._view.ttl}). Report this defect with the installed version of duckdb."
             )
 
 
@@ -152,4 +154,4 @@ def _query(
         joins.append(join)
         parameters.update(values)
     columns = ", ".join(column for part in parts for column in part.select())
-    return f"SELECT {columns} FROM events e {' '.join(joins)} ORDER BY e.n", parameters  # noqa: S608 - names of our own
+    return f"SELECT {columns} FROM events e {' '.join(joins)} ORDER BY e.n", parameters  # noqa: S608 - the names are generated here

@@ -47,7 +47,7 @@ def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
     """
     from feast.types import from_feast_to_pyarrow_type
 
-    # A view uses the names that the field mapping of its source gives to the columns.
+    # A view refers to columns by the names that its source's field mapping defines.
     inverse = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
     join_keys = {entity.name: entity.join_key for entity in contents.entities}
     types: dict[str, pa.DataType | None] = {}
@@ -83,8 +83,8 @@ class SourceFolder:
         path = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
         if str(path).endswith(".parquet"):
             raise FeatureStoreError(
-                f"The path of source {source.name!r} is a single file, {source.path}, but publishing writes one file per window. "
-                "Change the path of the source to a folder."
+                f"The path of source {source.name!r} is a single file, {source.path}, but publishing writes one file "
+                "per window. Change the path of the source to a folder."
             )
         self.name = source.name
         self.columns = columns
@@ -113,12 +113,13 @@ class SourceFolder:
         where = f"Dataset {dataset.manifest.name!r}, published as source {self.name!r},"
         if timestamp in present.names and valid_from is not None:
             raise SchemaError(
-                f"{where} has the timestamp column {timestamp!r}, so `valid_from` would have no effect. Omit `valid_from`."
+                f"{where} has the timestamp column {timestamp!r}, so its rows already have times. Omit `valid_from`."
             )
         if timestamp not in present.names and valid_from is None:
             raise SchemaError(
                 f"{where} has no column {timestamp!r}, the timestamp column of the source. "
-                "If the dataset is a snapshot without times, set `valid_from` to the time from which its rows are valid."
+                "If the dataset is a snapshot without times, set `valid_from` to the time from which its rows are "
+                "valid."
             )
         times = [name for name in (timestamp, created) if name]
         wanted = [name for name in self.columns.types if name not in times]
@@ -137,7 +138,7 @@ class SourceFolder:
         return pa.schema([*fields, *(pa.field(name, UTC) for name in times)], {_ORIGIN: origin.encode()})
 
     def _footer(self, key: str) -> pa.Schema | None:
-        """Read the schema of a published file, with its origin as the only metadata. Return ``None`` if there is no file."""
+        """Read the schema and origin of a published file. Return ``None`` if there is no file."""
         try:
             with self.files.fs.open(self.files.path(key), "rb") as file:
                 found = pq.read_schema(file)
@@ -168,8 +169,8 @@ class SourceFolder:
                 times_read = as_utc(batch.column(column.name), what, round_up=True)
                 if times_read.null_count and column.name == self.columns.timestamp:
                     raise SchemaError(
-                        f"{what} is null in {times_read.null_count:,} rows, but every row needs an event time. Drop these rows from "
-                        "the dataset, or correct them."
+                        f"{what} is null in {times_read.null_count:,} rows, but every row needs an event time. Drop "
+                        "these rows from the dataset, or correct them."
                     )
                 arrays.append(times_read)
             else:
@@ -178,8 +179,9 @@ class SourceFolder:
                     arrays.append(found.cast(column.type))
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     raise SchemaError(
-                        f"{what} has the type {found.type}, which cannot be converted to the type {column.type} that the feature "
-                        f"views declare: {str(error).splitlines()[0]}. Correct the feature views or the dataset."
+                        f"{what} has the type {found.type}, which cannot be converted to the type {column.type} that "
+                        f"the feature views declare: {str(error).splitlines()[0]}. Correct the feature views or the "
+                        "dataset."
                     ) from None
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -198,9 +200,9 @@ class SourceFolder:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:
                 raise FeatureStoreError(
-                    f"The columns of {self.files.url_of(key)} differ from those of the source {self.name!r}, because the feature "
-                    "views have changed. The file cannot be rewritten, because its dataset no longer exists in the artifact "
-                    "store. Delete the file, or publish its window again."
+                    f"The columns of {self.files.url_of(key)} differ from those of the source {self.name!r}, because "
+                    "the feature views have changed. The file cannot be rewritten, because its dataset no longer "
+                    "exists in the artifact store. Delete the file, or publish its window again."
                 ) from None
             self._write(key, dataset, self._schema(dataset, valid_from), valid_from)
 

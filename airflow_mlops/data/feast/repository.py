@@ -31,9 +31,9 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def lean_imports() -> Iterator[None]:
     """Make the import of Feast inside the block about four times as fast.
 
-    Most of the import time is spent on PyTorch, which Feast needs only to return tensors, and on typeguard, which compiles
-    Feast's classes a second time to check the types of arguments. Steps need neither, so both are disabled inside the
-    block. Afterwards they can be imported as usual.
+    Most of the import time is spent on PyTorch, which Feast needs only to return tensors, and on typeguard, which
+    compiles Feast's classes a second time to check the types of arguments. Steps need neither, so both are disabled
+    inside the block. Afterwards they can be imported as usual.
     """
     import typeguard
 
@@ -103,8 +103,9 @@ def _registry_file(store: FeatureStore) -> Path | None:
 def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
     """Lock the registry file of the repository during the block, and read the registry again at its start.
 
-    Feast reads the whole registry file, changes it and writes it back in place. Without a lock, a task could overwrite the
-    changes of a concurrent task, or read an incomplete file. Registries in a database or an object store are not locked.
+    Feast reads the whole registry file, changes it and writes it back in place. Without a lock, a task could overwrite
+    the changes of a concurrent task, or read an incomplete file. Registries in a database or an object store are not
+    locked.
 
     :param shared: ``True`` if the block only reads the registry. Other readers may then hold the lock at the same time
     """
@@ -120,7 +121,7 @@ def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
 @contextmanager
 def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
     lock = Path(f"{registry}.lock")
-    # If this task cannot write the lock, it cannot change the registry either.
+    # A task without write access to the lock file cannot change the registry either.
     if registry is None or not os.access(lock if lock.exists() else lock.parent, os.W_OK):
         yield
         return
@@ -179,15 +180,16 @@ def parse_repo(store: FeatureStore) -> RepoContents:
             contents: RepoContents = repo_operations.parse_repo(folder)
     except (Exception, SystemExit) as error:
         raise FeatureStoreError(
-            f"The Feast repository {folder} cannot be imported ({_where(error, folder)}): {one_line(error)}. Correct this file."
+            f"The Feast repository {folder} cannot be imported ({_where(error, folder)}): {one_line(error)}. Correct "
+            "this file."
         ) from error
     names = [project.name for project in contents.projects]
     if not names:
         contents.projects.append(Project(name=store.project, description=store.config.project_description or ""))
     elif names != [store.project]:
         raise FeatureStoreError(
-            f"The Feast repository {folder} defines the project {', '.join(map(repr, names))}, but its feature_store.yaml "
-            f"names the project {store.project!r}. Use the same project name in both."
+            f"The Feast repository {folder} defines the project {', '.join(map(repr, names))}, but its "
+            f"feature_store.yaml names the project {store.project!r}. Use the same project name in both."
         )
     return contents
 

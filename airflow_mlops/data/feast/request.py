@@ -18,8 +18,8 @@ class ViewRequest:
     """The features to join from one feature view.
 
     :param view: Feast's feature view
-    :param alias: name of the view in references ``alias:feature``. It differs from the view's own name if a feature service
-        renames the view
+    :param alias: name of the view in references ``alias:feature``. It differs from the view's own name if a feature
+        service renames the view
     :param join_keys: column of the events by join key of the view
     :param features: Arrow type by feature
     """
@@ -87,8 +87,8 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
         view = known.get(name)
         if view is None:
             raise FeatureStoreError(
-                f"Feast project {store.project!r} has no feature view {name!r}. Correct the name, or run `feast apply`. "
-                f"Registered feature views: {', '.join(sorted(known)) or 'none'}."
+                f"Feast project {store.project!r} has no feature view {name!r}. Correct the name, or run `feast "
+                f"apply`. Registered feature views: {', '.join(sorted(known)) or 'none'}."
             )
         types = {field.name: field.dtype for field in view.features}
         missing = [feature for feature in wanted if feature not in types]
@@ -105,8 +105,8 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
             return
         if getattr(view, "batch_source", None) is None or not hasattr(view, "entity_columns"):
             raise FeatureStoreError(
-                f"Feature view {name!r} has no batch source, so it has no history to join. Add a batch source, or remove its "
-                "features."
+                f"Feature view {name!r} has no batch source, so it has no history to join. Add a batch source, or "
+                "remove its features."
             )
         own_keys = [entities.get(entity, entity) for entity in view.entities]
         join_keys = {key: join_key_map.get(key, key) for key in own_keys if not key.startswith("__dummy")}
@@ -135,8 +135,8 @@ def _projections(
     known = {item.name: item for item in store.list_feature_services()}
     if service not in known:
         raise FeatureStoreError(
-            f"Feast project {store.project!r} has no feature service {service!r}. Correct the name, or run `feast apply`. "
-            f"Registered feature services: {', '.join(sorted(known)) or 'none'}."
+            f"Feast project {store.project!r} has no feature service {service!r}. Correct the name, or run `feast "
+            f"apply`. Registered feature services: {', '.join(sorted(known)) or 'none'}."
         )
     projections: list[Any] = known[service].feature_view_projections
     for item in projections:

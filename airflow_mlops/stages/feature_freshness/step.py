@@ -1,8 +1,8 @@
 """Checks in a Feast registry up to which time features are materialised.
 
-``python -m airflow_mlops.stages.feature_freshness.step`` checks once. It reads the spec as JSON from standard input. The last
-line of its output is a JSON object with ``result``, which is null while the features are not as fresh as required, or with
-``error`` and ``message``.
+``python -m airflow_mlops.stages.feature_freshness.step`` checks once. It reads the spec as JSON from standard input.
+The last line of its output is a JSON object with ``result``, which is null while the features are not as fresh as
+required, or with ``error`` and ``message``.
 """
 
 from __future__ import annotations

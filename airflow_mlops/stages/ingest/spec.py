@@ -35,21 +35,24 @@ def placeholders(sql: str) -> set[str]:
 
 
 class IngestSpec(Spec):
-    """Parameters of ingestion, which reads the rows of a query (``conn_id`` and ``sql``) or of ``files`` into a dataset.
+    """Parameters of ingestion, which reads the rows of a query or of files into a dataset.
+
+    Either ``conn_id`` and ``sql`` or ``files`` must be set.
 
     :param name: name of the dataset to write
     :param window: time window of the rows; ``None`` (default) for a snapshot
     :param conn_id: id of the Airflow connection to the database
-    :param sql: SQL query. It selects the rows of the window with the placeholders ``:start`` (included) and ``:end`` (not
-        included)
+    :param sql: SQL query. It selects the rows of the window with the placeholders ``:start`` (included) and ``:end``
+        (not included)
     :param files: fsspec URLs, which may contain glob patterns
     :param format: format of the files; by default derived from the suffix of each file name
-    :param time_column: column of the files with the time of each row. Only rows with a time inside ``window`` are ingested
+    :param time_column: column of the files with the time of each row. Only rows with a time inside ``window`` are
+        ingested
     :param delimiter: character that separates the values of a CSV row
     :param null_values: texts in CSV files that are read as null, in addition to the empty text, for example ``["NA"]``
     :param columns: columns to ingest; all by default
-    :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``; by
-        default taken from the source
+    :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``;
+        by default taken from the source
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """
@@ -76,8 +79,8 @@ class IngestSpec(Spec):
             self._check_query(placeholders(self.sql))
         elif self.conn_id:
             raise ValueError(
-                "`conn_id` is only used with `sql`. Remove `conn_id`; fsspec takes the credentials for `files` from the "
-                "environment."
+                "`conn_id` is only used with `sql`. Remove `conn_id`; fsspec takes the credentials for `files` from "
+                "the environment."
             )
         elif self.time_column and self.window is None:
             raise ValueError("`time_column` selects the rows of a window. Set `window`, or remove `time_column`.")
@@ -88,13 +91,13 @@ class IngestSpec(Spec):
             raise ValueError("`sql` is set without a database. Set `conn_id` to the id of an Airflow connection.")
         if self.time_column:
             raise ValueError(
-                "`time_column` is only used with `files`. Remove it, and select the rows of the window in `sql` with :start "
-                "and :end."
+                "`time_column` is only used with `files`. Remove it, and select the rows of the window in `sql` with "
+                ":start and :end."
             )
         if self.window is not None and used != {"start", "end"}:
             raise ValueError(
-                "`window` is set, but `sql` does not use both :start and :end, so every window would have the same rows. "
-                "Add a condition such as WHERE t >= :start AND t < :end."
+                "`window` is set, but `sql` does not use both :start and :end, so every window would have the same "
+                "rows. Add a condition such as WHERE t >= :start AND t < :end."
             )
         if self.window is None and used:
             raise ValueError("`sql` uses :start or :end, but `window` is not set. Set `window`.")

@@ -53,7 +53,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
 
 
 def _known_types(earlier: Manifest | None) -> dict[str, pa.DataType]:
-    """Return the column types of a neighbouring window, without null columns and types that Arrow cannot find by name."""
+    """Return the column types of a neighbouring window, without null columns and types that have no name."""
     found = {column.name: find_type(column.type) for column in earlier.columns} if earlier else {}
     return {name: kind for name, kind in found.items() if kind is not None and not pa.types.is_null(kind)}
 
@@ -65,7 +65,7 @@ def _checked(
     earlier: Manifest | None,
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
-    """Select the columns of each batch, convert them to the declared types, and compare them with a neighbouring window."""
+    """Select and convert the columns of each batch, and compare them with a neighbouring window."""
     first = True
     for batch in batches:
         if spec.columns is not None:
@@ -83,8 +83,8 @@ def _select(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     missing = [column for column in columns if column not in batch.schema.names]
     if missing:
         raise SchemaError(
-            f"The source has no column {', '.join(map(repr, missing))}. Correct `columns`. The columns of the source are: "
-            f"{', '.join(batch.schema.names)}."
+            f"The source has no column {', '.join(map(repr, missing))}. Correct `columns`. The columns of the source "
+            f"are: {', '.join(batch.schema.names)}."
         )
     return batch.select(columns)
 
@@ -93,13 +93,15 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
     unknown = [column for column in types.declared if column not in schema.names]
     if unknown:
         raise SchemaError(
-            f"`types` declares the column {', '.join(map(repr, unknown))}, which the source does not have. Correct `types`. "
-            f"The columns are: {', '.join(schema.names)}."
+            f"`types` declares the column {', '.join(map(repr, unknown))}, which the source does not have. Correct "
+            f"`types`. The columns are: {', '.join(schema.names)}."
         )
 
 
 def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
-    """Check that the columns and types are those of a neighbouring window, because several windows are read as one table.
+    """Check that the columns and types are those of a neighbouring window.
+
+    Several windows of a dataset are read as one table, which needs equal columns and types.
 
     If ``columns`` is set, absent columns are accepted. Types declared in ``types`` are accepted too.
 
@@ -111,8 +113,8 @@ def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: Ste
     missing = [name for name in before if name not in found.names and spec.columns is None]
     if missing:
         raise SchemaError(
-            f"{where} has the column {', '.join(map(repr, missing))}, which has disappeared from the source. Restore it in the "
-            f"source, or ingest only the remaining columns with columns={found.names!r}."
+            f"{where} has the column {', '.join(map(repr, missing))}, which has disappeared from the source. Restore "
+            f"it in the source, or ingest only the remaining columns with columns={found.names!r}."
         )
     changed = [
         (field.name, before[field.name], str(field.type))
@@ -123,8 +125,9 @@ def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: Ste
         what = ", ".join(f"{name!r} is {new}, but was {old}" for name, old, new in changed)
         fix = ", ".join(f"{name!r}: {new!r}" for name, _, new in changed)
         raise SchemaError(
-            f"The type of a column differs from dataset {spec.name!r} in the window {earlier.window.label}: {what}. Convert the "
-            f"column in the source, or accept the new type with types={{{fix}}} and ingest the other windows again."
+            f"The type of a column differs from dataset {spec.name!r} in the window {earlier.window.label}: {what}. "
+            f"Convert the column in the source, or accept the new type with types={{{fix}}} and ingest the other "
+            "windows again."
         )
     new = [name for name in found.names if name not in before]
     if new:

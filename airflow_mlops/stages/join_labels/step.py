@@ -23,10 +23,10 @@ _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
-    """Write a copy of the predictions with the column ``label``. It is null for predictions whose label is not known yet.
+    """Write a copy of the predictions with the column ``label``, which is null while a label is not known.
 
-    If the parameter ``labels_timestamp`` names a column of timestamps or dates, the copy also has the column ``label_at``
-    with the time at which each label became known.
+    If the parameter ``labels_timestamp`` names a column of timestamps or dates, the copy also has the column
+    ``label_at`` with the time at which each label became known.
 
     :raises DatasetNotFoundError: no dataset of predictions or labels exists, and ``on_missing`` is ``fail``
     """
@@ -105,16 +105,16 @@ def _pseudonymizers(
     name = predictions[0].manifest.name
     if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
         raise SchemaError(
-            f"Dataset {name!r} has no column {', '.join(map(repr, dropped))}, because scoring dropped it (`drop_columns`). "
-            "Let scoring hash the column instead (`hash_columns`), or set `on` to columns that exist."
+            f"Dataset {name!r} has no column {', '.join(map(repr, dropped))}, because scoring dropped it "
+            "(`drop_columns`). Let scoring hash the column instead (`hash_columns`), or set `on` to columns that exist."
         )
     hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
     if not hashed:
         return {}
     if not all(key in item.get("hashed", ()) for key in hashed for item in details):
         raise SchemaError(
-            f"In dataset {name!r}, the column {', '.join(map(repr, hashed))} is hashed in some windows but not in others. "
-            "Join labels to these windows in separate tasks."
+            f"In dataset {name!r}, the column {', '.join(map(repr, hashed))} is hashed in some windows but not in "
+            "others. Join labels to these windows in separate tasks."
         )
     if spec.hash_conn_id is None:
         raise SpecError(
@@ -124,8 +124,9 @@ def _pseudonymizers(
     pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
     if any(item["hash_key_id"] != pseudonymizer.key_id for item in details):
         raise SpecError(
-            f"Dataset {name!r} was hashed with a secret key different from the password of connection {spec.hash_conn_id!r}, so "
-            "no label would match. Set `hash_conn_id` to the connection whose password scoring used as the secret key."
+            f"Dataset {name!r} was hashed with a secret key different from the password of connection "
+            f"{spec.hash_conn_id!r}, so no label would match. Set `hash_conn_id` to the connection whose password "
+            "scoring used as the secret key."
         )
     return dict.fromkeys(hashed, pseudonymizer)
 
@@ -180,8 +181,8 @@ def _label_table(
     """Read the labels, ordered by ``labels_timestamp``.
 
     :param keys: schema of the predictions' key columns
-    :return: the key columns, cast to ``keys``; the labels; and the times at which the labels became known, or ``None`` if
-        ``labels_timestamp`` is not set or does not contain times
+    :return: the key columns, cast to ``keys``; the labels; and the times at which the labels became known, or ``None``
+        if ``labels_timestamp`` is not set or does not contain times
     """
     times = None
     expression = spec.label.expression or spec.label.name
@@ -217,6 +218,7 @@ def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
     several = counted.filter(pc.greater(counted[f"{_LABEL_ROW}_count_distinct"], 1))
     example = ", ".join(f"{key}={several[key][0].as_py()!r}" for key in on)
     return SchemaError(
-        f"Dataset {name!r} has more than one label for {several.num_rows:,} keys of the predictions, for example {example}. "
-        "Set `labels_timestamp` to a column whose greatest value selects the label, or add key columns to `on`."
+        f"Dataset {name!r} has more than one label for {several.num_rows:,} keys of the predictions, for example "
+        f"{example}. Set `labels_timestamp` to a column whose greatest value selects the label, or add key columns to "
+        "`on`."
     )

@@ -33,7 +33,7 @@ def _as_source(value: Any) -> Any:
 
 
 class MaterializeFeaturesSpec(Spec):
-    """Parameters of materialisation, which applies a Feast repository and writes features of a window to the online store.
+    """Parameters of materialisation, which writes the features of a window to Feast's online store.
 
     :param repo: path of the folder with ``feature_store.yaml``
     :param window: time window whose feature values are materialised
@@ -60,8 +60,8 @@ class MaterializeFeaturesResult(Result):
     :param chunks: number of chunks that this try of the task materialised
     :param chunks_skipped: number of chunks that an earlier try had already materialised
     :param features: Feast type by feature, by feature view
-    :param published: number of published rows by source. Sources to which the same datasets had already been published are
-        left out
+    :param published: number of published rows by source. Sources to which the same datasets had already been published
+        are left out
     """
 
     project: Name

@@ -116,8 +116,8 @@ def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
     unknown = [name for name in requested or () if name not in online]
     if unknown:
         raise FeatureStoreError(
-            f"Feast project {store.project!r} has no feature view {', '.join(map(repr, unknown))} that is served online. "
-            f"Correct `feature_views`. Feature views served online: {', '.join(sorted(online)) or 'none'}."
+            f"Feast project {store.project!r} has no feature view {', '.join(map(repr, unknown))} that is served "
+            f"online. Correct `feature_views`. Feature views served online: {', '.join(sorted(online)) or 'none'}."
         )
     return list(requested) if requested is not None else sorted(online)
 
@@ -160,7 +160,8 @@ class _Online:
             except Exception as error:
                 raise MaterializationError(
                     f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
-                    f"{feast_repo.hint(error)} Earlier chunks are materialised. A retry of the task continues with this chunk."
+                    f"{feast_repo.hint(error)} Earlier chunks are materialised. A retry of the task continues with "
+                    "this chunk."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
 
@@ -187,7 +188,7 @@ class _Online:
 
 
 class _Watermark:
-    """The end of the last materialised chunk. It is stored in the artifact store, so a retry continues after this chunk."""
+    """The end of the last materialised chunk, stored in the artifact store so that a retry continues after it."""
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self._store = store

@@ -11,11 +11,13 @@ from airflow_mlops.core.windows import UtcDatetime
 
 
 class PurgePredictionsSpec(Spec):
-    """Parameters of retention, which deletes the files of old predictions and of the labelled predictions joined from them.
+    """Parameters of retention, which deletes the files of a model's old predictions.
+
+    The files of labelled predictions that were joined from them are deleted too.
 
     :param model: name of the registered model
-    :param older_than: minimum age of predictions to delete, for example ``90D``. The age is the time since the end of their
-        window or, if they were written later, since they were written
+    :param older_than: minimum age of predictions to delete, for example ``90D``. The age is the time since the end of
+        their window or, if they were written later, since they were written
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; ``MODEL_outcomes`` by
         default

@@ -1,7 +1,7 @@
 """Retention: deletes the files of old predictions and of the labelled predictions joined from them.
 
-The manifests are not deleted. A manifest is marked as purged before its files are deleted. If a run crashes in between, reading
-the dataset already raises an error, and the next run deletes the remaining files.
+The manifests are not deleted. A manifest is marked as purged before its files are deleted. If a run crashes in between,
+reading the dataset already raises an error, and the next run deletes the remaining files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsRes
 
 
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
-    """Delete the predictions that are older than ``older_than`` at the time ``now``, and labelled predictions joined from them.
+    """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled predictions
+    Labelled predictions that were joined from them are deleted too.
+
+    :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
+        predictions
     """
     names = [spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes"]
     # Files are listed before manifests are read, so a file that is committed in between is not treated as orphaned.
@@ -64,7 +67,8 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
         bytes=size,
         orphans=len(orphans),
         summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {len(old):,} datasets of predictions of {spec.model} older than "
-        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of labelled predictions ({len(files):,} files, "
+        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of labelled predictions ({len(files):,} "
+        "files, "
         f"{size / 1e6:,.1f} MB, including {len(orphans):,} orphaned files).",
     )
 
@@ -79,9 +83,9 @@ def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str)
     for manifest in found:
         if not {"model", detail} <= manifest.details.keys():
             raise SpecError(
-                f"Dataset {manifest.name!r} ({manifest.id[:12]}) does not contain {what} of a model, so nothing was deleted for "
-                f"model {model!r}. Set `predictions` to the `name` of ScoreOperator, and `outcomes` to the `name` of "
-                "JoinLabelsOperator."
+                f"Dataset {manifest.name!r} ({manifest.id[:12]}) does not contain {what} of a model, so nothing was "
+                f"deleted for model {model!r}. Set `predictions` to the `name` of ScoreOperator, and `outcomes` to the "
+                "`name` of JoinLabelsOperator."
             )
 
 

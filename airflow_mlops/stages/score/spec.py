@@ -22,7 +22,8 @@ class ScoreSpec(Spec):
     :param window: time window of the predictions; by default the window of ``dataset``
     :param name: name of the dataset of predictions; ``MODEL_predictions`` by default
     :param on_missing: what happens if the model has no champion: ``fail`` raises an error, ``skip`` writes no dataset
-    :param allow_pyfunc: whether loading may run code that is stored in the model version, see :mod:`airflow_mlops.models.pyfunc.loading`
+    :param allow_pyfunc: whether loading may run code that is stored in the model version, see
+        :mod:`airflow_mlops.models.pyfunc.loading`
     :param hash_columns: columns whose values are replaced by keyed hashes in the predictions
     :param drop_columns: columns that are left out of the predictions
     :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required with
@@ -50,12 +51,13 @@ class ScoreSpec(Spec):
             )
         if both := {*self.hash_columns} & {*self.drop_columns}:
             raise ValueError(
-                f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from one of them."
+                f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from "
+                "one of them."
             )
         if own := [name for name in PREDICTION_COLUMNS if name in {*self.hash_columns, *self.drop_columns}]:
             raise ValueError(
-                f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from `hash_columns` "
-                "and `drop_columns`."
+                f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from "
+                "`hash_columns` and `drop_columns`."
             )
         return self
 

@@ -43,7 +43,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Score the dataset with the champion and write the predictions.
 
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
-    :raises ModelFormatError: the champion cannot be loaded, or loading it would run code and ``allow_pyfunc`` is not set
+    :raises ModelFormatError: the champion cannot be loaded, or loading it would run code and ``allow_pyfunc`` is not
+        set
     """
     datasets = select(context.store, spec.dataset)
     client = connect(spec.mlflow, context.connection)
@@ -54,7 +55,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
                 dataset=None, summary=f"No rows were scored, because model {spec.model!r} has no champion yet."
             )
         raise RegistryError(
-            f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task until then."
+            f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task "
+            "until then."
         )
     model = _load(client, context.store, champion, spec.allow_pyfunc)
     started = time.perf_counter()
@@ -90,10 +92,11 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
 def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
     """Load a model version.
 
-    Versions trained by TrainOperator are loaded from their ONNX export, and other versions through their MLflow flavour.
+    Versions trained by TrainOperator are loaded from their ONNX export, and other versions through their MLflow
+    flavour.
 
-    :raises ModelFormatError: the version cannot be loaded, loading would run code that is not allowed, or the version was
-        never evaluated
+    :raises ModelFormatError: the version cannot be loaded, loading would run code that is not allowed, or the version
+        was never evaluated
     """
     folder = models.download(client, ref)
     if has_contract(folder):
@@ -183,13 +186,13 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
         name, columns = dataset.manifest.name, dataset.manifest.column_names
         if missing := [feature for feature in features if feature not in columns]:
             raise SchemaError(
-                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. Score a dataset "
-                f"with all features. The columns of the dataset are: {', '.join(columns)}."
+                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
+                f"Score a dataset with all features. The columns of the dataset are: {', '.join(columns)}."
             )
     if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
         raise SchemaError(
-            f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a column with "
-            "this name. Rename the column in the dataset."
+            f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a "
+            "column with this name. Rename the column in the dataset."
         )
     return carried
 
@@ -227,8 +230,8 @@ def _with_predictions(
     except pa.ArrowException as error:
         # A model that TrainOperator did not train may return any label.
         raise EvaluationError(
-            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and promote a "
-            "version whose predictions are these classes."
+            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and "
+            "promote a version whose predictions are these classes."
         ) from error
     added = [
         predicted,

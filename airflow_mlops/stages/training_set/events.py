@@ -43,13 +43,13 @@ def read_events(
         ) from None
     if not table.num_rows:
         raise EmptyWindowError(
-            f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to one with rows."
+            f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
         )
     times = as_utc(table[spec.timestamp], f"The event time {spec.timestamp!r} of dataset {name!r}")
     if times.null_count:
         raise SchemaError(
-            f"The event time {spec.timestamp!r} is null in {times.null_count:,} rows of dataset {name!r}, but a point-in-time "
-            "join needs the time of every event. Drop or correct these rows upstream."
+            f"The event time {spec.timestamp!r} is null in {times.null_count:,} rows of dataset {name!r}, but a "
+            "point-in-time join needs the time of every event. Drop or correct these rows upstream."
         )
     table = table.set_column(table.schema.get_field_index(spec.timestamp), spec.timestamp, times)
     dropped = {"label_unknown": 0}
@@ -60,8 +60,8 @@ def read_events(
         table = table.select(wanted).append_column(spec.label.name, label).filter(labelled)
         if not table.num_rows:
             raise TrainingError(
-                f"The label {spec.label.name!r} of all {len(labelled):,} events is null, so it is not known yet. Build the training "
-                "set from an older window."
+                f"The label {spec.label.name!r} of all {len(labelled):,} events is null, so it is not known yet. Build "
+                "the training set from an older window."
             )
     others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
     return table.take(pc.sort_indices(table, [(name, "ascending") for name in (spec.timestamp, *others)])), dropped
@@ -72,7 +72,7 @@ def _is_sortable(column: pa.ChunkedArray) -> bool:
 
 
 def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
-    """Compute the label of each event; null if an operand is null. Booleans become 1 and 0, as estimators and ONNX need."""
+    """Compute the label of each event, or null if an operand is null. Booleans become 1 and 0, as ONNX requires."""
     assert spec.label is not None
     if spec.label.expression is None:
         label = table[spec.label.name]
@@ -93,8 +93,8 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
     if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type) or pa.types.is_large_string(label.type)):
         raise SpecError(
-            f"The label {spec.label.name!r} has the type {label.type}. Set `label` to a column or expression whose values are "
-            "numbers, booleans or text."
+            f"The label {spec.label.name!r} has the type {label.type}. Set `label` to a column or expression whose "
+            "values are numbers, booleans or text."
         )
     return label
 
@@ -102,8 +102,8 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
 def infer_task(label: pa.ChunkedArray) -> Task:
     """Infer the ML task from the values of the label.
 
-    A label with at most two values is ``binary``, but a label of floating-point numbers only if they are 0 and 1. Text, and
-    integers with at most 20 distinct values, are ``multiclass``. All other labels are ``regression``.
+    A label with at most two values is ``binary``, but a label of floating-point numbers only if they are 0 and 1. Text,
+    and integers with at most 20 distinct values, are ``multiclass``. All other labels are ``regression``.
     """
     distinct = pc.count_distinct(label).as_py()
     if pa.types.is_floating(label.type):
@@ -126,12 +126,13 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
     distinct = pc.count_distinct(label).as_py()
     if distinct < 2:
         raise TrainingError(
-            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so a model cannot be trained or "
-            "evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
+            f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so a model cannot be "
+            "trained or evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
         )
     if task == "binary" and distinct > 2:
         raise SpecError(
-            f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or correct `label`."
+            f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or "
+            "correct `label`."
         )
 
 

@@ -64,7 +64,7 @@ class FeatureSource:
             yield JoinedFeatures(columns, refs, self._request.join_keys)
 
     def describe(self) -> dict[str, Any]:
-        """Return the Feast project and repository for the manifest. A rollback checks whether the features still exist there."""
+        """Return the Feast project and repository for the manifest. A rollback checks that the features exist there."""
         if self._store is None:
             return {}
         return {"feast_project": self._store.project, "feast_repo": str(self._store.repo_path.absolute())}

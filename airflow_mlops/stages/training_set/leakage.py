@@ -38,8 +38,8 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
             first = pc.index(newer, True).as_py()
             raise LeakageError(
                 f"Feature {name!r} is newer than its event in {count:,} of {table.num_rows:,} rows (first: "
-                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so its value was "
-                "not known at the time of the event. Remove it from the features."
+                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so its "
+                "value was not known at the time of the event. Remove it from the features."
             )
 
 
@@ -59,7 +59,7 @@ def refuse_too_predictive(
     if above := found.above(limit):
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
-            f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. Remove "
-            "it from the features or, if it is known in time, increase `max_single_feature_score`."
+            f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. "
+            "Remove it from the features or, if it is known in time, increase `max_single_feature_score`."
         )
     return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}

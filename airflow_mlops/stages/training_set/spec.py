@@ -38,9 +38,9 @@ def _as_test_size(value: Any) -> Any:
 class Split(Model):
     """The division of rows into the split parts ``train`` and ``test``.
 
-    :param method: ``random`` holds out an exact share of the rows. ``hash`` decides by a hash of each row, so a row stays in
-        its split part when other rows are added. ``time`` holds out the latest rows. ``group`` puts all rows with the same
-        value of the column ``group`` into the same split part
+    :param method: ``random`` holds out an exact share of the rows. ``hash`` decides by a hash of each row, so a row
+        stays in its split part when other rows are added. ``time`` holds out the latest rows. ``group`` puts all rows
+        with the same value of the column ``group`` into the same split part
     :param test_size: share of rows in ``test`` (0 to 1). For the method ``time`` it can also be a duration, for example
         ``14D`` for the last 14 days
     :param group: name of the group column; required for the method ``group``
@@ -57,15 +57,15 @@ class Split(Model):
         if isinstance(self.test_size, timedelta):
             if self.method != "time":
                 raise ValueError(
-                    f"`test_size` is a duration, but the method is {self.method!r}. Set `test_size` to a share between 0 and 1, or "
-                    "`method` to 'time'."
+                    f"`test_size` is a duration, but the method is {self.method!r}. Set `test_size` to a share between "
+                    "0 and 1, or `method` to 'time'."
                 )
             if self.test_size <= timedelta(0):
                 raise ValueError("`test_size` is not longer than zero. Set it to a positive duration such as 14D.")
         elif not 0 < self.test_size < 1:
             raise ValueError(
-                f"`test_size` is {self.test_size}. Set it to a share between 0 and 1 (not included) or, for the method 'time', to "
-                "a duration such as 14D."
+                f"`test_size` is {self.test_size}. Set it to a share between 0 and 1 (not included) or, for the method "
+                "'time', to a duration such as 14D."
             )
         if (self.method == "group") != (self.group is not None):
             raise ValueError(
@@ -85,16 +85,17 @@ class TrainingSetSpec(Spec):
     :param feature_service: name of the Feast feature service whose features are joined
     :param features: features to join as ``view:feature``, for example ``weather:temp``; instead of ``feature_service``
     :param columns: columns of ``entities`` that are features, because their values are known at event time
-    :param keys: columns of ``entities`` that identify a row. They are written to the training set, but are features only if
-        they are also in ``columns``
-    :param watched: columns of ``entities`` that are monitored for drift but are not features, such as text, timestamps and
-        embeddings. They are written to the training set
+    :param keys: columns of ``entities`` that identify a row. They are written to the training set, but are features
+        only if they are also in ``columns``
+    :param watched: columns of ``entities`` that are monitored for drift but are not features, such as text, timestamps
+        and embeddings. They are written to the training set
     :param label: name of the label column of ``entities``, or the label's name and an expression over columns of
         ``entities``; ``None`` for a dataset to score, which has no label
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
-    :param split: division into the split parts ``train`` and ``test``; ``None`` to write all rows as the split part ``data``
-    :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A feature with
-        a higher score is rejected as leakage
+    :param split: division into the split parts ``train`` and ``test``; ``None`` to write all rows as the split part
+        ``data``
+    :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
+        feature with a higher score is rejected as leakage
     :param memory_limit: memory that the join may use before it continues in temporary files, for example ``500MB`` or
         ``2GB``. The events, Python and its libraries need additional memory
     :param owner: owner of the dataset, recorded in its manifest
@@ -124,7 +125,8 @@ class TrainingSetSpec(Spec):
             raise ValueError("Both `feature_service` and `features` are set. Set only one of them.")
         if (self.feature_service is not None or self.features) and self.repo is None:
             raise ValueError(
-                "Features are joined from Feast, but `repo` is not set. Set `repo` to the folder with feature_store.yaml."
+                "Features are joined from Feast, but `repo` is not set. Set `repo` to the folder with "
+                "feature_store.yaml."
             )
         if self.feature_service is None and not self.features and not self.columns:
             raise ValueError("There are no features. Set `feature_service`, `features` or `columns`.")
@@ -134,19 +136,19 @@ class TrainingSetSpec(Spec):
             )
         if self.timestamp in self.columns:
             raise ValueError(
-                f"The event time {self.timestamp!r} cannot be a feature. Remove it from `columns`, and use columns derived from it "
-                "instead, such as the hour."
+                f"The event time {self.timestamp!r} cannot be a feature. Remove it from `columns`, and use columns "
+                "derived from it instead, such as the hour."
             )
         if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
             raise ValueError(
-                f"The label {self.label.name!r} is also the event time or in `columns`, `keys` or `watched`. Remove it there, or "
-                "rename the label."
+                f"The label {self.label.name!r} is also the event time or in `columns`, `keys` or `watched`. Remove it "
+                "there, or rename the label."
             )
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:
             raise ValueError(
-                f"The label is computed from {', '.join(map(repr, leaking))}, so as a feature this column would reveal the label. "
-                "Remove it from `columns`."
+                f"The label is computed from {', '.join(map(repr, leaking))}, so as a feature this column would reveal "
+                "the label. Remove it from `columns`."
             )
         return self
 

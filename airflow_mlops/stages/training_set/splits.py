@@ -30,8 +30,8 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
     """
     if split.group is not None and split.group not in table.column_names:
         raise SchemaError(
-            f"The training set has no column {split.group!r}, which is the group column of the split. Set `group` to one of: "
-            f"{', '.join(table.column_names)}."
+            f"The training set has no column {split.group!r}, which is the group column of the split. Set `group` to "
+            f"one of: {', '.join(table.column_names)}."
         )
     # Rows of different groups are different rows, even if their keys are equal.
     ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
@@ -46,8 +46,8 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
     if not test.any() or test.all():
         empty = "test" if not test.any() else "train"
         raise TrainingError(
-            f"The split by {split.method} with test_size={_text(split.test_size)} leaves the split part {empty!r} empty "
-            f"({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
+            f"The split by {split.method} with test_size={_text(split.test_size)} leaves the split part {empty!r} "
+            f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
         )
     return test, _proof(split, test, ids, times, facts)
 

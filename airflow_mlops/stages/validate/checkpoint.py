@@ -70,7 +70,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
 
 
 def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
-    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the validation's results."""
+    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the results."""
     # Each dataset has its own folder, with one page per validation.
     folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
     page = ""

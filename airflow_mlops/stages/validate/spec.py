@@ -17,10 +17,11 @@ class ValidateSpec(Spec):
     """Parameters of a validation, which runs a Great Expectations suite on a dataset.
 
     :param dataset: dataset to validate
-    :param suite: path of a suite in Great Expectations' JSON format, the content of such a file as a dict, or the import path
-        ``package.module:function`` of a function without parameters that returns an ``ExpectationSuite``
-    :param on_failure: what happens if an expectation fails: ``fail`` fails the task; ``warn`` writes a message to the log
-        and continues; ``quarantine`` writes the failing rows to a separate dataset and continues with the other rows
+    :param suite: path of a suite in Great Expectations' JSON format, the content of such a file as a dict, or the
+        import path ``package.module:function`` of a function without parameters that returns an ``ExpectationSuite``
+    :param on_failure: what happens if an expectation fails: ``fail`` fails the task; ``warn`` writes a message to the
+        log and continues; ``quarantine`` writes the failing rows to a separate dataset and continues with the other
+        rows
     :param owner: owner of the written datasets, if the validated dataset has none
     """
 

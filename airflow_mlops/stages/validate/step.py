@@ -123,13 +123,14 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     """
     if about_table := [outcome for outcome in validation.failed if outcome.unexpected is None]:
         raise ValidationError(
-            f"{validation.headline}. The failed expectation {_listed(about_table)} concerns the whole table, so there are no "
-            f"failing rows to quarantine. See the Data Docs at {validation.docs_url}."
+            f"{validation.headline}. The failed expectation {_listed(about_table)} concerns the whole table, so there "
+            f"are no failing rows to quarantine. See the Data Docs at {validation.docs_url}."
         )
     table, reasons = validation.table, validation.reasons()
     if len(reasons) == table.num_rows:
         raise ValidationError(
-            f"{validation.headline}. Every row failed, so no valid rows are left. See the Data Docs at {validation.docs_url}."
+            f"{validation.headline}. Every row failed, so no valid rows are left. See the Data Docs at "
+            f"{validation.docs_url}."
         )
     failing = pa.array([row in reasons for row in range(table.num_rows)], pa.bool_())
     texts = pa.array(["; ".join(reasons[row]) for row in sorted(reasons)], pa.string())

@@ -29,8 +29,8 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     module, _, name = given.partition(":")
     if not name:
         raise SpecError(
-            f"suite={given!r} is neither the path of a .json file nor an import path. Set `suite` to one of them; an import path "
-            "has the form `package.module:function`."
+            f"suite={given!r} is neither the path of a .json file nor an import path. Set `suite` to one of them; an "
+            "import path has the form `package.module:function`."
         )
     try:
         suite = getattr(importlib.import_module(module), name)()
@@ -56,7 +56,8 @@ def _read_json(path: str) -> dict[str, Any]:
         raise SpecError(f"The suite {path} is not valid JSON: {error}. Correct the file.") from None
     if not isinstance(content, dict):
         raise SpecError(
-            f"The suite {path} contains a JSON {type(content).__name__}. Write an object with the keys `name` and `expectations`."
+            f"The suite {path} contains a JSON {type(content).__name__}. Write an object with the keys `name` and "
+            "`expectations`."
         )
     return content
 

@@ -42,7 +42,7 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Create the source of a query. It uses the ADBC driver of the database if that is installed, otherwise SQLAlchemy."""
+    """Create the source of a query, with the database's ADBC driver if it is installed, otherwise with SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
     if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):

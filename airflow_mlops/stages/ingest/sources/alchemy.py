@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from airflow_mlops.core.connections import sqlalchemy_url
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
@@ -35,15 +35,17 @@ class AlchemySource(QuerySource):
             from sqlalchemy import create_engine, exc, text
         except ImportError:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, which needs SQLAlchemy. Where the step "
-                "runs, install SQLAlchemy and the database's dialect or, for SQLite and PostgreSQL, airflow-mlops[adbc]."
+                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, which needs SQLAlchemy. Where "
+                "the step runs, install SQLAlchemy and the database's dialect or, for SQLite and PostgreSQL, "
+                "airflow-mlops[adbc]."
             ) from None
         try:
             engine = create_engine(self._url())
         except (exc.ArgumentError, ImportError) as error:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, for which no SQLAlchemy dialect or no "
-                f"driver is installed where the step runs: {self.driver_message(error)}. Install both, or select an installed "
+                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, for which no SQLAlchemy "
+                f"dialect or no driver is installed where the step runs: {self.driver_message(error)}. Install both, "
+                "or select an installed "
                 'driver in the extra of the connection, for example {"sqlalchemy_scheme": "mysql+pymysql"}.'
             ) from None
         # SQLAlchemy reads :name as a parameter, so all colons except those of the placeholders are escaped.
@@ -85,7 +87,7 @@ class AlchemySource(QuerySource):
 def _bound(instant: datetime, dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite_text(instant)
-    # Most databases store UTC timestamps without a time zone. PostgreSQL compares timestamps with and without a time zone.
+    # Most databases store UTC timestamps without a time zone. PostgreSQL accepts a time zone in any case.
     return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
@@ -105,7 +107,9 @@ def _array(name: str, values: list[Any], kind: pa.DataType | None, types: Column
         return pa.array(values, type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         if kind is None:
-            raise types.mismatch(name, "one type", f"values of several types: {error}") from None
+            raise SchemaError(
+                f"Column {name!r} contains values of several types: {error}. Declare its type with types={{{name!r}: ...}}."
+            ) from None
     try:
         # Decimals are read as text, and converted to the declared type later.
         found = pa.array(values)

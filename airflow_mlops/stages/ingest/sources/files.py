@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class FileSource:
-    """The rows of the files that match the spec's URLs. The matches of one glob pattern are read in the order of names."""
+    """The rows of the files that match the spec's URLs. The files of one URL are read in the order of their names."""
 
     def __init__(self, spec: IngestSpec) -> None:
         self.spec = spec
@@ -63,7 +63,8 @@ class FileSource:
                 raise SpecError(f"{public} is not a URL that fsspec can open: {error}. Correct `files`.") from None
             except (OSError, zipfile.BadZipFile) as error:
                 raise SourceError(
-                    f"{public} could not be opened: {without_credentials(str(error))}. Check that it exists and can be read."
+                    f"{public} could not be opened: {without_credentials(str(error))}. Check that it exists and can be "
+                    "read."
                 ) from None
             if not found:
                 raise SourceError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
@@ -92,8 +93,9 @@ def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.Reco
     ]
     if differs or len(batch.schema) != len(first):
         raise SchemaError(
-            f"The columns of {file_url(file)} differ from those of the first file: {schema_difference(first, batch.schema)}. "
-            "Set `columns` to the columns that exist in all files, or set `types` to types that fit all files."
+            f"The columns of {file_url(file)} differ from those of the first file: "
+            f"{schema_difference(first, batch.schema)}. Set `columns` to the columns that exist in all files, or set "
+            "`types` to types that fit all files."
         )
     return batch
 
@@ -110,5 +112,6 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, ValueError) as error:
         reason = without_credentials(" ".join(str(error).split())).rstrip(".")
         raise SourceError(
-            f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that `format` is its format."
+            f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that `format` is its "
+            "format."
         ) from None

@@ -52,7 +52,8 @@ class QuerySource(ABC):
     def query_error(self, error: BaseException) -> SpecError:
         """Create the error for a query that the database rejects."""
         return SpecError(
-            f"The database of connection {self.info.conn_id!r} rejected the query: {self.driver_message(error)}. Correct `sql`."
+            f"The database of connection {self.info.conn_id!r} rejected the query: {self.driver_message(error)}. "
+            "Correct `sql`."
         )
 
     def read_error(self, error: BaseException) -> SourceError:

@@ -40,8 +40,8 @@ def database_path(info: ConnectionInfo) -> Path:
     path = Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
     if not path.is_file():
         raise SourceError(
-            f"Connection {info.conn_id!r} refers to the SQLite file {path}, which does not exist where the step runs. Correct "
-            "the host of the connection, or create the file."
+            f"Connection {info.conn_id!r} refers to the SQLite file {path}, which does not exist where the step runs. "
+            "Correct the host of the connection, or create the file."
         )
     return path
 
@@ -132,8 +132,8 @@ def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
 def _affinity(declared: str) -> pa.DataType | None:
     """Return the type that SQLite's rules of column affinity imply, or ``None`` if they do not determine it.
 
-    Columns with numeric affinity (``DATE``, ``BOOLEAN``, ...) may contain any value. Columns declared without a type have
-    the affinity ``BLOB``.
+    Columns with numeric affinity (``DATE``, ``BOOLEAN``, ...) may contain any value. Columns declared without a type
+    have the affinity ``BLOB``.
     """
     declared = declared.upper()
     if "INT" in declared:

@@ -11,7 +11,9 @@ import pyarrow as pa
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 << 20) -> Iterator[pa.RecordBatch]:
-    """Regroup a stream into batches of ``rows`` rows, so that the written files do not depend on the source's batch size.
+    """Regroup a stream into batches of ``rows`` rows.
+
+    The written files then do not depend on the batch size of the source.
 
     The last batch may be shorter. A batch also ends if it reaches ``max_bytes``, which limits memory.
     """
@@ -39,8 +41,8 @@ def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 def prefetch(batches: Iterator[pa.RecordBatch], max_bytes: int = 16 << 20) -> Iterator[Iterator[pa.RecordBatch]]:
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
-    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Leaving the block stops the thread, which
-    closes ``batches``.
+    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Leaving the block stops the thread,
+    which closes ``batches``.
     """
     queue = _BoundedQueue(batches, max_bytes)
     reader = threading.Thread(target=queue.fill, name="mlops-read", daemon=True)

@@ -48,9 +48,9 @@ def _utc_times(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
     except pa.ArrowInvalid as error:
         problem = str(error).partition(" as a scalar")[0]
         raise SchemaError(
-            f"The time column {column!r} of {file_url(file)} contains text that is not ISO 8601, or times both with and without "
-            f"a time zone: {problem}. Convert the column in the source, or remove `time_column` and set `files` to the files "
-            "of the window."
+            f"The time column {column!r} of {file_url(file)} contains text that is not ISO 8601, or times both with "
+            f"and without a time zone: {problem}. Convert the column in the source, or remove `time_column` and set "
+            "`files` to the files of the window."
         ) from None
 
 

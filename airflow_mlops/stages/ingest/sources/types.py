@@ -31,7 +31,7 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
     """Convert the names of the declared types to Arrow types.
 
     :param names: name of an Arrow type by column
-    :raises SpecError: a name is not that of an Arrow type
+    :raises SpecError: a name is not the name of an Arrow type
     """
     types = {}
     for column, name in names.items():

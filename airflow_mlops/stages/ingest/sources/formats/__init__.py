@@ -1,4 +1,4 @@
-"""Readers of file formats, in one module per format. A reader streams the rows of a file and records the file's hash."""
+"""Readers of file formats, one module per format. A reader streams the rows of a file and records its hash."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def format_of(file: OpenFile) -> str:
         if path.endswith(suffix):
             return kind
     raise SpecError(
-        f"The name of {file_url(file)} does not end with the suffix of a known format. Set `format` to 'csv', 'jsonl' or "
-        "'parquet'."
+        f"The name of {file_url(file)} does not end with the suffix of a known format. Set `format` to 'csv', 'jsonl' "
+        "or 'parquet'."
     )

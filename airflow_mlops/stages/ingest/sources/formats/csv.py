@@ -42,8 +42,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     for name in wanted:
         if pa.types.is_binary(kinds[name]) and name not in file.types.declared:
             raise SchemaError(
-                f"Column {name!r} of {file.url} contains text that is not UTF-8. Convert the file to UTF-8, or ingest the bytes "
-                f"unchanged with types={{{name!r}: 'binary'}}."
+                f"Column {name!r} of {file.url} contains text that is not UTF-8. Convert the file to UTF-8, or ingest "
+                f"the bytes unchanged with types={{{name!r}: 'binary'}}."
             )
     convert = csv.ConvertOptions(column_types=kinds, include_columns=wanted, **nulls)
     try:

@@ -76,7 +76,7 @@ def _lines(file: SourceFile) -> Iterator[dict[str, Any]]:
 
 
 def _field_with_value(file: SourceFile, names: Sequence[str], value: str) -> str:
-    """Find the first of the fields ``names`` that contains ``value``, because Arrow's message does not name the field."""
+    """Find the first of the fields ``names`` that contains ``value``. Arrow's message does not name the field."""
     return next((name for line in _lines(file) for name in names if line.get(name) == value), names[0])
 
 

@@ -83,14 +83,14 @@ class SourceFile:
         missing = [name for name in wanted if name not in present]
         if missing:
             raise SchemaError(
-                f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The columns are: "
-                f"{', '.join(present)}."
+                f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The "
+                f"columns are: {', '.join(present)}."
             )
         return wanted
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file, and record its URL, SHA-256 and size when the block ends. The block must read it sequentially."""
+        """Open the file for sequential reading. Record its URL, SHA-256 and size when the block ends."""
         with self.file as raw:
             reader = HashingReader(raw)
             yield reader

@@ -40,7 +40,8 @@ def load(path: str, what: str) -> Any:
         ) from None
     except Exception as error:
         raise SpecError(
-            f"The {what} {path!r} cannot be imported: importing {module!r} raises {type(error).__name__}: {error}."
+            f"The {what} {path!r} cannot be imported: importing {module!r} raises {type(error).__name__}: {error}. "
+            "Correct this module."
         ) from error
 
 

@@ -47,7 +47,8 @@ def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timesta
             found = job.to_df()
     except Exception as error:
         raise FeatureStoreError(
-            f"Feast's offline store failed for feature view {request.view.name!r}: {one_line(error)}."
+            f"Feast's offline store failed for feature view {request.view.name!r}: {one_line(error)}. Check the store "
+            "configured in feature_store.yaml."
         ) from error
     position = np.full(events.num_rows, -1, np.int64)
     position[found[_EVENT].to_numpy(np.int64)] = np.arange(len(found))

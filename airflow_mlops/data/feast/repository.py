@@ -207,7 +207,8 @@ def apply(store: FeatureStore, contents: RepoContents) -> None:
             apply_total_with_repo_instance(store, store.project, store.registry, contents, skip_source_validation=False)
     except (Exception, SystemExit) as error:
         raise FeatureStoreError(
-            f"Feast could not apply the repository {store.repo_path}: {one_line(error)}.{hint(error)}"
+            f"Feast could not apply the repository {store.repo_path}: {one_line(error)}."
+            f"{hint(error) or ' Correct its definitions.'}"
         ) from error
 
 

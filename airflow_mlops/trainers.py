@@ -14,14 +14,15 @@ Serialization = Literal["skops", "cloudpickle"]
 class SklearnTrainer(dict[str, Any]):
     """Trains a scikit-learn estimator. The preprocessing is fitted with the estimator and is part of the model.
 
-    InterpretML's ``interpret.glassbox.ExplainableBoostingClassifier`` and ``...Regressor`` (extra ``interpret``) take the
-    features without preprocessing, and their explanations are logged to MLflow.
+    InterpretML's ``interpret.glassbox.ExplainableBoostingClassifier`` and ``ExplainableBoostingRegressor`` (extra
+    ``interpret``) are fitted without preprocessing. Their feature importances and shape functions are logged to MLflow.
 
     :param estimator: import path of the estimator's class, such as ``sklearn.linear_model.LogisticRegression``
     :param params: keyword arguments of the class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``. By
-        default, numbers are imputed with the median if the estimator does not accept NaN, and scaled if it is not based
-        on trees. Text is encoded as integers for trees, and otherwise as one-hot columns of the 100 most frequent values
+        default, nulls in numeric features are replaced by the median if the estimator does not accept NaN, and numeric
+        features are standardised if the estimator is not based on trees. Text features become category codes for
+        tree-based estimators, and otherwise one-hot columns of their 100 most frequent values
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
@@ -57,8 +58,8 @@ class FunctionTrainer(dict[str, Any]):
     returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported to ONNX.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
-        where the step runs, for example a module beside the DAG files
-    :param params: any JSON, which the function gets unchanged
+        where the step runs, for example a module in the folder of the DAG files
+    :param params: any JSON object, which is passed to the function unchanged
     :param name: name of the candidate in MLflow; by default the name of the function
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
@@ -86,33 +87,36 @@ class FunctionTrainer(dict[str, Any]):
 
 
 class TorchTrainer(dict[str, Any]):
-    """Trains a neural network on batches that are streamed from the training set, on a GPU if there is one.
+    """Trains a neural network on batches that are streamed from the training set, on a GPU if one is available.
 
-    Every ``checkpoint_every`` steps a checkpoint is written to the artifact store. A retry continues from the last one.
+    Every ``checkpoint_every`` steps a checkpoint is written to the artifact store. A retry continues from the last
+    checkpoint.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``. Its
-        ``forward(numbers, texts)`` takes float32 of shape (n, ``numbers``) and int64 of shape (n, ``len(texts)``), and
-        returns logits or values of shape (n, ``outputs``). ``texts`` has the number of distinct values of each text
-        column. By default, a network for tables with the ``params`` ``hidden`` (widths of the layers) and ``dropout``
+        ``forward(numbers, texts)`` takes float32 of shape (n, ``numbers``) and int64 category codes of shape
+        (n, ``len(texts)``), and returns logits or values of shape (n, ``outputs``). ``texts`` contains the number of
+        category codes of each text feature. By default, a network of fully connected layers is trained, which accepts the
+        ``params`` ``hidden`` (widths of the layers) and ``dropout``
     :param params: keyword arguments of ``module``
     :param dataset: import path of a class or function ``(rows, features, label, **dataset_params)`` that returns a
-        ``torch.utils.data.Dataset`` with a length and pairs of input and label as items. ``rows`` is a pyarrow.Table of
-        one row group, with labels as class indices. If ``label`` is ``None``, there are no labels. With ``dataset``, the
-        module is called with ``params`` only. The stored model takes float32 of shape (n, ``len(features)``), so
-        transformations that it needs for scoring belong in ``forward``, not in the Dataset
+        ``torch.utils.data.Dataset`` with a length and pairs of input and label as items. ``rows`` is a ``pyarrow.Table``
+        of one row group, in which labels are class indices. If ``label`` is ``None``, the items are inputs without labels.
+        With ``dataset``, the module is called with ``params`` only. The stored model takes float32 of shape
+        (n, ``len(features)``), so transformations that scoring needs belong in ``forward``, not in the Dataset
     :param dataset_params: keyword arguments of ``dataset``
-    :param epochs: the greatest number of passes over the rows
-    :param batch_size: rows in a batch, over all processes
+    :param epochs: maximum number of passes over the training rows
+    :param batch_size: number of rows in a batch, over all processes
     :param learning_rate: learning rate of AdamW
     :param weight_decay: weight decay of AdamW
     :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision
-    :param accumulate: number of batches whose gradients are accumulated for one step
-    :param validation: share of the part ``train`` that is held out for early stopping
-    :param patience: epochs without a lower validation loss after which training stops; ``None`` for no early stopping
-    :param checkpoint_every: steps between two checkpoints
-    :param device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one
-    :param processes: processes that train together on each node (torchrun, DistributedDataParallel); by default one for
-        each GPU
+    :param accumulate: number of batches whose gradients are accumulated for one optimizer step
+    :param validation: fraction of the split part ``train`` that is held out for early stopping, from 0 to 1
+    :param patience: number of epochs without a lower validation loss after which training stops; ``None`` disables early
+        stopping
+    :param checkpoint_every: number of optimizer steps between two checkpoints
+    :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if one is available
+    :param processes: number of processes that train together on each node (torchrun, DistributedDataParallel); by default
+        one for each GPU
     :param name: name of the candidate in MLflow
     """
 
@@ -158,12 +162,12 @@ class TorchTrainer(dict[str, Any]):
 
 
 class Float(dict[str, Any]):
-    """A number from ``low`` to ``high``, both included, for the space of a :class:`Search`.
+    """A floating-point parameter in the space of a :class:`Search`, from ``low`` to ``high``, both included.
 
-    :param low: the least value
-    :param high: the greatest value
-    :param log: sample the logarithm uniformly, for parameters that span orders of magnitude
-    :param step: only ``low``, ``low + step``, ...
+    :param low: the smallest value
+    :param high: the largest value
+    :param log: whether to sample the logarithm uniformly, for parameters that span orders of magnitude
+    :param step: distance between the sampled values ``low``, ``low + step``, ...; by default all values are possible
     """
 
     def __init__(self, low: float, high: float, *, log: bool = False, step: float | None = None) -> None:
@@ -171,12 +175,12 @@ class Float(dict[str, Any]):
 
 
 class Int(dict[str, Any]):
-    """An integer from ``low`` to ``high``, both included, for the space of a :class:`Search`.
+    """An integer parameter in the space of a :class:`Search`, from ``low`` to ``high``, both included.
 
-    :param low: the least value
-    :param high: the greatest value
-    :param log: sample the logarithm uniformly, for parameters that span orders of magnitude
-    :param step: only ``low``, ``low + step``, ...
+    :param low: the smallest value
+    :param high: the largest value
+    :param log: whether to sample the logarithm uniformly, for parameters that span orders of magnitude
+    :param step: distance between the sampled values ``low``, ``low + step``, ...
     """
 
     def __init__(self, low: int, high: int, *, log: bool = False, step: int = 1) -> None:
@@ -184,33 +188,36 @@ class Int(dict[str, Any]):
 
 
 class Categorical(dict[str, Any]):
-    """One of ``choices``, each any JSON, for the space of a :class:`Search`."""
+    """A categorical parameter in the space of a :class:`Search`.
+
+    :param choices: the possible values; each can be any JSON value
+    """
 
     def __init__(self, choices: Sequence[Any]) -> None:
         super().__init__(kind="categorical", choices=list(choices))
 
 
 class Search(dict[str, Any]):
-    """Searches for the best parameters of a trainer with Optuna's tree-structured Parzen estimator, and trains with them.
+    """Searches for the best parameters of a trainer with Optuna's tree-structured Parzen estimator.
 
-    Only the part ``train`` of the training set is used. A retry continues the search.
+    The search uses only the split part ``train`` of the training set. A retry continues the search.
     ``TrainOperator(trainer=Search(...))`` searches and trains in one task. Several tasks can share a search with
     :class:`~airflow_mlops.operators.SearchOperator`.
 
     :param trainer: a :class:`SklearnTrainer`, a :class:`FunctionTrainer` or a :class:`TorchTrainer`
-    :param space: a :class:`Float`, an :class:`Int` or a :class:`Categorical` for each parameter: a name in the trainer's
-        ``params``, or, of a TorchTrainer, ``epochs``, ``batch_size``, ``learning_rate``, ``weight_decay``,
-        ``precision``, ``accumulate`` or ``patience``
-    :param trials: number of trials of all workers together
+    :param space: a :class:`Float`, :class:`Int` or :class:`Categorical` for each searched parameter, by name. A name is a
+        key of the trainer's ``params``. With a TorchTrainer, it can also be ``epochs``, ``batch_size``,
+        ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``
+    :param trials: total number of trials over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). ``package.module:function`` names a metric of your own
-    :param greater_is_better: whether greater values of your own metric are better
-    :param folds: number of folds of the cross-validation. The folds follow the split of the training set: in order of
-        time, with groups kept together, or stratified. A TorchTrainer is measured on its validation rows instead
+        (regression). A custom metric is given by its import path, ``package.module:function``
+    :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
+    :param folds: number of folds of the cross-validation. The rows are divided into folds by the same method as the split
+        of the training set (by time, by group, or stratified). A TorchTrainer is measured on its validation rows instead
     :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold or epoch;
         ``None`` stops no trial
-    :param storage_conn_id: Airflow connection to the database of the study; required if the artifact store is not a file
-        system
+    :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact store
+        is not a file system
     :raises SpecError: the search is invalid
     """
 

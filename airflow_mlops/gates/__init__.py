@@ -1,1 +1,1 @@
-"""What a candidate must pass before it is promoted."""
+"""Gates, which are the requirements that a candidate must meet before it is promoted."""

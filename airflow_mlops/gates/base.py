@@ -1,4 +1,7 @@
-"""The base classes of all gates. Light: a DAG file that declares gates imports this while it is parsed."""
+"""The base classes of all gates.
+
+This module imports no heavy library, because DAG files that declare gates import it while they are parsed.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,12 @@ Confidence = Annotated[FiniteFloat, Field(gt=0.5, lt=1)]
 
 
 class Margin(Model):
-    """A difference of the metric, or a share of the value it is compared with (written ``"2%"``).
+    """The required distance between a candidate's metric and the reference value that it is compared with.
 
-    A negative margin allows a candidate to be that much worse.
+    A negative margin allows the candidate to be worse by up to this amount.
+
+    :param amount: difference in the unit of the metric, or percentage of the reference value
+    :param relative: whether ``amount`` is a percentage, written as ``"2%"`` in the declaration of a gate
     """
 
     amount: FiniteFloat
@@ -35,11 +41,11 @@ class Margin(Model):
         return f"{self.amount:g}%" if self.relative else f"{self.amount:g}"
 
     def step(self, value: float) -> float:
-        """The margin as a difference from ``value``."""
+        """Convert the margin to a difference from the reference ``value``."""
         return abs(value) * self.amount / 100 if self.relative else self.amount
 
     def beyond(self, value: float, higher_is_better: bool) -> float:
-        """The number that is better than ``value`` by the margin."""
+        """Return the number that is better than ``value`` by the margin."""
         return value + self.step(value) if higher_is_better else value - self.step(value)
 
 
@@ -53,9 +59,9 @@ MarginInput = Annotated[Margin, BeforeValidator(_as_margin)]
 
 
 class Gate(Model):
-    """A requirement that a candidate must meet. The fields of a subclass are the keys of its declaration.
+    """A requirement that a candidate must meet. The fields of a subclass are the keys of the gate's declaration.
 
-    :cvar tasks: the tasks that the gate applies to
+    :cvar tasks: the ML tasks (binary, multiclass, regression) that the gate applies to
     :cvar costly: whether the gate is checked only for candidates that pass every other gate
     """
 
@@ -65,16 +71,21 @@ class Gate(Model):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The requirement in a few words."""
+        """Return the requirement in a few words, such as ``roc_auc at least 0.6``."""
 
     @abstractmethod
     def check(self, evidence: Evidence) -> GateResult:
-        """Check the candidate."""
+        """Check whether the candidate meets the requirement."""
 
     def suits(self, task: Task) -> None:
-        """:raises SpecError: the gate does not apply to this task"""
+        """Check that the gate applies to an ML task.
+
+        :raises SpecError: the gate does not apply to ``task``
+        """
         if task not in self.tasks:
-            raise SpecError(f"Gate {self.name!r} is for {' and '.join(self.tasks)} tasks, and this one is {task}.")
+            raise SpecError(
+                f"Gate {self.name!r} applies to {' and '.join(self.tasks)} tasks, but the ML task is {task}. Remove the gate."
+            )
 
     def _result(
         self, measured: float | None, required: float | None, passed: bool, explanation: str, **more: Any
@@ -84,24 +95,28 @@ class Gate(Model):
         )
 
     def _model(self, evidence: Evidence) -> Scorer:
-        """The candidate's model, for gates that make predictions with it."""
+        """Return the candidate's model, for gates that predict with it."""
         if evidence.model is None:
-            raise SpecError(f"Gate {self.name!r} needs the model, and only its metrics are given.")
+            raise SpecError(
+                f"Gate {self.name!r} needs the candidate's model, but only metrics are available. Set `Evidence.model`."
+            )
         return evidence.model
 
     def _data(self, evidence: Evidence) -> HeldOut:
-        """The held-out data, for gates that read its columns."""
+        """Return the held-out data, for gates that read its columns."""
         if evidence.data is None:
-            raise SpecError(f"Gate {self.name!r} needs the held-out data, and only metrics are given.")
+            raise SpecError(
+                f"Gate {self.name!r} needs the held-out data, but only metrics are available. Set `Evidence.data`."
+            )
         return evidence.data
 
 
 class MetricGate(Gate):
-    """A gate on one metric. A model without probabilities fails it if the metric is computed from probabilities.
+    """A gate on one metric. A model without probabilities fails the gate if the metric needs probabilities.
 
-    :cvar against_champion: whether the gate compares with the champion
-    :param metric: a built-in metric, or the import path of a user's own, see :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: the direction of a user's own metric
+    :cvar against_champion: whether the gate compares the candidate with the champion
+    :param metric: name of a built-in metric, or import path of a custom metric, see :mod:`airflow_mlops.metrics.custom`
+    :param greater_is_better: whether greater values of a custom metric are better
     """
 
     against_champion: ClassVar[bool] = False
@@ -121,7 +136,7 @@ class MetricGate(Gate):
     def suits(self, task: Task) -> None:
         if task not in self._metric.tasks:
             raise SpecError(
-                f"{self.metric!r} is not a metric for a {task} task: {choices(self.metric, metrics_for(task))}."
+                f"{self.metric!r} is not a metric for {task} tasks: {choices(self.metric, metrics_for(task))}."
             )
 
     def check(self, evidence: Evidence) -> GateResult:
@@ -132,26 +147,26 @@ class MetricGate(Gate):
                     evidence.candidate.metrics.get(self.metric),
                     None,
                     False,
-                    f"{model.name} predicts labels without probabilities, so {self.metric} cannot be computed; "
-                    f"available: {', '.join(model.metrics)}.",
+                    f"{self.metric} cannot be computed, because {model.name} predicts labels without probabilities. "
+                    f"Available metrics: {', '.join(model.metrics)}.",
                 )
         return self._check(evidence)
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Check the candidate, which has the metric."""
+        """Check a candidate for which the metric was computed."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:
-            undefined = " It is undefined for this model." if is_custom(self.metric) else ""
+            reason = " is undefined" if is_custom(self.metric) else " was not computed"
             raise SpecError(
-                f"Gate {self.name!r} needs {self.metric}, which {model.name} does not have; "
-                f"available: {', '.join(model.metrics)}.{undefined}"
+                f"Gate {self.name!r} needs the metric {self.metric!r}, which{reason} for {model.name}. "
+                f"Available metrics: {', '.join(model.metrics)}."
             )
         return model.metrics[self.metric]
 
     def _compare(self, evidence: Evidence, other: Measurement, margin: Margin, *, strictly: bool) -> GateResult:
-        """Compare two values without an interval."""
+        """Compare two values without a confidence interval."""
         measured, reference = self._measured(evidence.candidate), self._measured(other)
         metric = self._metric
         required = margin.beyond(reference, metric.higher_is_better)
@@ -163,7 +178,10 @@ class MetricGate(Gate):
         return self._result(measured, required, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
-        """The result if there is no champion (passed), or if the champion could not be measured (failed)."""
+        """Return the result without a champion's metrics.
+
+        The gate is passed if the model has no champion, and failed if the champion could not be measured.
+        """
         problem = evidence.champion_problem
         return self._result(
             self._measured(evidence.candidate), None, problem is None, problem or "There is no champion yet."
@@ -171,5 +189,5 @@ class MetricGate(Gate):
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with up to four significant digits."""
+    """Format a share as a percentage with up to four significant digits."""
     return f"{100 * share:.4g}%"

@@ -1,4 +1,4 @@
-"""Better than simple models."""
+"""Gates that require a candidate to be better than simple models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 class BetterThanBaseline(MetricGate):
-    """``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``: better than a prediction without features."""
+    """Requires a metric that is better than the metric of a prediction without features.
+
+    Example: ``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``.
+
+    :param better_than_baseline_by: the required improvement: a difference of the metric, or a percentage of the baseline's
+        value (``"2%"``)
+    """
 
     better_than_baseline_by: MarginInput
 
@@ -26,9 +32,10 @@ class BetterThanBaseline(MetricGate):
 
 
 class BeatsABaseline(MetricGate):
-    """Better than the baseline or the small decision tree. Every candidate is checked, whatever gates are declared.
+    """Requires a candidate to be better than the baseline or better than a small decision tree.
 
-    A baseline for which a user's own metric is undefined is not compared with.
+    This gate is checked for every candidate, in addition to the declared gates. A simple model for which a custom metric is
+    undefined is ignored.
     """
 
     @property
@@ -40,7 +47,7 @@ class BeatsABaseline(MetricGate):
         simple = [evidence.baseline, *([evidence.tree] if evidence.tree else [])]
         values = {model.name: model.metrics[self.metric] for model in simple if self.metric in model.metrics}
         if not values:
-            return self._result(measured, None, True, f"{self.metric} is undefined for the baselines.")
+            return self._result(measured, None, True, f"{self.metric} is undefined for the simple models.")
         beaten = [name for name, value in values.items() if metric.better(measured, value)]
         listed = [f"{name} ({value:.4g})" for name, value in values.items()]
         weakest = max(values.values()) if not metric.higher_is_better else min(values.values())

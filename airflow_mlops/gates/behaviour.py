@@ -1,5 +1,7 @@
-"""How predictions must react to a change of one feature: the directional and invariance tests of M. Ribeiro, T. Wu,
-C. Guestrin and S. Singh, "Beyond Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020), on held-out rows.
+"""Gates that test how predictions react to a change of one feature, on held-out rows.
+
+They are the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin and S. Singh, "Beyond Accuracy: Behavioral
+Testing of NLP Models with CheckList" (ACL 2020).
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ ROWS, SEED = 20_000, 0
 
 
 class Behaviour(Gate):
-    """Limits the share of held-out rows that violate an expectation, measured on a random sample of 20,000 rows.
+    """Limits the share of held-out rows that violate an expectation, on a random sample of at most 20,000 rows.
 
-    :param feature: the feature that is changed; a model that does not use it passes
-    :param tolerance: the largest share of violating rows
-    :param slack: changes of the score up to this size are ignored; in the score's unit
+    :param feature: name of the changed feature. A model that does not use this feature passes
+    :param tolerance: maximum share of violating rows, from 0 to 1
+    :param slack: change of the score up to which a row does not count as a violation, in the unit of the score
     """
 
     feature: str
@@ -45,8 +47,8 @@ class Behaviour(Gate):
         present = [column.name for column in data.dataset.manifest.columns]
         if self.feature not in present:
             raise SchemaError(
-                f"Gate {self.name!r} names {self.feature!r}, which is not a column of dataset "
-                f"{data.dataset.manifest.name}: {choices(self.feature, present)}."
+                f"Feature {self.feature!r} of gate {self.name!r} is not a column of dataset "
+                f"{data.dataset.manifest.name!r}: {choices(self.feature, present)}."
             )
         features = [feature.name for feature in model.contract.features]
         if self.feature not in features:
@@ -65,32 +67,35 @@ class Behaviour(Gate):
             measured,
             self.tolerance,
             passed,
-            f"{self._violation} for {percent(measured)} of {len(index):,} held-out rows; allowed: at most "
-            f"{percent(self.tolerance)}.",
+            f"{self._violation} for {percent(measured)} of {len(index):,} held-out rows (limit: "
+            f"{percent(self.tolerance)}).",
             rows=len(index),
         )
 
     @property
     @abstractmethod
     def _violation(self) -> str:
-        """A violation in words."""
+        """Return the first words of the explanation, which describe a violation."""
 
     @abstractmethod
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
-        """The changed values of the feature."""
+        """Return the changed values of the feature."""
 
     @abstractmethod
     def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
-        """Which rows violate the expectation."""
+        """Return whether each row violates the expectation, shape (n,)."""
 
 
 class Direction(Behaviour):
-    """``{"behaviour": "direction", "feature": "wind", "direction": "increasing", "tolerance": 0.01}``.
+    """Requires the score to react in one direction when a numeric feature is increased.
 
-    A larger value of the feature never lowers the score (``increasing``) or never raises it (``decreasing``). The score
-    is the probability of the positive class, or the predicted value.
+    Example: ``{"behaviour": "direction", "feature": "wind", "direction": "increasing", "tolerance": 0.01}``.
 
-    :param step: by how much the feature is raised; by default one standard deviation, rounded up for integers
+    The score is the probability of the positive class, or the predicted value of a regression.
+
+    :param direction: ``increasing`` if a larger value of the feature must not lower the score, ``decreasing`` if it must
+        not raise the score
+    :param step: the amount that is added to the feature; by default one standard deviation, rounded up for integers
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("binary", "regression")
@@ -116,8 +121,8 @@ class Direction(Behaviour):
             numbers = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         except pa.ArrowException:
             raise SpecError(
-                f"Gate {self.name!r} raises {self.feature!r}, which is {values.type} and not a number: use behaviour "
-                '"invariance" for text.'
+                f"Gate {self.name!r} needs a numeric feature, but {self.feature!r} has the type {values.type}. Use the "
+                'behaviour "invariance" for text features.'
             ) from None
         spread = float(np.nanstd(numbers)) if np.isfinite(numbers).any() else 0.0
         if pa.types.is_integer(values.type):
@@ -130,8 +135,10 @@ class Direction(Behaviour):
 
 
 class Invariance(Behaviour):
-    """``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``: the score does not depend on
-    the feature. Each row gets the value of another row, drawn at random.
+    """Requires that the score does not depend on a feature.
+
+    Example: ``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``. The values of the feature are
+    shuffled over the rows.
     """
 
     behaviour: Literal["invariance"] = "invariance"
@@ -142,7 +149,7 @@ class Invariance(Behaviour):
 
     @property
     def _violation(self) -> str:
-        return f"Another {self.feature} changes the score by more than {self.slack:g}"
+        return f"A different value of {self.feature} changes the score by more than {self.slack:g}"
 
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
         import pyarrow as pa

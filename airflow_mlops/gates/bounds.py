@@ -1,4 +1,4 @@
-"""Fixed bounds on a metric."""
+"""A gate that requires a minimum or maximum value of a metric."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 
 class Bound(MetricGate):
-    """``{"metric": "roc_auc", "min": 0.6}``, ``{"metric": "ece", "max": 0.03, "confidence": 0.95}``.
+    """Requires a metric to be at least ``min`` or at most ``max``.
 
-    With ``confidence``, the bound of the metric's bootstrap interval must meet the requirement, so that a good value is
-    not a small-sample artefact. On few rows the expected calibration error is above 0 even for a calibrated model, so
-    such a gate then tends to refuse.
+    Examples: ``{"metric": "roc_auc", "min": 0.6}``, ``{"metric": "ece", "max": 0.03, "confidence": 0.95}``.
+
+    On few rows, the expected calibration error is above 0 even for a perfectly calibrated model. A gate on ``ece`` with
+    ``confidence`` therefore tends to fail on few rows.
+
+    :param min: the smallest allowed value
+    :param max: the largest allowed value
+    :param confidence: if set, the one-sided confidence bound of the metric (bootstrap) must meet the requirement, so that
+        a good value on few rows does not pass by chance
     """
 
     min: FiniteFloat | None = None
@@ -28,7 +34,7 @@ class Bound(MetricGate):
     @model_validator(mode="after")
     def _one_bound(self) -> Bound:
         if (self.min is None) == (self.max is None):
-            raise ValueError("give either min or max")
+            raise ValueError("set either min or max")
         return self
 
     @property
@@ -61,7 +67,7 @@ class Bound(MetricGate):
             self._bound,
             passed,
             f"{self.metric} {measured:.4g} (standard error {interval.standard_error:.2g}) is {side} {worst:.4g} with "
-            f"{percent(confidence)} confidence on {len(rows):,} rows; required: {self._requirement}.",
+            f"{percent(confidence)} confidence on {len(rows):,} rows (required: {self._requirement}).",
             low=low,
             high=high,
             confidence=confidence,

@@ -1,4 +1,4 @@
-"""Significantly better than the champion."""
+"""A gate that requires a candidate to be significantly better than the champion."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ if TYPE_CHECKING:
 
 
 class BetterThanChampion(MetricGate):
-    """``{"metric": "roc_auc", "better_than_champion_by": 0.01, "confidence": 0.95}``.
+    """Requires a candidate to be better than the champion by a margin, with a given confidence.
 
-    The gate is passed if the lower bound of the improvement's one-sided interval exceeds the margin. The interval is
-    paired: both models are measured on the same rows, by DeLong's test for the area under the ROC curve and by a
-    bootstrap for every other metric (:mod:`airflow_mlops.metrics.comparison`). A negative margin is a non-inferiority
-    test: the candidate may be worse by less than that. A margin in percent is a share of the champion's value.
+    Example: ``{"metric": "roc_auc", "better_than_champion_by": 0.01, "confidence": 0.95}``.
+
+    The gate is passed if the one-sided lower confidence bound of the improvement exceeds the margin. Both models are
+    measured on the same rows. The bound comes from DeLong's paired test for the area under the ROC curve, and from a paired
+    bootstrap for every other metric (:mod:`airflow_mlops.metrics.comparison`).
 
     The winner is the best of several candidates, which is a multiple comparison. Bonferroni's correction divides the
-    risk among them: with n candidates each bound has the confidence ``1 - (1 - confidence) / n``. Holm's refinement
-    would not select another winner, as its first step is the same, and Bonferroni's bounds hold for all candidates
-    simultaneously, so the verdict can report them.
+    error probability among the candidates, so with n candidates each bound has the confidence
+    ``1 - (1 - confidence) / n``. Holm's refinement would select the same winner, because its first step is identical.
+    Bonferroni's bounds hold for all candidates simultaneously, so the verdict can report them.
 
-    ``"confidence": null`` compares the two values without an interval: at least the champion's value plus the margin.
+    :param better_than_champion_by: the margin: a difference of the metric, or a percentage of the champion's value
+        (``"2%"``). With a negative margin, the gate is a non-inferiority test, in which the candidate may be worse by less
+        than this amount
+    :param confidence: confidence of the lower bound; with ``null``, the candidate's value must be at least the champion's
+        value plus the margin, without a confidence interval
     """
 
     against_champion: ClassVar[bool] = True
@@ -64,8 +69,8 @@ class BetterThanChampion(MetricGate):
             self.better_than_champion_by.beyond(reference, self._metric.higher_is_better),
             passed,
             f"{self.metric} {measured:.4g} is an improvement of {improvement.value:.3g} over {champion.name} "
-            f"({reference:.4g}), above {low:.3g} with {percent(confidence)} confidence{shared}; required: above "
-            f"{step:.3g}. {comparison.rows:,} rows detect an improvement of {detectable:.2g} with {percent(POWER)} "
+            f"({reference:.4g}), above {low:.3g} with {percent(confidence)} confidence{shared} (required: above "
+            f"{step:.3g}). {comparison.rows:,} rows detect an improvement of {detectable:.2g} with {percent(POWER)} "
             "power.",
             improvement=improvement.value,
             low=low,

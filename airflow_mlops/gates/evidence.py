@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Reproduced(Protocol):
-    """One item that a reproduction compared; ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``."""
+    """One compared property of a reproduction.
+
+    ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``.
+    """
 
     @property
     def what(self) -> str: ...
@@ -40,25 +43,26 @@ class Reproduced(Protocol):
 
 
 class Reproduction(Protocol):
-    """The outcome of training a candidate again, implemented by the stage ``reproduce``."""
+    """The result of training a candidate again, implemented by the stage ``reproduce``."""
 
     @property
     def reproduced(self) -> bool:
-        """Whether no item differs."""
+        """Return whether no compared property differs."""
 
     @property
     def summary(self) -> str:
-        """The outcome in one sentence."""
+        """Return the result in one sentence."""
 
     @property
     def comparisons(self) -> Sequence[Reproduced]:
-        """Data, seed, code, environment and metrics."""
+        """Return the comparisons of data, seed, code, environment and metrics."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out data that all models are measured on.
+    """The held-out split part of a dataset, on which all models are measured.
 
+    :param part: name of the split part, such as ``test``
     :param truth: the labels, shape (n,)
     """
 
@@ -69,30 +73,30 @@ class HeldOut:
     truth: NDArray[Any] = field(repr=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows in order, with these columns."""
+        """Yield the rows in order, with the columns ``columns``."""
         return self.dataset.batches(self.part, columns)
 
     def column(self, name: str) -> pa.Array:
-        """One column of all rows.
+        """Read a column of all rows.
 
-        :raises SchemaError: there is no such column
+        :raises SchemaError: the dataset has no such column
         """
         return self.dataset.table(self.part, [name]).column(name).combine_chunks()
 
     def classes(self) -> list[Any]:
-        """The distinct labels in all parts of the dataset, sorted."""
+        """Return the distinct labels in all split parts of the dataset, sorted."""
         found = self.dataset.table(None, [self.label]).column(self.label).unique()
         if pa.types.is_dictionary(found.type):
             found = found.dictionary_decode()
         return sorted({label for label in found.to_pylist() if label is not None and label == label})
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
-        """The rows at these positions, which must ascend."""
+        """Read the rows at the positions ``index``, which must be in ascending order."""
         return take(self.batches(columns), index)
 
 
 def take(batches: Iterator[pa.RecordBatch], index: NDArray[np.integer[Any]]) -> pa.Table:
-    """The rows at these positions, counted over all batches; the positions must ascend."""
+    """Return the rows at the positions ``index``, which are counted over all batches and must be in ascending order."""
     taken, start = [], 0
     for batch in batches:
         first, last = np.searchsorted(index, [start, start + batch.num_rows])
@@ -103,11 +107,12 @@ def take(batches: Iterator[pa.RecordBatch], index: NDArray[np.integer[Any]]) -> 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model's metrics on the held-out data.
+    """The metrics of one model on the held-out data.
 
-    :param name: its name in explanations, such as ``flight_delays v3``
-    :param predictions: one for each row of the held-out data; ``None`` if only the metrics are known
-    :param rows: the predictions with the labels; ``None`` likewise
+    :param name: name of the model in explanations, such as ``flight_delays v3``
+    :param metrics: the metrics by name
+    :param predictions: predictions for all held-out rows; ``None`` if only the metrics are known
+    :param rows: predictions and labels of all held-out rows; ``None`` if only the metrics are known
     """
 
     name: str
@@ -117,7 +122,7 @@ class Measurement:
 
     @property
     def gives_labels_only(self) -> bool:
-        """Whether it is a classifier without probabilities."""
+        """Return whether the model is a classifier without probabilities."""
         return self.rows is not None and self.rows.score is None
 
 
@@ -126,16 +131,16 @@ class Evidence:
     """A candidate, the champion and the baselines, all measured on the same held-out data.
 
     :param truth: the true labels or values, shape (n,)
-    :param baseline: a model that always predicts the mean or the class frequencies
-    :param champion: ``None`` if there is no champion, or if it could not be measured
-    :param champion_problem: one sentence that says why the champion could not be measured, if it could not
-    :param tree: a small decision tree fitted to the training part; ``None`` if there is none
-    :param model: the candidate's model
+    :param baseline: metrics of a model that always predicts the mean or the class frequencies
+    :param champion: metrics of the champion; ``None`` if the model has no champion, or if it could not be measured
+    :param champion_problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
+    :param tree: metrics of a small decision tree, fitted to the split part ``train``; ``None`` if no tree could be fitted
+    :param model: the candidate's loaded model
     :param data: the held-out data
-    :param candidates: the number of candidates that are evaluated together
-    :param resampling: the bootstrap's weights, shared by all candidates and gates
-    :param store: the artifact store with the other datasets
-    :param reproduce: trains the candidate again and compares
+    :param candidates: number of candidates that are evaluated together
+    :param resampling: the bootstrap weights of the rows, shared by all candidates and gates
+    :param store: the artifact store, from which gates can read other datasets
+    :param reproduce: function that trains the candidate again and compares the result
     """
 
     task: Task
@@ -153,10 +158,13 @@ class Evidence:
     reproduce: Callable[[], Reproduction] | None = None
 
     def rows(self, model: Measurement) -> tuple[Rows, Resampling]:
-        """One model's rows, and their resampling.
+        """Return predictions and labels of a model, and the bootstrap weights of the rows.
 
-        :raises SpecError: only the metrics are known
+        :raises SpecError: only the metrics of the model are known
         """
         if model.rows is None or self.resampling is None:
-            raise SpecError(f"The metrics of {model.name} have no interval, because its predictions are not given.")
+            raise SpecError(
+                f"The metrics of {model.name} have no confidence interval, because its predictions are not available. "
+                'Set "confidence": null in the gate.'
+            )
         return model.rows, self.resampling

@@ -1,4 +1,4 @@
-"""Equal treatment of groups, measured by Fairlearn."""
+"""A gate that limits the difference in treatment between groups, measured by Fairlearn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 
 class Fairness(Gate):
-    """``{"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.1}``.
+    """Limits the difference between groups of rows in demographic parity or equalized odds.
 
-    Demographic parity: the largest difference between two groups in the share that is predicted positive. Equalized
-    odds: the larger of the largest differences in the true positive rate and in the false positive rate. Both are
-    Fairlearn's (https://fairlearn.org), on the labels predicted at the model's threshold.
+    Example: ``{"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.1}``.
 
-    :param sensitive: a column of the held-out data, whether a feature or not; numbers are binned at their quartiles, and
-        all but the 20 most frequent values form one group
+    The demographic parity difference is the largest difference between two groups in the share of positive predictions.
+    The equalized odds difference is the largest difference between two groups in the true positive rate or in the false
+    positive rate, whichever is larger. Fairlearn (https://fairlearn.org) computes both from the labels that are predicted
+    at the model's threshold.
+
+    :param fairness: ``demographic_parity`` or ``equalized_odds``
+    :param sensitive: name of a column of the held-out data that defines the groups; it need not be a feature. A numeric
+        column is binned at its quartiles. In other columns, each of the 20 most frequent values is a group, and all other
+        values form one group
+    :param max_difference: the largest allowed difference, from 0 to 1
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("binary",)
@@ -43,8 +49,8 @@ class Fairness(Gate):
             from fairlearn import metrics
         except ImportError:
             raise SpecError(
-                f"Gate {self.name!r} needs Fairlearn, which is not installed where the step runs: install "
-                "airflow-mlops[fairness]."
+                f"Gate {self.name!r} needs Fairlearn, which is not installed where the step runs. Install "
+                "airflow-mlops[fairness] there."
             ) from None
         from airflow_mlops.gates.slice_search import by_column
 
@@ -63,7 +69,7 @@ class Fairness(Gate):
             self.max_difference,
             passed,
             f"The {self.fairness.replace('_', ' ')} difference over {self.sensitive} is {measured:.3g} (predicted "
-            f"positive: {shares[least]:.1%} where {least}, {shares[most]:.1%} where {most}); allowed: at most "
-            f"{self.max_difference:g}.",
+            f"positive: {shares[least]:.1%} where {least}, {shares[most]:.1%} where {most}; limit: "
+            f"{self.max_difference:g}).",
             rows=len(rows),
         )

@@ -1,4 +1,4 @@
-"""The latency of a prediction."""
+"""A gate that limits the latency of a prediction."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ WARM_UP, REPETITIONS, SECONDS = 5, 200, 5.0
 
 
 class Latency(Gate):
-    """``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
+    """Limits the time of a prediction, measured where the evaluation runs.
 
-    Held-out rows are predicted 200 times, or for five seconds if that is less, but at least ten times, where the
-    evaluation runs. The time is from Arrow columns to predictions, as in ScoreOperator.
+    Examples: ``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
 
-    :param rows: the rows of one prediction
-    :param quantile: the quantile of the times that is compared
+    Held-out rows are predicted 200 times. The measurement ends early after five seconds, but not before ten predictions.
+    The measured time includes the conversion of Arrow columns to model inputs, as in ScoreOperator.
+
+    :param max_latency_ms: the largest allowed time, in milliseconds
+    :param rows: number of rows in one prediction
+    :param quantile: the quantile of the measured times (``p50`` or ``p95``) that is compared with the limit
     """
 
     max_latency_ms: Positive
@@ -61,6 +64,6 @@ class Latency(Gate):
             measured,
             self.max_latency_ms,
             passed,
-            f"A {self._what} takes {middle:.3g} ms (p50), {slow:.3g} ms (p95); allowed: at most "
+            f"A {self._what} takes {middle:.3g} ms (p50) and {slow:.3g} ms (p95). Limit: "
             f"{self.max_latency_ms:g} ms ({self.quantile}).",
         )

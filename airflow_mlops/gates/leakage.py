@@ -1,4 +1,4 @@
-"""Leakage: features that are too predictive, and held-out rows that were trained on."""
+"""A gate against leakage, which is caused by features that are too predictive or by held-out rows in the training set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ TRAINED_ON = "train"
 
 
 class Leakage(Gate):
-    """``{"max_single_feature_score": 0.99}``: the check of BuildTrainingSetOperator for a candidate.
+    """Requires that no feature is too predictive, and that the candidate was not trained on held-out rows.
 
-    Two things make a model look better than it is. First, a feature that alone predicts the held-out labels almost
-    perfectly (area under the ROC curve, or R2 for a regression) is usually known only after the event. Second, held-out
-    rows that the model was trained on: the gate compares rows by their keys and event time with those of the part
-    ``train`` of the candidate's training set. The gate fails if that training set is unknown.
+    Example: ``{"max_single_feature_score": 0.99}``. BuildTrainingSetOperator makes the same check of features when it
+    builds a training set.
+
+    Both problems make a model look better than it is. A feature that alone predicts the held-out labels almost perfectly
+    is usually known only after the event. Held-out rows are compared by entity keys and event time with the split part
+    ``train`` of the candidate's training set. The gate fails if this training set is unknown.
+
+    :param max_single_feature_score: the largest allowed score of a single feature: area under the ROC curve (binary,
+        multiclass) or R2 (regression)
     """
 
     max_single_feature_score: Annotated[FiniteFloat, Field(gt=0.5, le=1)]
@@ -51,17 +56,20 @@ class Leakage(Gate):
         if problems:
             explanation = f"{', and '.join(problems)}."
         elif best is None:
-            explanation = "No held-out row was trained on; there are too few rows to measure single features."
+            explanation = (
+                "The model was trained on no held-out row. There are too few rows to measure how well single features "
+                "predict the label."
+            )
         else:
             explanation = (
-                f"No held-out row was trained on, and no feature alone predicts {data.label!r} better than "
-                f"{found.measure} {found.scores[best]:.4g} ({best})."
+                f"The model was trained on no held-out row, and no feature alone predicts {data.label!r} better than "
+                f"{best!r} ({found.measure} {found.scores[best]:.4g}; limit: {limit:g})."
             )
         measured = found.scores[best] if best is not None else None
         return self._result(measured, limit, not problems, explanation[:1].upper() + explanation[1:], rows=len(table))
 
     def _overlap(self, evidence: Evidence) -> str | None:
-        """A clause that says what is wrong with the held-out rows; ``None`` if nothing is."""
+        """Return a clause that describes an overlap of held-out and training rows; ``None`` if there is no overlap."""
         import numpy as np
 
         from airflow_mlops.data.datasets import open_dataset
@@ -70,9 +78,9 @@ class Leakage(Gate):
         contract, data = self._model(evidence).contract, self._data(evidence)
         if contract.dataset_id == data.dataset.manifest.id:
             if data.part != TRAINED_ON:
-                # Building a training set verifies that its parts have no row in common.
+                # BuildTrainingSetOperator has verified that the split parts have no row in common.
                 return None
-            return f"the model was trained on the part {data.part!r}"
+            return f"the model was trained on the split part {data.part!r}"
         unknown = f"the training set of {evidence.candidate.name} is unknown, so it may contain these rows"
         if not contract.dataset_id or evidence.store is None:
             return unknown
@@ -80,12 +88,12 @@ class Leakage(Gate):
             ref = DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)
             trained_on = open_dataset(evidence.store, ref)
         except DatasetNotFoundError:
-            return f"{unknown}: dataset {contract.dataset_name} ({contract.dataset_id[:12]}) no longer exists"
+            return f"{unknown} (dataset {contract.dataset_name!r} with id {contract.dataset_id[:12]} no longer exists)"
         if TRAINED_ON not in trained_on.ref.parts:
-            return f"{unknown}: dataset {contract.dataset_name} has no part {TRAINED_ON!r}"
+            return f"{unknown} (dataset {contract.dataset_name!r} has no split part {TRAINED_ON!r})"
         keys = identity_columns(data.dataset)
         if set(keys) != set(identity_columns(trained_on)):
-            return f"{unknown}: its training set {contract.dataset_name} identifies rows by other columns"
+            return f"{unknown} (dataset {contract.dataset_name!r} identifies rows by different columns)"
         here, there = (
             row_ids(dataset.table(part, keys), keys)
             for dataset, part in ((data.dataset, data.part), (trained_on, TRAINED_ON))

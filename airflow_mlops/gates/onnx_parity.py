@@ -1,4 +1,4 @@
-"""The difference between the ONNX export and the model it was made from."""
+"""A gate that limits the difference between the predictions of a model and of its ONNX export."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 
 class OnnxParity(Gate):
-    """``{"max_onnx_difference": 1e-5}``, ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.
+    """Limits the difference between the predictions of a model and of its ONNX export.
 
-    The gate reads what TrainOperator measured on held-out rows when it made the export, see
-    :class:`airflow_mlops.core.contract.Parity`. A model that was not made by TrainOperator has no export and passes.
+    Examples: ``{"max_onnx_difference": 1e-5}``,
+    ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.
 
-    :param max_onnx_difference: the largest allowed difference of the probabilities, or of the value
-    :param quantile: ``max`` limits the largest difference, ``p99`` the 99th percentile over the rows
-    :param label_flips: the largest allowed share of rows whose predicted label differs; unlimited by default
+    TrainOperator measured the difference on held-out rows when it exported the model, see
+    :class:`airflow_mlops.core.contract.Parity`. A model that TrainOperator did not train has no ONNX export and passes.
+
+    :param max_onnx_difference: the largest allowed difference of the probabilities, or of the predicted value
+    :param quantile: ``max`` limits the largest difference over the rows, ``p99`` the 99th percentile
+    :param label_flips: the largest allowed share of rows with a different predicted label, from 0 to 1; unlimited by
+        default
     """
 
     max_onnx_difference: Annotated[FiniteFloat, Field(ge=0)]
@@ -38,7 +42,9 @@ class OnnxParity(Gate):
     def suits(self, task: Task) -> None:
         super().suits(task)
         if task == "regression" and self.label_flips is not None:
-            raise SpecError(f"Gate {self.name!r} has label_flips, and a regression predicts no labels: leave it out.")
+            raise SpecError(
+                f"Gate {self.name!r} sets label_flips, but a regression predicts no class labels. Remove `label_flips`."
+            )
 
     def check(self, evidence: Evidence) -> GateResult:
         from airflow_mlops.models.pyfunc.scorer import PyfuncModel
@@ -46,7 +52,7 @@ class OnnxParity(Gate):
         model, limit = self._model(evidence), self.max_onnx_difference
         if isinstance(model, PyfuncModel):
             return self._result(
-                None, limit, True, "The model was not made by TrainOperator, so it is scored without an ONNX export."
+                None, limit, True, "The model has no ONNX export, because TrainOperator did not train it."
             )
         parity = model.contract.parity
         if parity is None:
@@ -54,7 +60,7 @@ class OnnxParity(Gate):
                 None,
                 limit,
                 False,
-                "The difference between the ONNX export and the model was not recorded: train the model again.",
+                "The difference between the ONNX export and the model was not recorded. Train the model again.",
             )
         measured = parity.max_difference if self.quantile == "max" else parity.p99_difference
         limits = {f"{limit:g} ({self.quantile})": measured <= limit}
@@ -66,7 +72,6 @@ class OnnxParity(Gate):
             measured,
             limit,
             not exceeded,
-            f"The ONNX export {parity}; {'exceeded' if exceeded else 'allowed'}: at most "
-            f"{' and '.join(exceeded or limits)}.",
+            f"The ONNX export {parity}. {'Exceeded limit' if exceeded else 'Limit'}: {' and '.join(exceeded or limits)}.",
             rows=parity.rows,
         )

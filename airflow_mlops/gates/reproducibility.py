@@ -1,4 +1,4 @@
-"""Training can be repeated."""
+"""A gate that requires the training of a candidate to be reproducible."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 
 class Reproducible(Gate):
-    """``{"reproducible": true}``: the same data, code and seed give the same metrics.
+    """Requires that training again with the same data, code and seed gives the same metrics.
 
-    The candidate is trained again where the evaluation runs, as ``airflow mlops reproduce`` does. As that costs a
-    training, only candidates that pass every other gate are checked. Metrics must be equal to the last digit; those of a
-    network may differ by 1e-6, or by 2% if it was trained on a GPU, in half precision or by several processes.
+    Example: ``{"reproducible": true}``.
+
+    The candidate is trained again where the evaluation runs, as ``airflow mlops reproduce`` does. Only candidates that pass
+    every other gate are trained again. Metrics must be equal to the last digit. The metrics of a network may differ by
+    1e-6 of their value, or by 2% if the network was trained on a GPU, in half precision or by several processes.
     """
 
     costly: ClassVar[bool] = True
@@ -30,7 +32,9 @@ class Reproducible(Gate):
 
     def check(self, evidence: Evidence) -> GateResult:
         if evidence.reproduce is None:
-            raise SpecError(f"Gate {self.name!r} needs to train again, and only metrics are given.")
+            raise SpecError(
+                f"Gate {self.name!r} must train the candidate again, but only metrics are available. Set `Evidence.reproduce`."
+            )
         try:
             reproduction = evidence.reproduce()
         except MLOpsError as error:

@@ -1,7 +1,8 @@
-"""Parses gates from their declarations. Light: a DAG file that declares gates imports this while it is parsed.
+"""Create gates from their declarations.
 
-A gate is a small class with the fields of its declaration and ``check(evidence) -> GateResult``. The keys of a
-declaration determine the class, see :data:`GATES`.
+A gate is a class with the fields of its declaration and a method ``check(evidence) -> GateResult``. The keys of a
+declaration determine the class, see :data:`GATES`. This module imports no heavy library, because DAG files that declare
+gates import it while they are parsed.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "reproducible": Reproducible,
     "max_onnx_difference": OnnxParity,
 }
-"""The class of a declaration, by the key that only this class has, or by the value of that key."""
+"""The class of a gate, by the key that only this class has, or by the value of that key."""
 
 
 def parse_gates(declared: Any) -> list[Gate]:
-    """Turn a list of declarations into gates.
+    """Create gates from a list of declarations.
 
-    :raises SpecError: naming the invalid declaration and the valid keys
+    :raises SpecError: a declaration is invalid. The error names the declaration and the valid keys
     """
     if not isinstance(declared, (list, tuple)) or not declared:
         raise SpecError('Gates must be a list with at least one entry, such as [{"metric": "roc_auc", "min": 0.6}].')
@@ -56,13 +57,13 @@ def parse_gates(declared: Any) -> list[Gate]:
 
 def _parse_gate(item: Any, where: str) -> Gate:
     if not isinstance(item, dict):
-        raise SpecError(f'{where} is {item!r}: it must be a dict such as {{"metric": "roc_auc", "min": 0.6}}.')
+        raise SpecError(f'{where} is {item!r}, but must be a dict such as {{"metric": "roc_auc", "min": 0.6}}.')
     kinds = {_kind(key, value, f"{where} {item!r}") for key, value in item.items() if key in GATES}
     valid = sorted({field for kind in kinds or _all() for field in kind.model_fields})
     if unknown := [key for key in item if key not in valid]:
         raise SpecError(f"{where} {item!r} has the unknown key {unknown[0]!r}: {choices(unknown[0], valid)}.")
     if len(kinds) != 1:
-        raise SpecError(f"{where} is {item!r}: it must have a metric and one of {', '.join(GATES)}.")
+        raise SpecError(f"{where} is {item!r}, but must have exactly one of the keys {', '.join(GATES)}.")
     gate: Gate = parse(kinds.pop(), item, f"{where} {item!r}")
     return gate
 
@@ -81,10 +82,13 @@ def _all() -> list[type[Gate]]:
 
 
 def default_gates(task: Task, metric: str | None = None, greater_is_better: bool | None = None) -> list[Gate]:
-    """The gates if none are declared: better than the baseline, and with 95% confidence better than the champion.
+    """Return the default gates, which are used if no gates are declared.
 
-    :param metric: the metric that decides; the task's main metric by default
-    :param greater_is_better: the direction of a user's own metric
+    A candidate must be better than the baseline, and with 95% confidence better than the champion.
+
+    :param task: the ML task (binary, multiclass, regression)
+    :param metric: name of the compared metric; by default the main metric of the ML task
+    :param greater_is_better: whether greater values of a custom metric are better
     """
     decides = {"metric": metric or MAIN_METRIC[task], "greater_is_better": greater_is_better}
     return parse_gates([{**decides, "better_than_baseline_by": 0.0}, {**decides, "better_than_champion_by": 0.0}])

@@ -1,4 +1,4 @@
-"""The columns of training and scoring data match."""
+"""A gate that requires the columns of training and scoring data to match."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ ROWS = 1_000
 
 
 class Signature(Gate):
-    """``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``: ScoreOperator can score this dataset.
+    """Requires that ScoreOperator can score a given dataset with the candidate.
 
-    The dataset must have every feature of the candidate in a type that it accepts, and the scores of the first 1,000 rows
-    must be finite. Other code builds the training data than the data that is scored, so a feature may exist in one of the
-    two only; without this gate the first scoring task fails.
+    Example: ``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``.
 
-    :param can_score: a dataset as in production: a reference, or a name and a window, of which the latest is used
+    The dataset must have every feature of the candidate in a type that the candidate accepts, and the scores of the first
+    1,000 rows must be finite. Training data and scoring data are usually built by different code, so a feature may be
+    absent from one of them. Without this gate, the first scoring task would fail.
+
+    :param can_score: reference of a dataset as it is scored in production, or its name and optionally its
+        window; the newest matching dataset is used
     """
 
     can_score: DatasetLike
@@ -37,20 +40,22 @@ class Signature(Gate):
 
         model = self._model(evidence)
         if evidence.store is None:
-            raise SpecError(f"Gate {self.name!r} needs the artifact store, and only metrics are given.")
+            raise SpecError(
+                f"Gate {self.name!r} needs the artifact store, but only metrics are available. Set `Evidence.store`."
+            )
         features = [feature.name for feature in model.contract.features]
         try:
             dataset = select(evidence.store, self.can_score)[-1]
         except DatasetNotFoundError as error:
-            return self._result(None, None, False, f"There is no dataset to score: {error}")
-        name = dataset.manifest.name
+            return self._result(None, None, False, f"The dataset of `can_score` does not exist: {error}")
+        name = f"Dataset {dataset.manifest.name!r}"
         present = {column.name for column in dataset.manifest.columns}
         if missing := [feature for feature in features if feature not in present]:
             return self._result(
                 float(len(missing)),
                 0.0,
                 False,
-                f"{name} lacks {', '.join(map(repr, missing))} of the {len(features)} features that the model needs.",
+                f"{name} does not have {', '.join(map(repr, missing))} of the {len(features)} features that the model needs.",
             )
         rows = next((batch.slice(0, ROWS) for batch in dataset.batches(columns=features)), None)
         if rows is None or not rows.num_rows:
@@ -58,13 +63,19 @@ class Signature(Gate):
         try:
             predictions = model.predict(rows)
         except (SchemaError, EvaluationError) as error:
-            return self._result(None, 0.0, False, f"The candidate cannot score {name}: {error}", rows=rows.num_rows)
+            return self._result(
+                None,
+                0.0,
+                False,
+                f"The candidate cannot score dataset {dataset.manifest.name!r}: {error}",
+                rows=rows.num_rows,
+            )
         invalid = sum(not math.isfinite(score) for score in predictions.score.tolist())
         return self._result(
             float(invalid),
             0.0,
             not invalid,
-            f"{name} has all {len(features)} features; {invalid:,} of {rows.num_rows:,} rows get a score that is not a "
+            f"{name} has all {len(features)} features. {invalid:,} of {rows.num_rows:,} rows have a score that is not a "
             "finite number.",
             rows=rows.num_rows,
         )

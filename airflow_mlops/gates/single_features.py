@@ -1,4 +1,7 @@
-"""How well each feature alone predicts the label. One that is almost perfect is usually known only after the event."""
+"""Measure how well each feature alone predicts the label.
+
+A feature that alone predicts the label almost perfectly is usually known only after the event.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,19 @@ from airflow_mlops.metrics.ranks import placements
 Numbers = np.ndarray[Any, Any]
 
 SAMPLE_ROWS = 50_000
-# With fewer rows (of a class, or in total for a regression) a perfect score may be a small-sample artefact.
+# Minimum number of rows of each class, or of all rows for a regression. With fewer rows, a feature may predict the label
+# perfectly by chance.
 _MIN_ROWS = 20
 _BINS = 256
 
 
 @dataclass(frozen=True)
 class SingleFeatures:
-    """How well each feature alone predicts the label.
+    """Scores for how well each feature alone predicts the label.
 
-    :param measure: ``AUC``, from 0.5 (not at all) to 1, or ``R2`` (regression), from 0 to 1
-    :param rows: the number of rows that were used; 0 if there are too few
-    :param scores: by feature; empty if there are too few rows
+    :param measure: name of the score: ``AUC``, from 0.5 (no relation) to 1, or ``R2`` (regression), from 0 to 1
+    :param rows: number of rows that were used; 0 if there are too few rows
+    :param scores: the score of each feature, by name; empty if there are too few rows
     """
 
     measure: str
@@ -35,7 +39,7 @@ class SingleFeatures:
     scores: dict[str, float]
 
     def above(self, limit: float) -> list[str]:
-        """The features with a score above ``limit``, the most predictive first, each with its score."""
+        """List the features with a score above ``limit`` and their scores, the most predictive feature first."""
         names = sorted(
             (name for name, score in self.scores.items() if score > limit), key=lambda name: -self.scores[name]
         )
@@ -43,9 +47,12 @@ class SingleFeatures:
 
 
 def single_features(table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers) -> SingleFeatures:
-    """Measure each feature alone, on at most 50,000 rows.
+    """Measure how well each feature alone predicts the label, on at most 50,000 rows.
 
-    :param ids: a unique identifier of each row, by which the sample is chosen reproducibly
+    :param table: the rows, with the features and the label
+    :param features: names of the features
+    :param label: name of the label column
+    :param ids: a unique identifier of each row, shape (n,), by which the sample is chosen reproducibly
     """
     target = table[label]
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
@@ -60,7 +67,7 @@ def single_features(table: pa.Table, features: Sequence[str], label: str, task: 
 
 
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
-    """At most ``SAMPLE_ROWS`` rows, equally many of each stratum, in an order that is unrelated to the data."""
+    """Choose at most ``SAMPLE_ROWS`` rows, equally many of each stratum, in an order that is unrelated to the data."""
     order = np.lexsort((np.arange(len(ids)), ids))
     if len(order) <= SAMPLE_ROWS:
         return order
@@ -71,7 +78,7 @@ def _sample(strata: Numbers, ids: Numbers) -> Numbers:
 
 
 def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
-    """How well the column alone predicts the target, from 0.5 (regression: 0) for not at all to 1."""
+    """Measure how well the column predicts the target, from 0.5 (regression: 0) for no relation to 1."""
     numbers = _numbers(column)
     codes = _bins(numbers) if numbers is not None else _categories(column)
     if task == "regression":
@@ -93,7 +100,7 @@ def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
 def _class_score(codes: Numbers, numbers: Numbers | None, is_class: Numbers) -> float:
     found = [_auc(_out_of_fold(codes, is_class), is_class)]
     if numbers is not None:
-        # Whether a value is missing may be as predictive as the value.
+        # Whether a value is null may be as predictive as the value, so nulls are ranked lowest and highest.
         for missing in (-np.inf, np.inf):
             auc = _auc(np.where(np.isnan(numbers), missing, numbers), is_class)
             found.append(max(auc, 1 - auc))
@@ -120,7 +127,7 @@ def _categories(column: pa.ChunkedArray) -> Numbers:
 
 
 def _bins(numbers: Numbers) -> Numbers:
-    """A code for each value if there are few, otherwise for each bin of equal size; missing values have their own."""
+    """Return a code for each distinct value, or for each bin if there are many values. Nulls have a separate code."""
     known = ~np.isnan(numbers)
     codes = np.zeros(len(numbers), np.int64)
     distinct = np.unique(numbers[known])
@@ -134,9 +141,9 @@ def _bins(numbers: Numbers) -> Numbers:
 
 
 def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
-    """Predict each half of the rows by the mean target of the same code in the other half.
+    """Predict the target of each half of the rows by the mean target of the same code in the other half.
 
-    With in-sample means every column of distinct values would look like a perfect predictor.
+    With means over the same rows, every column of distinct values would look like a perfect predictor.
     """
     fold = np.arange(len(codes)) % 2
     mean, size = target.mean(), int(codes.max(initial=0)) + 1
@@ -150,7 +157,7 @@ def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
 
 
 def _ranks(values: Numbers) -> Numbers:
-    """Ranks from 1; ties have their mean rank."""
+    """Return ranks from 1. Ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return (last - (counts - 1) / 2)[inverse]

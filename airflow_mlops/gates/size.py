@@ -1,4 +1,4 @@
-"""The size of a model."""
+"""A gate that limits the size of a model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 
 class Size(Gate):
-    """``{"max_size_mb": 50}``: the largest size in megabytes (1,000,000 bytes) of the ONNX file, or of all files of a
-    model that was not made by TrainOperator.
+    """Limits the size of the stored model.
+
+    Example: ``{"max_size_mb": 50}``. The size is the size of the ONNX file, or of all files if TrainOperator did not train
+    the model.
+
+    :param max_size_mb: the largest allowed size, in megabytes (1,000,000 bytes)
     """
 
     max_size_mb: Positive
@@ -29,5 +33,5 @@ class Size(Gate):
             size,
             self.max_size_mb,
             passed,
-            f"The model has {size:.3g} MB; allowed: at most {self.max_size_mb:g} MB.",
+            f"The model has {size:.3g} MB (limit: {self.max_size_mb:g} MB).",
         )

@@ -1,4 +1,4 @@
-"""Slices of the held-out rows: by the values of a column, or discovered where one model does worse than another."""
+"""Divide the held-out rows into slices by the values of a column, or discover slices where a candidate performs worst."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LEARN_ROWS, DEPTH, LISTED = 50_000, 2, 4
 
 @dataclass(frozen=True)
 class Slice:
-    """A subset of the rows.
+    """A subset of the held-out rows.
 
-    :param name: such as ``carrier = UA``
-    :param index: the positions of the rows, ascending
+    :param name: condition of the slice, such as ``carrier = UA``
+    :param index: positions of the rows, in ascending order
     """
 
     name: str
@@ -30,10 +30,14 @@ class Slice:
 
 
 def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
-    """Partition the rows by the value of one column.
+    """Divide the rows into slices by the value of one column.
 
-    Numbers and times with more than twelve distinct values are cut at their quartiles. In other columns each of the
-    twenty most frequent values is a slice, and all other values form one. Rows with a missing value form a slice too.
+    Numbers and times with more than twelve distinct values are binned at their quartiles. In other columns, each of the
+    twenty most frequent values is a slice, and all other values together form another slice. Rows with a null also form a
+    slice.
+
+    :param name: name of the column
+    :param values: the column of all rows
     """
     missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
@@ -49,7 +53,7 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
 
 def _bins(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
     present = pc.drop_null(encoded.dictionary)
-    # Quantiles of positions among the sorted values work for times as well as for numbers.
+    # Positions in the sorted values give quartiles for times as well as for numbers.
     order = np.asarray(pc.sort_indices(present))
     place = np.empty(len(encoded.dictionary), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -86,16 +90,17 @@ def discover(
     batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]],
     seed: int = 0,
 ) -> list[Slice]:
-    """Find the slices with the largest excess loss on one half of the rows; return them as slices of the other half.
+    """Find the slices with the largest excess loss on one half of the rows, and return them as slices of the other half.
 
     A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of one
-    random half. Its nodes with a positive mean are the slices. As the other half was not used for the search, a test on
-    it needs no correction for the search (the honest trees of S. Athey and G. Imbens, "Recursive Partitioning for
+    random half. The nodes of the tree with a positive mean are the slices. The other half is not used for the search, so a
+    test on it needs no correction for the search (honest trees, S. Athey and G. Imbens, "Recursive Partitioning for
     Heterogeneous Causal Effects", PNAS 2016).
 
-    :param excess: the candidate's loss minus the champion's, shape (n,)
-    :param batches: reads columns of all rows, in order
-    :return: the worst slice first; empty if there is no excess loss
+    :param excess: loss of the candidate minus loss of the champion for each row, shape (n,)
+    :param columns: names of the columns to search
+    :param batches: function that takes column names and yields these columns of all rows, in order
+    :return: the slices, with the worst slice first; empty if no slice has an excess loss
     """
     random = np.random.default_rng(seed)
     half = random.random(len(excess)) < 0.5
@@ -142,10 +147,10 @@ def _encode(encoders: dict[str, _Encoder], batch: pa.RecordBatch) -> NDArray[np.
 
 
 class _Encoder:
-    """Encodes a column as numbers for the tree.
+    """Encodes a column as numbers for the regression tree.
 
-    Numbers are unchanged. Other values are replaced by their rank by mean loss; the best binary split of categories is a
-    split of that order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958).
+    Numbers stay unchanged. Other values are replaced by their rank when they are sorted by mean excess loss. The best
+    binary split of categories is always a split of this order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958).
     """
 
     def __init__(self, name: str) -> None:
@@ -185,7 +190,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _names(tree: Any, encoders: Sequence[_Encoder]) -> dict[int, str]:
-    """The conditions that lead to each node of a tree."""
+    """Return the conditions that lead to each node of the tree, by node number."""
     names: dict[int, str] = {0: ""}
     for node in range(tree.node_count):
         if tree.children_left[node] < 0:

@@ -1,4 +1,4 @@
-"""Not worse than the champion on any slice of the rows."""
+"""A gate that requires a candidate not to be worse than the champion on any slice of the held-out rows."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ if TYPE_CHECKING:
     from airflow_mlops.metrics.comparison import Comparison
 
 MIN_ROWS = 30
-"""Slices with fewer rows are uncertain."""
+"""Minimum number of rows of a slice. The result of a smaller slice is ``uncertain``."""
 
 
 def _not_negative(margin: Margin) -> Margin:
     if margin.amount < 0:
-        raise ValueError("a tolerance cannot be negative")
+        raise ValueError("not_worse_than_champion_by must not be negative")
     return margin
 
 
 class NotWorseOnSlices(MetricGate):
-    """``{"metric": "log_loss", "slices": ["carrier", "distance"], "not_worse_than_champion_by": 0.01}``.
+    """Requires that the candidate is on no slice significantly worse than the champion.
 
-    Fails if the candidate is significantly worse than the champion by more than the tolerance on any slice: the upper
-    bound of the improvement is below minus the tolerance. A slice that is too small for a decision is uncertain and does
-    not fail the gate. The confidence holds for all slices together: with m slices each bound has the confidence
-    ``1 - (1 - confidence) / m`` (Bonferroni).
+    Example: ``{"metric": "log_loss", "slices": ["carrier", "distance"], "not_worse_than_champion_by": 0.01}``.
 
-    :param slices: columns of the held-out data, whether features or not, see :func:`airflow_mlops.gates.slice_search.by_column`
+    The gate fails if the upper confidence bound of the improvement on a slice is below minus the tolerance. A slice that is
+    too small for a decision is uncertain and does not fail the gate. The confidence holds for all slices together, because
+    with m slices each bound has the confidence ``1 - (1 - confidence) / m`` (Bonferroni's correction).
+
+    :param slices: names of columns of the held-out data that define the slices; they need not be features, see
+        :func:`airflow_mlops.gates.slice_search.by_column`
     :param discover: also search for the worst slices over these columns and the candidate's features, see
         :func:`airflow_mlops.gates.slice_search.discover`
-    :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a share of the champion's value on
+    :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a percentage of the champion's value on
         the slice (``"2%"``)
+    :param confidence: confidence of the decision for all slices together
     """
 
     against_champion: ClassVar[bool] = True
@@ -109,9 +112,9 @@ class NotWorseOnSlices(MetricGate):
         least = min((item.improvement for item in results if item.improvement is not None), default=None)
         by = f" by more than {tolerance}" if tolerance.amount else ""
         where = "; ".join(
-            f"{item.name} ({item.candidate:.4g} against {item.champion:.4g} on {item.rows:,} rows)" for item in worse
+            f"{item.name} ({item.candidate:.4g}, champion {item.champion:.4g}, on {item.rows:,} rows)" for item in worse
         )
-        undecided = f"; {uncertain} uncertain" if uncertain else ""
+        undecided = f"; {uncertain} {'slice is' if uncertain == 1 else 'slices are'} uncertain" if uncertain else ""
         return self._result(
             least,
             None if tolerance.relative else -tolerance.amount,

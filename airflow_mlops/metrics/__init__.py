@@ -1,1 +1,1 @@
-"""Every metric once: its value, the influence of each row, its interval."""
+"""The metrics, their confidence intervals, and the comparison of two models by a metric."""

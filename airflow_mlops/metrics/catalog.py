@@ -1,4 +1,7 @@
-"""The metrics by name: the tasks they apply to and their direction. Light: a DAG file imports this while it is parsed."""
+"""The names of the metrics, the ML tasks that they apply to, and their direction.
+
+This module imports no heavy library, because DAG files import it while they are parsed.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Metric(NamedTuple):
-    """A metric's name, tasks and direction.
+    """The name of a metric, the ML tasks that it applies to, and its direction.
 
-    :param name: a key of :data:`METRICS`, or the import path of a user's own metric
-    :param of_labels: whether it is computed from predicted labels, not from probabilities or values
+    :param name: a key of :data:`METRICS`, or the import path of a custom metric
+    :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
+    :param higher_is_better: whether higher values are better
+    :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
     """
 
     name: str
@@ -26,11 +31,11 @@ class Metric(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 if higher is better, otherwise -1."""
+        """Return 1 if higher values are better, otherwise -1."""
         return 1 if self.higher_is_better else -1
 
     def better(self, value: float, other: float) -> bool:
-        """Whether ``value`` is strictly better than ``other``."""
+        """Return whether ``value`` is strictly better than ``other``."""
         return value > other if self.higher_is_better else value < other
 
 
@@ -56,64 +61,68 @@ METRICS: dict[str, Metric] = {
 """The built-in metrics."""
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
-"""The default metric of each task."""
+"""The main metric of each ML task, which is used by default."""
 
 REALISED: dict[Task, tuple[str, ...]] = {
     "binary": ("roc_auc", "accuracy", "log_loss", "brier"),
     "multiclass": ("accuracy",),
     "regression": ("rmse", "mae"),
 }
-"""The built-in metrics that can be computed from logged predictions and their labels; the first is the default."""
+"""The built-in metrics of each ML task that can be computed from logged predictions and labels; the first is the default."""
 
 
 def is_custom(name: str) -> bool:
-    """Whether ``name`` is the import path of a user's own metric."""
+    """Return whether ``name`` is the import path of a custom metric."""
     return ":" in name
 
 
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
-    """Look a metric up.
+    """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, or ``package.module:function``, see :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: the direction of a user's own metric
-    :raises ValueError: the name is unknown, the path is malformed, or the direction is missing or superfluous
+    :param name: a key of :data:`METRICS`, or the import path ``package.module:function`` of a custom metric, see
+        :mod:`airflow_mlops.metrics.custom`
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
+    :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
+        metric, or it is set for a built-in metric
     """
     if is_custom(name):
         check_import_path(name)
         if greater_is_better is None:
-            raise ValueError(f"metric {name!r} needs greater_is_better: true or false")
+            raise ValueError(f"custom metric {name!r} has no direction; set greater_is_better to true or false")
         return Metric(name, TASKS, greater_is_better)
     if name not in METRICS:
         raise ValueError(
-            f"{name!r} is not a metric: {choices(name, METRICS)}, or give the import path of your own, "
+            f"{name!r} is not a metric: {choices(name, METRICS)}, or use the import path of a custom metric, "
             "'package.module:function'"
         )
     if greater_is_better is not None:
-        raise ValueError(f"greater_is_better is only for a metric of your own: leave it out for {name!r}")
+        raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove it")
     return METRICS[name]
 
 
 def check_metric(name: str | None, greater_is_better: bool | None) -> None:
     """Check an optional metric and its direction.
 
-    :raises ValueError: as :func:`find_metric`, or a direction is given without a metric
+    :raises ValueError: the metric is not valid (see :func:`find_metric`), or ``greater_is_better`` is set without a metric
     """
     if name is not None:
         find_metric(name, greater_is_better)
     elif greater_is_better is not None:
-        raise ValueError("greater_is_better is only for a metric of your own: give its import path as metric")
+        raise ValueError("greater_is_better is set without metric; set metric to the import path of a custom metric")
 
 
 def check_import_path(path: str) -> str:
     """Return ``path`` if it has the form ``package.module:function``.
 
-    :raises ValueError: it has another form
+    :raises ValueError: ``path`` does not have this form
     """
     if not _IMPORT_PATH.fullmatch(path):
-        raise ValueError(f"{path!r} is not the import path of a metric: write it as 'package.module:function'")
+        raise ValueError(
+            f"{path!r} is not the import path of a metric; it must have the form 'package.module:function'"
+        )
     return path
 
 
 def metrics_for(task: Task) -> list[str]:
-    """The names of the built-in metrics for ``task``."""
+    """Return the names of the built-in metrics for an ML task."""
     return [metric.name for metric in METRICS.values() if task in metric.tasks]

@@ -1,4 +1,4 @@
-"""Compares two models on the same rows: the size of the improvement and its confidence bounds."""
+"""Compare two models on the same rows: the improvement of a metric and its confidence bounds."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POWER = 0.8
-# A percentile needs this many rounds beyond it. This share of the rounds may have no value.
+# Minimum number of bootstrap rounds beyond a percentile, and maximum fraction of rounds in which the metric is undefined.
 _TAIL, _UNDEFINED = 10, 0.05
-# The largest credible standard error is its 95% one-sided upper bound.
+# Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard error.
 _CREDIBLE = NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error and one-sided confidence bounds.
+    """An estimated number (a metric or an improvement) with its standard error and one-sided confidence bounds.
 
-    A bound is the normal bound or the bootstrap percentile, whichever is further from the value. Both are right for many
-    rows only; with few rows the normal bound misses the skewness of the error, and the percentile is too narrow
-    (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 12 and 13).
+    A bound is the normal bound or the bootstrap percentile, whichever is further from the value. Each of them is accurate
+    only for many rows. With few rows the normal bound ignores the skewness of the error, and the percentile interval is
+    too narrow (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 12 and 13).
 
-    The percentile is taken at a confidence of at most ``1 - 10 / rounds``, so that at least ten rounds lie beyond it:
-    further out it is the order of a handful of draws. For more confidence the bound is the normal one, or that last
-    percentile if it is still further out. A bound therefore never moves inwards as the confidence grows.
+    The percentile is taken at a confidence of at most ``1 - 10 / rounds``, so that at least ten rounds lie beyond it. A
+    percentile with fewer rounds beyond it depends too much on chance. At a higher confidence, the bound is the normal
+    bound or the outermost allowed percentile, whichever is further out. Therefore a bound never moves inwards as the
+    confidence grows.
 
-    The normal bound uses the largest credible standard error, which depends on how many rows make a difference and on
-    how many rounds were drawn. A few changed rows among thousands therefore prove nothing.
+    The normal bound uses the largest credible standard error, which is larger if the difference depends on few rows or if
+    few rounds were drawn. A few changed rows among thousands therefore give no significant improvement.
 
-    :param value: the number on all rows
-    :param standard_error: infinite if unknown
-    :param doubt: the relative standard error of ``standard_error``
-    :param draws: the number in each bootstrap round, ascending; empty for a closed form
+    :param value: the number, computed on all rows
+    :param standard_error: standard error of ``value``; infinite if unknown
+    :param doubt: relative standard error of ``standard_error``
+    :param draws: the number in each bootstrap round, in ascending order; empty if the standard error has a closed form
     """
 
     value: float
@@ -55,33 +56,35 @@ class Estimate:
 
     @classmethod
     def from_draws(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
-        """An estimate from a bootstrap, of which one round in twenty may be undefined (as with one class only).
+        """Create an estimate from a bootstrap. The standard error is infinite if more than 5% of the rounds are undefined.
 
-        :param draws: the number in each round; NaN where it is undefined
-        :param influence: the derivative of the number by the weight of each row, or group of rows
+        :param draws: the number in each round, shape (rounds,); NaN if it is undefined, for example with only one class
+        :param influence: the derivative of the number with respect to the weight of each row or group of rows
         """
         defined = np.sort(draws[np.isfinite(draws)])
         if not math.isfinite(value) or len(defined) < (1 - _UNDEFINED) * len(draws):
             return cls(value, math.inf)
-        # The standard deviation of n normal numbers has a relative standard error of one in the square root of 2n.
+        # The standard deviation of n normal numbers has the relative standard error 1 / sqrt(2 n).
         doubt = math.hypot(relative_error(influence), 1 / math.sqrt(2 * len(defined)))
         return cls(value, float(defined.std(ddof=1)), doubt, defined)
 
     def lower(self, confidence: float) -> float:
-        """The one-sided lower bound."""
+        """Return the one-sided lower confidence bound."""
         bound = self.value - NormalDist().inv_cdf(confidence) * self._credible
         level = self._level(confidence)
         return bound if level is None else min(bound, float(np.quantile(self.draws, 1 - level)))
 
     def upper(self, confidence: float) -> float:
-        """The one-sided upper bound."""
+        """Return the one-sided upper confidence bound."""
         bound = self.value + NormalDist().inv_cdf(confidence) * self._credible
         level = self._level(confidence)
         return bound if level is None else max(bound, float(np.quantile(self.draws, level)))
 
     def detectable(self, confidence: float, power: float = POWER) -> float:
-        """How far above a threshold the true value must lie so that :meth:`lower` exceeds the threshold in a share
-        ``power`` of all samples.
+        """Return the smallest detectable difference between the true value and a threshold.
+
+        If the true value exceeds the threshold by this difference, :meth:`lower` exceeds the threshold with probability
+        ``power``.
         """
         normal = NormalDist()
         return normal.inv_cdf(confidence) * self._credible + normal.inv_cdf(power) * self.standard_error
@@ -91,7 +94,7 @@ class Estimate:
         return self.standard_error * (1 + _CREDIBLE * self.doubt)
 
     def _level(self, confidence: float) -> float | None:
-        """The level of the percentile; ``None`` if there are too few rounds for any."""
+        """Return the level of the percentile; ``None`` if there are too few rounds for a percentile."""
         if len(self.draws) <= 2 * _TAIL:
             return None
         return min(confidence, 1 - _TAIL / len(self.draws))
@@ -99,9 +102,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate and a champion, compared by one metric on the same rows.
+    """The values of one metric for a candidate and a champion on the same rows, and the improvement.
 
-    :param improvement: positive if the candidate is better, whatever the metric's direction
+    :param candidate: metric of the candidate
+    :param champion: metric of the champion
+    :param improvement: estimated difference of the two values; positive if the candidate is better
+    :param rows: number of rows
     """
 
     metric: str
@@ -118,12 +124,14 @@ def compare(
     resampling: Resampling,
     parts: Sequence[NDArray[np.integer[Any]] | None] = (None,),
 ) -> list[Comparison]:
-    """Compare two models, on all rows or on parts of them.
+    """Compare two models by one metric, on all rows or on subsets of the rows.
 
-    The area under the ROC curve is compared by DeLong's test, every other metric by a paired bootstrap: the same draw of
-    rows serves both models.
+    The area under the ROC curve is compared by DeLong's test. Every other metric is compared by a paired bootstrap, in
+    which each round draws the same rows for both models.
 
-    :param parts: the positions of each part's rows; ``None`` for all rows
+    :param resampling: the bootstrap weights of the rows
+    :param parts: row positions of each subset; ``None`` stands for all rows
+    :return: the comparison for each subset
     """
     if metric.name == "roc_auc":
         return [_areas(candidate.take(index), champion.take(index)) for index in parts]
@@ -133,9 +141,10 @@ def compare(
 
 
 def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
-    """One model's metric with its bootstrap error.
+    """Estimate a metric of one model with its bootstrap standard error.
 
-    :param metric: the name of a built-in metric, or the import path of a user's own
+    :param metric: name of a built-in metric, or import path of a custom metric
+    :param resampling: the bootstrap weights of the rows
     """
     if is_custom(metric):
         values, draws, influence = resample_rows(custom.load(metric).measure_or_nan, [rows])
@@ -155,10 +164,12 @@ def _areas(candidate: Rows, champion: Rows) -> Comparison:
 
 
 def relative_error(influence: NDArray[np.float64]) -> float:
-    """The relative standard error of a sum's standard error.
+    """Compute the relative standard error of the standard error of a sum.
 
     It is half the relative error of the variance, which grows with the kurtosis of the summands (R. Miller, "Beyond
     ANOVA", 1986, chapter 7).
+
+    :param influence: the summands, shape (n,)
     """
     squares = np.square(influence)
     total = float(squares.sum())
@@ -168,7 +179,7 @@ def relative_error(influence: NDArray[np.float64]) -> float:
 
 
 def _influence(sums: Statistic, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The derivative of the metric by each group's weight, by the chain rule over the sums."""
+    """Compute the derivative of the metric with respect to each group's weight, by the chain rule over the sums."""
     total = totals.sum(axis=0)
     step = 1e-6 * np.abs(totals).sum(axis=0)
     step[step == 0] = 1.0

@@ -1,11 +1,12 @@
-"""A user's own metric, named by import path.
+"""Custom metrics, which are user-defined functions that are given by their import path.
 
-The metric is a function that is called with two arrays of n rows and returns a number::
+The function is called with two arrays of n rows and returns a number::
 
     def cost(y_true, y_pred):
         return float((10 * (y_true > y_pred) + (y_pred > y_true)).mean())
 
-The name of the second parameter decides what it receives, as in scikit-learn:
+As in scikit-learn, the name of the second parameter decides whether the function receives predicted classes or
+probabilities:
 
 ========== ============================ =================================== ===================
 parameter  binary                       multiclass                          regression
@@ -19,9 +20,9 @@ parameter  binary                       multiclass                          regr
 ``y_proba``
 ========== ============================ =================================== ===================
 
-So functions of ``sklearn.metrics`` that need no further argument can be named directly, such as
-``sklearn.metrics:balanced_accuracy_score``. Sample weights are not passed. The interval of a user's own metric is a
-bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
+Functions of ``sklearn.metrics`` that need no further argument can be used directly, such as
+``sklearn.metrics:balanced_accuracy_score``. Sample weights are not passed. The confidence interval of a custom metric comes
+from a bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ _SCORES = ("y_score", "y_prob", "y_proba")
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """A user's function.
+    """A metric that a user-defined function computes.
 
-    :param path: ``package.module:function``
-    :param takes_scores: whether it is called with scores instead of predicted classes
+    :param path: import path of the function, ``package.module:function``
+    :param function: the imported function
+    :param takes_scores: whether the function is called with probabilities instead of predicted classes
     """
 
     path: str
@@ -58,23 +60,25 @@ class CustomMetric:
     takes_scores: bool
 
     def applies_to(self, rows: Rows) -> bool:
-        """Whether the rows have what the function needs: probabilities, if it takes scores."""
+        """Return whether the function can be called with these rows. They lack probabilities if the model predicts none."""
         return rows.score is not None or not self.takes_scores
 
     def measure(self, rows: Rows) -> float:
-        """The metric's value.
+        """Compute the metric.
 
-        :raises MetricError: the function raises, or does not return a finite number
+        :raises MetricError: the function raises an exception, or does not return a finite number
         """
         value = self._call(rows)
         if not math.isfinite(value):
-            raise MetricError(f"Metric {self.path!r} returned {value} on {len(rows):,} rows: it must be finite.")
+            raise MetricError(
+                f"Custom metric {self.path!r} returned {value} on {len(rows):,} rows, but it must return a finite number."
+            )
         return value
 
     def measure_or_nan(self, rows: Rows) -> float:
-        """The same for a sample of rows, on which the metric may be undefined.
+        """Compute the metric on a sample of rows, for which it may be undefined.
 
-        :return: NaN if the sample holds one class only, or if the function returns no finite number
+        :return: NaN if the sample contains only one class, or if the function returns no finite number
         """
         if not len(rows) or (rows.task != "regression" and (rows.truth == rows.truth[0]).all()):
             return math.nan
@@ -90,28 +94,33 @@ class CustomMetric:
         try:
             value = self.function(truth, second)
         except Exception as error:
-            raise MetricError(f"Metric {self.path!r} raised {one_line(error)}.") from error
+            raise MetricError(f"Custom metric {self.path!r} raised {one_line(error)}.") from error
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
         if not isinstance(value, numbers.Real):
-            raise MetricError(f"Metric {self.path!r} returned {type(value).__name__}: it must return a number.")
+            raise MetricError(
+                f"Custom metric {self.path!r} returned an object of type {type(value).__name__}, but it must return a number."
+            )
         return float(value)
 
 
 @lru_cache(maxsize=64)
 def load(path: str) -> CustomMetric:
-    """Import a user's own metric.
+    """Import a custom metric.
 
-    :raises SpecError: there is no such function, or it does not take two arrays
+    :raises SpecError: the function does not exist, or does not take two arrays
     """
     function = imports.load(path, "metric")
     if not callable(function):
-        raise SpecError(f"Metric {path!r} is not a function.")
+        raise SpecError(f"Custom metric {path!r} is not a function. Set `metric` to the import path of a function.")
     try:
         signature = inspect.signature(function)
         signature.bind(None, None)
     except TypeError as error:
-        raise SpecError(f"Metric {path!r} must take (y_true, y_pred) or (y_true, y_score): {error}.") from None
+        raise SpecError(
+            f"Custom metric {path!r} does not have the signature (y_true, y_pred) or (y_true, y_score): {error}. Change "
+            "its parameters."
+        ) from None
     except ValueError:
         # Compiled functions may have no signature.
         return CustomMetric(path, function, takes_scores=False)
@@ -120,5 +129,5 @@ def load(path: str) -> CustomMetric:
 
 
 def source_hashes(paths: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the source file of each metric, by import path."""
+    """Return the SHA-256 of the source file of each custom metric, by import path."""
     return {path: imports.source_hash(load(path).function) for path in paths}

@@ -15,11 +15,11 @@ class Predictions:
     """A model's predictions for n rows.
 
     :param prediction: the predicted class label or value, shape (n,)
-    :param score: float64, shape (n,): the positive class's probability (binary), the value (regression) or the
-        largest probability (multiclass). For a classifier without probabilities: 1 for the positive class and 0 for the
-        other (binary), or the label's position among the contract's classes (multiclass)
-    :param probabilities: float64, shape (n, k), in the order of the contract's classes; ``None`` for regression and for
-        a classifier without probabilities
+    :param score: float64, shape (n,): the probability of the positive class (binary), the largest probability
+        (multiclass), or the value (regression). For a classifier without probabilities: 1 for the positive and 0 for the
+        negative class (binary), or the position of the label among the classes of the model contract (multiclass)
+    :param probabilities: float64, shape (n, k), in the order of the classes of the model contract; ``None`` for a
+        regression and for a classifier without probabilities
     """
 
     prediction: NDArray[Any]

@@ -1,4 +1,4 @@
-"""Area under the ROC curve with DeLong's standard error, and average precision, each by one sort."""
+"""Compute the area under the ROC curve with DeLong's standard error, and average precision, each with one sort."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Area(NamedTuple):
-    """An area under the ROC curve.
+    """The area under the ROC curve of one model.
 
-    :param value: NaN if only one class occurs
-    :param standard_error: NaN if a class has fewer than two rows
-    :param influence: the derivative of the value by each row's weight, shape (n,)
+    :param value: the area; NaN if only one class occurs
+    :param standard_error: standard error of the area; NaN if a class has fewer than two rows
+    :param influence: derivative of the area with respect to each row's weight, shape (n,)
     """
 
     value: float
@@ -25,11 +25,12 @@ class Area(NamedTuple):
 
 
 class Areas(NamedTuple):
-    """Two models' areas under the ROC curve on the same rows.
+    """The areas under the ROC curve of two models on the same rows.
 
-    :param first: NaN, as ``second``, if only one class occurs
-    :param standard_error: of ``first - second``; NaN if a class has fewer than two rows
-    :param influence: the derivative of ``first - second`` by each row's weight, shape (n,)
+    :param first: area of the first model; NaN if only one class occurs
+    :param second: area of the second model; NaN if only one class occurs
+    :param standard_error: standard error of ``first - second``; NaN if a class has fewer than two rows
+    :param influence: derivative of ``first - second`` with respect to each row's weight, shape (n,)
     """
 
     first: float
@@ -39,20 +40,20 @@ class Areas(NamedTuple):
 
 
 def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Area:
-    """The area under the ROC curve with DeLong's standard error.
+    """Compute the area under the ROC curve with DeLong's standard error, from :func:`placements`.
 
-    E. DeLong, D. DeLong and D. Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
-    Characteristic Curves" (Biometrics 44, 1988), computed from :func:`placements`.
+    Source: E. DeLong, D. DeLong and D. Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
+    Operating Characteristic Curves" (Biometrics 44, 1988).
 
     :param positive: whether each row belongs to the positive class, shape (n,)
-    :param score: shape (n,)
+    :param score: the model's score of each row, shape (n,)
     """
     placed = placements(positive, score)
     return Area(_mean(placed, positive), *_delong(positive, placed))
 
 
 def delong(positive: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]) -> Areas:
-    """Two models' areas under the ROC curve with the standard error of their difference, by DeLong's paired test.
+    """Compute the areas under the ROC curve of two models, and the standard error of their difference (DeLong's test).
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param first: the first model's scores, shape (n,)
@@ -67,7 +68,7 @@ def _mean(placed: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 
 def _delong(positive: NDArray[np.bool_], placed: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """The standard error of the mean placement, and each row's influence on it."""
+    """Return the standard error of the mean placement, and each row's influence on the mean placement."""
     if not positive.any() or positive.all():
         return math.nan, placed
     variance, influence = 0.0, np.empty(len(placed))
@@ -79,12 +80,13 @@ def _delong(positive: NDArray[np.bool_], placed: NDArray[np.float64]) -> tuple[f
 
 
 def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each row, the share of rows of the other class that it is ranked correctly against; ties count half.
+    """Compute the placement of each row, which is the share of correctly ranked pairs with rows of the other class.
 
-    Their mean over either class is the area under the ROC curve. Computed by midranks in O(n log n), see X. Sun and
-    W. Xu, "Fast Implementation of DeLong's Algorithm" (IEEE Signal Processing Letters 21, 2014).
+    A tie counts as half a correctly ranked pair. The mean placement over the rows of either class is the area under the
+    ROC curve. Placements are computed from midranks in O(n log n), see X. Sun and W. Xu, "Fast Implementation of DeLong's
+    Algorithm" (IEEE Signal Processing Letters 21, 2014).
 
-    :return: shape (n,); 0 if there is no row of the other class
+    :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score)
     below = tied.negatives_before + tied.negatives_here / 2
@@ -95,14 +97,16 @@ def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArr
 
 
 def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row's contribution to average precision: their sum divided by the number of positives is the metric.
+    """Compute the contribution of each row to average precision.
 
-    Average precision is the mean, over the positive rows, of the precision among all rows with at least the same score.
-    A row contributes its own precision and its effect on the precision of lower rows. The derivative of the sum with
-    respect to the rows' weights is that of average precision, so it can be bootstrapped as a ratio of sums (the
-    infinitesimal jackknife, B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
+    The sum of the contributions, divided by the number of positive rows, is average precision. Average precision is the
+    mean, over the positive rows, of the precision among all rows with at least the same score. The contribution of a row
+    consists of its precision and its effect on the precision of rows with a lower score. The sum of the contributions has
+    the same derivative with respect to the rows' weights as average precision, so average precision can be bootstrapped
+    as a ratio of sums (infinitesimal jackknife, B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982,
+    chapter 6).
 
-    :return: shape (n,)
+    :return: contributions, shape (n,)
     """
     tied = _Ties(positive, score)
     reached = tied.rows - tied.first
@@ -133,7 +137,7 @@ class _Ties:
         self.negatives_here = last - self.first - self.positives_here
 
     def unsorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """``values``, which follow the sorted rows, in the rows' original order."""
+        """Return ``values``, which are in the order of the sorted rows, in the original order of the rows."""
         original = np.empty(self.rows)
         original[self._order] = values
         return original

@@ -1,4 +1,4 @@
-"""Realised performance: a metric of logged predictions and their labels, with a confidence interval."""
+"""Measure realised performance, which is a metric of logged predictions and their labels with a confidence interval."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 class UnmeasurableError(EvaluationError):
-    """Performance cannot be measured; the message is a clause that gives the reason."""
+    """Raised if performance cannot be measured. The message is a clause with the reason."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with the ends of its two-sided confidence interval."""
+    """The value of a metric with the ends of its two-sided confidence interval."""
 
     value: float
     low: float
@@ -45,14 +45,14 @@ class Interval:
 
 @dataclass
 class Outcomes:
-    """The labelled rows of a window.
+    """The labelled predictions of a window.
 
-    :param truth: binary: whether the label is the positive class; multiclass: whether the prediction is correct;
-        regression: the label; shape (n,)
-    :param score: the score of the prediction, shape (n,)
-    :param right: whether the predicted class is the label, shape (n,); regression: always false
-    :param skipped: labelled rows that were left out because the label or the score is not a finite number
-    :param codes: multiclass: the positions of the label and of the prediction among the classes, shape (2, n)
+    :param truth: shape (n,). Binary: whether the label is the positive class; multiclass: whether the prediction is
+        correct; regression: the label
+    :param score: score of the prediction, shape (n,)
+    :param right: whether the predicted class equals the label, shape (n,); always false for a regression
+    :param skipped: number of labelled rows that were left out because label or score is not a finite number
+    :param codes: multiclass: positions of the label and of the prediction among the classes, shape (2, n)
     """
 
     truth: npt.NDArray[Any]
@@ -66,7 +66,7 @@ class Outcomes:
         return len(self.truth)
 
     def prepared(self, task: Task) -> Rows:
-        """The same rows in the form that a user's own metric is computed from."""
+        """Convert the rows to the form that custom metrics are computed from."""
         if task == "regression":
             return Rows(task, self.truth, self.score, self.score)
         if task == "binary":
@@ -78,8 +78,8 @@ class Outcomes:
 def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outcomes:
     """Collect the rows that have a label.
 
-    :param batches: with the columns :data:`COLUMNS`
-    :raises UnmeasurableError: a label is not of the model's kind, or not one of its classes
+    :param batches: record batches with the columns :data:`COLUMNS`
+    :raises UnmeasurableError: a label of a regression is not a number, or a label is not one of the model's classes
     """
     parts: list[Outcomes] = []
     for batch in batches:
@@ -99,9 +99,9 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
 
 
 def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
-    """The rows that :func:`outcomes` collects, in the same order, with all their columns.
+    """Yield the rows that :func:`outcomes` collects, in the same order, with all their columns.
 
-    :param batches: with the columns :data:`LABEL` and ``score``
+    :param batches: record batches with at least the columns :data:`LABEL` and ``score``
     """
     for batch in batches:
         rows = _labelled(batch)
@@ -113,10 +113,10 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
-    """The scores of each batch, shape (n,).
+    """Yield the scores of each batch, shape (n,).
 
-    :param batches: with the column ``score``, and :data:`LABEL` if ``labelled``
-    :param labelled: only rows with a label
+    :param batches: record batches with the column ``score``, and with :data:`LABEL` if ``labelled`` is true
+    :param labelled: whether to leave out rows without a label
     """
     for batch in batches:
         yield _score(_labelled(batch) if labelled else batch)
@@ -129,7 +129,7 @@ def _labelled(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _regression(batch: pa.RecordBatch) -> Outcomes:
     label = batch.column(LABEL)
     if not (pa.types.is_integer(label.type) or pa.types.is_floating(label.type) or pa.types.is_decimal(label.type)):
-        raise UnmeasurableError(f"the labels are {label.type} and not numbers")
+        raise UnmeasurableError(f"the labels have the type {label.type} and are not numbers")
     truth = label.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     score = _score(batch)
     usable = np.isfinite(truth) & np.isfinite(score)
@@ -156,7 +156,7 @@ def _score(batch: pa.RecordBatch) -> Floats:
 
 
 def _codes(values: pa.Array, classes: list[Any]) -> npt.NDArray[np.int64]:
-    """Each value's position among ``classes``, -1 for an unknown value. As in Python, true, 1 and 1.0 are equal."""
+    """Return the position of each value in ``classes``, or -1. As in Python, true, 1 and 1.0 are equal."""
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     position = {value: index for index, value in enumerate(classes)}
     places = np.asarray([position.get(value, -1) for value in encoded.dictionary.to_pylist()] or [-1], dtype=np.int64)
@@ -169,16 +169,18 @@ def _listed(classes: list[Any]) -> str:
 
 
 def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
-    """Measure ``metric`` with its two-sided interval.
+    """Measure ``metric`` with its two-sided confidence interval.
 
-    The intervals are DeLong's for ``roc_auc``, Wilson's for ``accuracy``, that of a normal mean for ``log_loss``,
-    ``brier``, ``mae`` and (of the squared errors) ``rmse``, and a bootstrap over rows for a user's own metric.
+    The method of the interval is DeLong's for ``roc_auc``, Wilson's for ``accuracy``, the normal approximation of a mean
+    for ``log_loss``, ``brier``, ``mae`` and ``rmse`` (on squared errors), and a bootstrap over rows for a custom metric.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a user's own
-    :param confidence: such as 0.95
-    :param task: needed for a user's own metric
-    :raises UnmeasurableError: there are no rows, only one class, or no probabilities for the user's own metric
-    :raises MetricError: the user's own metric fails
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
+    :param outcomes: the labelled predictions
+    :param confidence: confidence of the interval, such as 0.95
+    :param task: the ML task (binary, multiclass, regression), which custom metrics need
+    :raises UnmeasurableError: there are no labels, only one class occurs, or a custom metric needs probabilities that are
+        not logged
+    :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
         raise UnmeasurableError("there are no labels")
@@ -192,13 +194,15 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
     metric = custom.load(path)
     if not metric.applies_to(rows):
         raise UnmeasurableError(
-            f"{path} takes a probability for each class, and predictions are logged with the largest one only"
+            f"the custom metric {path!r} needs a probability for each class, but only the largest probability is logged"
         )
     value = metric.measure(rows)
     _, draws, influence = resample_rows(metric.measure_or_nan, [rows])
     estimate = Estimate.from_draws(value, draws[:, 0], influence[:, 0])
     if not math.isfinite(estimate.standard_error):
-        raise UnmeasurableError(f"{path} is undefined on too many samples of the {len(rows):,} labelled rows")
+        raise UnmeasurableError(
+            f"the custom metric {path!r} is undefined on too many bootstrap samples of the {len(rows):,} labelled rows"
+        )
     one_sided = (1 + confidence) / 2
     return Interval(value, estimate.lower(one_sided), estimate.upper(one_sided))
 
@@ -222,8 +226,9 @@ def _area(outcomes: Outcomes) -> Area:
 
 
 def _accuracy(outcomes: Outcomes, z: float) -> Interval:
-    """With the interval of E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927),
-    which stays between 0 and 1.
+    """Measure accuracy with Wilson's interval, which stays between 0 and 1.
+
+    Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
     """
     n, value = outcomes.rows, float(outcomes.right.mean())
     middle = (value + z * z / (2 * n)) / (1 + z * z / n)
@@ -235,19 +240,25 @@ def _mean(losses: Floats, z: float) -> Interval:
     value = float(losses.mean())
     spread = z * float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
     if not math.isfinite(value + spread):
-        raise UnmeasurableError("the errors are too large, or too few, to be averaged")
+        raise UnmeasurableError(
+            "the errors have no finite mean and standard error, because they are too large or too few"
+        )
     return Interval(value, max(0.0, value - spread), value + spread)
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:
-    """The loss of each row, shape (n,); higher is worse. Its mean over the rows is the metric itself, for ``accuracy``
-    and ``roc_auc`` 1 minus the metric, for ``rmse`` the mean squared error.
+    """Compute the loss of each row. Higher losses are worse.
 
-    The area under the ROC curve is defined on pairs of rows. The loss of a row is the mean minus its own influence on
-    the area, times n (the infinitesimal jackknife): DeLong's variance is the variance of the mean of these losses.
+    The mean loss is the metric, or 1 minus the metric for ``accuracy`` and ``roc_auc``, or the mean squared error for
+    ``rmse``.
+
+    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore 1 minus the area, minus n times
+    the influence of the row on the area (infinitesimal jackknife). DeLong's variance is the variance of the mean of these
+    losses.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
-    :raises UnmeasurableError: for ``roc_auc``, if a class has fewer than two rows
+    :return: losses, shape (n,)
+    :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows
     """
     with np.errstate(over="ignore", invalid="ignore"):
         return _LOSSES[metric](outcomes)

@@ -1,4 +1,4 @@
-"""Bootstraps: the value of a metric on other samples of the same size."""
+"""Bootstrap metrics, by recomputing them on random samples that are drawn with replacement."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 ROUNDS, GROUPS = 2_000, 10_000
 ROW_ROUNDS, ROW_GROUPS = 500, 200
-"""The rounds and jackknife groups of :func:`resample_rows`, which calls the metric once for each."""
+"""Number of bootstrap rounds and of jackknife groups in :func:`resample_rows`, which calls the metric once for each."""
 _AT_ONCE = 200
 
 
 class Resampling:
-    """A bootstrap of sums over the rows. Rows are never copied: a round is a weight for each group of rows.
+    """A bootstrap of sums over the rows. Rows are not copied, because a round is represented by a weight for each group.
 
-    In every round the groups are drawn with replacement, as often as there are groups (B. Efron, "Bootstrap Methods:
-    Another Look at the Jackknife", Annals of Statistics 7, 1979); a group's weight is how often it was drawn. With at
-    most ``groups`` rows each row is a group. More rows are assigned to groups at random, so that the cost no longer
-    grows with the rows. The variance of every sum then is right on average, with a standard error of one in the square
-    root of half the groups, 1.4% (the random groups of K. Wolter, "Introduction to Variance Estimation", 2007,
+    In every round, as many groups as exist are drawn with replacement (B. Efron, "Bootstrap Methods: Another Look at the
+    Jackknife", Annals of Statistics 7, 1979). The weight of a group is the number of times that it was drawn. If there are
+    at most ``groups`` rows, each row is a group. Otherwise rows are assigned to groups at random, so that the cost does not
+    grow with the number of rows. The variance of every sum is then unbiased, with a relative standard error of
+    sqrt(2 / groups), which is 1.4% by default (random groups, K. Wolter, "Introduction to Variance Estimation", 2007,
     chapter 2).
 
-    :param rows: the number of rows
-    :param rounds: how many samples are drawn
-    :param groups: the largest number of groups
-    :param seed: the same seed draws the same weights
+    :param rows: number of rows
+    :param rounds: number of bootstrap samples
+    :param groups: maximum number of groups
+    :param seed: seed of the random weights
     """
 
     def __init__(self, rows: int, *, rounds: int = ROUNDS, groups: int = GROUPS, seed: int = 0) -> None:
@@ -46,7 +46,7 @@ class Resampling:
 
     @cached_property
     def _weights(self) -> NDArray[np.uint8]:
-        """Shape (rounds, groups)."""
+        """Draw the weight of each group in each round, shape (rounds, groups)."""
         weights = np.empty((self.rounds, self.groups), dtype=np.uint8)
         for rounds in self._slices():
             count = len(weights[rounds])
@@ -58,18 +58,21 @@ class Resampling:
     def totals(
         self, terms: Iterable[NDArray[Any]], index: NDArray[np.integer[Any]] | None = None
     ) -> NDArray[np.float64]:
-        """Each term's sum in each group, shape (groups, terms).
+        """Compute the sum of each term in each group.
 
-        :param terms: arrays with a number for each row
-        :param index: the positions of these rows; all rows by default
+        :param terms: arrays with one number for each row
+        :param index: positions of the rows that the terms belong to; all rows by default
+        :return: sums, shape (groups, terms)
         """
         group = self._group if index is None else self._group[index]
         return np.stack([np.bincount(group, weights=term, minlength=self.groups) for term in terms], axis=1)
 
     def draw(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Each sum in each round, shape (rounds, terms).
+        """Compute each sum in each round.
 
-        :param totals: returned by :meth:`totals`; those of several metrics and slices can be drawn side by side
+        :param totals: the result of :meth:`totals`; the results for several metrics and slices can be concatenated along
+            the second axis
+        :return: sums, shape (rounds, terms)
         """
         sums = np.empty((self.rounds, totals.shape[1]))
         for rounds in self._slices():
@@ -81,11 +84,11 @@ class Resampling:
 
 
 class Draws(NamedTuple):
-    """A metric of several models on the same rows, and on resampled rows.
+    """The values of one metric for several models on the same rows, and on resampled rows.
 
-    :param values: on all rows, shape (models,)
-    :param draws: in each bootstrap round, shape (rounds, models); NaN where the metric is undefined
-    :param influence: what each group of rows adds to the value, up to a factor, shape (groups, models)
+    :param values: the metric on all rows, shape (models,)
+    :param draws: the metric in each bootstrap round, shape (rounds, models); NaN if it is undefined in a round
+    :param influence: influence of each group of rows on the metric, up to a constant factor, shape (groups, models)
     """
 
     values: NDArray[np.float64]
@@ -101,14 +104,16 @@ def resample_rows(
     groups: int = ROW_GROUPS,
     seed: int = 0,
 ) -> Draws:
-    """Bootstrap any function of the rows, for metrics that are not functions of sums.
+    """Bootstrap a metric that is not a function of sums.
 
-    Each round draws rows with replacement, the same for all models. The influence comes from the delete-a-group
-    jackknife with random groups (K. Wolter, "Introduction to Variance Estimation", 2007, chapter 4). ``metric`` is
-    called ``1 + rounds + groups`` times a model.
+    Each round draws rows with replacement, and uses the same rows for all models. The influence is computed by the
+    delete-a-group jackknife with random groups (K. Wolter, "Introduction to Variance Estimation", 2007, chapter 4).
+    ``metric`` is called ``1 + rounds + groups`` times for each model.
 
-    :param metric: returns NaN where it is undefined
-    :param models: one entry a model, with the same rows
+    :param metric: function that computes the metric, or returns NaN if the metric is undefined
+    :param models: the predictions of each model for the same rows
+    :param rounds: number of bootstrap samples
+    :param groups: number of jackknife groups
     """
     random, size = np.random.default_rng(seed), len(models[0])
     groups = min(size, groups)

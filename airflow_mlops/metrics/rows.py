@@ -1,4 +1,4 @@
-"""The truth and one model's predictions, checked and in one form: what every metric is computed from."""
+"""Check labels and predictions of a model, and convert them to the form that all metrics are computed from."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """The truth and one model's predictions for n rows.
+    """The labels and the predictions of one model for n rows.
 
-    :param truth: binary: whether the label is the positive class; multiclass: the label's code; regression: the value
-    :param predicted: the prediction, in the same form
-    :param score: the probability of the positive class (binary), the predicted value (regression), shape (n,);
-        multiclass: a probability for each code, shape (n, k); ``None`` for a classifier without probabilities
+    :param task: the ML task (binary, multiclass, regression)
+    :param truth: the labels, shape (n,). Binary: whether the label is the positive class; multiclass: the position of the
+        label among the sorted classes (class code); regression: the value
+    :param predicted: the predictions in the same form as ``truth``
+    :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code, shape
+        (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     """
 
     task: Task
@@ -37,7 +39,7 @@ class Rows:
         return len(self.truth)
 
     def take(self, index: NDArray[np.integer[Any]] | None) -> Rows:
-        """The rows at these positions; all rows for ``None``."""
+        """Return the rows at the positions ``index``, or all rows if ``index`` is ``None``."""
         if index is None:
             return self
         score = None if self.score is None else self.score[index]
@@ -54,25 +56,25 @@ def prepare(
     *,
     positive: Any = None,
 ) -> Rows:
-    """Check labels and predictions, and convert them to one form.
+    """Check labels and predictions, and convert them to the form that metrics are computed from.
 
+    :param task: the ML task (binary, multiclass, regression)
     :param y_true: the true labels or values, shape (n,)
     :param prediction: the predicted labels or values, shape (n,)
-    :param score: binary: the probability of the positive class; regression: the predicted value; shape (n,); ``None``
+    :param score: binary: probability of the positive class, shape (n,); regression: predicted value, shape (n,). ``None``
         for a binary classifier without probabilities
-    :param probabilities: multiclass: a column for each class, in the order of ``classes``, shape (n, k); ``None`` for a
+    :param probabilities: multiclass: a column for each class, in the order of ``classes``, shape (n, k). ``None`` for a
         classifier without probabilities
-    :param classes: the class labels; empty for regression
-    :param positive: binary: the label whose probability ``score`` is; the last of ``classes`` by default
-    :raises EvaluationError: there are no rows, values are missing, not finite or unknown, or only one class occurs
+    :param classes: the class labels; empty for a regression
+    :param positive: binary: the positive class label; by default the last of ``classes``
+    :raises EvaluationError: there are no rows, labels are null, predictions are not finite, a label of a binary ML task is
+        unknown, or only one class occurs
     """
     truth = np.asarray(y_true)
     if truth.size == 0:
-        raise EvaluationError("The data has no rows, so there is nothing to measure.")
+        raise EvaluationError("Metrics cannot be computed, because the data has no rows. Use a dataset with rows.")
     if missing := int(_missing(truth).sum()):
-        raise EvaluationError(
-            f"{missing:,} of {truth.size:,} labels are missing: remove rows without a label before measuring."
-        )
+        raise EvaluationError(f"{missing:,} of {truth.size:,} labels are null. Remove these rows from the dataset.")
     if task == "regression":
         assert score is not None
         return _regression(_finite(truth, "labels"), _finite(score, "predictions"))
@@ -83,9 +85,12 @@ def prepare(
 
 
 def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
-    """Prepare a model's predictions.
+    """Check and convert labels and predictions like :func:`prepare`.
 
-    :raises EvaluationError: as :func:`prepare`
+    :param truth: the true labels or values, shape (n,)
+    :param predictions: the predictions for the same rows
+    :param contract: the model contract, which contains the ML task and the classes
+    :raises EvaluationError: see :func:`prepare`
     """
     labels_only = contract.task != "regression" and predictions.probabilities is None
     return prepare(
@@ -101,7 +106,9 @@ def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContrac
 
 def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:
     if truth.size < 2:
-        raise EvaluationError("A regression cannot be measured on a single row.")
+        raise EvaluationError(
+            "Regression metrics need at least two rows, but the data has one row. Use a dataset with more rows."
+        )
     return Rows("regression", truth, value, value)
 
 
@@ -114,8 +121,8 @@ def _binary(
 ) -> Rows:
     if unknown := unseen(truth, classes):
         raise EvaluationError(
-            f"The data has the label {unknown[0]!r}, which did not occur in training: the model was trained on "
-            f"{_listed(classes)}."
+            f"The data has the label {unknown[0]!r}, but the model was trained on the labels {_listed(classes)}. Evaluate it "
+            "on data with these labels, or train it again."
         )
     y = is_positive(truth, classes, positive)
     if y.all() or not y.any():
@@ -126,7 +133,7 @@ def _binary(
 def _multiclass(
     truth: NDArray[Any], prediction: NDArray[Any], probabilities: ArrayLike | None, classes: Sequence[Any]
 ) -> Rows:
-    # A class that did not occur in training has probability 0: its rows count as errors.
+    # A class that did not occur in training has probability 0, so its rows count as errors.
     unknown = unseen(truth, classes)
     labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)
@@ -139,7 +146,7 @@ def _multiclass(
 
 
 def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
-    """Each label's position in ``classes``; -1 for an unknown label."""
+    """Return the position of each label in ``classes``, or -1 for an unknown label."""
     distinct, inverse = np.unique(np.asarray(labels), return_inverse=True)
     position = {label: index for index, label in enumerate(classes)}
     codes = np.array([position.get(label, -1) for label in distinct.tolist()], dtype=np.int64)
@@ -147,21 +154,21 @@ def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def is_positive(labels: ArrayLike, classes: Sequence[Any], positive: Any = None) -> NDArray[np.bool_]:
-    """Which labels of a binary task are the positive class."""
+    """Return whether each label of a binary ML task is the positive class, shape (n,)."""
     label = classes[-1] if positive is None else positive
     matches: NDArray[np.bool_] = encode(labels, [label]) == 0
     return matches
 
 
 def unseen(truth: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
-    """The labels that are not among ``classes``."""
+    """Return the distinct labels that are not in ``classes``."""
     known = set(classes)
     return [label for label in np.unique(truth).tolist() if label not in known]
 
 
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     if values.dtype.kind == "O":
-        # NaN, of any type, is the only value that differs from itself.
+        # NaN of any type is the only value that is not equal to itself.
         return np.array([value is None or value != value for value in values.tolist()], dtype=bool)
     missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
     return missing
@@ -170,25 +177,28 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
     numbers = np.asarray(values, dtype=np.float64)
     if bad := int((~np.isfinite(numbers)).sum()):
-        raise EvaluationError(f"{bad:,} of {numbers.size:,} {what} are NaN or infinite, so no metric can be computed.")
+        raise EvaluationError(
+            f"Metrics cannot be computed, because {bad:,} of {numbers.size:,} {what} are NaN or infinite. Check the "
+            "features of these rows and the model."
+        )
     return numbers
 
 
 def _probability(values: ArrayLike) -> NDArray[np.float64]:
     numbers = _finite(values, "predicted probabilities")
-    # ONNX computes in float32, so a probability may leave [0, 1] by a rounding error.
+    # ONNX computes in float32, so a probability may be outside [0, 1] by a rounding error.
     if numbers.size and (numbers.min() < -1e-5 or numbers.max() > 1 + 1e-5):
         raise EvaluationError(
-            f"The scores range from {numbers.min():.4g} to {numbers.max():.4g} and are not probabilities: "
-            "use a model that predicts probabilities."
+            f"The scores range from {numbers.min():.4g} to {numbers.max():.4g}, but probabilities range from 0 to 1. "
+            "Use a model that predicts probabilities."
         )
     return np.clip(numbers, 0.0, 1.0)
 
 
 def _one_class(truth: NDArray[Any]) -> str:
     return (
-        f"All {truth.size:,} labels are {truth.tolist()[0]!r}, and metrics need two classes: "
-        "use a longer window or another split."
+        f"All {truth.size:,} labels are {truth.tolist()[0]!r}, but classification metrics need two classes. "
+        "Use a longer window or another split."
     )
 
 

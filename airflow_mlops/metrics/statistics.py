@@ -1,11 +1,13 @@
-"""Each metric as a function of sums over the rows. One set of terms gives its value on all rows, on a part of them, and
-in every bootstrap round.
+"""Express each metric as a function of sums over the rows.
 
-Most metrics are such functions by definition. Three depend on the order of the rows or on bins:
+The terms of the sums are computed once. The sums over all rows, over a slice, and over each bootstrap sample then give the
+metric on these rows.
 
-- The area under the ROC curve is linear in the rows' placements (:func:`airflow_mlops.metrics.ranks.placements`), to
-  first order in the rows' weights. DeLong's variance is that of the same expansion.
-- Average precision is expanded likewise, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
+Most metrics are functions of sums by definition. Three metrics depend on the order of the rows or on bins:
+
+- The area under the ROC curve is, to first order in the rows' weights, linear in the placements of the rows
+  (:func:`airflow_mlops.metrics.ranks.placements`). DeLong's variance is based on the same expansion.
+- Average precision is also expanded to first order, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
 - The expected calibration error (M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
   Bayesian Binning", AAAI 2015) sums the gaps of ten bins of equal width. The bins are fixed, so the sums are exact.
 """
@@ -28,38 +30,41 @@ CALIBRATION_BINS = 10
 
 
 class Statistic(NamedTuple):
-    """A metric that is a function of sums.
+    """A metric that is a function of k sums over the rows.
 
-    :param terms: yields what each row adds to each sum, arrays of shape (n,)
-    :param value: maps sums of shape (..., k) to the metric of shape (...); NaN where it is undefined, as without a row
-        of one class
+    :param terms: function that yields the summands of each sum, k arrays of shape (n,)
+    :param value: function that maps sums of shape (..., k) to the metric, shape (...). The metric is NaN if it is
+        undefined, for example if a class has no rows
     """
 
     terms: Callable[[Rows], Iterator[NDArray[Any]]]
     value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
     def measure(self, rows: Rows) -> float:
-        """The metric's value on ``rows``."""
+        """Compute the metric on ``rows``."""
         return float(self.value(np.array([term.sum(dtype=np.float64) for term in self.terms(rows)])))
 
 
 def statistic(metric: str, rows: Rows) -> Statistic:
-    """The statistic of a built-in metric for the task of ``rows``.
+    """Return a built-in metric as a function of sums, for the ML task of ``rows``.
 
-    :param metric: a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`
     """
     return _MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric]
 
 
 def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The bin of each probability."""
+    """Return the number of the calibration bin of each probability, shape (n,)."""
     return np.minimum((probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def row_losses(rows: Rows) -> NDArray[np.float64]:
-    """The loss by which slices are searched: the squared error of the probabilities (Brier's score) or of the values.
+    """Compute the loss of each row for the search of slices.
 
-    :return: shape (n,); 1 for a wrong and 0 for a correct prediction of a classifier without probabilities
+    The loss is the squared error of the probabilities (Brier score) or of the values. For a classifier without
+    probabilities, it is 1 for a wrong prediction and 0 for a correct prediction.
+
+    :return: losses, shape (n,)
     """
     if rows.score is None:
         return (rows.predicted != rows.truth).astype(np.float64)
@@ -127,7 +132,8 @@ def _gaps(rows: Rows) -> Iterator[NDArray[Any]]:
 
 
 def _area_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
-    # The mean placement of either class is the area. Half of it is subtracted from each, so that the two sum to it.
+    # The mean placement of each class equals the area. Half the area is subtracted from each mean, so that the two
+    # differences add up to the area.
     placed = placements(positive, score)
     half = placed[positive].mean() / 2 if positive.any() else 0.0
     yield positive
@@ -140,7 +146,7 @@ def _areas(rows: Rows) -> Iterator[NDArray[Any]]:
     if rows.task == "binary":
         yield from _area_terms(rows.truth, _score(rows))
         return
-    # A class without a row in the truth has no ROC curve.
+    # A class that does not occur in the labels has no ROC curve.
     for code in np.unique(rows.truth):
         yield from _area_terms(rows.truth == code, _score(rows)[:, code])
 
@@ -176,7 +182,8 @@ def _f1_macro(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
-    # Sums around a value near the mean lose the fewest digits. It is one of the values, so that equal values give 0.
+    # Sums of differences from a value near the mean lose the fewest digits. This value is one of the labels, so that equal
+    # labels give exactly 0.
     middle = rows.truth[np.argmin(np.abs(rows.truth - rows.truth.mean()))] if len(rows) else 0.0
     yield np.ones(len(rows))
     yield _squared(rows)
@@ -187,7 +194,7 @@ def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
 def _r2(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, error, total, squares = np.moveaxis(sums, -1, 0)
     spread = squares - _ratio(total**2, rows)
-    # As in scikit-learn: for a constant truth, R2 is 1 if every prediction is exact, otherwise 0.
+    # As in scikit-learn, R2 for constant labels is 1 if every prediction is exact, otherwise 0.
     constant = np.where(rows > 0, np.where(error > 0, 0.0, 1.0), np.nan)
     return np.where(spread > 0, 1 - _ratio(error, spread), constant)
 

@@ -1,4 +1,4 @@
-"""Metrics of predictions against the truth, for binary, multiclass and regression tasks."""
+"""Compute metrics of predictions against labels, for binary, multiclass and regression tasks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
-    """Every built-in metric of the task, and the user's own; without probabilities only those of labels.
+    """Compute all built-in metrics of the ML task, and custom metrics.
 
-    :param own: import paths of the user's own metrics
-    :param skip_undefined: leave out a metric of the user's that is undefined on these rows
-    :raises MetricError: a metric of the user's fails, or is undefined
+    For a classifier without probabilities, only metrics of predicted labels are computed.
+
+    :param own: import paths of custom metrics
+    :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
+    :return: the metrics by name
+    :raises MetricError: a custom metric fails, or is undefined and ``skip_undefined`` is false
     """
     names = metrics_for(rows.task)
     if rows.score is None:
@@ -39,9 +42,9 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
 
 
 def measure_one(metric: str, rows: Rows) -> float:
-    """One metric.
+    """Compute a single metric.
 
-    :param metric: the name of a built-in metric, or the import path of a user's own
+    :param metric: name of a built-in metric, or import path of a custom metric
     """
     return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
 
@@ -57,9 +60,9 @@ def compute(
     positive: Any = None,
     own: Iterable[str] = (),
 ) -> dict[str, float]:
-    """Prepare predictions by :func:`airflow_mlops.metrics.rows.prepare`, which documents the arguments, and measure them.
+    """Check predictions and compute their metrics. :func:`airflow_mlops.metrics.rows.prepare` documents the arguments.
 
-    :param own: import paths of the user's own metrics
+    :param own: import paths of custom metrics
     """
     return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive), own)
 
@@ -67,11 +70,11 @@ def compute(
 def baseline(
     task: Task, y_true: ArrayLike, classes: Sequence[Any], *, positive: Any = None, own: Iterable[str] = ()
 ) -> dict[str, float]:
-    """The metrics of a model that uses no feature.
+    """Compute the metrics of a baseline model that uses no features.
 
-    It predicts the most frequent class, with the frequencies of the classes as probabilities, or the mean value.
+    The baseline predicts the most frequent class, with the class frequencies as probabilities, or the mean value.
 
-    :param own: import paths of the user's own metrics; one that is undefined for such a model is left out
+    :param own: import paths of custom metrics. A metric that is undefined for the baseline is left out
     """
     truth = np.asarray(y_true)
     if task == "regression":
@@ -91,9 +94,12 @@ def baseline(
 def reliability(
     truth: NDArray[np.bool_], probability: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """The reliability diagram: mean predicted probability, observed share of positives and number of rows.
+    """Compute the reliability diagram.
 
-    :return: an entry for each non-empty bin of equal width
+    :param truth: whether each label is the positive class, shape (n,)
+    :param probability: predicted probability of the positive class, shape (n,)
+    :return: mean predicted probability, observed share of the positive class, and number of rows of each non-empty bin;
+        the bins have equal width
     """
     bins = calibration_bins(probability)
     rows = np.bincount(bins, minlength=CALIBRATION_BINS)

@@ -1,13 +1,14 @@
-"""Find the contract and the profile of a model version.
+"""Store and find the model contract (features, label, ML task) and the profile of a model version.
 
-A version that TrainOperator made contains both in its files. The files of a foreign version cannot be changed, so its
-evaluation stores them in the artifact store, in an immutable file named by its hash::
+A version that TrainOperator trained contains both in its files. The files of a foreign version (one that TrainOperator did
+not train) cannot be changed. EvaluateOperator therefore writes both to the artifact store, in an immutable file that is
+named by its hash::
 
     models/MODEL/VERSION/SHA256.json
 
-A tag of the version in MLflow names the valid file. It is set by the evaluation that led to the last promotion
-(:mod:`airflow_mlops.registry.aliases`); before the first promotion, by the last evaluation. Therefore only a promotion
-changes the contract and the profile of a champion.
+A tag of the version in MLflow names the valid file. Before the first promotion of the version, each evaluation sets the tag.
+Afterwards the tag changes only when the version is promoted again (:mod:`airflow_mlops.registry.aliases`). Therefore only a
+promotion changes the contract and the profile of a champion.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
 
 class VersionContract(Model):
-    """The contract of a version, and its profile.
+    """The model contract (features, label, ML task) and the profile of a model version.
 
-    :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` if none was stored
-    :param elsewhere: whether it comes from an evaluation, because the version's own files do not contain it
+    :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` if no profile was stored
+    :param elsewhere: true if EvaluateOperator wrote contract and profile to the artifact store, because the files of the
+        version do not contain them
     """
 
     contract: ModelContract
@@ -47,9 +49,9 @@ class VersionContract(Model):
 def write(
     client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, contract: ModelContract, profile: dict[str, Any]
 ) -> str:
-    """Store the contract and the profile of a foreign version after its evaluation.
+    """Store the model contract and the profile of a foreign version after its evaluation.
 
-    :return: the SHA-256 in the name of the file
+    :return: the SHA-256 of the file, which is part of the file name
     """
     found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
     data = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
@@ -64,9 +66,9 @@ def write(
 
 
 def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
-    """Read the contract of ``ref``, without downloading the model.
+    """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    :raises ModelFormatError: there is no contract, or it cannot be read
+    :raises ModelFormatError: the version has no contract, or its contract cannot be read
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
@@ -74,8 +76,8 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
     found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri)
     if found is None:
         raise ModelFormatError(
-            f"{ref} has no contract: it was not made by TrainOperator, and the artifact store {store.url} has no "
-            "evaluation of it. Evaluate it with EvaluateOperator and promote it."
+            f"{ref} has no model contract (features, label, ML task), because TrainOperator did not train it and the "
+            f"artifact store {store.url} contains no evaluation of it. Evaluate it with EvaluateOperator and promote it."
         )
     return found
 
@@ -88,7 +90,7 @@ def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) ->
         return None
     if hashlib.sha256(data).hexdigest() != digest:
         raise ModelFormatError(
-            f"The contract of {ref} was changed after it was written: restore {store.url_of(key)} from a backup."
+            f"The model contract of {ref} was changed after it was written. Restore {store.url_of(key)} from a backup."
         )
     return VersionContract.model_validate_json(data)
 
@@ -111,7 +113,9 @@ def _from_training(ref: ModelVersionRef, tracking_uri: str) -> VersionContract |
                 profile=json.loads(profile.read_bytes()) if profile.exists() else None,
             )
         except ValueError as error:
-            raise ModelFormatError(f"{PROFILE_FILE} of {ref} is not valid JSON: {error}.") from None
+            raise ModelFormatError(
+                f"The file {PROFILE_FILE} of {ref} is not valid JSON: {error}. Train the model again."
+            ) from None
 
 
 def _key(ref: ModelVersionRef, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""The explanation of a glass-box model."""
+"""The terms of a glass-box model (EBM) as stored data: importances and shape functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FOLDER, FILE = "explanation", "explanation.json"
 class Axis(Model):
     """The n bins into which a term divides one of its features.
 
-    :param edges: for a number: the n + 1 edges, ascending, from the smallest training value to the largest. A value equal
-        to an edge belongs to the bin above it
-    :param texts: for text: the texts in each bin
+    :param edges: numeric feature: the n + 1 ascending edges of the bins, from the smallest to the largest training value.
+        A value equal to an edge belongs to the bin above that edge
+    :param texts: text feature: a list of the texts in each bin
     """
 
     feature: str
@@ -26,12 +26,12 @@ class Axis(Model):
 
 
 class Curve(Model):
-    """A term of one feature.
+    """The shape function of a term of one feature.
 
-    :param scores: shape (k, n): the contribution of each bin to each of the model's k scores
-    :param errors: shape (k, n): the standard deviation of the scores over the models that were averaged
-    :param rows: shape (n,): the (weighted) number of training rows in each bin
-    :param missing: shape (k,): the contribution of a missing value; ``None`` if the training data had none
+    :param scores: contribution of each bin to each of the model's k scores, shape (k, n)
+    :param errors: standard deviation of ``scores`` over the bagged models of the EBM, shape (k, n)
+    :param rows: (weighted) number of training rows in each bin, shape (n,)
+    :param missing: contribution of a null to each score, shape (k,); ``None`` if the training data contained no null
     """
 
     axis: Axis
@@ -42,9 +42,9 @@ class Curve(Model):
 
 
 class Surface(Model):
-    """A term of two features.
+    """The shape function of a term of two features.
 
-    :param scores: shape (n of ``first``, n of ``second``): the contribution of each pair of bins to the score
+    :param scores: contribution of each pair of bins to the score, shape (bins of ``first``, bins of ``second``)
     """
 
     first: Axis
@@ -53,13 +53,13 @@ class Surface(Model):
 
 
 class Term(Model):
-    """One term of the additive model.
+    """One term of the additive model, with its importance and its shape function.
 
     Terms of little importance, and terms with too many bins to plot, have neither a curve nor a surface.
 
-    :param importance: mean absolute score over the training rows and over the classes
-    :param curve: for terms of one feature
-    :param surface: for terms of two features, if the model has only one score
+    :param importance: mean absolute contribution over the training rows and over the classes
+    :param curve: shape function of a term of one feature; otherwise ``None``
+    :param surface: shape function of a term of two features, if the model has only one score; otherwise ``None``
     """
 
     name: str
@@ -70,12 +70,14 @@ class Term(Model):
 
 
 class Explanation(Model):
-    """An additive model: the sum of an intercept and of terms, each a function of one or a few features.
+    """The importances and shape functions of a glass-box model (EBM).
 
-    :param unit: unit of the scores
-    :param outputs: names of the k scores: the classes, or a single name
-    :param intercept: shape (k,)
-    :param terms: sorted by importance, largest first
+    The model adds an intercept and terms. Each term is a function of one or a few features.
+
+    :param unit: unit of the scores, such as ``log-odds of delayed = 1``
+    :param outputs: names of the k scores, which are the classes of a multiclass model or a single name
+    :param intercept: the intercept of each score, shape (k,)
+    :param terms: the terms, sorted by importance in descending order
     """
 
     unit: str

@@ -1,4 +1,4 @@
-"""Write the explanation of a glass-box model as JSON and as plots."""
+"""Write the importances and shape functions of a glass-box model (EBM) as JSON and as plots."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ _MARKS = "os^Dv*P"
 
 
 def write(folder: Path, explanation: Explanation) -> None:
-    """Write the JSON and the plots into ``folder``."""
+    """Write the JSON file and the plots into ``folder``."""
     (folder / FILE).write_text(explanation.model_dump_json(indent=1))
     draw(folder, explanation)
 
 
 @no_mathtext
 def draw(folder: Path, explanation: Explanation) -> list[Path]:
-    """Plot the importance of the terms, and the functions of the most important ones."""
+    """Plot the importance of the terms, and the shape functions of the most important terms.
+
+    :return: the PNG files
+    """
     shapes = [term for term in explanation.terms if term.curve or term.surface]
     figures = {"terms": _importances(explanation)}
     if shapes:
@@ -115,7 +118,7 @@ def _steps(axes: Axes, curve: Curve, bounds: tuple[float, float]) -> None:
         axes.fill_between(edges, values - spread, values + spread, step="post", color=look["color"], alpha=0.2, lw=0)
         axes.plot(edges, values, drawstyle="steps-post", linewidth=1.6, **{**look, "marker": ""})
         if curve.missing:
-            # A missing value has no position on the axis, so it is drawn outside.
+            # A null has no position on the axis, so its contribution is drawn outside.
             axes.plot([1.03 + 0.025 * place], curve.missing[place], transform=axes.get_yaxis_transform(), clip_on=False,
                       markersize=5, **{**look, "linestyle": ""})  # fmt: skip
     axes.set(xlim=(edges[0], edges[-1]), ylim=bounds, xlabel=curve.axis.feature)
@@ -128,7 +131,7 @@ def _dots(axes: Axes, curve: Curve, bounds: tuple[float, float]) -> None:
     height = min(len(curve.scores), len(CLASS_COLOURS))
     axes.axvline(0, color=GREY, linewidth=0.8)
     for place, (scores, errors, look) in enumerate(zip(curve.scores, curve.errors, _looks(), strict=False)):
-        # The classes are drawn next to each other.
+        # The markers of the classes are drawn side by side.
         lines = np.arange(len(most)) + (place - (height - 1) / 2) * 0.6 / height
         axes.errorbar(np.array(scores)[most], lines, xerr=np.array(errors)[most], markersize=4, elinewidth=1.2,
                       **{**look, "linestyle": ""})  # fmt: skip

@@ -1,5 +1,6 @@
-"""Permutation importance: how much worse a metric gets when one feature is shuffled (L. Breiman, "Random Forests", 2001).
+"""Compute permutation importance (L. Breiman, "Random Forests", 2001).
 
+The importance of a feature is how much a metric degrades when the values of this feature are shuffled over the rows.
 Correlated features share their importance, so each of them may look unimportant.
 """
 
@@ -29,35 +30,36 @@ def measure(
     take: Callable[[Sequence[str], NDArray[np.int64]], pa.Table],
     metric: Metric,
 ) -> dict[str, float]:
-    """Measure each feature on a sample of at most :data:`ROWS` rows.
+    """Measure the permutation importance of each feature on a random sample of at most :data:`ROWS` rows.
 
     :param truth: the labels, shape (n,)
-    :param take: reads columns by name, of the rows at ascending positions
-    :return: how much worse the metric gets, by feature; empty if it cannot be measured
+    :param take: function that takes column names and ascending row positions and returns these columns of these rows
+    :return: by feature name, the degradation of the metric in the unit of the metric. The dict is empty if the metric
+        cannot be measured on the sample
     """
     contract, random = model.contract, np.random.default_rng(SEED)
     rows = np.sort(random.permutation(len(truth))[:ROWS])
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
     try:
         unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract))
-        worse = {}
+        importances = {}
         for position, feature in enumerate(contract.features):
             shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
             predictions = model.predict(sample.set_column(position, feature.name, shuffled))
             value = measure_one(metric.name, predicted(truth, predictions, contract))
-            worse[feature.name] = metric.sign * (unshuffled - value)
+            importances[feature.name] = metric.sign * (unshuffled - value)
     except (EvaluationError, MetricError):
-        # A small sample may have one class only, or a user's own metric may be undefined on it.
+        # A small sample may have one class only, or a custom metric may be undefined on it.
         return {}
-    return worse
+    return importances
 
 
-def shares(worse: Mapping[str, float]) -> dict[str, float]:
-    """Each feature's share of the total importance, from 0 to 1; 0 for a negative importance.
+def shares(importances: Mapping[str, float]) -> dict[str, float]:
+    """Compute each feature's share of the total importance. A negative importance counts as 0.
 
-    :param worse: the result of :func:`measure`
-    :return: by feature; empty if no feature has a positive importance
+    :param importances: the result of :func:`measure`
+    :return: a share from 0 to 1 for each feature name. The dict is empty if no feature has a positive importance
     """
-    counted = {name: value if value > 0 else 0.0 for name, value in worse.items()}
+    counted = {name: value if value > 0 else 0.0 for name, value in importances.items()}
     total = sum(counted.values())
     return {name: value / total for name, value in counted.items()} if 0 < total < np.inf else {}

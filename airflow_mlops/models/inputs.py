@@ -1,6 +1,6 @@
 """Convert Arrow columns to a model's inputs. Training and scoring share this module, so their values cannot differ.
 
-Numbers are rounded to single precision, in which most ONNX models compute, and missing numbers become NaN. Missing text
+Numbers are rounded to single precision, in which most ONNX models compute. A null number becomes NaN, and a null text
 becomes the empty text.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColumn]:
-    """The kind of each column: number or text.
+    """Return the features with their kind (number or text), in the order of ``names``.
 
-    :raises SchemaError: a column is missing, or is neither numeric nor text
+    :raises SchemaError: a column is absent, or is neither numeric nor text
     """
     columns = []
     for name in names:
@@ -37,7 +37,7 @@ def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColu
             columns.append(FeatureColumn(name=name, kind="number"))
         else:
             raise SchemaError(
-                f"Feature {name!r} is of type {kind}, which no model supports: convert it to numbers or text."
+                f"Feature {name!r} has the type {kind}, which no model supports. Convert it to numbers or text."
             )
     return columns
 
@@ -47,23 +47,31 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    of = pa.types
-    return bool(
-        of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind) or of.is_null(kind)
+    checks = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+        pa.types.is_decimal,
+        pa.types.is_null,
     )
+    return any(check(kind) for check in checks)
 
 
 def _index(schema: pa.Schema, name: str) -> int:
     index = schema.get_field_index(name)
     if index < 0:
         raise SchemaError(
-            f"The data has no column {name!r}, which is a feature of the model. Its columns are {', '.join(schema.names)}."
+            f"The data has no column {name!r}, which is a feature of the model. Its columns are "
+            f"{', '.join(map(repr, schema.names))}."
         )
     return int(index)
 
 
 def column(data: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
-    """One column as one contiguous array."""
+    """Return a column as one contiguous array.
+
+    :raises SchemaError: the data has no such column
+    """
     found = data.column(_index(data.schema, name))
     if isinstance(found, pa.ChunkedArray):
         return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
@@ -71,13 +79,15 @@ def column(data: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
 
 
 def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
-    """A numeric column as float32, with NaN for missing values.
+    """Convert a numeric column to float32. Nulls become NaN.
 
     :raises SchemaError: the column is not numeric
     """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not _is_number(kind):
-        raise SchemaError(f"Feature {name!r} was a number in training, but is now {kind}.")
+        raise SchemaError(
+            f"Feature {name!r} was numeric in training, but has the type {kind} in this data. Convert it to numbers."
+        )
     if pa.types.is_boolean(kind):
         values = pc.cast(values, pa.uint8())
     elif pa.types.is_decimal(kind):
@@ -88,7 +98,7 @@ def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
 
 
 def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
-    """A text column as a dictionary array, with the empty text for missing values.
+    """Convert a text column to a dictionary array. Nulls become the empty text.
 
     :raises SchemaError: the column is not text
     """
@@ -96,7 +106,9 @@ def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
     if pa.types.is_null(kind):
         values = values.cast(pa.string())
     elif not _is_text(kind):
-        raise SchemaError(f"Feature {name!r} was text in training, but is now {kind}.")
+        raise SchemaError(
+            f"Feature {name!r} was text in training, but has the type {kind} in this data. Convert it to text."
+        )
     if not pa.types.is_dictionary(values.type):
         values = (pc.fill_null(values, "") if values.null_count else values).dictionary_encode()
     elif values.null_count or values.dictionary.null_count:
@@ -105,7 +117,7 @@ def texts(values: pa.Array, name: str) -> pa.DictionaryArray:
 
 
 def frame(data: pa.Table | pa.RecordBatch, features: Sequence[FeatureColumn]) -> pd.DataFrame:
-    """The features as a DataFrame for estimators, with columns of float64 and of text."""
+    """Convert the features to a DataFrame for estimators. Numeric columns are float64, text columns are objects."""
     import pandas as pd
 
     columns = {}

@@ -1,4 +1,4 @@
-"""Export a model to ONNX, compare the export with the model, and choose its precision."""
+"""Export a model to ONNX, compare the export with the model, and choose the precision of the export."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS, SEED = 20_000, 0
-# A larger difference is not a rounding error. Relative to the range of the predictions.
+# A larger difference is not a rounding error. It is a fraction of the range of the predictions.
 TOLERANCE = 1e-3
-# Rounding can cause large differences at a tree's threshold or between neighbours, but only in this fraction of rows.
+# Rounding can cause a large difference if a value lies at a tree's threshold or between two neighbours, but in at most this
+# fraction of the rows.
 LEAPS = 1e-3
 # Rows predicted at once. Some models need memory proportional to these rows times the training rows.
 _BATCH = 4096
@@ -31,10 +32,10 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Export:
-    """A model's ONNX export.
+    """The ONNX export of a model, with its deviation from the model.
 
-    :param predictions: its predictions for the part ``test``
-    :param beyond: number of compared rows whose difference is not a rounding error
+    :param predictions: predictions of the export for the split part ``test``
+    :param beyond: number of compared rows where the difference is too large for a rounding error
     """
 
     content: bytes
@@ -48,7 +49,7 @@ class Export:
 
     @property
     def is_enough(self) -> bool:
-        """Whether a higher precision, which doubles the time of every prediction, would hardly change anything."""
+        """Return whether float64, which doubles the time of every prediction, would hardly change the predictions."""
         return self.is_faithful and (self.parity.label_flips or 0) <= LEAPS * self.parity.rows
 
     def is_nearer(self, other: Export) -> bool:
@@ -68,7 +69,8 @@ def export(
 ) -> Export:
     """Export ``model`` in float32, or in float64 if float32 is too coarse and float64 is closer to the model.
 
-    :raises ModelFormatError: it cannot be exported, or its export predicts differently in both precisions
+    :param progress: function that writes a message to the task's log
+    :raises ModelFormatError: the model cannot be exported, or its export predicts differently in both precisions
     """
     rows = np.sort(np.random.default_rng(SEED).permutation(len(test.labels))[:ROWS])
     frame = test.frame.iloc[rows]
@@ -99,8 +101,8 @@ def export(
         return double
     if not single.is_faithful:
         raise ModelFormatError(
-            f"The ONNX export of {model.name} predicts differently from the model itself: it {single.parity}; {why}. Use "
-            "other parameters or preprocessing (scale numbers that are far from 0), or report it to skl2onnx."
+            f"{both}. The difference is too large for a rounding error. Scale features with values far from 0, use other "
+            "parameters or preprocessing, or report the difference to skl2onnx."
         )
     progress(f"{both}.")
     return single
@@ -111,9 +113,9 @@ def compare(
 ) -> Parity:
     """Compare the output of an export with that of its model.
 
-    :param expected: output of the model, shape (n, k) with n > 0: probabilities in the order of the contract's classes,
-        or values (k = 1)
-    :param answers: output of the export, same shape
+    :param expected: output of the model, shape (n, k) with n > 0. The columns are probabilities in the order of the
+        contract's classes, or for a regression the value (k = 1)
+    :param answers: output of the export, same shape as ``expected``
     """
     difference = _difference(expected, answers)
     largest = float(difference.max())
@@ -132,25 +134,25 @@ def compare(
 
 
 def metrics(contract: ModelContract) -> dict[str, float]:
-    """The comparison as MLflow metrics, by name."""
+    """Return the comparison of model and export as MLflow metrics, by name."""
     assert contract.parity is not None
     found = contract.parity.model_dump(exclude={"precision", "rows"}, exclude_none=True)
     return {f"onnx_{name}": float(value) for name, value in found.items()}
 
 
 def _difference(expected: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest difference in each row, shape (n,). NaN counts as an infinite difference."""
+    """Compute the largest difference in each row, shape (n,). NaN counts as an infinite difference."""
     difference: NDArray[np.float64] = np.abs(answers - expected).max(axis=1)
     return np.where(np.isnan(difference), np.inf, difference)
 
 
 def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[np.float64]:
-    """The change of all probabilities at which the label of a row can flip, shape (n,)."""
+    """Compute the smallest change of the probabilities that can flip the predicted label of each row, shape (n,)."""
     if contract.task == "binary":
         score = expected[:, contract.classes.index(contract.positive)]
         return np.asarray(np.abs(score - contract.threshold))
     second, first = np.partition(expected, -2, axis=1)[:, -2:].T
-    # One may decrease and the other increase.
+    # One probability may decrease while the other increases.
     return np.asarray((first - second) / 2)
 
 
@@ -160,7 +162,7 @@ def _beyond(expected: NDArray[np.float64], answers: NDArray[np.float64], contrac
 
 
 def _has_trees(content: bytes) -> bool:
-    """Whether an ONNX model contains tree ensembles, which compute in float32 for inputs of any type."""
+    """Return whether an ONNX model contains tree ensembles, which compute in float32 for inputs of any type."""
     import onnx
 
     return any(node.op_type.startswith("TreeEnsemble") for node in onnx.load_from_string(content).graph.node)

@@ -1,4 +1,4 @@
-"""The common style of all plots. They are made without pyplot, which is slow to import."""
+"""The common style of all plots. They are drawn without pyplot, which is slow to import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 CLASS_COLOURS = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 BARS = 20
 
-# Decorator of drawing functions: a name with two dollar signs is not a formula.
+# Decorator of drawing functions. It keeps Matplotlib from rendering a name with two dollar signs as a formula.
 no_mathtext = rc_context({"text.parse_math": False})
 
 
@@ -32,7 +32,7 @@ def save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
 
 
 def new_figure(title: str, width: float = 5.6, height: float = 4.8) -> tuple[Figure, Axes]:
-    """A figure with one plot. Width and height are in inches."""
+    """Create a figure with one plot. Width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     style(axes)

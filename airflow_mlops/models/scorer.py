@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Scorer(Protocol):
-    """A loaded model.
+    """A loaded model that predicts Arrow data.
 
-    :param size_bytes: size of the stored model
+    :param contract: the model contract (features, label, ML task)
+    :param size_bytes: size of the stored model, in bytes
     """
 
     contract: ModelContract
@@ -25,19 +26,19 @@ class Scorer(Protocol):
 
     @property
     def engine(self) -> str:
-        """Name of the engine that computes the predictions, for logs and reports."""
+        """Return the name of the engine that computes the predictions, for logs and reports."""
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
-        :raises SchemaError: a feature is missing or has the wrong type
+        :raises SchemaError: a feature is absent or has the wrong type
         """
 
 
 def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predictions:
     """Convert a model's output to predictions.
 
-    :param found: probabilities, shape (n, k), or for a regression values, shape (n, 1)
+    :param found: classification: probabilities, shape (n, k); regression: values, shape (n, 1)
     """
     if contract.task == "regression":
         return Predictions(found[:, 0], found[:, 0], None)
@@ -50,6 +51,6 @@ def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predicti
 
 
 def class_labels(contract: ModelContract) -> NDArray[Any]:
-    """The classes of the contract, shape (k,). Text has the dtype object."""
+    """Return the class labels of the contract as an array of shape (k,). Text labels have the dtype object."""
     classes = np.asarray(contract.classes)
     return classes.astype(object) if classes.dtype.kind == "U" else classes

@@ -1,4 +1,4 @@
-"""Read and check the parts of a training set for training."""
+"""Read the split parts (`train`, `test`) of a training set, and check them before training."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ SAMPLE_ROWS = 100_000
 
 
 def read_part(dataset: Dataset, part: str, sample: int | None = None) -> TrainingData:
-    """Read one part of the training set.
+    """Read one split part of the training set.
 
-    :param sample: approximate number of rows whose features to read, spread over the part; by default all. All labels
-        are read in any case
-    :raises TrainingError: the dataset is not a training set, the part does not exist, or a label is invalid
+    :param part: name of the split part, such as ``train``
+    :param sample: approximate number of rows to read features from, spread over the split part; by default all rows.
+        The labels are always read from all rows
+    :raises TrainingError: the dataset is not a training set, the split part does not exist, or a label is invalid
     """
     details, name = dataset.manifest.details, dataset.manifest.name
     label, task, names = details.get("label"), details.get("task"), list(details.get("features") or ())
     if not label or not task or not names:
         raise TrainingError(
-            f"Dataset {name} is not a training set, because its manifest names no label, task or features: "
-            "build it with BuildTrainingSetOperator and a label."
+            f"Dataset {name!r} is not a training set, because its manifest does not name a label, an ML task and features. "
+            "Build it with BuildTrainingSetOperator and set `label`."
         )
     try:
         table = dataset.table(part, [label] if sample else [*names, label])
     except DatasetNotFoundError:
-        raise TrainingError(f"Training set {name} has no part {part!r}: build it with a split.") from None
-    labels = label_values(table.column(label), task, f"Label {label!r} in part {part!r} of {name}")
+        raise TrainingError(
+            f"Training set {name!r} has no split part {part!r}. Set `split` in BuildTrainingSetOperator."
+        ) from None
+    labels = label_values(table.column(label), task, f"Label {label!r} in split part {part!r} of {name!r}")
     classes = [] if task == "regression" else np.unique(labels).tolist()
     table = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
     features = feature_columns(table.schema, names)
@@ -57,17 +60,17 @@ def _sample(dataset: Dataset, part: str, names: list[str], rows: int) -> pa.Tabl
 
 
 def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:
-    """Convert labels: to float64 for a regression, to int64 or text for classes.
+    """Convert labels to float64 (regression) or to int64 or text (classification).
 
-    :param where: name of the column, for the error
-    :raises TrainingError: a label is missing, infinite, or not valid for the task
+    :param where: description of the label column, which starts the error message
+    :raises TrainingError: a label is null, infinite, or not valid for the ML task
     """
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if missing := values.null_count:
         raise TrainingError(
-            f"{where} is missing in {missing:,} of {len(values):,} rows: remove these rows before training."
+            f"{where} is null in {missing:,} of {len(values):,} rows. Remove these rows from the training set."
         )
     if pa.types.is_boolean(values.type):
         values = pc.cast(values, pa.int64())
@@ -77,31 +80,37 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     try:
         numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
-        raise TrainingError(f"{where} is of type {values.type}, which cannot be the label of a {task} task.") from None
+        raise TrainingError(
+            f"{where} has the type {values.type}, which cannot be the label of a {task} task. Convert it, or set `task`."
+        ) from None
     if bad := int((~np.isfinite(numbers)).sum()):
         raise TrainingError(
-            f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows: remove these rows before training."
+            f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows. Remove these rows from the training set."
         )
     if task == "regression":
         return np.asarray(numbers)
     whole = numbers.astype(np.int64)
     if (whole != numbers).any():
         raise TrainingError(
-            f"{where} has fractions, but the task is {task}: use task='regression', or convert the label to classes."
+            f"{where} has non-integer values, but the ML task is {task}. Set task='regression', or convert the label to "
+            "classes."
         )
     return whole
 
 
 def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
-    """Check the parts for data that no model can be trained on.
+    """Check that a model can be trained and measured on the split parts.
 
-    :param parts: the part ``train``, and any others
-    :raises TrainingError: the error names the part or the column
+    :param parts: the split part ``train``, and optionally others, by name
+    :raises TrainingError: a split part has no rows, infinite values or unknown labels, a feature has no values, or the
+        labels do not fit the ML task. The error names the split part or the column
     """
     name, train = dataset.manifest.name, parts[TRAIN]
     for part, data in parts.items():
         if not len(data.labels):
-            raise TrainingError(f"Part {part!r} of {name} has no rows.")
+            raise TrainingError(
+                f"Split part {part!r} of training set {name!r} has no rows. Use a longer window, or another split."
+            )
         infinite = {
             feature.name: rows
             for feature in data.features
@@ -109,31 +118,32 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
         }
         if infinite:
             raise TrainingError(
-                f"Part {part!r} of {name} has infinite values, or values beyond single precision, in "
-                f"{_counts(infinite)}: replace them by nulls, which count as missing values, or remove these rows."
+                f"Split part {part!r} of training set {name!r} has infinite values, or values beyond single precision "
+                f"(3.4e38), in {_counts(infinite)}. Replace them by nulls, or remove these rows."
             )
     empty = [name for name in train.table.column_names if _all_missing(train, name)]
     if empty:
         raise TrainingError(
-            f"Feature {', '.join(map(repr, empty))} of {name} has no value in any row of part {TRAIN!r}: "
-            "remove it from the training set, or find out why it is empty."
+            f"Feature {', '.join(map(repr, empty))} of training set {name!r} is null in all rows of split part {TRAIN!r}. "
+            "Remove the feature from the training set, or fill it."
         )
     if train.task == "regression":
         return
     if len(train.classes) < 2:
         raise TrainingError(
-            f"All {len(train.labels):,} rows of part {TRAIN!r} of {name} have the label {train.classes[0]!r}: "
-            "use a longer window."
+            f"All {len(train.labels):,} rows of split part {TRAIN!r} of training set {name!r} have the label "
+            f"{train.classes[0]!r}, but training needs two classes. Use a longer window."
         )
     if train.task == "binary" and len(train.classes) > 2:
         raise TrainingError(
-            f"Label {train.label!r} of {name} has {len(train.classes)} classes, but the task is binary."
+            f"Label {train.label!r} of training set {name!r} has {len(train.classes)} classes, but the ML task is binary. "
+            "Set task='multiclass'."
         )
     for part, data in parts.items():
         if unknown := [value for value in data.classes if value not in train.classes]:
             raise TrainingError(
-                f"Part {part!r} of {name} has the label {unknown[0]!r}, which is not in part {TRAIN!r}: "
-                "use a longer window, or another split."
+                f"Split part {part!r} of training set {name!r} has the label {unknown[0]!r}, which does not occur in split "
+                f"part {TRAIN!r}. Use a longer window, or another split."
             )
 
 

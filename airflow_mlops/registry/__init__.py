@@ -1,1 +1,1 @@
-"""MLflow: runs that survive retries, model versions, aliases, and the ledger of decisions."""
+"""Access to MLflow runs, model versions and aliases, and the ledger of decisions about champions."""

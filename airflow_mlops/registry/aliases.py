@@ -1,12 +1,12 @@
 """Move the aliases of the champion in MLflow to the version that the ledger names.
 
-A task writes the ledger entry first and moves the aliases afterwards. If it crashes in between, its own retry or the next
-decision moves them. Therefore every move has an entry, and every entry is carried out eventually.
+A task writes the ledger entry first and moves the aliases afterwards. If the task crashes in between, its retry or the next
+decision moves the aliases. Therefore every alias move has a ledger entry, and every entry is carried out eventually.
 
-A delayed task may overwrite a newer alias. It re-reads the ledger afterwards and repairs the alias; if it crashes first, the
-next decision repairs it. It recognises the crash by a tag of the registered model, which is set before the aliases are moved
-and removed at the end. If another task removes the tag in between, the crash goes unnoticed and the alias looks as if a person
-had moved it; a rollback to the right version repairs it.
+A delayed task may overwrite a newer alias. It re-reads the ledger afterwards and repairs the alias. If it crashes before the
+repair, the next decision repairs the alias. The next decision recognises the crash by a tag of the registered model, which a
+task sets before it moves the aliases and removes afterwards. If another task removes the tag in between, the crash is not
+detected, and the alias seems to have been moved by a person. A rollback to the right version repairs the alias.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
 LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
-# The valid contract of a foreign version (:mod:`airflow_mlops.models.contracts`).
+# Tag of a foreign version (not trained by TrainOperator): the SHA-256 of its valid model contract
+# (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
 # Tag of the registered model while its aliases are being moved: the number of the ledger entry.
 MOVING_TAG = "mlops.moving"
-# Time that a delayed task needs to repair the alias.
+# Time that a delayed task needs to repair the alias, in seconds.
 _REPAIR_SECONDS = 1.0
-# Errors of SQLAlchemy's drivers for a row that exists already, and the number of attempts.
+# Names of the errors that SQLAlchemy and its drivers raise for an existing row, and the number of attempts.
 _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    """Move the alias ``champion`` to the version of the ledger's last move, unless this was done before.
+    """Move the alias ``champion`` to the champion of the last promotion or rollback in the ledger.
 
-    The new champion gets tags with the time, the replaced version, and the number and SHA-256 of the entry. The alias
-    ``previous_champion`` is set to the replaced version. Earlier moves are always complete, because every decision
-    starts by carrying out the previous one.
+    Does nothing if the alias was already moved for this entry. The new champion gets tags with the time, the replaced
+    version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced version.
+    Earlier moves are always complete, because every decision first carries out the previous decision.
 
     :raises RegistryError: the version does not exist any more, or MLflow refuses the change
     """
@@ -51,19 +52,19 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
             _carry_out(client, ledger)
             return
         except RegistryError as error:
-            # MLflow inserts a row that it does not find. If two tasks do so at once, one insert fails, and the next
+            # MLflow inserts a row if it finds none. If two tasks insert at the same time, one insert fails, and the next
             # attempt finds the row.
             if not remaining or not any(name in str(error) for name in _DUPLICATE_ROW):
                 raise
 
 
 def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    # Re-read the ledger, because only the very last move must be carried out.
+    # Re-read the ledger, because only the last promotion or rollback must be carried out.
     move = last_move(ledger.entries())
     if move is None or move.champion is None:
         return
     with registry_errors(f"{move.champion} cannot be made champion"):
-        # If a person moved the alias after this move was complete, it stays there.
+        # If a person moved the alias after this move was complete, the alias stays where the person moved it.
         if not is_unfinished(client, move):
             return
         client.set_registered_model_tag(ledger.model, MOVING_TAG, str(move.seq))
@@ -72,7 +73,7 @@ def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
             newest = last_move(ledger.entries())
             if newest is None or newest.seq == move.seq:
                 break
-            # Another task decided meanwhile, and this task may have overwritten its alias.
+            # Another task has decided in the meantime, and this task may have overwritten the alias of that decision.
             move = newest
         client.delete_registered_model_tag(ledger.model, MOVING_TAG)
 
@@ -88,7 +89,7 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
         HASH_TAG: move.sha256,
         REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
         **_contract(move),
-        # The last tag. As long as it is missing, the move is incomplete.
+        # This tag is set last. Without it, the move is incomplete.
         SINCE_TAG: move.time.isoformat(),
     }
     for name, value in tags.items():
@@ -96,18 +97,18 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
 
 
 def _contract(move: Entry) -> dict[str, str]:
-    """The contract tag of a promoted foreign version. A rollback keeps the contract of the last promotion."""
+    """Return the contract tag of a promoted foreign version. A rollback keeps the contract of the last promotion."""
     found = next((item.contract_sha256 for item in move.candidates if item.candidate == move.champion), None)
     return {CONTRACT_TAG: found} if found else {}
 
 
 def last_move(entries: Sequence[Entry]) -> Entry | None:
-    """The last promotion or rollback."""
+    """Return the entry of the last promotion or rollback; ``None`` if the ledger contains neither."""
     return next((entry for entry in reversed(entries) if entry.moves), None)
 
 
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
-    """Whether the aliases of ``move`` have not been moved completely: a task crashed, or is still running."""
+    """Return whether the aliases are not yet moved as ``move`` requires, because its task crashed or is still running."""
     assert move.champion is not None
     model, version = move.champion.model, str(move.champion.version)
     since = client.get_model_version(model, version).tags.get(SINCE_TAG)
@@ -115,7 +116,10 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 
 
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """The champion after the last move in the ledger has been completed."""
+    """Return the champion, after completing the last promotion or rollback in the ledger.
+
+    :return: ``None`` if the model has no champion
+    """
     _complete(client, ledger)
     now = champion(client, ledger.model)
     move = last_move(entries)
@@ -133,15 +137,15 @@ def _complete(client: MlflowClient, ledger: Ledger) -> None:
     except RegistryUnavailableError:
         raise
     except RegistryError:
-        # The version was deleted meanwhile. The caller looks up the present champion.
+        # The version was deleted in the meantime. The caller looks up the present champion.
         return
 
 
 def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
-    """The ledger's entries, after they were compared with the hashes in MLflow.
+    """Read the ledger's entries and check them against the hashes in MLflow.
 
-    The chain of hashes alone cannot show that the last entries were changed or removed, so MLflow keeps the hash of each
-    move.
+    The hash chain within the ledger cannot show that its last entries were changed or removed. Therefore MLflow stores the
+    hash of each promotion and rollback as well.
 
     :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
     """
@@ -162,7 +166,7 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
 
 
 def former_champions(entries: Sequence[Entry]) -> list[int]:
-    """All versions that are or were champion according to the ledger, sorted."""
+    """Return the numbers of all versions that are or were champion according to the ledger, in ascending order."""
     versions: set[int] = set()
     for entry in entries:
         if entry.moves:
@@ -171,7 +175,10 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """The version that ``now`` replaced when it was last promoted; ``None`` if there is none in the ledger.
+    """Return the version that ``now`` replaced when it was last promoted.
+
+    :param now: the present champion
+    :return: ``None`` if the ledger contains no such version
 
     Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
     """

@@ -1,4 +1,4 @@
-"""The answer of a person to a request for approval."""
+"""The record of a person's answer to a request for approval."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_mlops.core.windows import UtcDatetime
 class ApprovalRecord(Model):
     """The answer to a request for approval.
 
-    :param by: who answered; empty if nobody answered in time
+    :param by: name of the person who answered; empty if nobody answered in time
     :param at: time of the answer, UTC
-    :param decision: ``timed_out`` if nobody answered in time, unless a timeout counts as ``approved``
-    :param note: the comment of the person, or how the timeout was interpreted
+    :param decision: ``approved``, ``rejected`` or ``timed_out``. A timeout that counts as approval is ``approved``
+    :param note: comment of the person, or the interpretation of the timeout
     """
 
     by: str

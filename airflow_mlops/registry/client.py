@@ -1,4 +1,4 @@
-"""Connect to MLflow: make a client from an Airflow connection, and turn MLflow's exceptions into clear errors."""
+"""Create an MLflow client from an Airflow connection, and turn MLflow's exceptions into clear errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SETTINGS = {
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ATTEMPTS, _TIMEOUT, _PAUSE = 3, 3.0, 1.0
 
-# The credentials that this module has set in the environment. The next connection must not inherit them.
+# The credentials that this module has written to environment variables. The next connection must not inherit them.
 _set_here: dict[str, str] = {}
 
 
@@ -59,7 +59,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     # MLflow's plugin for Feast adds nothing to requests outside Feast, but importing it takes 4 s because it loads torch.
     with without("feast"):
         importlib.import_module("mlflow.tracking.request_header.registry")
-    # At INFO, MLflow logs its own progress and waits that never happen.
+    # At level INFO, MLflow logs its own progress, and announces waits that do not take place.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -70,14 +70,14 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
 
 def tracking_uri(info: ConnectionInfo) -> str:
-    """The tracking URI of a connection of type ``mlflow``.
+    """Return the tracking URI of a connection of type ``mlflow``.
 
     :raises SpecError: the connection has no host
     """
     host = (info.host or "").rstrip("/")
     if not host:
         raise SpecError(
-            f"Connection {info.conn_id!r} has no host: set it to the MLflow tracking URI, as in http://mlflow:5000."
+            f"Connection {info.conn_id!r} has no host. Set the host to the MLflow tracking URI, such as http://mlflow:5000."
         )
     if host == "databricks" or "://" in host:
         scheme, netloc, path, query, _ = urlsplit(host)
@@ -97,7 +97,7 @@ def _use_credentials(info: ConnectionInfo) -> None:
     elif info.secret:
         _set_here.update(MLFLOW_TRACKING_TOKEN=info.secret)
     if _set_here:
-        # A token in the environment would override the connection's login.
+        # A token in an environment variable would override the connection's login.
         for name in _CREDENTIALS:
             os.environ.pop(name, None)
         os.environ.update(_set_here)
@@ -113,19 +113,20 @@ def _check_health(uri: str, conn_id: str) -> None:
             return
         except requests.exceptions.SSLError as error:
             raise RegistryError(
-                f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) has a certificate that is not trusted: "
-                f"{error}. Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH."
+                f"The TLS certificate of MLflow at {without_credentials(uri)} (connection {conn_id!r}) is not trusted: "
+                f"{error}. Set REQUESTS_CA_BUNDLE or MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the CA certificate."
             ) from None
         except requests.exceptions.InvalidURL as error:
             raise SpecError(
-                f"Connection {conn_id!r} has an invalid tracking URI, {without_credentials(uri)!r}: {error}."
+                f"Connection {conn_id!r} has an invalid tracking URI, {without_credentials(uri)!r}: {error}. Set the host "
+                "of the connection to a URI such as http://mlflow:5000."
             ) from None
         except requests.exceptions.RequestException as error:
             reason = error
         if attempt + 1 < _ATTEMPTS:
             time.sleep(_PAUSE)
     raise RegistryUnavailableError(
-        f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) does not answer: {_cause(reason)}. "
+        f"MLflow at {without_credentials(uri)} (connection {conn_id!r}) does not respond: {_cause(reason)}. "
         "Check that the server is running and that the connection's host and port are correct."
     )
 
@@ -148,7 +149,7 @@ def _cause(error: Exception) -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """The URI without login and password, for messages."""
+    """Return the URI without login and password, for messages."""
     # urlunsplit would turn sqlite:////path into sqlite://path.
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("/")
@@ -159,7 +160,7 @@ def without_credentials(uri: str) -> str:
 def registry_errors(what: str) -> Iterator[None]:
     """Turn MLflow's exceptions inside the block into a :class:`RegistryError`.
 
-    :param what: start of the message: what could not be done, without a full stop
+    :param what: the first words of the error message, such as ``Trial 3 cannot be written to MLflow``
     """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
@@ -171,7 +172,7 @@ def registry_errors(what: str) -> Iterator[None]:
         status = error.get_http_status_code()
         if status in (401, 403) or " 401 " in message or " 403 " in message:
             raise RegistryError(
-                f"{what}: MLflow refuses the credentials. Check the connection's login and password."
+                f"{what}, because MLflow refuses the credentials. Check login and password of the Airflow connection."
             ) from error
         unavailable = status in (429, 502, 503, 504) or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError

@@ -1,14 +1,14 @@
-"""The ledger: an append-only record of all decisions about a model's champion and of all requests for retraining.
+"""The ledger, an append-only record of all decisions about a model's champion and of all requests for retraining.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
     ledger/MODEL/00000001.json
     ledger/MODEL/00000002.json
 
-Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow keeps the
+Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow stores the
 SHA-256 of each promotion and rollback as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
-the last entries is detected as well. Object stores cannot append to a file. The store creates a file only if it does not
-exist, so two writers never use the same number.
+the last entries is detected as well. Each entry has its own file, because object stores cannot append to a file. The artifact
+store creates a file only if it does not exist, so two writers never use the same number.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from airflow_mlops.registry.verdict import CandidateVerdict
 
 
 class Origin(Model):
-    """The origin of a version, from the tags of its MLflow run. Missing tags become empty fields.
+    """The training set, code and environment of a model version, from the tags of its MLflow run.
+
+    A field is empty if the run does not have the tag.
 
     :param dataset: id of the training set
-    :param package: version of ``airflow_mlops`` that trained it
+    :param package: version of ``airflow_mlops`` that trained the model version
     :param code: hash of the trainer's code
     :param environment: hash of the versions of Python and of the packages in the model's requirements
     """
@@ -49,22 +51,22 @@ class Origin(Model):
 
 
 def folder_name(name: str) -> str:
-    """The name of a registered model, which may contain any characters, as the name of a single folder."""
+    """Convert the name of a registered model, which may contain any characters, to the name of a single folder."""
     return quote(name, safe="").replace(".", "%2E")
 
 
 class Decision(Model):
-    """A decision about a model's champion, and its grounds.
+    """A decision about a model's champion, with the facts that it is based on.
 
-    :param decision: the kind of decision. ``requested`` is a request of monitoring for retraining, which is in
-        ``provenance``
-    :param replaced: the champion before the decision; ``None`` if there was none
-    :param champion: the champion after the decision; ``None`` if there is none
+    :param decision: kind of decision. ``requested`` means that monitoring requested retraining; ``provenance`` contains
+        the request
+    :param replaced: the champion before the decision; ``None`` if the model had no champion
+    :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
-    :param code: version of ``airflow_mlops``, and the tags of the new champion's run
-    :param origins: the origin of each candidate, or of the version rolled back to
-    :param reason: one sentence
-    :param approval: who approved or rejected it, and when; ``None`` if no approval was needed
+    :param code: version of ``airflow_mlops``, and the tags of the new champion's MLflow run
+    :param origins: training set, code and environment of each candidate, or of the champion after a rollback
+    :param reason: the reason in one sentence
+    :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
     """
 
     decision: Literal["promoted", "refused", "rolled_back", "requested"]
@@ -81,18 +83,18 @@ class Decision(Model):
 
     @property
     def moves(self) -> bool:
-        """Whether the decision changes the champion."""
+        """Return whether the decision changes the champion."""
         return self.decision in ("promoted", "rolled_back")
 
 
 class Entry(Decision):
-    """A decision in the ledger.
+    """A numbered entry of the ledger, which contains a decision.
 
     :param seq: number of the entry, from 1 without gaps
-    :param id: key of the task that decided (:attr:`StepContext.key`), by which a retry finds its entry
-    :param time: time of writing, UTC
+    :param id: key of the task that made the decision (:attr:`StepContext.key`), by which its retry finds the entry
+    :param time: time at which the entry was written, UTC
     :param previous: SHA-256 of the previous entry's file; empty for the first entry
-    :param sha256: SHA-256 of this entry's own file; not stored in the file
+    :param sha256: SHA-256 of this entry's file; not stored in the file
     """
 
     seq: int
@@ -104,12 +106,12 @@ class Entry(Decision):
 
     @property
     def requested(self) -> Request | None:
-        """The request for retraining that this entry makes or answers; ``None`` if there is none."""
+        """Return the request for retraining that this entry records or answers; ``None`` if it refers to no request."""
         return self.provenance.request(self.model)
 
 
 class Ledger:
-    """The ledger of one model."""
+    """The ledger of one registered model."""
 
     def __init__(self, store: ArtifactStore, model: str) -> None:
         self.store = store
@@ -117,7 +119,7 @@ class Ledger:
         self.folder = f"ledger/{folder_name(model)}"
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first.
+        """Read all entries, oldest first.
 
         :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
         """
@@ -150,13 +152,14 @@ class Ledger:
         )
 
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
-        """Decide and append the decision, once.
+        """Append a decision to the ledger, at most once for each ``entry_id``.
 
-        If another task appends an entry at the same time, only one of the two succeeds. The other one calls ``decide``
-        again with the new entry included.
+        If two tasks append an entry at the same time, only one of them succeeds. The other task calls ``decide`` again
+        with the new entry included.
 
-        :param entry_id: the ``id`` of the entry. If the ledger contains it already, that entry is returned
-        :param decide: takes the existing entries; returns ``None`` if there is nothing to append
+        :param entry_id: the ``id`` of the entry. If the ledger already contains an entry with this id, nothing is appended
+        :param decide: function that takes the existing entries and returns the decision, or ``None`` to append nothing
+        :return: the new or existing entry; ``None`` if ``decide`` returned ``None``
         """
         while True:
             entries = self.entries()
@@ -179,16 +182,16 @@ class Ledger:
                 return entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
 
     def url(self, seq: int) -> str:
-        """URL of the file of the entry with this number."""
+        """Return the URL of the file of entry number ``seq``."""
         return self.store.url_of(self._key(seq))
 
     def _key(self, seq: int) -> str:
         return f"{self.folder}/{seq:08d}.json"
 
     def tampered(self, problem: str) -> RegistryError:
-        """The error for a ledger that was tampered with.
+        """Create the error for a ledger that was tampered with.
 
-        :param problem: the entry, its file, and what is wrong with it
+        :param problem: a clause that names the entry, its file and the change, such as ``entry 3, URL, is missing``
         """
         return RegistryError(
             f"The ledger of {self.model!r} was tampered with: {problem}. "

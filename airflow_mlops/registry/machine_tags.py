@@ -11,7 +11,7 @@ from airflow_mlops.registry.names import GPU_TAG
 
 
 def machine_tags() -> dict[str, str]:
-    """Tags with the pod, its node and the GPUs, as far as they exist."""
+    """Return tags with the names of the pod, its node and the GPUs. A name that is unknown has no tag."""
     found = {
         "mlops.pod": os.environ.get("MLOPS_POD"),
         "mlops.node": os.environ.get("MLOPS_NODE"),
@@ -21,13 +21,13 @@ def machine_tags() -> dict[str, str]:
 
 
 def usage_tags() -> dict[str, str]:
-    """Tags with the resources that the step has used so far."""
+    """Return tags with the resources that the step has used so far, such as the peak memory in MB."""
     return {"mlops.peak_memory_mb": f"{peak_memory() / 2**20:.0f}"}
 
 
 def _gpus() -> str | None:
-    """The names of the GPUs that this process sees."""
-    # Importing torch for this would take seconds.
+    """Return the number and names of the GPUs that this process can use; ``None`` if it can use no GPU."""
+    # nvidia-smi is used, because importing torch would take seconds.
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None

@@ -1,4 +1,4 @@
-"""The origin of a version, from the tags of its MLflow run."""
+"""Read the training set, code and environment of a model version from the tags of its MLflow run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE_VERSION = "mlops.code_version"
 
 
 def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
-    """The origin of ``ref``. It is empty if the version has no run or the run was deleted.
+    """Return training set, code and environment of ``ref``. All fields are empty if the version has no MLflow run.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """
@@ -33,7 +33,7 @@ def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
 
 
 def code_version(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """The version of the user's training code; ``None`` if the run has no such tag.
+    """Return the version of the user's training code; ``None`` if the MLflow run of ``ref`` has no such tag.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """

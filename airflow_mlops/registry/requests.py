@@ -1,7 +1,7 @@
-"""The record of requests for retraining in the ledger.
+"""Read and record requests for retraining in the ledger.
 
-Whether a window requests retraining is decided by :mod:`airflow_mlops.policy.retraining`. MonitorOperator sends the asset event of
-a recorded request (:mod:`airflow_mlops.operators.retraining`).
+:mod:`airflow_mlops.policy.retraining` decides whether to request retraining after a window. MonitorOperator sends the asset
+event of a recorded request (:mod:`airflow_mlops.operators.retraining`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 
 
 def all_requests(entries: Sequence[Entry]) -> list[Request]:
-    """All requests for retraining, in the order in which they were made."""
+    """Return all requests for retraining, oldest first."""
     return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """The requests that gates or people have refused since the champion last changed, newest first."""
+    """Return the requests that gates or people have refused since the champion last changed, newest first."""
     refused = []
     for entry in reversed(entries):
         if entry.moves:
@@ -39,12 +39,15 @@ def record(
 ) -> Request | None:
     """Record a request for retraining, at most once for each id.
 
-    If several tasks decide at the same time, one of them is first. The others decide again, with its request among the
-    previous ones.
+    If several tasks record a request at the same time, only one of them succeeds. The other tasks call ``propose`` again
+    with the new request included.
 
-    :param propose: takes all requests and the refused ones, and returns the request to record, or ``None``
-    :param champion: the present champion
-    :return: the recorded request, from this call or an earlier one; ``None`` if none was proposed
+    :param request_id: id of the request; a retry uses the same id
+    :param propose: function that takes all requests and the refused requests, and returns the request to record or
+        ``None``
+    :param champion: the present champion; ``None`` if the model has no champion
+    :return: the request that this call or an earlier call with the same id recorded; ``None`` if ``propose`` returned
+        ``None``
     :raises RegistryError: the ledger was tampered with
     """
 

@@ -1,4 +1,4 @@
-"""MLflow runs that survive retries: each key has exactly one run."""
+"""Create or resume MLflow runs. A task and its retries share one run, which is found by its key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ KEY = "mlops.key"
 def run_for(
     client: MlflowClient, experiment: str, key: str, name: str, tags: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Create the run of ``experiment`` whose tag ``mlops.key`` is ``key``, or resume it in a retry.
+    """Create the MLflow run with the tag ``mlops.key`` = ``key`` in ``experiment``, or resume it in a retry.
 
-    At the end of the block, the status of the run becomes ``FINISHED``; ``FAILED`` if the block raises an exception, and
-    ``KILLED`` if it is interrupted.
+    At the end of the block, the status of the run becomes ``FINISHED``. It becomes ``FAILED`` if the block raises an
+    exception, and ``KILLED`` if the block is interrupted.
 
-    :param key: :attr:`StepContext.key`, the same for each retry of a task
+    :param key: :attr:`StepContext.key`, which is the same for each retry of a task
     :param name: name of the run in MLflow
-    :param tags: tags of the run
+    :param tags: tags of the run, in addition to ``mlops.key``
     :return: id of the run
     :raises RegistryError: the run can be neither found nor created
     """
@@ -58,7 +58,7 @@ def run_for(
 
 
 def experiment_for(client: MlflowClient, name: str) -> str:
-    """The id of the experiment ``name``. It is created if it does not exist.
+    """Return the id of the experiment ``name``, which is created if it does not exist.
 
     :raises RegistryError: the experiment was deleted
     """
@@ -75,8 +75,8 @@ def experiment_for(client: MlflowClient, name: str) -> str:
                 raise error
     if found.lifecycle_stage != "active":
         raise RegistryError(
-            f"MLflow experiment {name!r} was deleted: restore it "
-            f"(`mlflow experiments restore -x {found.experiment_id}`) or use another `experiment`."
+            f"MLflow experiment {name!r} was deleted. Restore it "
+            f"(`mlflow experiments restore -x {found.experiment_id}`) or set another `experiment`."
         )
     return str(found.experiment_id)
 
@@ -89,7 +89,7 @@ def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
 
 
 def run_url(client: MlflowClient, run_id: str) -> str | None:
-    """URL of the run's page; ``None`` if the tracking server has no pages."""
+    """Return the URL of the run's page; ``None`` if the tracking server has no web pages."""
     uri = without_credentials(client.tracking_uri).rstrip("/")
     if not uri.startswith(("http://", "https://")):
         return None

@@ -1,4 +1,4 @@
-"""The tags of an MLflow run that trains or searches."""
+"""The tags of the MLflow run of a training or a search."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from airflow_mlops.registry.machine_tags import machine_tags
 def run_tags(
     model: str, seed: int, manifest: Manifest, provenance: Provenance, user_tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """Tags with the data, the machine, the task and the request for retraining of a run.
+    """Return tags with the data, the machine, the Airflow task and the request for retraining of a run.
 
-    :param user_tags: tags of the user, which take precedence
+    :param user_tags: tags that the user has set, which take precedence
     """
     tags = {
         "mlops.model": model,

@@ -12,7 +12,7 @@ from airflow_mlops.core.references import ModelVersionRef
 
 
 def _finite(value: Any) -> Any:
-    # An unbounded end of an interval: JSON has no infinity.
+    # JSON cannot represent infinity, so an unbounded end of an interval becomes null.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -20,17 +20,19 @@ FiniteOrNone = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class SliceResult(Model):
-    """A gate's result on one slice of the held-out rows.
+    """The result of a gate on one slice of the held-out rows.
 
-    :param name: the slice, such as ``carrier = UA``
-    :param rows: the number of its rows
-    :param candidate: the candidate's metric on the slice; ``None``, as the following fields, if the slice has too few
-        rows or one class only
-    :param improvement: how much better the candidate is than the champion; negative if it is worse
-    :param low: the lower confidence bound of the improvement
-    :param high: the upper confidence bound of the improvement
-    :param state: ``worse``: significantly worse than the tolerance allows; ``fine``: significantly within the tolerance;
-        ``uncertain``: neither
+    The metrics, the improvement and its bounds are ``None`` if the slice has too few rows or only one class.
+
+    :param name: condition of the slice, such as ``carrier = UA``
+    :param rows: number of rows in the slice
+    :param candidate: metric of the candidate on the slice
+    :param champion: metric of the champion on the slice
+    :param improvement: improvement of the candidate over the champion; negative if the candidate is worse
+    :param low: lower confidence bound of the improvement
+    :param high: upper confidence bound of the improvement
+    :param state: ``worse`` if the candidate is significantly worse by more than the tolerance, ``fine`` if its difference
+        is significantly within the tolerance, otherwise ``uncertain``
     """
 
     name: str
@@ -44,18 +46,18 @@ class SliceResult(Model):
 
 
 class GateResult(Model):
-    """The result of one gate for one candidate. The fields after ``explanation`` are set by some gates only.
+    """The result of one gate for one candidate. Only some gates set the fields after ``explanation``.
 
     :param gate: the requirement, such as ``roc_auc at least 0.6``
-    :param measured: the candidate's value
-    :param asked: the required value; ``None`` if there was nothing to compare with
-    :param explanation: one sentence that says why the gate was passed or failed
-    :param improvement: how much better the candidate is than the champion, whatever the metric's direction
-    :param low: the lower confidence bound of the improvement (of the metric, for a gate with ``min`` or ``max``)
-    :param high: the upper confidence bound of the same
-    :param confidence: the confidence of each bound, corrected for several candidates or slices
-    :param rows: the number of rows that were used
-    :param detectable: the smallest true improvement that passes with a probability of 80% on so many rows
+    :param measured: the measured value of the candidate; ``None`` if it could not be measured
+    :param asked: the required value; ``None`` if the gate has no required value in this evaluation
+    :param explanation: the reason why the gate was passed or failed, in one sentence
+    :param improvement: improvement of the candidate over the champion; positive if the candidate is better
+    :param low: lower confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
+    :param high: upper confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
+    :param confidence: confidence of each bound, corrected for the number of candidates or slices
+    :param rows: number of rows that the gate used
+    :param detectable: the smallest true improvement that passes the gate with a probability of 80% on this number of rows
     :param slices: the result on each slice
     """
 
@@ -74,14 +76,14 @@ class GateResult(Model):
 
 
 class CandidateVerdict(Model):
-    """The verdict on one candidate.
+    """The metrics and gate results of one candidate.
 
-    :param metrics: its metrics on the held-out data
+    :param metrics: metrics of the candidate on the held-out data
     :param gates: the result of each gate
-    :param passed: whether every gate was passed
-    :param reason: one sentence that says why the candidate won or did not
-    :param contract_sha256: names the contract that evaluation wrote for a version that was not made by TrainOperator;
-        ``None`` for one that was, as it has its own contract
+    :param passed: whether the candidate passed every gate
+    :param reason: the reason why the candidate won or did not win, in one sentence
+    :param contract_sha256: SHA-256 of the model contract that EvaluateOperator wrote for a foreign version; ``None`` for a
+        version that TrainOperator trained, because its own files contain a contract
     """
 
     candidate: ModelVersionRef
@@ -93,19 +95,20 @@ class CandidateVerdict(Model):
 
 
 class Verdict(Model):
-    """The verdict on all candidates, with the winner.
+    """The result of an evaluation: the metrics and gate results of all candidates, and the winner.
 
-    :param dataset_id: the dataset that all models were measured on
-    :param part: the held-out part of it
-    :param metric: the metric that ranks the candidates that pass
-    :param winner: the best candidate that passed every gate; ``None`` if none did
-    :param champion: the champion at the time; ``None`` if there was none
-    :param champion_metrics: the champion's metrics on the same rows; empty if it could not be measured
-    :param baseline_metrics: the metrics of a model that always predicts the mean or the class frequencies
-    :param tree_metrics: the metrics of a decision tree of depth 3, fitted to the part ``train``; empty if there is none
-    :param reason: one sentence that says why the winner won, or why there is none
-    :param policy: one sentence on how the champion was taken into account
-    :param metric_code: the SHA-256 of the source file of each of the user's own metrics, by import path
+    :param dataset_id: id of the dataset that all models were measured on
+    :param part: name of the held-out split part of this dataset, such as ``test``
+    :param metric: name of the metric that ranks the candidates that pass every gate
+    :param winner: the best candidate that passed every gate; ``None`` if no candidate passed
+    :param champion: the champion at the time of the evaluation; ``None`` if the model had no champion
+    :param champion_metrics: metrics of the champion on the same rows; empty if they could not be measured
+    :param baseline_metrics: metrics of a model that always predicts the mean or the class frequencies
+    :param tree_metrics: metrics of a decision tree of depth 3 that was fitted to the split part ``train``; empty if no tree
+        could be fitted
+    :param reason: the reason why the winner won, or why no candidate won, in one sentence
+    :param policy: how the champion was taken into account, in one sentence
+    :param metric_code: SHA-256 of the source file of each custom metric, by import path
     """
 
     model: str
@@ -124,7 +127,7 @@ class Verdict(Model):
     metric_code: dict[str, str] = Field(default_factory=dict)
 
     def for_candidate(self, candidate: ModelVersionRef) -> CandidateVerdict:
-        """The verdict on ``candidate``, which must be one of those evaluated."""
+        """Return the verdict on ``candidate``, which must be one of the evaluated candidates."""
         return next(item for item in self.candidates if item.candidate == candidate)
 
 

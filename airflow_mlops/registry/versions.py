@@ -1,4 +1,4 @@
-"""Versions of registered models: look up, download, register."""
+"""Look up, download and register versions of models in MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHAMPION = "champion"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
-    """The version of ``model`` with the alias ``champion``; ``None`` if there is no champion or no such model."""
+    """Return the version of ``model`` with the alias ``champion``; ``None`` if no version or no such model exists."""
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"The champion of {model!r} cannot be looked up"):
@@ -36,16 +36,16 @@ def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
 
 
 def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
-    """The version ``version`` of ``model``.
+    """Look up the version number ``version`` of ``model``.
 
-    :raises RegistryError: it does not exist
+    :raises RegistryError: the version does not exist
     """
     with registry_errors(f"{model} v{version} is not in the MLflow registry"):
         return _ref(client.get_model_version(model, str(version)))
 
 
 def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
-    """Download a version's files, and return their folder. It is cached in the temporary folder of this user.
+    """Download a version's files, and return their folder. Downloads are cached in a private temporary folder of the user.
 
     :raises RegistryError: the version or its files do not exist any more
     """
@@ -53,7 +53,7 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
 
     with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
         found = client.get_model_version(ref.model, str(ref.version))
-        # The same version number may be another model on another server, so the name contains the source.
+        # Two servers may use the same version number for different models, so the folder name contains the source.
         identity = "\n".join(
             [client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)]
         )
@@ -71,7 +71,7 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
             try:
                 partial.rename(folder)
             except OSError:
-                # Another task has downloaded the same version meanwhile.
+                # Another task has downloaded the same version in the meantime.
                 if not folder.is_dir():
                     raise
         except OSError as error:
@@ -87,7 +87,10 @@ def _cache() -> Path:
     owner = folder.parent.lstat()
     # A folder of another user could contain manipulated models.
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
-        raise RegistryError(f"{folder.parent} is not a private folder of this user: remove it, or set TMPDIR.")
+        raise RegistryError(
+            f"The cache folder {folder.parent} belongs to another user, is writable by others, or is a link. Remove it, or "
+            "set the environment variable TMPDIR to another folder."
+        )
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -95,7 +98,7 @@ def _cache() -> Path:
 def register(
     client: MlflowClient, model: str, run_id: str, model_id: str, tags: Mapping[str, str] | None = None
 ) -> ModelVersionRef:
-    """Register the logged model ``model_id`` as a version of ``model``. If the run already has a version, return that one.
+    """Register the logged model ``model_id`` as a version of ``model``, or return the version that the run already has.
 
     :param run_id: the run that logged the model
     """
@@ -118,7 +121,7 @@ def register(
 
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
-    """The first version of ``model`` from this run; ``None`` if there is none."""
+    """Return the first version of ``model`` that the MLflow run registered; ``None`` if it registered none."""
     found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 

@@ -1,4 +1,4 @@
-"""Conversions that skl2onnx lacks for double precision."""
+"""ONNX conversions for double precision that skl2onnx does not provide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def conversions() -> dict[str, Any]:
-    """Arguments of ``convert_sklearn`` that replace the Imputer, because ONNX's own supports only single precision."""
+    """Return arguments of ``convert_sklearn`` that replace ONNX's Imputer, which supports only single precision."""
     from skl2onnx.shape_calculators.imputer import calculate_sklearn_imputer_output_shapes
     from sklearn.impute import SimpleImputer
 

@@ -1,8 +1,9 @@
-"""Explainable Boosting Machines in ONNX.
+"""Export Explainable Boosting Machines (EBM) to ONNX.
 
-Such a model looks up the bin of each value and adds the scores of the bins in double precision. In the export, a tree finds
-the bin of a number and a dictionary that of a text. ``ebm2onnx`` (3.3) cannot export interactions of regressions and of
-multiclass models, and needs other inputs than the models of this package.
+An EBM looks up the bin of each feature value and adds the scores of these bins in double precision. In the ONNX graph, a
+decision tree finds the bin of a numeric feature, and a dictionary finds the bin of a text feature. The package ``ebm2onnx``
+(3.3) is not used: it cannot export regression and multiclass models with interactions, and the inputs of its graphs do not
+match those of the other models in this package.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _ML = "ai.onnx.ml"
-# Bin of missing values. The last bin is for texts that are not in the training data.
+# Bin of nulls. The last bin is for texts that do not occur in the training data.
 MISSING = 0
 
 
 def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
-    """Convert the model to ONNX, with one input per feature and the outputs ``label`` and ``probabilities``, or ``value``.
+    """Convert an EBM to ONNX, with one input per feature.
+
+    The outputs are ``label`` and ``probabilities`` for a classifier, and ``value`` for a regressor.
 
     :param ebm: a fitted ExplainableBoostingClassifier or ExplainableBoostingRegressor
-    :param features: the features it was fitted to. Features that no term uses do not become inputs
-    :raises ModelFormatError: it was fitted to other columns, to a text as a number or a number as text, or its link
-        function is not supported
+    :param features: the features that the EBM was fitted to. A feature that no term uses does not become an input
+    :raises ModelFormatError: the EBM was fitted to columns that are not features, it treats a text feature as numeric or a
+        numeric feature as text, or its link function is not supported
     """
     import onnx
     from onnx import helper
@@ -49,16 +52,21 @@ def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
 
 
 def bins(ebm: Any, feature: int, width: int) -> Any:
-    """The bins of one feature in terms of ``width`` features: ``{text: bin}``, or the ascending cuts between the bins.
+    """Return the bins of a feature.
 
-    A number equal to a cut belongs to the bin above it. Bins are numbered from 1.
+    A feature may have different bins in terms of one feature and in interactions. Bins are numbered from 1.
+
+    :param feature: position of the feature
+    :param width: number of features in the term, 1 for a main effect and 2 or more for an interaction
+    :return: text feature: ``{text: bin}``; numeric feature: the ascending cuts between the bins. A value equal to a cut
+        belongs to the bin above that cut
     """
     levels = ebm.bins_[feature]
     return levels[min(len(levels), width) - 1]
 
 
 class _Graph:
-    """The nodes, their constants and the inputs."""
+    """Builds the ONNX graph of an EBM: its nodes, constants and inputs."""
 
     def __init__(self, ebm: Any, features: Sequence[FeatureColumn]) -> None:
         self._ebm = ebm
@@ -67,14 +75,14 @@ class _Graph:
         self.nodes: list[NodeProto] = []
         self.constants: list[Any] = []
         self.inputs: list[ValueInfoProto] = []
-        # Name of the node that finds the bin, by feature and width of the term.
+        # Name of the output that holds the bin, by (position of the feature, number of features in the term).
         self._bins: dict[tuple[int, int], str] = {}
 
     def build(self) -> list[ValueInfoProto]:
-        """Create all nodes, and return the outputs."""
+        """Create all nodes, and return the graph's outputs."""
         from onnx import TensorProto, helper
 
-        # A feature may have different bins for terms of one feature and for interactions.
+        # Each pair (feature, number of features in the term) with its own bins.
         used = dict.fromkeys(
             (feature, min(len(self._ebm.bins_[feature]), len(term)))
             for term in self._ebm.term_features_
@@ -95,7 +103,7 @@ class _Graph:
         return self._features[feature].kind == "string"
 
     def _name(self, wanted: str) -> str:
-        """A unique name."""
+        """Return a unique name that starts with ``wanted``."""
         while wanted in self._names:
             wanted += "_"
         self._names.add(wanted)
@@ -117,7 +125,10 @@ class _Graph:
         return name
 
     def _number_bins(self, used: list[tuple[int, int]]) -> None:
-        """Add one tree for the bins of each number and width of term."""
+        """Add a decision tree for each numeric feature and each number of features in a term.
+
+        :param used: the pairs (position of the feature, number of features in the term)
+        """
         from onnx import TensorProto
 
         if not used:
@@ -143,7 +154,7 @@ class _Graph:
         )
 
     def _term(self, number: int) -> str:
-        """Add the nodes of a term's contribution to the score, shape (n, k)."""
+        """Add the nodes that compute a term's contribution to the scores, shape (n, k)."""
         features, scores = self._ebm.term_features_[number], self._ebm.term_scores_[number]
         place = ""
         for feature, size in zip(features, scores.shape, strict=False):
@@ -168,7 +179,8 @@ class _Graph:
             found = self._add("Softmax", score, output="probabilities", axis=1)
         else:
             raise ModelFormatError(
-                f"A model with the link function {link!r} cannot be exported to ONNX: use another objective."
+                f"An EBM with the link function {link!r} cannot be exported to ONNX. In `params`, set an `objective` with "
+                "the link function identity, log, logit or mlogit."
             )
         classes = self._ebm.classes_
         text = classes.dtype.kind in "OU"
@@ -182,33 +194,35 @@ class _Graph:
 
 
 def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[FeatureColumn]:
-    """The features that the model was fitted to, in its order.
+    """Return the features in the order in which the EBM was fitted to them.
 
-    :raises ModelFormatError: it was fitted to other columns, or to a feature of another type
+    :raises ModelFormatError: the EBM was fitted to a column that is not a feature, or treats a feature as the wrong type
     """
     known = {feature.name: feature for feature in features}
     for place, name in enumerate(ebm.feature_names_in_):
         if name not in known:
             raise ModelFormatError(
-                f"The model was fitted to {name!r}, which is not a feature: fit it to the DataFrame, not to arrays."
+                f"The EBM was fitted to the column {name!r}, which is not a feature. In your function, fit it to the "
+                "DataFrame `X` with its column names, not to an array."
             )
         # A feature that no term uses has no bins.
         if ebm.bins_[place] and (known[name].kind == "string") != isinstance(bins(ebm, place, 1), dict):
             raise ModelFormatError(
-                f"The model treats the feature {name!r} of kind {known[name].kind} as "
-                f"{ebm.feature_types_in_[place]!r}: set feature_types to 'continuous' for numbers and 'nominal' for text."
+                f"The EBM treats the {'text' if known[name].kind == 'string' else 'numeric'} feature {name!r} as "
+                f"{ebm.feature_types_in_[place]!r}. In `params`, set `feature_types` to 'continuous' for each numeric "
+                "feature and to 'nominal' for each text feature, or remove it."
             )
     return [known[name] for name in ebm.feature_names_in_]
 
 
 def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The cuts in single precision: for each cut the smallest float32 number that is not below it."""
+    """Round the cuts up to single precision, so that float32 values fall into the same bins."""
     rounded = cuts.astype(np.float32)
     return np.where(rounded < cuts, np.nextafter(rounded, np.float32(np.inf)), rounded)
 
 
 class _Trees:
-    """Binary searches as trees of a TreeEnsembleRegressor, whose leaves are bin numbers."""
+    """Binary searches as decision trees of one TreeEnsembleRegressor. The leaves are bin numbers."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {
@@ -221,7 +235,7 @@ class _Trees:
 
     def add(self, cuts: NDArray[np.float32], feature: int, target: int) -> None:
         self._feature, self._target, self._size = feature, target, 0
-        # No number is below minus infinity, so only missing values take this branch.
+        # No number is below minus infinity, so only nulls (NaN) take this branch.
         root = self._node("BRANCH_LT", -np.inf, missing=True)
         self._branches(root, self._leaf(MISSING), self._search(cuts, 0, len(cuts)))
 

@@ -1,4 +1,4 @@
-"""Score with the ONNX export of a registered model. Loading it runs no code of the model."""
+"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int
 
 
 class OnnxModel:
-    """A registered model's ONNX export and its contract. It is thread-safe.
+    """The ONNX export of a registered model, with its model contract (features, label, ML task). It is thread-safe.
 
     :param model: the serialised ONNX model
-    :raises ModelFormatError: ONNX Runtime cannot load it, or it has inputs that the contract does not name
+    :raises ModelFormatError: ONNX Runtime cannot load the model, or an input of the model is not a feature of the contract
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
@@ -50,14 +50,20 @@ class OnnxModel:
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise ModelFormatError(f"ONNX Runtime cannot load the model: {error}.") from error
+            raise ModelFormatError(
+                f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
+                "that it was trained with."
+            ) from error
         self.contract = contract
         self.size_bytes = len(model)
         self._inputs: list[NodeArg] = self._session.get_inputs()
         known = {feature.name for feature in contract.features}
         if unknown := [node.name for node in self._inputs if node.name not in known]:
-            raise ModelFormatError(f"The ONNX model has an input {unknown[0]!r} that is not a feature in its contract.")
-        # For a classifier, only the probabilities are computed. The label follows from them and the threshold.
+            raise ModelFormatError(
+                f"The ONNX model has the input {unknown[0]!r}, which is not a feature in {CONTRACT_FILE}. Train the model "
+                "again."
+            )
+        # For a classifier, only the probabilities are computed. The label follows from the probabilities and the threshold.
         outputs = [node.name for node in self._session.get_outputs()]
         self._output = outputs[0] if contract.task == "regression" else outputs[-1]
 
@@ -66,19 +72,20 @@ class OnnxModel:
         """Load the model from the folder of its version.
 
         :param folder: the downloaded files, see :func:`airflow_mlops.registry.versions.download`
-        :raises ModelFormatError: the folder has no ONNX model or no contract
+        :raises ModelFormatError: the folder contains no ONNX model or no contract
         """
         contract = read_contract(folder)
         try:
             return cls((Path(folder) / MODEL_FILE).read_bytes(), contract)
         except FileNotFoundError:
             raise ModelFormatError(
-                f"{folder} has no {MODEL_FILE}, which scoring needs: train the model with TrainOperator."
+                f"The model folder {folder} has no file {MODEL_FILE}, which scoring needs. Train the model with "
+                "TrainOperator."
             ) from None
 
     @property
     def engine(self) -> str:
-        """Name of the engine that computes the predictions, for logs and reports."""
+        """Return the name of the engine that computes the predictions, for logs and reports."""
         import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__} ({self._session.get_providers()[0]})"
@@ -86,7 +93,7 @@ class OnnxModel:
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
-        :raises SchemaError: a feature is missing or has another type than in training
+        :raises SchemaError: a feature is absent, or its type differs from the type in training
         """
         rows, width = data.num_rows, max(1, len(self.contract.classes))
         feeds = {node.name: _feed(data, node) for node in self._inputs}
@@ -97,7 +104,8 @@ class OnnxModel:
             (output,) = self._session.run([self._output], {name: feed(start, end) for name, feed in feeds.items()})
             if output.size != (end - start) * width:
                 raise ModelFormatError(
-                    f"The ONNX model returned an array of shape {output.shape} for {end - start} rows and {width} classes."
+                    f"The ONNX model returned an array of shape {output.shape}, but must return shape "
+                    f"({end - start}, {width}) for {end - start:,} rows. Train the model again."
                 )
             found[start:end] = output.reshape(-1, width)
 
@@ -112,7 +120,7 @@ class OnnxModel:
 
 
 def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
-    """A function that returns the rows ``[start, end)`` of one input, shape (end - start, 1)."""
+    """Return a function that returns the rows ``[start, end)`` of one input, shape (end - start, 1)."""
     values = inputs.column(data, node.name)
     if node.type == "tensor(string)":
         encoded = inputs.texts(values, node.name)
@@ -122,7 +130,10 @@ def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int]
         return lambda start, end: known[codes[start:end]].reshape(-1, 1)
     numbers = inputs.numbers(values, node.name)
     if node.type == "tensor(int64)" and np.isnan(numbers).any():
-        raise SchemaError(f"Feature {node.name!r} is an integer in the model, but is missing in some rows.")
+        raise SchemaError(
+            f"Feature {node.name!r} is an integer input of the model, which allows no nulls, but it is null in some rows. "
+            "Fill the nulls."
+        )
     converted = numbers.astype(_NUMPY[node.type], copy=False)
     return lambda start, end: converted[start:end].reshape(-1, 1)
 
@@ -135,19 +146,24 @@ def _processors() -> int:
 
 
 def has_contract(folder: Path) -> bool:
-    """Whether the model was made by TrainOperator."""
+    """Return whether the model's folder contains a contract, that is, whether TrainOperator trained the model."""
     return (folder / CONTRACT_FILE).exists()
 
 
 def read_contract(folder: Path) -> ModelContract:
-    """Read the contract in a model's folder.
+    """Read the model contract (features, label, ML task) in a model's folder.
 
-    :raises ModelFormatError: there is none, or it is invalid
+    :raises ModelFormatError: the folder has no contract, or the contract is invalid
     """
     file = Path(folder) / CONTRACT_FILE
     try:
         return ModelContract.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise ModelFormatError(f"{folder} has no {CONTRACT_FILE}: the version was not made by TrainOperator.") from None
+        raise ModelFormatError(
+            f"The model folder {folder} has no file {CONTRACT_FILE}, because TrainOperator did not train this version. "
+            "Train the model with TrainOperator."
+        ) from None
     except ValidationError as error:
-        raise ModelFormatError(f"{file} is not a model contract: {error.errors()[0]['msg']}.") from None
+        raise ModelFormatError(
+            f"{file} is not a valid model contract: {error.errors()[0]['msg']}. Train the model again."
+        ) from None

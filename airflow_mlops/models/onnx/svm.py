@@ -1,7 +1,7 @@
-"""Support vector machines in ONNX, as matrix products.
+"""Rewrite support vector machines in ONNX as matrix products.
 
-ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector at a time. The same kernel as matrix
-products of many rows with many support vectors takes a tenth of the time.
+ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector at a time. Computing the same kernel as
+a matrix product of many rows and many support vectors takes a tenth of the time.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# Support vectors per product. The result for some thousand rows fits into the processor's cache.
+# Support vectors per matrix product. The result for some thousand rows fits into the processor's cache.
 VECTORS = 512
 
 
 def multiply_kernels(model: ModelProto) -> ModelProto:
     """Rewrite the support vector machines in ``model`` as matrix products, in place.
 
-    Inputs, outputs and, up to rounding, predictions stay the same. Classifiers of more than two classes are not rewritten,
-    nor are those with built-in probabilities (``SVC(probability=True)``), which scikit-learn computes by an iteration that
-    stops early.
+    Inputs and outputs stay the same. Predictions change only by rounding. Classifiers of more than two classes stay
+    unchanged, as do classifiers with built-in probabilities (``SVC(probability=True)``), because scikit-learn computes
+    these probabilities by an iteration that stops early.
     """
     nodes: list[NodeProto] = []
     precision = np.float64 if _is_double(model) else np.float32
@@ -55,7 +55,7 @@ def _is_supported(node: NodeProto) -> bool:
 
 
 class _Machine:
-    """The nodes that replace one support vector machine."""
+    """Builds the ONNX nodes that replace one support vector machine."""
 
     def __init__(self, node: NodeProto, initializers: Any, precision: type) -> None:
         self._svm = _attributes(node)
@@ -83,7 +83,7 @@ class _Machine:
         return name
 
     def _decision(self) -> str:
-        """Add the nodes of the decision function, shape (n, 1)."""
+        """Add the nodes that compute the decision function, shape (n, 1)."""
         svm = self._svm
         width = svm.get("n_supports") or sum(svm["vectors_per_class"])
         vectors = np.reshape(svm["support_vectors"], (width, -1))
@@ -116,7 +116,7 @@ class _Machine:
         return self._add("Pow", inner, self._constant(degree)) if kind == b"POLY" else self._add("Tanh", inner)
 
     def _classify(self, decision: str, label: str, scores: str) -> None:
-        # Of two classes ONNX Runtime gives scikit-learn's decision function first and its opposite second.
+        # For two classes, ONNX Runtime outputs scikit-learn's decision function first and its negative second.
         opposite = self._add("Neg", decision)
         self._add("Concat", opposite, decision, output=scores, axis=1)
         best = self._add("ArgMin", scores, axis=1, keepdims=0)

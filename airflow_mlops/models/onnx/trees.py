@@ -1,8 +1,8 @@
-"""Split large forests in ONNX into pieces that fit into a processor's cache.
+"""Split large tree ensembles in ONNX into pieces that fit into a processor's cache.
 
-ONNX Runtime evaluates all trees of an ensemble for one row before the next row, so an ensemble larger than the cache is
-loaded from memory again for every row. Evaluating one piece after the other, each for many rows, takes less than half the
-time. The outputs of the pieces are added.
+ONNX Runtime evaluates all trees of an ensemble for one row before it starts the next row. An ensemble that is larger than
+the cache is therefore loaded from memory again for every row. Evaluating each piece for many rows before the next piece
+takes less than half the time. The outputs of the pieces are added.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ NODES = 16_384
 
 
 def split_forests(model: ModelProto) -> ModelProto:
-    """Split the large forests in ``model``, in place. Inputs, outputs and, up to rounding, predictions stay the same."""
+    """Split the large tree ensembles in ``model``, in place.
+
+    Inputs and outputs stay the same. Predictions change only by rounding.
+    """
     nodes = [part for node in model.graph.node for part in _split(node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -37,7 +40,7 @@ def _split(node: NodeProto) -> Iterator[NodeProto]:
     classifier = node.op_type == "TreeEnsembleClassifier"
     scores = node.output[1] if classifier else node.output[0]
     classes: list[Any] = ensemble.get("classlabels_int64s") or ensemble.get("classlabels_strings") or []
-    # For two classes, skl2onnx stores only the weights of the second one.
+    # For two classes, skl2onnx stores only the weights of the second class.
     one_of_two = classifier and len(set(ensemble["class_ids"])) == 1
     names = []
     for number, piece in enumerate(_pieces(ensemble, "class" if classifier else "target")):
@@ -84,7 +87,7 @@ def _can_be_split(node: NodeProto, ensemble: dict[str, Any]) -> bool:
 
 
 def _pieces(ensemble: dict[str, Any], leaf: str) -> Iterator[dict[str, Any]]:
-    """The attributes of each piece, which consists of as many whole trees as fit."""
+    """Yield the attributes of each piece. A piece contains as many whole trees as fit into :data:`NODES` nodes."""
     trees, first, sizes = np.unique(ensemble["nodes_treeids"], return_index=True, return_counts=True)
     order = np.argsort(first)
     ends = np.cumsum(sizes[order])

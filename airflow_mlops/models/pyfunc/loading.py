@@ -1,4 +1,4 @@
-"""Load MLflow models that TrainOperator did not make, without running their code by default.
+"""Load MLflow models that TrainOperator did not train, by default without running code from their files.
 
 The files of such a model determine the code that :func:`mlflow.pyfunc.load_model` runs: it puts the model's ``code`` folder
 on the import path, imports the module named in ``MLmodel``, and unpickles the files of most flavours. The list of types
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import Model
 
-# A function that calls the model, and the classes whose probabilities it returns (``None`` if they are unknown).
+# A function that calls the model, and the classes for which it returns probabilities (``None`` if they are unknown).
 Answer = tuple[Callable[["pd.DataFrame"], Any], "list[Any] | None"]
 
-# Classes whose files are read as data, by the loader module that reads them.
+# The model classes whose files are read as data, by the loader module that reads them.
 _DATA_ONLY = {
     "mlflow.xgboost": ("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor"),
     "mlflow.lightgbm": ("lightgbm.basic.Booster",),
@@ -37,7 +37,7 @@ _ESTIMATORS = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.ca
 def describe(folder: Path, name: str) -> Model:
     """Read the model's ``MLmodel`` file.
 
-    :raises ModelFormatError: it is not an MLflow model, or has no flavour python_function
+    :raises ModelFormatError: the folder is not an MLflow model, or the model has no flavour ``python_function``
     """
     from mlflow.models import Model
 
@@ -49,8 +49,8 @@ def describe(folder: Path, name: str) -> Model:
     if pyfunc is None:
         flavours = ", ".join(description.flavors) or "none"
         raise ModelFormatError(
-            f"{name} was not made by TrainOperator and has no flavour python_function (only {flavours}): log it with the "
-            "log_model of one of MLflow's flavours, or train it with TrainOperator."
+            f"{name} was not trained by TrainOperator and has no flavour python_function (only {flavours}). Log it with "
+            "log_model of an MLflow flavour that MLflow can predict with, or train it with TrainOperator."
         )
     return description
 
@@ -58,21 +58,23 @@ def describe(folder: Path, name: str) -> Model:
 def load_answer(folder: Path, name: str, description: Model, *, allow_pyfunc: bool) -> Answer:
     """Load the model.
 
+    :param folder: the files of the model version
+    :param name: name of the model in errors, such as ``delays v3``
     :param allow_pyfunc: whether code in the model's files may run
-    :return: a function that calls the model, and the classes whose probabilities it returns
-    :raises ModelFormatError: it cannot be loaded, or loading it would run code that is not allowed
+    :return: a function that calls the model, and the classes for which it returns probabilities
+    :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
     """
     answer = _load_data_only(folder, name, description)
     if answer is None and not allow_pyfunc:
         raise ModelFormatError(
-            f"Loading {name} would run code from its files ({_what_runs(description)}): set allow_pyfunc=True if you trust "
+            f"Loading {name} would run code from its files ({_what_runs(description)}). Set allow_pyfunc=True if you trust "
             "everyone who registers versions of this model."
         )
     return answer or _by_mlflow(folder, name, description)
 
 
 def engine(description: Model) -> str:
-    """Name of the engine that computes the predictions."""
+    """Return the name of the engine that computes the predictions."""
     import mlflow
 
     return f"{_loader(description)} (mlflow {mlflow.__version__})"
@@ -99,7 +101,8 @@ def _by_skops(file: Path, name: str) -> Answer | None:
         from skops.io.exceptions import UntrustedTypesFoundException
     except ImportError:
         raise ModelFormatError(
-            f"{name} is stored in skops format: install airflow-mlops[sklearn] where the step runs."
+            f"{name} is stored in skops format, and skops is not installed where the step runs. Install "
+            "airflow-mlops[sklearn] there."
         ) from None
     try:
         model = load_skops(file)
@@ -107,13 +110,16 @@ def _by_skops(file: Path, name: str) -> Answer | None:
     except UntrustedTypesFoundException:
         return None
     except Exception as error:
-        raise ModelFormatError(f"{name} cannot be loaded by skops: {one_line(error, 500)}.") from error
+        raise ModelFormatError(
+            f"{name} cannot be loaded by skops: {one_line(error, 500)}. Install the package versions in its "
+            "requirements.txt where the step runs."
+        ) from error
 
 
 def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     import mlflow.pyfunc
 
-    # Two versions may bring modules of the same names, and each must find its own, also when it predicts.
+    # Two versions may contain modules with the same name. Each version must import its own modules, also when it predicts.
     modules = FolderModules(folder) if description.flavors["python_function"].get("code") else None
     try:
         with modules.active() if modules else nullcontext():
@@ -121,8 +127,8 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
             raw = model.get_raw_model() if _loader(description) in _ESTIMATORS else None
     except Exception as error:
         raise ModelFormatError(
-            f"MLflow cannot load {name}: {one_line(error, 500)}. The packages it needs are in its "
-            "requirements.txt: install them where the step runs, or choose another environment with run_on."
+            f"MLflow cannot load {name}: {one_line(error, 500)}. Install the packages in its requirements.txt where "
+            "the step runs, or choose an environment that contains them with run_on."
         ) from error
     ask, classes = _probabilities(raw) or (model.predict, None)
     return (_within(modules, ask) if modules else ask), classes
@@ -137,7 +143,7 @@ def _within(modules: FolderModules, ask: Callable[[pd.DataFrame], Any]) -> Calla
 
 
 def _probabilities(model: Any) -> Answer | None:
-    """The ``predict_proba`` of an estimator with its classes; ``None`` if it has none."""
+    """Return an estimator's ``predict_proba`` and its classes; ``None`` if the model has no ``predict_proba``."""
     classes = getattr(model, "classes_", None)
     # The classes of a multi-output estimator are a list of arrays.
     if hasattr(model, "predict_proba") and isinstance(classes, np.ndarray):
@@ -150,12 +156,12 @@ def _loader(description: Model) -> str:
 
 
 def _own(description: Model) -> dict[str, Any]:
-    """The fields of the flavour that the loader reads."""
+    """Return the fields of the MLflow flavour that the loader reads."""
     return description.flavors.get(_loader(description).removeprefix("mlflow.")) or {}
 
 
 def _what_runs(description: Model) -> str:
-    """Description of the code that would run if MLflow loaded the model."""
+    """Describe the code that would run if MLflow loaded the model."""
     pyfunc = description.flavors["python_function"]
     parts = [f"by {_loader(description)}"]
     if "python_model" in pyfunc:

@@ -1,4 +1,4 @@
-"""Score MLflow models that TrainOperator did not make."""
+"""Score MLflow models that TrainOperator did not train (foreign models)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.types import ColSpec
     from numpy.typing import NDArray
 
-# The kind of feature and the type to pass it in, by MLflow's name of the type.
+# The kind of a feature, and the Arrow type in which it is passed to the model, by MLflow's name of the type.
 _TYPES: dict[str, tuple[Any, pa.DataType]] = {
     "double": ("number", pa.float64()),
     "float": ("number", pa.float32()),
@@ -37,10 +37,12 @@ _TYPES: dict[str, tuple[Any, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """The label that a foreign model is measured on, since its own files do not name it.
+    """The label and the dataset that a foreign model is measured on, because the model's files do not name them.
 
     :param dataset: name of the dataset
     :param schema: columns of the dataset
+    :param label: name of the label column
+    :param task: the ML task (binary, multiclass, regression)
     :param classes: distinct labels of the dataset, sorted; empty for a regression
     """
 
@@ -52,11 +54,13 @@ class Target:
 
 
 class PyfuncModel:
-    """A model whose output depends on its MLflow flavour: labels, probabilities or values.
+    """A loaded MLflow model. Its flavour decides whether it returns labels, probabilities or values.
 
-    :param name: name of the model in errors
-    :param answer: calls the model with a DataFrame whose columns have the types of its signature
-    :param types: for each feature of the contract, the type in which the model takes it
+    :param name: name of the model in errors, such as ``delays v3``
+    :param answer: function that calls the model. It takes a DataFrame with the column types of the model's signature
+    :param contract: the model contract (features, label, ML task)
+    :param types: Arrow type of each feature of the contract in the model's signature
+    :param size_bytes: size of the model's files, in bytes
     :param engine: name of the engine that computes the predictions, for logs and reports
     """
 
@@ -79,8 +83,8 @@ class PyfuncModel:
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
 
-        :raises SchemaError: a feature is missing, or cannot be converted to the type in the model's signature
-        :raises EvaluationError: the model raises, or its output is not a prediction
+        :raises SchemaError: a feature is absent, or cannot be converted to the type in the model's signature
+        :raises EvaluationError: the model raises an exception, or its output is not a prediction for each row
         """
         import pandas as pd
 
@@ -99,7 +103,7 @@ class PyfuncModel:
         if found.shape == (rows,):
             if contract.task == "regression":
                 return from_values(found.astype(np.float64).reshape(-1, 1), contract)
-            # Numbers are probabilities, except for labels that are fractions themselves.
+            # Floating-point outputs are probabilities, unless the class labels are floating-point numbers.
             if contract.task == "binary" and found.dtype.kind == "f" and not isinstance(contract.positive, float):
                 positive = found.astype(np.float64)
                 return from_values(np.column_stack([1 - positive, positive]), contract)
@@ -107,7 +111,7 @@ class PyfuncModel:
         if contract.classes and found.shape == (rows, len(contract.classes)):
             return from_values(found.astype(np.float64), contract)
         raise EvaluationError(
-            f"{self._name} returned an array of shape {found.shape} for {rows} rows of a {contract.task} task: it must "
+            f"{self._name} returned an array of shape {found.shape} for {rows:,} rows of a {contract.task} task. It must "
             f"return {'a value' if contract.task == 'regression' else 'a label, or the probabilities,'} for each row."
         )
 
@@ -117,22 +121,23 @@ class PyfuncModel:
         codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
         if found.size and (codes < 0).all():
             raise EvaluationError(
-                f"{self._name} returned {found.tolist()[0]!r}, but the labels are {_listed(contract.classes)}."
+                f"{self._name} returned {found.tolist()[0]!r}, which is not one of the class labels "
+                f"{_listed(contract.classes)}. Use a model that predicts these labels."
             )
-        # 1 means the dataset's True. A value that is not a label of the dataset stays unchanged.
+        # A predicted 1 becomes the dataset's True. A value that is not a label of the dataset stays unchanged.
         found = class_labels(contract)[codes] if (codes >= 0).all() else found.astype(object)
         score = codes == position[contract.positive] if contract.task == "binary" else codes
         return Predictions(found, score.astype(np.float64), None)
 
 
 def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model that was not evaluated before, to measure it on ``target``.
+    """Load a model that has no contract yet, and derive the contract from its signature and ``target``.
 
     :param folder: the downloaded files of the version, see :func:`airflow_mlops.registry.versions.download`
     :param name: name of the model in errors, such as ``delays v3``
     :param allow_pyfunc: whether code in the model's files may run
-    :raises ModelFormatError: it cannot be loaded, or loading it would run code that is not allowed
-    :raises SchemaError: it has no signature, or the dataset does not match the signature
+    :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
+    :raises SchemaError: the model has no signature, or the dataset does not match the signature
     """
     description = describe(folder, name)
     features, types = _features(description, name, target)
@@ -141,7 +146,7 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
         task=target.task,
         label=target.label,
         features=features,
-        # The data that a foreign model was trained on are unknown.
+        # The training set of a foreign model is unknown.
         dataset_name="",
         dataset_id="",
         **_labels(name, target, classes),
@@ -150,9 +155,14 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
 
 
 def load_measured(folder: Path, name: str, contract: ModelContract, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model that was evaluated before. The other parameters and errors are those of :func:`load`.
+    """Load a model for which EvaluateOperator has already stored a contract.
 
-    :param contract: the contract from its evaluation, see :func:`airflow_mlops.models.contracts.read`
+    :param folder: the downloaded files of the version, see :func:`airflow_mlops.registry.versions.download`
+    :param name: name of the model in errors, such as ``delays v3``
+    :param contract: the stored model contract, see :func:`airflow_mlops.models.contracts.read`
+    :param allow_pyfunc: whether code in the model's files may run
+    :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
+    :raises SchemaError: the model has no signature
     """
     description = describe(folder, name)
     given = {item.name: item for item in _inputs(description, name)}
@@ -168,14 +178,14 @@ def _size(folder: Path) -> int:
 def _labels(name: str, target: Target, classes: Sequence[Any] | None) -> dict[str, Any]:
     if target.task == "regression":
         return {}
-    # A model's class 1 means the dataset's True.
+    # The model's class 1 becomes the dataset's True.
     known = {label: label for label in target.classes}
     labels = [known.get(label, label) for label in (target.classes if classes is None else classes)]
     binary = target.task == "binary"
     if (binary and (len(labels) != 2 or set(labels) != set(known))) or not known.keys() & set(labels):
         raise SchemaError(
-            f"{name} has the classes {_listed(labels)}, but the labels of dataset {target.dataset} are "
-            f"{_listed(target.classes)} ({target.task})."
+            f"{name} predicts the classes {_listed(labels)}, but dataset {target.dataset!r} has the labels "
+            f"{_listed(target.classes)} ({target.task}). Evaluate it on a dataset with the labels that it was trained on."
         )
     return {"classes": labels, "positive": labels[-1] if binary else None}
 
@@ -185,16 +195,17 @@ def _listed(labels: Sequence[Any]) -> str:
 
 
 def _inputs(description: Model, name: str) -> list[Any]:
-    """The input columns of the signature, each with ``name``, ``type`` and ``required``."""
+    """Return the input columns of the signature, each with ``name``, ``type`` and ``required``."""
     signature = description.signature
     if signature is None or signature.inputs is None:
         raise SchemaError(
-            f"{name} has no signature, so its input columns are unknown: log it with "
+            f"{name} has no MLflow signature, so its input columns are unknown. Log the model with "
             "signature=infer_signature(X, predictions) or with an input_example."
         )
     if not signature.inputs.has_input_names() or signature.inputs.is_tensor_spec():
         raise SchemaError(
-            f"The signature of {name} is a tensor without column names: log it with a signature inferred from a DataFrame."
+            f"The MLflow signature of {name} has no column names. Log the model with a signature that was inferred from a "
+            "DataFrame."
         )
     return list(signature.inputs.inputs)
 
@@ -203,18 +214,22 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
     specs = [item for item in _inputs(description, name) if item.required or item.name in target.schema.names]
     if missing := [item.name for item in specs if item.name not in target.schema.names]:
         raise SchemaError(
-            f"{name} needs the feature {', '.join(map(repr, missing))}, which dataset {target.dataset} does not have."
+            f"{name} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset "
+            f"{target.dataset!r}. Add it to the dataset, or evaluate the model on another dataset."
         )
     if not specs:
-        raise SchemaError(f"The signature of {name} names no column of dataset {target.dataset}.")
+        raise SchemaError(
+            f"No input of the MLflow signature of {name} is a column of dataset {target.dataset!r}. Evaluate the model on "
+            "a dataset with its features."
+        )
     features, types = [], []
     for item in specs:
         kind, given = _type(item, name)
         (present,) = inputs.feature_columns(target.schema, [item.name])
         if (present.kind == "string") != (kind == "string"):
             raise SchemaError(
-                f"{name} takes the feature {item.name!r} as {item.type.name}, but in dataset {target.dataset} it is of "
-                f"type {target.schema.field(item.name).type}."
+                f"Feature {item.name!r} has the type {item.type.name} in the MLflow signature of {name}, but the type "
+                f"{target.schema.field(item.name).type} in dataset {target.dataset!r}. Convert it in the dataset."
             )
         features.append(FeatureColumn(name=item.name, kind=kind))
         types.append(given)
@@ -225,32 +240,41 @@ def _type(item: ColSpec, name: str) -> tuple[Any, pa.DataType]:
     kind = str(getattr(item.type, "name", item.type))
     if kind not in _TYPES:
         raise SchemaError(
-            f"{name} takes the feature {item.name!r} as {kind}, but features can only be numbers or text."
+            f"Feature {item.name!r} has the type {kind} in the MLflow signature of {name}, but only numbers and text are "
+            "supported. Log a model that takes numbers and text."
         )
     return _TYPES[kind]
 
 
 def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> Any:
-    """One feature as a pandas Series, converted to the type that the model takes."""
+    """Return one feature as a pandas Series of the type in the model's signature."""
     values = inputs.column(data, name)
     (present,) = inputs.feature_columns(data.schema, [name])
     if (present.kind == "string") != pa.types.is_string(kind) and not pa.types.is_null(values.type):
-        raise SchemaError(f"Feature {name!r} is {kind} in the signature of the model, but {values.type} in the data.")
+        raise SchemaError(
+            f"Feature {name!r} has the type {kind} in the signature of the model, but {values.type} in the data. Convert "
+            "it in the data."
+        )
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if whole and values.null_count:
-        raise SchemaError(f"Feature {name!r} is {kind} in the signature of the model, but is missing in some rows.")
+        raise SchemaError(
+            f"Feature {name!r} has the type {kind} in the signature of the model, which allows no nulls, but is null in "
+            f"{values.null_count:,} of {len(values):,} rows. Fill the nulls, or log the model with a double input."
+        )
     try:
-        # A fraction must not silently become an integer. Rounding to single precision is fine.
+        # A non-integer value must not silently become an integer. Rounding to single precision is allowed.
         values = pc.cast(values, kind, safe=whole)
     except pa.ArrowException as error:
-        raise SchemaError(f"Feature {name!r} cannot be converted to {kind} for the model: {error}.") from None
+        raise SchemaError(
+            f"Feature {name!r} cannot be converted to {kind}, its type in the signature of the model: {error}."
+        ) from None
     return values.to_pandas()
 
 
 def _array(found: Any, classes: Sequence[Any]) -> NDArray[Any]:
-    """The output as an array. If the columns of a DataFrame are named by the classes, they are sorted like the classes."""
+    """Convert the output to an array. DataFrame columns that are named by the classes are sorted like the classes."""
     import pandas as pd
 
     if isinstance(found, pd.DataFrame) and classes and sorted(map(str, found.columns)) == sorted(map(str, classes)):

@@ -1,6 +1,6 @@
-"""Trainers: fit a model to a training set.
+"""Trainers, which fit a model to a training set.
 
-Each kind of trainer has a spec in ``spec.py``, a module here with a function ``fit`` that returns a
+Each kind of trainer has a spec in ``spec.py``, a module in this folder with a function ``fit`` that returns a
 :class:`airflow_mlops.models.trainers.base.FittedModel`, an entry in ``_MODULES``, and a class for DAG files in
 :mod:`airflow_mlops.trainers`.
 """
@@ -18,5 +18,5 @@ _MODULES = {
 
 
 def trainer_module(kind: str) -> ModuleType:
-    """Import the module whose function ``fit`` trains models of ``kind``."""
+    """Import the trainer module for ``kind``. Its function ``fit`` trains the model."""
     return importlib.import_module(_MODULES[kind])

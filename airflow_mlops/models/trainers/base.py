@@ -1,4 +1,4 @@
-"""The interface of trainers: what ``fit`` takes and returns."""
+"""The interface of trainers: the types of the arguments and the result of ``fit``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The part of a training set that a model is fitted to.
+    """The features and labels of one split part (`train` or `test`) of a training set.
 
     :param table: the features as Arrow columns
     :param frame: the same features as a DataFrame, for estimators
-    :param labels: one per row: int64, text, or float64 for a regression
+    :param labels: the label of each row, shape (n,): int64 or text (classification), float64 (regression)
     :param classes: the distinct labels, sorted, as JSON values; empty for a regression
     """
 
@@ -41,15 +41,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a trainer uses in addition to the data: a stream of the training set, a checkpoint, and places to log to.
+    """The training set to stream, the checkpoint and the log functions of one training.
 
-    :param dataset: the training set, to be streamed
-    :param part: the part to train on
-    :param checkpoint: key in the dataset's store; the same on every retry of the task
-    :param progress: writes a message to the task's log
-    :param log: writes the metrics of one epoch to the MLflow run. An exception that it raises ends the training
-    :param log_files: uploads a folder's files to the MLflow run, under a name
-    :param finished: whether the result of the step exists already, because another node stored it
+    :param dataset: the training set, from which a trainer may stream batches
+    :param part: name of the split part to train on, such as ``train``
+    :param checkpoint: key of the checkpoint in the artifact store; the same on every retry of the task
+    :param progress: function that writes a message to the task's log
+    :param log: function that writes the metrics of one epoch to the MLflow run. An exception in it ends the training
+    :param log_files: function that uploads the files of a folder to the MLflow run, under a given name
+    :param finished: function that returns whether another node has already stored the result of the step
     """
 
     dataset: Dataset
@@ -64,9 +64,9 @@ class TrainingRun:
 class FittedModel(Protocol):
     """A fitted model of any library.
 
-    :param name: its name in MLflow
-    :param params: the parameters it was trained with, for MLflow
-    :param sources: the classes and functions that made it, by import path
+    :param name: name of the model in MLflow
+    :param params: the training parameters that are logged to MLflow
+    :param sources: the classes and functions that the model was trained with, by import path
     :param packages: names of the Python packages that the stored model needs
     """
 
@@ -76,22 +76,22 @@ class FittedModel(Protocol):
     packages: list[str]
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Probabilities, shape (n, k), in the order of the classes; for a regression values, shape (n, 1)."""
+        """Predict probabilities in the order of the classes, shape (n, k), or values for a regression, shape (n, 1)."""
 
     def explain(self, data: TrainingData) -> Explanation | None:
-        """The model's own explanation; ``None`` if the model is not a glass box.
+        """Return the importances and shape functions of a glass-box model (EBM); ``None`` for any other model.
 
-        :param data: the data it was fitted to
+        :param data: the data that the model was fitted to
         """
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
-        """The model in ONNX, with one input per feature, named like the feature.
+        """Export the model to ONNX, with one input per feature. The input has the name of the feature.
 
-        :raises ModelFormatError: it cannot be exported, or not in this precision
+        :raises ModelFormatError: the model cannot be exported, or cannot be exported in this precision
         """
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
-        """Write the model in its own MLflow flavour into ``folder``, which must not exist.
+        """Write the model in the MLflow flavour of its library into ``folder``, which must not exist.
 
-        :raises ModelFormatError: it cannot be stored in a format that runs no code when it is loaded
+        :raises ModelFormatError: the model cannot be stored in a format that runs no code when the model is loaded
         """

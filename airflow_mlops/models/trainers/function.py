@@ -1,4 +1,4 @@
-"""Models that a user's function fits."""
+"""Fit a model with a user-defined function."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
 
 
 def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
-    """Call the function. It returns the fitted estimator.
+    """Call the user's function, which returns a fitted estimator.
 
-    :raises SpecError: the function does not exist, or takes other arguments
-    :raises TrainingError: the function raises, or returns something else
+    :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)``
+    :raises TrainingError: the function raises an exception, or does not return a fitted estimator
     """
     function = imports.load(spec.function, "function")
     if not callable(function):
-        raise SpecError(f"{spec.function!r} is not a function.")
+        raise SpecError(f"{spec.function!r} is not a function. Set `function` to the import path of a function.")
     try:
         inspect.signature(function).bind(data.frame, data.labels, params=spec.params, seed=seed)
     except TypeError as error:
         raise SpecError(
-            f"Function {spec.function!r} must have the signature (X, y, *, params, seed): {error}."
+            f"Function {spec.function!r} does not have the signature (X, y, *, params, seed): {error}. Change its "
+            "parameters."
         ) from None
     try:
         estimator = function(data.frame, data.labels, params=spec.params, seed=seed)
@@ -33,8 +34,8 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     required = "predict" if data.task == "regression" else "predict_proba"
     if not hasattr(estimator, required):
         raise TrainingError(
-            f"Function {spec.function!r} returned {type(estimator).__name__}, which has no {required}: "
-            "return a fitted scikit-learn estimator."
+            f"Function {spec.function!r} returned an object of type {type(estimator).__name__}, which has no {required}. "
+            "Return a fitted scikit-learn estimator."
         )
     return SklearnModel(
         estimator,

@@ -1,4 +1,4 @@
-"""The search space: the parameters that a search chooses, and their ranges."""
+"""The search space, which defines the range or the choices of each searched parameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scalar = str | int | float | bool | None
 
 
 class FloatSpec(Model):
-    """A number between ``low`` and ``high``, both included.
+    """The range of a floating-point parameter, with ``low`` and ``high`` included.
 
     :param log: sample on a logarithmic scale
     :param step: restrict the values to ``low``, ``low + step``, ...
@@ -33,17 +33,17 @@ class FloatSpec(Model):
         if self.log and self.low <= 0:
             raise ValueError(f"low is {self.low:g}, but with log=True it must be greater than 0")
         if self.log and self.step is not None:
-            raise ValueError("log=True and step= exclude each other: remove one")
+            raise ValueError("log=True and step= cannot be combined; remove one of them")
         return self
 
     @property
     def ends(self) -> Sequence[Any]:
-        """The lowest and the highest value."""
+        """Return the lowest and the highest value."""
         return self.low, self.high
 
 
 class IntSpec(Model):
-    """A whole number between ``low`` and ``high``, both included.
+    """The range of an integer parameter, with ``low`` and ``high`` included.
 
     :param log: sample on a logarithmic scale
     :param step: restrict the values to ``low``, ``low + step``, ...
@@ -61,17 +61,17 @@ class IntSpec(Model):
         if self.log and self.low < 1:
             raise ValueError(f"low is {self.low}, but with log=True it must be at least 1")
         if self.log and self.step != 1:
-            raise ValueError("log=True and step= exclude each other: remove one")
+            raise ValueError("log=True and step= cannot be combined; remove one of them")
         return self
 
     @property
     def ends(self) -> Sequence[Any]:
-        """The lowest and the highest value."""
+        """Return the lowest and the highest value."""
         return self.low, self.high
 
 
 class CategoricalSpec(Model):
-    """One of several values. Each value can be any JSON."""
+    """The choices of a categorical parameter. Each choice can be any JSON value."""
 
     kind: Literal["categorical"] = "categorical"
     choices: list[Any] = Field(min_length=1)
@@ -79,12 +79,12 @@ class CategoricalSpec(Model):
     @model_validator(mode="after")
     def _check(self) -> CategoricalSpec:
         if len(set(self.labels)) < len(self.choices):
-            raise ValueError("two of the choices are equal (True equals 1): remove one")
+            raise ValueError("two choices are equal (True equals 1); remove one of them")
         return self
 
     @property
     def labels(self) -> list[Scalar]:
-        """Each choice as a text or a number, as studies store it."""
+        """Return each choice as a text or a number, which is how Optuna stores it."""
         return [
             value if value is None or isinstance(value, str | int | float) else _text(value) for value in self.choices
         ]
@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 
 def _check_range(low: float, high: float) -> None:
     if low > high:
-        raise ValueError(f"low, {low:g}, is greater than high, {high:g}")
+        raise ValueError(f"low ({low:g}) is greater than high ({high:g})")
 
 
 def _kind(value: Any) -> str:
@@ -118,6 +118,6 @@ ParameterSpec = Annotated[
     Discriminator(
         _kind,
         custom_error_type="parameter_kind",
-        custom_error_message="a parameter must be a Float, an Int or a Categorical of airflow_mlops.trainers",
+        custom_error_message="each parameter in space must be a Float, an Int or a Categorical of airflow_mlops.trainers",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Trainers as JSON: the fields of each kind."""
+"""The specs of the trainers, which define the JSON fields of each kind of trainer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$"
 
 
 class TrainerSpec(Model):
-    """The fields of all trainers.
+    """The fields that all trainers have in common.
 
-    :param params: keyword arguments of the estimator or the network, or the argument ``params`` of the function
+    :param params: keyword arguments of the estimator or the network, or the argument ``params`` of the user's function
     :param name: name of the candidate in MLflow; by default the name of the class or function
-    :param serialization: format of the scikit-learn flavour; ``cloudpickle`` can run code when it is loaded
-    :param trusted_types: types that the stored model may contain in addition to those of scikit-learn, NumPy, SciPy and
-        InterpretML's glass boxes
+    :param serialization: file format of a scikit-learn model; loading a ``cloudpickle`` file can run code
+    :param trusted_types: names of types that the stored model may contain in addition to the types of scikit-learn, NumPy,
+        SciPy and InterpretML's glass-box models
     """
 
     params: dict[str, Any] = Field(default_factory=dict)
@@ -35,16 +35,16 @@ class TrainerSpec(Model):
 
     @property
     def label(self) -> str:
-        """Name of the candidate: ``name``, or by default the name of the class or function."""
+        """Return the name of the candidate, which is ``name`` or by default the name of the class or function."""
         return self.name or self.path.replace(":", ".").rpartition(".")[2]
 
     @property
     @abstractmethod
     def path(self) -> str:
-        """Import path of the class or function that is trained."""
+        """Return the import path of the estimator class, the network or the function."""
 
     def with_values(self, values: dict[str, Any]) -> TrainerSpec:
-        """A copy with the values that a search chose. Names that are not ``searchable`` fields go into ``params``.
+        """Return a copy with the values that a search chose. Names that are not ``searchable`` fields go into ``params``.
 
         :raises pydantic.ValidationError: a value is not valid for its field
         """
@@ -54,11 +54,11 @@ class TrainerSpec(Model):
 
 
 class SklearnTrainerSpec(TrainerSpec):
-    """A scikit-learn estimator by import path.
+    """A trainer of a scikit-learn estimator, which is given by its import path.
 
     :param estimator: import path of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``;
-        by default the transformer follows from the types of the columns
+        by default the transformer is chosen by the types of the columns
     """
 
     kind: Literal["sklearn"] = "sklearn"
@@ -71,7 +71,7 @@ class SklearnTrainerSpec(TrainerSpec):
 
 
 class FunctionTrainerSpec(TrainerSpec):
-    """A user's function by import path.
+    """A trainer that calls a user-defined function, which is given by its import path.
 
     :param function: import path of a function ``(X, y, *, params, seed) -> fitted estimator``
     """
@@ -85,11 +85,11 @@ class FunctionTrainerSpec(TrainerSpec):
 
 
 class TorchTrainerSpec(TrainerSpec):
-    """A PyTorch network, trained on a stream of batches.
+    """A trainer of a PyTorch network on streamed batches. :class:`airflow_mlops.trainers.TorchTrainer` documents all fields.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; with
-        ``dataset``, its arguments are ``(**params)``. By default a network for tables, whose ``params`` are ``hidden``
-        and ``dropout``
+        ``dataset``, its arguments are ``(**params)``. By default the built-in network for tables is trained, which accepts
+        the ``params`` ``hidden`` and ``dropout``
     :param dataset: import path of a class or function ``(rows, features, label, **dataset_params) ->
         torch.utils.data.Dataset``
     :param processes: number of training processes per node; by default one per GPU
@@ -118,7 +118,9 @@ class TorchTrainerSpec(TrainerSpec):
     @model_validator(mode="after")
     def _check_dataset(self) -> TorchTrainerSpec:
         if self.dataset and not self.module:
-            raise ValueError("dataset= needs module=: the built-in network supports only tables")
+            raise ValueError(
+                "dataset= is set without module=; set module=, because the built-in network supports only tables"
+            )
         return self
 
     @property
@@ -143,15 +145,16 @@ AnyTrainer = Annotated[
 class SearchTrainerSpec(Model):
     """A search for the best parameters of a trainer.
 
-    :param trainer: the trainer
-    :param space: the parameters to choose, by name
+    :param trainer: the trainer whose parameters are searched
+    :param space: the range or the choices of each searched parameter, by name
     :param trials: number of trials, over all workers
-    :param metric: the metric to optimise; by default the task's main metric. A user's own metric is named by import path
-    :param greater_is_better: the direction of a user's own metric
+    :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given by
+        its import path
+    :param greater_is_better: whether greater values of a custom metric are better
     :param folds: number of folds of the cross-validation. A network is measured on its validation rows instead
-    :param pruner: ``median`` ends a trial that is worse than the median of the others at the same fold or epoch
-    :param storage_conn_id: connection of the database that holds the study; required if the artifact store is not a
-        file system
+    :param pruner: ``median`` ends a trial that is worse than the median of the other trials at the same fold or epoch
+    :param storage_conn_id: Airflow connection to the database that stores the study; required if the artifact store is
+        not a file system
     """
 
     kind: Literal["search"] = "search"
@@ -168,9 +171,14 @@ class SearchTrainerSpec(Model):
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
         if twice := sorted(set(self.space) & set(self.trainer.params)):
-            raise ValueError(f"{twice[0]!r} is both in space and in the trainer's params: remove it from one of them")
+            raise ValueError(
+                f"parameter {twice[0]!r} is in both space and the trainer's params; remove it from one of them"
+            )
         if isinstance(self.trainer, TorchTrainerSpec) and not self.trainer.validation:
-            raise ValueError("a search compares networks on their validation rows: set for example validation=0.1")
+            raise ValueError(
+                "the TorchTrainer has validation=0, but a search compares networks on their validation rows; "
+                "set for example validation=0.1"
+            )
         for name, parameter in self.space.items():
             for value in parameter.ends:
                 self._try(name, value)
@@ -184,7 +192,7 @@ class SearchTrainerSpec(Model):
 
     @property
     def label(self) -> str:
-        """Name of the candidate."""
+        """Return the name of the candidate."""
         return self.trainer.label
 
 
@@ -198,9 +206,10 @@ TrainerInput = Annotated[
 
 
 def check_trainer(trainer: Any, where: str) -> None:
-    """Validate a trainer of a DAG file.
+    """Validate a trainer in a DAG file.
 
-    :raises SpecError: a field is invalid; the error names every such field
+    :param where: start of the error message, such as ``The search``
+    :raises SpecError: a field is invalid. The error names every invalid field
     """
     kinds: dict[str, type[Model]] = {
         "function": FunctionTrainerSpec,

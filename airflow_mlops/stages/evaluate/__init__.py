@@ -1,1 +1,1 @@
-"""The stage ``evaluate``."""
+"""The stage ``evaluate``, which measures candidates and checks them against gates."""

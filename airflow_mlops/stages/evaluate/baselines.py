@@ -1,4 +1,4 @@
-"""A small decision tree that every candidate is compared with."""
+"""Fit a small decision tree, with which every candidate is compared."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
 
 
 def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
-    """The predictions of a decision tree of depth 3 for the held-out rows.
+    """Fit a decision tree of depth 3, and predict the held-out rows with it.
 
-    It is fitted to a random sample of at most 100,000 rows of the part ``train`` of the same dataset.
+    The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset.
 
-    :param contract: a candidate's contract, with the features and the classes
-    :return: ``None`` if there is no such part, or if it has one class only
+    :param contract: a candidate's model contract, which names the features and the classes
+    :return: the predictions; ``None`` if the dataset has no split part ``train``, or if it contains only one class
     """
     if data.part == TRAIN or TRAIN not in data.dataset.ref.parts:
         return None
@@ -58,7 +58,7 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
 
 
 def _sample(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """A random sample of the rows with a label, in the dataset's order."""
+    """Read a random sample of the rows with a label, in the order of the dataset."""
     rows = dataset.ref.parts[TRAIN]
     index = np.sort(np.random.default_rng(SEED).permutation(rows)[:ROWS])
     table = take(dataset.batches(TRAIN, columns), index)

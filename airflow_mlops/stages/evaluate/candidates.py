@@ -1,4 +1,4 @@
-"""Loads the candidates and the held-out data."""
+"""Load the candidates and the held-out data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
 @dataclass(frozen=True)
 class Candidate:
-    """A loaded model version."""
+    """A model version with its loaded model."""
 
     ref: ModelVersionRef
     model: Scorer
@@ -33,36 +33,43 @@ class Candidate:
 
 
 def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store: ArtifactStore) -> HeldOut:
-    """The held-out part of the dataset that the spec names, or of the one that all candidates were trained on.
+    """Open the held-out split part of the dataset in the spec, or by default of the candidates' training set.
 
-    :param folders: the downloaded files of each candidate
-    :raises SpecError: the spec names no dataset and the candidates do not share one, or it has no label
-    :raises EvaluationError: the part has no rows
+    :param folders: folder with the downloaded files of each candidate
+    :raises SpecError: the spec names no dataset and the candidates were trained on different datasets, or the dataset has
+        no label
+    :raises EvaluationError: the split part has no rows
     """
     ref = spec.dataset or _trained_on(folders)
     dataset = open_dataset(store, ref)
     details = dataset.manifest.details
     if not details.get("label"):
-        raise SpecError(f"Dataset {ref.name} has no label, so models cannot be evaluated on it: build it with a label.")
+        raise SpecError(
+            f"Dataset {ref.name!r} has no label, so models cannot be evaluated on it. Set `label` in BuildTrainingSetOperator."
+        )
     label = str(details["label"])
     column = dataset.table(spec.part, [label]).column(label)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if len(column) == 0:
-        raise EvaluationError(f"Part {spec.part!r} of dataset {ref.name} has no rows to evaluate on.")
+        raise EvaluationError(
+            f"Split part {spec.part!r} of dataset {ref.name!r} has no rows. Use a longer window, another split, or another `part`."
+        )
     return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
 
 
 def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
     if foreign := [str(item) for item, folder in folders.items() if not has_contract(folder)]:
         raise SpecError(
-            f"{foreign[0]} was not made by TrainOperator, so its training set is unknown: give the dataset to evaluate it "
-            "on with `dataset`."
+            f"TrainOperator did not train {foreign[0]}, so its training set is unknown. Set `dataset` to the dataset to "
+            "evaluate it on."
         )
     contracts = [read_contract(folder) for folder in folders.values()]
     trained_on = {(item.dataset_name, item.dataset_id) for item in contracts}
     if len(trained_on) > 1:
-        raise SpecError("The candidates were trained on different datasets: choose one with `dataset`.")
+        raise SpecError(
+            "The candidates were trained on different datasets. Set `dataset` to the dataset to evaluate them on."
+        )
     name, dataset_id = trained_on.pop()
     return DatasetRef(name=name, id=dataset_id, rows=0)
 
@@ -70,9 +77,10 @@ def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:
     """Load a model version from its folder.
 
+    :param folder: folder with the downloaded files of the version
     :param allow_pyfunc: whether code that is stored with the model may run
-    :raises ModelFormatError: the model cannot be loaded, or loading it would run code without ``allow_pyfunc``
-    :raises SchemaError: its input columns are unknown, or missing in ``data``
+    :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
+    :raises SchemaError: the input columns of the model are unknown, or absent from ``data``
     """
     if has_contract(folder):
         return Candidate(ref, OnnxModel.load(folder))
@@ -87,15 +95,19 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
 
 
 def check_contract(candidate: Candidate, data: HeldOut) -> None:
-    """:raises SchemaError: the model's task, label or features do not match the data"""
+    """Check that ML task, label and features of the candidate match the held-out data.
+
+    :raises SchemaError: ML task, label or features do not match
+    """
     contract, name = candidate.contract, data.dataset.manifest.name
     if (contract.task, contract.label) != (data.task, data.label):
         raise SchemaError(
-            f"{candidate.ref} predicts {contract.label!r} ({contract.task}), "
-            f"but dataset {name} has the label {data.label!r} ({data.task})."
+            f"{candidate.ref} predicts the label {contract.label!r} ({contract.task}), but dataset {name!r} has the label "
+            f"{data.label!r} ({data.task}). Set another `dataset`."
         )
     present = {column.name for column in data.dataset.manifest.columns}
     if missing := [feature.name for feature in contract.features if feature.name not in present]:
         raise SchemaError(
-            f"{candidate.ref} needs the feature {', '.join(map(repr, missing))}, which dataset {name} does not have."
+            f"{candidate.ref} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset {name!r}. "
+            "Add it to the dataset, or set another `dataset`."
         )

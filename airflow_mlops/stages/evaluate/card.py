@@ -1,4 +1,4 @@
-"""The model card of one version (M. Mitchell et al., "Model Cards for Model Reporting", FAT* 2019).
+"""Write the model card of a model version (M. Mitchell et al., "Model Cards for Model Reporting", FAT* 2019).
 
 A Jinja template renders it as Markdown, with every value escaped. The HTML page is converted from that Markdown, with raw
 HTML disabled, and inserted into a template with autoescape.
@@ -37,7 +37,7 @@ from airflow_mlops.stages.evaluate.card_spec import Card
 MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
 CONFIDENCE = 0.95
 FEATURES = 20
-# Tags of the version's run, and their titles on the card.
+# Tags of the version's MLflow run, and their titles on the card.
 _LINEAGE = {
     "mlops.retrain.request": "Request for retraining",
     "mlops.retrain.reason": "Reason of the request",
@@ -60,18 +60,18 @@ _LINEAGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The contents of a card.
+    """The contents of a model card.
 
-    :param stated: purpose, limits and owner, as a person states them
+    :param stated: purpose, limits and owner of the model, which a person has written
     :param gates: the gates of the verdict, in order
-    :param intervals: the 95% interval of each metric; ``None`` if there are too few rows
-    :param importance: how much worse the verdict's metric gets when a feature is shuffled; empty if unknown
-    :param measured_on: the dataset of the held-out rows
-    :param trained_on: the training set; ``None`` if it no longer exists
-    :param tags: the tags of the version's MLflow run
-    :param params: the parameters of the same run
-    :param reproducible: whether the run has what is needed to train the version again
-    :param explanation: the terms of a glass-box model; ``None`` for other models
+    :param intervals: the 95% confidence interval of each metric; ``None`` if there are too few rows
+    :param importance: permutation importance of each feature for the verdict's metric; empty if unknown
+    :param measured_on: manifest of the dataset of the held-out rows
+    :param trained_on: manifest of the training set; ``None`` if the training set is unknown or no longer exists
+    :param tags: tags of the version's MLflow run
+    :param params: parameters of the version's MLflow run
+    :param reproducible: whether the MLflow run contains the files that are needed to train the version again
+    :param explanation: importances and shape functions of a glass-box model (EBM); ``None`` for other models
     """
 
     ref: ModelVersionRef
@@ -100,7 +100,7 @@ class Facts:
 
     @property
     def other_dataset(self) -> bool:
-        """Whether the version was trained on another dataset than the one it was measured on."""
+        """Return whether the version was trained on a dataset that is different from the one it was measured on."""
         return self.contract.dataset_id != self.measured_on.id
 
     @property
@@ -120,7 +120,7 @@ class Facts:
 
     @property
     def features(self) -> list[tuple[str, str, float | None]]:
-        """Name, kind and importance of each feature, the most important first."""
+        """Return name, kind and importance of each feature, the most important feature first."""
         features = [(item.name, item.kind, self.importance.get(item.name)) for item in self.contract.features]
         return sorted(features, key=lambda item: -(item[2] or 0.0))
 
@@ -134,7 +134,11 @@ class Facts:
 
 
 def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:
-    """The two-sided bootstrap interval of each metric, see :class:`airflow_mlops.metrics.comparison.Estimate`."""
+    """Compute the two-sided bootstrap interval of each metric, see :class:`airflow_mlops.metrics.comparison.Estimate`.
+
+    :param resampling: the bootstrap weights of the rows
+    :return: the ends of each interval, by metric; ``None`` if there are too few rows
+    """
     assert measurement.rows is not None
     one_sided = (1 + CONFIDENCE) / 2
     bounds: dict[str, tuple[float, float] | None] = {}
@@ -148,11 +152,11 @@ def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tup
 def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
     """Write the card as Markdown and as HTML into the folder with the plots.
 
-    :param plots: PNG files in ``folder``
-    :param explained: the PNG files of the explanation, in ``folder``
+    :param plots: PNG files of the evaluation's plots, in ``folder``
+    :param explained: PNG files of the importances and shape functions of a glass-box model, in ``folder``
     :return: the first paragraph of the card, in Markdown
     """
-    # Markdown is no HTML: ``finalize`` escapes every value instead of autoescape.
+    # Autoescape is for HTML. In Markdown, ``finalize`` escapes every value.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("airflow_mlops.stages.evaluate"),
         finalize=_markdown,
@@ -179,7 +183,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
 
 
 def _markdown(value: Any) -> Any:
-    """A value as inert Markdown on one line: no markup, links, images or HTML in it take effect."""
+    """Escape a value as Markdown on one line, so that markup, links, images and HTML in it have no effect."""
     if isinstance(value, Markup):
         return value
     if value is None:
@@ -198,7 +202,7 @@ def _markdown(value: Any) -> Any:
 
 
 def _command(word: str) -> Markup:
-    """A word of a shell command, for a code block, in which Markdown has no effect and needs no escaping."""
+    """Quote a word of a shell command for a code block, in which Markdown has no effect and needs no escaping."""
     return Markup(shlex.quote(" ".join(word.split())))  # noqa: S704
 
 
@@ -210,7 +214,7 @@ def _interval(bounds: tuple[float | None, float | None] | None) -> str:
 
 
 def _page(title: str, text: str, folder: Path) -> str:
-    """The card as one HTML page without external files."""
+    """Render the card as one HTML page without external files."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(text)
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What a person states about a model for its card."""
+"""The texts on a model card that a person writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def _as_list(value: Any) -> Any:
 
 
 class Card(Model):
-    """Plain text; empty fields do not appear on the card.
+    """The texts of a model card, as plain text. Empty fields do not appear on the card.
 
-    :param purpose: the intended use
-    :param limits: uses that are out of scope, and known failures; one text or several
-    :param owner: who is responsible for the model
+    :param purpose: the intended use of the model
+    :param limits: uses that are out of scope, and known failures; one text or a list of texts
+    :param owner: person or team that is responsible for the model
     """
 
     purpose: str = ""

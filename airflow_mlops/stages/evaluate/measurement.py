@@ -1,4 +1,4 @@
-"""Measures candidates, baselines and the champion on the same held-out rows."""
+"""Measure candidates, baselines and the champion on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate and its measurement."""
+    """A candidate and its metrics on the held-out rows."""
 
     candidate: Candidate
     measurement: Measurement
@@ -43,13 +43,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Compared:
-    """All measurements on the same rows.
+    """The metrics of all candidates, the baselines and the champion on the same rows.
 
-    :param baseline: a prediction that uses no feature
-    :param tree: a decision tree of depth 3; ``None`` if the dataset has no training part to fit it to
-    :param champion: the champion; ``None`` if the model has none
-    :param rival: the champion's measurement; ``None`` if it could not be measured
-    :param problem: one sentence that says why the champion could not be measured
+    :param baseline: metrics of a prediction that uses no features
+    :param tree: metrics of a decision tree of depth 3; ``None`` if no tree could be fitted
+    :param champion: the champion's version; ``None`` if the model has no champion
+    :param rival: metrics of the champion; ``None`` if it could not be measured
+    :param problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
     """
 
     data: HeldOut
@@ -74,9 +74,11 @@ def compare(
 ) -> Compared:
     """Measure the candidates, the baselines and the champion of ``model``.
 
-    :param own: import paths of the user's own metrics
+    :param model: name of the registered model
+    :param own: import paths of custom metrics
+    :param allow_pyfunc: whether code that is stored with a model may run
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
-    :raises MetricError: a user's own metric fails
+    :raises MetricError: a custom metric fails
     """
     measured = []
     for candidate in candidates:
@@ -88,7 +90,7 @@ def compare(
     context.progress(
         f"{tree.name.capitalize()}: {_numbers(tree.metrics)}"
         if tree is not None
-        else f"Dataset {data.dataset.manifest.name} has no training part, so no decision tree is fitted."
+        else f"No decision tree is fitted, because dataset {data.dataset.manifest.name!r} has no suitable split part 'train'."
     )
     ref = champion(client, model)
     rival, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)
@@ -112,7 +114,7 @@ def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measure
         return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
     except EvaluationError as error:
         raise EvaluationError(
-            f"{candidate.ref} on part {data.part!r} of {data.dataset.manifest.name}: {error}"
+            f"{candidate.ref} cannot be measured on split part {data.part!r} of dataset {data.dataset.manifest.name!r}. {error}"
         ) from None
 
 
@@ -133,13 +135,14 @@ def _measure_champion(
     own: Sequence[str],
     allow_pyfunc: bool,
 ) -> tuple[Measurement | None, str | None]:
-    """The champion's measurement, or one sentence that says why it could not be measured."""
+    """Measure the champion. Return its metrics, or the reason in one sentence why it cannot be measured."""
     try:
         loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
         check_contract(loaded, data)
         if loaded.contract.positive != contract.positive:
             raise SchemaError(
-                f"its positive class is {loaded.contract.positive!r}, that of the candidates is {contract.positive!r}"
+                f"its positive class is {loaded.contract.positive!r}, but the candidates' positive class is "
+                f"{contract.positive!r}"
             )
         return _measure(loaded, data, own), None
     except RegistryUnavailableError:
@@ -154,5 +157,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
 
 
 def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str, float]:
-    """Permutation importance on a sample of the held-out rows, by feature; empty if it cannot be measured."""
+    """Measure permutation importance on a sample of the held-out rows.
+
+    :return: the importance by feature name; empty if it cannot be measured
+    """
     return permutation.measure(candidate.model, data.truth, data.take, metric)

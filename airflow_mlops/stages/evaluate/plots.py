@@ -1,4 +1,4 @@
-"""The plots of an evaluation as PNG files. Matplotlib is used without pyplot, which is slow to import."""
+"""Draw the plots of an evaluation as PNG files. Matplotlib is used without pyplot, which is slow to import."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ def draw(
     importance: Mapping[str, float],
     metric: str,
 ) -> list[Path]:
-    """Draw the plots for the task into ``folder``.
+    """Draw the plots for the ML task into ``folder``.
 
-    :param champion: drawn beside the candidate in plots that show two models
-    :param importance: how much worse ``metric`` gets when a feature is shuffled
+    :param truth: the labels, shape (n,)
+    :param champion: metrics and predictions of the champion, for plots that show two models; ``None`` if unknown
+    :param importance: permutation importance of each feature for ``metric``
+    :param metric: name of the metric
     :return: the PNG files
     """
     scored = not candidate.gives_labels_only
@@ -116,7 +118,7 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
     assert model.predictions is not None
     probabilities = model.predictions.probabilities
     counts = np.bincount(codes[codes >= 0], minlength=len(classes))
-    # The most frequent classes, one for each colour.
+    # Only the most frequent classes are drawn, one for each colour.
     for colour, code in zip(CLASS_COLOURS, np.argsort(-counts, kind="stable"), strict=False):
         if probabilities is None or counts[code] in (0, truth.size):
             continue
@@ -228,5 +230,5 @@ def _importance(importance: Mapping[str, float], metric: str, name: str) -> Figu
     axes.set_ylim(len(top) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel(f"loss of {metric} when the feature is shuffled")
+    axes.set_xlabel(f"degradation of {metric} when the feature is shuffled")
     return figure

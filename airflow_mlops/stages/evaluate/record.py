@@ -1,4 +1,4 @@
-"""Records an evaluation in the candidate's MLflow run, the registry and the artifact store."""
+"""Record an evaluation in the candidate's MLflow run, the registry and the artifact store."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACTS = "evaluation"
-# The length to which MLflow limits a version's description.
+# Maximum length of a version's description in MLflow, in characters.
 _DESCRIPTION = 5_000
 
 
 def keep_contract(
     client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, importances: Mapping[str, float]
 ) -> str | None:
-    """Write a contract and a profile for a version that has none, for scoring and monitoring.
+    """Write a model contract and a profile for a foreign version, which scoring and monitoring need.
 
-    :param importances: how much worse the metric gets when a feature is shuffled
-    :return: the SHA-256 of the contract; ``None`` for a version that TrainOperator made
+    :param importances: permutation importance of each feature
+    :return: the SHA-256 of the contract; ``None`` for a version that TrainOperator trained, which has a contract already
     """
     candidate, measurement = item.candidate, item.measurement
     if not isinstance(candidate.model, PyfuncModel):
@@ -85,9 +85,9 @@ def log(
     card: Card,
     importances: Mapping[str, float],
 ) -> None:
-    """Log verdict, plots, model card and tags to the candidate's run, and a description to the registry.
+    """Log verdict, plots, model card and tags to the candidate's MLflow run, and a description to the registry.
 
-    :param importances: how much worse the metric gets when a feature is shuffled
+    :param importances: permutation importance of each feature
     :raises RegistryError: MLflow cannot be used
     """
     from airflow_mlops.models import explanation_plots
@@ -96,7 +96,7 @@ def log(
     candidate, measurement = item.candidate, item.measurement
     ref = candidate.ref
     if not ref.run_id:
-        context.progress(f"{ref} has no MLflow run, so verdict and plots are not logged.")
+        context.progress(f"Verdict, plots and model card of {ref} are not logged, because it has no MLflow run.")
         return
     facts = _facts(client, context, item, compared, gates, verdict, card, importances)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
@@ -132,7 +132,7 @@ def _facts(
     card: Card,
     importances: Mapping[str, float],
 ) -> model_card.Facts:
-    """The contents of the candidate's card."""
+    """Collect the contents of the candidate's model card."""
     candidate, measurement, data = item.candidate, item.measurement, compared.data
     ref = candidate.ref
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
@@ -164,7 +164,7 @@ def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRe
         return Explanation.model_validate_json(content)
     except ValidationError:
         context.progress(
-            f"The explanation of {ref} was written by an incompatible version of airflow-mlops, so the card omits it."
+            f"The model card of {ref} omits its shape functions, because an incompatible version of airflow-mlops wrote them."
         )
         return None
 

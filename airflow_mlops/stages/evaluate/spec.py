@@ -1,4 +1,4 @@
-"""Spec and result of an evaluation."""
+"""Spec and result of the stage ``evaluate``."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 
 
 class EvaluateSpec(Spec):
-    """Measure candidates and the present champion on the same held-out data.
+    """Parameters of an evaluation, which measures candidates and the present champion on the same held-out data.
 
-    :param candidates: the model versions to evaluate; a missing ``run_id`` is looked up in the registry
-    :param model: the registered model that they must belong to; by default that of the candidates
-    :param dataset: the training set whose ``part`` was held out; by default the one the candidates were trained on
-    :param gates: what a candidate must pass, see :mod:`airflow_mlops.gates.rules`; by default better than the baseline
-        and, with 95% confidence, better than the champion
-    :param metric: the metric that ranks the candidates that pass; the task's main metric by default. A user's own metric
-        is named by import path, see :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: the direction of a user's own metric
+    :param candidates: the model versions to evaluate. A ``run_id`` that is not set is looked up in the registry
+    :param model: name of the registered model that the candidates must belong to; by default the candidates' model
+    :param dataset: the dataset to evaluate on; by default the training set of the candidates
+    :param part: name of the held-out split part of the dataset, such as ``test``
+    :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By default, a
+        candidate must be better than the baseline and, with 95% confidence, better than the champion
+    :param metric: name of the metric that ranks the candidates that pass every gate; by default the main metric of the ML
+        task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
+    :param greater_is_better: whether greater values of a custom metric are better
     :param allow_pyfunc: whether code that is stored with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
     :param card: purpose, limits and owner for the model cards
     """
@@ -57,11 +58,13 @@ class EvaluateSpec(Spec):
 
 
 class EvaluateResult(Result):
-    """A verdict.
+    """The result of an evaluation.
 
-    :param run_id: the MLflow run of the winner, or of the best candidate if none passed; empty if it has none
-    :param reports: ``runs:/RUN/evaluation`` of each candidate with a run: the MLflow artifacts with verdict, plots and
-        model card
+    :param verdict: the verdict on all candidates
+    :param run_id: id of the MLflow run of the winner, or of the best candidate if no candidate passed; empty if the
+        version has no run
+    :param reports: URI ``runs:/RUN/evaluation`` of the MLflow artifacts with verdict, plots and model card, for each
+        candidate with an MLflow run
     """
 
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""Measures candidates and the champion on the same held-out data, and checks the candidates against gates."""
+"""Measure candidates and the champion on the same held-out data, and check the candidates against gates."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
-    :raises EvaluationError: the held-out data is empty or has one class only, or predictions are not finite
-    :raises MetricError: a user's own metric fails
-    :raises SchemaError: the held-out data lacks a feature of a candidate
+    :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
+    :raises MetricError: a custom metric fails
+    :raises SchemaError: a feature of a candidate is absent from the held-out data
     """
-    # Invalid gates and metrics fail before anything is downloaded.
+    # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
     gates = parse_gates(spec.gates) if spec.gates is not None else None
     if spec.metric is not None and is_custom(spec.metric):
         custom.load(spec.metric)
@@ -58,7 +58,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
     ]
-    # Computed once and used three times, as predictions may be slow.
+    # Importances are computed once and used several times, because predictions may be slow.
     importances = {
         item.candidate.ref: importance(item.candidate, data, metric) if metric.name in item.measurement.metrics else {}
         for item in compared.candidates
@@ -78,14 +78,14 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         verdict=verdict,
         run_id=best(judged, metric).candidate.run_id,
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
-        summary=f"Measured {models} on {rows}: {verdict.reason}",
+        summary=f"Evaluated {models} on {rows}. {verdict.reason}",
     )
 
 
 def own_metrics(gates: Iterable[Gate]) -> list[str]:
-    """The import paths of the user's own metrics that the gates use.
+    """Return the import paths of the custom metrics that the gates use.
 
-    :raises SpecError: one cannot be imported, or does not take two arrays
+    :raises SpecError: a custom metric cannot be imported, or does not take two arrays
     """
     names = (gate.metric for gate in gates if isinstance(gate, MetricGate))
     return [custom.load(name).path for name in dict.fromkeys(names) if is_custom(name)]
@@ -104,9 +104,7 @@ def _distinct(refs: Sequence[ModelVersionRef]) -> list[ModelVersionRef]:
 
 def _check_gates(gates: Sequence[Gate], metric: Metric, task: Task) -> None:
     if task not in metric.tasks:
-        raise SpecError(
-            f"{metric.name!r} is not a metric for a {task} task: {choices(metric.name, metrics_for(task))}."
-        )
+        raise SpecError(f"{metric.name!r} is not a metric for {task} tasks: {choices(metric.name, metrics_for(task))}.")
     for gate in gates:
         gate.suits(task)
 
@@ -115,14 +113,13 @@ def _warn_of_other_dataset(candidate: Candidate, dataset_id: str, context: StepC
     trained_on = candidate.contract.dataset_id
     if trained_on != dataset_id:
         context.progress(
-            f"{candidate.ref} "
-            f"{f'was trained on dataset {trained_on[:12]}' if trained_on else 'was not made by TrainOperator'}: "
-            "if it was trained on held-out rows, its metrics are too good."
+            f"The training set of {candidate.ref} is {f'the different dataset {trained_on[:12]}' if trained_on else 'unknown'}. "
+            "If it contains held-out rows, the metrics are too optimistic."
         )
 
 
 def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: StepContext) -> Evidence:
-    """What the gates need about one candidate."""
+    """Collect the evidence that the gates need to check a candidate."""
     return Evidence(
         task=compared.data.task,
         truth=compared.data.truth,
@@ -143,6 +140,6 @@ def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: S
 def _reproduce(ref: ModelVersionRef, spec: EvaluateSpec, context: StepContext) -> ReproduceResult:
     from airflow_mlops.stages.reproduce import step as reproduce
 
-    # Each candidate has its own checkpoints.
+    # A separate key gives each candidate a separate checkpoint.
     own = replace(context, key=f"{context.key.removesuffix('.json')}-v{ref.version}.json")
     return reproduce.run(ReproduceSpec(model=ref.model, version=ref.version, mlflow=spec.mlflow), own)

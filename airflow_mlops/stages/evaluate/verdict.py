@@ -1,4 +1,4 @@
-"""Decides from the measurements which gates each candidate passes and which candidate wins, and explains why."""
+"""Decide which gates each candidate passes and which candidate wins, and explain the decision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.stages.evaluate.measurement import Compared
 
 
 def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> CandidateVerdict:
-    """Check the gates for one candidate. Costly gates are checked only if it passes all others."""
+    """Check the gates for one candidate. Costly gates are checked only if the candidate passes all other gates."""
     results = [None if gate.costly else gate.check(evidence) for gate in gates]
     if all(result is None or result.passed for result in results):
         results = [result or gate.check(evidence) for gate, result in zip(gates, results, strict=True)]
@@ -27,9 +27,9 @@ def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> Ca
 
 
 def best(judged: Sequence[CandidateVerdict], metric: Metric) -> CandidateVerdict:
-    """The best candidate by ``metric`` among those that passed, or among all if none did.
+    """Return the best candidate by ``metric`` among the candidates that passed, or among all candidates if none passed.
 
-    Candidates without the metric come last. Ties: the oldest version.
+    Candidates without the metric rank last. Of equal candidates, the oldest version is returned.
     """
     name, sign = metric.name, metric.sign
     return max(
@@ -46,10 +46,14 @@ def decide(
     metric: Metric,
     metric_code: Mapping[str, str],
 ) -> Verdict:
-    """The verdict on all candidates.
+    """Choose the winner, and return the verdict on all candidates.
 
-    :param contracts: the SHA-256 of the contract that evaluation wrote for a candidate that has none of its own
-    :param metric_code: the SHA-256 of the source of each of the user's own metrics
+    :param model: name of the registered model
+    :param judged: the gate results of each candidate
+    :param contracts: SHA-256 of the model contract that the evaluation wrote for each foreign candidate; ``None`` for a
+        candidate that TrainOperator trained
+    :param metric: the metric that ranks the candidates
+    :param metric_code: SHA-256 of the source file of each custom metric, by import path
     """
     data, first = compared.data, best(judged, metric)
     candidates = [
@@ -79,11 +83,11 @@ def decide(
 def _policy(ref: ModelVersionRef | None, problem: str | None) -> str:
     if ref is None:
         return (
-            "There is no champion yet: gates that compare with the champion are passed, and the other gates and the "
+            "The model has no champion yet. Gates that compare with the champion are passed, and the other gates and the "
             "baselines decide."
         )
     if problem is not None:
-        return "The champion could not be measured: no candidate passes a gate that compares with it."
+        return "The champion could not be measured, so no candidate passes a gate that compares with the champion."
     return f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."
 
 

@@ -1,1 +1,1 @@
-"""The stage ``promote``."""
+"""The stage ``promote``, which makes the winner of an evaluation the champion."""

@@ -11,12 +11,12 @@ from airflow_mlops.registry.verdict import VerdictInput
 
 
 class PromoteSpec(Spec):
-    """Make the winner of ``verdict`` the champion.
+    """Parameters of a promotion, which makes the winner of ``verdict`` the champion.
 
     :param verdict: the verdict of an evaluation
-    :param model: the registered model, which must be the model of the verdict; by default taken from the verdict
+    :param model: name of the registered model, which must be the model of the verdict; by default the model of the verdict
     :param needs_approval: whether a person must approve the promotion
-    :param approval: the answer of a person; ``None`` if nobody was asked
+    :param approval: a person's answer to the request for approval; ``None`` if approval was not requested
     """
 
     verdict: VerdictInput
@@ -28,22 +28,25 @@ class PromoteSpec(Spec):
     @model_validator(mode="after")
     def _same_model(self) -> PromoteSpec:
         if self.model is not None and self.model != self.verdict.model:
-            raise ValueError(f"the verdict is about {self.verdict.model!r}, not about {self.model!r}")
+            raise ValueError(
+                f"the verdict is for the model {self.verdict.model!r}, but `model` is {self.model!r}; use the verdict of an "
+                "evaluation of this model"
+            )
         return self
 
 
 class PromoteResult(Result):
-    """The outcome of a promotion.
+    """The result of a promotion.
 
     :param promoted: whether this task has made the winner the champion
-    :param winner: the winner of the verdict; ``None`` if no candidate passed
-    :param champion: the champion after the decision
-    :param replaced: the replaced champion; ``None`` if none was replaced
-    :param reason: one sentence
-    :param approval: who approved or rejected it, and when; ``None`` if nobody was asked
-    :param ledger_url: the ledger entry; ``None`` if nothing was decided
-    :param dataset_id: the dataset that the verdict is based on
-    :param metrics: the new champion's metrics on the part ``test``
+    :param winner: the winner of the verdict; ``None`` if no candidate passed every gate
+    :param champion: the champion after the decision; ``None`` if the model has no champion
+    :param replaced: the replaced champion; ``None`` if no champion was replaced
+    :param reason: the reason for the decision in one sentence
+    :param approval: a person's answer to the request for approval; ``None`` if approval was not requested
+    :param ledger_url: URL of the ledger entry; ``None`` if no decision was necessary
+    :param dataset_id: id of the dataset that the verdict is based on
+    :param metrics: metrics of the new champion on the held-out rows, by name
     """
 
     promoted: bool

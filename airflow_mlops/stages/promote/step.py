@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
-    """Promote the winner of the verdict, if the champion is still the one that it was compared with.
+    """Promote the winner of the verdict, if the champion has not changed since the evaluation.
 
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
@@ -62,18 +62,19 @@ def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
     evaluated = spec.verdict.champion
     if (evaluated and evaluated.version) == (now and now.version):
         if spec.needs_approval and spec.approval is None:
-            # The task skipped the approval, because the winner could not have replaced the champion of that time.
-            return "The promotion needs approval, which was skipped because the champion changed: clear the task to ask for it."
+            # The operator did not request approval, because the winner could not have replaced the champion at that time.
+            return (
+                "The promotion needs approval, which was not requested because the champion had changed. Clear the task to "
+                "request approval."
+            )
         return ""
-    before = f"v{evaluated.version}" if evaluated else "no champion"
-    return (
-        f"The candidates were compared with {before}, but {f'v{now.version}' if now else 'none'} is champion now: "
-        "evaluate them again."
-    )
+    before = f"the champion v{evaluated.version}" if evaluated else "no champion"
+    present = f"the champion is v{now.version}" if now else "the model has no champion"
+    return f"The candidates were compared with {before}, but now {present}. Evaluate the candidates again."
 
 
 def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
-    """This package's tags of the winner's run; empty if the version has no run."""
+    """Read the tags that this package has set on the winner's MLflow run. Return ``{}`` if the version has no run."""
     if not winner.run_id:
         return {}
     with registry_errors(f"The MLflow run of {winner} cannot be read"):
@@ -83,7 +84,7 @@ def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
 
 def _unchanged(spec: PromoteSpec) -> PromoteResult:
     winner = spec.verdict.winner
-    reason = f"{winner} is the champion already."
+    reason = f"{winner} is already the champion."
     return PromoteResult(
         promoted=False,
         model=spec.verdict.model,
@@ -92,7 +93,7 @@ def _unchanged(spec: PromoteSpec) -> PromoteResult:
         reason=reason,
         approval=spec.approval,
         dataset_id=spec.verdict.dataset_id,
-        summary=f"Nothing to promote: {reason}",
+        summary=f"Nothing was promoted, because {reason}",
     )
 
 

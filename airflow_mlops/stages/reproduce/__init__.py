@@ -1,1 +1,1 @@
-"""The stage ``reproduce``."""
+"""The stage ``reproduce``, which trains a registered version again and compares the result."""

@@ -10,7 +10,10 @@ from airflow_mlops.core.references import MLflowTarget
 
 
 class ReproduceSpec(Spec):
-    """Train a registered version again and compare the result with it. Nothing is registered."""
+    """Parameters of a reproduction, which trains a registered version again and compares the result with the version.
+
+    Nothing is registered.
+    """
 
     model: str
     version: int = Field(ge=1)
@@ -18,13 +21,13 @@ class ReproduceSpec(Spec):
 
 
 class Comparison(Model):
-    """The comparison of one property.
+    """The comparison of one property of the registered version and of the reproduction.
 
-    :param what: the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
-    :param then: its value in the registered version
-    :param now: its value in the reproduction
-    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted`` for a difference that does not by itself
-        make the model a different one
+    :param what: name of the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
+    :param then: value of the property in the registered version
+    :param now: value of the property in the reproduction
+    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted`` for a difference of the environment, which
+        does not count as a failed reproduction
     """
 
     what: str
@@ -34,10 +37,10 @@ class Comparison(Model):
 
 
 class ReproduceResult(Result):
-    """The outcome of a reproduction.
+    """The result of a reproduction.
 
-    :param reproduced: whether no verdict is ``differs``
-    :param comparisons: comparisons of data, seed, code, environment and metrics
+    :param reproduced: true if no comparison has the verdict ``differs``
+    :param comparisons: the comparisons of data, seed, code, environment and metrics
     """
 
     reproduced: bool

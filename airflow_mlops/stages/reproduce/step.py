@@ -1,4 +1,4 @@
-"""Train a registered version again from the spec in its MLflow run, and compare. Nothing is registered."""
+"""Train a registered version again from the spec in its MLflow run, and compare the results. Nothing is registered."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _NETWORK_TOLERANCE, _LOOSE_TOLERANCE = 1e-6, 0.02
 
 
 def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
-    """Train again with the data, trainer and seed of a registered version.
+    """Train again with the data, trainer and seed of a registered version, and compare the results.
 
-    :raises RegistryError: the version does not exist, or its run lacks a required file
-    :raises DatasetNotFoundError: its training set is not in the artifact store
-    :raises DatasetCorruptError: its training set was changed
+    :raises RegistryError: the version does not exist, or a required file is absent from its MLflow run
+    :raises DatasetNotFoundError: the training set of the version is not in the artifact store
+    :raises DatasetCorruptError: the training set of the version was changed
     :raises TrainingError: the training fails
     """
     client = connect(spec.mlflow, context.connection)
@@ -69,15 +69,15 @@ def _training_spec(client: MlflowClient, ref: ModelVersionRef) -> TrainSpec:
 
 
 def _read(client: MlflowClient, ref: ModelVersionRef, file: str) -> dict[str, Any]:
-    """Read a JSON file of the version's run.
+    """Read a JSON file from the version's MLflow run.
 
     :raises RegistryError: the run has no such file
     """
     with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
         if all(item.path != file for item in client.list_artifacts(ref.run_id)):
             raise RegistryError(
-                f"{ref} cannot be reproduced, because its MLflow run {ref.run_id} has no {file}: it was not made by "
-                "TrainOperator, or by an old version of it. Train it again."
+                f"{ref} cannot be reproduced, because its MLflow run {ref.run_id} has no file {file}. TrainOperator writes "
+                "this file. Train the model again with TrainOperator."
             )
         content: dict[str, Any] = json.loads(Path(client.download_artifacts(ref.run_id, file, folder)).read_bytes())
     return content
@@ -115,6 +115,6 @@ def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: flo
 def _result(ref: ModelVersionRef, comparisons: list[Comparison]) -> ReproduceResult:
     differing = [item.what for item in comparisons if item.verdict == "differs"]
     noted = [item.what for item in comparisons if item.verdict == "noted"]
-    environment = f", in another environment ({', '.join(noted)})" if noted else ""
+    environment = f", in a different environment ({', '.join(noted)})" if noted else ""
     verdict = f"is not reproduced: {', '.join(differing)} differ" if differing else "is reproduced"
     return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {verdict}{environment}.")

@@ -1,1 +1,1 @@
-"""The stage ``rollback``."""
+"""The stage ``rollback``, which makes an earlier champion the champion again."""

@@ -9,10 +9,10 @@ from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 
 
 class RollbackSpec(Spec):
-    """Make an earlier champion the champion again.
+    """Parameters of a rollback, which makes an earlier champion the champion again.
 
-    :param to_version: a former champion; by default the version that the present champion replaced
-    :param reason: the reason, for the ledger
+    :param to_version: version number of a former champion; by default the version that the present champion replaced
+    :param reason: the reason for the rollback, which is recorded in the ledger
     """
 
     model: str
@@ -22,12 +22,12 @@ class RollbackSpec(Spec):
 
 
 class RollbackResult(Result):
-    """The outcome of a rollback.
+    """The result of a rollback.
 
     :param rolled_back: ``False`` if the version was already the champion
     :param champion: the champion after the rollback
-    :param replaced: the replaced champion; ``None`` if none was replaced
-    :param ledger_url: the ledger entry; ``None`` if nothing was decided
+    :param replaced: the replaced champion; ``None`` if no champion was replaced
+    :param ledger_url: URL of the ledger entry; ``None`` if no decision was necessary
     """
 
     rolled_back: bool

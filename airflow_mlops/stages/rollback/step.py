@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
 
 def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
-    """Roll the champion back. Model, threshold, features and preprocessing belong to the version, so they change together.
+    """Make an earlier champion the champion again.
 
-    If the Feast repository can be read, the rollback first checks that the features of the version still exist.
+    Model, threshold, features and preprocessing belong to the version, so they change together. If the Feast repository can
+    be read, the rollback first checks that the features of the version still exist.
 
-    :raises RegistryError: there is no champion or no earlier one, the version was never champion or was deleted, or
-        its features do not exist any more
+    :raises RegistryError: the model has no champion or no earlier champion, the version was never champion or was deleted,
+        or its features do not exist any more
     """
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, spec.model)
@@ -47,7 +48,9 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     def decide(entries: list[Entry]) -> Decision | None:
         now = settled_champion(client, ledger, entries)
         if now is None:
-            raise RegistryError(f"{spec.model} has no champion, so there is nothing to roll back.")
+            raise RegistryError(
+                f"Model {spec.model!r} has no champion, so it cannot be rolled back. Promote a version instead."
+            )
         target = _target(spec, entries, now)
         if target == now.version:
             return None
@@ -80,7 +83,7 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     assert entry.replaced is not None
     summary = f"Rolled {spec.model} back from v{entry.replaced.version} to v{entry.champion.version}: {entry.reason}"
     if problem := unchecked.get(entry.champion.version):
-        summary += f" The features in Feast were not checked: {problem}"
+        summary += f" The features in Feast were not checked, because {problem}"
     return RollbackResult(
         rolled_back=True,
         model=spec.model,
@@ -98,21 +101,24 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) 
         if spec.to_version not in former:
             raise RegistryError(
                 f"{spec.model} v{spec.to_version} was never champion, so a rollback to it is not possible "
-                f"({_listed(former)}): evaluate and promote it instead."
+                f"({_listed(former)}). Evaluate and promote it instead."
             )
         return spec.to_version
     before = champion_before(entries, now)
     if before is None:
         raise RegistryError(
-            f"The ledger contains no champion before {now} ({_listed(former)}): set to_version, or promote another version."
+            f"The ledger contains no champion before {now} ({_listed(former)}). Set `to_version`, or promote another version."
         )
     return before.version
 
 
 def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: ConnectionResolver, user: str) -> str | None:
-    """The key of an identical rollback by the same user that crashed before it was complete; ``None`` if there is none.
+    """Find an identical rollback by the same user that crashed before it was complete, and return its key.
 
-    Airflow does not retry a command. A user who repeats it must complete the crashed rollback, and not roll back twice.
+    Airflow does not retry a command. A user who repeats the command must complete the crashed rollback instead of rolling
+    back twice.
+
+    :return: ``None`` if there is no such rollback
 
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
@@ -129,15 +135,15 @@ def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: Connection
 def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVersionRef) -> str:
     """Check that Feast still has the features that ``target`` was trained on.
 
-    A failing check does not stop the rollback, since rollbacks happen during outages.
+    If the check is not possible, the rollback continues, because rollbacks happen during outages.
 
-    :return: the reason why the check was not possible; empty if it was
-    :raises RegistryError: features do not exist any more; the error names them
+    :return: the reason why the check was not possible; empty if the check was possible
+    :raises RegistryError: features do not exist any more. The error names the features
     """
     try:
         contract = contracts.read(client, store, target).contract
     except (ModelFormatError, RegistryError, StoreError):
-        return f"the contract of v{target.version} cannot be read."
+        return f"the model contract (features, label, ML task) of v{target.version} cannot be read."
     try:
         manifest = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)).manifest
     except MLOpsError as error:
@@ -147,7 +153,7 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
         return ""
     repo = manifest.source.get("feast_repo")
     if repo is None:
-        return f"the manifest of training set {manifest.name} does not name the Feast repository."
+        return f"the manifest of training set {manifest.name!r} does not name the Feast repository."
     from airflow_mlops.data.feast import repository as feast_repo
 
     try:
@@ -157,8 +163,8 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
     if missing:
         within = f"feature service {service!r} of " if service else ""
         raise RegistryError(
-            f"Cannot roll back to {target}: its features {', '.join(missing)} do not exist any more in {within}the Feast "
-            f"repository {repo}. Restore them and apply the repository, or set another to_version."
+            f"A rollback to {target} is not possible, because its features {', '.join(map(repr, missing))} have disappeared "
+            f"from {within}the Feast repository {repo}. Restore them and apply the repository, or set another `to_version`."
         )
     return ""
 

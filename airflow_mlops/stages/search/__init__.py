@@ -1,1 +1,1 @@
-"""The stage ``search``."""
+"""The stage ``search``, which searches for the best parameters of a trainer."""

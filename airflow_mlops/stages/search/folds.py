@@ -1,4 +1,4 @@
-"""The folds of a cross-validation, made like the split of the training set."""
+"""Divide rows into the folds of a cross-validation, by the same method as the split of the training set."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 def make_folds(
     dataset: Dataset, data: TrainingData, folds: int, seed: int
 ) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Indices of the training rows and of the measured rows of each fold.
+    """Divide the rows of the split part ``train`` into folds.
 
-    The folds are in order of time, keep groups together, or are stratified, like the split of the training set.
+    Like the split of the training set, the folds are in order of time, keep the rows of a group together, or are
+    stratified by class.
 
-    :raises TrainingError: there are too few rows, groups or rows of a class for so many folds
+    :param folds: number of folds
+    :return: for each fold, the indices of the training rows and of the validation rows
+    :raises TrainingError: there are too few rows, too few groups or too few rows of a class for this number of folds
     """
     from sklearn import model_selection
 
@@ -31,7 +34,10 @@ def make_folds(
     split = details.get("split") or {}
     method, rows = split.get("method"), np.arange(len(data.labels))
     if len(rows) < 2 * folds:
-        raise TrainingError(f"Part {TRAIN!r} has {len(rows):,} rows, too few for {folds} folds: use fewer folds.")
+        raise TrainingError(
+            f"Split part {TRAIN!r} has {len(rows):,} rows, which are too few for {folds} folds. Set a smaller `folds`, or use "
+            "a longer window."
+        )
     regression = data.task == "regression"
     shuffled: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": seed}
     classes = _codes(data.labels)
@@ -41,7 +47,10 @@ def make_folds(
     elif method == "group":
         groups = _codes(_column(dataset, split["group"]))
         if (known := groups.max() + 1) < folds:
-            raise TrainingError(f"Part {TRAIN!r} has {known} groups, too few for {folds} folds: use fewer folds.")
+            raise TrainingError(
+                f"Split part {TRAIN!r} has {known} groups, which are too few for {folds} folds. Set a smaller `folds`, or use "
+                "a longer window."
+            )
         kind = model_selection.GroupKFold if regression else model_selection.StratifiedGroupKFold
         found = list(kind(**shuffled).split(rows, classes, groups))
     elif regression:
@@ -49,8 +58,8 @@ def make_folds(
     else:
         if (least := np.bincount(classes).min()) < folds:
             raise TrainingError(
-                f"A class of label {data.label!r} has {least} rows in part {TRAIN!r}, too few for {folds} folds: use "
-                "fewer folds or a longer window."
+                f"A class of label {data.label!r} has {least} rows in split part {TRAIN!r}, which are too few for {folds} "
+                "folds. Set a smaller `folds`, or use a longer window."
             )
         found = list(model_selection.StratifiedKFold(**shuffled).split(rows, classes))
     for number, (learned, held) in enumerate(found, 1):
@@ -58,7 +67,8 @@ def make_folds(
             len(np.unique(classes[learned])) < len(data.classes) or len(np.unique(classes[held])) < 2
         ):
             raise TrainingError(
-                f"Fold {number} of {folds} lacks a class of label {data.label!r}: use fewer folds or a longer window."
+                f"Fold {number} of {folds} contains no row of a class of label {data.label!r}. Set a smaller `folds`, or use "
+                "a longer window."
             )
     return found
 
@@ -74,6 +84,6 @@ def _column(dataset: Dataset, name: str) -> NDArray[Any]:
         return np.asarray(dataset.table(TRAIN, [name]).column(name).to_numpy())
     except SchemaError:
         raise TrainingError(
-            f"Training set {dataset.manifest.name} was split by {name!r} but has no such column, which the folds need: "
-            "build it again."
+            f"Training set {dataset.manifest.name!r} was split by the column {name!r}, which the folds need, but this column "
+            "is absent. Build the training set again."
         ) from None

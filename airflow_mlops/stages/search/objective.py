@@ -1,4 +1,4 @@
-"""Objectives: measure a trainer on the part ``train`` of a training set. The part ``test`` is not read."""
+"""The objectives of a search, which measure a trainer on the split part ``train``. The split part ``test`` is not read."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Attempt:
-    """The connections of a running trial.
+    """The checkpoint and the report functions of a running trial.
 
-    :param checkpoint: key of the trial's checkpoint in the store
-    :param report: called after each step with the step, its value, its metrics, and whether it is the last step. An
-        exception that it raises ends the trial
-    :param progress: writes a message to the task's log
+    :param checkpoint: key of the trial's checkpoint in the artifact store
+    :param report: function that is called after each step with the number of the step, its value, its metrics, and
+        whether it is the last step. An exception in it ends the trial
+    :param progress: function that writes a message to the task's log
     """
 
     checkpoint: str
@@ -43,19 +43,19 @@ class Attempt:
 
 
 class Objective(Protocol):
-    """Measures a trainer."""
+    """An objective, which trains with the parameters of a trial and measures the result."""
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
-        """The value of the metric that the search optimises.
+        """Train and return the value of the metric that the search optimises.
 
         :raises TrainingError: the training fails with these parameters
         """
 
 
 class CrossValidation:
-    """The mean of a metric over the folds of a cross-validation. Each fold is a step of the trial.
+    """Measures the mean of a metric over the folds of a cross-validation. Each fold is a step of the trial.
 
-    :raises TrainingError: the data are too few for so many folds
+    :raises TrainingError: the training set has too few rows for this number of folds
     """
 
     def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, folds: int, seed: int) -> None:
@@ -75,7 +75,7 @@ class CrossValidation:
 
 
 class Validation:
-    """The metric of a network on its validation rows. Each epoch is a step, whose value is the validation loss."""
+    """Measures the metric of a network on its validation rows. Each epoch is a step with the validation loss as value."""
 
     def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, seed: int) -> None:
         self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
@@ -84,7 +84,7 @@ class Validation:
         from airflow_mlops.models.trainers.torch import trainer as torch
 
         assert isinstance(trainer, TorchTrainerSpec)
-        # A study has one direction, so the loss gets the opposite sign if the metric is maximised.
+        # An Optuna study has one direction, so the sign of the loss is reversed if the metric is maximised.
         sign = -self._metric.sign
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
@@ -111,15 +111,18 @@ class Validation:
         for rows in validation_rows(self._dataset, TRAIN, columns, trainer.validation, self._seed):
             if rows.num_rows:
                 column = pa.chunked_array([rows.column(data.label)])
-                labels.append(label_values(column, data.task, f"Label {data.label!r} in part {TRAIN!r}"))
+                labels.append(label_values(column, data.task, f"Label {data.label!r} in split part {TRAIN!r}"))
                 answers.append(model.predict(frame(rows, data.features)))
         if not labels:
-            raise TrainingError("No row is held out for validation: use more rows, or a larger validation fraction.")
+            raise TrainingError("No row is held out for validation. Use more rows, or set a larger `validation`.")
         return np.concatenate(labels), np.concatenate(answers)
 
 
 def _measure(data: TrainingData, metric: str, labels: NDArray[Any], answers: NDArray[np.float64]) -> float:
-    """:param answers: probabilities, shape (n, k), or values, shape (n, 1)"""
+    """Compute the metric.
+
+    :param answers: probabilities, shape (n, k), or values of a regression, shape (n, 1)
+    """
     if data.task == "regression":
         return measure_one(metric, prepare(data.task, labels, answers[:, 0], answers[:, 0], None, []))
     places = (answers[:, 1] >= THRESHOLD).astype(int) if data.task == "binary" else answers.argmax(axis=1)

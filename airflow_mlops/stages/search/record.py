@@ -1,4 +1,4 @@
-"""The MLflow runs of a search: one run that all workers share, with a child run for each trial."""
+"""Record a search in MLflow, as one parent run that all workers share, with a child run for each trial."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
 class Record:
-    """The runs of one search.
+    """The MLflow runs of one search.
 
-    :param run_id: the parent run of the search
+    :param run_id: id of the parent run of the search
+    :param metric: name of the optimised metric
     """
 
     def __init__(self, client: MlflowClient, run_id: str, metric: str) -> None:
@@ -41,16 +42,21 @@ class Record:
         tags: Mapping[str, str],
         metric: str,
     ) -> Record:
-        """Find the parent run. The first worker creates it.
+        """Open the parent run, which the first worker creates.
 
-        :param key: folder of the search in the store
+        :param key: folder of the search in the artifact store
+        :param experiment: name of the MLflow experiment
+        :param name: name of the parent run in MLflow
+        :param tags: tags of the parent run
+        :param metric: name of the optimised metric
         """
         claim = f"{key}/run"
         with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
             if not store.exists(claim):
                 experiment_id = experiment_for(client, experiment)
                 created = client.create_run(experiment_id, run_name=name, tags={**tags, KEY: key}).info.run_id
-                # Workers start together, so several may create a run. The one that creates the file first wins.
+                # Workers start together, so several workers may create a run. The run of the worker that creates the file
+                # first is used.
                 if not store.create_exclusive(claim, created.encode()):
                     client.delete_run(created)
             run_id = store.read_bytes(claim).decode()
@@ -58,9 +64,11 @@ class Record:
         return cls(client, run_id, metric)
 
     def begin(self, number: int, values: Mapping[str, Any], run_id: str | None) -> str:
-        """Start the run of a trial, and return its id.
+        """Start the MLflow run of a trial, and return its id.
 
-        :param run_id: the existing run of a repeated trial
+        :param number: number of the trial
+        :param values: parameters of the trial, by name
+        :param run_id: id of the existing run of a repeated trial; ``None`` for a new trial
         """
         from mlflow.entities import Param
 
@@ -83,9 +91,12 @@ class Record:
             self._client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def end(self, run_id: str, state: str, seconds: float, value: float | None = None, error: str = "") -> None:
-        """End the run of a trial.
+        """End the MLflow run of a trial.
 
         :param state: ``complete``, ``pruned`` or ``failed``
+        :param seconds: duration of the trial, in seconds
+        :param value: metric of a complete trial; otherwise ``None``
+        :param error: error message of a failed trial; otherwise empty
         """
         from mlflow.entities import Metric, RunTag
 
@@ -102,7 +113,7 @@ class Record:
             self._client.set_terminated(run_id, _STATUS[state])
 
     def lose(self, run_id: str | None) -> None:
-        """End the run of a trial whose worker died."""
+        """End the MLflow run of a trial after its worker died."""
         # The trial is repeated anyway, so an error here must not stop the worker.
         with suppress(Exception):
             if run_id is not None:
@@ -116,7 +127,8 @@ class Record:
 
         :param value: metric of the best trial
         :param params: parameters of the best trial
-        :param importances: importance of each parameter; empty if unknown
+        :param importances: importance of each parameter, by name; empty if unknown
+        :param trials: number of trials in each state
         """
         from mlflow.entities import Metric, Param
 
@@ -138,7 +150,7 @@ class Record:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """End the parent run as failed or killed if the block raises."""
+        """End the parent run as failed or killed if the block raises an exception."""
         status = "KILLED"
         try:
             yield

@@ -13,12 +13,14 @@ from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 
 
 class SearchSpec(Spec):
-    """Try parameters of a trainer on the part ``train`` of a training set. The part ``test`` is not read.
+    """Parameters of a search on the split part ``train`` of a training set. The split part ``test`` is not read.
 
     :param dataset: the training set
-    :param model: name of the model, and by default also of the MLflow experiment
-    :param seed: makes a search by one worker reproducible: same data, code, space and seed give the same trials
-    :param worker: number of this worker among those that share the study
+    :param model: name of the registered model
+    :param search: the trainer, the search space and the number of trials
+    :param seed: random seed. The same data, code, space and seed give the same trials if the search has one worker
+    :param mlflow: the connection to MLflow, and the experiment, which is by default named like the model
+    :param worker: number of this worker among the workers that share the study
     :param tags: tags for the MLflow run
     """
 
@@ -32,16 +34,16 @@ class SearchSpec(Spec):
 
 
 class SearchResult(Result):
-    """The best trial at the time when this worker ended.
+    """The result of a search, with the best trial at the time when this worker ended.
 
-    :param study: name of the study in its storage
-    :param run_id: the MLflow run of the search, with a child run for each trial
-    :param run_url: page of the run, if the tracking server has pages
-    :param metric: the metric that was optimised
-    :param greater_is_better: the direction of a user's own metric
+    :param study: name of the Optuna study
+    :param run_id: id of the MLflow run of the search, which has a child run for each trial
+    :param run_url: URL of the run's page; ``None`` if the tracking server has no web pages
+    :param metric: name of the optimised metric
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param value: metric of the best trial; ``None`` if no trial was completed yet
-    :param params: parameters of the best trial
-    :param trainer: the trainer with these parameters, for ``TrainOperator(trainer=...)``
+    :param params: parameters of the best trial, by name
+    :param trainer: the trainer with the best parameters, for ``TrainOperator(trainer=...)``
     :param trials: number of ``complete``, ``pruned`` and ``failed`` trials, over all workers
     :param dataset: the training set
     """

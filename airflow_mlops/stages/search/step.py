@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """Run trials until their number is reached. All instances of a mapped task share one study.
+    """Run trials until the search has its number of trials. All instances of a mapped task share one study.
 
     :raises TrainingError: no model can be trained on the data, or all trials failed
     :raises SpecError: the trainer does not accept the parameters, or workers cannot share the study
@@ -49,7 +49,10 @@ def run_in_one_task(spec: SearchSpec, context: StepContext) -> SearchResult:
 
 
 def _key(spec: SearchSpec, context: StepContext, owner: str | int) -> str:
-    """The folder of the search: the same on every retry, and a new one after a user has cleared a finished task."""
+    """Return the folder of the search in the artifact store.
+
+    It is the same on every retry. After a user has cleared a finished task, it is a new folder.
+    """
     content = spec.model_dump(mode="json", exclude={"worker"})
     name = f"{earlier_results(context.store, context.key)}-{fingerprint([owner, content])[:16]}"
     return f"searches/{task_folder(context.provenance)}/{name}"
@@ -61,7 +64,9 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
-        raise SpecError("A search needs Optuna: install airflow-mlops[search] where the step runs.") from None
+        raise SpecError(
+            "A search needs Optuna, which is not installed where the step runs. Install airflow-mlops[search] there."
+        ) from None
 
     search, dataset = spec.search, open_dataset(context.store, spec.dataset)
     streamed = isinstance(search.trainer, TorchTrainerSpec)
@@ -93,7 +98,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         if finished:
             if best is None:
                 raise TrainingError(
-                    f"All {sum(counts.values())} trials failed. The error of the first one: {study.first_error()}"
+                    f"All {sum(counts.values())} trials failed. Error of the first failed trial: {study.first_error()}"
                 )
             record.finish(float(best.value or 0.0), params, study.importances(), counts)
     return SearchResult(
@@ -115,10 +120,11 @@ def _metric(name: str | None, greater_is_better: bool | None, task: Task) -> Met
     metric = find_metric(name or MAIN_METRIC[task], greater_is_better)
     if task not in metric.tasks:
         raise SpecError(
-            f"The metric {metric.name!r} does not apply to a {task} task: use one of {', '.join(metrics_for(task))}."
+            f"The metric {metric.name!r} does not apply to a {task} task. Set `metric` to one of "
+            f"{', '.join(metrics_for(task))}."
         )
     if is_custom(metric.name):
-        # An invalid import path fails before the first trial.
+        # Load the custom metric now, so that an invalid import path fails before the first trial.
         custom.load(metric.name)
     return metric
 
@@ -128,17 +134,17 @@ def _summary(
 ) -> str:
     tried = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "complete")
     if value is None:
-        return f"Searched parameters of {name} ({tried}); other workers are still running trials."
+        return f"Searched parameters of {name} ({tried} trials). Other workers are still running trials."
     chosen = ", ".join(
         f"{parameter} {found:.4g}" if isinstance(found, float) else f"{parameter} {found}"
         for parameter, found in params.items()
     )
-    rest = "" if finished else "; other workers are still running trials"
-    return f"Searched parameters of {name} ({tried}): {metric} {value:.4g} with {chosen}{rest}."
+    rest = "" if finished else " Other workers are still running trials."
+    return f"Searched parameters of {name} ({tried} trials). Best {metric}: {value:.4g} with {chosen}.{rest}"
 
 
 class _Worker:
-    """Runs trials, and records them in the study and in MLflow."""
+    """A worker of a search, which runs trials and records them in the Optuna study and in MLflow."""
 
     def __init__(
         self,
@@ -173,7 +179,7 @@ class _Worker:
             value = self._objective(self._spec.search.trainer.with_values(values), attempt)
         except self._study.Pruned:
             end("pruned")
-            self._context.progress(f"{title} is pruned, because it is worse than the median.")
+            self._context.progress(f"{title} was pruned, because it is worse than the median of the other trials.")
             raise
         except (TrainingError, EvaluationError) as error:
             self._study.set_error(trial, str(error))
@@ -181,7 +187,7 @@ class _Worker:
             self._context.progress(f"{title} failed: {error}")
             raise
         except BaseException:
-            # The trial itself did not fail, so it will be repeated.
+            # The trial was interrupted and did not fail, so it will be repeated.
             self._record.lose(run_id)
             raise
         end("complete", value)

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: in a file of the artifact store, or in a database."""
+"""Open the storage of an Optuna study, which is a file in the artifact store or a database."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ def open_journal(store: ArtifactStore, key: str) -> BaseStorage:
     file = store.local_path(f"{key}/study.journal")
     if file is None:
         raise SpecError(
-            f"The artifact store {store.url} is not a file system, so workers cannot share a study in it: set the "
-            "Search's storage_conn_id to the Airflow connection of a PostgreSQL or MySQL database."
+            f"The artifact store {store.url} is not a file system, so workers cannot share an Optuna study in it. Set "
+            "`storage_conn_id` of the Search to the Airflow connection of a PostgreSQL or MySQL database."
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(file)))
     except OSError as error:
-        raise StoreError(f"The study {file} cannot be opened: {error}.") from error
+        raise StoreError(f"The file {file} of the Optuna study cannot be opened: {error}.") from error
 
 
 def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTrial], None]) -> BaseStorage:
-    """Open the studies in a database.
+    """Open the Optuna studies in a database.
 
-    :param stale: called with each trial whose worker stopped sending heartbeats
+    :param info: the Airflow connection to the database
+    :param stale: function that is called with each trial whose worker stopped sending heartbeats
     :raises SpecError: the database is SQLite, or its driver is not installed
     :raises StoreError: the database cannot be used
     """
@@ -52,8 +53,8 @@ def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTri
 
     if info.conn_type == "sqlite":
         raise SpecError(
-            f"Connection {info.conn_id!r} is a SQLite file, which several workers cannot share: remove "
-            "storage_conn_id if the artifact store is a folder, or use a PostgreSQL or MySQL database."
+            f"Connection {info.conn_id!r} is a SQLite database, which several workers cannot share. Remove "
+            "`storage_conn_id` if the artifact store is a folder, or use a PostgreSQL or MySQL database."
         )
     url = sqlalchemy_url(info).render_as_string(hide_password=False)
     for attempt in range(_ATTEMPTS):
@@ -66,11 +67,11 @@ def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTri
             )
         except (ImportError, ArgumentError, NoSuchModuleError) as error:
             raise SpecError(
-                f"The SQLAlchemy dialect or driver for connection {info.conn_id!r} of type {info.conn_type} is not "
-                f"installed where the step runs ({type(error).__name__}): install it there."
+                f"The SQLAlchemy dialect or driver for connection {info.conn_id!r} of type {info.conn_type!r} is not "
+                f"installed where the step runs ({type(error).__name__}). Install it there."
             ) from None
         except SQLAlchemyError as error:
-            # Workers that start together create Optuna's tables together, and only the first one succeeds.
+            # Workers that start at the same time all create Optuna's tables, and only the first worker succeeds.
             if attempt + 1 == _ATTEMPTS:
                 raise _unusable(info, error) from None
         time.sleep(_PAUSE)
@@ -97,4 +98,6 @@ def database_errors(info: ConnectionInfo | None) -> Iterator[None]:
 
 def _unusable(info: ConnectionInfo, error: BaseException) -> StoreError:
     reason = str(error).partition("\n[SQL:")[0].partition("\n(Background on")[0]
-    return StoreError(f"The database of connection {info.conn_id!r} cannot hold the study: {redact(reason, info)}.")
+    return StoreError(
+        f"The database of connection {info.conn_id!r} cannot be used for the Optuna study: {redact(reason, info)}."
+    )

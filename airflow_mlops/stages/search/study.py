@@ -19,19 +19,19 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.search.storage import database_errors, open_database, open_journal
 
-# Attributes of a trial: the task that runs it, the trial that it repeats, its MLflow run, its error.
+# Attributes of a trial: the map index of its task, the number of the repeated trial, the id of its MLflow run, its error.
 TASK, ORIGIN, RUN, ERROR = "task", "origin", "run", "error"
-# A trial whose worker died is repeated once.
+# Number of times that a trial is repeated after its worker died.
 _REPEATS = 1
 _ERROR_CHARACTERS = 500
 
 
 class Study:
-    """One worker's view of the study that all workers of a search share.
+    """The Optuna study that all workers of a search share, as one of the workers uses it.
 
-    :param key: folder of the search in the store
+    :param key: folder of the search in the artifact store
     :param metric: the metric to optimise
-    :param lost: called with the MLflow run of each trial whose worker died
+    :param lost: function that is called with the id of the MLflow run of each trial whose worker died
     """
 
     Pruned = optuna.TrialPruned
@@ -40,12 +40,12 @@ class Study:
         self, spec: SearchSpec, context: StepContext, key: str, metric: Metric, lost: Callable[[str | None], None]
     ) -> None:
         self._search, self._lost = spec.search, lost
-        # A task runs in only one process at a time, so trials that an earlier process left running are dead.
+        # A task instance runs in only one process at a time, so a trial that an earlier process left running has ended.
         self.task = str(context.provenance.map_index)
         self.name = f"{context.provenance.task_id or 'search'}-{fingerprint([context.store.url, key])[:32]}"
         conn_id = spec.search.storage_conn_id
         self._info = context.connection(conn_id) if conn_id else None
-        # The worker logs each trial itself.
+        # Optuna's own messages are switched off, because the worker logs each trial.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         with database_errors(self._info):
@@ -63,7 +63,7 @@ class Study:
             self._recover()
 
     def is_taken(self) -> bool:
-        """Whether all trials are finished or running."""
+        """Return whether every trial of the search is finished or running."""
         taken = [
             trial
             for trial in self._trials()
@@ -72,7 +72,7 @@ class Study:
         return len(taken) >= self._search.trials
 
     def is_finished(self) -> bool:
-        """Whether all trials are finished."""
+        """Return whether every trial of the search is finished."""
         trials = self._trials()
         return sum(map(_counts, trials)) >= self._search.trials and all(
             trial.state != TrialState.RUNNING or TASK not in trial.user_attrs for trial in trials
@@ -81,7 +81,8 @@ class Study:
     def run(self, objective: Callable[[optuna.Trial], float], survives: tuple[type[Exception], ...]) -> None:
         """Run one trial.
 
-        :param survives: exceptions that fail only the trial, and not the search
+        :param objective: function that runs the trial and returns the value of the metric
+        :param survives: types of exceptions that fail only the trial and not the search
         """
         with database_errors(self._info):
             self.study.optimize(objective, n_trials=1, catch=survives)
@@ -91,11 +92,11 @@ class Study:
         trial.set_user_attr(TASK, self.task)
         if ORIGIN not in trial.user_attrs:
             trial.set_user_attr(ORIGIN, trial.number)
-        # The sampler needs the same order every time.
+        # The sampler needs the parameters in the same order in every trial.
         return {name: _suggest(trial, name, self._search.space[name]) for name in sorted(self._search.space)}
 
     def run_of(self, trial: optuna.Trial) -> str | None:
-        """The MLflow run of a repeated trial; ``None`` for a new trial."""
+        """Return the id of the MLflow run of a repeated trial; ``None`` for a new trial."""
         found = trial.user_attrs.get(RUN)
         return None if found is None else str(found)
 
@@ -103,7 +104,7 @@ class Study:
         trial.set_user_attr(RUN, run_id)
 
     def origin(self, trial: optuna.Trial) -> int:
-        """The number of the trial that this one repeats, or its own."""
+        """Return the number of the repeated trial, or of ``trial`` if it repeats no trial."""
         return int(trial.user_attrs[ORIGIN])
 
     def set_error(self, trial: optuna.Trial, error: str) -> None:
@@ -112,39 +113,39 @@ class Study:
     def report(self, trial: optuna.Trial, step: int, value: float, *, last: bool) -> None:
         """Report the value of a trial after a step.
 
-        :raises Pruned: the trial is worse than the median of the others
+        :raises optuna.TrialPruned: the trial is worse than the median of the other trials
         """
         trial.report(value, step)
         if not last and trial.should_prune():
             raise optuna.TrialPruned
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters in the user's types. Optuna stores choices as text or numbers."""
+        """Convert parameters from the text or numbers that Optuna stores to the values in the search space."""
         return {name: _value(self._search.space[name], found) for name, found in params.items()}
 
     def best(self) -> FrozenTrial | None:
-        """The best completed trial; ties: the first."""
+        """Return the best completed trial, and the first of several equal trials; ``None`` if no trial was completed."""
         found = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
         sign = -1 if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
         return min(found, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
 
     def counts(self) -> dict[str, int]:
-        """Number of complete, pruned and failed trials."""
+        """Return the number of complete, pruned and failed trials."""
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         trials = [trial for trial in self._trials() if _counts(trial)]
         return {name: sum(trial.state == state for trial in trials) for name, state in states.items()}
 
     def first_error(self) -> str:
-        """The error of the first failed trial."""
+        """Return the error message of the first failed trial."""
         return next((str(trial.user_attrs[ERROR]) for trial in self._trials() if ERROR in trial.user_attrs), "")
 
     def importances(self) -> dict[str, float]:
-        """Importance of each parameter (PED-ANOVA), with sum 1; empty if it cannot be computed."""
+        """Compute the importance of each parameter (PED-ANOVA). The sum is 1; the dict is empty if it is undefined."""
         values = {trial.value for trial in self._trials() if trial.state == TrialState.COMPLETE}
         if len(values) < 2:
             return {}
         try:
-            # The evaluator is marked as experimental.
+            # Optuna warns that this evaluator is experimental.
             with no_warnings():
                 return optuna.importance.get_param_importances(
                     self.study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
@@ -166,7 +167,7 @@ class Study:
                 try:
                     self.study.tell(trial.number, state=TrialState.FAIL)
                 except ValueError:
-                    # Another worker noticed the missing heartbeat and has ended the trial.
+                    # Another worker has already ended the trial, because its heartbeats stopped.
                     continue
             elif trial.state != TrialState.FAIL or ERROR in trial.user_attrs:
                 continue
@@ -178,7 +179,7 @@ class Study:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial counts towards the number of trials. A trial whose worker died does not count."""
+    """Return whether a trial counts towards the number of trials. A trial whose worker died does not count."""
     if trial.state == TrialState.FAIL:
         return ERROR in trial.user_attrs
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

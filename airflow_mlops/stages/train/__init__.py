@@ -1,1 +1,1 @@
-"""The stage ``train``."""
+"""The stage ``train``, which fits one candidate and registers it."""

@@ -23,12 +23,12 @@ from airflow_mlops.stages.train.spec import TrainSpec
 
 
 def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
-    """The training set and its parts ``train`` and ``test``, after checks that a model can be trained on them.
+    """Read the training set and its split parts ``train`` and ``test``, and check that a model can be trained on them.
 
     :raises TrainingError: no model can be trained on the data
     """
     dataset = open_dataset(store, spec.dataset)
-    # A network streams the data itself. A sample is enough for the checks.
+    # TorchTrainer streams the data itself, so a sample is enough for the checks.
     streamed = isinstance(spec.trainer, TorchTrainerSpec)
     train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: train, TEST: test})
@@ -39,10 +39,10 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 class Fitted:
     """A fitted and measured model that is not stored yet.
 
-    :param exported: the model in ONNX
-    :param predictions: predictions for the part ``test``
-    :param metrics: metrics of these predictions
-    :param seconds: duration of the fit
+    :param exported: the ONNX export of the model
+    :param predictions: predictions for the split part ``test``
+    :param metrics: metrics on the split part ``test``, by name
+    :param seconds: duration of the fit, in seconds
     """
 
     model: FittedModel
@@ -78,7 +78,7 @@ def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
         label=train.label,
         features=train.features,
         classes=train.classes,
-        # scikit-learn's convention: the last class in sorted order, so 1, True or "yes".
+        # As in scikit-learn, the positive class is the last class in sorted order, such as 1, True or "yes".
         positive=train.classes[-1] if train.task == "binary" else None,
         dataset_name=dataset.manifest.name,
         dataset_id=dataset.manifest.id,
@@ -103,7 +103,7 @@ def _measure(
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
-    """The built-in metrics among ``metrics`` in the order of the catalog, followed by the user's own."""
+    """Sort ``metrics``: built-in metrics in the order of the catalog, followed by custom metrics."""
     names = [*METRICS, *filter(is_custom, metrics)]
     return {name: metrics[name] for name in names if name in metrics}
 

@@ -26,7 +26,7 @@ _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 
 
 def package_versions(model: FittedModel) -> dict[str, str]:
-    """Version of each Python package that the stored model needs, by name."""
+    """Return the version of each Python package that the stored model needs, by name."""
     return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
 
 
@@ -37,7 +37,10 @@ def write_package(
     train: TrainingData,
     test: TrainingData,
 ) -> Model:
-    """Write the model's own flavour, the ONNX flavour, the contract and the profile into ``folder``."""
+    """Write the MLflow flavour of the model's library, the ONNX flavour, the model contract and the profile into ``folder``.
+
+    :return: the MLflow description of the model (``MLmodel``)
+    """
     import onnx
     from mlflow.models import Model
 
@@ -74,7 +77,10 @@ def write_package(
 
 
 def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
-    """Permutation importance of each feature for the task's main metric. It is measured on the ONNX export, which scoring uses."""
+    """Measure the permutation importance of each feature, for the main metric of the ML task.
+
+    It is measured on the ONNX export, because scoring uses the export.
+    """
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,

@@ -29,21 +29,22 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model
 
-# MLflow accepts at most so many parameters per request.
+# Maximum number of parameters that MLflow accepts in one request.
 _BATCH = 100
 
 
 def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
-    """SHA-256 of the source file of each class and function that made or measured the model, by import path.
+    """Return the SHA-256 of the source file of each class and function that the model was trained or measured with.
 
-    :param own_metrics: import paths of the user's own metrics
+    :param own_metrics: import paths of custom metrics
+    :return: the SHA-256 by import path
     """
     sources = {path: imports.source_hash(source) for path, source in model.sources.items()}
     return {**sources, **custom.source_hashes(own_metrics)}
 
 
 def environment(model: FittedModel) -> dict[str, str]:
-    """Versions of Python, of this package and of each package that the stored model needs."""
+    """Return the versions of Python, of this package and of each package that the stored model needs."""
     return {"python": platform.python_version(), "airflow-mlops": __version__, **package_versions(model)}
 
 
@@ -81,7 +82,7 @@ def log_run(
         "train_rows": len(train.labels),
         "test_rows": len(test.labels),
     }
-    # MLflow refuses changed parameters. A retry may change one, if it is an object whose text contains its address.
+    # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its text.
     known = client.get_run(run_id).data.params
     new = [Param(name, str(value)) for name, value in params.items() if name not in known]
     now = int(time.time() * 1000)
@@ -94,7 +95,7 @@ def log_run(
         client.log_batch(run_id, params=new[start : start + _BATCH])
     client.log_dict(run_id, packages, ENVIRONMENT_FILE)
     client.log_dict(run_id, sources, CODE_FILE)
-    # The spec from which the model can be reproduced.
+    # The stage `reproduce` trains the model again from this spec.
     client.log_dict(run_id, spec.model_dump(mode="json", exclude={"tags"}), TRAINING_FILE)
     logged = LoggedDataset(
         name=manifest.name,
@@ -107,11 +108,11 @@ def log_run(
 
 
 def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
-    """Log the explanation of a glass-box model, as JSON and as plots."""
+    """Log importances and shape functions of a glass-box model (EBM), as JSON and as plots."""
     found = model.explain(train)
     if found is None:
         return
-    # Imports Matplotlib.
+    # Imported here, because this module imports Matplotlib.
     from airflow_mlops.models import explanation_plots
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,11 +123,11 @@ def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train
 def log_model(
     client: MlflowClient, run_id: str, spec: TrainSpec, description: Model, folder: Path, metrics: dict[str, float]
 ) -> str:
-    """Upload the folder as a logged model of the run, and return the id of the model."""
+    """Upload ``folder`` as a logged model of the MLflow run, and return the id of the logged model."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     experiment_id = client.get_run(run_id).info.experiment_id
-    # An earlier try may have died between logging the model and registering it.
+    # An earlier try may have crashed after it logged the model and before it registered it.
     for unfinished in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(unfinished.model_id)
     logged = client.create_logged_model(experiment_id, name=spec.model.replace(".", "_"), source_run_id=run_id)
@@ -148,7 +149,7 @@ def log_model(
 
 
 def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """The metrics on the part ``test`` that the run contains."""
+    """Read the metrics on the split part ``test`` that were logged to the MLflow run."""
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
     return in_order(logged)

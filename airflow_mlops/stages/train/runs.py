@@ -1,4 +1,4 @@
-"""The :class:`TrainingRun` of a training: its checkpoint in the store, and the MLflow run to log to."""
+"""Create the :class:`TrainingRun` of a training, with its checkpoint in the artifact store and its log functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
-    """A training run whose metrics and files are dropped."""
+    """Create a training run that discards metrics and files."""
     return TrainingRun(
         dataset=dataset,
         part=TRAIN,
@@ -29,7 +29,7 @@ def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
 
 
 def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run_id: str) -> TrainingRun:
-    """A training run whose metrics and files are logged to an MLflow run."""
+    """Create a training run that logs metrics and files to an MLflow run."""
 
     def log(epoch: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -46,7 +46,7 @@ def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run
 
 @contextmanager
 def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]:
-    """A training run that leaves no metrics, files or checkpoint behind."""
+    """Create a training run that discards metrics and files, and deletes its checkpoint at the end of the block."""
     try:
         yield unlogged_run(context, dataset)
     finally:
@@ -54,7 +54,7 @@ def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]
 
 
 def drop_checkpoint(context: StepContext) -> None:
-    """Delete the checkpoint of a completed training, if there is one."""
+    """Delete the checkpoint of a completed training, if a checkpoint exists."""
     context.store.delete(_checkpoint(context))
 
 

@@ -16,14 +16,15 @@ from airflow_mlops.registry.names import SEARCH_TAG
 
 
 class TrainSpec(Spec):
-    """Fit one candidate to the part ``train`` of a training set and register it as a version of ``model``.
+    """Parameters of a training. It fits a candidate to the split part ``train`` and registers it as a version of ``model``.
 
-    :param dataset: a training set with the parts ``train`` and ``test``
-    :param model: name of the registered model, and by default also of the MLflow experiment
-    :param trainer: the trainer. Results of searches are replaced by the trainer with the best parameters
-    :param metrics: import paths of the user's own metrics, which are measured and logged in addition to the built-in
-        ones, see :mod:`airflow_mlops.metrics.custom`
-    :param seed: makes a training reproducible: same data, code and seed give the same model
+    :param dataset: a training set with the split parts ``train`` and ``test``
+    :param model: name of the registered model
+    :param trainer: the trainer. For the result of a search, the trainer with the best parameters is used
+    :param metrics: import paths of custom metrics, which are computed and logged in addition to the built-in metrics, see
+        :mod:`airflow_mlops.metrics.custom`
+    :param seed: random seed. The same data, code and seed give the same model
+    :param mlflow: the connection to MLflow, and the experiment, which is by default named like the model
     :param tags: tags for the MLflow run
     """
 
@@ -51,12 +52,12 @@ class TrainSpec(Spec):
 
 
 class TrainResult(Result):
-    """A candidate.
+    """The result of a training, which registered a candidate.
 
-    :param candidate: the registered version
-    :param run_id: the MLflow run of the training
-    :param run_url: page of the run, if the tracking server has pages
-    :param metrics: metrics on the part ``test``
+    :param candidate: the registered model version
+    :param run_id: id of the MLflow run of the training
+    :param run_url: URL of the run's page; ``None`` if the tracking server has no web pages
+    :param metrics: metrics on the split part ``test``, by name
     :param dataset: the training set
     :param trainer: name of the trainer
     """
@@ -70,14 +71,16 @@ class TrainResult(Result):
 
 
 def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The best of the results of several searches, or of the workers of one search.
+    """Return the best result of several searches, or of several workers of one search.
 
     :raises ValueError: no search completed a trial, or the searches optimised different metrics
     """
     found = [result for result in results if result["trainer"] is not None]
     if not found:
-        raise ValueError("the search found no parameters, because no trial was completed")
+        raise ValueError("the search found no parameters, because no trial was completed; run more trials")
     if len(metrics := sorted({result["metric"] for result in found})) > 1:
-        raise ValueError(f"searches for {' and '.join(metrics)} cannot be compared: use the same metric in all of them")
+        raise ValueError(
+            f"searches for the metrics {' and '.join(metrics)} cannot be compared; use the same metric in all searches"
+        )
     sign = find_metric(metrics[0], found[0].get("greater_is_better")).sign
     return max(found, key=lambda result: sign * result["value"])

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 def run(spec: TrainSpec, context: StepContext) -> TrainResult:
-    """Train a candidate and register it. With a search as trainer, run the search first.
+    """Train a candidate and register it. If the trainer is a search, run the search first.
 
-    :raises TrainingError: no model can be trained on the data, or this one cannot
+    :raises TrainingError: no model can be trained on the data, or the training fails
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
     :raises RegistryError: MLflow cannot be used
     """
-    # An invalid import path fails before the training, not after it.
+    # Load custom metrics now, so that an invalid import path fails before the training.
     for path in spec.metrics:
         custom.load(path)
     spec = _search_parameters(spec, context)
@@ -56,7 +56,9 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         if candidate is None:
             candidate, metrics = _train_and_register(spec, context, client, run_id, dataset, train, test)
         else:
-            context.progress(f"An earlier try of this task registered {candidate}, so nothing is trained.")
+            context.progress(
+                f"An earlier try of this task has already registered {candidate}. It is not trained again."
+            )
             metrics = record.logged_metrics(client, run_id)
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
@@ -66,16 +68,16 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         metrics=metrics,
         dataset=dataset.ref,
         trainer=name,
-        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name}, registered as {candidate}: "
-        f"{numbers} on {len(test.labels):,} held-out rows.",
+        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name} and registered it as {candidate}. "
+        f"Metrics on {len(test.labels):,} held-out rows: {numbers}.",
     )
 
 
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
-    """Replace a search by the trainer that it finds. Other specs are returned unchanged."""
+    """Run the search if the trainer is a search, and replace it by the trainer with the best parameters."""
     if not isinstance(spec.trainer, SearchTrainerSpec):
         return spec
-    # Imports Optuna.
+    # Imported here, because this module imports Optuna.
     from airflow_mlops.stages.search import step as search
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
@@ -84,7 +86,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
-    """Run this node's part of a training on several nodes. The first node stores the model.
+    """Run this node's share of a training on several nodes. Only the first node stores the model.
 
     :raises SpecError: the trainer is not a TorchTrainer
     :raises TrainingError: a process of this node failed
@@ -92,7 +94,10 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
     from airflow_mlops.models.trainers.torch import trainer as torch
 
     if not isinstance(spec.trainer, TorchTrainerSpec):
-        raise SpecError(f"{spec.trainer.label} trains on one node: only TorchTrainer supports several nodes.")
+        raise SpecError(
+            f"The trainer {spec.trainer.label!r} cannot train on several nodes, because only TorchTrainer supports them. Use "
+            "one node."
+        )
     dataset = open_dataset(context.store, spec.dataset)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
@@ -108,7 +113,7 @@ def _train_and_register(
     train: TrainingData,
     test: TrainingData,
 ) -> tuple[ModelVersionRef, dict[str, float]]:
-    """Fit, log and register. A retry overwrites what a failed try has logged to the run."""
+    """Fit, log and register the candidate. A retry overwrites the metrics and files that a failed try has logged."""
     fitted = fit_candidate(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
     name = fitted.model.name
     with tempfile.TemporaryDirectory() as temporary:

@@ -195,7 +195,7 @@ def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):
     assert airflow.answer("approve", run_id, "promote", "Approve") == 200
     assert airflow.wait("approve", run_id) == "success"
     assert model.champion() == 3
-    assert "v3 is champion now" in airflow.xcom("approve", run_id, "promote")["reason"]
+    assert "now the champion is v3" in airflow.xcom("approve", run_id, "promote")["reason"]
 
 
 def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):

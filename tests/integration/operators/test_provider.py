@@ -72,7 +72,7 @@ def test_the_hook_connects_to_mlflow_and_reports_its_version(mlflow_connection):
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        ({"host": "http://me:secret@127.0.0.1:1"}, "does not answer: connection refused"),
+        ({"host": "http://me:secret@127.0.0.1:1"}, "does not respond: connection refused"),
         ({"host": ""}, "has no host"),
         (None, "is not defined in Airflow"),
     ],

@@ -63,14 +63,14 @@ def test_a_connection_becomes_a_tracking_uri(fields, uri):
 
 
 def test_the_error_about_a_connection_without_a_host_says_what_to_set():
-    with pytest.raises(SpecError, match="Connection 'm' has no host: set it to the MLflow tracking URI"):
+    with pytest.raises(SpecError, match="Connection 'm' has no host. Set the host to the MLflow tracking URI"):
         tracking_uri(ConnectionInfo(conn_id="m", conn_type="mlflow"))
 
 
 def test_a_closed_port_fails_within_fifteen_seconds_and_may_be_retried():
     port, started = free_port(), time.monotonic()
     with pytest.raises(
-        RegistryUnavailableError, match=rf"127.0.0.1:{port} .*does not answer: connection refused"
+        RegistryUnavailableError, match=rf"127.0.0.1:{port} .*does not respond: connection refused"
     ) as caught:
         connect(MLflowTarget(), connection(host=f"http://somebody:secret@127.0.0.1:{port}"))
     assert time.monotonic() - started < 15
@@ -79,7 +79,7 @@ def test_a_closed_port_fails_within_fifteen_seconds_and_may_be_retried():
 
 
 def test_an_unknown_host_is_an_error():
-    with pytest.raises(RegistryUnavailableError, match="does not answer: the host name cannot be resolved"):
+    with pytest.raises(RegistryUnavailableError, match="does not respond: the host name cannot be resolved"):
         connect(MLflowTarget(), connection(host="http://mlflow.invalid:5000"))
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_run_has_the_status_killed(client, experiment):
 
 def test_the_error_about_a_deleted_experiment_says_how_to_restore_it(client, experiment):
     client.delete_experiment(experiment_for(client, experiment))
-    with pytest.raises(RegistryError, match="was deleted: restore it"), run_for(client, experiment, "k", "n"):
+    with pytest.raises(RegistryError, match="was deleted. Restore it"), run_for(client, experiment, "k", "n"):
         pass
 
 

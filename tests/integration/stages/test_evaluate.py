@@ -70,7 +70,7 @@ def test_the_best_candidate_wins_and_metrics_are_those_of_the_held_out_part(cont
     reason = verdict.for_candidate(weak).reason
     assert f"roc_auc {verdict.for_candidate(weak).metrics['roc_auc']:.4g}" in reason
     assert f"{good} is better ({expected:.4g})" in reason
-    assert "Measured 2 candidates on 1,000 held-out rows of delays_training: " in result.summary
+    assert "Evaluated 2 candidates on 1,000 held-out rows of delays_training. " in result.summary
     assert f"{good} passed every gate with roc_auc {expected:.4g} (no champion yet)." in result.summary
 
 
@@ -163,7 +163,7 @@ def test_a_gate_that_does_not_suit_the_task_is_an_error(context, make):
     dataset = training_set(context.store, "regression")
     good = make(dataset, GOOD, task="regression")
     declared = {"fairness": "equalized_odds", "sensitive": "wind", "max_difference": 0.2}
-    with pytest.raises(SpecError, match="is for binary tasks, and this one is regression"):
+    with pytest.raises(SpecError, match="applies to binary tasks, but the ML task is regression"):
         judge(context, good, gates=[declared])
 
 
@@ -255,30 +255,35 @@ def test_a_champion_with_missing_features_is_not_measured(client, context, make)
     client.set_registered_model_alias(old.model, "champion", str(old.version))
     verdict = judge(context, new).verdict
     assert verdict.winner is None
-    assert "needs the feature 'rain', which dataset delays_training does not have" in verdict.reason
+    assert "needs the feature 'rain', which is not a column of dataset 'delays_training'" in verdict.reason
 
 
 def test_a_candidate_with_missing_features_is_an_error(context, make):
     dataset = training_set(context.store)
-    with pytest.raises(SchemaError, match="needs the feature 'rain', which dataset delays_training does not have"):
+    with pytest.raises(
+        SchemaError, match="needs the feature 'rain', which is not a column of dataset 'delays_training'"
+    ):
         judge(context, make(dataset, (1, 1), features=("distance", "rain")))
 
 
 def test_predictions_that_are_not_finite_are_an_error(context, make):
     dataset = training_set(context.store)
     broken = make(dataset, NOT_A_NUMBER)
-    with pytest.raises(EvaluationError, match=rf"{broken} on part 'test' of delays_training: 1,000 of 1,000 .* NaN"):
+    with pytest.raises(
+        EvaluationError,
+        match=rf"{broken} cannot be measured on split part 'test' of dataset 'delays_training'.* 1,000 of 1,000 .* NaN",
+    ):
         judge(context, broken)
 
 
 @pytest.mark.parametrize(
     ("test", "message"),
     [
-        (held_out().slice(0, 0), "Part 'test' of dataset delays_training has no rows"),
+        (held_out().slice(0, 0), "Split part 'test' of dataset 'delays_training' has no rows"),
         (held_out().set_column(3, "label", pa.array([True] * 1_000)), "All 1,000 labels are True"),
         (
             held_out().set_column(3, "label", pa.array([None, *[True, False, True] * 333])),
-            "1 of 1,000 labels are missing",
+            "1 of 1,000 labels are null",
         ),
     ],
 )
@@ -293,9 +298,11 @@ def test_mismatching_candidates_data_and_gates_are_an_error(context, make):
     good, other = make(dataset, GOOD), make(dataset, GOOD, model=f"other_{uuid.uuid4().hex[:8]}")
     with pytest.raises(SpecError, match="All candidates must be versions of one registered model"):
         judge(context, good, other)
-    with pytest.raises(SchemaError, match=r"'label' \(binary\).*dataset numbers has the label 'label' \(regression\)"):
+    with pytest.raises(
+        SchemaError, match=r"'label' \(binary\).*dataset 'numbers' has the label 'label' \(regression\)"
+    ):
         judge(context, good, dataset=numbers)
-    with pytest.raises(SpecError, match="'rmse' is not a metric for a binary task: choose one of roc_auc"):
+    with pytest.raises(SpecError, match="'rmse' is not a metric for binary tasks: choose one of roc_auc"):
         judge(context, good, gates=[{"metric": "rmse", "max": 1}])
     with pytest.raises(SpecError, match="trained on different datasets"):
         judge(context, good, make(numbers, GOOD, task="regression"))
@@ -305,4 +312,4 @@ def test_evaluating_on_another_dataset_is_logged(context, make, caplog):
     first, second = training_set(context.store), training_set(context.store, name="later")
     with caplog.at_level("INFO", logger="airflow_mlops.stages"):
         judge(replace(context), make(first, GOOD), dataset=second)
-    assert "if it was trained on held-out rows" in caplog.text
+    assert "If it contains held-out rows" in caplog.text

@@ -89,7 +89,7 @@ def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, mod
     # MLflow makes no run for a model that is logged outside of one.
     assert (result.run_id, result.reports, verdict.winner.run_id) == ("", [], "")
     assert "has no MLflow run" in caplog.text
-    assert "was not made by TrainOperator: if it was trained on held-out rows" in caplog.text
+    assert "is unknown. If it contains held-out rows" in caplog.text
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
@@ -332,25 +332,30 @@ def test_a_signature_that_does_not_fit_the_dataset_is_an_error(context, log):
     rows, labels = training_rows("binary")
     fitted = logistic()
     unsigned = log(mlflow.sklearn, fitted)
-    with pytest.raises(SchemaError, match="v1 has no signature, .*: log it with"):
+    with pytest.raises(SchemaError, match="v1 has no MLflow signature, .* Log the model with"):
         judge(context, unsigned, dataset=dataset)
     renamed = log(mlflow.sklearn, fitted, signature=infer_signature(rows.rename(columns={"wind": "rain"}), labels))
-    with pytest.raises(SchemaError, match="v2 needs the feature 'rain', which dataset delays_training does not have"):
+    with pytest.raises(
+        SchemaError, match="v2 needs the feature 'rain', which is not a column of dataset 'delays_training'"
+    ):
         judge(context, renamed, dataset=dataset)
     text = log(mlflow.sklearn, fitted, signature=infer_signature(rows.assign(wind="calm"), labels))
     with pytest.raises(
-        SchemaError, match="v3 takes the feature 'wind' as string, but in dataset delays_training it is"
+        SchemaError,
+        match="Feature 'wind' has the type string in the MLflow signature of .* v3, but .*'delays_training'",
     ):
         judge(context, text, dataset=dataset)
     tensor = log(mlflow.sklearn, fitted, signature=infer_signature(rows.to_numpy(), labels.to_numpy()))
-    with pytest.raises(SchemaError, match="The signature of .* v4 is a tensor without column names"):
+    with pytest.raises(SchemaError, match="The MLflow signature of .* v4 has no column names"):
         judge(context, tensor, dataset=dataset)
     whole = log(mlflow.sklearn, fitted, signature=infer_signature(rows.astype({"wind": "int64"}), labels))
     with pytest.raises(SchemaError, match="Feature 'wind' cannot be converted to int64"):
         judge(context, whole, dataset=dataset)
     other = LogisticRegression().fit(rows, np.where(labels, "late", "early"))
     words = log(mlflow.sklearn, other, answer=np.array(["late"]))
-    with pytest.raises(SchemaError, match="v6 has the classes 'early', 'late', but the labels of dataset .* are False"):
+    with pytest.raises(
+        SchemaError, match="v6 predicts the classes 'early', 'late', but dataset .* has the labels False"
+    ):
         judge(context, words, dataset=dataset)
 
 

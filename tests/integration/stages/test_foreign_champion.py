@@ -200,8 +200,8 @@ def test_a_champion_without_an_evaluation_is_an_error_until_it_is_evaluated(clie
     made = log(mlflow.xgboost, trees(), answer=np.array([0.5]))
     client.set_registered_model_alias(model, "champion", "1")
     message = (
-        f"{model} v1 has no contract: it was not made by TrainOperator, and the artifact store {store.url} has no "
-        "evaluation of it. Evaluate it with EvaluateOperator and promote it."
+        f"{model} v1 has no model contract (features, label, ML task), because TrainOperator did not train it and the "
+        f"artifact store {store.url} contains no evaluation of it. Evaluate it with EvaluateOperator and promote it."
     )
     with pytest.raises(ModelFormatError) as unknown:
         predict(store, model, data)
@@ -257,10 +257,10 @@ def test_a_changed_or_lost_contract_is_an_error(client, store, model, log):
     (key,) = store.keys(f"models/{model}/1")
     stored = store.read_bytes(key)
     store.write_bytes(key, stored.replace(b'"threshold": 0.5', b'"threshold": 0.1'))
-    with pytest.raises(ModelFormatError, match=f"The contract of {model} v1 was changed .*{key} from a backup"):
+    with pytest.raises(ModelFormatError, match=f"The model contract of {model} v1 was changed .*{key} from a backup"):
         predict(store, model, data)
     store.delete(key)
-    with pytest.raises(ModelFormatError, match="the artifact store .* has no evaluation of it"):
+    with pytest.raises(ModelFormatError, match="the artifact store .* contains no evaluation of it"):
         predict(store, model, data)
     judge(store, made, training_set(store, test=held_out(seed=3)))
     assert predict(store, model, data)[0].scored_by.version == 1
@@ -272,7 +272,7 @@ def test_rows_and_outputs_that_do_not_match_are_an_error(store, model, log):
     with pytest.raises(SchemaError, match=f"'wind'.*{model} v1"):
         predict(store, model, data.drop_columns(["wind"]), allow_pyfunc=True)
     text = data.set_column(2, "wind", pa.array(["1"] * 50))
-    with pytest.raises(SchemaError, match="Feature 'wind' is double .* but string in the data"):
+    with pytest.raises(SchemaError, match="Feature 'wind' has the type double .* but string in the data"):
         predict(store, model, text, allow_pyfunc=True)
     far = data.set_column(1, "distance", pa.array([4.0, *[1.0] * 49]))
     with pytest.raises(EvaluationError, match=rf"{model} v1 .*\[False, True\]"):

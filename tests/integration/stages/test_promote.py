@@ -106,7 +106,10 @@ def test_a_verdict_about_an_earlier_champion_is_refused(client, store, versions)
     do(store, verdict(v2, v1), "b")
     result = do(store, verdict(v3, v1), "c")
     assert not result.promoted
-    assert result.reason == "The candidates were compared with v1, but v2 is champion now: evaluate them again."
+    assert (
+        result.reason
+        == "The candidates were compared with the champion v1, but now the champion is v2. Evaluate the candidates again."
+    )
     assert champion(client, v1.model) == v2
     assert [entry.decision for entry in Ledger(store, v1.model).entries()] == ["promoted", "promoted", "refused"]
 
@@ -128,7 +131,7 @@ def test_only_the_first_of_two_verdicts_about_the_same_champion_is_carried_out(c
     result = do(store, verdict(v2, v1), "slower")
     assert other[0].promoted
     assert not result.promoted
-    assert "v3 is champion now" in result.reason
+    assert "now the champion is v3" in result.reason
     assert champion(client, v1.model) == v3
 
 
@@ -137,7 +140,7 @@ def test_promoting_the_champion_again_changes_nothing(store, versions):
     do(store, verdict(v1, None), "a")
     result = do(store, verdict(v1, None), "cleared")
     assert (result.promoted, result.champion, result.ledger_url) == (False, v1, None)
-    assert result.reason == f"{v1} is the champion already."
+    assert result.reason == f"{v1} is already the champion."
     assert len(Ledger(store, v1.model).entries()) == 1
 
 
@@ -272,7 +275,7 @@ def test_a_crashed_rollback_is_completed_by_its_retry(client, store, versions, m
 
 def test_invalid_rollbacks_are_refused(client, store, versions):
     v1, v2, _ = versions
-    with pytest.raises(RegistryError, match="has no champion, so there is nothing to roll back"):
+    with pytest.raises(RegistryError, match="has no champion, so it cannot be rolled back"):
         back(store, v1.model, "a")
     do(store, verdict(v1, None), "b")
     with pytest.raises(RegistryError, match=rf"{v1.model} v3 was never champion, .*former champions: v1\)"):
@@ -287,7 +290,7 @@ def test_invalid_rollbacks_are_refused(client, store, versions):
 
 def test_a_verdict_about_another_model_is_refused(versions):
     v1, *_ = versions
-    with pytest.raises(SpecError, match=f"the verdict is about '{v1.model}', not about 'other'"):
+    with pytest.raises(SpecError, match=f"the verdict is for the model '{v1.model}', but `model` is 'other'"):
         parse(PromoteSpec, {"verdict": verdict(v1, None).model_dump(), "model": "other"}, "Task 'promote'")
 
 
@@ -404,7 +407,7 @@ def test_invalid_gates_in_a_file_are_refused_when_the_dag_is_parsed(text, messag
 def test_invalid_gates_are_refused_when_the_operator_is_created():
     from airflow_mlops.operators import EvaluateOperator
 
-    with pytest.raises(SpecError, match=r"Gate 1 .* must have a metric and one of"):
+    with pytest.raises(SpecError, match=r"Gate 1 .* must have exactly one of the keys"):
         EvaluateOperator(task_id="evaluate", candidates=[], gates=[{"metric": "roc_auc"}])
     with pytest.raises(SpecError, match=r"'rocauc' is not a metric: .* \(did you mean 'roc_auc'\?\)"):
         EvaluateOperator(task_id="evaluate", candidates=[], metric="rocauc")

@@ -221,7 +221,10 @@ def test_an_approved_winner_is_refused_if_the_champion_changed_meanwhile(client,
         run = run_dag(dag(verdict(v2, v1)))
     result = run.xcom("promote")
     assert not result["promoted"]
-    assert result["reason"] == "The candidates were compared with v1, but v3 is champion now: evaluate them again."
+    assert (
+        result["reason"]
+        == "The candidates were compared with the champion v1, but now the champion is v3. Evaluate the candidates again."
+    )
     assert champion(client, v1.model) == v3
     entry = Ledger(store, v1.model).entries()[-1]
     assert (entry.decision, entry.approval.decision) == ("refused", "approved")

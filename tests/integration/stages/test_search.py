@@ -95,7 +95,7 @@ def test_a_search_finds_parameters_and_logs_every_trial(client, store, look):
     assert set(result.params) == set(TREES)
     assert result.trainer["params"] == result.params
     assert result.summary.startswith(
-        f"Searched parameters of DecisionTreeClassifier (12 complete): roc_auc {result.value:.4g}"
+        f"Searched parameters of DecisionTreeClassifier (12 complete trials). Best roc_auc: {result.value:.4g}"
     )
 
     parent = client.get_run(result.run_id)
@@ -200,7 +200,7 @@ def test_folds_follow_the_split_of_the_training_set(split, store):
         found = make_folds(dataset, data, 3, seed=0)
         carriers = data.frame["carrier"].to_numpy()
         assert all(not set(carriers[learned]) & set(carriers[held]) for learned, held in found)
-        with pytest.raises(TrainingError, match="has 4 groups, too few for 5 folds"):
+        with pytest.raises(TrainingError, match="has 4 groups, which are too few for 5 folds"):
             make_folds(dataset, data, 5, seed=0)
     else:
         found = make_folds(dataset, data, 3, seed=0)
@@ -470,8 +470,12 @@ def test_a_trial_without_heartbeat_is_taken_over_by_another_worker(studies_allow
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"password": "wrong-secret"}, StoreError, "database of connection 'studies' cannot hold the study"),
-        ({"conn_type": "sqlite"}, SpecError, "is a SQLite file, which several workers cannot share"),
+        (
+            {"password": "wrong-secret"},
+            StoreError,
+            "database of connection 'studies' cannot be used for the Optuna study",
+        ),
+        ({"conn_type": "sqlite"}, SpecError, "is a SQLite database, which several workers cannot share"),
         ({"conn_type": "nonesuch"}, SpecError, "SQLAlchemy dialect or driver for connection 'studies'"),
     ],
 )
@@ -529,7 +533,7 @@ def test_a_failing_trial_does_not_fail_the_search(client, look, mine):
 
 
 def test_an_unknown_parameter_ends_the_search_immediately(client, store, look, model):
-    with pytest.raises(SpecError, match="cannot be made with {'depht': "):
+    with pytest.raises(SpecError, match="cannot be created with params={'depht': "):
         look(Search(SklearnTrainer(TREE), {"depht": Int(1, 9)}, trials=9))
     assert states(studies(store)[0]) == ["FAIL"]
     experiment = client.get_experiment_by_name(model).experiment_id
@@ -537,7 +541,9 @@ def test_an_unknown_parameter_ends_the_search_immediately(client, store, look, m
 
 
 def test_a_metric_for_another_task_is_refused(look):
-    with pytest.raises(SpecError, match="The metric 'rmse' does not apply to a binary task: use one of roc_auc, "):
+    with pytest.raises(
+        SpecError, match="The metric 'rmse' does not apply to a binary task. Set `metric` to one of roc_auc, "
+    ):
         look(trees(metric="rmse"))
 
 
@@ -547,7 +553,9 @@ def test_too_rare_classes_are_refused_before_the_first_trial(store, look):
     rare = ["odd" if place < 2 else value for place, value in enumerate(late)]
     table = table.set_column(table.schema.get_field_index("late"), "late", [rare])
     dataset = training_set(store, train=table, test=table, task="multiclass")
-    with pytest.raises(TrainingError, match="A class of label 'late' has 2 rows in part 'train', too few for 3 folds"):
+    with pytest.raises(
+        TrainingError, match="A class of label 'late' has 2 rows in split part 'train', which are too few for 3 folds"
+    ):
         look(trees(), dataset=dataset)
     assert studies(store) == []
 

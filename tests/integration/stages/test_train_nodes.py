@@ -98,5 +98,5 @@ def _children(pid: int) -> str:
 
 def test_other_trainers_support_only_one_node(mlflow_connection, call):
     node = start(call({"estimator": "sklearn.linear_model.LogisticRegression"}), 1, free_port())
-    assert "trains on one node" in node.communicate(timeout=60)[0]
+    assert "cannot train on several nodes" in node.communicate(timeout=60)[0]
     assert node.returncode == 1

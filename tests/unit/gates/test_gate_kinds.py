@@ -191,7 +191,7 @@ def test_one_worse_slice_fails_the_gate_and_a_small_slice_is_uncertain(tmp_path)
     worse = [item for item in result.slices if item.state == "worse"]
     assert [item.name for item in worse] == ["carrier = BB"]
     assert worse[0].high < -0.02
-    for fact in ("on 1 of 7 slices", f"carrier = BB ({worse[0].candidate:.4g} against", "3 uncertain"):
+    for fact in ("on 1 of 7 slices", f"carrier = BB ({worse[0].candidate:.4g}, champion", "3 slices are uncertain"):
         assert fact in result.explanation
     # A tolerance as large as the loss lets it pass.
     assert check({**declared, "not_worse_than_champion_by": 0.5}, broken).passed
@@ -348,7 +348,7 @@ def test_the_score_must_not_depend_on_an_invariant_feature(data):
 
 def test_a_direction_needs_a_score(tmp_path):
     rows = stored(tmp_path, table("multiclass"), "multiclass")
-    with pytest.raises(SpecError, match="is for binary and regression tasks, and this one is multiclass"):
+    with pytest.raises(SpecError, match="applies to binary and regression tasks, but the ML task is multiclass"):
         check({"behaviour": "direction", "feature": "wind", "direction": "increasing"}, evidence(rows))
     assert not check({"behaviour": "invariance", "feature": "wind"}, evidence(rows, (2, 1))).passed
 
@@ -384,7 +384,7 @@ def test_latency_is_measured_for_one_row_and_for_many(data):
     assert one.explanation.startswith("A prediction of 1 row takes ")
     slow = check({"max_latency_ms": 1e-6, "rows": 10}, found)
     assert not slow.passed
-    assert "at most 1e-06 ms (p95)" in slow.explanation
+    assert "Limit: 1e-06 ms (p95)" in slow.explanation
 
 
 def test_the_models_size_is_that_of_its_file(data):
@@ -423,7 +423,7 @@ def test_held_out_rows_that_were_trained_on_are_leakage(tmp_path):
         assert result.passed is (seen == 0)
         assert (f"trained on {seen:,} of the 4,000 held-out rows" in result.explanation) is bool(seen)
     swapped = replace(trained_on(data, data), data=replace(data, part="train", truth=data.truth[:0]))
-    assert "trained on the part 'train'" in check({"max_single_feature_score": 0.99}, swapped).explanation
+    assert "trained on the split part 'train'" in check({"max_single_feature_score": 0.99}, swapped).explanation
 
 
 def test_an_unknown_training_set_fails_the_leakage_gate(tmp_path):
@@ -434,7 +434,7 @@ def test_an_unknown_training_set_fails_the_leakage_gate(tmp_path):
     gone = stored(tmp_path / "elsewhere", rows, train=rows, name="gone", details=details)
     for found, why in (
         (unknown, "is unknown, so it may contain these rows."),
-        (trained_on(data, named_otherwise), "identifies rows by other columns"),
+        (trained_on(data, named_otherwise), "identifies rows by different columns"),
         (trained_on(data, gone), "no longer exists"),
     ):
         result = check({"max_single_feature_score": 0.99}, found)
@@ -447,22 +447,22 @@ def test_a_dataset_to_score_must_have_the_features(tmp_path):
     found = evidence(data, store=data.dataset.store)
     served = held_out(rows=50, seed=3)
     cases = {
-        "whole": (served, True, "whole has all 2 features; 0 of 50 rows"),
-        "empty": (served.slice(0, 0), True, "empty has all 2 features and no rows"),
+        "whole": (served, True, "Dataset 'whole' has all 2 features. 0 of 50 rows"),
+        "empty": (served.slice(0, 0), True, "Dataset 'empty' has all 2 features and no rows"),
         "lacking": (
             served.drop_columns(["wind"]),
             False,
-            "lacking lacks 'wind' of the 2 features",
+            "Dataset 'lacking' does not have 'wind' of the 2 features",
         ),
         "retyped": (
             served.set_column(2, "wind", pa.array(["windy"] * 50)),
             False,
-            "The candidate cannot score retyped: ",
+            "The candidate cannot score dataset 'retyped': ",
         ),
         "broken": (
             served.set_column(1, "distance", pa.array([float("nan"), *[0.0] * 49])),
             False,
-            "broken has all 2 features; 1 of 50 rows",
+            "Dataset 'broken' has all 2 features. 1 of 50 rows",
         ),
     }
     for name, (rows, passed, explanation) in cases.items():
@@ -473,7 +473,7 @@ def test_a_dataset_to_score_must_have_the_features(tmp_path):
         assert (result.passed, result.explanation.startswith(explanation)) == (passed, True), result.explanation
     missing = check({"can_score": {"name": "nobody"}}, found)
     assert not missing.passed
-    assert missing.explanation.startswith("There is no dataset to score: ")
+    assert missing.explanation.startswith("The dataset of `can_score` does not exist: ")
 
 
 def exported(found, **measured):
@@ -492,18 +492,18 @@ def test_the_difference_between_export_and_model_is_limited(data):
         "at most 0.0002 (p99 3e-07) on 1,000 held-out rows in float32",
         "2 predicted labels differ",
         "5 rows are close enough",
-        "allowed: at most 0.0002 (max)",
+        "Limit: 0.0002 (max)",
     ):
         assert fact in result.explanation
     far = check({"max_onnx_difference": 1e-4}, found)
     assert not far.passed
-    assert far.explanation.endswith("exceeded: at most 0.0001 (max).")
+    assert far.explanation.endswith("Exceeded limit: 0.0001 (max).")
     nearly = {"max_onnx_difference": 1e-6, "quantile": "p99"}
     assert check(nearly, found).measured == 3e-7
     assert check({**nearly, "label_flips": 0.002}, found).passed
     flipped = check({**nearly, "label_flips": 0.001}, found)
     assert not flipped.passed
-    assert flipped.explanation.endswith("exceeded: at most 0.001 of the labels.")
+    assert flipped.explanation.endswith("Exceeded limit: 0.001 of the labels.")
     assert not check({"max_onnx_difference": 0}, found).passed
 
 
@@ -515,14 +515,14 @@ def test_an_export_without_parity_fails_and_a_model_without_an_export_passes(dat
     elsewhere = PyfuncModel("m v2", lambda frame: frame, contract(), [pa.float64()] * len(FEATURES), 0, "mine")
     foreign = check(declared, replace(evidence(data), model=elsewhere))
     assert (foreign.passed, foreign.measured) == (True, None)
-    assert "without an ONNX export" in foreign.explanation
+    assert "no ONNX export" in foreign.explanation
 
 
 def test_a_regression_has_no_labels_to_flip(tmp_path):
     rows = stored(tmp_path, table("regression"), "regression")
     found = exported(evidence(rows), label_flips=None, near_threshold=None)
     assert check({"max_onnx_difference": 1e-3}, found).explanation.endswith(
-        "on 1,000 held-out rows in float32; allowed: at most 0.001 (max)."
+        "on 1,000 held-out rows in float32. Limit: 0.001 (max)."
     )
     with pytest.raises(SpecError, match="label_flips"):
         check({"max_onnx_difference": 1e-3, "label_flips": 0}, found)

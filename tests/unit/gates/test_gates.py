@@ -135,9 +135,9 @@ def test_an_interval_needs_predictions():
         ([], "Gates must be a list"),
         ("roc_auc > 0.6", "Gates must be a list"),
         ([{"metric": "auc", "min": 0.6}], "'auc' is not a metric: choose one of roc_auc"),
-        ([{"metric": "roc_auc"}], "Gate 1 .* must have a metric and one of min, max, better_than_champion_by"),
+        ([{"metric": "roc_auc"}], "Gate 1 .* must have exactly one of the keys min, max, better_than_champion_by"),
         ([{"metric": "roc_auc", "min": 0.6}, {"metric": "f1", "atleast": 1}], "Gate 2"),
-        ([{"metric": "roc_auc", "min": 0.6, "better_than_champion_by": 0}], "must have a metric and one of"),
+        ([{"metric": "roc_auc", "min": 0.6, "better_than_champion_by": 0}], "must have exactly one of the keys"),
         ([{"metric": "roc_auc", "min": float("inf")}], "min: Input should be a finite number"),
         ([{"metric": "roc_auc", "min": "high"}], "min: Input should be a valid number"),
         ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "min or max"),
@@ -155,7 +155,7 @@ def test_an_interval_needs_predictions():
         ([{"metric": "f1", "slices": [], "not_worse_than_champion_by": 0.1}], "slices: List should have at least 1"),
         ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "not_worse_than_champion_by: "),
         ([{"max_latency_ms": 0}], "max_latency_ms: Input should be greater than 0"),
-        (["roc_auc"], "Gate 1 is 'roc_auc': it must be a dict"),
+        (["roc_auc"], "Gate 1 is 'roc_auc', but must be a dict"),
     ],
 )
 def test_an_invalid_declaration_is_named_in_the_error(declared, message):

@@ -149,8 +149,8 @@ def test_perfectly_calibrated_scores_have_no_calibration_error():
         ([0, 1], [0.1, float("nan")], "1 of 2 predicted probabilities are NaN or infinite"),
         ([0, 1], [0.1, float("inf")], "NaN or infinite"),
         ([0, 1], [-3.0, 2.0], "from -3 to 2"),
-        ([0, None, 1], [0.1, 0.2, 0.3], "1 of 3 labels are missing"),
-        ([0.0, float("nan"), 1.0], [0.1, 0.2, 0.3], "1 of 3 labels are missing"),
+        ([0, None, 1], [0.1, 0.2, 0.3], "1 of 3 labels are null"),
+        ([0.0, float("nan"), 1.0], [0.1, 0.2, 0.3], "1 of 3 labels are null"),
         ([0, 1, 2], [0.1, 0.2, 0.3], "label 2.* 0 and 1"),
     ],
 )

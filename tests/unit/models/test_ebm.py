@@ -64,7 +64,7 @@ def test_the_seed_determines_the_model(store):
 
 def test_preprocessing_is_refused(store):
     spec = SklearnTrainerSpec(estimator=f"{EBM}Classifier", params=QUICK, preprocessing="mine:make")
-    with pytest.raises(SpecError, match="ExplainableBoostingClassifier .* remove preprocessing"):
+    with pytest.raises(SpecError, match="ExplainableBoostingClassifier .* Remove `preprocessing`"):
         sklearn.fit(spec, read(store), 0)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from tests.support.candidates import linear
@@ -26,7 +27,9 @@ def measured(rows: int, truth: np.ndarray | None = None) -> dict[str, float]:
         signal = 2 * table["strong"].to_numpy() + 0.5 * table["weak"].to_numpy()
         truth = (signal + random.logistic(size=rows) > 0).astype(int)
     model = OnnxModel(linear("binary", names, (2.0, 0.5, 0.0)), contract)
-    return importance.measure(model, truth, lambda wanted, at: table.select(wanted).take(pa.array(at)), "roc_auc")
+    return importance.measure(
+        model, truth, lambda wanted, at: table.select(wanted).take(pa.array(at)), find_metric("roc_auc")
+    )
 
 
 def test_a_feature_matters_as_much_as_the_model_leans_on_it():

@@ -139,8 +139,8 @@ def test_the_bin_of_a_number_is_found_for_any_cuts(cuts, values):
 
 def test_a_model_fitted_to_other_types_or_names_is_refused():
     model = fit("value", feature_types=["nominal", "continuous", "nominal", "nominal"], interactions=0)
-    with pytest.raises(ModelFormatError, match="feature 'distance' of kind number as 'nominal'"):
+    with pytest.raises(ModelFormatError, match="numeric feature 'distance' as 'nominal'.*`feature_types`"):
         onnx_ebm.to_onnx(model, FEATURES)
     bare = ExplainableBoostingRegressor(interactions=0, **QUICK).fit(X[["hour"]].to_numpy(), LABELS["value"])
-    with pytest.raises(ModelFormatError, match="fitted to 'feature_0000', which is not a feature"):
+    with pytest.raises(ModelFormatError, match="fitted to the column 'feature_0000', which is not a feature"):
         onnx_ebm.to_onnx(bare, FEATURES)

@@ -169,8 +169,8 @@ def test_a_missing_column_is_named(forest):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("carrier", [1, 2, 3], "'carrier' was text in training, but is now int64"),
-        ("hour", ["5", "6", "7"], "'hour' was a number in training, but is now string"),
+        ("carrier", [1, 2, 3], "'carrier' was text in training.* int64"),
+        ("hour", ["5", "6", "7"], "'hour' was numeric in training.* string"),
     ],
 )
 def test_a_column_of_another_type_is_named(forest, name, values, message):
@@ -196,16 +196,14 @@ def test_the_engine_is_named(forest):
 
 
 def test_the_error_about_an_invalid_folder_names_the_missing_file(tmp_path, forest):
-    with pytest.raises(
-        ModelFormatError, match=r"has no mlops/contract.json: the version was not made by TrainOperator"
-    ):
+    with pytest.raises(ModelFormatError, match=r"has no file mlops/contract.json, because TrainOperator did not train"):
         OnnxModel.load(tmp_path)
     (tmp_path / "mlops").mkdir()
     (tmp_path / "mlops/contract.json").write_text("{}")
-    with pytest.raises(ModelFormatError, match="is not a model contract"):
+    with pytest.raises(ModelFormatError, match="is not a valid model contract"):
         OnnxModel.load(tmp_path)
     (tmp_path / "mlops/contract.json").write_text(forest.contract.model_dump_json())
-    with pytest.raises(ModelFormatError, match=r"has no model.onnx"):
+    with pytest.raises(ModelFormatError, match=r"has no file model.onnx"):
         OnnxModel.load(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"not onnx")
     with pytest.raises(ModelFormatError, match="ONNX Runtime cannot load the model"):

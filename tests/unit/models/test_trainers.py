@@ -107,41 +107,47 @@ def test_infinite_values_are_refused_with_the_column_and_the_number_of_rows(stor
     train = flights(100)
     distance = train["distance"].to_numpy().copy()
     distance[[3, 5]] = [np.inf, -np.inf]
-    with pytest.raises(TrainingError, match=r"Part 'train' .* infinite values.*'distance' \(2 rows\)"):
+    with pytest.raises(TrainingError, match=r"Split part 'train' .* infinite values.*'distance' \(2 rows\)"):
         read(store, train=replaced(train, "distance", distance))
     distance[[3, 5]] = [1e300, 0]
-    with pytest.raises(TrainingError, match=r"Part 'test' .* 'distance' \(1 row\)"):
+    with pytest.raises(TrainingError, match=r"Split part 'test' .* 'distance' \(1 row\)"):
         read(store, test=replaced(train, "distance", distance))
 
 
 def test_a_feature_without_any_value_is_refused(store):
     train = flights(50)
-    with pytest.raises(TrainingError, match="Feature 'tail' of late_training has no value in any row of part 'train'"):
+    with pytest.raises(
+        TrainingError, match="Feature 'tail' .*'late_training' is null in all rows of split part 'train'"
+    ):
         read(store, train=replaced(train, "tail", pa.nulls(50, pa.string())))
-    with pytest.raises(TrainingError, match="Feature 'distance' of late_training has no value"):
+    with pytest.raises(TrainingError, match="Feature 'distance' .*'late_training' is null"):
         read(store, train=replaced(train, "distance", np.full(50, np.nan)))
 
 
 def test_one_class_is_refused(store):
-    with pytest.raises(TrainingError, match="All 100 rows of part 'train' of late_training have the label 0"):
+    with pytest.raises(
+        TrainingError, match="All 100 rows of split part 'train' of training set 'late_training' have the label 0"
+    ):
         read(store, train=replaced(flights(100), "late", [False] * 100))
 
 
 def test_a_class_that_was_never_seen_in_training_is_refused(store):
     train = flights(100, "multiclass")
     labels = ["early" if value == "late" else value for value in train["late"].to_pylist()]
-    with pytest.raises(TrainingError, match="Part 'test' of late_training has the label 'late', which is not in"):
+    with pytest.raises(
+        TrainingError, match="Split part 'test' .*'late_training' has the label 'late', which does not occur"
+    ):
         read(store, train=replaced(train, "late", labels), task="multiclass")
 
 
 @pytest.mark.parametrize(
     ("values", "task", "message"),
     [
-        ([None, True] * 25, "binary", "Label 'late' in part 'train' of late_training is missing in 25 of 50 rows"),
-        ([0.5, 1.0] * 25, "binary", "has fractions, but the task is binary"),
-        ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, but the task is binary"),
+        ([None, True] * 25, "binary", "Label 'late' in split part 'train' of 'late_training' is null in 25 of 50 rows"),
+        ([0.5, 1.0] * 25, "binary", "has non-integer values, but the ML task is binary"),
+        ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, but the ML task is binary"),
         ([1.0, float("nan")] * 25, "regression", "is NaN or infinite in 25 of 50 rows"),
-        (["1", "x"] * 25, "regression", "is of type string, which cannot be the label of a regression task"),
+        (["1", "x"] * 25, "regression", "has the type string, which cannot be the label of a regression task"),
     ],
 )
 def test_invalid_labels_are_refused(store, values, task, message):
@@ -159,12 +165,12 @@ def test_binary_labels_of_any_type_become_zero_and_one(store, values):
 
 
 def test_other_datasets_are_refused(store):
-    with pytest.raises(TrainingError, match="Dataset late_training is not a training set"):
+    with pytest.raises(TrainingError, match="Dataset 'late_training' is not a training set"):
         read(store, label=None)
     with pytest.raises(SchemaError, match="no column 'wind'"):
         read(store, features=["wind"])
     train = flights(50).append_column("when", pa.array([0] * 50, pa.timestamp("us")))
-    with pytest.raises(SchemaError, match="Feature 'when' is of type timestamp"):
+    with pytest.raises(SchemaError, match="Feature 'when' has the type timestamp"):
         read(store, train=train, test=train, features=["when"])
 
 
@@ -216,13 +222,13 @@ def test_the_seed_becomes_random_state_unless_params_set_it(store):
     ("trainer", "kind", "message"),
     [
         ({"estimator": "sklearn.nowhere.Model"}, SpecError, "there is no module 'sklearn.nowhere'"),
-        ({"estimator": "sklearn.linear_model.Nothing"}, SpecError, "module 'sklearn.linear_model' has no 'Nothing'"),
+        ({"estimator": "sklearn.linear_model.Nothing"}, SpecError, "module 'sklearn.linear_model' .* 'Nothing'"),
         (
             {"estimator": LOGISTIC, "params": {"c": 1}},
             SpecError,
-            "cannot be made with .* unexpected keyword argument 'c'",
+            "cannot be created with .* unexpected keyword argument 'c'",
         ),
-        ({"estimator": LOGISTIC, "params": {"C": -1}}, TrainingError, "could not be fitted to 600 rows of 5 features"),
+        ({"estimator": LOGISTIC, "params": {"C": -1}}, TrainingError, "Fitting .* to 600 rows and 5 features"),
         (
             {"estimator": "sklearn.linear_model.Ridge"},
             TrainingError,
@@ -321,11 +327,11 @@ def test_a_bare_estimator_and_the_best_of_a_grid_search_are_exported(store, mine
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("missing", SpecError, "module 'my_trainers' has no 'missing'"),
-        ("other_arguments", SpecError, r"must have the signature \(X, y, \*, params, seed\)"),
+        ("missing", SpecError, "module 'my_trainers' .* 'missing'"),
+        ("other_arguments", SpecError, r"does not have the signature \(X, y, \*, params, seed\)"),
         ("fails", TrainingError, "raised ValueError: too little coffee"),
-        ("returns_nothing", TrainingError, "returned NoneType, which has no predict_proba"),
-        ("other_labels", TrainingError, r"learned the classes \['no', 'yes'\], but the labels are \[0, 1\]"),
+        ("returns_nothing", TrainingError, "NoneType, which has no predict_proba"),
+        ("other_labels", TrainingError, r"fitted to the classes \['no', 'yes'\], but .* the labels \[0, 1\]"),
     ],
 )
 def test_functions_that_fail_are_refused(store, mine, name, kind, message):
@@ -347,7 +353,7 @@ def test_the_error_about_an_unsupported_estimator_says_what_to_do(store, mine):
 
 def test_unknown_types_are_refused_unless_they_are_trusted(store, mine):
     model, _, _ = fitted(store, FunctionTrainer("my_trainers:with_function"))
-    with pytest.raises(ModelFormatError, match=r"add trusted_types=\['my_trainers.double'\] to the trainer"):
+    with pytest.raises(ModelFormatError, match=r"set trusted_types=\['my_trainers.double'\] in the trainer"):
         model._trusted_types()
     named, _, _ = fitted(store, FunctionTrainer("my_trainers:with_function", trusted_types=["my_trainers.double"]))
     assert "my_trainers.double" in named._trusted_types()

@@ -21,19 +21,25 @@ TREE = SklearnTrainer("sklearn.tree.DecisionTreeClassifier")
     ("space", "message"),
     [
         ({}, "space: Dictionary should have at least 1 item"),
-        ({"a": Float(3, 1)}, "space.a.float: low, 3, is greater than high, 1"),
-        ({"a": Int(3, 1)}, "space.a.int: low, 3, is greater than high, 1"),
+        ({"a": Float(3, 1)}, "space.a.float: low (3) is greater than high (1)"),
+        ({"a": Int(3, 1)}, "space.a.int: low (3) is greater than high (1)"),
         ({"a": Float(0, 1, log=True)}, "low is 0, but with log=True it must be greater than 0"),
         ({"a": Int(0, 9, log=True)}, "low is 0, but with log=True it must be at least 1"),
-        ({"a": Float(1, 2, log=True, step=0.5)}, "log=True and step= exclude each other"),
+        ({"a": Float(1, 2, log=True, step=0.5)}, "log=True and step= cannot be combined"),
         ({"a": Float(1, 2, step=0)}, "space.a.float.step: Input should be greater than 0"),
         ({"a": Float(1, float("inf"))}, "space.a.float.high: Input should be a finite number"),
         ({"a": Int(1, 2, step=0)}, "space.a.int.step: Input should be greater than or equal to 1"),
         ({"a": Categorical([])}, "space.a.categorical.choices: List should have at least 1 item"),
-        ({"a": Categorical([True, 1])}, "two of the choices are equal"),
-        ({"a": Categorical([[1], [1]])}, "two of the choices are equal"),
-        ({"a": {"kind": "normal", "mean": 1}}, "space.a: a parameter must be a Float, an Int or a Categorical"),
-        ({"a": 3}, "space.a: a parameter must be a Float, an Int or a Categorical of airflow_mlops.trainers."),
+        ({"a": Categorical([True, 1])}, "two choices are equal"),
+        ({"a": Categorical([[1], [1]])}, "two choices are equal"),
+        (
+            {"a": {"kind": "normal", "mean": 1}},
+            "space.a: each parameter in space must be a Float, an Int or a Categorical",
+        ),
+        (
+            {"a": 3},
+            "space.a: each parameter in space must be a Float, an Int or a Categorical of airflow_mlops.trainers.",
+        ),
     ],
 )
 def test_an_invalid_space_is_refused_in_one_sentence(space, message):
@@ -51,7 +57,7 @@ def test_an_invalid_space_is_refused_in_one_sentence(space, message):
         (TREE, {"folds": 1}, "folds: Input should be greater than or equal to 2"),
         (TREE, {"metric": "auc"}, "'auc' is not a metric: choose one of roc_auc, "),
         (TREE, {"pruner": "hyperband"}, "pruner: Input should be 'median'"),
-        ({**TREE, "params": {"a": 1}}, {}, "'a' is both in space and in the trainer's params"),
+        ({**TREE, "params": {"a": 1}}, {}, "'a' is in both space and the trainer's params"),
         ({**TREE, "kind": "search"}, {}, "trainer: Input tag 'search' found using _kind() does not match"),
         (TorchTrainer(validation=0), {}, "networks on their validation rows"),
     ],
@@ -81,7 +87,7 @@ def test_chosen_values_become_fields_or_params_of_the_trainer():
 
 def test_operators_validate_plain_dicts():
     plain = {"trainer": dict(TREE), "space": {"a": {"kind": "int", "low": 2, "high": 1}}, "trials": 3}
-    message = "of task 't' cannot run as it is configured: space.a.int: low, 2, is greater"
+    message = "of task 't' cannot run as it is configured: space.a.int: low .2. is greater"
     with pytest.raises(SpecError, match=f"The search {message}"):
         SearchOperator(task_id="t", dataset={}, model="m", search=plain)
     with pytest.raises(SpecError, match=f"The trainer {message}"):
@@ -122,7 +128,7 @@ def test_a_training_takes_the_best_result_of_several_searches(results, depth):
     ("results", "message"),
     [
         ([result(None)], "the search found no parameters"),
-        ([result(1), result(2, "brier")], "searches for brier and roc_auc cannot be compared"),
+        ([result(1), result(2, "brier")], "searches for the metrics brier and roc_auc cannot be compared"),
         ([], "trainer"),
     ],
 )

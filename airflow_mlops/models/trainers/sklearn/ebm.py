@@ -1,4 +1,6 @@
-"""Explainable Boosting Machines: additive models of functions of one or two features.
+"""Train and explain Explainable Boosting Machines (EBM).
+
+An EBM adds terms, and each term is a function of one or two features.
 
 Source: H. Nori et al., "InterpretML: A Unified Framework for Machine Learning Interpretability", 2019.
 """
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
 
 PACKAGE = "interpret-core"
 _CLASSES = ("ExplainableBoostingClassifier", "ExplainableBoostingRegressor")
-# The explanation contains the functions of at most so many terms, each of at most so many cells.
-SHAPES, CELLS = 12, 10_000
+# The explanation contains at most SHAPES shape functions. A function with more than SCORES scores (one for each bin and
+# class) is left out.
+SHAPES, SCORES = 12, 10_000
 DIGITS = 6
 
 
 def is_ebm(estimator: Any) -> bool:
-    """Whether ``estimator`` is an ExplainableBoostingClassifier or an ExplainableBoostingRegressor."""
+    """Return whether ``estimator`` is an ExplainableBoostingClassifier or an ExplainableBoostingRegressor."""
     # InterpretML may not be installed, and importing it for every estimator would be slow.
     return any(
         kind.__module__.startswith("interpret.glassbox.") and kind.__name__ in _CLASSES
@@ -37,9 +40,9 @@ def is_ebm(estimator: Any) -> bool:
 
 
 def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
-    """Declare each feature as a number or as text, unless the user has set ``feature_types``.
+    """Set ``feature_types`` to the type of each feature (numeric or text), if the user has not set it.
 
-    By default the machine guesses the type from the values.
+    Otherwise the EBM would guess the type from the values.
     """
     if ebm.feature_types is None:
         ebm.set_params(feature_types=["nominal" if feature.kind == "string" else "continuous" for feature in features])
@@ -47,7 +50,7 @@ def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
 
 @contextmanager
 def no_plot_warnings() -> Iterator[None]:
-    """Suppress InterpretML's warnings about what its own plots cannot show."""
+    """Suppress InterpretML's warnings about the limits of its own plots, which are not used."""
     with no_warnings(
         "Missing values detected", "For multiclass we cannot currently visualize pairs", "Interactions with 3"
     ):
@@ -55,7 +58,7 @@ def no_plot_warnings() -> Iterator[None]:
 
 
 def explain(ebm: Any, data: TrainingData) -> Explanation:
-    """All terms with their importance, and the functions of the most important ones."""
+    """Return the importance of all terms, and the shape functions of the most important terms."""
     importances = ebm.term_importances()
     order = np.argsort(-importances, kind="stable")
     outputs = data.classes if data.task == "multiclass" else data.classes[-1:] or [data.label]
@@ -82,7 +85,7 @@ def _term(ebm: Any, number: int, outputs: int, importance: float, shown: bool) -
     features = ebm.term_features_[number]
     scores = ebm.term_scores_[number]
     one, two = len(features) == 1, len(features) == 2 and outputs == 1
-    shown = shown and scores.size <= CELLS
+    shown = shown and scores.size <= SCORES
     return Term(
         name=ebm.term_names_[number],
         features=[ebm.feature_names_in_[feature] for feature in features],
@@ -125,7 +128,7 @@ def _axis(ebm: Any, feature: int, width: int) -> Axis:
 
 
 def _rounded(values: NDArray[np.float64] | float) -> Any:
-    """``values`` as lists for JSON, rounded to :data:`DIGITS` significant digits."""
+    """Convert ``values`` to lists for JSON, rounded to :data:`DIGITS` significant digits."""
     if isinstance(values, np.ndarray):
         return [_rounded(value) for value in values] if values.ndim else _rounded(values.item())
     return float(f"{values:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""A fitted estimator: predict, explain, export to ONNX, store as an MLflow model."""
+"""A fitted scikit-learn estimator that can predict, be explained, be exported to ONNX and be stored in MLflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRUSTED = ("sklearn.", "numpy.", "scipy.", "interpret.glassbox.")
 class SklearnModel:
     """A fitted scikit-learn estimator that takes a DataFrame of the features.
 
-    :raises TrainingError: the estimator learned other classes than the labels
+    :raises TrainingError: the classes of the estimator differ from the labels
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class SklearnModel:
         learned = np.asarray(getattr(self.estimator, "classes_", data.classes)).tolist()
         if learned != data.classes:
             raise TrainingError(
-                f"{self.name} learned the classes {learned}, but the labels are {data.classes}: fit it to unchanged "
-                "labels."
+                f"{self.name} was fitted to the classes {learned}, but the training set has the labels {data.classes}. "
+                "Fit it to the unchanged labels `y`."
             )
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
@@ -80,7 +80,10 @@ class SklearnModel:
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         if ebm.is_ebm(self._best):
             if precision != "float32":
-                raise ModelFormatError(f"{self.name} has only one ONNX form, which already computes in float64.")
+                raise ModelFormatError(
+                    f"{self.name} cannot be exported in {precision}, because the ONNX export of an EBM always computes in "
+                    "float64."
+                )
             return ebm_to_onnx(self._best, data.features).SerializeToString()
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
@@ -108,7 +111,7 @@ class SklearnModel:
             raise ModelFormatError(
                 f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
                 "Use an estimator and transformers that skl2onnx supports "
-                "(https://onnx.ai/sklearn-onnx/supported.html), with one text column per encoder."
+                "(https://onnx.ai/sklearn-onnx/supported.html), and a separate encoder for each text column."
             ) from error
         return exported
 
@@ -116,7 +119,7 @@ class SklearnModel:
         import mlflow.sklearn
 
         trusted = self._trusted_types() if self.spec.serialization == "skops" else None
-        # MLflow warns about the input example and about types, which were reviewed above.
+        # MLflow warns about the input example, and about the types that were checked above.
         with no_warnings():
             mlflow.sklearn.save_model(
                 self.estimator,
@@ -130,9 +133,10 @@ class SklearnModel:
             )
 
     def _trusted_types(self) -> list[str]:
-        """The types in the model that skops does not know, if all of them are trusted.
+        """Return the types in the model that skops does not trust by default, after a check that this package or the user
+        trusts them.
 
-        :raises ModelFormatError: a type is neither trusted by default nor named in ``trusted_types``
+        :raises ModelFormatError: neither this package nor the user's ``trusted_types`` trusts a type
         """
         skops = _import_skops()
         try:
@@ -146,14 +150,14 @@ class SklearnModel:
         named = set(self.spec.trusted_types)
         if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
             raise ModelFormatError(
-                f"{self.name} contains types that are not trusted: review their code and, if they are harmless, "
-                f"add trusted_types={sorted([*named, *unknown])!r} to the trainer."
+                f"{self.name} contains types that skops cannot load without your consent. Review their code. If it is "
+                f"harmless, set trusted_types={sorted([*named, *unknown])!r} in the trainer."
             )
         return sorted(found)
 
 
 def _exportable(estimator: Any, data: TrainingData) -> Any:
-    """The estimator in the form that skl2onnx converts: a pipeline whose first step concatenates the inputs."""
+    """Return the estimator as a pipeline whose first step concatenates the inputs, which skl2onnx can convert."""
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import FunctionTransformer
@@ -165,6 +169,6 @@ def _exportable(estimator: Any, data: TrainingData) -> Any:
 
 
 def _import_skops() -> Any:
-    # Through scikit-learn, skops imports every array library that is installed; torch alone takes 3 s.
+    # Through scikit-learn, skops imports every installed array library. Importing torch alone takes 3 s.
     with without("torch", "dask", "cupy", "jax"):
         return importlib.import_module("skops.io")

@@ -17,11 +17,12 @@ MAX_CATEGORIES = 100
 
 
 def by_column_type(estimator: Any, data: TrainingData) -> Any:
-    """Make a transformer from the types of the features and the kind of ``estimator``.
+    """Create a transformer from the types of the features and the kind of ``estimator``.
 
-    Tree-based estimators get ordinal codes for text, with -1 for text that is not in the training data. All other
-    estimators get standardised numbers and one-hot columns for the :data:`MAX_CATEGORIES` most frequent texts.
-    Missing numbers are replaced by the median, except for estimators that support them.
+    For tree-based estimators, text features become category codes, with -1 for a text that does not occur in the training
+    data. For all other estimators, numeric features are standardised, and text features become one-hot columns of their
+    :data:`MAX_CATEGORIES` most frequent texts. NaN in numeric features is replaced by the median, unless the estimator
+    supports NaN.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -37,10 +38,10 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
         steps.append(StandardScaler())
     parts: list[tuple[str, Any, list[str]]] = []
     if numeric:
-        # "passthrough" would not concatenate its columns in ONNX.
+        # With "passthrough", the ONNX export would not concatenate the columns.
         parts.append(("numbers", make_pipeline(*steps) if steps else FunctionTransformer(), numeric))
     for name in categorical:
-        # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets its own.
+        # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets a separate encoder.
         encoder = (
             OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
             if trees
@@ -54,17 +55,17 @@ def by_user(make: Any, path: str, data: TrainingData) -> Any:
     """Call the user's function ``(numeric, categorical) -> transformer``.
 
     :param path: import path of the function
-    :raises TrainingError: the function raises
+    :raises TrainingError: the function raises an exception
     """
     numeric, categorical = _columns(data)
     try:
         return make(numeric, categorical)
     except Exception as error:
-        raise TrainingError(f"Preprocessing {path!r} raised {type(error).__name__}: {error}") from error
+        raise TrainingError(f"Preprocessing function {path!r} raised {type(error).__name__}: {error}") from error
 
 
 def nearest_neighbours() -> tuple[type, ...]:
-    """scikit-learn's nearest-neighbour estimators."""
+    """Return scikit-learn's nearest-neighbour classes."""
     from sklearn import neighbors
 
     return (

@@ -1,4 +1,4 @@
-"""Fit a scikit-learn estimator behind its preprocessing."""
+"""Fit a scikit-learn estimator together with its preprocessing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 
 
 def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
-    """Fit the estimator behind its preprocessing. An Explainable Boosting Machine gets the features unchanged.
+    """Fit a pipeline of preprocessing and estimator. An Explainable Boosting Machine is fitted without preprocessing.
 
-    :raises SpecError: the estimator does not exist, or does not accept these parameters or a preprocessing
-    :raises TrainingError: the estimator is of the wrong kind for the task, or cannot be fitted to the data
+    :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
+    :raises TrainingError: the estimator does not suit the ML task, or cannot be fitted to the data
     """
     from sklearn.pipeline import make_pipeline
 
@@ -27,8 +27,8 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     if ebm.is_ebm(estimator):
         if spec.preprocessing:
             raise SpecError(
-                f"{spec.estimator} explains itself in terms of the original features, and handles text and missing "
-                "values itself: remove preprocessing."
+                f"{spec.estimator} does not accept `preprocessing`, because its shape functions describe the original "
+                "features. It supports text and nulls. Remove `preprocessing`."
             )
         ebm.set_types(estimator, data.features)
         pipeline, preprocessed = estimator, "none"
@@ -43,7 +43,7 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
             pipeline.fit(data.frame, data.labels)
     except Exception as error:
         raise TrainingError(
-            f"{spec.estimator} could not be fitted to {len(data.frame):,} rows of {len(data.features)} features: "
+            f"Fitting {spec.estimator} to {len(data.frame):,} rows and {len(data.features)} features raised "
             f"{type(error).__name__}: {error}"
         ) from error
     return SklearnModel(
@@ -64,17 +64,25 @@ def _make_estimator(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> 
         estimator = kind(**spec.params)
         needs_seed = "random_state" in estimator.get_params(deep=False) and "random_state" not in spec.params
     except (TypeError, AttributeError) as error:
-        raise SpecError(f"The estimator {spec.estimator!r} cannot be made with {spec.params}: {error}.") from None
+        raise SpecError(
+            f"The estimator {spec.estimator!r} cannot be created with params={spec.params}: {error}. Change `params`."
+        ) from None
     if needs_seed:
         estimator.set_params(random_state=seed)
     if data.task == "regression":
         if not is_regressor(estimator):
-            raise TrainingError(f"{spec.estimator} is not a regressor, but the task is a regression of {data.label!r}.")
+            raise TrainingError(
+                f"The estimator {spec.estimator!r} is not a regressor, but the label {data.label!r} is a regression label. "
+                "Set `estimator` to a regressor."
+            )
     elif not is_classifier(estimator):
-        raise TrainingError(f"{spec.estimator} is not a classifier, but the label {data.label!r} has classes.")
+        raise TrainingError(
+            f"The estimator {spec.estimator!r} is not a classifier, but the label {data.label!r} has classes ({data.task}). "
+            "Set `estimator` to a classifier."
+        )
     elif not hasattr(estimator, "predict_proba"):
         raise TrainingError(
-            f"{spec.estimator} has no predict_proba with these parameters: wrap it in "
+            f"The estimator {spec.estimator!r} has no predict_proba with params={spec.params}. Wrap it in "
             "sklearn.calibration.CalibratedClassifierCV (with FunctionTrainer), or use another estimator."
         )
     return estimator

@@ -1,4 +1,4 @@
-"""Stream a training set from Parquet as shuffled batches, in the same order again after a restart."""
+"""Stream a training set from Parquet as shuffled batches. After a restart, the order of the batches is the same."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
     from airflow_mlops.data.datasets import Dataset
 
-# Row groups are shuffled, and then the rows within a buffer of this size.
+# Row groups are shuffled first. Then rows are shuffled within a buffer of this size, over all processes.
 BUFFER_ROWS = 262_144
-# Encoded rows cached between epochs. Without the cache, reading takes longer than a GPU's computation.
+# Memory for encoded rows that are cached between epochs. Without the cache, reading takes longer than a GPU's computation.
 CACHE_BYTES = 512 * 2**20
 
 
 class Batches:
-    """The batches of each epoch, in an order determined by the seed.
+    """The batches of each epoch, in an order that the seed determines.
 
     A fixed share of the rows is held out for validation.
 
+    :param part: name of the split part to read, such as ``train``
     :param batch_size: rows per batch, summed over all processes
     :param validation: fraction of the rows to hold out, between 0 and 1
-    :param share: the rows of this process
+    :param share: the rows that this process reads
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Batches:
         self._cache: dict[tuple[int, bool], Batch] = {}
 
     def training(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The shuffled batches of one epoch. Every process gets the same number of batches of the same sizes.
+        """Yield the shuffled batches of one epoch. Every process gets the same number of batches of the same sizes.
 
         :param skip: number of batches to skip, because they were used before an interruption
         """
@@ -81,7 +82,7 @@ class Batches:
             buffer = [rows.take(slice(end, None))]
 
     def validation(self) -> Iterator[Batch]:
-        """The rows held out for validation, in their original order."""
+        """Yield the rows that are held out for validation, in their original order."""
         for group in range(len(self._groups)):
             rows = self._group(group, validation=True)
             for start in range(0, len(rows), self._batch_size):
@@ -102,7 +103,7 @@ class Batches:
 def validation_rows(
     dataset: Dataset, part: str, columns: Sequence[str], validation: float, seed: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows that :class:`Batches` holds out for validation, before they are encoded."""
+    """Yield the rows that :class:`Batches` holds out for validation, without encoding them."""
     for group, place in enumerate(dataset.row_groups(part)):
         rows = dataset.read_row_group(place, columns)
         yield rows.filter(pa.array(_held_out(seed, group, len(rows), validation)))

@@ -1,4 +1,4 @@
-"""The progress of a training, and the checkpoint that keeps it."""
+"""The progress of a training, and its checkpoint in the artifact store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 class State:
     """The progress of a training.
 
+    :param epoch: number of completed epochs
     :param batch: number of batches used in the current epoch
     :param step: number of optimizer steps since the start
     :param losses: training loss of each step
     :param epochs: metrics of each completed epoch
-    :param epoch_loss: sum of the losses of the rows of the current epoch
-    :param best: weights after the best epoch
+    :param epoch_loss: sum of the losses of all rows used in the current epoch
+    :param epoch_rows: number of rows used in the current epoch
+    :param best: weights after the epoch with the lowest validation loss; ``None`` before the first epoch is complete
+    :param best_loss: lowest validation loss
+    :param best_epoch: index of the epoch with the lowest validation loss, from 0; -1 before the first epoch is complete
     """
 
     epoch: int = 0
@@ -44,11 +48,11 @@ def write_checkpoint(store: ArtifactStore, key: str, content: dict[str, Any]) ->
 
 
 def read_checkpoint(store: ArtifactStore, key: str, device: torch.device) -> dict[str, Any] | None:
-    """The stored checkpoint; ``None`` if there is none."""
+    """Read the stored checkpoint. Return ``None`` if no checkpoint exists."""
     try:
         content = store.read_bytes(key)
     except FileNotFoundError:
         return None
-    # weights_only: a checkpoint cannot run code.
+    # With weights_only, loading a checkpoint cannot run code.
     saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return saved

@@ -1,4 +1,4 @@
-"""Standardised numbers and text indices: the encoding of features for a network."""
+"""Encode features for a network: standardised numeric features, and category codes for text features."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ MAX_TEXTS = 10_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """How rows become a network's inputs; learned from the training part in one streaming pass.
+    """Converts rows to the inputs of a network. It is learned from the split part ``train`` in one streaming pass.
 
-    :param means: mean of each numeric feature over its non-missing values
-    :param scales: standard deviation of each numeric feature; 1 for a constant
-    :param vocabularies: the known texts of each text feature; the index of a text is its position plus 1
-    :param label: mean and standard deviation of the label of a regression; otherwise (0, 1)
+    :param means: mean of each numeric feature over its values that are not null, shape (number of numeric features,)
+    :param scales: standard deviation of each numeric feature, same shape; 1 for a constant feature
+    :param vocabularies: for each text feature, its texts in the training data, sorted. The category code of a text is its
+        position in this list plus 1
+    :param label: regression: mean and standard deviation of the label; classification: (0, 1)
+    :param rows: number of training rows
+    :param repeatable: true, because a row always gives the same inputs
     """
 
     task: Task
@@ -70,13 +73,13 @@ class Encoding:
     def learn(
         cls, dataset: Dataset, part: str, label: str, task: Task, features: Sequence[FeatureColumn], classes: list[Any]
     ) -> Encoding:
-        """Learn the encoding in one pass over ``part``.
+        """Learn the encoding in one pass over the split part ``part``.
 
-        :raises TrainingError: a feature holds infinite values
+        :raises TrainingError: a feature has infinite values, or values beyond single precision
         """
         numeric = [feature.name for feature in features if feature.kind != "string"]
         textual = [feature.name for feature in features if feature.kind == "string"]
-        # The label of a regression is standardised like a feature, and comes last.
+        # The last column is the label of a regression, which is standardised like a feature.
         moments = _Moments(len(numeric) + 1)
         counts: list[Counter[str]] = [Counter() for _ in textual]
         rows = 0
@@ -86,8 +89,8 @@ class Encoding:
                 values = numbers(column(batch, name), name).astype(np.float64)
                 if np.isinf(values).any():
                     raise TrainingError(
-                        f"Feature {name!r} in part {part!r} of {dataset.manifest.name} has infinite values, or values "
-                        "beyond single precision: replace them by nulls, which count as missing values."
+                        f"Feature {name!r} in split part {part!r} of training set {dataset.manifest.name!r} has infinite "
+                        "values, or values beyond single precision (3.4e38). Replace them by nulls, or remove these rows."
                     )
                 moments.add(place, values)
             if task == "regression":
@@ -111,9 +114,10 @@ class Encoding:
     def inputs(self, data: pa.RecordBatch | pa.Table) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Encode rows.
 
-        :return: numbers, float32, shape (n, 2 * number of numeric features): standardised values with 0 for missing
-            ones, then indicators of missing values. And texts, int64, shape (n, number of text features): indices with 0
-            for a text that is not in the vocabulary
+        :return: two arrays. The first is float32 of shape (n, 2 * number of numeric features) and contains the
+            standardised values (0 for a null), followed by an indicator of nulls for each numeric feature. The second is
+            int64 of shape (n, number of text features) and contains category codes (0 for a text that is not in the
+            vocabulary)
         """
         encoded = np.zeros((data.num_rows, 2 * len(self.numeric)), dtype=np.float32)
         for place, name in enumerate(self.numeric):
@@ -152,7 +156,7 @@ class _Moments:
         self._count, self.means, self._squares = (np.zeros(columns) for _ in range(3))
 
     def add(self, place: int, values: NDArray[np.float64]) -> None:
-        """Add values of one column. NaN is ignored."""
+        """Add values of the column at position ``place``. NaN is ignored."""
         known = values[~np.isnan(values)]
         if not len(known):
             return
@@ -164,13 +168,13 @@ class _Moments:
         self._squares[place] += difference**2 * len(known) * (count - len(known)) / count
 
     def scales(self) -> NDArray[np.float64]:
-        """Standard deviations; 1 for a column that is constant up to rounding."""
+        """Compute the standard deviation of each column; 1 for a column that is constant up to rounding."""
         deviations = np.sqrt(self._squares / np.maximum(self._count, 1))
         return np.where(deviations > 1e-12 * np.maximum(1, np.abs(self.means)), deviations, 1.0)
 
 
 def _most_frequent(counts: Counter[str]) -> list[str]:
-    """At most :data:`MAX_TEXTS` texts, sorted. Ties are broken by name."""
+    """Return the :data:`MAX_TEXTS` most frequent texts, sorted. Ties in frequency are broken by alphabetical order."""
     return sorted(sorted(counts, key=lambda text: (-counts[text], text))[:MAX_TEXTS])
 
 

@@ -1,4 +1,4 @@
-"""The training loop of a network: steps, checkpoints, early stopping; in one process or in several."""
+"""The training loop of a network with optimizer steps, checkpoints and early stopping, in one or several processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.core.errors import TrainingError, one_line
 from airflow_mlops.models.trainers.torch.batches import Batches
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint, write_checkpoint
 from airflow_mlops.models.trainers.torch.reader import Batch, Share
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from airflow_mlops.data.store import ArtifactStore
 
 _TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-# Time between two progress messages.
+# Time between two progress messages, in seconds.
 _PROGRESS_SECONDS = 10.0
 
 
 class Loop:
-    """One training, or under torchrun one of its processes.
+    """The training of a network in this process, which may be one of several processes started by torchrun.
 
     Each process trains on its share of every batch. All processes have the same state.
 
-    :param progress: writes a message to the task's log; called in the first process only
-    :param log: logs the metrics of one epoch; called in the first process only
+    :param progress: function that writes a message to the task's log; called in the first process only
+    :param log: function that logs the metrics of one epoch; called in the first process only
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay
         )
-        # Scaling the loss up keeps half-precision gradients from underflowing.
+        # Multiplying the loss by a large number keeps half-precision gradients from becoming 0.
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "16")
         regression = task.reader.task == "regression"
         self.loss = torch.nn.MSELoss() if regression else torch.nn.CrossEntropyLoss()
@@ -77,7 +77,7 @@ class Loop:
         self._terminated = False
 
     def resume(self) -> None:
-        """Continue from the checkpoint, if there is one."""
+        """Continue from the checkpoint, if a checkpoint exists."""
         saved = read_checkpoint(self._store, self.task.checkpoint, self.device)
         if saved is None:
             return
@@ -90,7 +90,10 @@ class Loop:
             f"{self.state.epoch + 1}."
         )
         if (before := len(saved["random"])) != self.share.processes:
-            self._report(f"The number of processes was {before} and is now {self.share.processes}: dropout differs.")
+            self._report(
+                f"The number of processes was {before} and is now {self.share.processes}. Therefore dropout differs from "
+                "an uninterrupted training."
+            )
             torch.manual_seed(hash((self.task.seed, self.state.step, self.share.rank)))
             return
         processor, gpu = saved["random"][self.share.rank]
@@ -99,7 +102,7 @@ class Loop:
             torch.cuda.set_rng_state(gpu.cpu(), self.device)
 
     def save(self) -> None:
-        """Write the checkpoint. All processes must call this method, since their random states are gathered."""
+        """Write the checkpoint. All processes must call this method, because it gathers their random states."""
         gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         random: list[Any] = [(torch.get_rng_state(), gpu)]
         if self.share.processes > 1:
@@ -141,7 +144,10 @@ class Loop:
                 started, rows = time.monotonic(), state.epoch_rows
                 self._train_epoch()
                 if not state.epoch_rows:
-                    raise TrainingError("No row is left for training: use more rows, or a smaller validation fraction.")
+                    raise TrainingError(
+                        f"No row is left for training with validation={spec.validation:g}. Use more rows, or a smaller "
+                        "`validation`."
+                    )
                 seconds = max(1e-9, time.monotonic() - started)
                 found = {"train_loss": state.epoch_loss / state.epoch_rows}
                 if spec.validation:
@@ -172,12 +178,12 @@ class Loop:
                 self._step(group)
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
-                f"The GPU has too little memory for batches of {spec.batch_size:,} rows: use a smaller batch_size and a "
-                f"larger accumulate. ({error})"
+                f"The GPU memory is too small for batches of {spec.batch_size:,} rows ({one_line(error, 300)}). Use a "
+                "smaller `batch_size` and a larger `accumulate`."
             ) from None
 
     def _step(self, group: list[Batch]) -> None:
-        """One optimizer step with the mean gradient of all rows of ``group``."""
+        """Make one optimizer step with the mean gradient of all rows in ``group``."""
         state, spec = self.state, self.spec
         rows = sum(map(len, group))
         total = torch.zeros((), device=self.device)
@@ -189,11 +195,11 @@ class Loop:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        # Values are read back only once per step, because the CPU then waits for the GPU.
+        # Values are read from the GPU only once per step, because the CPU waits for the GPU during a read.
         loss_sum, seen, terminated = self._sum(total.double() * rows, rows, self._terminated)
         if not np.isfinite(loss_sum):
             raise TrainingError(
-                f"The loss is {loss_sum / seen} after step {state.step:,}: use a smaller learning_rate, or "
+                f"The training loss is {loss_sum / seen} after step {state.step:,}. Use a smaller `learning_rate`, or set "
                 "precision='32'."
             )
         state.losses.append(loss_sum / seen)
@@ -207,7 +213,10 @@ class Loop:
         if terminated or state.step % spec.checkpoint_every == 0:
             self.save()
         if terminated:
-            self._report(f"Terminated: the next try of the task continues from the checkpoint of step {state.step:,}.")
+            self._report(
+                f"The training received SIGTERM and ends. The next try of the task continues from the checkpoint of step "
+                f"{state.step:,}."
+            )
             raise SystemExit(128 + signal.SIGTERM)
 
     def _without_sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -217,7 +226,7 @@ class Loop:
         )
 
     def _sum(self, *values: torch.Tensor | float) -> list[float]:
-        """The sum of each value over all processes."""
+        """Return the sum of each value over all processes."""
         if self.share.processes == 1:
             return [float(value) for value in values]
         summed = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
@@ -250,7 +259,9 @@ class Loop:
                 rows += len(batch)
         total, seen = self._sum(total, rows)
         if not seen:
-            raise TrainingError("No row is held out for validation: use more rows, or set validation=0.")
+            raise TrainingError(
+                "No row is held out for validation. Use more rows, set a larger `validation`, or set validation=0."
+            )
         return total / seen
 
     def _update_best(self, loss: float) -> None:
@@ -261,7 +272,7 @@ class Loop:
 
 
 class _SigtermHandler:
-    """Calls ``notify`` on the first SIGTERM inside the block. A second SIGTERM has its previous effect."""
+    """Calls ``notify`` on the first SIGTERM inside the block. The previous signal handler gets a second SIGTERM."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify

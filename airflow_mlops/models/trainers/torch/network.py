@@ -9,11 +9,11 @@ from torch import nn
 
 
 class TabularNetwork(nn.Module):
-    """Fully connected layers on standardised numbers and embedded texts.
+    """A network of fully connected layers on standardised numeric features and embedded text features.
 
-    :param numbers: width of the numeric input
-    :param texts: number of indices of each text input, including the one for unknown texts
-    :param outputs: width of the output: one logit per class, or one value
+    :param numbers: number of columns of the numeric input
+    :param texts: number of category codes of each text feature, including code 0 for unknown texts
+    :param outputs: number of columns of the output: a logit for each class, or one value (regression)
     :param hidden: widths of the hidden layers
     :param dropout: fraction of activations dropped during training
     """
@@ -33,9 +33,11 @@ class TabularNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, numbers: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """:param numbers: float32, shape (n, numbers)
-        :param texts: int64, shape (n, number of text inputs)
-        :return: shape (n, outputs)
+        """Compute logits or values.
+
+        :param numbers: numeric input, float32, shape (n, ``numbers``)
+        :param texts: category codes, int64, shape (n, number of text features)
+        :return: logits or values, float32, shape (n, ``outputs``)
         """
         embedded = [embedding(texts[:, place]) for place, embedding in enumerate(self.embeddings)]
         found: torch.Tensor = self.layers(torch.cat([numbers, *embedded], dim=1))

@@ -21,7 +21,7 @@ OPSET = 18
 
 
 def export(network: torch.nn.Module, reader: Reader) -> bytes:
-    """The ONNX model, whose output is ``probabilities`` of the classes, or ``value`` for a regression."""
+    """Export to ONNX. The output is ``probabilities`` of the classes, or ``value`` for a regression."""
     import onnx
     from onnx import compose
 
@@ -38,7 +38,7 @@ def export(network: torch.nn.Module, reader: Reader) -> bytes:
 
 
 def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
-    """Example values of the network's inputs, by name."""
+    """Create example values of the network's inputs, by name."""
     if not isinstance(reader, Encoding):
         return {"values": torch.zeros(2, len(reader.features))}
     return {
@@ -49,7 +49,7 @@ def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
 
 def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
     rows = torch.export.Dim("rows")
-    # Every pass of the exporter logs what it did, and torch warns that torchvision is not installed.
+    # Every pass of the exporter writes log messages, and torch warns that torchvision is not installed.
     with quiet():
         program = torch.onnx.export(
             network.cpu().eval(),
@@ -66,7 +66,7 @@ def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> Mod
 
 
 def _encoding(reader: Reader) -> ModelProto:
-    """The graph from one input per feature to the inputs of the network."""
+    """Create the graph that maps one input per feature to the inputs of the network."""
     from onnx import TensorProto, helper
 
     inputs, nodes, outputs = [], [], []
@@ -99,7 +99,7 @@ def _encoding(reader: Reader) -> ModelProto:
 
 
 def _empty(name: str, encoding: Encoding, kind: NDArray[Any]) -> list[NodeProto]:
-    """An input of shape (n, 0), for a training set without features of this kind."""
+    """Create the nodes of a network input of shape (n, 0), for a training set without features of this kind."""
     from onnx import helper, numpy_helper
 
     zero = numpy_helper.from_array(np.zeros(1, np.int64))
@@ -132,7 +132,7 @@ def _numbers(encoding: Encoding) -> list[NodeProto]:
 
 
 def _answer(reader: Reader, ir_version: int) -> ModelProto:
-    """The graph from the network's output to probabilities, or to values in the unit of the label."""
+    """Create the graph that maps the network's output to probabilities, or to values in the unit of the label."""
     from onnx import TensorProto, helper, numpy_helper
 
     if reader.task == "regression":

@@ -1,4 +1,4 @@
-"""Train one network in several processes: by torchrun on this node, and on several nodes under Kubeflow Trainer.
+"""Train one network in several processes, started by torchrun on this node or by Kubeflow Trainer on several nodes.
 
 torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once per GPU. The processes send messages and metrics
 over a socket, and leave the trained weights in the checkpoint.
@@ -30,18 +30,18 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask
 if TYPE_CHECKING:
     from airflow_mlops.models.trainers.base import TrainingRun
 
-# Kubernetes kills a pod 30 s after it was asked to terminate.
+# Time in seconds that the training processes have for writing a checkpoint. Kubernetes kills a pod 30 s after SIGTERM.
 _GRACE_SECONDS = 25.0
 _POLL_SECONDS = 0.2
 
 
 def nodes() -> int:
-    """Number of nodes that train together. Kubeflow Trainer sets it for torchrun."""
+    """Return the number of nodes that train together, which Kubeflow Trainer sets for torchrun."""
     return int(os.environ.get("PET_NNODES") or 1)
 
 
 def count(spec: TorchTrainerSpec) -> int:
-    """Number of processes over all nodes."""
+    """Return the number of training processes over all nodes."""
     return _on_this_node(spec) * nodes()
 
 
@@ -59,13 +59,16 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
     run_workers(task, run)
     saved = read_checkpoint(task.dataset.store, task.checkpoint, torch.device("cpu"))
     if saved is None:
-        raise TrainingError(f"The training processes left no checkpoint {task.checkpoint}: see the log above.")
+        raise TrainingError(
+            f"The training processes ended without writing the checkpoint {task.checkpoint!r}. The log above shows their "
+            "errors."
+        )
     network.load_state_dict(saved["network"])
     return State(**saved["state"])
 
 
 def run_workers(task: TrainingTask, run: TrainingRun) -> None:
-    """Run the training processes of this node by torchrun.
+    """Run the training processes of this node with torchrun.
 
     :raises MLOpsError: the error of a process that failed
     :raises TrainingError: a process died
@@ -83,7 +86,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
             env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:
-            # The processes of this node are not needed any more once the first node has stored the result.
+            # Once the first node has stored the result, the processes of this node are not needed any more.
             while process.poll() is None and messages.run_error is None and not run.finished():
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -95,14 +98,14 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
         raise messages.error
     if process.returncode and not run.finished():
         raise TrainingError(
-            f"A training process ended with status {process.returncode}; the log above shows which one. Status -9 means "
-            "that it was killed, usually because memory ran out."
+            f"torchrun ended with exit status {process.returncode}, because a training process failed. The log above shows "
+            "which process. Exit code -9 means that it was killed, usually because memory ran out."
         )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        # torchrun passes the signal on, and the training writes a checkpoint.
+        # torchrun forwards SIGTERM to the training processes, which write a checkpoint.
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
@@ -114,8 +117,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class _Messages:
     """Receives the messages of the training processes in threads.
 
-    :param error: the error of a training process
-    :param run_error: an exception that the run raised when metrics or progress were passed to it
+    :param error: the error of a training process; ``None`` if no process failed
+    :param run_error: the exception that a log function of ``run`` raised; ``None`` if none was raised
     """
 
     def __init__(self, address: str, run: TrainingRun) -> None:
@@ -135,11 +138,11 @@ class _Messages:
         self.close()
 
     def close(self) -> None:
-        """Receive the remaining messages, then stop."""
+        """Receive the remaining messages, then end the threads."""
         if not self._open:
             return
         self._open = False
-        # Connecting is the only way to end the blocking accept().
+        # Only a new connection ends the blocking accept().
         with suppress(OSError), Client(self.address, "AF_UNIX"):
             pass
         for thread in self._threads:

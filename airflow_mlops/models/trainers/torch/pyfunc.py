@@ -1,4 +1,4 @@
-"""MLflow's pyfunc loader of networks. It is copied into each stored model, so it imports nothing of this package."""
+"""The loader that MLflow uses for stored networks. It is copied into each stored model, so it does not import this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER = "tensor(float)"
 
 
 def _load_pyfunc(path: str) -> _Network:
-    """MLflow calls this with the path of the ONNX model."""
+    """Load the network. MLflow calls this function with the path of the ONNX model."""
     return _Network(Path(path))
 
 
@@ -26,7 +26,7 @@ class _Network:
         self._contract = json.loads((path.parent / "mlops" / "contract.json").read_bytes())
 
     def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """The class of each row, or the value for a regression."""
+        """Predict the class of each row, or the value for a regression."""
         feeds = {}
         for node in self._session.get_inputs():
             values = data[node.name]

@@ -1,4 +1,4 @@
-"""The interface between rows of a training set and a network."""
+"""The interface of readers, which convert rows of a training set to the inputs and labels of a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """n rows as a network takes them.
+    """The inputs and labels of n rows for a network.
 
     :param inputs: the arguments of the network's ``forward``, each of shape (n, ...)
     :param labels: class indices (int64) or values (float32), shape (n,)
@@ -41,19 +41,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of one process among several processes that train together.
+    """The share of the rows that one of several training processes reads.
 
-    :param rank: the process's number, from 0
-    :param processes: number of processes
+    :param rank: number of the process, from 0
+    :param processes: number of training processes
     """
 
     rank: int = 0
     processes: int = 1
 
     def indices(self, rows: int, *, even: bool) -> range:
-        """Indices of this process's rows among ``rows``.
+        """Return the indices of this process's rows.
 
-        :param even: drop the remainder, so that all processes get the same number of rows
+        :param rows: number of rows for all processes
+        :param even: whether to drop the remainder, so that all processes get the same number of rows
         """
         return range(self.rank, rows - rows % self.processes if even else rows, self.processes)
 
@@ -61,10 +62,10 @@ class Share:
 class Reader(Protocol):
     """Converts rows to the inputs and labels of a network.
 
-    :param columns: the columns that it reads
+    :param columns: names of the columns to read
     :param repeatable: whether a row always gives the same inputs
-    :param classes: labels in the order of the network's outputs; empty for a regression
-    :param label: mean and standard deviation that standardise the labels of a regression
+    :param classes: class labels in the order of the network's outputs; empty for a regression
+    :param label: mean and standard deviation by which the labels of a regression are standardised
     """
 
     @property
@@ -87,19 +88,19 @@ class Reader(Protocol):
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Keyword arguments of the network that depend on the data."""
+        """Return the keyword arguments of the network that depend on the data, such as the number of outputs."""
 
     def inputs(self, data: pa.RecordBatch | pa.Table) -> tuple[NDArray[Any], ...]:
-        """The arguments of the network's ``forward``."""
+        """Convert rows to the arguments of the network's ``forward``."""
 
     def batch(self, data: pa.RecordBatch, share: Share, *, even: bool) -> Batch:
-        """This process's share of the rows of ``data``, with their labels."""
+        """Convert this process's share of the rows in ``data``, with their labels."""
 
 
 def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArray[np.int64]:
-    """The position of each row's label in ``classes``.
+    """Return the position of each row's label in ``classes``.
 
-    :raises TrainingError: a label is missing
+    :raises TrainingError: a label is null
     """
     values = column(data, label)
     if pa.types.is_dictionary(values.type):
@@ -108,5 +109,5 @@ def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArr
         values = pc.cast(pc.cast(values, pa.float64()), pa.int64())
     found = pc.index_in(values, pa.array(classes, values.type))
     if found.null_count:
-        raise TrainingError(f"Label {label!r} is missing in some rows: remove these rows before training.")
+        raise TrainingError(f"Label {label!r} is null in some rows. Remove these rows from the training set.")
     return np.asarray(found.to_numpy(zero_copy_only=False).astype(np.int64))

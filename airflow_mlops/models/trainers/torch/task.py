@@ -1,4 +1,4 @@
-"""The description of one training, from which every process makes the same network."""
+"""The description of one training, from which every training process creates the same network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What to train, and on which data.
+    """The trainer, the data and the checkpoint of one training.
 
-    :param part: the part to train on
-    :param checkpoint: key in the dataset's store
+    :param part: name of the split part to train on, such as ``train``
+    :param checkpoint: key of the checkpoint in the artifact store
     """
 
     spec: TorchTrainerSpec
@@ -34,10 +34,10 @@ class TrainingTask:
 
 
 def make_network(spec: TorchTrainerSpec, reader: Reader) -> torch.nn.Module:
-    """Make the untrained network.
+    """Create the untrained network.
 
     :raises SpecError: the module does not exist, or does not accept the parameters
-    :raises TrainingError: the result is not a network
+    :raises TrainingError: the module does not return a ``torch.nn.Module``
     """
     make: Any = imports.load(spec.module, "module") if spec.module else TabularNetwork
     try:
@@ -45,23 +45,29 @@ def make_network(spec: TorchTrainerSpec, reader: Reader) -> torch.nn.Module:
     except TypeError as error:
         arguments = "".join(f"{name}, " for name in reader.shape)
         raise SpecError(
-            f"The network {spec.module or 'TabularNetwork'} cannot be made with {spec.params}: {error}. Its arguments "
-            f"are {arguments}and the trainer's params."
+            f"The network {spec.module or 'TabularNetwork'!r} cannot be created with params={spec.params}: {error}. It is "
+            f"called with {arguments}and the trainer's `params` as keyword arguments."
         ) from None
     if not isinstance(network, torch.nn.Module):
-        raise TrainingError(f"{spec.module!r} made a {type(network).__name__}, not a torch.nn.Module.")
+        raise TrainingError(
+            f"The module {spec.module!r} returned an object of type {type(network).__name__}, but it must return a "
+            "torch.nn.Module."
+        )
     return network
 
 
 def find_device(name: str, gpu: int = 0) -> torch.device:
-    """The device to train on.
+    """Return the device to train on.
 
     :param name: ``auto``, ``cpu`` or ``cuda``
-    :param gpu: which of several GPUs
-    :raises SpecError: ``cuda`` is required, but there is no GPU
+    :param gpu: index of the GPU, from 0
+    :raises SpecError: ``name`` is ``cuda``, but PyTorch finds no GPU
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise SpecError("device='cuda' is set, but PyTorch finds no GPU: use the CUDA image and gpus=1.")
+        raise SpecError(
+            "The trainer has device='cuda', but PyTorch finds no GPU. Use an image with CUDA and request a GPU (gpus=1), "
+            "or set device='auto'."
+        )
     return torch.device("cuda", gpu)

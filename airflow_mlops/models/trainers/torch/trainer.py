@@ -34,10 +34,10 @@ _LOADER = "airflow_mlops_network"
 def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
     """Train the network.
 
-    A retry continues from the last checkpoint. On a CPU it gives the same numbers as a run without interruption.
+    A retry continues from the last checkpoint. On a CPU, its result equals the result of an uninterrupted training.
 
     :raises SpecError: the module or the device does not exist
-    :raises TrainingError: the network cannot be made or trained, or its loss is infinite or NaN
+    :raises TrainingError: the network cannot be created or trained, or its loss is infinite or NaN
     """
     task = _task(spec, data, seed, run)
     device, count = find_device(spec.device), processes.count(spec)
@@ -57,7 +57,7 @@ def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun)
 
 
 def assist(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> None:
-    """Run this node's processes of a training on several nodes. The first node stores the model.
+    """Run this node's share of a training on several nodes. Only the first node stores the model.
 
     :raises TrainingError: a process of this node failed
     """
@@ -90,7 +90,7 @@ def _log_curves(state: State, run: TrainingRun) -> None:
 
 
 class TorchModel:
-    """A trained network with the encoding of its inputs."""
+    """A trained network with the reader that encodes its inputs."""
 
     def __init__(
         self,
@@ -136,15 +136,15 @@ class TorchModel:
 
         if precision != "float32":
             raise ModelFormatError(
-                f"{self.name} is a network, which computes in float32 and cannot be exported in {precision}."
+                f"{self.name} cannot be exported in {precision}, because networks are exported only in float32."
             )
         if self._exported is None:
             try:
                 self._exported = export(self.network, self.reader)
             except Exception as error:
                 raise ModelFormatError(
-                    f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
-                    "torch.export must support its forward with any number of rows."
+                    f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. Change the "
+                    "`forward` of the module so that torch.export supports it for any number of rows."
                 ) from error
         return self._exported
 
@@ -168,5 +168,5 @@ class TorchModel:
         model.add_flavor(
             pyfunc.FLAVOR_NAME, **{**fields, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}
         )
-        # For torch.load(weights_only=True), which runs no code.
+        # Only the weights are stored, so torch.load(weights_only=True) can load them without running code.
         torch.save(self.network.state_dict(), folder / "weights.pt")

@@ -1,4 +1,4 @@
-"""Rows read through the user's own ``torch.utils.data.Dataset``."""
+"""Read rows through a user-defined ``torch.utils.data.Dataset``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UserDataset:
-    """A reader that passes each row group to the user's Dataset, whose items are ``(input, label)``.
+    """A reader that passes each row group to a user-defined Dataset and batches the items ``(input, label)`` of the Dataset.
 
     :param path: import path of a class or function ``(rows, features, label, **params) -> torch.utils.data.Dataset``
     :raises SpecError: a feature is text
@@ -42,8 +42,8 @@ class UserDataset:
     def __post_init__(self) -> None:
         if textual := [feature.name for feature in self.features if feature.kind == "string"]:
             raise SpecError(
-                f"The feature {textual[0]!r} is text, which the dataset {self.path} cannot get as a tensor: convert it to "
-                "numbers in the feature view, or remove dataset=, since the module then gets numbers and texts."
+                f"The feature {textual[0]!r} is text, but a trainer with dataset={self.path!r} supports only numeric "
+                "features. Convert it to numbers in the feature view, or remove `dataset`."
             )
 
     @property
@@ -62,8 +62,8 @@ class UserDataset:
         items = self._items(self._rows(data), None)
         if len(items) != data.num_rows:
             raise TrainingError(
-                f"The dataset {self.path} made {len(items):,} items from {data.num_rows:,} rows to predict: with "
-                "label=None it must make exactly one item per row."
+                f"The dataset {self.path!r} returned {len(items):,} items for {data.num_rows:,} rows to predict. With "
+                "label=None it must return exactly one item for each row."
             )
         return self._collate(items, range(len(items)), 1)
 
@@ -89,23 +89,26 @@ class UserDataset:
             items = make(rows, self.names, label, **self.params)
         except TypeError as error:
             raise SpecError(
-                f"The dataset {self.path} cannot be made with {self.params}: {error}. Its arguments are rows, features, "
-                "label and the trainer's dataset_params."
+                f"The dataset {self.path!r} cannot be created with dataset_params={self.params}: {error}. It is called "
+                "with rows, features, label and the trainer's `dataset_params` as keyword arguments."
             ) from None
         if not isinstance(items, Dataset) or not hasattr(items, "__len__"):
-            raise SpecError(f"{self.path!r} made a {type(items).__name__}, not a torch Dataset with a length.")
+            raise SpecError(
+                f"The dataset {self.path!r} returned an object of type {type(items).__name__}, but it must return a "
+                "torch.utils.data.Dataset with a length."
+            )
         return items
 
     def _collate(self, items: Any, indices: Sequence[int], width: int) -> tuple[NDArray[Any], ...]:
-        """Stack the items.
+        """Stack the items at ``indices`` to arrays.
 
-        :param width: the number of values that an item must have
+        :param width: number of values that an item must have, 2 for (input, label) and 1 for an input
         """
         found = [items[index] for index in indices]
         actual = len(found[0]) if isinstance(found[0], list | tuple) else 1
         if actual != width:
             raise SpecError(
-                f"An item of the dataset {self.path} has {actual} values: it must be a pair of input and label, or only "
+                f"An item of the dataset {self.path!r} has {actual} values. It must be a pair of input and label, or only "
                 "the input if label is None."
             )
         columns = default_collate(found) if width > 1 else [default_collate(found)]

@@ -1,4 +1,6 @@
-"""``python -m airflow_mlops.models.trainers.torch.worker FILE``: one of several training processes, started by torchrun."""
+"""Entry point of a training process, which torchrun starts with
+``python -m airflow_mlops.models.trainers.torch.worker FILE``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, 
 
 
 def main(file: str) -> int:
-    """Train, and return the exit status."""
+    """Train the network that the pickled ``file`` describes, and return the exit status."""
     # The process that started torchrun wrote the file into a folder that only its user can read.
     address, task = pickle.loads(Path(file).read_bytes())  # noqa: S301
     with Client(address, "AF_UNIX") as parent:
@@ -33,7 +35,7 @@ def _train(task: TrainingTask, parent: Connection) -> None:
     device = find_device(task.spec.device, int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Gloo transfers Python objects. Gradients use the fastest backend of the device.
+    # Gloo transfers Python objects. NCCL transfers gradients between GPUs.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         torch.manual_seed(task.seed)

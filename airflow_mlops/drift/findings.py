@@ -55,8 +55,8 @@ class Drift(Model):
     :param gone_values: the most frequent values that occur in the reference but not in the window, with their shares of
         rows in the reference. Values so rare that the window may lack them by chance are not included
     :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
-    :param broken: whether the column lost its information: in the window, no row has a value, or all rows have the same
-        number, which is not so in the reference
+    :param broken: whether the column carries no information in the window, unlike in the reference: no row has a value,
+        or all rows have the same number
     :param p_values: p-value of each measure and test before any correction. The decision uses those of the tests
         ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with
         a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on

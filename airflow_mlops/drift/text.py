@@ -96,7 +96,7 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int
 
 
 def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
-    """Return, for each bucket, the frequent word whose share of rows changed most."""
+    """Return the frequent word with the largest change of its share of rows, by bucket."""
     old, new = dict(reference.frequent), dict(current.frequent)
     change = {
         word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))

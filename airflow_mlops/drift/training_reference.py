@@ -1,5 +1,7 @@
-"""The reference from training for predictions: profile and contract of the model version that made the predictions, and
-the columns of the predictions that can be compared with this profile.
+"""The training reference of predictions.
+
+It holds the profile and the contract of the model version that made the predictions, and the columns of the predictions
+that can be compared with this profile.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingReference:
-    """The reference from training with which predictions are compared.
+    """The training reference, with which predictions are compared.
 
     :param version: the model version that made the predictions
     :param contract: model contract (features, label, ML task) of this version
@@ -92,7 +94,7 @@ class TrainingReference:
 def load(
     version: ModelVersionRef, stored: VersionContract, datasets: Sequence[Dataset], store: ArtifactStore
 ) -> TrainingReference:
-    """Build the reference from training for predictions.
+    """Build the training reference of predictions.
 
     :param version: the model version that made the predictions, from :func:`version_of`
     :param stored: contract and profile that are stored with this version
@@ -117,15 +119,16 @@ def load(
 def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
     """Return the model version that made the predictions. It may differ from the present champion.
 
-    :param datasets: the datasets of predictions, at least one; the last one counts
-    :raises SpecError: a different model made the predictions
+    :param datasets: the datasets of predictions, at least one. The manifest of the last dataset names the version
+    :param champion: the present champion of the monitored model
+    :raises SpecError: the predictions come from a different model
     """
     manifest = datasets[-1].manifest
     made_by = manifest.details.get("model", champion.model)
     if made_by != champion.model:
         raise SpecError(
-            f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: set model= or "
-            "dataset= so that both belong together."
+            f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: correct model= "
+            "or dataset=."
         )
     number = int(manifest.details.get("model_version", champion.version))
     return champion if number == champion.version else versions.version(client, champion.model, number)

@@ -102,7 +102,7 @@ class MLflowHook(BaseHook):
                 for name, value in tags.items():
                     client.set_tag(run_id, name, value)
         except Exception as error:  # noqa: BLE001 - the training has succeeded
-            self.log.warning("The tags %s of MLflow run %s were not set: %s", ", ".join(tags), run_id, error)
+            self.log.warning("The tags %s of MLflow run %s could not be set: %s", ", ".join(tags), run_id, error)
 
     def test_connection(self) -> tuple[bool, str]:
         """Return whether the connection works, and a message.

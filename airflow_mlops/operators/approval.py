@@ -142,7 +142,7 @@ class Approval:
         if "error" in event:
             raise ApprovalTimeoutError(
                 f"Nobody answered the request for approval within {self.timeout}, and Approval(on_timeout='fail') fails the "
-                "task: clear the task to wait again."
+                "task: clear the task to request approval again."
             )
         approved = event["chosen_options"] == [APPROVE]
         user, at = event.get("responded_by_user"), event.get("responded_at") or datetime.now(timezone.utc)

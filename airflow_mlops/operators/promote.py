@@ -89,7 +89,7 @@ class PromoteOperator(ChampionOperator):
         try:
             present = MLflowHook(self.mlflow_conn_id).champion(verdict.model)
         except Exception as error:  # noqa: BLE001 - the step checks again
-            self.log.warning("The champion of %s cannot be read from this worker: %s", verdict.model, error)
+            self.log.warning("The champion of model %r cannot be read from this worker: %s", verdict.model, error)
             return True
         return present == (verdict.champion and verdict.champion.version)
 

@@ -90,8 +90,8 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
             index = batch.schema.get_field_index(name)
             if index < 0:
                 raise SchemaError(
-                    f"Column {name!r} is absent in a later batch of rows, although the first batch has it: all files of a "
-                    "dataset must have the same columns."
+                    f"Column {name!r} is absent in some rows of the data, although the first rows have it: write all files "
+                    "with the same columns, or remove the column from columns=."
                 )
             counter.update(name, batch.column(index))
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})

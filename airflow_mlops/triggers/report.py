@@ -56,7 +56,10 @@ class MonitorReportTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if isinstance(decisions, str) or not decisions or not {*decisions} <= {*get_args(Decision)}:
-            raise SpecError(f"decisions={decisions!r} must be a non-empty list of {', '.join(get_args(Decision))}.")
+            raise SpecError(
+                f"MonitorReportTrigger(decisions={decisions!r}) is invalid: set decisions= to a list of one or more of "
+                f"{', '.join(map(repr, get_args(Decision)))}."
+            )
         self.model = model
         # Sorted, because Airflow runs Airflow triggers with equal arguments only once.
         self.decisions = sorted({*decisions})
@@ -74,7 +77,7 @@ class MonitorReportTrigger(BaseEventTrigger):
             try:
                 found = await asyncio.to_thread(reports.changed)
             except (StoreError, OSError) as error:
-                self.log.warning("The reports on %s cannot be read: %s", self.model, error)
+                self.log.warning("The monitoring reports on model %r cannot be read: %s", self.model, error)
             else:
                 new = {} if fired is None else {key: found[key] for key in found if _is_new(key, found[key], fired)}
                 for key, report in sorted(new.items(), key=lambda item: item[1].created):

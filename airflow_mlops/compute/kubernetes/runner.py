@@ -62,7 +62,7 @@ class KubernetesRunner(Runner[Pod]):
             result = read_result(store, call.key)
             if result is None:
                 raise workload.failure(error, context) from error
-            self.log.warning("The step succeeded, but this error followed: %s", error)
+            self.log.warning("The step succeeded. An error after its end is ignored: %s", error)
             return result
         result = read_result(store, call.key)
         if result is None:

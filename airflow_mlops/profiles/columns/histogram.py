@@ -68,7 +68,7 @@ class Histogram:
 
     @cached_property
     def ranks(self) -> Integers:
-        """Cumulative counts, shape (k,)."""
+        """Return the cumulative counts, shape (k,)."""
         return np.cumsum(self.counts)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:

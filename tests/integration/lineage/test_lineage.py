@@ -1,4 +1,4 @@
-"""The events that Airflow's OpenLineage provider really emits for DAGs of this package's operators."""
+"""OpenLineage events that Airflow's provider emits for DAGs with the operators of this package."""
 
 from __future__ import annotations
 
@@ -107,7 +107,10 @@ Event = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[str, list[Event]]]:
-    """Run the one DAG of a file in a process of its own, with the provider's file transport; its state and events."""
+    """Run the DAG of a file in a separate process with the file transport of the OpenLineage provider.
+
+    Return the state of the DAG run and the emitted events.
+    """
     from tests.integration.conftest import BUNDLE
 
     def run(source: str, connections: dict[str, str] | None = None) -> tuple[str, list[Event]]:
@@ -157,7 +160,7 @@ def write_flights(database: Path, rows: int = 600) -> None:
 
 @pytest.fixture(scope="module")
 def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, Event], dict[str, Any]]:
-    """The last event of each task of a DAG with every operator, and what was configured."""
+    """Return the last event of each task of a DAG with every operator, and the configured names and paths."""
     folder = tmp_path_factory.mktemp("lifecycle")
     write_flights(folder / "flights.db")
     hours = [START + timedelta(hours=number) for number in range(600)]
@@ -191,7 +194,7 @@ def names(datasets: list[Event]) -> set[tuple[str, str]]:
 
 
 def one(datasets: list[Event], end: str) -> Event:
-    """The dataset whose name ends with ``end``."""
+    """Return the only dataset with a name that ends with ``end``."""
     (found,) = [dataset for dataset in datasets if dataset["name"].endswith(end)]
     return found
 
@@ -200,7 +203,7 @@ def columns(dataset: Event) -> dict[str, str]:
     return {field["name"]: field["type"] for field in dataset["facets"]["schema"]["fields"]}
 
 
-def test_every_operator_says_what_it_read_and_made(lifecycle):
+def test_every_operator_emits_its_inputs_and_outputs(lifecycle):
     events, used = lifecycle
     folder, store, model = used["folder"], f"{used['folder']}/store", used["model"]
 
@@ -233,7 +236,7 @@ def test_every_operator_says_what_it_read_and_made(lifecycle):
     assert found == expected
 
 
-def test_the_graph_leads_from_the_sources_to_champion_predictions_and_report(lifecycle):
+def test_the_lineage_graph_connects_the_sources_with_champion_predictions_and_report(lifecycle):
     events, used = lifecycle
     reached = {(f"sqlite://{used['folder']}/flights.db", "main.flights")}
     while True:
@@ -262,11 +265,11 @@ def test_datasets_have_schema_owner_version_and_counts(lifecycle):
     partitions = raw["outputFacets"]["subset"]["outputCondition"]["partitions"]
     assert partitions == [{"dimensions": {"window": "2013-04"}, "identifier": version}]
     assert events["flights"]["job"]["facets"]["sql"]["query"].startswith("SELECT * FROM flights WHERE time >= :start")
-    # What the next task reads is that version.
+    # The next task reads this version.
     read = one(events["valid"]["inputs"], "/flights")
     assert read["facets"]["version"]["datasetVersion"] == version
     assert read["inputFacets"]["inputStatistics"]["rowCount"] == 600
-    # Evaluation reads a part, and a name with a window means the version it found.
+    # Evaluation reads only the split part `test`. For a name with a window, the event has the version that was found.
     train, held_out = (one(events[task]["inputs"], "/training") for task in ("train", "evaluate"))
     assert held_out["inputFacets"]["inputStatistics"]["rowCount"] < train["inputFacets"]["inputStatistics"]["rowCount"]
     chosen, made = one(events["rows"]["inputs"], "_valid"), one(events["valid"]["outputs"], "_valid")
@@ -291,7 +294,7 @@ def test_expectations_and_gates_are_assertions(lifecycle):
     assert float(gate["actual"]) == candidate["inputFacets"]["mlops_measured"]["metrics"]["roc_auc"]
 
 
-def test_models_have_metrics_signature_and_the_hash_of_what_they_were_trained_on(lifecycle):
+def test_models_have_metrics_signature_and_the_id_of_their_training_set(lifecycle):
     events, used = lifecycle
     (model,) = events["train"]["outputs"]
     facet = model["facets"]["mlops_model"]
@@ -308,14 +311,14 @@ def test_models_have_metrics_signature_and_the_hash_of_what_they_were_trained_on
     verdicts = {
         task: events[task]["run"]["facets"]["mlops_verdict"] for task in ("evaluate", "promote", "rollback", "monitor")
     }
-    assert {task: told["verdict"] for task, told in verdicts.items()} == {
+    assert {task: verdict["verdict"] for task, verdict in verdicts.items()} == {
         "evaluate": "accepted", "promote": "promoted", "rollback": "unchanged", "monitor": "healthy",
     }  # fmt: skip
     assert verdicts["monitor"]["metrics"]["labelled"] == 597
-    assert all(told["model"] == used["model"] and told["version"] == 1 for told in verdicts.values())
+    assert all(verdict["model"] == used["model"] and verdict["version"] == 1 for verdict in verdicts.values())
 
 
-def test_facets_of_our_own_are_as_their_schemas_say(lifecycle):
+def test_custom_facets_are_valid_against_their_json_schemas(lifecycle):
     events, _ = lifecycle
     seen = set()
     for event in events.values():
@@ -339,7 +342,7 @@ with DAG("failing", default_args={{"store": {store!r}}}):
 """
 
 
-def test_a_validation_that_fails_says_which_expectations_were_not_met(run_emitting, tmp_path):
+def test_a_failed_validation_emits_its_expectations_as_assertions(run_emitting, tmp_path):
     (tmp_path / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
     source = FAILING.format(store=f"file://{tmp_path}/store", files=f"{tmp_path}/rows.csv", suite=SUITE)
     state, events = run_emitting(source)
@@ -369,7 +372,7 @@ with DAG("forgetful"):
 """
 
 
-def test_lineage_that_cannot_be_made_fails_no_task(run_emitting, tmp_path):
+def test_a_task_succeeds_if_its_lineage_cannot_be_determined(run_emitting, tmp_path):
     (tmp_path / "rows.csv").write_text("a\n1\n")
     state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=False))
     assert state == "success"
@@ -378,14 +381,14 @@ def test_lineage_that_cannot_be_made_fails_no_task(run_emitting, tmp_path):
     assert not event["outputs"]
 
 
-def test_credentials_in_a_url_are_not_told(run_emitting, tmp_path):
+def test_credentials_in_a_url_are_not_emitted(run_emitting, tmp_path):
     state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=True))
     assert state == "failed"
     (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "forgetful.rows"]
     assert names(event["inputs"]) == {("https://127.0.0.1:1", "rows.csv")}
 
 
-def test_tables_are_named_as_the_databases_provider_names_them(monkeypatch):
+def test_tables_have_the_names_that_the_provider_of_the_database_gives_them(monkeypatch):
     from airflow_mlops.lineage.sources import query
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
@@ -400,7 +403,7 @@ def test_tables_are_named_as_the_databases_provider_names_them(monkeypatch):
         ("postgres://127.0.0.1:5432", "shop.crm.people"),
     }
     assert SECRET not in repr(found)
-    # A database that no provider names, and a connection that only a pod knows.
+    # A database without a provider, and a connection that is defined only in a pod.
     monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"duck://alice:{SECRET}@db.example:99/shop")
     found = query(spec.model_copy(update={"sql": "SELECT * FROM sales.orders"}))
     assert [(table.namespace, table.name) for table in found.inputs] == [("duck://db.example:99", "shop.sales.orders")]
@@ -411,7 +414,7 @@ def test_tables_are_named_as_the_databases_provider_names_them(monkeypatch):
     ]
 
 
-def test_a_rollback_moves_the_champion(monkeypatch, tmp_path):
+def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     from airflow_mlops.lineage import lineage_of
 
     monkeypatch.setenv(

@@ -1,4 +1,4 @@
-"""What tasks find out arrives: in a real Pushgateway and Prometheus, in a textfile, and over OpenTelemetry's protocol."""
+"""Exported metrics arrive in a real Pushgateway and Prometheus, in textfiles, and over the protocol of OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def serve(program: str, ready: str, folder: Path, *options: str) -> Iterator[str]:
-    """The address of one of Prometheus's servers on a free port of the loopback interface."""
+    """Run a server of Prometheus on a free port of the loopback interface, and yield its address."""
     if shutil.which(program) is None:
-        pytest.skip(f"{program.upper()} IS NOT INSTALLED (apt-get install {program}): nothing is exported to it")
+        pytest.skip(f"{program.upper()} IS NOT INSTALLED (apt-get install {program}): this test needs it")
     listens = f"127.0.0.1:{free_port()}"
     with (folder / f"{program}.log").open("wb") as output:
         server = subprocess.Popen(
@@ -64,7 +64,7 @@ def pushgateway(tmp_path, monkeypatch):
 
 
 def pushed(pushgateway: str) -> dict[tuple[str, str, str], float]:
-    """Values by metric, job and version."""
+    """Read the values in the Pushgateway by metric, job and version."""
     text = urllib.request.urlopen(f"http://{pushgateway}/metrics", timeout=10).read().decode()
     return {
         (item.name, item.labels["job"], item.labels.get("version", "")): item.value
@@ -84,13 +84,13 @@ def test_the_pushgateway_holds_the_last_run_of_each_model(pushgateway, caplog):
     assert found["airflow_mlops_score_rows", "airflow_mlops_score", "4"] == 7
     assert ("airflow_mlops_score_rows", "airflow_mlops_score", "3") not in found
     assert found["airflow_mlops_monitor_rows", "airflow_mlops_monitor", "3"] == 5
-    # What was not measured this time is not as it was the last time.
+    # A value that the last run did not measure is removed.
     assert ("airflow_mlops_monitor_coverage_ratio", "airflow_mlops_monitor", "3") not in found
     assert found["airflow_mlops_champion_version", "airflow_mlops_champion", ""] == 3
     assert caplog.records == []
 
 
-def test_every_panel_of_the_dashboard_shows_something(pushgateway, tmp_path):
+def test_every_panel_of_the_dashboard_has_data(pushgateway, tmp_path):
     for samples in groups().values():
         export(samples, log)
     config = tmp_path / "prometheus.yml"
@@ -115,7 +115,7 @@ def test_every_panel_of_the_dashboard_shows_something(pushgateway, tmp_path):
 
 @pytest.fixture
 def collector():
-    """The address of an OTLP endpoint, and the attributes and values of the gauges that it was sent, by name."""
+    """Run an OTLP endpoint. Yield its address, and the attributes and values of the received gauges by metric name."""
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
@@ -140,7 +140,7 @@ def collector():
         server.shutdown()
 
 
-# As Airflow's task runner begins.
+# Initialises Airflow's metrics in the same way as Airflow's task runner.
 TASK = """
 import logging
 from airflow.sdk.observability import stats
@@ -155,17 +155,17 @@ for samples in groups().values():
 
 def test_airflow_sends_every_metric_over_opentelemetry(collector):
     address, found = collector
-    told = {
+    settings = {
         "AIRFLOW__METRICS__OTEL_ON": "True",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": address,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     }
     done = subprocess.run(
-        [sys.executable, "-c", TASK], env={**os.environ, **told}, cwd=Path(__file__).parents[3],
+        [sys.executable, "-c", TASK], env={**os.environ, **settings}, cwd=Path(__file__).parents[3],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    # What a collector makes of a name for Prometheus is the name that the textfile has.
+    # A collector converts names for Prometheus. The converted names equal the names in the textfiles.
     assert {name.replace(".", "_") for name in found} == {metric.prometheus for metric in METRICS.values()}
     assert found["airflow.mlops.score.rows"] == [({"model": "delays", "version": "3"}, 2_000)]
     assert sorted((labels["decision"], value) for labels, value in found["airflow.mlops.monitor.decision"]) == [
@@ -183,7 +183,7 @@ with DAG("metrics_{model}", default_args={{"model": "{model}"}}):
 """
 
 
-def test_the_tasks_of_a_dag_write_a_textfile_each(run_dag, mlflow_connection, tmp_path, monkeypatch):
+def test_each_task_of_a_dag_writes_a_textfile(run_dag, mlflow_connection, tmp_path, monkeypatch):
     from airflow_mlops.core.connections import from_environment
     from airflow_mlops.registry.client import connect
     from airflow_mlops.settings import default_store

@@ -186,7 +186,7 @@ def test_a_watcher_fires_only_for_its_decisions(store, monkeypatch):
 
     assert asyncio.run(watch())["window"] == "2013-05"
     for wrong in ("retrain", [], ["retire"]):
-        with pytest.raises(SpecError, match="decisions=.*healthy, watch, retrain"):
+        with pytest.raises(SpecError, match="decisions=.*'healthy', 'watch', 'retrain'"):
             MonitorReportTrigger("delays", wrong)
 
 

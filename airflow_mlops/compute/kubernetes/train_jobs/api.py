@@ -67,7 +67,10 @@ class TrainJobApi:
 
     @retry
     def delete(self, propagation: Literal["Background", "Foreground"]) -> None:
-        """Request the deletion of the TrainJob. With ``Foreground`` it exists until its pods are deleted."""
+        """Request the deletion of the TrainJob.
+
+        :param propagation: ``Foreground`` deletes the TrainJob after its pods, ``Background`` before its pods
+        """
         try:
             self._jobs.delete_namespaced_custom_object(*self._path, self.name, propagation_policy=propagation)
         except ApiException as error:

@@ -143,6 +143,6 @@ def test_wrong_parameters_fail_when_the_dag_is_parsed():
 
     with pytest.raises(SpecError, match="split='sideways'.*random, time, group, hash"):
         make(split="sideways", features=["a:b"])
-    with pytest.raises(SpecError, match="feature_service or features"):
+    with pytest.raises(SpecError, match="feature_service= and features="):
         make(features=["a:b"], feature_service="s")
     make(split={"method": "{{ params.method }}"}, features=["a:b"])

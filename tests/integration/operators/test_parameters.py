@@ -186,7 +186,7 @@ def test_the_split_has_the_choices_of_its_spec():
     arguments = ARGUMENTS["BuildTrainingSetOperator"]
     for method in (*get_args(SplitMethod), "{{ month }}"):
         task("BuildTrainingSetOperator", **arguments, split=method)
-    with pytest.raises(SpecError, match="split='even'.*random, time, group, hash"):
+    with pytest.raises(SpecError, match="split='even'.*'random', 'time', 'group', 'hash'"):
         task("BuildTrainingSetOperator", **arguments, split={"method": "even"})
 
 

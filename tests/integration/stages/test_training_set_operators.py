@@ -141,7 +141,7 @@ def test_wrong_parameters_fail_when_the_dag_is_parsed():
     def make(**options):
         BuildTrainingSetOperator(task_id="t", name="n", entities="{{ x }}", timestamp="t", repo="r", **options)
 
-    with pytest.raises(SpecError, match="split='sideways'.*random, time, group, hash"):
+    with pytest.raises(SpecError, match="split='sideways'.*'random', 'time', 'group', 'hash'"):
         make(split="sideways", features=["a:b"])
     with pytest.raises(SpecError, match="feature_service= and features="):
         make(features=["a:b"], feature_service="s")

@@ -1,1 +1,1 @@
-"""What a model is: its contract, its inputs, how it is loaded and scored."""
+"""Train, export, load and score models, and store their contracts."""

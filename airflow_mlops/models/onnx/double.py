@@ -1,4 +1,4 @@
-"""ONNX conversions for double precision that skl2onnx does not provide."""
+"""Convert estimators to ONNX in double precision where skl2onnx supports only single precision."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models that MLflow can load and TrainOperator did not make."""
+"""Load and score MLflow models that TrainOperator did not train."""

@@ -520,7 +520,7 @@ def test_a_users_dataset_feeds_a_users_network(dataset, own, task, processes):
     [
         ("own_data:Rows", data, "'plan' is text"),
         ("own_data:pairs", numeric, "type list, .*torch.utils.data.Dataset with a length"),
-        ("own_data:Nothing", numeric, "has no 'Nothing'"),
+        ("own_data:Nothing", numeric, "does not define 'Nothing'"),
     ],
     ids=["text", "list", "absent"],
 )

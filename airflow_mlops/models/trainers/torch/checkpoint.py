@@ -23,9 +23,10 @@ class State:
     :param epochs: metrics of each completed epoch
     :param epoch_loss: sum of the losses of all rows used in the current epoch
     :param epoch_rows: number of rows used in the current epoch
-    :param best: weights after the epoch with the lowest validation loss; ``None`` before the first epoch is complete
-    :param best_loss: lowest validation loss
-    :param best_epoch: index of the epoch with the lowest validation loss, from 0; -1 before the first epoch is complete
+    :param best: weights after the best epoch, which has the lowest validation loss (with ``validation=0``, the
+        lowest training loss); ``None`` before the first epoch is complete
+    :param best_loss: loss of the best epoch
+    :param best_epoch: index of the best epoch, from 0; -1 before the first epoch is complete
     """
 
     epoch: int = 0

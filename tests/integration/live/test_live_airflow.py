@@ -162,7 +162,7 @@ def test_the_scheduler_preloads_what_it_is_told_and_survives_what_is_missing(air
 def test_a_retry_repeats_nothing_and_a_cleared_task_runs_again(airflow: LiveAirflow, april: str):
     (ingest,) = airflow.task_instances("numbers", april)
     assert ingest["try_number"] == 2
-    again = "An earlier try finished this step"
+    again = "An earlier try of this task finished the step"
     assert again not in airflow.logs("numbers", april, "ingest", try_number=1)
     assert again in airflow.logs("numbers", april, "ingest", try_number=2)
     assert len(results(airflow)) == 1

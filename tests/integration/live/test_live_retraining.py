@@ -71,7 +71,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     assert airflow.wait("train", run_id, 300) == "success"
 
     # The training was tried twice, and done once.
-    assert "An earlier try finished this step" in airflow.logs("train", run_id, "train", try_number=2)
+    assert "An earlier try of this task finished the step" in airflow.logs("train", run_id, "train", try_number=2)
     tags = client.get_run(airflow.xcom("train", run_id, "train")["run_id"]).data.tags
     assert {name: value for name, value in tags.items() if name.startswith("mlops.retrain.")} == {
         "mlops.retrain.request": "asked/2013-04",

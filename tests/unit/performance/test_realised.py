@@ -126,7 +126,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
         ([True, False, False], contract(), "only one label is of the positive class"),
         (pa.nulls(3, pa.bool_()), contract(), "there are no labels"),
         (["yes", "no", "no"], contract(), "label 'yes' .* False, True"),
-        (["a", "b", "c"], contract("regression"), "the labels are string and not numbers"),
+        (["a", "b", "c"], contract("regression"), "labels have the type string"),
     ],
 )
 def test_the_error_says_why_nothing_can_be_measured(label, model, said):

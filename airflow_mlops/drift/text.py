@@ -50,7 +50,7 @@ def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
 
 
 def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn) -> Comparison:
-    """Add the test of the vocabulary, and bars for the words that changed most, to the comparison of the lengths."""
+    """Extend the comparison of text lengths by a drift test of the vocabulary and by the words that changed most."""
     rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
     test, ordered = _vocabulary(rows, reference.valid, current.valid)
     if test is None:

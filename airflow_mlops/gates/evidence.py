@@ -55,7 +55,7 @@ class Reproduction(Protocol):
 
     @property
     def comparisons(self) -> Sequence[Reproduced]:
-        """Return the comparisons of data, seed, code, environment and metrics."""
+        """Return how data, seed, code, environment and metrics of the reproduction compare with the original training."""
 
 
 @dataclass(frozen=True)

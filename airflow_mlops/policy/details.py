@@ -181,8 +181,8 @@ def _fell(performance: Performance) -> str:
 
 def _not_significant(performance: Performance, policy: Policy) -> str:
     bound = limit(performance, policy)
-    side = "below" if performance.higher_is_better else "above"
-    return f"{number(performance.value)} is {side} {number(bound or 0)}, but not significantly"
+    side = "below the expected minimum" if performance.higher_is_better else "above the expected maximum"
+    return f"{number(performance.value)} is not significantly {side} {number(bound or 0)}"
 
 
 def _schema(findings: Findings) -> list[Observation]:
@@ -202,12 +202,14 @@ def _worse_estimate(findings: Findings) -> list[Observation]:
     level = level_of(estimated, policy, "Estimated")
     if "estimated_performance" in policy.retrain_on:
         return [Observation(change_of(estimated, policy, estimated=True), [level])]
-    headline = f"Estimated {metric_name(estimated.metric)} {_fell(estimated)}; no retraining on an estimate alone"
+    labels_decide = "performance" in policy.retrain_on
+    consequence = "retraining waits for labels" if labels_decide else "an estimate requests no retraining"
+    headline = f"Estimated {metric_name(estimated.metric)} {_fell(estimated)}; {consequence}"
     why = (
         "The estimate uses the scores and no labels. It does not request retraining, because retrain_on does not "
         "contain 'estimated_performance'."
     )
-    wait = " Retraining waits for labels." if "performance" in policy.retrain_on else ""
+    wait = " Retraining waits for labels." if labels_decide else ""
     return [Observation(headline, [level, f"{why}{wait}"])]
 
 
@@ -254,7 +256,7 @@ def _drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
         # Single features that leave their range change the joint distribution, too.
         also = " too" if features else ""
         headline = f"Joint distribution of the features drifted{also} (effect {effect(together.effect)})"
-        found.append(_stated(headline))
+        found.append(Observation(headline, [f"{headline}, measured by the reconstruction errors of the features."]))
     if watched := [drift for drift in findings.watched if drift.drifted]:
         found.append(_drifted_monitored(watched))
     explained = [*compared_windows(findings), _effect_explained(findings)]
@@ -268,7 +270,7 @@ def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observa
     if len(drifts) == 1:
         headline = f"{drifted}: {names} (effect {effect(largest.effect)})"
     else:
-        most = f"({name(largest.column)} most: effect {effect(largest.effect)})"
+        most = f"(largest effect {effect(largest.effect)}: {name(largest.column)})"
         headline = fitting(f"{drifted}: {names} {most}", f"{drifted} {most}")
     return Observation(headline, [_with_effects("Drifted features", drifts, inputs_reported)])
 
@@ -310,7 +312,7 @@ def _effect_explained(findings: Findings) -> str:
 def _unjudged_performance(findings: Findings) -> list[Observation]:
     if findings.unmeasured is None:
         return []
-    headline = f"Performance is not judged because {findings.unmeasured}"
+    headline = f"Realised performance is not judged because {findings.unmeasured}"
     details = [f"{headline}."]
     estimated, policy = findings.estimated, findings.policy
     if estimated is not None and estimated.reference is not None and not is_worse(estimated, policy):
@@ -334,12 +336,12 @@ def _unusual_columns(findings: Findings) -> list[str]:
 
 
 def _estimate(findings: Findings) -> list[str]:
-    """Explain worse performance by the estimate, which depends on the inputs alone."""
+    """Say whether the estimate without labels fell as well, and what follows about the inputs and about concept drift."""
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:
         return []
     interval = f"{number(estimated.low)} to {number(estimated.high)}"
-    estimate = f"The estimate from the scores, which uses no labels, is {interval}"
+    estimate = f"{capitalized(metric_name(estimated.metric))} estimated from the scores, without labels, is {interval}"
     change = "drop" if realised.higher_is_better else "rise"
     if is_worse(estimated, findings.policy):
         return [f"{estimate}, so changed inputs explain at least part of the {change}."]

@@ -61,7 +61,8 @@ LIMIT_NAMES = {
 def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verdict:
     """Decide what to do about a window.
 
-    :param retraining: the policy's decision about retraining; by default the decision without knowledge of other windows
+    :param retraining: the policy's decision about retraining. By default, the policy is applied to this window alone and earlier windows
+        are ignored
     """
     planned = retraining or plan(findings)
     if planned.is_requested:

@@ -117,7 +117,7 @@ class Reconstruction(Model):
 class ReconstructionErrors:
     """Profiles the reconstruction errors of streamed rows. Memory does not grow with the number of rows.
 
-    :ivar mismatch: why the errors cannot be computed, as a clause; ``None`` if they can
+    :ivar mismatch: the reason why the errors cannot be computed, worded to follow "because"; ``None`` if they can be computed
     """
 
     def __init__(self, reconstruction: Reconstruction) -> None:

@@ -59,7 +59,7 @@ def receive_call() -> StepCall:
 
 
 def parse_call(text: str | bytes) -> StepCall:
-    """Parse a call that another process has created.
+    """Parse the JSON of a step call (step name, parameters, store) that another process has written.
 
     :raises SpecError: that process has a different version of this package
     """

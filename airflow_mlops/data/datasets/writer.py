@@ -190,7 +190,7 @@ class DatasetWriter:
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
-    """Describe how two schemas differ, as a clause for an error message."""
+    """Describe how two schemas differ, in words that complete a sentence of an error message."""
     expected_types = {field.name: str(field.type) for field in expected}
     found_types = {field.name: str(field.type) for field in found}
     problems = [f"column {name!r} is absent" for name in expected_types if name not in found_types]

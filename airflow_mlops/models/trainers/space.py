@@ -99,7 +99,9 @@ def _text(value: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True)
     except TypeError:
-        raise ValueError(f"the choice {value!r} is not valid JSON") from None
+        raise ValueError(
+            f"the choice {value!r} cannot be stored as JSON: use text, numbers, booleans or null"
+        ) from None
 
 
 def _check_range(low: float, high: float) -> None:

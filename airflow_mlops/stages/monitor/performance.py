@@ -102,7 +102,9 @@ def estimated(
     batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=columns))
     try:
         if is_custom(metric):
-            raise metrics.UnmeasurableError(f"{metric} is not a built-in metric and needs labels")
+            raise metrics.UnmeasurableError(
+                f"{metric} needs labels, because only built-in metrics can be estimated from the scores"
+            )
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
         scores = estimation.collect(metrics.scores(batches, labelled=labelled), calibration)

@@ -174,7 +174,7 @@ def test_a_classifier_without_probabilities_is_monitored_by_accuracy(store, mode
     assert watched.metrics["accuracy_reference"] == verdict.candidates[0].metrics["accuracy"]
     assert watched.metrics["prediction_drift"] < 0.1
     asked = watch(store, model, scored, data, metric="roc_auc")
-    assert asked.headline == "Performance is not judged because roc_auc was not measured at training"
+    assert asked.headline == "Realised performance is not judged because roc_auc was not measured at training"
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])

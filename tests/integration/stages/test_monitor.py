@@ -158,7 +158,7 @@ def test_too_few_labels_are_watched_and_reported(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(50))
     result = watch(store, champion, made)
     assert result.decision == "watch"
-    assert result.headline == "Performance is not judged because there are only 50 labels (200 needed)"
+    assert result.headline == "Realised performance is not judged because there are only 50 labels (200 needed)"
     assert "Estimated ROC AUC" in result.reason
     assert result.metrics["coverage"] == 0.025
     made = outcomes(store, champion, "2013-04", flights(seed=2, noise=8), known=slice(300))
@@ -184,7 +184,7 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     result = watch(store, champion, {"name": f"{champion.model}_predictions", "window": "2013-04"})
     assert result.decision == "watch"
     assert result.headline.startswith("Estimated ROC AUC fell to 0.6")
-    assert result.headline.endswith("; no retraining on an estimate alone")
+    assert result.headline.endswith("; retraining waits for labels")
     assert "at least 0.840 expected" in result.details[0]
     assert "roc_auc" not in result.metrics
     # The estimate covers all rows, or the labelled rows if performance can be judged.

@@ -337,7 +337,7 @@ def test_a_window_with_late_labels_is_checked_again(deployed):
     data = flights(400, seed=3, window=month)
     none = watch(deployed, outcomes(deployed, data, month, known=slice(0)))
     assert none.decision == "watch"
-    assert none.headline == "Performance is not judged because there are no labels"
+    assert none.headline == "Realised performance is not judged because there are no labels"
     assert "Estimated ROC AUC" in none.reason
     young = watch(deployed, outcomes(deployed, flights(400, seed=4, window=after), after, known=slice(0)))
     # No later window has judged performance, so this one is not superseded.

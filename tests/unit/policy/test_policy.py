@@ -60,7 +60,7 @@ def test_drift_alone_is_watched_and_never_retrained():
     features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust", "no row has a value")]
     verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
     assert verdict.decision == "watch"
-    assert verdict.headline == "4 features drifted: temp, humid, wind and 1 more (temp most: effect 0.54)"
+    assert verdict.headline == "4 features drifted: temp, humid, wind and 1 more (largest effect 0.54: temp)"
     # The details name every feature with its effect, and explain the effect once.
     listed = "temp 0.54, humid 0.4, wind 0.3 and gust 0.25 (no row has a value)."
     assert verdict.details[0].endswith(listed)
@@ -152,9 +152,12 @@ def test_an_error_is_worse_if_it_is_larger_by_the_tolerated_share():
     assert decide(findings(performance=auc(10.5, 0.1, 10.0, "rmse"))).decision == "retrain"
     above = decide(findings(performance=auc(10.25, 0.1, 10.0, "rmse")))
     assert above.decision == "healthy"
-    assert above.headline == "No drift, RMSE 10.250 is above 10.200, but not significantly"
-    assert "10.250 is above 10.200, but not significantly (95% interval 10.150 to 10.350, 10.000 on" in above.details[0]
-    assert "ROC AUC 0.675 is below 0.680, but not" in decide(findings(performance=auc(0.675))).headline
+    assert above.headline == "No drift, RMSE 10.250 is not significantly above the expected maximum 10.200"
+    assert (
+        "10.250 is not significantly above the expected maximum 10.200 (95% interval 10.150 to 10.350, 10.000 on"
+        in above.details[0]
+    )
+    assert "ROC AUC 0.675 is not significantly below" in decide(findings(performance=auc(0.675))).headline
     assert decide(findings(performance=auc(5.0, 0.1, 10.0, "rmse"))).decision == "healthy"
 
 
@@ -221,7 +224,7 @@ def test_drift_of_the_joint_distribution_is_watched():
     headline = decide(findings(multivariate=together)).headline
     assert headline == "Joint distribution of the features drifted (effect 0.2)"
     both = decide(findings(multivariate=together, features=[drift(0.5)])).details
-    assert "Joint distribution of the features drifted too (effect 0.2)." in both
+    assert any("features drifted too (effect 0.2)" in detail for detail in both)
     assert decide(findings(multivariate=drift(0.01, "reconstruction error"))).decision == "healthy"
 
 
@@ -286,15 +289,15 @@ UNJUDGED = {"unmeasured": "there are no labels", "performance": None}
 def test_an_estimate_that_is_certainly_worse_is_watched_and_never_retrained():
     verdict = decide(findings(estimated=auc(0.65), **UNJUDGED))
     assert verdict.decision == "watch"
-    assert verdict.headline == "Estimated ROC AUC fell to 0.650; no retraining on an estimate alone"
+    assert verdict.headline == "Estimated ROC AUC fell to 0.650; retraining waits for labels"
     assert (
         "0.650 (95% interval 0.640 to 0.660, 0.700 on the held-out part at training, at least 0.680 expected)"
         in (verdict.details[0])
     )
     assert "Retraining waits for labels" in verdict.details[1]
-    assert "Performance is not judged because there are no labels." in verdict.details
+    assert "Realised performance is not judged because there are no labels." in verdict.details
     good = decide(findings(estimated=auc(0.7), **UNJUDGED))
-    assert good.headline == "Performance is not judged because there are no labels"
+    assert good.headline == "Realised performance is not judged because there are no labels"
     assert "Estimated ROC AUC: 0.700 (95% interval 0.690 to 0.710" in good.reason
     assert "Estimated" not in decide(findings(estimated=auc(0.7, reference=None), **UNJUDGED)).reason
 
@@ -346,7 +349,7 @@ def test_drift_against_other_windows_than_training_names_them():
     assert "Predicted scores drifted against 2012-03 to 2012-04 (effect 0.12)." in reason
     assert "need a different value to match 2012-04;" in decide(findings(features=[moved])).reason
     mixed = decide(findings(features=[moved, drift(0.9, "wind")])).reason
-    assert "2 features drifted: temp and wind (temp most: effect 0.9)" in mixed
+    assert "2 features drifted: temp and wind (largest effect 0.9: temp)" in mixed
     # Inputs that are as they were last month may have drifted since training.
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     same = decide(findings(**fallen, features=[calm])).reason

@@ -101,7 +101,10 @@ def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = (
 
 
 def pod_template(job: Json) -> Json:
-    """Return the patch of the pods from a TrainJob that :func:`train_job` created."""
+    """Return the part of a TrainJob manifest that overrides the pod template.
+
+    :param job: a manifest that :func:`train_job` built
+    """
     (patch,) = (item for item in job["spec"]["runtimePatches"] if item["manager"] == _MANAGER)
     template: Json = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"][
         "template"

@@ -48,9 +48,9 @@ def _utc_times(values: pa.Array, column: str, file: OpenFile) -> pa.Array:
     except pa.ArrowInvalid as error:
         problem = str(error).partition(" as a scalar")[0]
         raise SchemaError(
-            f"The time column {column!r} of {file_url(file)} contains text that is not ISO 8601, or times both with "
-            f"and without a time zone: {problem}. Convert the column in the source, or remove `time_column` and set "
-            "`files` to the files of the window."
+            f"The time column {column!r} of {file_url(file)} cannot be read as times: {problem}. Every value must be "
+            "ISO 8601, and either all or none must have a time zone. Correct the values in the source, or remove "
+            "`time_column`, which selects rows by time, and list in `files` only the files of this window."
         ) from None
 
 

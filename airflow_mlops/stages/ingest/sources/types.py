@@ -69,7 +69,7 @@ class ColumnTypes:
         :param column: name of the column
         :param expected: expected type
         :param found: the contents of the column, as a noun phrase such as ``'abc'`` or ``string values``
-        :param hint: a further remedy, as a clause that is appended to the message
+        :param hint: a further remedy, which is appended to the error message
         """
         if column in self.declared:
             return SchemaError(

@@ -165,7 +165,7 @@ def test_a_ledger_in_the_old_format_is_read_and_verified(airflow, store, capsys,
     digest = sha256(store.read_bytes(f"ledger/{model}/00000001.json")).hexdigest()
     store.write_json(f"ledger/{model}/00000002.json", {**old, "seq": 2, "id": "b", "previous": digest})
     airflow("ledger", model, "--verify")
-    assert ": 2 entries" in capsys.readouterr().out
+    assert "2 entries" in capsys.readouterr().out
     approval = ApprovalRecord(by="grace", at="2026-02-01T00:00:00Z", decision="approved")
     decision = Decision(decision="refused", replaced=None, champion=None, reason="No.", approval=approval)
     Ledger(store, model).record("c", lambda entries: decision)

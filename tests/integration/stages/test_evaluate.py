@@ -65,7 +65,7 @@ def test_the_best_candidate_wins_and_metrics_are_those_of_the_held_out_part(cont
     assert verdict.baseline_metrics["roc_auc"] == 0.5
     assert verdict.champion is None
     assert [gate.explanation for gate in verdict.for_candidate(good).gates][1] == "There is no champion yet."
-    assert verdict.policy.startswith("There is no champion yet")
+    assert "no champion yet" in verdict.policy
     assert verdict.for_candidate(good).reason == f"Passed every gate with roc_auc {expected:.4g}."
     reason = verdict.for_candidate(weak).reason
     assert f"roc_auc {verdict.for_candidate(weak).metrics['roc_auc']:.4g}" in reason
@@ -83,7 +83,7 @@ def test_the_champion_is_measured_on_the_same_rows(client, context, make):
     assert verdict.champion_metrics["roc_auc"] > verdict.for_candidate(worse).metrics["roc_auc"]
     assert verdict.winner is None
     assert not verdict.for_candidate(worse).passed
-    assert "required: above 0." in verdict.reason
+    assert "required: above 0)" in verdict.reason
     # The champion itself, measured again, is no better than itself, and no worse.
     again = judge(context, champion, worse).verdict
     assert again.winner is None
@@ -109,7 +109,7 @@ def test_a_candidate_that_cannot_be_trained_again_fails_the_gate_and_not_the_tas
     good = make(dataset, GOOD)
     verdict = judge(context, good, gates=[{"reproducible": True}]).verdict
     assert verdict.winner is None
-    for fact in (f"{good} cannot be reproduced", good.run_id, "has no training.json"):
+    for fact in (f"{good} cannot be reproduced", good.run_id, "training.json"):
         assert fact in verdict.reason
 
 
@@ -173,7 +173,8 @@ def test_a_champion_of_another_positive_class_is_not_compared(client, context, m
     client.set_registered_model_alias(other.model, "champion", str(other.version))
     verdict = judge(context, good).verdict
     assert verdict.winner is None
-    assert "its positive class is False, that of the candidates is True" in verdict.reason
+    assert "its positive class is False" in verdict.reason
+    assert "the candidates' positive class is True" in verdict.reason
     assert verdict.policy.startswith("The champion could not be measured")
 
 

@@ -320,7 +320,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     good = register(client, tmp_path / "good", dataset, (2, 0), model=model)
     against = judge(context, good).verdict
     assert against.winner is None
-    assert f"{model} v1 predicts labels without probabilities, so roc_auc" in against.reason
+    assert f"roc_auc cannot be computed, because {model} v1 predicts labels without probabilities" in against.reason
     slices = [{"metric": "accuracy", "slices": ["wind"], "not_worse_than_champion_by": 0.05, "discover": True}]
     verdict = judge(context, good, gates=slices).verdict
     assert verdict.winner is not None

@@ -135,7 +135,7 @@ def test_two_foreign_champions_are_promoted_scored_monitored_and_rolled_back(sto
     # The training data are unknown, so the data of its evaluation are used instead.
     assert "ended 61 days before the end of 2013-05" in drifted.reason
     report = Report.model_validate(store.read_json(f"reports/{model}/2013-05.json"))
-    assert any(f"{model} v1 was not trained by TrainOperator" in note for note in report.notes)
+    assert any(f"TrainOperator did not train model {model} v1" in note for note in report.notes)
 
     crown(store, log(mlflow.pyfunc, python_model=Own(2), answer=np.array([0.5])), dataset)
     with pytest.raises(ModelFormatError) as refused:

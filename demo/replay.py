@@ -63,7 +63,7 @@ class Replay:
         monitor = self._run("flights_monitor", key)
         verdict = self.api.result("flights_monitor", monitor, "monitor")
         if verdict["decision"] == "retrain":
-            self.log(f"{key}  {verdict['reason']} Training challengers ...")
+            self.log(f"{key}  {verdict['headline']}. Training challengers ...")
             train = self._started_by_asset("flights_train", key)
         else:
             train = None
@@ -141,7 +141,7 @@ class Replay:
 
 
 def _sentence(checked: dict[str, Any]) -> str:
-    return f"{checked['decision']}: {checked['reason']}"
+    return f"{checked['decision']}: {checked['headline']}."
 
 
 def table(months: list[Month]) -> str:

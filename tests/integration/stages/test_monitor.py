@@ -379,7 +379,7 @@ def test_a_version_without_a_profile_cannot_be_monitored(store, champion, client
     bare = register(client, tmp_path / "bare", training_set(store), (2, 0), model=champion.model)
     client.set_registered_model_alias(champion.model, "champion", str(bare.version))
     made = outcomes(store, bare, "2013-04", flights(seed=2))
-    with pytest.raises(ModelFormatError, match=f"{bare} has no mlops/profile.json to compare with: train it with"):
+    with pytest.raises(ModelFormatError, match=rf"{bare} has no .mlops/profile.json. to compare with"):
         watch(store, bare, made)
 
 

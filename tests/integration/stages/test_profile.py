@@ -119,10 +119,10 @@ def test_profiles_of_another_dataset_or_of_too_few_columns_are_refused(store, ch
     made = predictions(store, champion, flights(100))
     narrow = profile.run(ProfileSpec(columns=["wind", "score"], dataset=made), context)
     spec = {"model": champion.model, "dataset": made}
-    with pytest.raises(SpecError, match="have no column 'distance'.* model= of ProfileOperator"):
+    with pytest.raises(SpecError, match="have no column 'distance'.*ProfileOperator"):
         monitor.run(MonitorSpec(**spec, profiles=narrow.model_dump()), context)
     half = profile.run(ProfileSpec(**spec, shards=2), context)
-    with pytest.raises(SpecError, match="_predictions, 1 is missing"):
+    with pytest.raises(SpecError, match="_predictions.* has 2 shards, .*shard 1"):
         monitor.run(MonitorSpec(**spec, profiles=[half.model_dump()]), context)
     # The dataset was written again after it was profiled.
     whole = profile.run(ProfileSpec(**spec), context)

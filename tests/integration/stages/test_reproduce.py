@@ -153,7 +153,7 @@ def test_another_environment_is_noted_without_a_failure(learn, again, client):
     status, rows, log = again(made.candidate)
     assert status == 0
     assert rows["package scikit-learn"]["verdict"] == "noted"
-    assert "is reproduced, in another environment (package scikit-learn)." in log
+    assert "is reproduced, in a different environment (package scikit-learn)." in log
 
 
 def test_only_networks_have_a_tolerance():

@@ -195,7 +195,7 @@ def test_a_rollback_continues_if_feast_cannot_be_read_and_says_so(outage, two, c
     assert champion(client, model) == two[0]
     problem = {
         "repository": f"{repo} is not a Feast repository",
-        "registry": "cannot be",
+        "registry": "feature_store.yaml",
         "training set": "is not in the artifact store",
     }[outage]
     assert "features in Feast were not checked, because" in result.summary

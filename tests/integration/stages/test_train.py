@@ -366,7 +366,7 @@ def test_a_dag_maps_over_candidates(client, store, model, run_dag, mlflow_connec
     assert [result["trainer"] for result in results] == ["templated", "DecisionTreeClassifier"]
     assert {result["candidate"]["version"] for result in results} == {1, 2}
     assert client.get_run(results[0]["run_id"]).data.params["seed"] == "7"
-    assert "Trained templated on 600 rows of late_training, registered as " in capfd.readouterr().out
+    assert "Trained templated on 600 rows of late_training and registered it as " in capfd.readouterr().out
 
 
 def test_a_mapped_trainer_is_serialised_and_shown():

@@ -32,7 +32,9 @@ def group(path: str) -> str:
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
-    return next((name for name in ("kubernetes", "live") if name in parts), path)
+    if parts[1] == "kubernetes":
+        return "kubernetes"
+    return "live" if "live" in parts else path
 
 
 class Groups(LoadScopeScheduling):
@@ -55,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
-        return next((place for place, name in enumerate(("kubernetes", "live", "integration")) if name in parts), 3)
+        return 1 if "live" in parts else {"kubernetes": 0, "integration": 2}.get(parts[0], 3)
 
     items.sort(key=order)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support.live import LiveAirflow
 
 TESTS = Path(__file__).parent
 
@@ -60,6 +63,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if "live" in parts else {"kubernetes": 0, "integration": 2}.get(parts[0], 3)
 
     items.sort(key=order)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a live Airflow logged beside the failure of a test that used it."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, LiveAirflow):
+                report.sections.append(("Log of the live Airflow", value.problems()))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

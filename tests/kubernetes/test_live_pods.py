@@ -59,7 +59,7 @@ def test_pod_is_deleted_when_the_task_is_marked_failed(airflow, cluster, start, 
     dag_id, run_id = start(cluster.pod(deferrable=deferrable), {"counter": str(counter), "seconds": 600})
     airflow.until(counter.exists, "the step runs")
     if deferrable:
-        airflow.until(lambda: airflow.task_instances(dag_id, run_id)[0]["state"] == "deferred", "the task is deferred")
+        airflow.until_deferred(dag_id, run_id, "probe")
     airflow.fail(dag_id, run_id, "probe")
     assert cluster.wait_until_empty() < 25
     assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"
@@ -69,7 +69,7 @@ def test_cleared_task_gets_a_new_pod(airflow, cluster, start, counter):
     dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20})
     airflow.until(counter.exists, "the step runs")
     first = cluster.wait_for_pod().metadata.name
-    airflow.until(lambda: airflow.task_instances(dag_id, run_id)[0]["state"] == "deferred", "the task is deferred")
+    airflow.until_deferred(dag_id, run_id, "probe")
     airflow.clear(dag_id, run_id, "probe")
     airflow.until(lambda: first not in [pod.metadata.name for pod in cluster.pods()], "the first pod is gone", 30)
     assert airflow.wait(dag_id, run_id) == "success"

@@ -24,7 +24,6 @@ from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE
 from tests.kubernetes.conftest import Cluster
 from tests.kubernetes.faults import FaultyApi
 from tests.kubernetes.test_pods import meanwhile
-from tests.support.live import LiveAirflow
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])
@@ -483,10 +482,6 @@ def start(cluster, airflow) -> Callable[..., tuple[str, str]]:
     return go
 
 
-def is_deferred(airflow: LiveAirflow, dag_id: str, run_id: str) -> Callable[[], bool]:
-    return lambda: airflow.task_instances(dag_id, run_id)[0]["state"] == "deferred"
-
-
 def test_retry_finds_the_job_of_a_worker_that_died(cluster, trainer, airflow, start):
     dag_id, run_id = start(nodes(cluster, deferrable=False), "retries=1")
     job = trainer.job()
@@ -507,8 +502,7 @@ def test_retry_finds_the_job_of_a_worker_that_died(cluster, trainer, airflow, st
 def test_next_triggerer_waits_for_the_job_of_one_that_died(cluster, trainer, airflow, start):
     dag_id, run_id = start(nodes(cluster, deferrable=True), "retries=0")
     job = trainer.job()
-    airflow.until(is_deferred(airflow, dag_id, run_id), "the task is deferred")
-    time.sleep(3)
+    airflow.until_deferred(dag_id, run_id, "train")
     airflow.kill("triggerer")
     airflow.start("triggerer")
     trainer.store_result(job)
@@ -521,8 +515,7 @@ def test_job_is_deleted_when_the_task_is_marked_failed(cluster, trainer, airflow
     dag_id, run_id = start(nodes(cluster, deferrable=deferrable))
     trainer.run_node(trainer.job(), 0, ["sleep", "600"])
     if deferrable:
-        airflow.until(is_deferred(airflow, dag_id, run_id), "the task is deferred")
-        time.sleep(5)
+        airflow.until_deferred(dag_id, run_id, "train")
     airflow.fail(dag_id, run_id, "train")
     trainer.wait_until_empty(30)
     cluster.wait_until_empty(60)

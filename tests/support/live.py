@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -140,6 +141,16 @@ class LiveAirflow:
         """What a component has written so far."""
         return (self.home / f"{component}.log").read_text(errors="replace")
 
+    def problems(self) -> str:
+        """What the components and the tasks logged as a warning, an error or a traceback, the last of each."""
+        found = []
+        for path in sorted(self.home.rglob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            bad = [line[:3000] for line in lines if re.search(r"error|warning|critical|Traceback|signal", line, re.I)]
+            if bad:
+                found += [f"--- {path.relative_to(self.home)}", *bad[-8:]]
+        return "\n".join(found)
+
     def until(self, condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
         """Wait for ``condition`` to return something true, and return it.
 
@@ -241,15 +252,35 @@ class LiveAirflow:
         """Mark a task failed, as a user does to end it."""
         self.call("PATCH", f"{self._run(dag_id, run_id)}/taskInstances/{task_id}", {"new_state": "failed"})
 
+    def until_deferred(self, dag_id: str, run_id: str, *task_ids: str, state: str = "deferred") -> None:
+        """Wait until tasks that are not mapped are deferred and the scheduler has recorded the end of their processes.
+
+        If the trigger of a task fires before that, Airflow 3.3 takes the recorded end for the end of the resumed task, and
+        fails it.
+        """
+
+        def is_deferred(task: dict[str, Any]) -> bool:
+            key = f"(dag_id='{dag_id}', task_id='{task['task_id']}', run_id='{run_id}', try_number={task['try_number']}"
+            recorded = f"event with state success for task instance TaskInstanceKey{key}" in self.output("scheduler")
+            return recorded and task["state"] == state
+
+        def all_are() -> bool:
+            tasks = {task["task_id"]: task for task in self.task_instances(dag_id, run_id)}
+            return all(is_deferred(tasks[task_id]) for task_id in task_ids)
+
+        self.until(all_are, f"{', '.join(task_ids)} of {dag_id} are {state}")
+
     def request_for_approval(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Wait until a run asks for approval, and return what it asks."""
+        """Wait until a run asks for approval and can be answered, and return what it asks."""
         path = f"{self._run(dag_id, run_id)}/hitlDetails?response_received=false&state=awaiting_input"
 
         def asked() -> dict[str, Any] | None:
             found = self.get(path)["hitl_details"]
             return dict(found[0]) if found else None
 
-        return dict(self.until(asked, f"{dag_id} {run_id} asks for approval"))
+        found = dict(self.until(asked, f"{dag_id} {run_id} asks for approval"))
+        self.until_deferred(dag_id, run_id, found["task_instance"]["task_id"], state="awaiting_input")
+        return found
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, note: str = "", user: str = "admin") -> int:
         """Answer a request for approval; the status of Airflow's answer."""

@@ -69,7 +69,11 @@ def failure(pod: Json | None, container: str, warnings: list[str], error: str) -
     :param warnings: the pod's warning events, oldest first
     :param error: the message of the error that KubernetesPodOperator raised
     """
+    gone = "not found" in error.lower()
     if pod is None:
+        # The pod of a deferred task is read for the first time after the wait, when it may no longer exist.
+        if gone:
+            return _deleted("The pod", f"its node was drained ({_line(error, 0)})")
         return ComputeError(f"The state of the pod could not be read from Kubernetes: {_line(error, 0)}")
     name, status = pod["metadata"]["name"], pod.get("status", {})
     if found := never_starts(pod):
@@ -93,12 +97,16 @@ def failure(pod: Json | None, container: str, warnings: list[str], error: str) -
     if status.get("phase") == "Pending":
         last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
         return ComputeError(f"Pod {name!r} on node {_node(pod)!r} did not start within Pod(startup_timeout=...).{last}")
-    if pod["metadata"].get("deletionTimestamp") or "not found" in error.lower():
-        return ComputeError(
-            f"Pod {name!r} was deleted while it ran, by a user or because its node {_node(pod)!r} was drained. The next try "
-            "starts a new pod, and training continues from its last checkpoint."
-        )
+    if pod["metadata"].get("deletionTimestamp") or gone:
+        return _deleted(f"Pod {name!r}", f"its node {_node(pod)!r} was drained")
     return ComputeError(f"The connection to pod {name!r} was lost before the pod ended: {_line(error, 0)}")
+
+
+def _deleted(pod: str, cause: str) -> ComputeError:
+    return ComputeError(
+        f"{pod} was deleted while it ran, by a user or because {cause}. The next try starts a new pod, and training "
+        "continues from its last checkpoint."
+    )
 
 
 def refused(status: int, body: str, namespace: str) -> MLOpsError:

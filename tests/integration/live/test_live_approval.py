@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,20 +131,13 @@ def model(airflow, client, tmp_path):
     return Model(airflow, client, tmp_path)
 
 
-def request(airflow, dag_id, run_id) -> dict:
-    """What a run asks, once its worker is gone: Airflow 3.3.2 takes a task that is answered before that for killed."""
-    asked = airflow.request_for_approval(dag_id, run_id)
-    time.sleep(7)
-    return asked
-
-
 def promote_task(airflow, dag_id, run_id) -> dict:
     return next(item for item in airflow.task_instances(dag_id, run_id) if item["task_id"] == "promote")
 
 
 def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model):
     run_id = model.start("approve")
-    asked = request(airflow, "approve", run_id)
+    asked = airflow.request_for_approval("approve", run_id)
     assert asked["subject"] == f"Promote {model.name} v2?"
     assert asked["assigned_users"] == [{"id": "ada", "name": "ada"}, {"id": "admin", "name": "The admin"}]
     assert asked["params"]["note"]["schema"]["format"] == "multiline"
@@ -169,7 +161,7 @@ def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model)
 
 def test_a_rejection_succeeds_and_promotes_nothing(airflow, model):
     run_id = model.start("approve")
-    request(airflow, "approve", run_id)
+    airflow.request_for_approval("approve", run_id)
     assert airflow.answer("approve", run_id, "promote", "Reject", "Too slow.") == 200
     assert airflow.wait("approve", run_id) == "success"
     assert model.champion() == 1
@@ -190,7 +182,7 @@ def test_the_scheduler_ends_the_wait(airflow, model):
 
 def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):
     run_id = model.start("approve")
-    request(airflow, "approve", run_id)
+    airflow.request_for_approval("approve", run_id)
     model.client.set_registered_model_alias(model.name, "champion", "3")
     assert airflow.answer("approve", run_id, "promote", "Approve") == 200
     assert airflow.wait("approve", run_id) == "success"
@@ -200,7 +192,7 @@ def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):
 
 def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
     run_id = model.start("later")
-    request(airflow, "later", run_id)
+    airflow.request_for_approval("later", run_id)
     assert airflow.answer("later", run_id, "promote", "Approve") == 200
     assert airflow.wait("later", run_id) == "success"
     assert promote_task(airflow, "later", run_id)["try_number"] == 2
@@ -212,11 +204,11 @@ def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
 
 def test_clearing_asks_again_but_never_under_the_words_of_another_request(airflow, model):
     run_id = model.start("approve")
-    request(airflow, "approve", run_id)
+    airflow.request_for_approval("approve", run_id)
     assert airflow.answer("approve", run_id, "promote", "Reject") == 200
     assert airflow.wait("approve", run_id) == "success"
     airflow.clear("approve", run_id, "promote")
-    assert request(airflow, "approve", run_id)["subject"] == f"Promote {model.name} v2?"
+    assert airflow.request_for_approval("approve", run_id)["subject"] == f"Promote {model.name} v2?"
     assert airflow.answer("approve", run_id, "promote", "Reject") == 200
     assert airflow.wait("approve", run_id) == "success"
     assert len(model.entries()) == 2
@@ -245,7 +237,7 @@ def test_the_serialized_dag_stays_the_same_however_often_it_is_parsed(airflow, m
 
 def test_an_answer_that_a_dying_worker_did_not_take_is_not_asked_for_again(airflow, model):
     run_id = model.start("slow")
-    request(airflow, "slow", run_id)
+    airflow.request_for_approval("slow", run_id)
     assert airflow.answer("slow", run_id, "promote", "Approve", "Now.", user="ada") == 200
     marker = model.told.with_name("taking")
     airflow.until(marker.exists, "the answer arrives at a worker")

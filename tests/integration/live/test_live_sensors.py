@@ -75,11 +75,7 @@ def states(airflow: LiveAirflow, run_id: str) -> dict[str, str]:
 
 def test_deferred_sensors_end_when_what_they_wait_for_is_there(airflow: LiveAirflow, store: ArtifactStore, repo: Path):
     run_id = airflow.trigger("waiting")
-    waiting = {"well", "ill", "skipped", "fresh"}
-    airflow.until(
-        lambda: {name for name, state in states(airflow, run_id).items() if state == "deferred"} >= waiting,
-        "the sensors wait in the triggerer",
-    )
+    airflow.until_deferred("waiting", run_id, "well", "ill", "skipped", "fresh")
     publish(store, "2013-04", model="patients")
     publish(store, "2013-05", "retrain", model="patients")
     materialize(repo, *april(1, 30))

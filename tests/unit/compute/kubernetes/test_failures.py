@@ -69,3 +69,12 @@ def test_out_of_memory_names_the_limit_and_the_last_known_use():
     assert "1Gi" in found
     assert "1,020 MiB" in found
     assert "grow_memory=2" in found
+
+
+def test_pod_that_is_gone_when_a_deferred_task_resumes_was_deleted():
+    found = error(None, "Pod n/p not found after resuming from deferral")
+    assert type(found) is ComputeError
+    assert "deleted" in str(found)
+    assert "n/p" in str(found)
+    assert found.retryable
+    assert "deleted" not in str(error(None, "Connection refused"))

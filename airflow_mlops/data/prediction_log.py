@@ -82,7 +82,8 @@ class PredictionLog:
             last = max(manifest.purged for manifest in entries if manifest.purged is not None)
             raise DatasetPurgedError(
                 f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were "
-                f"deleted by retention, the last of them on {last:%Y-%m-%d}. Score the window again if you need them."
+                f"deleted by PurgePredictionsOperator or `airflow mlops purge`, the last of them on {last:%Y-%m-%d}. If "
+                "you need them, score the window again."
             )
         return readable
 

@@ -221,7 +221,7 @@ def _merged(pair: Pair) -> tuple[Pair, float]:
 def fisher(pair: Pair) -> float:
     """Compute the p-value of Fisher's exact test (two-sided).
 
-    :param pair: numbers of rows in two bins, shape (2,)
+    :param pair: the row counts of the two samples in two bins, each of shape (2,)
     """
     from scipy import stats
 

@@ -111,8 +111,8 @@ def _by_skops(file: Path, name: str) -> Answer | None:
         return None
     except Exception as error:
         raise ModelFormatError(
-            f"{name} cannot be loaded by skops: {one_line(error, 500)}. Install the package versions in its "
-            "requirements.txt where the step runs."
+            f"{name} cannot be loaded by skops: {one_line(error, 500)}. Where the step runs, install the package versions "
+            "that the model's requirements.txt lists."
         ) from error
 
 

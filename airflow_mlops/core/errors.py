@@ -62,7 +62,7 @@ class FeatureStoreError(MLOpsError):
 
 
 class MaterializationError(FeatureStoreError):
-    """Feast failed to materialise features. A retry continues after the last chunk of the window that was finished."""
+    """Feast failed to materialize features. A retry continues after the last chunk of the window that was finished."""
 
     retryable = True
 

@@ -178,6 +178,6 @@ def claim(
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
             f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the "
-            f"same window in this DAG run (dataset {name!r}, slot {slot!r}). Set a separate `window` or `name` for "
-            "each task, or score all rows in one task."
+            f"same window in this DAG run (dataset {name!r}). Set a separate `window` or `name` for each task, "
+            "or score all rows in one task."
         )

@@ -53,7 +53,8 @@ class Leakage(Gate):
         limit = self.max_single_feature_score
         problems = []
         if too_predictive := found.above(limit):
-            problems.append(f"{', '.join(too_predictive)} alone predicts {data.label!r} better than {limit:g}")
+            each = "" if len(too_predictive) == 1 else "each of "
+            problems.append(f"{each}{', '.join(too_predictive)} alone predicts {data.label!r} better than {limit:g}")
         if problem := self._overlap(evidence):
             problems.append(problem)
         if problems:

@@ -94,7 +94,7 @@ def _publish(
     known = {item.name: item for item in contents.data_sources if isinstance(item, FileSource)}
     if name not in known:
         raise FeatureStoreError(
-            f"The Feast repository {store.repo_path} has no file source {name!r}. Correct its name in `sources`. "
+            f"The Feast repository {store.repo_path} has no file source {name!r}. Correct the name in `sources`. "
             f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)

@@ -107,7 +107,7 @@ def _with_stop(text: str) -> str:
 
 
 def _others(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
-    """Return what deserves attention apart from the active triggers of ``planned``."""
+    """Return the observations to report in addition to the active triggers of ``planned``."""
     if any(active.trigger == "no_champion" for active in planned.triggers):
         return []
     reported = {active.reason for active in planned.triggers}

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChampionFacts:
-    """Facts about the champion apart from its predictions; by default, there is no champion.
+    """Facts about the champion, other than its predictions.
 
-    The fields have the same names and meanings as in ``Findings``.
+    The fields have the same names and meanings as in ``Findings``. The defaults mean that there is no champion.
     """
 
     champion: ModelVersionRef | None = None

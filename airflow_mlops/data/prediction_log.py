@@ -49,7 +49,7 @@ class PredictionLog:
     def entries(self, within: Window | None = None) -> list[Manifest]:
         """Return the manifests of all current predictions, ordered by window and version.
 
-        They include manifests of predictions that retention has deleted.
+        They include manifests of purged predictions.
 
         :param within: only windows inside this one; by default all predictions, also those without a window
         """
@@ -72,9 +72,9 @@ class PredictionLog:
         return sorted(found, key=lambda manifest: (manifest.created, manifest.id))
 
     def present(self, within: Window | None = None) -> list[Dataset]:
-        """Return the datasets of current predictions that retention has not deleted.
+        """Return the datasets of current predictions that are not purged.
 
-        :raises DatasetPurgedError: retention has deleted all of them
+        :raises DatasetPurgedError: all of them are purged
         """
         entries = self.entries(within)
         readable = [Dataset(self.store, manifest) for manifest in entries if manifest.purged is None]

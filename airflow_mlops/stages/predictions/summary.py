@@ -14,7 +14,7 @@ class PredictionCount(Model):
     :param window: label of the window; ``None`` if the rows have no window
     :param scored: time at which the dataset of predictions was committed
     :param times: number of times that this version scored the window; the last predictions are the current ones
-    :param deleted: time at which retention deleted the rows; ``None`` if they exist
+    :param deleted: time at which the rows were purged; ``None`` if they exist
     """
 
     window: str | None

@@ -56,7 +56,7 @@ class Replay:
 
         :raises ReplayError: a task failed, or a run did not start or finish in time
         """
-        self.log(f"{key}  Ingesting, validating, materialising features ...")
+        self.log(f"{key}  Ingesting, validating, materializing features ...")
         ingest = self._run("flights_ingest", key)
         score = self._started_by_asset("flights_score", key)
         self.log(f"{key}  Joining labels and monitoring ...")

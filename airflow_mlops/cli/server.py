@@ -60,5 +60,6 @@ def emit_champion(result: RollbackResult) -> None:
     except SQLAlchemyError as error:
         raise MLOpsError(
             f"The champion was rolled back, but the event of asset {uri} could not be written to Airflow's database "
-            f"({type(error).__name__}). The next PromoteOperator or RollbackOperator of the model sends it."
+            f"({type(error).__name__}). The next PromoteOperator or RollbackOperator that leaves "
+            "the champion unchanged sends this event."
         ) from error

@@ -50,7 +50,7 @@ class DatasetCorruptError(MLOpsError):
 
 
 class DatasetPurgedError(MLOpsError):
-    """PurgePredictionsOperator deleted the files of the dataset. The dataset's manifest records when."""
+    """The files of the dataset were deleted by PurgePredictionsOperator or ``airflow mlops purge``."""
 
 
 class ValidationError(MLOpsError):
@@ -62,7 +62,7 @@ class FeatureStoreError(MLOpsError):
 
 
 class MaterializationError(FeatureStoreError):
-    """Feast failed to materialise features. A retry continues after the last chunk of the window that was finished."""
+    """Feast failed to materialize features. A retry continues after the last chunk of the window that was finished."""
 
     retryable = True
 
@@ -106,7 +106,7 @@ class ModelFormatError(MLOpsError):
 
 
 class ComputeError(MLOpsError):
-    """The environment that ``run_on`` selects (worker, process, pod or Spark) could not run the step."""
+    """The environment that ``run_on`` selects (worker, process or pod) could not run the step."""
 
     retryable = True
 

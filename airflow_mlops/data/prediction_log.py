@@ -49,7 +49,7 @@ class PredictionLog:
     def entries(self, within: Window | None = None) -> list[Manifest]:
         """Return the manifests of all current predictions, ordered by window and version.
 
-        They include manifests of predictions that retention has deleted.
+        They include manifests of purged predictions.
 
         :param within: only windows inside this one; by default all predictions, also those without a window
         """
@@ -72,9 +72,9 @@ class PredictionLog:
         return sorted(found, key=lambda manifest: (manifest.created, manifest.id))
 
     def present(self, within: Window | None = None) -> list[Dataset]:
-        """Return the datasets of current predictions that retention has not deleted.
+        """Return the datasets of current predictions that are not purged.
 
-        :raises DatasetPurgedError: retention has deleted all of them
+        :raises DatasetPurgedError: all of them are purged
         """
         entries = self.entries(within)
         readable = [Dataset(self.store, manifest) for manifest in entries if manifest.purged is None]
@@ -82,7 +82,8 @@ class PredictionLog:
             last = max(manifest.purged for manifest in entries if manifest.purged is not None)
             raise DatasetPurgedError(
                 f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were "
-                f"deleted by retention, the last of them on {last:%Y-%m-%d}. Score the window again if you need them."
+                f"deleted by PurgePredictionsOperator or `airflow mlops purge`, the last of them on {last:%Y-%m-%d}. If "
+                "you need them, score the window again."
             )
         return readable
 
@@ -177,6 +178,6 @@ def claim(
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
             f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the "
-            f"same window in this DAG run (dataset {name!r}, slot {slot!r}). Set a separate `window` or `name` for "
-            "each task, or score all rows in one task."
+            f"same window in this DAG run (dataset {name!r}). Set a separate `window` or `name` for each task, "
+            "or score all rows in one task."
         )

@@ -117,10 +117,10 @@ def load(
 
 
 def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
-    """Return the model version that made the predictions. It may differ from the present champion.
+    """Return the model version that made the predictions. It may differ from the current champion.
 
     :param datasets: the datasets of predictions, at least one. The manifest of the last dataset names the version
-    :param champion: the present champion of the monitored model
+    :param champion: the current champion of the monitored model
     :raises SpecError: the predictions come from a different model
     """
     manifest = datasets[-1].manifest

@@ -1,4 +1,7 @@
-"""A gate against leakage, which is caused by features that are too predictive or by held-out rows in the training set."""
+"""A gate against leakage.
+
+It fails if a single feature predicts the label too well, or if held-out rows are also in the training set.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ class Leakage(Gate):
         limit = self.max_single_feature_score
         problems = []
         if too_predictive := found.above(limit):
-            problems.append(f"{', '.join(too_predictive)} alone predicts {data.label!r} better than {limit:g}")
+            each = "" if len(too_predictive) == 1 else "each of "
+            problems.append(f"{each}{', '.join(too_predictive)} alone predicts {data.label!r} better than {limit:g}")
         if problem := self._overlap(evidence):
             problems.append(problem)
         if problems:
@@ -81,19 +85,20 @@ class Leakage(Gate):
                 # BuildTrainingSetOperator has verified that the split parts have no row in common.
                 return None
             return f"the model was trained on the split part {data.part!r}"
-        unknown = f"the training set of {evidence.candidate.name} is unknown, so it may contain these rows"
+        training_set = f"the training set of {evidence.candidate.name}"
         if not contract.dataset_id or evidence.store is None:
-            return unknown
+            return f"{training_set} is unknown, so it may contain these rows"
+        training_set += f" (dataset {contract.dataset_name!r}, id {contract.dataset_id[:12]})"
         try:
             ref = DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0)
             trained_on = open_dataset(evidence.store, ref)
         except DatasetNotFoundError:
-            return f"{unknown} (dataset {contract.dataset_name!r} with id {contract.dataset_id[:12]} no longer exists)"
+            return f"{training_set} no longer exists, so it may have contained these rows"
         if TRAINED_ON not in trained_on.ref.parts:
-            return f"{unknown} (dataset {contract.dataset_name!r} has no split part {TRAINED_ON!r})"
+            return f"{training_set} has no split part {TRAINED_ON!r}, so it may contain these rows"
         keys = identity_columns(data.dataset)
         if set(keys) != set(identity_columns(trained_on)):
-            return f"{unknown} (dataset {contract.dataset_name!r} identifies rows by different columns)"
+            return f"{training_set} identifies rows by different columns, so it may contain these rows"
         here, there = (
             row_ids(dataset.table(part, keys), keys)
             for dataset, part in ((data.dataset, data.part), (trained_on, TRAINED_ON))

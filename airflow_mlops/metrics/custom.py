@@ -119,7 +119,7 @@ def load(path: str) -> CustomMetric:
     except TypeError as error:
         raise SpecError(
             f"Custom metric {path!r} does not have the signature (y_true, y_pred) or (y_true, y_score): {error}. Change "
-            "its parameters."
+            "the function's signature."
         ) from None
     except ValueError:
         # Compiled functions may have no signature.

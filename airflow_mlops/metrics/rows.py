@@ -121,8 +121,8 @@ def _binary(
 ) -> Rows:
     if unknown := unseen(truth, classes):
         raise EvaluationError(
-            f"The data has the label {unknown[0]!r}, but the model was trained on the labels {_listed(classes)}. Evaluate it "
-            "on data with these labels, or train it again."
+            f"The data has the label {unknown[0]!r}, but the model was trained on the labels {_listed(classes)}. "
+            "Evaluate the model on data with these labels, or train the model again."
         )
     y = is_positive(truth, classes, positive)
     if y.all() or not y.any():

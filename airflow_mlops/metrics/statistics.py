@@ -59,10 +59,10 @@ def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def row_losses(rows: Rows) -> NDArray[np.float64]:
-    """Compute the loss of each row for the search of slices.
+    """Compute the loss of each row, which slice search uses to find groups of rows with high loss.
 
-    The loss is the squared error of the probabilities (Brier score) or of the values. For a classifier without
-    probabilities, it is 1 for a wrong prediction and 0 for a correct prediction.
+    For classifiers with probabilities the loss is the Brier score, for regressions the squared error, and for
+    classifiers without probabilities 0 (correct) or 1 (wrong).
 
     :return: losses, shape (n,)
     """

@@ -93,7 +93,7 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     if (whole != numbers).any():
         raise TrainingError(
             f"{where} has non-integer values, but the ML task is {task}. Set task='regression', or convert the label to "
-            "classes."
+            "integers or text."
         )
     return whole
 

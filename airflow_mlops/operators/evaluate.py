@@ -32,9 +32,9 @@ class EvaluateOperator(StepOperator):
         (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
         ``package.module:function``
     :param greater_is_better: whether larger values of a custom metric are better
-    :param allow_pyfunc: whether to load versions that TrainOperator did not register with ``mlflow.pyfunc``, which runs
-        code that is stored in the model. By default, only models that cannot run code are loaded. This parameter is not
-        templated, so that only the author of the DAG can allow it
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
+        runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter is
+        not templated, so that only the author of the DAG can set it
     :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
         (by default the ``owner`` of the task)
     :param mlflow_conn_id: id of the Airflow connection to MLflow

@@ -18,7 +18,7 @@ class RollbackOperator(ChampionOperator):
 
     :param model: name of the registered model
     :param reason: the reason for the rollback, which is recorded in the ledger
-    :param to_version: number of a version that was champion before; by default the version that the present champion
+    :param to_version: number of a version that was champion before; by default the version that the current champion
         replaced
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """

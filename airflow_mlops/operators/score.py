@@ -19,7 +19,7 @@ class ScoreOperator(StepOperator):
     """Scores a dataset with the champion and writes a dataset of predictions.
 
     A champion that TrainOperator registered scores with its ONNX model. Any other champion scores with its MLflow
-    flavor.
+    flavour.
 
     :param model: name of the registered model
     :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
@@ -27,9 +27,9 @@ class ScoreOperator(StepOperator):
     :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
     :param name: name of the dataset of predictions; by default ``MODEL_predictions``
     :param on_missing: whether to ``fail`` or ``skip`` the task while the model has no champion
-    :param allow_pyfunc: whether to load a champion that TrainOperator did not register with ``mlflow.pyfunc``, which
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a champion that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
-        is not templated, so that only the author of the DAG can allow it
+        is not templated, so that only the author of the DAG can set it
     :param hash_columns: names of the columns that are stored as keyed hashes (HMAC-SHA256) in the predictions
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password; required

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# The least number of values at one level, and the number of simulated series.
+# The smallest number of values at one level, and the number of simulated series.
 _MIN_LENGTH, _SIMULATIONS, _SEED = 2, 2_000, 0
 
 Floats = npt.NDArray[np.float64]

@@ -19,8 +19,8 @@ class PerformanceThresholds(DriftThresholds):
     :param tolerance: the acceptable loss of performance since training. It is an absolute difference if larger values of the metric
         are better, and otherwise (errors and losses) a share of the value at training
     :param confidence: confidence level of the interval of performance, from 0.5 to below 1
-    :param min_labels: the least number of labels for which performance is judged
-    :param min_coverage: the least share of predictions with a label, from 0 to 1, for which performance is judged
+    :param min_labels: the smallest number of labels for which performance is judged
+    :param min_coverage: the smallest share of predictions with a label, from 0 to 1, for which performance is judged
     :param grace: time after the end of a window in which labels may still arrive. Performance is judged only afterwards; by default
         at once
     """

@@ -1,4 +1,4 @@
-"""Checks of the findings against the policy, such as worse performance, immature labels and old training data."""
+"""Checks of the findings against the policy, such as worse performance, labels that may still arrive, and old training data."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ class Observation:
 
 
 def observations(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
-    """Return the facts that deserve attention whatever is decided, the most urgent first.
+    """Return the observations that are reported regardless of the decision, most urgent first.
 
-    :param inputs_reported: whether the verdict has already named the broken inputs, which are then not described again
+    :param inputs_reported: whether the verdict already names the broken inputs; if so, they are omitted here
     """
     if not findings.rows:
         return [_stated(f"No predictions in {name(findings.window.label)}")]
@@ -159,7 +159,7 @@ def compared_windows(findings: Findings) -> list[str]:
         why = "the last window before" if len(labels) == 1 else f"the last {len(labels)} windows before"
     scores = ""
     if not used.scores:
-        scores = "; scores are compared with training, because a different version scored these windows"
+        scores = "; scores are compared with those at training, because a different version scored these windows"
     elif used.scores != used.features:
         same = ", ".join(window.label for window in used.scores)
         scores = f"; scores are compared with {same}, because a different version scored the other windows"
@@ -256,7 +256,9 @@ def _drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
         # Single features that leave their range change the joint distribution, too.
         also = " too" if features else ""
         headline = f"Joint distribution of the features drifted{also} (effect {effect(together.effect)})"
-        found.append(Observation(headline, [f"{headline}, measured by the reconstruction errors of the features."]))
+        found.append(
+            Observation(headline, [f"{headline}, measured by the error of reconstructing the features with PCA."])
+        )
     if watched := [drift for drift in findings.watched if drift.drifted]:
         found.append(_drifted_monitored(watched))
     explained = [*compared_windows(findings), _effect_explained(findings)]
@@ -365,9 +367,11 @@ def _largest_segment(findings: Findings) -> list[str]:
     change = "drop" if METRICS[loss.metric].higher_is_better else "rise"
     part = ""
     if increase > 0:
-        # The ratio exceeds 1 if other segments have improved.
         ratio = worst.contribution / increase
-        part = f", {share(ratio, 0) if ratio <= 1 else 'more than all'} of the {change}"
+        if ratio <= 1:
+            part = f", {share(ratio, 0)} of the {change}"
+        else:
+            part = f"; the {change} in this segment exceeds the total {change}, because other segments improved"
     return [f"Largest {change}: {worst.name} ({share(worst.share, 0)} of rows{part})."]
 
 

@@ -49,10 +49,10 @@ class Arrivals(Model):
 
 
 class ActiveTrigger(Model):
-    """A retraining trigger whose condition holds in a window.
+    """A retraining trigger whose condition is met in a window.
 
-    :param reason: why the condition holds, in at most 90 characters
-    :param windows: number of windows in which it held, among the last ``n`` windows of the policy's persistence
+    :param reason: why the condition is met, in at most 90 characters
+    :param windows: number of windows in which the condition was met, among the last ``n`` windows of the policy's persistence
     :param enough: whether ``windows`` is at least the ``k`` of the policy's persistence
     """
 
@@ -65,7 +65,7 @@ class ActiveTrigger(Model):
 class Limit(Model):
     """A limit on requests for retraining, and its state.
 
-    :param name: ``cooldown``, ``budget``, ``refusals`` (by the promotion gates) or ``inputs`` (broken features)
+    :param name: ``cooldown``, ``budget``, ``refusals`` (refused candidates) or ``inputs`` (broken features)
     :param says: the state of the limit; one clause
     :param reached: whether it postpones a request
     """
@@ -78,7 +78,7 @@ class Limit(Model):
 class RetrainingPlan(Model):
     """The policy's decision about retraining in one window.
 
-    :param triggers: the retraining triggers whose condition holds
+    :param triggers: the retraining triggers whose condition is met
     :param limits: the limits that were checked; empty if the window has already requested retraining
     :param request: the request of the window, from this check or an earlier one
     """
@@ -89,7 +89,7 @@ class RetrainingPlan(Model):
 
     @property
     def due(self) -> list[ActiveTrigger]:
-        """Return the retraining triggers that held in enough windows."""
+        """Return the retraining triggers whose condition was met in enough windows."""
         return [active for active in self.triggers if active.enough]
 
     @property

@@ -1,14 +1,14 @@
-"""The decision whether a window requests retraining, by triggers, persistence, cooldown, budget, and refusals by the gates.
+"""The decision whether a window requests retraining, by triggers, persistence, cooldown, budget, and refused candidates.
 
-Here a trigger is a condition that may request retraining. :func:`triggers` lists those whose condition holds in a window, and :func:`plan` decides whether they lead to a request.
-:mod:`airflow_mlops.registry.requests` records the request.
+A retraining trigger is a condition that may request retraining. :func:`triggers` lists those whose condition is met in a
+window, and :func:`plan` decides whether they lead to a request. :mod:`airflow_mlops.registry.requests` records the request.
 
 All limits depend on windows and their ends and never on the clock, so a replay makes the same decisions as the first run. They
 also count later windows, because windows may be checked late and in any order.
 
-The gates would refuse another request on the same data and code again. After one refusal the next window may request
-retraining; after ``r`` refusals in a row, the window ``2 ** (r - 1)`` windows after the last refused one: the amount of new data
-doubles with each try. A new champion and a new code version (``policy.code``) reset the count.
+A candidate trained on the same data and code would be refused again. After one refused request, the next window may request
+retraining. After ``r`` refused requests, the earliest is the window ``2 ** (r - 1)`` windows after the last refused one, so the
+amount of new data doubles with each try. A new champion and a new code version (``policy.code``) reset the count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def request_id(model: str, window: Window) -> str:
 
 
 def triggers(findings: Findings) -> dict[Trigger, str]:
-    """Return the triggers of the policy whose condition holds in the window, each with a reason of at most 90 characters."""
+    """Return the triggers of the policy whose condition is met in the window, each with a reason of at most 90 characters."""
     return {trigger: shorten(reason, HEADLINE_LENGTH) for trigger, reason in _triggers(findings)}
 
 
@@ -49,10 +49,10 @@ def plan(
 
     Broken inputs postpone a request, because they are not a fault of the model, and a new model cannot learn from them.
 
-    :param earlier: findings of earlier windows, by time. The present policy is applied to them. Only windows with predictions of
+    :param earlier: findings of earlier windows, by time. The current policy is applied to them. Only windows with predictions of
         the same version count.
     :param requests: all requests so far, in any order
-    :param refused: the requests that the gates have refused since the champion last changed
+    :param refused: the requests whose candidates were refused since the champion last changed
     """
     triggers_before = [
         triggers(item.under(findings.policy))
@@ -82,10 +82,10 @@ def limited(
 ) -> RetrainingPlan:
     """Apply persistence, cooldown, budget and earlier refusals to the active triggers of a window.
 
-    :param active: the triggers whose condition holds in the window, each with its reason
-    :param earlier: the triggers whose condition held in each earlier window, by time
+    :param active: the triggers whose condition is met in the window, each with its reason
+    :param earlier: the triggers whose condition was met in each earlier window, by time
     :param requests: all requests so far, in any order
-    :param refused: the requests that the gates have refused since the champion last changed
+    :param refused: the requests whose candidates were refused since the champion last changed
     """
     own_id = request_id(model, window)
     own = next((request for request in requests if request.id == own_id), None)
@@ -191,11 +191,11 @@ def _refusals(window: Window, refused: Sequence[Request]) -> list[Limit]:
     # The quotient is rounded, because months differ in length.
     since = round((window.start - last.start) / (last.end - last.start))
     refusal = (
-        f"the gates refused the request of {last.label}"
+        f"the candidates trained for the request of {last.label} were refused"
         if times == 1
-        else f"the gates refused {times} requests in a row, the last one of {last.label}"
+        else f"the candidates trained for {times} requests were refused, most recently for {last.label}"
     )
-    says = f"{refusal}; the next request needs {counted(wait, 'more window')} of data"
+    says = f"{refusal}; the next request is possible {counted(wait, 'window')} after {last.label} at the earliest"
     return [Limit(name="refusals", says=says, reached=since < wait)]
 
 

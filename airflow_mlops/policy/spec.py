@@ -17,10 +17,10 @@ Trigger = Literal["no_champion", "performance", "estimated_performance", "drift"
 
 
 class Persistence(Model):
-    """The number of windows in which a measured trigger must hold.
+    """The number of windows in which the condition of a measured trigger must be met.
 
-    :param k: the least number of windows in which it must hold
-    :param n: number of windows that are counted: the present one and the ``n - 1`` before it
+    :param k: the smallest number of windows in which it must be met
+    :param n: number of windows that are counted: the current one and the ``n - 1`` before it
     """
 
     k: int = Field(default=1, ge=1)
@@ -69,15 +69,15 @@ class Policy(PerformanceThresholds):
     """When to request retraining (``retrain``), and when a window needs attention (``watch``).
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
-    :param retrain_on: the measured triggers that may request retraining. ``performance`` holds if realised performance is
-        significantly worse than at training. ``estimated_performance`` holds if estimated performance is significantly worse and
-        realised performance cannot be judged yet. ``drift`` holds if the drifted features have at least ``min_importance``
+    :param retrain_on: the measured triggers that may request retraining. ``performance``: realised performance is
+        significantly worse than at training. ``estimated_performance``: estimated performance is significantly worse, and
+        realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
     :param min_importance: share of the model's permutation importance that the drifted features must have together
     :param max_age: the longest time between the end of the champion's training data and the end of the window
     :param new_data: the amount of new data that triggers retraining
     :param code: version of the training code, such as a git commit; retraining is triggered if the tag ``mlops.code_version`` of the
         champion's MLflow run differs
-    :param persistence: number of windows in which a measured trigger must hold; by default the present one
+    :param persistence: number of windows in which the condition of a measured trigger must be met; by default the current one
     :param cooldown: the shortest time between the ends of two windows that request retraining
     :param budget: number of windows that may request retraining in a period, counted by their ends
     """

@@ -53,7 +53,7 @@ TRIGGER_NAMES: dict[Trigger, str] = {
 LIMIT_NAMES = {
     "cooldown": "by the cooldown",
     "budget": "because the budget is used up",
-    "refusals": "after refusals by the gates",
+    "refusals": "after refused candidates",
     "inputs": "because inputs are broken",
 }
 
@@ -107,7 +107,7 @@ def _with_stop(text: str) -> str:
 
 
 def _others(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
-    """Return what deserves attention apart from the active triggers of ``planned``."""
+    """Return the observations to report in addition to the active triggers of ``planned``."""
     if any(active.trigger == "no_champion" for active in planned.triggers):
         return []
     reported = {active.reason for active in planned.triggers}
@@ -194,9 +194,9 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
 
 
 def _persistence(active: ActiveTrigger, findings: Findings) -> list[str]:
-    """Return the number of windows in which a measured trigger held, if the policy counts more than one."""
+    """Return the number of windows in which the condition of a measured trigger was met, if the policy counts more than one."""
     needed = findings.policy.persistence
     if needed.n == 1 or active.trigger not in MEASURED:
         return []
-    held = f"{active.windows} of the last {needed.n} windows"
-    return [f"The retraining trigger {TRIGGER_NAMES[active.trigger]!r} held in {held} ({needed.k} needed)."]
+    met = f"met in {active.windows} of the last {needed.n} windows ({needed.k} needed)"
+    return [f"The condition of the retraining trigger {TRIGGER_NAMES[active.trigger]!r} was {met}."]

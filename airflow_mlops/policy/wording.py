@@ -16,7 +16,7 @@ _UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM"
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's usual name, such as ``ROC AUC``, or the name of the function of a user's own metric."""
+    """Return a metric's usual name, such as ``ROC AUC``, or the function name of a custom metric."""
     return METRIC_NAMES.get(metric) or name(metric.rpartition(":")[2])
 
 

@@ -1,6 +1,6 @@
 """Two-sample significance tests of the hypothesis that both samples come from the same distribution.
 
-Both samples are given as numbers of rows in the same bins. Instead of bins there may be points on an axis or values of
+Both samples are given as row counts in the same bins. Instead of bins there may be points on an axis or values of
 a category. Where no formula is accurate, the null distribution is simulated by a permutation test: the samples are
 pooled, and rows are assigned to them at random, so the counts per bin are multivariate hypergeometric. Simulations are
 seeded, so the same profiles have the same p-values.
@@ -43,7 +43,7 @@ _MOST_ROWS = 500_000_000
 
 
 class Pair(NamedTuple):
-    """The numbers of rows of two samples in the same k bins.
+    """The row counts of two samples in the same k bins.
 
     :param before: rows of the reference, shape (k,)
     :param now: rows of the window, shape (k,)
@@ -68,7 +68,7 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
     The p-value is exact if both samples have at most 512 rows. For larger samples of n and m rows, it is approximated
     by the one-sample distribution with n m / (n + m) rows, as in SciPy. The test is conservative if values are tied.
 
-    :param pair: numbers of rows at k points in ascending order
+    :param pair: the row counts of the two samples at k points in ascending order
     :return: the largest distance between the two cumulative distribution functions, and its p-value
     """
     from scipy import special
@@ -99,7 +99,7 @@ def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
     pooled ranks. The p-value is simulated with such bridges.
 
     :param points: values in ascending order, shape (k,)
-    :param pair: numbers of rows at these points
+    :param pair: the row counts of the two samples at these points
     :return: the mean distance between the two quantile functions, in the units of ``points``, and its p-value
     """
     before, now, middle = (_cumulative(counts) for counts in (pair.before, pair.now, pair.total))
@@ -121,7 +121,7 @@ def cucconi(pair: Pair) -> float:
     chi-square distribution with two degrees of freedom, or with one if there are only two distinct values. Tied rows
     share their mean rank. If a few rows dominate because most other rows are tied, the distribution is simulated.
 
-    :param pair: numbers of rows at k points in ascending order
+    :param pair: the row counts of the two samples at k points in ascending order
     """
     from scipy import special
 
@@ -167,7 +167,7 @@ def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
 def _length(now: Floats, pair: Pair, scores: Floats, inverse: Floats) -> Floats:
     """Compute the squared length of the difference between the mean scores of the samples.
 
-    :param now: numbers of rows of the window in each draw, shape (draws, k)
+    :param now: row counts of the window in each draw, shape (draws, k)
     :return: shape (draws,)
     """
     n, m = pair.before.sum(), pair.now.sum()
@@ -221,7 +221,7 @@ def _merged(pair: Pair) -> tuple[Pair, float]:
 def fisher(pair: Pair) -> float:
     """Compute the p-value of Fisher's exact test (two-sided).
 
-    :param pair: numbers of rows in two bins, shape (2,)
+    :param pair: the row counts of the two samples in two bins, each of shape (2,)
     """
     from scipy import stats
 
@@ -236,7 +236,7 @@ def unseen_values(pair: Pair) -> float:
     window. The null distribution of the number of unseen rows is simulated. Values are treated as independent, which
     neglects only that the total number of rows is fixed.
 
-    :param pair: numbers of rows of each of k values, integers
+    :param pair: the row counts of the two samples for each of k values, integers
     """
     n, m = pair.before.sum(), pair.now.sum()
     unseen = pair.now[pair.before == 0].sum()

@@ -137,7 +137,7 @@ def _complete(client: MlflowClient, ledger: Ledger) -> None:
     except RegistryUnavailableError:
         raise
     except RegistryError:
-        # The version was deleted in the meantime. The caller looks up the present champion.
+        # The version was deleted in the meantime. The caller looks up the current champion.
         return
 
 
@@ -177,7 +177,7 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
     """Return the version that ``now`` replaced when it was last promoted.
 
-    :param now: the present champion
+    :param now: the current champion
     :return: ``None`` if the ledger contains no such version
 
     Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.

@@ -20,7 +20,7 @@ def all_requests(entries: Sequence[Entry]) -> list[Request]:
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """Return the requests that gates or people have refused since the champion last changed, newest first."""
+    """Return the requests whose candidates were refused since the champion last changed, newest first."""
     refused = []
     for entry in reversed(entries):
         if entry.moves:
@@ -45,7 +45,7 @@ def record(
     :param request_id: id of the request; a retry uses the same id
     :param propose: function that takes all requests and the refused requests, and returns the request to record or
         ``None``
-    :param champion: the present champion; ``None`` if the model has no champion
+    :param champion: the current champion; ``None`` if the model has no champion
     :return: the request that this call or an earlier call with the same id recorded; ``None`` if ``propose`` returned
         ``None``
     :raises RegistryError: the ledger was tampered with

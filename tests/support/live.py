@@ -146,7 +146,9 @@ class LiveAirflow:
         found = []
         for path in sorted(self.home.rglob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
-            bad = [line[:3000] for line in lines if re.search(r"error|warning|critical|Traceback|signal", line, re.I)]
+            bad = [
+                line[:1000] for line in lines if re.search(r'"level":"(error|critic)|\[(error|critic)|^Traceback', line)
+            ]
             if bad:
                 found += [f"--- {path.relative_to(self.home)}", *bad[-8:]]
         return "\n".join(found)
@@ -253,16 +255,20 @@ class LiveAirflow:
         self.call("PATCH", f"{self._run(dag_id, run_id)}/taskInstances/{task_id}", {"new_state": "failed"})
 
     def until_deferred(self, dag_id: str, run_id: str, *task_ids: str, state: str = "deferred") -> None:
-        """Wait until tasks that are not mapped are deferred and the scheduler has recorded the end of their processes.
+        """Wait until tasks that are not mapped are deferred, their processes have ended and their triggers run.
 
-        If the trigger of a task fires before that, Airflow 3.3 takes the recorded end for the end of the resumed task, and
-        fails it.
+        If the trigger of a task fires before the scheduler has recorded the end of the process, Airflow 3.3 takes this end
+        for the end of the resumed task, and fails it. A trigger that does not run yet does not hear that its task was killed.
         """
+        logs = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
 
         def is_deferred(task: dict[str, Any]) -> bool:
             key = f"(dag_id='{dag_id}', task_id='{task['task_id']}', run_id='{run_id}', try_number={task['try_number']}"
             recorded = f"event with state success for task instance TaskInstanceKey{key}" in self.output("scheduler")
-            return recorded and task["state"] == state
+            if not recorded or task["state"] != state:
+                return False
+            log = f"task_id={task['task_id']}/attempt={task['try_number']}.log.trigger.*.log"
+            return state != "deferred" or any("starting" in file.read_text() for file in logs.glob(log))
 
         def all_are() -> bool:
             tasks = {task["task_id"]: task for task in self.task_instances(dag_id, run_id)}

@@ -33,8 +33,8 @@ def find_datasets(store: ArtifactStore, name: str, within: Window | None = None)
     """Open the current dataset of each window of ``name``, ordered by time.
 
     :param within: only windows inside this one; by default all windows. If ``within`` is set, the result includes
-        datasets that retention has deleted, and reading them raises :class:`DatasetPurgedError`. By default, deleted
-        datasets are left out, unless all datasets are deleted
+        purged datasets, and reading them raises :class:`DatasetPurgedError`. By default, purged datasets are left out,
+        unless all datasets are purged
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: two windows overlap
     """
@@ -98,7 +98,7 @@ def read_manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
 
 
 def mark_purged(store: ArtifactStore, manifest: Manifest, purged: datetime) -> None:
-    """Record in the manifest that retention deletes the dataset's files. Reading the dataset then raises an error.
+    """Record in the manifest that the dataset's files are purged. Reading the dataset then raises an error.
 
     :param purged: time of the deletion
     """

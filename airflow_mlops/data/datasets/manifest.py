@@ -48,7 +48,7 @@ class Manifest(Model):
     :param details: facts recorded by the step that wrote the dataset, such as label, features and split
     :param source: origin of the rows, without credentials
     :param created: time at which the dataset was first written, in UTC
-    :param purged: time at which retention deleted the files; ``None`` while they exist
+    :param purged: time at which the files were purged; ``None`` while they exist
     """
 
     format: int = 1

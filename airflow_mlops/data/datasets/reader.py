@@ -41,14 +41,14 @@ class Dataset:
 
         :param part: name of the split part, such as ``train`` or ``test``; by default all files
         :raises DatasetNotFoundError: the dataset has no such split part
-        :raises DatasetPurgedError: retention deleted the files
+        :raises DatasetPurgedError: the files were deleted by a purge of old predictions
         """
         if self.manifest.purged is not None:
             window = f" of the window {self.manifest.window.label}" if self.manifest.window else ""
             raise DatasetPurgedError(
-                f"Dataset {self.manifest.name!r} ({self.manifest.id[:12]}){window} was deleted by retention on "
-                f"{self.manifest.purged:%Y-%m-%d}, and only its manifest remains. Run the task that writes this "
-                "dataset again if you need the rows."
+                f"The rows of dataset {self.manifest.name!r} ({self.manifest.id[:12]}){window} were deleted on "
+                f"{self.manifest.purged:%Y-%m-%d} by PurgePredictionsOperator or `airflow mlops purge`; only the "
+                "manifest remains. If you need the rows, run the task that writes this dataset once more."
             )
         files = [file for file in self.manifest.files if part is None or file.part == part]
         if not files:

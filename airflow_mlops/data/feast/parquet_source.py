@@ -34,9 +34,11 @@ _READ_ROWS = 131_072
 
 @dataclass(frozen=True)
 class Span:
-    """The range of row times that can be joined to a set of events, in microseconds since 1970, both ends included.
+    """The range of feature timestamps that a point-in-time join to a set of events can use.
 
-    :param first: earliest time; ``None`` if the view has no time to live
+    Times are in microseconds since 1970, both ends included.
+
+    :param first: earliest time; ``None`` if the feature view has no time to live (TTL)
     :param last: latest time
     """
 

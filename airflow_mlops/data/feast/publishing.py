@@ -199,10 +199,12 @@ class SourceFolder:
             try:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:
+                why = f"dataset {name!r}, from which it was made, is no longer in the artifact store"
                 raise FeatureStoreError(
-                    f"The columns of {self.files.url_of(key)} differ from those of the source {self.name!r}, because "
-                    "the feature views have changed. The file cannot be rewritten, because its dataset no longer "
-                    "exists in the artifact store. Delete the file, or publish its window again."
+                    f"The columns of {self.files.url_of(key)} differ from those that the feature views of source "
+                    f"{self.name!r} declare now. The file cannot be rewritten, because "
+                    f"{why if name else 'it does not name the dataset from which it was made'}. Delete the file, or "
+                    "run MaterializeFeaturesOperator for its window again."
                 ) from None
             self._write(key, dataset, self._schema(dataset, valid_from), valid_from)
 

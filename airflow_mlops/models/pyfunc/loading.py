@@ -111,8 +111,8 @@ def _by_skops(file: Path, name: str) -> Answer | None:
         return None
     except Exception as error:
         raise ModelFormatError(
-            f"{name} cannot be loaded by skops: {one_line(error, 500)}. Install the package versions in its "
-            "requirements.txt where the step runs."
+            f"{name} cannot be loaded by skops: {one_line(error, 500)}. Where the step runs, install the package versions "
+            "that the model's requirements.txt lists."
         ) from error
 
 
@@ -127,8 +127,8 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
             raw = model.get_raw_model() if _loader(description) in _ESTIMATORS else None
     except Exception as error:
         raise ModelFormatError(
-            f"MLflow cannot load {name}: {one_line(error, 500)}. Install the packages in its requirements.txt where "
-            "the step runs, or choose an environment that contains them with run_on."
+            f"MLflow cannot load {name}: {one_line(error, 500)}. Where the step runs, install the packages that the "
+            "model's requirements.txt lists, or set run_on to an environment that contains these packages."
         ) from error
     ask, classes = _probabilities(raw) or (model.predict, None)
     return (_within(modules, ask) if modules else ask), classes

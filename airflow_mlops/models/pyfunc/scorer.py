@@ -185,7 +185,7 @@ def _labels(name: str, target: Target, classes: Sequence[Any] | None) -> dict[st
     if (binary and (len(labels) != 2 or set(labels) != set(known))) or not known.keys() & set(labels):
         raise SchemaError(
             f"{name} predicts the classes {_listed(labels)}, but dataset {target.dataset!r} has the labels "
-            f"{_listed(target.classes)} ({target.task}). Evaluate it on a dataset with the labels that it was trained on."
+            f"{_listed(target.classes)} ({target.task}). Evaluate the model on a dataset with these classes."
         )
     return {"classes": labels, "positive": labels[-1] if binary else None}
 
@@ -215,12 +215,12 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
     if missing := [item.name for item in specs if item.name not in target.schema.names]:
         raise SchemaError(
             f"{name} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset "
-            f"{target.dataset!r}. Add it to the dataset, or evaluate the model on another dataset."
+            f"{target.dataset!r}. Add the feature to the dataset, or evaluate the model on another dataset."
         )
     if not specs:
         raise SchemaError(
             f"No input of the MLflow signature of {name} is a column of dataset {target.dataset!r}. Evaluate the model on "
-            "a dataset with its features."
+            "a dataset with the model's features."
         )
     features, types = [], []
     for item in specs:

@@ -24,8 +24,8 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
         inspect.signature(function).bind(data.frame, data.labels, params=spec.params, seed=seed)
     except TypeError as error:
         raise SpecError(
-            f"Function {spec.function!r} does not have the signature (X, y, *, params, seed): {error}. Change its "
-            "parameters."
+            f"Function {spec.function!r} does not have the signature (X, y, *, params, seed): {error}. Change the "
+            "function's signature."
         ) from None
     try:
         estimator = function(data.frame, data.labels, params=spec.params, seed=seed)

@@ -37,11 +37,11 @@ class CategoricalColumn(Model):
     :param rows: number of rows, including null rows
     :param missing: number of null rows
     :param distinct: number of distinct values; if not all values are kept, an estimate with a standard error of 3%
-    :param top: up to 50 frequent values and their numbers of rows, most frequent first. If not all values are kept, the
+    :param top: up to 50 frequent values and their row counts, most frequent first. If not all values are kept, the
         list has only values that are certainly frequent, cut to 100 characters
     :param values: every value and its number of rows as zlib-compressed JSON in base64; ``None`` if there are too many
         values to keep
-    :param hashed: numbers of rows by hash, from :meth:`HashedCounts.packed`; ``None`` if all values are kept
+    :param hashed: row counts by hash, from :meth:`HashedCounts.packed`; ``None`` if all values are kept
     :param sketch: a DataSketches frequent-strings sketch in base64; ``None`` if all values are kept
     """
 
@@ -77,7 +77,7 @@ class CategoricalColumn(Model):
         return {value: count for value, count, _, _ in every}
 
     def hashes(self) -> HashedCounts:
-        """Return the numbers of rows by the hashes of their values."""
+        """Return the row counts by the hash of the value."""
         if self.hashed is not None:
             return HashedCounts.unpacked(self.hashed)
         found = HashedCounts()

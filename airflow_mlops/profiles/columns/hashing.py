@@ -92,7 +92,7 @@ class HashedCounts:
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
     """Count the rows of two columns for the values in their common sample.
 
-    :return: the share of all distinct values that are in the common sample, and the numbers of rows of each value
+    :return: the share of all distinct values that are in the common sample, and the row count of each value
     """
     both = HashedCounts()
     for part in (first, second):

@@ -5,7 +5,7 @@ including those that were counted before, are also profiled by length and by wor
 values alone, and not on their order or on how profiles are merged. Values without spaces (codes, Chinese) are profiled
 by length only.
 
-All counts are numbers of rows and not of words, because the words of one row are not independent of each other.
+All counts are row counts, not word counts, because the words of one row are not independent of each other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Words(Model):
     :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash, and it is
         identified by this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
     :param below: only words with a hash below this one are counted in ``drawn``; ``None`` if all words are counted
-    :param frequent: frequent words and their approximate numbers of rows, most frequent first
+    :param frequent: frequent words and their approximate row counts, most frequent first
     """
 
     rows: int
@@ -60,7 +60,7 @@ class TextColumn(CategoricalColumn):
     """The profile of a text column with too many distinct values to keep.
 
     :param lengths: profile of the text lengths, in characters
-    :param words: numbers of rows by word
+    :param words: row counts by word
     """
 
     kind: Literal["text"]  # type: ignore[assignment]

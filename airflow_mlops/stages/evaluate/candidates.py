@@ -109,5 +109,5 @@ def check_contract(candidate: Candidate, data: HeldOut) -> None:
     if missing := [feature.name for feature in contract.features if feature.name not in present]:
         raise SchemaError(
             f"{candidate.ref} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset {name!r}. "
-            "Add it to the dataset, or set another `dataset`."
+            "Add the feature to the dataset, or set another `dataset`."
         )

@@ -90,7 +90,9 @@ def compare(
     context.progress(
         f"{tree.name.capitalize()}: {_numbers(tree.metrics)}"
         if tree is not None
-        else f"No decision tree is fitted, because dataset {data.dataset.manifest.name!r} has no suitable split part 'train'."
+        else "The simple decision tree that candidates are compared with was not trained, because dataset "
+        f"{data.dataset.manifest.name!r} has no split part 'train' apart from the evaluated part, or 'train' has fewer than "
+        "two different labels."
     )
     ref = champion(client, model)
     rival, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)

@@ -25,7 +25,7 @@ CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 
 
 class EvaluateSpec(Spec):
-    """Parameters of an evaluation, which measures candidates and the present champion on the same held-out data.
+    """Parameters of an evaluation, which measures candidates and the current champion on the same held-out data.
 
     :param candidates: the model versions to evaluate. A ``run_id`` that is not set is looked up in the registry
     :param model: name of the registered model that the candidates must belong to; by default the candidates' model

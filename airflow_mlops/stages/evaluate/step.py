@@ -94,7 +94,10 @@ def own_metrics(gates: Iterable[Gate]) -> list[str]:
 def _one_model(spec: EvaluateSpec) -> str:
     names = {ref.model for ref in spec.candidates} | ({spec.model} if spec.model else set())
     if len(names) > 1:
-        raise SpecError(f"All candidates must be versions of one registered model, not of {', '.join(sorted(names))}.")
+        raise SpecError(
+            "All candidates, and `model` if it is set, must name the same registered model, but they name "
+            f"{', '.join(sorted(names))}."
+        )
     return names.pop()
 
 

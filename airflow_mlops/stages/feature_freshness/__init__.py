@@ -1,1 +1,1 @@
-"""The stage ``feature_freshness``, which checks up to which time features are materialised."""
+"""The stage ``feature_freshness``, which checks up to which time features are materialized."""

@@ -1,4 +1,4 @@
-"""Spec and result of the check up to which time features are materialised."""
+"""Spec and result of the check up to which time features are materialized."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class FeatureFreshnessSpec(Spec):
-    """Parameters of the check that feature views are materialised, either for a window or up to a recent time.
+    """Parameters of the check that feature views are materialized, either for a window or up to a recent time.
 
     :param repo: path of the folder with ``feature_store.yaml``
-    :param window: time window that must be materialised without gaps; ``None`` if ``max_age`` is set
-    :param max_age: maximum time since the end of the newest materialised interval, for example ``6h``; ``None`` if
+    :param window: time window that must be materialized without gaps; ``None`` if ``max_age`` is set
+    :param max_age: maximum time since the end of the newest materialized interval, for example ``6h``; ``None`` if
         ``window`` is set
     :param feature_views: names of the feature views to check; by default all that are served online
     """
@@ -33,10 +33,10 @@ class FeatureFreshnessSpec(Spec):
 
 
 class FeatureFreshnessResult(Result):
-    """The time up to which each feature view is materialised.
+    """The time up to which each feature view is materialized.
 
     :param project: name of the Feast project
-    :param materialized_until: end of the newest materialised interval, by feature view
+    :param materialized_until: end of the newest materialized interval, by feature view
     """
 
     project: Name

@@ -1,4 +1,4 @@
-"""Checks in a Feast registry up to which time features are materialised.
+"""Checks in a Feast registry up to which time features are materialized.
 
 ``python -m airflow_mlops.stages.feature_freshness.step`` checks once. It reads the spec as JSON from standard input.
 The last line of its output is a JSON object with ``result``, which is null while the features are not as fresh as
@@ -30,7 +30,7 @@ _TICK = timedelta(microseconds=1)
 
 
 def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
-    """Check the views once. Return ``None`` if a view is not materialised as far as ``spec`` requires.
+    """Check the views once. Return ``None`` if a view is not materialized as far as ``spec`` requires.
 
     :raises FeatureStoreError: the repository or its registry cannot be read
     """
@@ -47,12 +47,12 @@ def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
     return FeatureFreshnessResult(
         project=store.project,
         materialized_until=until,
-        summary=f"{', '.join(views)} of Feast project {store.project} are materialised until {first.isoformat()}.",
+        summary=f"{', '.join(views)} of Feast project {store.project} are materialized until {first.isoformat()}.",
     )
 
 
 def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
-    """Return the materialised intervals by feature view, for all views that are served online."""
+    """Return the materialized intervals by feature view, for all views that are served online."""
     try:
         with feast_repo.locked(store, shared=True):
             views = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
@@ -73,16 +73,16 @@ def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessS
         return (
             ""
             if reached >= spec.window.end
-            else f"{view!r} is materialised until {reached.isoformat()}, but the window ends at {spec.window.end.isoformat()}"
+            else f"{view!r} is materialized until {reached.isoformat()}, but the window ends at {spec.window.end.isoformat()}"
         )
     assert spec.max_age is not None
     newest = max((end for _, end in intervals), default=None)
     if newest is None:
-        return f"{view!r} has never been materialised"
+        return f"{view!r} has never been materialized"
     return (
         ""
         if datetime.now(timezone.utc) - newest <= spec.max_age
-        else f"{view!r} is materialised until {newest.isoformat()}, longer ago than max_age ({spec.max_age})"
+        else f"{view!r} is materialized until {newest.isoformat()}, longer ago than max_age ({spec.max_age})"
     )
 
 

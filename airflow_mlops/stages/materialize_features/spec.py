@@ -33,12 +33,12 @@ def _as_source(value: Any) -> Any:
 
 
 class MaterializeFeaturesSpec(Spec):
-    """Parameters of materialisation, which writes the features of a window to Feast's online store.
+    """Parameters of materialization, which writes the features of a window to Feast's online store.
 
     :param repo: path of the folder with ``feature_store.yaml``
-    :param window: time window whose feature values are materialised
-    :param feature_views: names of the feature views to materialise; by default all that are served online
-    :param chunk: maximum length of the time window that is materialised in one call; 31 days by default
+    :param window: time window whose feature values are materialized
+    :param feature_views: names of the feature views to materialize; by default all that are served online
+    :param chunk: maximum length of the time window that is materialized in one call; 31 days by default
     :param apply: whether the definitions of the repository are registered first, as ``feast apply`` does
     :param sources: datasets to publish before, by name of the Feast file source
     """
@@ -52,13 +52,13 @@ class MaterializeFeaturesSpec(Spec):
 
 
 class MaterializeFeaturesResult(Result):
-    """Result of materialisation.
+    """Result of materialization.
 
     :param project: name of the Feast project
-    :param window: materialised time window
-    :param feature_views: names of the materialised feature views
-    :param chunks: number of chunks that this try of the task materialised
-    :param chunks_skipped: number of chunks that an earlier try had already materialised
+    :param window: materialized time window
+    :param feature_views: names of the materialized feature views
+    :param chunks: number of chunks that this try of the task materialized
+    :param chunks_skipped: number of chunks that an earlier try had already materialized
     :param features: Feast type by feature, by feature view
     :param published: number of published rows by source. Sources to which the same datasets had already been published
         are left out

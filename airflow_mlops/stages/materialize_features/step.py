@@ -1,4 +1,4 @@
-"""Applies a Feast repository and materialises a window of its features, chunk by chunk."""
+"""Applies a Feast repository and materializes a window of its features, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TICK = timedelta(microseconds=1)
 
 
 def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeaturesResult:
-    """Publish datasets as sources, apply the repository, and materialise the chunks that no earlier try has finished.
+    """Publish datasets as sources, apply the repository, and materialize the chunks that no earlier try has finished.
 
     :raises FeatureStoreError: the repository or one of its feature views cannot be used
-    :raises MaterializationError: Feast failed to materialise a chunk. A retry of the task continues with this chunk
+    :raises MaterializationError: Feast failed to materialize a chunk. A retry of the task continues with this chunk
     """
     store = feast_repo.open_store(spec.repo)
     watermark = _Watermark(context.store, context.key)
@@ -54,7 +54,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
             online.materialize(chunk)
         watermark.write(chunk.end)
         done += 1
-        context.progress(f"Materialised {', '.join(views) or 'no feature view'} for {chunk.label}.")
+        context.progress(f"Materialized {', '.join(views) or 'no feature view'} for {chunk.label}.")
     return MaterializeFeaturesResult(
         project=store.project,
         window=spec.window,
@@ -94,7 +94,7 @@ def _publish(
     known = {item.name: item for item in contents.data_sources if isinstance(item, FileSource)}
     if name not in known:
         raise FeatureStoreError(
-            f"The Feast repository {store.repo_path} has no file source {name!r}. Correct its name in `sources`. "
+            f"The Feast repository {store.repo_path} has no file source {name!r}. Correct the name in `sources`. "
             f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
@@ -104,7 +104,7 @@ def _publish(
 
 
 def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
-    """Return the names of the feature views to materialise, in order.
+    """Return the names of the feature views to materialize, in order.
 
     :raises FeatureStoreError: a requested feature view does not exist or is not served online
     """
@@ -134,10 +134,10 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 
 
 class _Online:
-    """Materialises chunks into the online store without replacing newer values by older values.
+    """Materializes chunks into the online store without replacing newer values by older values.
 
-    Feast writes the newest values of the materialised window, even if the online store contains newer values. If an old
-    window is materialised again, each call therefore ends at the newest time that was ever materialised.
+    Feast writes the newest values of the materialized window, even if the online store contains newer values. If an old
+    window is materialized again, each call therefore ends at the newest time that was ever materialized.
 
     :param snapshots: time from which the rows are valid, by source that is a snapshot
     """
@@ -149,7 +149,7 @@ class _Online:
         self._reached: dict[str, datetime] = {}
 
     def materialize(self, chunk: Window) -> None:
-        """Materialise one chunk of the window.
+        """Materialize one chunk of the window.
 
         :raises MaterializationError: Feast failed
         """
@@ -159,14 +159,14 @@ class _Online:
                     self._store.materialize(start, end, feature_views=names)
             except Exception as error:
                 raise MaterializationError(
-                    f"Feast failed to materialise {', '.join(names)} for {chunk.label}: {one_line(error)}."
-                    f"{feast_repo.hint(error)} Earlier chunks are materialised. A retry of the task continues with "
+                    f"Feast failed to materialize {', '.join(names)} for {chunk.label}: {one_line(error)}."
+                    f"{feast_repo.hint(error)} Earlier chunks are materialized. A retry of the task continues with "
                     "this chunk."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
-        """Group the feature views by start and end time, so that each group is materialised in one call."""
+        """Group the feature views by start and end time, so that each group is materialized in one call."""
         calls: dict[tuple[datetime, datetime], list[str]] = {}
         last = chunk.end - _TICK
         known = {
@@ -188,7 +188,7 @@ class _Online:
 
 
 class _Watermark:
-    """The end of the last materialised chunk, stored in the artifact store so that a retry continues after it."""
+    """The end of the last materialized chunk, stored in the artifact store so that a retry continues after it."""
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self._store = store
@@ -208,5 +208,5 @@ def _summary(project: str, window: Window, views: list[str], done: int, skipped:
     sources = "".join(f"published {rows:,} rows as {name}, " for name, rows in published.items())
     earlier = f" ({skipped} more chunks by an earlier try)" if skipped else ""
     what = ", ".join(views) or "no feature view"
-    text = f"{sources}materialised {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."
+    text = f"{sources}materialized {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."
     return text[0].upper() + text[1:]

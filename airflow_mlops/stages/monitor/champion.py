@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChampionFacts:
-    """Facts about the champion apart from its predictions; by default, there is no champion.
+    """Facts about the champion, other than its predictions.
 
-    The fields have the same names and meanings as in ``Findings``.
+    The fields have the same names and meanings as in ``Findings``. The defaults mean that there is no champion.
     """
 
     champion: ModelVersionRef | None = None
@@ -43,7 +43,7 @@ def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, clie
     policy, notes = check.policy, []
     trained = _training_set(stored, check.store)
     trained_until = trained.window.end if trained is not None and trained.window is not None else None
-    unknown = "its training set has no time window in this artifact store"
+    unknown = f"its training set {'is not in this artifact store' if trained is None else 'has no time window'}"
     if policy.max_age:
         if trained_until is None:
             notes.append(f"The age of model {champion} is unknown, because {unknown}.")

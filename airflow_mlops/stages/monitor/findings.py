@@ -20,7 +20,10 @@ from airflow_mlops.stages.monitor.segments import SegmentFindings
 
 @dataclass(frozen=True)
 class Measurements:
-    """The measurements on the predictions of a window; by default, nothing was measured."""
+    """What was measured on the predictions of a window.
+
+    The default of each field means "not measured".
+    """
 
     scored_by: ModelVersionRef | None = None
     schema_changes: Sequence[SchemaChange] = ()

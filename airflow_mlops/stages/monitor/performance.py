@@ -20,10 +20,14 @@ from airflow_mlops.stages.monitor.check import Check
 
 @dataclass(frozen=True)
 class Realised:
-    """Realised performance; the fields have the same names and meanings as in ``Findings``.
+    """Performance measured on predictions whose labels have arrived.
 
-    :param unmeasured: a clause that explains why performance was not measured or cannot be judged; ``None`` if it can be judged
-    :param immature: a clause that explains why there are too few labels, or why more may arrive; ``None`` if labels are complete
+    :param labelled: number of predictions with a label
+    :param coverage: share of the predictions that have a label
+    :param performance: the metric with its interval; ``None`` if it was not measured
+    :param unmeasured: why performance was not measured, or cannot be judged; ``None`` if it can be judged
+    :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if they are complete
+    :param notes: further remarks, one sentence each
     """
 
     labelled: int = 0

@@ -62,7 +62,7 @@ def baselines(requested: Reference, check: Check, training: TrainingReference, c
     """Collect the profiles that ``current`` is compared with.
 
     Columns with too few values in the requested windows are compared with training. Scores and reconstruction errors are compared
-    with those of the same version only, because a different version computes different ones for the same rows.
+    with those of the same version only, because a different version computes different scores for the same rows.
 
     :param requested: the reference in the operator's parameters
     :param current: the profile of the window

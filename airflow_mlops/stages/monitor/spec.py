@@ -47,7 +47,7 @@ class MonitorResult(Result):
     :param metric: the metric of realised performance
     :param most_drifted: the feature with the largest drift, among the drifted ones if there are any
     :param worst_segment: the segment that contributes most to worse performance
-    :param changed_since: the window since which realised performance has been at its present level, if it changed
+    :param changed_since: the window since which realised performance has been at its current level, if it changed
     :param report_url: URL of the page in the artifact store
     :param superseded: whether this report is outdated by a report on a later window: that report has judged performance, or this
         one has none

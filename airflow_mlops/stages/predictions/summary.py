@@ -13,8 +13,8 @@ class PredictionCount(Model):
 
     :param window: label of the window; ``None`` if the rows have no window
     :param scored: time at which the dataset of predictions was committed
-    :param times: number of times that this version scored the window; the last predictions are present
-    :param deleted: time at which retention deleted the rows; ``None`` if they exist
+    :param times: number of times that this version scored the window; the last predictions are the current ones
+    :param deleted: time at which the rows were purged; ``None`` if they exist
     """
 
     window: str | None
@@ -42,7 +42,7 @@ class ScoringSpeed(Model):
 
 
 class ScoringInput(Model):
-    """The rows from which predictions were computed, and the task that did it.
+    """The rows from which predictions were computed, and the task that computed them.
 
     :param source: name of the scored dataset, with the split part if only one was scored
     :param datasets: ids of the scored datasets
@@ -61,7 +61,7 @@ class ScoringInput(Model):
 class FeatureSummary(Model):
     """A summary of one feature in the predictions of a version.
 
-    :param kept: ``yes``, ``hashed`` or ``dropped``; for the latter two, the fields below are ``None``
+    :param kept: ``yes``, ``hashed`` or ``dropped``. For hashed and dropped features, the fields below are ``None``
     :param mean: mean of a numeric feature
     :param most_frequent: most frequent value of a text or boolean feature
     :param share: share of rows with the value ``most_frequent``, from 0 to 1

@@ -1,4 +1,4 @@
-"""Spec and result of profiling a dataset, either completely or one shard of it."""
+"""Spec and result of profiling a whole dataset, or one shard of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.profiles.spec import ProfileRef
 
 
 class ProfileSpec(Spec):
-    """The parameters of profiling a dataset, or one shard of it.
+    """The parameters of profiling a whole dataset, or one shard of it.
 
     :param dataset: the rows to profile
     :param model: name of the model that made the predictions, whose features and scores are profiled
@@ -35,7 +35,9 @@ class ProfileSpec(Spec):
     @model_validator(mode="after")
     def _one_of_them(self) -> ProfileSpec:
         if self.shard >= self.shards:
-            raise ValueError(f"shard {self.shard} does not exist: the shards count from 0 to {self.shards - 1}")
+            raise ValueError(
+                f"shard={self.shard} is out of range: with shards={self.shards} it must be between 0 and {self.shards - 1}"
+            )
         return self
 
 

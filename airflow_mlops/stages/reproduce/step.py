@@ -115,6 +115,6 @@ def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: flo
 def _result(ref: ModelVersionRef, comparisons: list[Comparison]) -> ReproduceResult:
     differing = [item.what for item in comparisons if item.verdict == "differs"]
     noted = [item.what for item in comparisons if item.verdict == "noted"]
-    environment = f", in a different environment ({', '.join(noted)})" if noted else ""
-    verdict = f"is not reproduced: {', '.join(differing)} differ" if differing else "is reproduced"
+    environment = f"; the environment differs ({', '.join(noted)})" if noted else ""
+    verdict = f"is not reproduced; these differ: {', '.join(differing)}" if differing else "is reproduced"
     return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {verdict}{environment}.")

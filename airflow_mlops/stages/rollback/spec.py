@@ -11,7 +11,7 @@ from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 class RollbackSpec(Spec):
     """Parameters of a rollback, which makes an earlier champion the champion again.
 
-    :param to_version: version number of a former champion; by default the version that the present champion replaced
+    :param to_version: version number of a former champion; by default the version that the current champion replaced
     :param reason: the reason for the rollback, which is recorded in the ledger
     """
 

@@ -106,8 +106,11 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) 
         return spec.to_version
     before = champion_before(entries, now)
     if before is None:
+        others = [f"v{number}" for number in former if number != now.version]
+        advice = f"Set `to_version` to a former champion ({', '.join(others)})" if others else "Promote another version"
         raise RegistryError(
-            f"The ledger contains no champion before {now} ({_listed(former)}). Set `to_version`, or promote another version."
+            f"According to the ledger, {now} replaced no version when it was promoted, so there is no default version to "
+            f"roll back to. {advice}."
         )
     return before.version
 

@@ -231,7 +231,7 @@ def _with_predictions(
         # A model that TrainOperator did not train may return any label.
         raise EvaluationError(
             f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and "
-            "promote a version whose predictions are these classes."
+            "promote a version that predicts only these classes."
         ) from error
     added = [
         predicted,

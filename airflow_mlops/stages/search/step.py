@@ -1,4 +1,4 @@
-"""Search for the best parameters of a trainer, as one of several workers that share a study."""
+"""One worker of a search for the best parameters of a trainer. All workers of a search share a study."""
 
 from __future__ import annotations
 

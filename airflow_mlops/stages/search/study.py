@@ -27,11 +27,11 @@ _ERROR_CHARACTERS = 500
 
 
 class Study:
-    """The Optuna study that all workers of a search share, as one of the workers uses it.
+    """One worker's access to the Optuna study that all workers of a search share.
 
     :param key: folder of the search in the artifact store
     :param metric: the metric to optimise
-    :param lost: function that is called with the id of the MLflow run of each trial whose worker died
+    :param lost: called for each trial whose worker died, with the id of the trial's MLflow run
     """
 
     Pruned = optuna.TrialPruned

@@ -136,7 +136,7 @@ def test_dropped_columns_and_purged_predictions_are_shown(airflow, log, capsys, 
     assert f"{datetime.now(timezone.utc):%Y-%m-%d}" in table
     with pytest.raises(SystemExit) as ended:
         airflow("predictions", "delays", "--files", "--window", "2013-04")
-    assert "in the window 2013-04 were deleted by retention" in str(ended.value.code)
+    assert "'delays' in the window 2013-04 were deleted" in str(ended.value.code)
 
 
 def test_errors_are_printed_on_one_line(airflow, log):  # noqa: F811

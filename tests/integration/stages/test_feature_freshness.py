@@ -61,7 +61,7 @@ def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     assert "'first' is not registered" in caplog.text
     materialize(repo, *april(1, 10))
     assert check(repo, window="2013-04") is None
-    assert "'first' is materialised until 2013-04-11T00:00:00+00:00, but the window ends" in caplog.text
+    assert "'first' is materialized until 2013-04-11T00:00:00+00:00, but the window ends" in caplog.text
     assert "; 'second' is" in caplog.text
     assert check(repo, window="2013-04-01..2013-04-10").materialized_until["first"] == april(1, 10)[1]
     # The end of the month without its middle is not the month.
@@ -70,12 +70,12 @@ def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     materialize(repo, *april(11, 20), ["first"])
     found = check(repo, window="2013-04", feature_views=["first"])
     assert (found.project, list(found.materialized_until)) == ("small", ["first"])
-    assert found.summary.startswith("first of Feast project small are materialised until 2013-04-30T23:59:59.999999")
+    assert found.summary.startswith("first of Feast project small are materialized until 2013-04-30T23:59:59.999999")
     assert check(repo, window="2013-04") is None
     materialize(repo, *april(11, 20))
     assert list(check(repo, window="2013-04").materialized_until) == ["first", "second"]
     assert check(repo, max_age="1D") is None
-    assert "'first' is materialised until 2013-04-30" in caplog.text
+    assert "'first' is materialized until 2013-04-30" in caplog.text
     now = datetime.now(timezone.utc)
     materialize(repo, now - timedelta(hours=3), now - timedelta(hours=2))
     assert check(repo, max_age="1h") is None

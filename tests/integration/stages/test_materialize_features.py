@@ -1,4 +1,4 @@
-"""A Feast repository is applied and materialised chunk by chunk. A retry continues where the last attempt stopped."""
+"""A Feast repository is applied and materialized chunk by chunk. A retry continues where the last attempt stopped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_repository_made_by_feast_init_works_unchanged(drivers, store):
     assert result.feature_views == ["driver_hourly_stats", "driver_hourly_stats_fresh"]
     assert (result.chunks, result.chunks_skipped) == (5, 0)
     assert result.summary.startswith(
-        "Materialised driver_hourly_stats, driver_hourly_stats_fresh of Feast project drivers for "
+        "Materialized driver_hourly_stats, driver_hourly_stats_fresh of Feast project drivers for "
     )
     rows = pq.read_table(drivers / "data" / "driver_stats.parquet").to_pandas()
     newest = rows[rows.driver_id == 1001].sort_values(["event_timestamp", "created"]).avg_daily_trips.iloc[-1]
@@ -112,7 +112,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     said.clear()
     window = str(last_days(drivers))
     with pytest.raises(
-        MaterializationError, match="Earlier chunks are materialised. A retry of the task continues with this chunk"
+        MaterializationError, match="Earlier chunks are materialized. A retry of the task continues with this chunk"
     ) as failure:
         materialize(store, drivers, window, chunk="1D", context=BreakingContext(store=store, key="results/task.json"))
     assert failure.value.retryable
@@ -124,7 +124,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     assert (retried.chunks, retried.chunks_skipped) == (3, 2)
     assert "in 3 chunks (2 more chunks by an earlier try)" in retried.summary
     spans = intervals(drivers, "driver_hourly_stats")
-    assert len(spans) == 5, "no chunk was materialised twice"
+    assert len(spans) == 5, "no chunk was materialized twice"
     assert spans[0][0] == start
     assert spans[2][0] == second + timedelta(microseconds=1)
     # A task that a user cleared has another key, and runs again from the start.
@@ -132,7 +132,7 @@ def test_a_retry_skips_the_chunks_that_are_finished(drivers, store):
     assert again.chunks_skipped == 0
 
 
-def test_only_the_requested_views_are_materialised(drivers, store):
+def test_only_the_requested_views_are_materialized(drivers, store):
     result = materialize(store, drivers, str(last_days(drivers, 1)), feature_views=["driver_hourly_stats_fresh"])
     assert result.feature_views == ["driver_hourly_stats_fresh"]
     assert intervals(drivers, "driver_hourly_stats") == []
@@ -258,7 +258,7 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     result = replay(store, flights, "2013-02", 30.5, planes=snapshot)
     assert result.published == {"weather": 1, "planes": 1}
     assert result.summary.startswith(
-        "Published 1 rows as weather, published 1 rows as planes, materialised planes, weather"
+        "Published 1 rows as weather, published 1 rows as planes, materialized planes, weather"
     )
     # Whole numbers in one month, fractions in another: the view declares what they are.
     replay(store, flights, "2013-01", 20, planes=snapshot)

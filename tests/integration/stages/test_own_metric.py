@@ -1,4 +1,4 @@
-"""A user's own metric by import path, through training, search, evaluation and monitoring."""
+"""A custom metric by import path, through training, search, evaluation and monitoring."""
 
 from __future__ import annotations
 

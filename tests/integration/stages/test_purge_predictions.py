@@ -72,11 +72,11 @@ def test_monitoring_a_purged_window_fails_and_keeps_the_report(store, client, tm
     report = store.read_bytes(f"reports/{model}/2013-04.json")
     spec = PurgePredictionsSpec(model=model, older_than="1D")
     purge_predictions.purge(spec, store, datetime.now(timezone.utc) + timedelta(days=2))
-    with pytest.raises(DatasetPurgedError, match="2013-04 was deleted by retention"):
+    with pytest.raises(DatasetPurgedError, match="2013-04 were deleted"):
         monitor.run(watched, StepContext(store=store))
     assert store.read_bytes(f"reports/{model}/2013-04.json") == report
     # Labels cannot be joined to purged predictions either.
-    with pytest.raises(DatasetPurgedError, match="_predictions' .*2013-04 was deleted by retention"):
+    with pytest.raises(DatasetPurgedError, match="_predictions' .*2013-04 were deleted"):
         join_labels.run(
             JoinLabelsSpec(
                 predictions={"name": f"{model}_predictions", "window": "2013-04"}, labels={"name": "flights"},

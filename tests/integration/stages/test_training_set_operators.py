@@ -1,4 +1,4 @@
-"""Airflow publishes, materialises, joins and splits features, in the worker and in another Python."""
+"""Airflow publishes, materializes, joins and splits features, in the worker and in another Python."""
 
 from __future__ import annotations
 

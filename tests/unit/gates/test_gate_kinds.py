@@ -433,7 +433,7 @@ def test_an_unknown_training_set_fails_the_leakage_gate(tmp_path):
     named_otherwise = stored(tmp_path, rows, train=rows, name="b", details={**details, "keys": ["wind"]})
     gone = stored(tmp_path / "elsewhere", rows, train=rows, name="gone", details=details)
     for found, why in (
-        (unknown, "is unknown, so it may contain these rows."),
+        (unknown, "unknown"),
         (trained_on(data, named_otherwise), "identifies rows by different columns"),
         (trained_on(data, gone), "no longer exists"),
     ):

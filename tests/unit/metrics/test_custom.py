@@ -1,4 +1,4 @@
-"""A user's own metric: how it is declared, called and resampled, and which errors it gives."""
+"""A custom metric: how it is declared, called and resampled, and which errors it gives."""
 
 from __future__ import annotations
 

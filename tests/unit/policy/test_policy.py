@@ -136,7 +136,7 @@ def test_a_retrain_names_the_segment_with_the_largest_drop():
     assert decide(findings(**fallen, **level)).details[-1] == "Largest drop: carrier = EV (15% of rows)."
     # The segment got worse by more than the rows together.
     more = {"segments": [segment(0.06)], "loss": loss_change()}
-    assert "more than all of the drop" in decide(findings(**fallen, **more)).details[-1]
+    assert "exceeds the total drop" in decide(findings(**fallen, **more)).details[-1]
     rise = {"segments": [segment()], "loss": loss_change("rmse")}
     worse = {"performance": auc(10.5, 0.1, 10.0, "rmse")}
     assert decide(findings(**worse, **rise)).details[-1].startswith("Largest rise: carrier = EV (")
@@ -366,7 +366,7 @@ def test_drift_against_other_windows_than_training_names_them():
         ({"season": "P1DT12H"}, ["2012-04"], ["2012-04"], "(the window 1 day 12 hours earlier)."),
         ({"rolling": 2}, ["2013-02", "2013-03"], ["2013-03"],
          "against 2013-02 to 2013-03 (the last 2 windows before); scores are compared with 2013-03, because"),
-        ({"rolling": 3}, ["2013-03"], [], "against 2013-03 (the last window before); scores are compared with training"),
+        ({"rolling": 3}, ["2013-03"], [], "against 2013-03 (the last window before); scores are compared with those at training"),
     ],
 )  # fmt: skip
 def test_the_details_explain_which_windows_were_compared(asked, features, scores, fact):

@@ -160,7 +160,7 @@ def test_the_false_alarm_rate_the_tests_and_their_correction_are_stated():
     assert "Bonferroni within a column, Benjamini-Hochberg over the columns" in words
     assert "Effects below 0.02 (min_effect) do not count." in words
     assert "Effect is the size of the drift by the deciding test: at least this share of rows would need" in words
-    assert "1 of 3 false alarms in at most 5% of windows" in words
+    assert "1 of 3 expected false alarms: at most 5% of windows" in words
     assert "Effect of score drift 0.031 not drifted, adjusted p 0.200" in words
     assert "p < 0.001" in words
 
@@ -175,7 +175,7 @@ def test_watched_columns_are_marked_as_no_features():
     assert "drifted; not a feature" in words
     assert "not a feature; not measured: the predictions do not have it" in words
     assert "Monday" in words
-    assert "1 of 3 false alarms" in words
+    assert "Features drifted 1 of 3" in words
     assert "not a feature" not in text_of(render(report()))
 
 
@@ -233,10 +233,7 @@ def test_the_page_shows_the_triggers_by_window_and_the_limits_that_postpone_retr
     page = Page(render(now, earlier))
     words = " ".join(" ".join(page.words).split())
     assert not page.open
-    assert (
-        "Retraining Retraining is postponed by a limit below. Retraining trigger Needed 2013-01 2013-02 2013-03 2013-04"
-        in words
-    )
+    assert '"reached" below. Retraining trigger Needed 2013-01 2013-02 2013-03 2013-04' in words
     assert "realised performance 2 of 3 · · ● ●" in words
     assert "age of the training data 1 of 1 · · · ·" in words
     assert "retraining requested · · ↻ ·" in words
@@ -246,12 +243,11 @@ def test_the_page_shows_the_triggers_by_window_and_the_limits_that_postpone_retr
     words = text_of(render(earlier[2]))
     assert "Retraining is requested because of realised performance. Request: delays/2013-03." in words
     again = RetrainingPlan(request=asked("2013-02"))
-    assert "no trigger holds. An earlier check of this window requested retraining." in render(
-        report(2, retraining=again)
-    )
+    assert "An earlier check of this window requested retraining." in render(report(2, retraining=again))
     few = RetrainingPlan(triggers=[ActiveTrigger(trigger="drift", reason="it moved", enough=False)])
     words = text_of(render(report(2, retraining=few)))
-    assert "Retraining is not requested, because no trigger has held in enough windows." in words
+    assert "Retraining is not requested" in words
+    assert "in enough windows" in words
     assert "drift of important features 1 of 1 ●" in words
     assert "Retraining trigger" not in text_of(render(earlier[0]))
 

@@ -103,7 +103,7 @@ class Watch:
 
         :param job: the TrainJob
         :param pods: the pods of the TrainJob
-        :param now: the present time, in seconds since 1970
+        :param now: the current time, in seconds since 1970
         :param warnings: the warning events of the TrainJob, oldest first
         """
         hopeless = next(filter(None, map(failures.never_starts, pods)), None)

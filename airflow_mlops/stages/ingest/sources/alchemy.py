@@ -43,10 +43,10 @@ class AlchemySource(QuerySource):
             engine = create_engine(self._url())
         except (exc.ArgumentError, ImportError) as error:
             raise SpecError(
-                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, for which no SQLAlchemy "
-                f"dialect or no driver is installed where the step runs: {self.driver_message(error)}. Install both, "
-                "or select an installed "
-                'driver in the extra of the connection, for example {"sqlalchemy_scheme": "mysql+pymysql"}.'
+                f"The SQLAlchemy dialect or the driver for connection {self.info.conn_id!r} (type "
+                f"{self.info.conn_type!r}) is not installed where the step runs: {self.driver_message(error)}. Install "
+                "both, or choose an installed driver in the Extra field of the connection, for example "
+                '{"sqlalchemy_scheme": "mysql+pymysql"}.'
             ) from None
         # SQLAlchemy reads :name as a parameter, so all colons except those of the placeholders are escaped.
         marked = (

@@ -32,7 +32,9 @@ _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 
 
 def database_path(info: ConnectionInfo) -> Path:
-    """Return the path of an SQLite connection's file, which is its host or the path of its URI, as in Airflow's hook.
+    """Return the path of the SQLite database file.
+
+    As in Airflow's SqliteHook, the path is the connection's host, or the path part of its URI.
 
     :raises SourceError: the file does not exist. SQLite itself would create an empty database
     """

@@ -94,7 +94,7 @@ def _figures(report: Report) -> list[Figure]:
         figures.append(Figure("Effect of score drift", f"{scores.effect:.3f}", _result(scores)))
     if measured := [drift for drift in report.features if drift.effect is not None]:
         drifted = sum(drift.drifted for drift in measured)
-        note = f"false alarms in at most {report.policy.false_alarm_rate:.0%} of windows"
+        note = f"expected false alarms: at most {report.policy.false_alarm_rate:.0%} of windows"
         figures.append(Figure("Features drifted", f"{drifted} of {len(measured)}", note))
     return figures
 
@@ -102,7 +102,7 @@ def _figures(report: Report) -> list[Figure]:
 def _champion(report: Report) -> list[Figure]:
     if report.champion is None:
         return []
-    age = f"training data {report.age_days:,.0f} days old" if report.age_days is not None else "present champion"
+    age = f"training data {report.age_days:,.0f} days old" if report.age_days is not None else "current champion"
     return [Figure("Champion", f"v{report.champion.version}", age)]
 
 

@@ -16,9 +16,9 @@ _MAX_WINDOWS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, which shows in which windows a retraining trigger held.
+    """A row of the table, which shows in which windows the condition of a retraining trigger was met.
 
-    :param needed: number of windows in which it must hold, such as ``2 of 3``
+    :param needed: number of windows in which it must be met, such as ``2 of 3``
     :param marks: a mark for each window
     """
 
@@ -65,10 +65,10 @@ def _outcome(report: Report, planned: RetrainingPlan) -> str:
         return f"Retraining is requested because of {names}. Request: {planned.request.id if planned.request else '-'}."
     earlier = " An earlier check of this window requested retraining." if planned.request is not None else ""
     if planned.due:
-        return f"Retraining is postponed by a limit below.{earlier}"
+        return f'Retraining is postponed by a limit that is marked "reached" below.{earlier}'
     if planned.triggers:
-        return f"Retraining is not requested, because no trigger has held in enough windows.{earlier}"
-    return f"Retraining is not requested, because no trigger holds.{earlier}"
+        return f"Retraining is not requested, because no trigger's condition was met in enough windows.{earlier}"
+    return f"Retraining is not requested, because no trigger's condition is met.{earlier}"
 
 
 def _rows(shown: Sequence[Report], policy: Policy) -> list[Row]:

@@ -81,8 +81,8 @@ def chronological(values: Any, what: str) -> pa.Array:
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     found = _read(array, what, 0)
-    keys = {"micros": found.micros} | ({} if found.nanos is None else {"nanos": found.nanos})
-    return pc.sort_indices(pa.table(keys), [(name, "ascending") for name in keys], null_placement="at_start")
+    keys = {"micros": found.micros.fill_null(FIRST - 1)} | ({} if found.nanos is None else {"nanos": found.nanos})
+    return pc.sort_indices(pa.table(keys), [(name, "ascending") for name in keys])
 
 
 def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
@@ -236,12 +236,14 @@ def _read_text(array: pa.Array, what: str, row: int) -> _Instants:
     """Read text with Arrow and, where Arrow does not know its form, with :func:`parse_instant`."""
     if pa.types.is_string_view(array.type):
         array = array.cast(pa.large_string())
-    simple = pc.match_substring_regex(array, _ARROW_FORM)
-    if not pc.any(pc.invert(simple)).as_py():
-        found = _read_simple(array)
-        if found is not None:
-            _in_range(found.micros, array, what, row)
-            return found
+    found = _read_simple(array)
+    if found is None:
+        # Databases write time zones as " UTC" or " +0000" too.
+        shorter = pc.replace_substring_regex(array, r"(:\d\d(?:\.\d+)?) (?:UTC|GMT)$", r"\1Z")
+        found = _read_simple(pc.replace_substring_regex(shorter, r"(:\d\d(?:\.\d+)?) ([+-]\d\d)", r"\1\2"))
+    if found is not None:
+        _in_range(found.micros, array, what, row)
+        return found
     known: dict[str, Instant] = {}
     for value in pc.unique(array).drop_null().to_pylist():
         try:
@@ -257,7 +259,9 @@ def _read_text(array: pa.Array, what: str, row: int) -> _Instants:
 
 
 def _read_simple(array: pa.Array) -> _Instants | None:
-    """Read text of the form :data:`_ARROW_FORM`. Return ``None`` if Arrow refuses a value, such as 24:00 or 30 February."""
+    """Read text with Arrow. Return ``None`` if a value is not of the form :data:`_ARROW_FORM`, or is refused, such as 24:00."""
+    if pc.any(pc.invert(pc.match_substring_regex(array, _ARROW_FORM))).as_py():
+        return None
     nanos = None
     if pc.any(pc.match_substring_regex(array, r"\.\d{7}")).as_py():
         digits = pc.struct_field(pc.extract_regex(array, r"\.\d{6}(?P<nanos>\d{1,3})"), "nanos")

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.moments import as_utc, is_text, is_time
 from airflow_mlops.drift.findings import Freshness
-from airflow_mlops.profiles.delays import TIME, is_time
 
 SCORED_AT = "scored_at"
 _DAY = timedelta(days=1)
@@ -23,11 +23,14 @@ def freshness(batches: Iterable[pa.RecordBatch], event_time: str, window: Window
     :param event_time: name of the column with the event times
     :param window: the window to which the rows belong
     :return: ``None`` if no row has either time
+    :raises SchemaError: a value is not a point in time
     """
     newest: dict[str, datetime] = {}
     for batch in batches:
         for name, values in zip(batch.schema.names, batch.columns, strict=True):
-            found = pc.max(values.cast(TIME, safe=False)).as_py() if is_time(values.type) else None
+            if not (is_time(values.type) or is_text(values.type)):
+                continue
+            found = pc.max(as_utc(values, f"Column {name!r}")).as_py()
             if found is not None:
                 newest[name] = max(found, newest.get(name, found))
     if not newest:

@@ -6,21 +6,31 @@ therefore compared by hour of the week. If an hour of the week occurs relatively
 sample, the rows of that sample in this hour are scaled down. Hours of the week that do not occur in both time spans are
 left out. The hours of the day are then compared over all weekdays, and the weekdays over all hours.
 
-Scaling counts down reduces their variance more than their mean, so the tests are conservative.
+Summer time is no drift either. If the hours have changed, and one time span has a larger share of summer time than the
+other, they are compared once more as if both had the same share (:mod:`airflow_mlops.drift.summer_time`). This comparison
+counts if it explains at least half of the change.
+
+Scaling and mixing counts reduces their variance more than their mean, so the tests are conservative.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from airflow_mlops.drift import summer_time
 from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.drift.divergence import Divergence, divergence
 from airflow_mlops.drift.findings import Bin
+from airflow_mlops.drift.summer_time import SummerTime
 from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.timestamps import DAYS, HOURS, TimestampColumn
 from airflow_mlops.profiles.significance import Pair
 
+# Summer time is considered if the p-value of the change of the hours is at most this.
+_UNLIKELY = 0.05
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -29,7 +39,28 @@ def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
 
     PSI and Jensen-Shannon distance are computed from the hours of the day, or from the weekdays for date columns.
     """
-    aligned = _aligned(reference, current)
+    found = _compare(reference, current)
+    hours = _hours(found)
+    if hours is None or hours.p_value > _UNLIKELY:
+        return found
+    most = hours.effect / 2
+    for summer in summer_time.differing(reference, current):
+        other = _compare(reference, current, summer)
+        after = _hours(other)
+        if after is not None and after.effect < most:
+            found = replace(other, note="compared without the change to or from summer time")
+            most = after.effect
+    return found
+
+
+def _hours(comparison: Comparison) -> Test | None:
+    """Return the test of the hours of the day; ``None`` if there is none."""
+    return next((test for test in comparison.tests if test.name == "hour"), None)
+
+
+def _compare(reference: TimestampColumn, current: TimestampColumn, summer: SummerTime | None = None) -> Comparison:
+    """Compare two columns as if both had the same share of summer time."""
+    aligned = _aligned(reference, current, summer)
     sums = {"weekday": Pair(*(counts.sum(axis=1) for counts in aligned))}
     labels: dict[str, list[str]] = {"weekday": list(_WEEKDAYS)}
     if reference.kind == "timestamp":
@@ -53,13 +84,20 @@ def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
     )
 
 
-def _aligned(reference: TimestampColumn, current: TimestampColumn) -> tuple[Floats, Floats]:
+def _aligned(
+    reference: TimestampColumn, current: TimestampColumn, summer: SummerTime | None = None
+) -> tuple[Floats, Floats]:
     """Scale the rows of both columns as if each hour of the week occurred equally often in both time spans.
 
+    :param summer: shares of summer time in both columns, if the rows follow a local time with summer time
     :return: rows of the reference and of the window by weekday and hour, each of shape (7, 24), or (7, 1) for dates
     """
     counts = [np.asarray(column.counts, dtype=float).reshape(DAYS, -1) for column in (reference, current)]
     before, now = (_passed(column) for column in (reference, current))
+    if summer is not None:
+        # Each column is mixed with the share of the other column.
+        counts = [summer_time.mixed(counts[0], summer.current), summer_time.mixed(counts[1], summer.reference)]
+        before, now = summer_time.mixed(before, summer.current), summer_time.mixed(now, summer.reference)
     both = (before > 0) & (now > 0)
     if not both.any():
         return np.zeros_like(counts[0]), np.zeros_like(counts[1])

@@ -6,7 +6,7 @@ are therefore counted by hour of the week, and dates by weekday. The counts are 
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.moments import parse
 from airflow_mlops.profiles.columns.base import as_numpy, decoded, plain
 
 DAYS, HOURS = 7, 24
@@ -60,7 +61,7 @@ class TimestampColumn(Model):
         if self.min is None or self.max is None:
             return None
         width = timedelta(hours=1) if self.kind == "timestamp" else timedelta(days=1)
-        ends = [(_instant(text) - _EPOCH + timedelta(days=_EPOCH_WEEKDAY)) // width for text in (self.min, self.max)]
+        ends = [(parse(text) - _EPOCH + timedelta(days=_EPOCH_WEEKDAY)) // width for text in (self.min, self.max)]
         return ends[0], ends[1]
 
 
@@ -108,7 +109,7 @@ class TimestampCounter:
         self.outside += column.outside
         self.counts += np.asarray(column.counts)
         if column.min is not None:
-            self._reach(_instant(column.min), _instant(column.max))
+            self._reach(parse(column.min), parse(column.max))
 
     def _reach(self, oldest: datetime, newest: datetime) -> None:
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
@@ -141,10 +142,3 @@ def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
 
 def _after_epoch(value: int, per_second: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value * 1_000_000 // per_second)
-
-
-def _instant(text: str) -> datetime:
-    if "T" not in text:
-        day = date.fromisoformat(text)
-        return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-    return datetime.fromisoformat(text)

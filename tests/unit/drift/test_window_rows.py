@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.freshness import freshness
 from airflow_mlops.drift.schema import added, changes
@@ -110,8 +111,10 @@ def test_the_newest_row_of_all_batches_is_found():
         pa.array([date(2013, 4, 16), None]),
         pa.array([datetime(2013, 4, 16)]),
         pa.array([datetime(2013, 4, 16)], pa.timestamp("ns", "America/New_York")).cast(pa.timestamp("s", "UTC")),
+        pa.array([1_366_070_400_000_000_001, -1], pa.int64()).cast(pa.timestamp("ns")),
+        pa.array(["2013-04-16 06:30:00+00", "2013-04-15T23:59:59", "20130416"]),
     ],
-    ids=["dates", "without zone", "seconds"],
+    ids=["dates", "without zone", "seconds", "nanoseconds", "text"],
 )
 def test_times_of_any_type_are_read(column):
     found = freshness(pa.table({"day": column}).to_batches(), "day", APRIL)
@@ -124,3 +127,11 @@ def test_times_of_any_type_are_read(column):
 )
 def test_without_times_there_is_no_freshness(data):
     assert freshness(data.to_batches(), "hour", APRIL) is None
+
+
+def test_the_newest_row_may_be_of_the_year_9999_and_text_that_is_no_time_is_named():
+    found = freshness(pa.table({"day": [date(9999, 12, 31), date(1, 1, 1)]}).to_batches(), "day", APRIL)
+    assert found.newest_event == datetime(9999, 12, 31, tzinfo=timezone.utc)
+    # As text, the 30th of September would be the newest.
+    with pytest.raises(SchemaError, match="'day' .*'9/30/2013'"):
+        freshness(pa.table({"day": ["9/30/2013", "10/2/2013"]}).to_batches(), "day", APRIL)

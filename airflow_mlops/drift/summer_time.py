@@ -1,0 +1,70 @@
+"""Summer time: rows that follow local time come one hour earlier in UTC while it lasts.
+
+Profiles count rows by hours in UTC and do not know the time zone that the rows follow. The share of summer time in the
+time span of a sample is known for each region's rule, however. In a sample with the share ``s`` of summer time, the
+counts are a mixture: ``1 - s`` of them in the usual hours, and ``s`` of them one hour earlier. If the counts of each
+sample are mixed once more with the share of the other sample, both contain the same mixture, and what still differs is
+drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+
+from airflow_mlops.profiles.columns.base import Floats
+from airflow_mlops.profiles.columns.timestamps import TimestampColumn
+
+# One time zone for each rule that many people live by.
+_RULES = ("America/New_York", "Europe/Berlin", "Australia/Sydney", "America/Santiago")
+# Hours of spans are counted from this Monday.
+_MONDAY = datetime(1969, 12, 29, tzinfo=timezone.utc)
+_SAMPLES = 1_000
+# Time zones cannot be applied to the first and the last day that datetime supports.
+_SAFE_YEARS = range(2, 9999)
+_LEAST_DIFFERENCE = 0.01
+
+
+class SummerTime(NamedTuple):
+    """The shares of summer time, from 0 to 1, in two samples.
+
+    :param zone: time zone whose rule determines summer time
+    """
+
+    zone: str
+    reference: float
+    current: float
+
+
+def differing(reference: TimestampColumn, current: TimestampColumn) -> Iterator[SummerTime]:
+    """Yield the rules by which the shares of summer time differ between the time spans of two columns."""
+    for zone in _RULES:
+        try:
+            shares = [_share(column, ZoneInfo(zone)) for column in (reference, current)]
+        except ZoneInfoNotFoundError:
+            continue
+        if abs(shares[0] - shares[1]) > _LEAST_DIFFERENCE:
+            yield SummerTime(zone, *shares)
+
+
+def mixed(counts: Floats, share: float) -> Floats:
+    """Mix counts by hour of the week with the same counts one hour earlier.
+
+    :param counts: shape (7, 24)
+    :param share: share of the counts that are moved, from 0 to 1
+    """
+    return (1 - share) * counts + share * np.roll(counts.ravel(), -1).reshape(counts.shape)
+
+
+def _share(column: TimestampColumn, zone: ZoneInfo) -> float:
+    """Return the share of summer time in the time span of a column."""
+    if column.span is None:
+        return 0.0
+    hours = np.unique(np.linspace(*column.span, _SAMPLES).astype(int)).tolist()
+    instants = [_MONDAY + timedelta(hours=hour) for hour in hours]
+    summer = [bool(instant.astimezone(zone).dst()) for instant in instants if instant.year in _SAFE_YEARS]
+    return sum(summer) / len(summer) if summer else 0.0

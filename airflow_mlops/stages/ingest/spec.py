@@ -52,7 +52,7 @@ class IngestSpec(Spec):
     :param null_values: texts in CSV files that are read as null, in addition to the empty text, for example ``["NA"]``
     :param columns: columns to ingest; all by default
     :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``;
-        by default taken from the source
+        by default taken from the source. Values without a time zone are local times of the zone of the declared type
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """

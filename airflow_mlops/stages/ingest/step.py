@@ -66,11 +66,12 @@ def _checked(
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
     """Select and convert the columns of each batch, and compare them with a neighbouring window."""
-    first = True
+    first, row = True, 0
     for batch in batches:
         if spec.columns is not None:
             batch = _select(batch, spec.columns)
-        batch = types.convert(batch)
+        batch = types.convert(batch, row)
+        row += batch.num_rows
         if first:
             _check_declared(batch.schema, types)
             if earlier is not None:

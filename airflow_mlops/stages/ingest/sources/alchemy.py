@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import sqlalchemy_url
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.moments import is_time
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
@@ -103,6 +104,9 @@ def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: Colum
 
 
 def _array(name: str, values: list[Any], kind: pa.DataType | None, types: ColumnTypes) -> pa.Array:
+    if name in types.declared and is_time(types.declared[name]):
+        # Times are read as text, which is converted to the declared type later.
+        values, kind = [value.isoformat() if isinstance(value, date) else value for value in values], None
     try:
         return pa.array(values, type=kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
 from airflow_mlops.data.datasets import schema_difference
+from airflow_mlops.data.moments import UTC, as_utc
 from airflow_mlops.stages.ingest.sources.formats import READERS, format_of
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
-from airflow_mlops.stages.ingest.sources.times import in_window
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ class FileSource:
         first: pa.Schema | None = None
         for file in self._open_files():
             read = READERS[self.spec.format or format_of(file)]
+            row = 0
             with _read_errors(file):
                 for batch in read(SourceFile(file, self.spec, types, first, self.files_read)):
-                    batch = types.convert(batch if first is None else _aligned(batch, first, file))
+                    batch = types.convert(batch, row, file_url(file))
+                    if first is not None:
+                        batch = _aligned(batch, first, file)
                     first = first or batch.schema
-                    yield self._in_window(batch, file)
+                    yield self._in_window(batch, file, row)
+                    row += batch.num_rows
 
     def _open_files(self) -> Iterator[OpenFile]:
         for url in self.spec.files:
@@ -70,12 +75,18 @@ class FileSource:
                 raise SourceError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
             yield from sorted(found, key=lambda file: str(file.path))
 
-    def _in_window(self, batch: pa.RecordBatch, file: OpenFile) -> pa.RecordBatch:
-        if self.spec.time_column is None or self.spec.window is None:
+    def _in_window(self, batch: pa.RecordBatch, file: OpenFile, row: int) -> pa.RecordBatch:
+        """Select the rows with a time in the window.
+
+        :param row: number of rows before ``batch`` in the file
+        """
+        column, window = self.spec.time_column, self.spec.window
+        if column is None or window is None:
             return batch
-        batch, without_time = in_window(batch, self.spec.time_column, self.spec.window, file)
-        self.rows_without_time += without_time
-        return batch
+        times = as_utc(batch.column(column), f"The time column {column!r} of {file_url(file)}", first_row=row)
+        self.rows_without_time += times.null_count
+        start, end = (pa.scalar(bound, UTC) for bound in (window.start, window.end))
+        return batch.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
 
 
 def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.RecordBatch:

@@ -114,7 +114,7 @@ def sqlite_text(instant: datetime) -> str:
 
     Midnight is written without a time, so that as text it sorts before all times of the day.
     """
-    text = instant.strftime("%Y-%m-%d %H:%M:%S")
+    text = instant.replace(tzinfo=None).isoformat(" ", "seconds")
     return text.removesuffix(" 00:00:00")
 
 

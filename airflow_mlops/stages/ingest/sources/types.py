@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.moments import as_type, from_integers, is_text, is_time
 
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns), tz=([^\]]+)\]$")
 _DECIMAL = re.compile(r"decimal128\((\d+), ?(-?\d+)\)$")
@@ -85,24 +86,45 @@ class ColumnTypes:
             f"Column {column!r} is {expected} in the first rows but contains {found} later. {remedy}{hint}."
         )
 
-    def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def convert(self, batch: pa.RecordBatch, row: int = 0, origin: str = "") -> pa.RecordBatch:
         """Cast the columns of ``batch`` to the declared types.
 
         Extension types are replaced by their storage types, and metadata is removed.
 
+        :param row: number of rows before ``batch`` in the source, for error messages
+        :param origin: the file that the rows come from, for error messages
         :raises SchemaError: a value cannot be converted to the declared type
         """
         arrays, fields = [], []
         for old, array in zip(batch.schema, batch.columns, strict=True):
             if isinstance(array, pa.ExtensionArray):
                 array = array.storage
-            # A column that contains only nulls has the type null, so the neighbouring window determines its type.
-            wanted = self.get(old.name) if pa.types.is_null(array.type) else self.declared.get(old.name)
+            wanted = self._wanted(old.name, array.type)
             if wanted is not None and array.type != wanted:
                 try:
-                    array = pc.cast(array, wanted)
+                    array = self._cast(old.name, array, wanted, row, origin)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     raise self.mismatch(old.name, wanted, f"{array.type}: {error}") from None
             arrays.append(array)
             fields.append(pa.field(old.name, array.type))
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
+        """Return the type to which a column is converted, or ``None`` if it keeps the type ``found``.
+
+        A neighbouring window determines the type of a column that contains only nulls, and whether text is read as times.
+        """
+        expected = self.get(name)
+        if name in self.declared or pa.types.is_null(found) or (expected and is_time(expected) and is_text(found)):
+            return expected
+        return None
+
+    def _cast(self, name: str, array: pa.Array, wanted: pa.DataType, row: int, origin: str) -> pa.Array:
+        found = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+        which = f"is declared {wanted}" if name in self.declared else f"is {wanted} in the window {self.window}"
+        what = f"Column {name!r}{f' of {origin}' if origin else ''} {which}, but"
+        if is_time(wanted) and (is_time(found) or is_text(found)):
+            return as_type(array, wanted, what, first_row=row)
+        if pa.types.is_timestamp(wanted) and pa.types.is_integer(found):
+            return from_integers(array, wanted, what, first_row=row)
+        return pc.cast(array, wanted)

@@ -34,7 +34,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
         with file.hashed():
             return
     # Fields that are declared or occur in earlier files may be absent in the first block and occur in later lines.
-    kinds = {**file.types.declared, **file.known_types(), **file.column_types(guessed)}
+    expected = {**file.types.declared, **file.known_types()}
+    kinds = {**{name: source_file.read_as(kind) for name, kind in expected.items()}, **file.column_types(guessed)}
     present = [*guessed.names, *(name for name in kinds if name not in guessed.names)]
     wanted = file.wanted_columns(present)
     parse = arrow_json.ParseOptions(

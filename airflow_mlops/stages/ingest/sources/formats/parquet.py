@@ -22,7 +22,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a Parquet file."""
     import pyarrow.parquet as pq
 
-    with _local_copy(file) as path, pq.ParquetFile(path) as parquet:
+    # INT96 holds nanoseconds, but with dates that int64 nanoseconds cannot hold. Spark and Hive write it with microseconds.
+    with _local_copy(file) as path, pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as parquet:
         wanted = file.wanted_columns(parquet.schema_arrow.names)
         for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted):
             yield batch.select(wanted)

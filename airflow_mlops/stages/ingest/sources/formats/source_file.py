@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.moments import is_time
 from airflow_mlops.stages.ingest.sources.urls import file_url
 
 if TYPE_CHECKING:
@@ -60,9 +61,8 @@ class SourceFile:
         kinds = {}
         for field in guessed:
             kind = known.get(field.name) or self.types.get(field.name) or _times_as_text(field.type)
-            # Integers that are declared as times are read as integers, and converted later.
-            converted_later = pa.types.is_temporal(kind) and pa.types.is_integer(field.type)
-            kinds[field.name] = field.type if converted_later else kind
+            counts_units = pa.types.is_timestamp(kind) and pa.types.is_integer(field.type)
+            kinds[field.name] = field.type if counts_units else read_as(kind)
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
@@ -119,6 +119,11 @@ class HashingReader:
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()
+
+
+def read_as(kind: pa.DataType) -> pa.DataType:
+    """Return the type as which a column of the type ``kind`` is read: text for times, which are converted later."""
+    return pa.string() if is_time(kind) else kind
 
 
 def _times_as_text(kind: pa.DataType) -> pa.DataType:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.moments import as_utc, is_time
 
 # 16 random bytes are 128 bits.
 _MIN_KEY_LENGTH = 16
@@ -74,10 +75,8 @@ def _text(column: pa.Array) -> pa.Array:
         column = column.dictionary_decode()
     kind = column.type
     try:
-        if pa.types.is_date(kind):
-            column = column.cast(pa.timestamp("us"))
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+        if is_time(kind):
+            column = as_utc(column, "A column that is hashed").cast(pa.int64())
         elif pa.types.is_floating(kind):
             # Equal integers and floats must have the same text, so 1.0 is written as 1.
             whole = [

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.data.moments import as_utc
+
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
 
@@ -48,7 +50,7 @@ def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
+        column = as_utc(column, "A column that identifies rows").cast(pa.int64())
     elif pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
     try:

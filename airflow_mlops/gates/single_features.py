@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.metrics.ranks import placements
 
 Numbers = np.ndarray[Any, Any]
@@ -109,8 +110,8 @@ def _class_score(codes: Numbers, numbers: Numbers | None, is_class: Numbers) -> 
 
 def _numbers(column: pa.ChunkedArray) -> Numbers | None:
     kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(pa.int64())
+    if is_time(kind):
+        column = as_utc(column, "A feature").cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return None
     values: Numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()

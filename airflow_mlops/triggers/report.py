@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_mlops.core.errors import SpecError, StoreError
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.moments import parse
 from airflow_mlops.policy.findings import Decision
 from airflow_mlops.settings import default_store
 
@@ -163,11 +164,11 @@ def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
 
 def _recent(fired: dict[str, str]) -> dict[str, str]:
     """Remove reports that are too old to be confused with a new report, see :data:`_HORIZON`."""
-    return {key: created for key, created in fired.items() if datetime.fromisoformat(created) >= _oldest(fired)}
+    return {key: created for key, created in fired.items() if parse(created) >= _oldest(fired)}
 
 
 def _oldest(fired: dict[str, str]) -> datetime:
-    newest = max(map(datetime.fromisoformat, fired.values()), default=None)
+    newest = max(map(parse, fired.values()), default=None)
     return newest - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 

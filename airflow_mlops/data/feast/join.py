@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest, ViewRequest
+from airflow_mlops.data.moments import as_type, is_text, is_time
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -78,6 +79,8 @@ def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.Chunke
     kind = request.features[name]
     if pa.types.is_nested(kind):
         return column
+    if is_time(kind) and (is_time(column.type) or is_text(column.type)):
+        return as_type(column, kind, f"Feature {name!r} of feature view {request.view.name!r}")
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

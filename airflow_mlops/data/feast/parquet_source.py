@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from pyarrow.fs import LocalFileSystem
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast.request import ViewRequest
+from airflow_mlops.data.moments import as_utc, is_text, is_time
 from airflow_mlops.data.relational import quoted
-from airflow_mlops.data.timestamps import as_utc
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -30,6 +30,8 @@ _MOST_NANOSECONDS = 2**63 - 1
 # Columns that DuckDB adds to the rows of a file.
 _PLACE = ("file_index", "file_row_number", "filename")
 _READ_ROWS = 131_072
+# Spark and Hive write times as INT96. In nanoseconds, the year 9999 would not fit into 64 bits.
+_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ParquetSource:
     :param names: column in the files by join key or feature
     :param time: column with the event time of each row
     :param created: column with the creation time of each row; ``None`` if the source declares no such column
+    :param times_in_keys: join keys that hold points in time, with different types here and in the events
     """
 
     request: ViewRequest
@@ -62,6 +65,7 @@ class ParquetSource:
     names: dict[str, str]
     time: str
     created: str | None
+    times_in_keys: frozenset[str] = frozenset()
 
     def relation(self, connection: DuckDBPyConnection, number: int, span: Span) -> tuple[str, dict[str, Any]]:
         """Build the SQL query for the rows within ``span``.
@@ -97,14 +101,15 @@ class ParquetSource:
         schema, columns = self.dataset.schema, self.columns
         folded = [name.casefold() for name in schema.names]
         return (
-            isinstance(self.dataset, ds.FileSystemDataset)
+            not self.times_in_keys
+            and isinstance(self.dataset, ds.FileSystemDataset)
             and isinstance(self.dataset.filesystem, LocalFileSystem)
             # DuckDB expands patterns in paths, and ignores case in names.
             and not any(character in path for path in self.dataset.files for character in "*?[{")
             and len(set(folded)) == len(folded)
             and not set(folded) & set(_PLACE)
             and all(_is_plain(schema.field(name).type) for name in self.names.values())
-            and all(_is_time(schema.field(name).type) for name in (self.time, self.created) if name)
+            and all(is_time(schema.field(name).type) for name in (self.time, self.created) if name)
             and all(_same_types(schema, fragment.physical_schema, columns) for fragment in self.dataset.get_fragments())
         )
 
@@ -155,6 +160,9 @@ class ParquetSource:
                 values = as_utc(batch[self.created], f"{self.created!r} {where}", round_up=True)
                 created = values.cast(pa.int64()).fill_null(OLDEST)
             columns = {alias: decoded(batch[column]) for alias, column in self._values()}
+            for number, key in enumerate(self.request.join_keys):
+                if key in self.times_in_keys:
+                    columns[f"k{number}"] = as_utc(batch[self.names[key]], f"Join key {key!r} {where}")
             columns |= {"t": time, "created": created, "file": np.zeros_like(rows), "row": rows}
             yield pa.RecordBatch.from_pydict(columns).filter(pc.is_valid(time))
 
@@ -193,7 +201,7 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
         filesystem, path = type(source).create_filesystem_and_path(
             str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
         )
-        dataset = ds.dataset(path, filesystem=filesystem, format="parquet")
+        dataset = ds.dataset(path, filesystem=filesystem, format=_PARQUET)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(request, error) from error
     created = source.created_timestamp_column
@@ -212,14 +220,17 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
             f"{', '.join(map(repr, missing))}. Correct the feature view or the source. The columns of the source are: "
             f"{', '.join(present)}."
         )
+    times_in_keys = set()
     for key, column in request.join_keys.items():
         own, other = dataset.schema.field(found.names[key]).type, events.field(column).type
+        if _are_times(own, other) and not own.equals(other):
+            times_in_keys.add(key)
         if not _comparable(own, other):
             raise FeatureStoreError(
                 f"Join key {column!r} is {other} in the events, but {own} in the source of feature view "
                 f"{request.view.name!r}. Convert one of them, so that both have the same type."
             )
-    return found
+    return replace(found, times_in_keys=frozenset(times_in_keys))
 
 
 def _unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:
@@ -235,12 +246,15 @@ def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
     return (
         one.equals(other)
         or pa.types.is_null(other)
-        or any(check(one) and check(other) for check in (pa.types.is_integer, _is_text, pa.types.is_floating))
+        or _are_times(one, other)
+        or any(check(one) and check(other) for check in (pa.types.is_integer, is_text, pa.types.is_floating))
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether columns of two types are compared as points in time: one holds times, the other times or text."""
+    one, other = _value_type(one), _value_type(other)
+    return (is_time(one) and (is_time(other) or is_text(other))) or (is_text(one) and is_time(other))
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
@@ -268,7 +282,7 @@ def _is_plain(kind: pa.DataType) -> bool:
         pa.types.is_float32,
         pa.types.is_float64,
         pa.types.is_decimal128,
-        _is_text,
+        is_text,
         pa.types.is_binary,
         pa.types.is_large_binary,
         pa.types.is_date32,
@@ -279,10 +293,6 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _is_nanoseconds(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _same_types(schema: pa.Schema, other: pa.Schema, columns: Iterable[str]) -> bool:

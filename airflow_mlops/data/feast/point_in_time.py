@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import FeatureStoreError, LeakageError, one_line
 from airflow_mlops.data import relational
 from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, decoded
-from airflow_mlops.data.timestamps import as_utc
+from airflow_mlops.data.moments import as_utc
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -50,6 +50,10 @@ def join(
     columns = list(dict.fromkeys(column for source in sources for column in source.request.join_keys.values()))
     keys = {column: f"k{number}" for number, column in enumerate(columns)}
     left = {"n": np.arange(events.num_rows), "t": times} | {keys[name]: decoded(events[name]) for name in keys}
+    for source in sources:
+        for key in source.times_in_keys:
+            column = source.request.join_keys[key]
+            left[keys[column]] = as_utc(events[column], f"Join key {column!r} of the events")
     with relational.connect(memory_limit) as connection:
         connection.register("events", pa.table(left))
         parts = [_Part(number, source) for number, source in enumerate(sources)]

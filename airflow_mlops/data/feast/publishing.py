@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError
+from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.moments import UTC, as_type, as_utc, is_text, is_time
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.data.timestamps import UTC, as_utc
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FileSource
@@ -176,6 +177,8 @@ class SourceFolder:
             else:
                 found = batch.column(column.name)
                 try:
+                    if is_time(column.type) and (is_time(found.type) or is_text(found.type)):
+                        found = as_type(found, column.type, what)
                     arrays.append(found.cast(column.type))
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     raise SchemaError(
@@ -195,7 +198,7 @@ class SourceFolder:
             if footer is None or footer.equals(schema):
                 continue
             name, dataset_id, *rest = (footer.metadata or {}).get(_ORIGIN, b"::").decode().split(":", 2)
-            valid_from = datetime.fromisoformat(rest[0]) if rest and rest[0] else None
+            valid_from = parse(rest[0]) if rest and rest[0] else None
             try:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:

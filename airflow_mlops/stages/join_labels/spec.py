@@ -23,9 +23,9 @@ class JoinLabelsSpec(Spec):
     :param labels: dataset with the label, or with the columns of the label's expression
     :param on: key columns, which exist in both datasets and identify a prediction
     :param label: name of the label column, or the label's name and an expression that computes it
-    :param labels_timestamp: name of a column of ``labels``. If a prediction has several labels, the one with the
-        greatest value in this column is joined. If the column contains timestamps or dates, they are also written to
-        the column ``label_at``, as the time at which the label became known
+    :param labels_timestamp: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text. If a
+        prediction has several labels, the one with the greatest value in this column is joined. Times are also written
+        to the column ``label_at``, as the time at which the label became known
     :param name: name of the joined dataset
     :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required if
         scoring hashed a column of ``on``

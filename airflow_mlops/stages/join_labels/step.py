@@ -13,9 +13,9 @@ from airflow_mlops.data import expressions
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.moments import as_utc, chronological, is_text, is_time
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import select, window_of
-from airflow_mlops.profiles.delays import is_time
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
@@ -25,8 +25,8 @@ _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     """Write a copy of the predictions with the column ``label``, which is null while a label is not known.
 
-    If the parameter ``labels_timestamp`` names a column of timestamps or dates, the copy also has the column
-    ``label_at`` with the time at which each label became known.
+    If the parameter ``labels_timestamp`` names a column of times, the copy also has the column ``label_at`` with the
+    time at which each label became known.
 
     :raises DatasetNotFoundError: no dataset of predictions or labels exists, and ``on_missing`` is ``fail``
     """
@@ -144,8 +144,10 @@ def _label_columns(
     :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
         ``labels_timestamp`` is not set
     """
-    left = _keys(pa.concat_tables([dataset.table(columns=spec.on) for dataset in predictions]), spec.on)
-    right, values, times = _label_table(labels, left.schema, spec, pseudonymizers)
+    times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
+    keys = [_with_times(dataset, dataset.table(columns=spec.on), times_in_keys) for dataset in predictions]
+    left = _keys(pa.concat_tables(keys), spec.on)
+    right, values, times = _label_table(labels, left.schema, spec, pseudonymizers, times_in_keys)
     joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
         right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
     )
@@ -175,12 +177,31 @@ def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
     return table.select(on).cast(pa.schema(zip(on, plain, strict=True)))
 
 
+def _holds_times(key: str, predictions: Sequence[Dataset], labels: Sequence[Dataset]) -> bool:
+    """Return whether a key column holds timestamps or dates in one of the datasets, so that it is compared as times."""
+    schemas = (dataset.schema for dataset in (*predictions, *labels))
+    return any(is_time(schema.field(key).type) for schema in schemas if key in schema.names)
+
+
+def _with_times(dataset: Dataset, table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Convert the key columns ``keys`` of rows of ``dataset`` to points in time."""
+    for key in keys:
+        times = as_utc(table[key], f"The key column {key!r} of dataset {dataset.manifest.name!r}")
+        table = table.set_column(table.schema.get_field_index(key), key, times)
+    return table
+
+
 def _label_table(
-    labels: Sequence[Dataset], keys: pa.Schema, spec: JoinLabelsSpec, pseudonymizers: dict[str, Pseudonymizer]
+    labels: Sequence[Dataset],
+    keys: pa.Schema,
+    spec: JoinLabelsSpec,
+    pseudonymizers: dict[str, Pseudonymizer],
+    times_in_keys: Sequence[str],
 ) -> tuple[pa.Table, pa.Array, pa.Array | None]:
     """Read the labels, ordered by ``labels_timestamp``.
 
     :param keys: schema of the predictions' key columns
+    :param times_in_keys: key columns that are compared as points in time
     :return: the key columns, cast to ``keys``; the labels; and the times at which the labels became known, or ``None``
         if ``labels_timestamp`` is not set or does not contain times
     """
@@ -189,12 +210,19 @@ def _label_table(
     wanted = {*spec.on, *(expressions.columns(expression) if spec.label.expression else [spec.label.name])}
     if spec.labels_timestamp:
         wanted.add(spec.labels_timestamp)
-    table = pa.concat_tables([dataset.table(columns=sorted(wanted)) for dataset in labels])
+    columns = sorted(wanted)
+    table = pa.concat_tables(
+        [_with_times(dataset, dataset.table(columns=columns), times_in_keys) for dataset in labels]
+    )
     if spec.labels_timestamp:
-        order = pc.sort_indices(table[spec.labels_timestamp], null_placement="at_start")
+        column, name = table[spec.labels_timestamp], labels[0].manifest.name
+        if is_time(column.type) or is_text(column.type):
+            what = f"The `labels_timestamp` {spec.labels_timestamp!r} of dataset {name!r}"
+            order = chronological(column, what)
+            times = as_utc(column, what).combine_chunks().take(order)
+        else:
+            order = _ascending(column, spec.labels_timestamp, name)
         table = table.take(order)
-        if is_time(table[spec.labels_timestamp].type):
-            times = table[spec.labels_timestamp].combine_chunks()
     values = expressions.evaluate(expression, table) if spec.label.expression else table[spec.label.name]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
@@ -211,6 +239,17 @@ def _label_table(
                 f"{labels[0].manifest.name!r}, and these types cannot be compared. Ingest both with the same type."
             ) from None
     return pa.table(cast, schema=keys), values, times
+
+
+def _ascending(column: pa.ChunkedArray, column_name: str, dataset: str) -> pa.Array:
+    """Return the positions of the values of a column in ascending order, nulls first."""
+    try:
+        return pc.sort_indices(column, null_placement="at_start")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        raise SchemaError(
+            f"The `labels_timestamp` {column_name!r} of dataset {dataset!r} has the type {column.type}, which has no order. "
+            "Set `labels_timestamp` to a column of times or numbers."
+        ) from None
 
 
 def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:

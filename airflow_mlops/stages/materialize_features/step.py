@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, one_line
+from airflow_mlops.core.moments import parse
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
@@ -196,7 +197,7 @@ class _Watermark:
 
     def read(self) -> datetime | None:
         try:
-            return datetime.fromisoformat(self._store.read_json(self._key)["until"])
+            return parse(self._store.read_json(self._key)["until"])
         except FileNotFoundError:
             return None
 

@@ -17,6 +17,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
+from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
@@ -136,16 +137,20 @@ def score(
     slot = predictions.slot(version, window, datasets, part)
     predictions.claim(context.store, name, slot, datasets, part, context.provenance)
     folder = predictions.folder(window, version.version)
+    details = _details(datasets[-1], model, version, carried, privacy)
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
     with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
         writing: Future[None] | None = None
+        row = 0
         for batch in _read_ahead(rows, threads):
-            scored = _scored(batch.select(carried), model, version)
+            scored = _with_event_time(_scored(batch.select(carried), model, version), details["timestamp"], row)
+            row += batch.num_rows
             if writing is not None:
                 writing.result()
             writing = threads.submit(writer.write, privacy.apply(scored))
         if writing is None:
-            writer.write(privacy.apply(_empty_batch(datasets[0], carried, model.contract, version)))
+            empty = _empty_batch(datasets[0], carried, model.contract, version)
+            writer.write(privacy.apply(_with_event_time(empty, details["timestamp"], 0)))
         else:
             writing.result()
         return writer.commit(
@@ -159,7 +164,7 @@ def score(
                 "seconds": round(time.perf_counter() - started, 3),
             },
             parents=[dataset.ref for dataset in datasets],
-            details=_details(datasets[-1], model, version, carried, privacy),
+            details=details,
             provenance=context.provenance,
             slots=[slot],
         )[0]
@@ -246,6 +251,19 @@ def _with_predictions(
         *(pa.field(name, array.type) for name, array in zip(PREDICTION_COLUMNS, added, strict=True)),
     ]
     return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=pa.schema(fields))
+
+
+def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.RecordBatch:
+    """Convert the event time of predictions from text to points in time, as in the training set.
+
+    :param name: name of the column; ``None`` if there is none, or if it is hashed or dropped
+    :param row: number of rows before ``batch``, for error messages
+    """
+    index = batch.schema.get_field_index(name) if name else -1
+    if index < 0 or not is_text(batch.schema.field(index).type):
+        return batch
+    times = as_utc(batch.column(index), f"The event time {name!r}", first_row=row)
+    return batch.set_column(index, name, times)
 
 
 def _prediction_type(contract: ModelContract) -> pa.DataType:

@@ -11,7 +11,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
 from airflow_mlops.data import expressions
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.timestamps import as_utc
+from airflow_mlops.data.moments import as_utc
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 # An integer label with more distinct values than this is a quantity, so the ML task is regression.
@@ -33,7 +33,7 @@ def read_events(
     operands = sorted(spec.label_columns)
     wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
     name = datasets[0].manifest.name
-    tables = [dataset.table(columns=list(dict.fromkeys([*wanted, *operands]))) for dataset in datasets]
+    tables = [_read(dataset, list(dict.fromkeys([*wanted, *operands])), spec.timestamp) for dataset in datasets]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -45,13 +45,11 @@ def read_events(
         raise EmptyWindowError(
             f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
         )
-    times = as_utc(table[spec.timestamp], f"The event time {spec.timestamp!r} of dataset {name!r}")
-    if times.null_count:
+    if nulls := table[spec.timestamp].null_count:
         raise SchemaError(
-            f"The event time {spec.timestamp!r} is null in {times.null_count:,} rows of dataset {name!r}, but a "
+            f"The event time {spec.timestamp!r} is null in {nulls:,} rows of dataset {name!r}, but a "
             "point-in-time join needs the time of every event. Drop or correct these rows upstream."
         )
-    table = table.set_column(table.schema.get_field_index(spec.timestamp), spec.timestamp, times)
     dropped = {"label_unknown": 0}
     if spec.label is not None:
         label = _label(spec, table)
@@ -65,6 +63,13 @@ def read_events(
             )
     others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
     return table.take(pc.sort_indices(table, [(name, "ascending") for name in (spec.timestamp, *others)])), dropped
+
+
+def _read(dataset: Dataset, columns: list[str], timestamp: str) -> pa.Table:
+    """Read columns of a dataset of events. The event times become points in time, whatever their type in this window."""
+    table = dataset.table(columns=columns)
+    times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
+    return table.set_column(table.schema.get_field_index(timestamp), timestamp, times)
 
 
 def _is_sortable(column: pa.ChunkedArray) -> bool:

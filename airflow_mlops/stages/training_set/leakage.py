@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import LeakageError
+from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.gates.single_features import single_features
 
 Numbers = np.ndarray[Any, Any]
@@ -23,15 +24,11 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
     :param timestamp: name of the event time column
     :raises LeakageError: a feature is later than its event. The message names the first such feature
     """
-    events = table[timestamp].cast(pa.timestamp("us", "UTC"))
+    events = as_utc(table[timestamp], f"The event time {timestamp!r}")
     for name in features:
-        kind = table.schema.field(name).type
-        if pa.types.is_date(kind):
-            times = table[name].cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
-        elif pa.types.is_timestamp(kind):
-            times = table[name].cast(pa.timestamp("us", kind.tz)).cast(pa.timestamp("us", "UTC"))
-        else:
+        if not is_time(table.schema.field(name).type):
             continue
+        times = as_utc(table[name], f"Feature {name!r}")
         newer = pc.greater(times, events).fill_null(False)
         count = pc.sum(newer).as_py() or 0
         if count:

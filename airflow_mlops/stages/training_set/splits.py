@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
+from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.stages.training_set.spec import Split
 
@@ -35,7 +36,7 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
         )
     # Rows of different groups are different rows, even if their keys are equal.
     ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
-    times = table[timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
     facts: dict[str, Any] = {}
     if split.method == "time":
         test = _by_time(times, split)

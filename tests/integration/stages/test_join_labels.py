@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime, timezone
 
 import pyarrow as pa
 import pytest
@@ -34,6 +34,10 @@ def labels(store, window: str | None = "2013-04", **columns):
 def join(store, left, right, **fields):
     spec = {"predictions": left, "labels": right, "on": ["flight"], "label": LATE, "name": "outcomes", **fields}
     return run(JoinLabelsSpec(**spec), StepContext(store=store))
+
+
+def utc(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=timezone.utc)
 
 
 def joined(store, result) -> dict:
@@ -174,9 +178,82 @@ def test_label_at_is_added_only_if_labels_timestamp_is_a_time(store):
     when = labels(store, flight=[1, 1, 2, 3], arr_delay=[20.0, 3.0, 40.0, None], landed=days)
     found = joined(store, join(store, made, when, labels_timestamp="landed"))
     assert found["label"] == [False, True, None, None]
-    assert found["label_at"] == [datetime(2013, 4, 9), datetime(2013, 4, 5), None, None]
+    assert found["label_at"] == [utc(2013, 4, 9), utc(2013, 4, 5), None, None]
     order = labels(store, flight=[1, 2], arr_delay=[20.0, 3.0], version=[1, 2])
     assert "label_at" not in joined(store, join(store, made, order, labels_timestamp="version"))
     taken = predictions(store, flight=[1], label_at=[0])
     with pytest.raises(SchemaError, match="'label_at'"):
         join(store, taken, when, labels_timestamp="landed")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2024-09-30", "2024-10-02"),
+        ("2024-09-30 23:00:00+00", "2024-09-30 12:00:00-12"),
+        ("2024-09-30T23:30:00-01:00", "2024-10-01T01:00:00Z"),
+        ("20241002", "2024-10-03T00:00"),
+        ("2024-10-02T00:00:00.9", "2024-10-02T00:00:00.900000001"),
+        ("1600-01-01", "9999-12-31"),
+    ],
+)
+def test_text_orders_labels_by_time_in_any_form(store, earlier, later):
+    made = predictions(store, flight=[1, 2])
+    late_last = labels(
+        store, flight=[1, 1, 2, 2], arr_delay=[0.0, 20.0, 20.0, 0.0], at=[earlier, later, later, earlier]
+    )
+    found = joined(store, join(store, made, late_last, labels_timestamp="at"))
+    assert found["label"] == [True, True]
+    assert found["label_at"][0] == found["label_at"][1]
+    assert found["label_at"][0].utcoffset() is not None
+
+
+def test_text_that_is_no_time_never_selects_a_label(store):
+    made = predictions(store, flight=[1])
+    # As text, September would come after October.
+    several = labels(store, flight=[1, 1], arr_delay=[0.0, 20.0], at=["9/30/2024", "10/2/2024"])
+    with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
+        join(store, made, several, labels_timestamp="at")
+
+
+def test_nanoseconds_order_labels(store):
+    times = pa.array([1_700_000_000_000_000_002, 1_700_000_000_000_000_001], pa.int64()).cast(pa.timestamp("ns"))
+    several = labels(store, flight=[1, 1], arr_delay=[20.0, 0.0], at=times)
+    found = joined(store, join(store, predictions(store, flight=[1]), several, labels_timestamp="at"))
+    assert found["label"] == [True]
+
+
+TIMES = [utc(2024, 1, 5, 6, 30), utc(9999, 12, 31)]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pa.array(["2024-01-05 06:30:00+00", "9999-12-31"]),
+        pa.array(["2024-01-05T07:30+01:00", "9999-12-31T00:00:00Z"]).dictionary_encode(),
+        pa.array(TIMES, pa.timestamp("s", "Asia/Tokyo")),
+        pa.array([time.replace(tzinfo=None) for time in TIMES], pa.timestamp("ms")),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_times_in_keys_are_compared_as_times(store, keys, swapped):
+    both = [pa.array(TIMES, pa.timestamp("us", "UTC")), keys]
+    left, right = both[::-1] if swapped else both
+    result = join(store, predictions(store, at=left), labels(store, at=right, arr_delay=[20.0, 0.0]), on=["at"])
+    assert joined(store, result)["label"] == [True, False]
+
+
+def test_windows_may_hold_the_times_of_keys_in_different_types(store):
+    predictions(store, window="2024-01", at=[date(2024, 1, 5)])
+    predictions(store, window="2024-02", at=[date(2024, 2, 5)])
+    labels(store, window="2024-01", at=pa.array([utc(2024, 1, 5)], pa.timestamp("ns", "UTC")), arr_delay=[20.0])
+    labels(store, window="2024-02", at=["2024-02-05"], arr_delay=[20.0])
+    both = {"window": "2024-01..2024-02"}
+    result = join(store, {"name": "predictions", **both}, {"name": "flights", **both}, on=["at"])
+    assert joined(store, result)["label"] == [True, True]
+
+
+def test_text_in_keys_that_is_no_time_is_an_error_beside_times(store):
+    made = predictions(store, at=[utc(2024, 9, 30)])
+    with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
+        join(store, made, labels(store, at=["9/30/2024"], arr_delay=[20.0]), on=["at"])

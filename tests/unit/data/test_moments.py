@@ -69,7 +69,7 @@ def test_all_kinds_of_text_are_read(kind):
 
 
 _MICROS = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
-_OFFSETS = st.sampled_from(["", "Z", "+00", "-0330", "+05:45"])
+_OFFSETS = st.sampled_from(["", "Z", "+00", "-0330", "+05:45", " UTC", " -0330"])
 
 
 @given(st.lists(st.tuples(st.datetimes(), st.integers(0, 10**9 - 1), st.integers(0, 9), _OFFSETS), max_size=5))

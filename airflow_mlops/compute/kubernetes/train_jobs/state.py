@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.train_job import NODE
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError, NoCapacityError, SpecError
+from airflow_mlops.core.moments import parse
 
 # Kubeflow Trainer creates a JobSet with the name of the TrainJob. JobSet and Job set these labels on the pods.
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
@@ -208,4 +208,4 @@ def _index(pod: Json) -> str | None:
 
 def _created(pod: Json) -> float:
     text = pod["metadata"].get("creationTimestamp")
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0.0
+    return parse(text).timestamp() if text else 0.0

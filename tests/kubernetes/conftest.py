@@ -1,8 +1,9 @@
 """A namespace of a real cluster in which Airflow has exactly the rights of the documented Role.
 
 KUBECONFIG names the cluster. Its nodes must mount this machine's ``/tmp`` and reach this machine's address, as a cluster on
-the same machine does. ``MLOPS_TEST_IMAGE`` names a runner image that the nodes have. With ``MLOPS_TEST_SOURCE=1`` pods run
-the checkout instead of the package in the image.
+the same machine does. ``MLOPS_TEST_IMAGE`` names a runner image that the nodes have, and ``MLOPS_TEST_IMAGE_BUILD`` may name
+a file that exists as long as the image is being built. With ``MLOPS_TEST_SOURCE=1`` pods run the checkout instead of the
+package in the image.
 """
 
 from __future__ import annotations
@@ -120,6 +121,9 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("NO CLUSTER: KUBECONFIG is not set, so nothing that runs on Kubernetes was tested")
     from kubernetes import client, config
 
+    build = Path(os.environ.get("MLOPS_TEST_IMAGE_BUILD", "/none"))
+    while build.exists():
+        time.sleep(1)
     contexts, _ = config.list_kube_config_contexts(kubeconfig)
     api = config.new_client_from_config(kubeconfig)
     core = client.CoreV1Api(api)

@@ -321,7 +321,7 @@ def test_after_a_change_of_a_view_earlier_windows_get_the_new_columns(store, tmp
             {},
             "Column 'temp' of dataset 'weather.* the type string, .* the type double",
         ),
-        ([("EWR", "noon", 1)], {}, "'time_hour' of dataset 'weather.* contains a value that is not a point in time"),
+        ([("EWR", "noon", 1)], {}, "'time_hour' of dataset 'weather.* contains 'noon' in row 1"),
         ([("EWR", None, 1), ("EWR", "2013-01-20T12:00:00Z", 1)], {}, "is null in 1 rows"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["temp"]}, "no column 'temp', which the feature views declare"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["origin"]}, "no column 'origin', which"),

@@ -7,12 +7,14 @@ null`` is ``False``, and ``True or null`` is ``True``.
 from __future__ import annotations
 
 import ast
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.types import as_doubles, common_type
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Gt: "greater",
@@ -98,15 +100,17 @@ def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
             return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         return column
     if isinstance(node, ast.Constant):
+        if isinstance(node.value, int) and not -(2**63) <= node.value < 2**63:
+            return pa.scalar(Decimal(node.value))
         return pa.scalar(node.value)
     if isinstance(node, ast.UnaryOp):
         operand = _evaluate(node.operand, data)
         return pc.invert(operand) if isinstance(node.op, ast.Not) else pc.negate(operand)
     if isinstance(node, ast.BinOp):
         left, right = _evaluate(node.left, data), _evaluate(node.right, data)
-        if isinstance(node.op, ast.Div):
-            # As in Python, 1 / 2 is 0.5.
-            left, right = pc.cast(left, pa.float64()), pc.cast(right, pa.float64())
+        if isinstance(node.op, ast.Div) or pa.types.is_decimal(left.type) or pa.types.is_decimal(right.type):
+            # As in Python, 1 / 2 is 0.5. Products of decimals could have more digits than Arrow supports.
+            left, right = as_doubles(left), as_doubles(right)
         return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
     if isinstance(node, ast.BoolOp):
         join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
@@ -115,7 +119,7 @@ def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
         assert isinstance(node, ast.Compare)
         operands = [_evaluate(operand, data) for operand in (node.left, *node.comparators)]
         values = [
-            pc.call_function(_COMPARISONS[type(op)], [left, right])
+            pc.call_function(_COMPARISONS[type(op)], _same_scale(left, right))
             for op, left, right in zip(node.ops, operands, operands[1:], strict=False)
         ]
         join = pc.and_kleene
@@ -123,3 +127,14 @@ def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
     for value in values[1:]:
         result = join(result, value)
     return result
+
+
+def _same_scale(left: Any, right: Any) -> list[Any]:
+    """Give two decimals the same number of decimal places, without more digits than Arrow supports."""
+    if not (pa.types.is_decimal(left.type) and pa.types.is_decimal(right.type)):
+        return [left, right]
+    kind = common_type(left.type, right.type)
+    try:
+        return [pc.cast(left, kind), pc.cast(right, kind)]
+    except pa.ArrowInvalid:
+        return [as_doubles(left), as_doubles(right)]

@@ -111,7 +111,7 @@ class PredictionLog:
             ds.FileSystemFactoryOptions(self.store.path(f"datasets/{self.name}/files"), partitioning=by),
         )
         try:
-            return factory.finish(factory.inspect(fragments=None))
+            return factory.finish(factory.inspect(promote_options="permissive", fragments=None))
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
             raise SchemaError(
                 f"The windows of dataset {self.name!r} cannot be combined into one table: "

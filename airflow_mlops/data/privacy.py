@@ -18,6 +18,7 @@ import pyarrow as pa
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import as_utc, is_time
+from airflow_mlops.data.types import decimal_text
 
 # 16 random bytes are 128 bits.
 _MIN_KEY_LENGTH = 16
@@ -77,6 +78,8 @@ def _text(column: pa.Array) -> pa.Array:
     try:
         if is_time(kind):
             column = as_utc(column, "A column that is hashed").cast(pa.int64())
+        elif pa.types.is_decimal(kind):
+            column = decimal_text(column)
         elif pa.types.is_floating(kind):
             # Equal integers and floats must have the same text, so 1.0 is written as 1.
             whole = [

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.types import decimal_text
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
@@ -53,6 +54,8 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = as_utc(column, "A column that identifies rows").cast(pa.int64())
     elif pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
+    elif pa.types.is_decimal(kind):
+        return decimal_text(column)
     try:
         return column.cast(pa.string())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):

@@ -112,7 +112,12 @@ def _numbers(column: pa.ChunkedArray) -> Numbers | None:
     kind = column.type
     if is_time(kind):
         column = as_utc(column, "A feature").cast(pa.int64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    elif not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    ):
         return None
     values: Numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return values

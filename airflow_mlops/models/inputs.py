@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import FeatureColumn
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.types import as_doubles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,7 @@ def numbers(values: pa.Array, name: str) -> NDArray[np.float32]:
     if pa.types.is_boolean(kind):
         values = pc.cast(values, pa.uint8())
     elif pa.types.is_decimal(kind):
-        values = pc.cast(values, pa.float64())
+        values = as_doubles(values)
     # safe=False: large integers are rounded as in NumPy instead of raising an error.
     found: NDArray[np.float32] = pc.cast(values, pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return found

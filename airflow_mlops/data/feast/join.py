@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest, ViewRequest
-from airflow_mlops.data.moments import as_type, is_text, is_time
+from airflow_mlops.data.types import cast
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -77,13 +77,11 @@ def _as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
 
 def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.ChunkedArray:
     kind = request.features[name]
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(kind) and not pa.types.is_list(kind):
         return column
-    if is_time(kind) and (is_time(column.type) or is_text(column.type)):
-        return as_type(column, kind, f"Feature {name!r} of feature view {request.view.name!r}")
     try:
-        return column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        return cast(column, kind, f"Feature {name!r} of feature view {request.view.name!r}")
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise FeatureStoreError(
             f"Feature {name!r} of feature view {request.view.name!r} is declared as {kind}, but its source contains "
             f"{column.type}: {str(error).splitlines()[0]}. Correct the declared type or the source."

@@ -31,9 +31,12 @@ def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timesta
     :raises FeatureStoreError: the offline store failed
     """
     keys = list(dict.fromkeys(request.join_keys.values()))
-    table: pd.DataFrame = events.select([*keys, timestamp]).to_pandas()
-    complete = table[keys].notna().all(axis=1)
-    table = table.rename(columns={timestamp: _EVENT_TIME}).assign(**{_EVENT: np.arange(len(table))})[complete]
+    complete = np.ones(events.num_rows, bool)
+    for key in keys:
+        complete &= events[key].is_valid().to_numpy()
+    # pandas would convert integer keys with nulls to doubles, which changes ids beyond 2**53.
+    table: pd.DataFrame = events.select([*keys, timestamp]).filter(pa.array(complete)).to_pandas()
+    table = table.rename(columns={timestamp: _EVENT_TIME}).assign(**{_EVENT: np.flatnonzero(complete)})
     first = table.groupby([*keys, _EVENT_TIME], sort=False)[_EVENT].transform("min").to_numpy()
     distinct = table[table[_EVENT] == first]
     for key, column in request.join_keys.items():

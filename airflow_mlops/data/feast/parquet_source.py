@@ -247,7 +247,7 @@ def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
         one.equals(other)
         or pa.types.is_null(other)
         or _are_times(one, other)
-        or any(check(one) and check(other) for check in (pa.types.is_integer, is_text, pa.types.is_floating))
+        or any(check(one) and check(other) for check in (_is_exact_number, is_text, pa.types.is_floating))
     )
 
 
@@ -255,6 +255,10 @@ def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
     """Return whether columns of two types are compared as points in time: one holds times, the other times or text."""
     one, other = _value_type(one), _value_type(other)
     return (is_time(one) and (is_time(other) or is_text(other))) or (is_text(one) and is_time(other))
+
+
+def _is_exact_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind))
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:

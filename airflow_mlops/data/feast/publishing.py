@@ -14,8 +14,10 @@ from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, S
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
-from airflow_mlops.data.moments import UTC, as_type, as_utc, is_text, is_time
+from airflow_mlops.data.feast.request import arrow_type
+from airflow_mlops.data.moments import UTC, as_utc
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.types import cast
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FileSource
@@ -46,8 +48,6 @@ def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
 
     :param contents: the definitions of the Feast repository
     """
-    from feast.types import from_feast_to_pyarrow_type
-
     # A view refers to columns by the names that its source's field mapping defines.
     inverse = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
     join_keys = {entity.name: entity.join_key for entity in contents.entities}
@@ -58,7 +58,9 @@ def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
             continue
         declared = [*view.features, *view.entity_columns]
         everything |= not view.features
-        types.update({inverse.get(item.name, item.name): from_feast_to_pyarrow_type(item.dtype) for item in declared})
+        types.update(
+            {inverse.get(item.name, item.name): arrow_type(item.dtype, item.name, view.name) for item in declared}
+        )
         for entity in view.entities:
             key = join_keys.get(entity, entity)
             if key != "__dummy_id":
@@ -132,7 +134,10 @@ class SourceFolder:
                 f"{where} has no column {', '.join(map(repr, missing))}, which the feature views declare. "
                 f"Add it to the dataset, or correct the feature views. The columns are: {', '.join(present.names)}."
             )
-        fields = [pa.field(name, self.columns.types.get(name) or present.field(name).type) for name in wanted]
+        fields = [
+            pa.field(name, self.columns.types.get(name) or _without_decimals(present.field(name).type))
+            for name in wanted
+        ]
         origin = f"{dataset.manifest.name}:{dataset.manifest.id}"
         if valid_from is not None:
             origin += f":{valid_from.isoformat()}"
@@ -177,10 +182,8 @@ class SourceFolder:
             else:
                 found = batch.column(column.name)
                 try:
-                    if is_time(column.type) and (is_time(found.type) or is_text(found.type)):
-                        found = as_type(found, column.type, what)
-                    arrays.append(found.cast(column.type))
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    arrays.append(cast(found, column.type, what))
+                except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
                     raise SchemaError(
                         f"{what} has the type {found.type}, which cannot be converted to the type {column.type} that "
                         f"the feature views declare: {str(error).splitlines()[0]}. Correct the feature views or the "
@@ -213,6 +216,13 @@ class SourceFolder:
 
     def _keys(self) -> Sequence[str]:
         return [path.rsplit("/", 1)[-1] for path in self.files.keys("") if path.endswith(".parquet")]
+
+
+def _without_decimals(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which a column is published that no view declares. Feast has no decimals."""
+    if pa.types.is_decimal(kind):
+        return pa.float64() if kind.scale > 0 else pa.int64()
+    return kind
 
 
 def _file_name(dataset: Dataset, valid_from: datetime | None) -> str:

@@ -75,8 +75,6 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
     :param features: features as ``view:feature``; used if ``service`` is ``None``
     :raises FeatureStoreError: the registry has no such service, view or feature
     """
-    from feast.types import from_feast_to_pyarrow_type
-
     known: dict[str, Any] = {view.name: view for view in store.list_all_feature_views()}
     entities = {entity.name: entity.join_key for entity in store.list_entities()}
     refs: list[str] = []
@@ -112,13 +110,30 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
         join_keys = {key: join_key_map.get(key, key) for key in own_keys if not key.startswith("__dummy")}
         found = views.get(alias)
         features = dict(found.features) if found else {}
-        features.update({feature: from_feast_to_pyarrow_type(types[feature]) for feature in wanted})
+        features.update({feature: arrow_type(types[feature], feature, name) for feature in wanted})
         views[alias] = ViewRequest(view, alias, join_keys, features)
 
     for name, alias, wanted, join_key_map in _projections(store, service, features):
         add(name, alias, wanted, join_key_map)
         refs += [f"{alias}:{feature}" for feature in wanted]
     return FeatureRequest(list(dict.fromkeys(refs)), list(views.values()), on_demand)
+
+
+def arrow_type(dtype: Any, field: str, view: str) -> pa.DataType:
+    """Convert the type of a feature view's field to an Arrow type.
+
+    :param dtype: a type of :mod:`feast.types`
+    :raises FeatureStoreError: Feast has no Arrow type for it
+    """
+    from feast.types import from_feast_to_pyarrow_type
+
+    try:
+        return from_feast_to_pyarrow_type(dtype)
+    except ValueError:
+        raise FeatureStoreError(
+            f"Field {field!r} of feature view {view!r} has the type {dtype}, for which Feast has no Arrow type. Declare "
+            "it as a number, String, Bool, UnixTimestamp, or an Array of them."
+        ) from None
 
 
 def _projections(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
+from airflow_mlops.data.types import find_type, is_same_kind
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.sources import open_source
 from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types, find_type
+from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
+from airflow_mlops.stages.ingest.unify import known_types, unified
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Number of rows in a Parquet row group. Half of the default needs 60 MB less memory, and the same time.
 CHUNK_ROWS = 65_536
@@ -31,12 +35,15 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
     earlier = neighbouring_manifest(context.store, spec.name, spec.window) if spec.window else None
     types = ColumnTypes(
         declared=declared_types(spec.types),
-        earlier=_known_types(earlier),
+        earlier=known_types((column.name, find_type(column.type)) for column in earlier.columns) if earlier else {},
         window=earlier.window.label if earlier and earlier.window else "",
     )
     source = open_source(spec, context.connection)
     with DatasetWriter(context.store, spec.name) as writer:
-        with prefetch(source.batches(types)) as batches:
+        with (
+            prefetch(source.batches(types)) as read,
+            unified(_converted(read, spec, types), types, source.is_settled, context.progress) as batches,
+        ):
             rows = _write(writer, _checked(batches, spec, types, earlier, context), context)
         if not rows:
             raise EmptyWindowError(_no_rows(spec))
@@ -52,10 +59,16 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
     return IngestResult(dataset=manifest.ref, unchanged=unchanged, summary=_summary(manifest, unchanged, started))
 
 
-def _known_types(earlier: Manifest | None) -> dict[str, pa.DataType]:
-    """Return the column types of a neighbouring window, without null columns and types that have no name."""
-    found = {column.name: find_type(column.type) for column in earlier.columns} if earlier else {}
-    return {name: kind for name, kind in found.items() if kind is not None and not pa.types.is_null(kind)}
+def _converted(batches: Iterable[pa.RecordBatch], spec: IngestSpec, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
+    """Select and convert the columns of each batch."""
+    row = 0
+    for batch in batches:
+        if spec.columns is not None:
+            batch = _select(batch, spec.columns)
+        if not row:
+            _check_declared(batch.schema, types)
+        yield types.convert(batch, row)
+        row += batch.num_rows
 
 
 def _checked(
@@ -65,18 +78,12 @@ def _checked(
     earlier: Manifest | None,
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
-    """Select and convert the columns of each batch, and compare them with a neighbouring window."""
-    first, row = True, 0
+    """Compare the columns with a neighbouring window, before the first batch."""
+    first = True
     for batch in batches:
-        if spec.columns is not None:
-            batch = _select(batch, spec.columns)
-        batch = types.convert(batch, row)
-        row += batch.num_rows
-        if first:
-            _check_declared(batch.schema, types)
-            if earlier is not None:
-                _compare(earlier, batch.schema, spec, context)
-            first = False
+        if first and earlier is not None:
+            _compare(earlier, types, batch.schema, spec, context)
+        first = False
         yield batch
 
 
@@ -99,10 +106,10 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
         )
 
 
-def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
+def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
     """Check that the columns and types are those of a neighbouring window.
 
-    Several windows of a dataset are read as one table, which needs equal columns and types.
+    Several windows of a dataset are read as one table, which needs equal columns and types of the same kinds.
 
     If ``columns`` is set, absent columns are accepted. Types declared in ``types`` are accepted too.
 
@@ -120,7 +127,9 @@ def _compare(earlier: Manifest, found: pa.Schema, spec: IngestSpec, context: Ste
     changed = [
         (field.name, before[field.name], str(field.type))
         for field in found
-        if field.name not in spec.types and before.get(field.name, "null") not in ("null", str(field.type))
+        if field.name not in spec.types
+        and before.get(field.name, "null") not in ("null", str(field.type))
+        and not (field.name in types.earlier and is_same_kind(types.earlier[field.name], field.type))
     ]
     if changed:
         what = ", ".join(f"{name!r} is {new}, but was {old}" for name, old, new in changed)

@@ -16,6 +16,7 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc, chronological, is_text, is_time
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.types import as_numbers, as_stored, common_schema, common_type, concatenated, conformed
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
@@ -73,12 +74,15 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
 def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:
     done = 0
+    name = predictions[0].manifest.name
+    what = f"The windows of dataset {name!r}"
+    schema = common_schema((dataset.schema for dataset in predictions), what, "Score the windows again.")
     for dataset in predictions:
         for batch in dataset.batches():
+            batch = conformed(batch, schema, what)
             yield _append(batch, {name: values.slice(done, batch.num_rows) for name, values in added.items()})
             done += batch.num_rows
     if not done:
-        schema = predictions[0].schema
         yield _append(pa.RecordBatch.from_pylist([], schema=schema), added)
 
 
@@ -145,9 +149,9 @@ def _label_columns(
         ``labels_timestamp`` is not set
     """
     times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
-    keys = [_with_times(dataset, dataset.table(columns=spec.on), times_in_keys) for dataset in predictions]
-    left = _keys(pa.concat_tables(keys), spec.on)
+    left = _read(predictions, spec.on, spec.on, times_in_keys)
     right, values, times = _label_table(labels, left.schema, spec, pseudonymizers, times_in_keys)
+    left = left.cast(right.schema)
     joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
         right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
     )
@@ -166,15 +170,19 @@ def _label_columns(
     return {LABEL: label, LABEL_AT: known_since}
 
 
-def _keys(table: pa.Table, on: Sequence[str]) -> pa.Table:
-    """Select the key columns, and decode dictionary columns."""
-    plain = [
-        table.schema.field(name).type.value_type
-        if pa.types.is_dictionary(table.schema.field(name).type)
-        else table.schema.field(name).type
-        for name in on
-    ]
-    return table.select(on).cast(pa.schema(zip(on, plain, strict=True)))
+def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[str], times: Sequence[str]) -> pa.Table:
+    """Read columns of several windows as one table.
+
+    :param keys: columns that are converted to the types of datasets
+    :param times: key columns that are converted to points in time
+    """
+    name = datasets[0].manifest.name
+    tables = [_with_times(dataset, dataset.table(columns=columns), times) for dataset in datasets]
+    table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
+    for column in keys:
+        stored = as_stored(table[column], f"Column {column!r} of dataset {name!r}")
+        table = table.set_column(table.schema.get_field_index(column), column, stored)
+    return table
 
 
 def _holds_times(key: str, predictions: Sequence[Dataset], labels: Sequence[Dataset]) -> bool:
@@ -202,18 +210,15 @@ def _label_table(
 
     :param keys: schema of the predictions' key columns
     :param times_in_keys: key columns that are compared as points in time
-    :return: the key columns, cast to ``keys``; the labels; and the times at which the labels became known, or ``None``
-        if ``labels_timestamp`` is not set or does not contain times
+    :return: the key columns, in types that hold the keys of both sides; the labels; and the times at which the labels
+        became known, or ``None`` if ``labels_timestamp`` is not set or does not contain times
     """
     times = None
     expression = spec.label.expression or spec.label.name
     wanted = {*spec.on, *(expressions.columns(expression) if spec.label.expression else [spec.label.name])}
     if spec.labels_timestamp:
         wanted.add(spec.labels_timestamp)
-    columns = sorted(wanted)
-    table = pa.concat_tables(
-        [_with_times(dataset, dataset.table(columns=columns), times_in_keys) for dataset in labels]
-    )
+    table = _read(labels, sorted(wanted), spec.on, times_in_keys)
     if spec.labels_timestamp:
         column, name = table[spec.labels_timestamp], labels[0].manifest.name
         if is_time(column.type) or is_text(column.type):
@@ -232,13 +237,25 @@ def _label_table(
         if field.name in pseudonymizers:
             found = pseudonymizers[field.name].hash_column(found)
         try:
-            cast.append(found.cast(field.type))
+            if is_text(found.type) and not pa.types.is_null(field.type):
+                # Text without numbers is not a key of numbers.
+                pc.cast(found, field.type)
+            cast.append(pc.cast(found, _key_type(field.type, found.type)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise SchemaError(
                 f"The key column {field.name!r} is {field.type} in the predictions but {found.type} in dataset "
                 f"{labels[0].manifest.name!r}, and these types cannot be compared. Ingest both with the same type."
             ) from None
-    return pa.table(cast, schema=keys), values, times
+    return pa.table(cast, names=keys.names), as_numbers(values), times
+
+
+def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type in which key columns of two types are compared."""
+    found = common_type(one, other)
+    if found is None and (is_text(one) or is_text(other)):
+        # As integers, 7 and 007 would be the same key.
+        return pa.string()
+    return found or one
 
 
 def _ascending(column: pa.ChunkedArray, column_name: str, dataset: str) -> pa.Array:

@@ -12,6 +12,7 @@ from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, 
 from airflow_mlops.data import expressions
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.types import as_numbers, as_stored, concatenated
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 # An integer label with more distinct values than this is a quantity, so the ML task is regression.
@@ -34,13 +35,7 @@ def read_events(
     wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
     name = datasets[0].manifest.name
     tables = [_read(dataset, list(dict.fromkeys([*wanted, *operands])), spec.timestamp) for dataset in datasets]
-    try:
-        table = pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SchemaError(
-            f"The windows of dataset {name!r} have columns of different types: {str(error).splitlines()[0]}. "
-            "Ingest the windows again with equal types."
-        ) from None
+    table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
     if not table.num_rows:
         raise EmptyWindowError(
             f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
@@ -86,8 +81,7 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         label = label if isinstance(label, pa.ChunkedArray) else pa.chunked_array([label])
     if pa.types.is_boolean(label.type):
         return label.cast(pa.int64())
-    if pa.types.is_dictionary(label.type):
-        label = label.cast(label.type.value_type)
+    label = as_numbers(as_stored(label, f"The label {spec.label.name!r}"))
     if pa.types.is_floating(label.type):
         infinite = pc.sum(pc.is_inf(label)).as_py() or 0
         if infinite:

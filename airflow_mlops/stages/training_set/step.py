@@ -13,6 +13,7 @@ from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.types import as_numbers
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.events import infer_task, positive_rate, read_events, require_classes
 from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
@@ -53,7 +54,9 @@ def _write(
     features = [*spec.columns, *joined.columns]
     others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
     table = pa.table(
-        {name: events[name] for name in others} | joined.columns | ({label: events[label]} if label else {})
+        {name: as_numbers(events[name]) if name in spec.columns else events[name] for name in others}
+        | joined.columns
+        | ({label: events[label]} if label else {})
     )
     not_identity = {label, *spec.watched}
     identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in not_identity]

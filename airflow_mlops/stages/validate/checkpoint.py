@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ValidationError, one_line
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 
@@ -61,7 +62,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
         result_format={"result_format": "COMPLETE"},
     )
     try:
-        done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table.to_pandas()})
+        done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": as_frame(table)})
     except Exception as error:
         raise ValidationError(
             f"Suite {suite.name!r} could not be run on dataset {name!r}: {one_line(error)}. Correct the suite."

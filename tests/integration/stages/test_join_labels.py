@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -114,8 +115,38 @@ def test_the_label_may_be_a_column_and_labels_may_be_in_any_window(store):
     assert result.dataset.window.label == "2013-04-01T00:00:00Z/2013-06-01T00:00:00Z"
 
 
+def test_windows_with_different_types_of_one_kind_are_one_dataset(store):
+    predictions(store, flight=pa.array([1], pa.int32()), word=pa.array(["a"]).dictionary_encode())
+    predictions(store, flight=[2], word=pa.array(["b"], pa.large_string()), window="2013-05")
+    predictions(store, flight=pa.array([3], pa.int64()), word=pa.array([None]), window="2013-06")
+    labels(store, flight=pa.array([1], pa.int16()), arr_delay=[Decimal("20.50")])
+    labels(store, flight=pa.array([2], pa.uint64()), arr_delay=[0.5], window="2013-05")
+    labels(store, flight=[3], arr_delay=pa.array([None]), window="2013-06")
+    found = joined(store, join(store, {"name": "predictions"}, {"name": "flights"}))
+    assert (found["flight"], found["word"], found["label"]) == ([1, 2, 3], ["a", "b", None], [True, False, None])
+    found = joined(store, join(store, {"name": "predictions"}, {"name": "flights"}, label="arr_delay"))
+    assert found["label"] == [20.5, 0.5, None]
+
+
+def test_windows_with_types_of_different_kinds_are_named(store):
+    predictions(store, flight=[1])
+    predictions(store, flight=["2"], window="2013-05")
+    with pytest.raises(SchemaError, match="'predictions' .*'flight' is int64 and string"):
+        join(store, {"name": "predictions"}, labels(store, flight=[1], arr_delay=[1.0]))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.decimal128(38, 0), pa.string()])
+def test_ids_are_compared_exactly(kind, store):
+    ids = pa.array([str(2**53), str(2**53 + 1), str(2**53 + 2), None]).cast(kind)
+    made = predictions(store, flight=ids.take([2, 1, 0, 3]))
+    result = join(store, made, labels(store, flight=ids, n=[0, 1, 2, 3]), label="n")
+    assert joined(store, result)["label"] == [2, 1, 0, None]
+
+
 def test_keys_of_different_types_are_compared_if_they_can_be_cast(store):
     result = join(store, predictions(store, flight=["1", "2"]), labels(store, flight=[1, 3], arr_delay=[20.0, 20.0]))
+    assert joined(store, result)["label"] == [True, None]
+    result = join(store, predictions(store, flight=[1, 7]), labels(store, flight=["1", "007"], arr_delay=[20.0] * 2))
     assert joined(store, result)["label"] == [True, None]
     with pytest.raises(SchemaError, match="'flight' is int64 .* string in dataset 'flights'"):
         join(store, predictions(store, flight=[1]), labels(store, flight=["UA1"], arr_delay=[20.0]))

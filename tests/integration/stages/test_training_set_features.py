@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -479,3 +481,97 @@ def test_many_events_against_many_rows_come_in_slices_that_keep_the_order(repo, 
     )
     found = look_up(feast_store, ["lasting:value"], events)
     assert found["lasting:value"].to_pylist() == [hour for hour in range(hours) for _ in range(3)]
+
+
+KINDS = """
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+
+place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
+number = Entity(name="number", join_keys=["number"], value_type=ValueType.INT64)
+source = FileSource(name="kinds", path="kinds.parquet", timestamp_field="at")
+kinds = FeatureView(name="kinds", entities=[place], source=source, schema=[
+    Field(name="place", dtype=String), Field(name="category", dtype=String), Field(name="code", dtype=Int64),
+    Field(name="half", dtype=Float32), Field(name="small", dtype=Int32), Field(name="price", dtype=Float64),
+    Field(name="flag", dtype=Bool), Field(name="seen", dtype=UnixTimestamp), Field(name="numbers", dtype=Array(Int64)),
+    Field(name="words", dtype=Array(String)), Field(name="vector", dtype=Array(Float32)),
+])
+numbers = FeatureView(name="numbers", entities=[number], source=source, schema=[
+    Field(name="number", dtype=Int64), Field(name="small", dtype=Int32),
+])
+opaque = FeatureView(name="opaque", entities=[place], source=source, schema=[
+    Field(name="place", dtype=String), Field(name="bytes", dtype=Bytes),
+])
+"""
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    (folder / "feature_store.yaml").write_text(FEATURE_STORE)
+    (folder / "definitions.py").write_text(KINDS)
+    table = pa.table(
+        {
+            "place": pa.array(["EWR", "JFK"]).dictionary_encode(),
+            "number": pa.array([2**53, 2**53 + 1], pa.uint64()),
+            "category": pa.array(["a", "b"]).dictionary_encode(),
+            "code": pa.array([1, 2], pa.int16()).dictionary_encode(),
+            "half": pa.array(np.array([0.5, 1.5], np.float16)),
+            "small": pa.array([1, 2], pa.uint8()),
+            "price": [Decimal("12.30"), Decimal("0.10")],
+            "flag": [True, None],
+            "seen": pa.array([1_500_000_000_123_456_000, None], pa.timestamp("ns")),
+            "numbers": pa.array([[1, 2], None], pa.list_(pa.int32())),
+            "words": [["x", None], []],
+            "vector": pa.array([[0.5, 1.5], [2.5, 3.5]], pa.list_(pa.float64(), 2)),
+            "bytes": [b"x", b"y"],
+            "at": minutes([0, 0]),
+        }
+    )
+    pq.write_table(table, folder / "kinds.parquet")
+    store = feast_repo.open_store(str(folder))
+    feast_repo.apply(store, feast_repo.parse_repo(store))
+    return store
+
+
+def test_features_of_all_types_with_gaps_have_the_types_that_the_view_declares(kinds):
+    names = ["category", "code", "half", "small", "price", "flag", "seen", "numbers", "words", "vector"]
+    events = pa.table({"place": ["EWR", "BOS", "JFK"], "time": minutes([10, 10, 10])})
+    found = look_up(kinds, [f"kinds:{name}" for name in names], events)
+    seen = datetime(2017, 7, 14, 2, 40, 0, 123456, timezone.utc)
+    assert {name: found[f"kinds:{name}"].to_pylist() for name in names} == {
+        "category": ["a", None, "b"], "code": [1, None, 2], "half": [0.5, None, 1.5], "small": [1, None, 2],
+        "price": [12.3, None, 0.1], "flag": [True, None, None], "seen": [seen, None, None],
+        "numbers": [[1, 2], None, None], "words": [["x", None], None, []],
+        "vector": [[0.5, 1.5], None, [2.5, 3.5]],
+    }  # fmt: skip
+    assert [str(kind) for kind in found.schema.types] == [
+        "string", "int64", "float", "int32", "double", "bool", "timestamp[us, tz=UTC]", "list<item: int64>",
+        "list<item: string>", "list<item: float>",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pa.array([2**53 + 1, None, 2**53], pa.uint64()),
+        pa.array([2**53 + 1, None, 2**53]),
+        pa.array([Decimal(2**53 + 1), None, Decimal(2**53)], pa.decimal128(38, 0)),
+    ],
+)
+def test_ids_are_joined_exactly(kinds, keys):
+    events = pa.table({"number": keys, "time": minutes([10, 10, 10])})
+    assert look_up(kinds, ["numbers:small"], events)["numbers:small"].to_pylist() == [2, None, 1]
+
+
+def test_feasts_offline_store_gets_exact_ids(kinds):
+    # Feast itself would compare int64 and uint64 as doubles.
+    events = pa.table({"number": pa.array([2**53 + 1, None, 2**53], pa.uint64()), "time": minutes([10, 10, 10])})
+    (view,) = feast_request.resolve(kinds, None, ["numbers:small"]).views
+    found = offline_store.look_up(kinds, view, events, "time")
+    assert found["numbers:small"].to_pylist() == [2, None, 1]
+
+
+def test_a_type_without_an_arrow_equivalent_is_named(kinds):
+    with pytest.raises(FeatureStoreError, match="'bytes' of feature view 'opaque' has the type Bytes"):
+        look_up(kinds, ["opaque:bytes"], pa.table({"place": ["EWR"], "time": minutes([10])}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -229,3 +230,32 @@ def test_the_asset_event_contains_the_valid_dataset(context, flights, run_dag):
     assert uri == "mlops://flights/valid"
     assert extra["dataset"]["name"] == "flights_valid"
     assert extra["success"] is False
+
+
+def test_ids_and_decimals_are_validated_exactly(context):
+    ids = [2**53 + 1, 2**53 + 2, None]
+    with DatasetWriter(context.store, "flights") as writer:
+        writer.write(
+            pa.table(
+                {
+                    "id": ids,
+                    "price": [Decimal("12.30"), None, Decimal("0.10")],
+                    "long": [Decimal(10**19 + n) for n in range(3)],
+                }
+            )
+        )
+        dataset = writer.commit(window=APRIL)[0].ref
+    result = validate(
+        context,
+        dataset,
+        expectation("expect_column_values_to_be_unique", column="id"),
+        expectation("expect_column_values_to_be_in_set", column="id", value_set=ids[:2]),
+        expectation("expect_column_values_to_be_unique", column="long"),
+        expectation("expect_column_values_to_be_in_set", column="price", value_set=[12.3, 0.1]),
+        expectation("expect_column_mean_to_be_between", column="price", min_value=6.2, max_value=6.2),
+        expectation("expect_column_stdev_to_be_between", column="price", min_value=8, max_value=9),
+        on_failure="quarantine",
+    )
+    assert result.success
+    assert result.quarantined is not None
+    assert result.quarantined.rows == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -48,3 +49,26 @@ def test_missing_columns_and_wrong_types_are_named():
         expressions.evaluate("c > 1", DATA)
     with pytest.raises(SchemaError, match="'s' is string"):
         expressions.evaluate("s > 1", DATA)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("price > 10", [True, None, False]),
+        ("price == 12.3", [True, None, False]),
+        ("price == exact", [True, None, False]),
+        ("price * 2 + 1", [25.6, None, -2.0]),
+        ("-price", [Decimal("-12.30"), None, Decimal("1.50")]),
+        ("id == 12345678901234567890", [True, False, None]),
+        ("id > price", [True, None, None]),
+    ],
+)
+def test_decimals_are_compared_exactly_and_computed_as_numbers(expression, expected):
+    table = pa.table(
+        {
+            "price": pa.array([Decimal("12.30"), None, Decimal("-1.50")], pa.decimal128(38, 2)),
+            "exact": pa.array([Decimal("12.3"), Decimal(1), Decimal(2)], pa.decimal128(38, 20)),
+            "id": pa.array([Decimal(12345678901234567890), Decimal(1), None], pa.decimal128(38, 0)),
+        }
+    )
+    assert expressions.evaluate(expression, table).to_pylist() == expected

@@ -137,6 +137,7 @@ def test_int96_keeps_the_years_1_to_9999(tmp_path, ingest):
     times = [datetime(1, 1, 1), datetime(1600, 5, 5, 5, 5, 5, 123456), datetime(2024, 1, 5), datetime(9999, 12, 31)]
     table = pa.table({"t": pa.array(times, pa.timestamp("us"))})
     pq.write_table(table, tmp_path / "spark.parquet", use_deprecated_int96_timestamps=True)
+    times = [time.replace(tzinfo=timezone.utc) for time in times]
     assert ingest(tmp_path / "spark.parquet")["t"].to_pylist() == times
     found = ingest(tmp_path / "spark.parquet", time_column="t", window="2024-02-01T00:00Z/9999-12-31T23:59Z", name="b")
     assert found["t"].to_pylist() == times[3:]
@@ -145,8 +146,10 @@ def test_int96_keeps_the_years_1_to_9999(tmp_path, ingest):
 def test_nanoseconds_as_pandas_makes_them_are_kept_and_select_rows(tmp_path, ingest):
     times = pd.date_range("2024-01-01", "2024-01-03", periods=8)
     pd.DataFrame({"t": times}).to_parquet(tmp_path / "rows.parquet")
-    found = ingest(tmp_path / "rows.parquet", time_column="t", window="2024-01-01")
+    found = ingest(tmp_path / "rows.parquet", time_column="t", window="2024-01-01", types={"t": "timestamp[ns]"})
     assert found["t"].to_pandas().tolist() == [time for time in times if time.day == 1]
+    found = ingest(tmp_path / "rows.parquet", time_column="t", window="2024-01-01", name="rounded")
+    assert found["t"].to_pylist() == [time for time in times.floor("us").tz_localize("UTC") if time.day == 1]
     found = ingest(tmp_path / "rows.parquet", types={"t": UTC}, name="b")
     assert found["t"].to_pylist() == list(times.floor("us").tz_localize("UTC").to_pydatetime())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 
 import pandas as pd
 import pyarrow as pa
@@ -341,3 +342,37 @@ def test_a_contradictory_spec_is_refused(store, options, message):
 def test_a_binary_task_with_more_than_two_labels_is_refused(store):
     with pytest.raises(SpecError, match="'tailnum' has 40 different values"):
         build(store, write(store, events()), label="tailnum", keys=["flight"], task="binary")
+
+
+def test_decimals_are_numbers_in_features_and_labels(store):
+    table = events()
+    fare = pa.array([Decimal(i * 7919 % 90_000) / 100 for i in range(200)], pa.decimal128(38, 2))
+    total = pa.array([Decimal(i % 3) for i in range(200)], pa.decimal128(38, 0))
+    entities = write(store, table.append_column("fare", fare).append_column("total", total))
+    result = build(store, entities, columns=["hour", "total"], label="fare")
+    found = open_dataset(store, result.dataset).table()
+    assert result.task == "regression"
+    assert (found.schema.field("fare").type, found.schema.field("total").type) == (pa.float64(), pa.int64())
+    assert sorted(found["fare"].to_pylist()) == sorted(float(value) for value in fare.to_pylist())
+    # Keys stay exact.
+    result = build(store, entities, columns=["hour"], keys=["fare"], label="total", name="classes")
+    assert result.task == "multiclass"
+    assert open_dataset(store, result.dataset).schema.field("fare").type == pa.decimal128(38, 2)
+
+
+def test_windows_with_different_types_of_one_kind_are_one_table(store):
+    first, second = events(100), events(100, seed=1)
+    second = second.set_column(0, "flight", pa.array(range(100, 200), pa.int16()))
+    second = second.set_column(1, "tailnum", second["tailnum"].dictionary_encode())
+    second = second.set_column(4, "distance", pa.nulls(100))
+    write(store, first, window=Window.model_validate("2013-01"))
+    write(store, second, window=Window.model_validate("2013-02"))
+    found = open_dataset(store, build(store, {"name": "flights"}).dataset).table()
+    assert [str(found.schema.field(name).type) for name in ("flight", "tailnum", "distance")] == [
+        "int64",
+        "string",
+        "double",
+    ]
+    write(store, second.set_column(0, "flight", second["tailnum"]), window=Window.model_validate("2013-03"))
+    with pytest.raises(SchemaError, match="'flights' .*'flight' is int64 and "):
+        build(store, {"name": "flights"})

@@ -25,6 +25,9 @@ class Source(Protocol):
         :raises SourceError: the source cannot be read
         """
 
+    def is_settled(self) -> bool:
+        """Return whether all batches have the types of the first batch, after which this is called."""
+
     def describe(self) -> dict[str, Any]:
         """Return the origin of the rows as JSON, without credentials. It is complete after all rows were read."""
 

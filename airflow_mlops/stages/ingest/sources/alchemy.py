@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,23 +13,41 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import sqlalchemy_url
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.moments import is_time
+from airflow_mlops.data.moments import is_text, is_time
+from airflow_mlops.data.types import DECIMAL_DIGITS
+from airflow_mlops.stages.ingest.sources.postgres_types import SESSION, PostgresColumn, PostgresColumns
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection, TextClause
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_ROWS = 16_384
+_SESSION = {
+    "postgresql": SESSION,
+    # Otherwise columns of the type TIMESTAMP are returned in the time zone of the server.
+    "mysql": ("SET time_zone = '+00:00'",),
+    "mariadb": ("SET time_zone = '+00:00'",),
+}
+# Errors in queries that MySQL's drivers report as operational errors: an ambiguous or unknown column.
+_MYSQL_QUERY_ERRORS = (1052, 1054)
+_POSTGRES_TYPES = """
+    SELECT t.oid, coalesce(e.typname, t.typname), e.oid IS NOT NULL
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
+"""
 
 
 class AlchemySource(QuerySource):
     """A query that SQLAlchemy runs."""
 
     engine = "SQLAlchemy"
+
+    def is_settled(self) -> bool:
+        """Return ``False``, because the types of each batch are those of its Python values."""
+        return False
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         try:
@@ -49,27 +67,50 @@ class AlchemySource(QuerySource):
                 "both, or choose an installed driver in the Extra field of the connection, for example "
                 '{"sqlalchemy_scheme": "mysql+pymysql"}.'
             ) from None
-        # SQLAlchemy reads :name as a parameter, so all colons except those of the placeholders are escaped.
-        marked = (
-            bind_placeholders(self.sql, {"start": "\0start", "end": "\0end"}).replace(":", "\\:").replace("\0", ":")
-        )
+        dialect = engine.dialect.name
+        parameters = self._parameters(dialect)
         try:
             with engine.connect() as connection:
-                if engine.dialect.name == "postgresql":
-                    connection.execute(text("SET synchronize_seqscans = off"))
-                    connection.execute(text("SET TIME ZONE 'UTC'"))
+                for statement in _SESSION.get(dialect, ()):
+                    connection.execute(text(statement))
+                sql, postgres = self.sql, None
+                if dialect == "postgresql":
+                    postgres = self._postgres_columns(connection, parameters, types)
+                    sql = postgres.query(sql)
                 streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
-                parameters = self._parameters(engine.dialect.name)
-                result = connection.execute(text(marked), parameters, execution_options=streamed)
+                result = connection.execute(_clause(sql), parameters, execution_options=streamed)
                 names = list(result.keys())
                 self.check_names(pa.schema([(name, pa.null()) for name in names]))
-                yield from _batches(names, result.partitions(BATCH_ROWS), types)
+                # In SQLite the values have types, but the columns do not.
+                earlier = types.earlier if dialect == "sqlite" else {}
+                for rows in result.partitions(BATCH_ROWS):
+                    if postgres:
+                        postgres.require_one_dimension(list(zip(*rows, strict=True))[postgres.width :])
+                    batch = _batch(names, rows, types, earlier)
+                    yield postgres.convert(batch) if postgres else batch
         except (exc.ProgrammingError, exc.ResourceClosedError) as error:
             raise self.query_error(error) from None
         except exc.SQLAlchemyError as error:
+            code = next(iter(getattr(getattr(error, "orig", None), "args", ())), None)
+            if dialect in ("mysql", "mariadb") and code in _MYSQL_QUERY_ERRORS:
+                raise self.query_error(error) from None
             raise self.read_error(error) from None
         finally:
             engine.dispose()
+
+    def _postgres_columns(
+        self, connection: Connection, parameters: Mapping[str, Any], types: ColumnTypes
+    ) -> PostgresColumns:
+        """Describe the columns of the query's result, without running the query for its rows."""
+        description = f"SELECT * FROM (\n{self.sql}\n) AS mlops_query LIMIT 0"  # noqa: S608
+        described = connection.execute(_clause(description), parameters)
+        columns: Sequence[Any] = described.cursor.description
+        self.check_names(pa.schema([(column[0], pa.null()) for column in columns]))
+        described.close()
+        oids = sorted({int(column[1]) for column in columns})
+        found = connection.execute(_clause(f"{_POSTGRES_TYPES} WHERE t.oid IN ({', '.join(map(str, oids))})"))
+        known = {oid: (name, is_array) for oid, name, is_array in found}
+        return PostgresColumns([_postgres_column(column, known) for column in columns], types.declared, True)
 
     def _url(self) -> URL:
         from sqlalchemy import URL
@@ -85,6 +126,26 @@ class AlchemySource(QuerySource):
         return {"start": _bound(self.window.start, dialect), "end": _bound(self.window.end, dialect)}
 
 
+def _clause(sql: str) -> TextClause:
+    """Convert a query with the placeholders ``:start`` and ``:end`` to one of SQLAlchemy.
+
+    SQLAlchemy reads ``:name`` as a parameter, so all colons except those of the placeholders are escaped.
+    """
+    from sqlalchemy import text
+
+    marked = bind_placeholders(sql, {"start": "\0start", "end": "\0end"})
+    return text(marked.replace(":", "\\:").replace("\0", ":"))
+
+
+def _postgres_column(described: Sequence[Any], known: Mapping[int, tuple[str, bool]]) -> PostgresColumn:
+    name, oid, _, _, precision, scale = described[:6]
+    kind, is_array = known.get(int(oid), ("unknown", False))
+    # psycopg2 returns 65535 for a numeric without a declared scale.
+    if kind != "numeric" or is_array or precision is None or scale is None or precision > 1000:
+        precision = scale = None
+    return PostgresColumn(name, kind, is_array, precision, scale)
+
+
 def _bound(instant: datetime, dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite_text(instant)
@@ -92,41 +153,62 @@ def _bound(instant: datetime, dialect: str) -> Any:
     return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
-def _batches(names: Sequence[str], chunks: Iterator[Sequence[Any]], types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-    kinds: dict[str, pa.DataType | None] = {name: types.get(name) for name in names}
-    for rows in chunks:
-        arrays = []
-        for name, values in zip(names, zip(*rows, strict=True), strict=True):
-            array = _array(name, [_plain(value) for value in values], kinds[name], types)
-            kinds[name] = array.type
-            arrays.append(array)
-        yield pa.RecordBatch.from_arrays(arrays, names=list(names))
+def _batch(
+    names: Sequence[str], rows: Sequence[Any], types: ColumnTypes, earlier: Mapping[str, pa.DataType]
+) -> pa.RecordBatch:
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    arrays = [_array(name, [_plain(value) for value in values], types, earlier.get(name)) for name, values in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
 
-def _array(name: str, values: list[Any], kind: pa.DataType | None, types: ColumnTypes) -> pa.Array:
-    if name in types.declared and is_time(types.declared[name]):
+def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataType | None) -> pa.Array:
+    """Convert values to the type that Arrow infers. With a type given, Arrow would truncate 1.5 to an integer."""
+    declared = types.declared.get(name)
+    if declared is not None and is_time(declared):
         # Times are read as text, which is converted to the declared type later.
-        values, kind = [value.isoformat() if isinstance(value, date) else value for value in values], None
+        values = [value.isoformat() if isinstance(value, date) else value for value in values]
     try:
-        return pa.array(values, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
-        if kind is None:
-            raise SchemaError(
-                f"Column {name!r} contains values of several types: {error}. Declare its type with types={{{name!r}: ...}}."
-            ) from None
-    try:
-        # Decimals are read as text, and converted to the declared type later.
         found = pa.array(values)
-    except pa.ArrowInvalid:
-        found = None
-    if found is not None and name in types.declared:
-        return found
-    raise types.mismatch(name, kind, "values of several types" if found is None else f"{found.type} values")
+    except OverflowError:
+        found = _large_integers(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        if declared is None or not is_text(declared):
+            raise _several_types(name, values) from None
+        found = pa.array([None if value is None else str(value) for value in values])
+    if pa.types.is_decimal(found.type):
+        # Otherwise the precision would depend on the values.
+        return found.cast(pa.decimal128(DECIMAL_DIGITS, found.type.scale))
+    if earlier is not None and _are_numbers(found.type, earlier):
+        try:
+            return found.cast(earlier)
+        except pa.ArrowInvalid:
+            pass
+    return found
+
+
+def _are_numbers(*kinds: pa.DataType) -> bool:
+    return all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+
+
+def _several_types(name: str, values: list[Any]) -> SchemaError:
+    examples = {type(value).__name__: value for value in reversed(values) if value is not None}
+    kinds = " and ".join(f"{kind} ({value!r})" for kind, value in sorted(examples.items()))
+    return SchemaError(
+        f"Column {name!r} contains values of several types: {kinds}. Convert them in `sql`, or read the column as text "
+        f"with types={{{name!r}: 'string'}}."
+    )
+
+
+def _large_integers(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.uint64())
+    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else Decimal(value) for value in values])
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value for Arrow. Decimals, UUIDs and JSON become text, as the ADBC drivers return them."""
-    if isinstance(value, Decimal | UUID):
+    """Convert a value for Arrow. UUIDs and JSON become text."""
+    if isinstance(value, UUID):
         return str(value)
     if isinstance(value, memoryview):
         return bytes(value)

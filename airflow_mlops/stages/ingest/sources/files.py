@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
-from airflow_mlops.data.datasets import schema_difference
 from airflow_mlops.data.moments import UTC, as_utc
 from airflow_mlops.stages.ingest.sources.formats import READERS, format_of
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
@@ -33,6 +32,11 @@ class FileSource:
         self.spec = spec
         self.files_read: list[dict[str, Any]] = []
         self.rows_without_time = 0
+        self._settled = False
+
+    def is_settled(self) -> bool:
+        """Return whether the types are those of a single Parquet file."""
+        return self._settled
 
     def describe(self) -> dict[str, Any]:
         """Return the URLs of the spec and, for each file read so far, its URL, SHA-256 and size in bytes."""
@@ -41,10 +45,13 @@ class FileSource:
         return {**description, "rows_without_time": self.rows_without_time} if self.rows_without_time else description
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in the window. All files must have the same columns and types as the first file."""
+        """Stream the rows in the window. All files must have the same columns as the first file."""
         first: pa.Schema | None = None
-        for file in self._open_files():
-            read = READERS[self.spec.format or format_of(file)]
+        files = list(self._open_files())
+        for file in files:
+            form = self.spec.format or format_of(file)
+            self._settled = form == "parquet" and len(files) == 1
+            read = READERS[form]
             row = 0
             with _read_errors(file):
                 for batch in read(SourceFile(file, self.spec, types, first, self.files_read)):
@@ -90,25 +97,22 @@ class FileSource:
 
 
 def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.RecordBatch:
-    """Reorder the columns of a batch as in the first file.
+    """Reorder the columns of a batch as in the first file. Their types may differ.
 
     :param first: schema of the first file
-    :raises SchemaError: columns or types differ from those of the first file
+    :raises SchemaError: columns are absent or new
     """
+    if batch.schema.names == first.names:
+        return batch
     if set(batch.schema.names) == set(first.names):
-        batch = batch.select(first.names)
-    differs = [
-        field.name
-        for field in first
-        if field.name not in batch.schema.names or batch.schema.field(field.name).type != field.type
-    ]
-    if differs or len(batch.schema) != len(first):
-        raise SchemaError(
-            f"The columns of {file_url(file)} differ from those of the first file: "
-            f"{schema_difference(first, batch.schema)}. Set `columns` to the columns that exist in all files, or set "
-            "`types` to types that fit all files."
-        )
-    return batch
+        return batch.select(first.names)
+    absent = [name for name in first.names if name not in batch.schema.names]
+    new = [name for name in batch.schema.names if name not in first.names]
+    differences = [f"column {name!r} is absent" for name in absent] + [f"column {name!r} is new" for name in new]
+    raise SchemaError(
+        f"The columns of {file_url(file)} differ from those of the first file: {', '.join(differences)}. Set `columns` "
+        "to the columns that exist in all files."
+    )
 
 
 @contextmanager

@@ -8,6 +8,12 @@ from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 
+from airflow_mlops.stages.ingest.sources.postgres_types import (
+    SESSION,
+    PostgresColumn,
+    PostgresColumns,
+    numeric_modifier,
+)
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.spec import bind_placeholders
 
@@ -23,17 +29,17 @@ _LIBPQ = (
 )  # fmt: skip
 # Detect a lost server within two minutes; libpq's default takes two hours.
 _DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
-_SETUP = (
-    # With this setting on, scans of a large table may start at different rows, so the order of rows would vary.
-    "SET synchronize_seqscans = off",
-    "SET TIME ZONE 'UTC'",
-)
 
 
 class PostgresSource(QuerySource):
     """A query on PostgreSQL."""
 
     engine = "ADBC"
+    _columns: PostgresColumns | None = None
+
+    def is_settled(self) -> bool:
+        """Return whether no column is a ``numeric`` without a declared scale."""
+        return self._columns is not None and self._columns.is_settled()
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         import adbc_driver_postgresql.dbapi as driver
@@ -43,7 +49,7 @@ class PostgresSource(QuerySource):
             driver.connect(self._uri(), autocommit=True) as connection,
             connection.cursor() as cursor,
         ):
-            for statement in _SETUP:
+            for statement in SESSION:
                 cursor.execute(statement)
             if self.window:
                 # COPY does not support parameters, so the bounds are passed as settings of the session.
@@ -57,10 +63,11 @@ class PostgresSource(QuerySource):
             )
             schema = cursor.adbc_execute_schema(sql)
             self.check_names(schema)
+            self._columns = columns = PostgresColumns([_column(field) for field in schema], types.declared)
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
-            # The line break ends a comment that the last line of the query may contain.
-            cursor.execute(_unsupported_as_text(f"{sql}\n", schema))
-            yield from cursor.fetch_record_batch()
+            cursor.execute(columns.query(sql))
+            for batch in cursor.fetch_record_batch():
+                yield columns.convert(batch)
 
     def _uri(self) -> str:
         info = self.info
@@ -72,21 +79,11 @@ class PostgresSource(QuerySource):
         return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{options}"
 
 
-def _unsupported_as_text(sql: str, schema: pa.Schema) -> str:
-    """Cast columns to text in the query if Arrow has no equivalent type (``uuid``, ``inet``, ``interval``, ...)."""
-    if not any(map(_unsupported, schema)):
-        return sql
-    columns = []
-    for field in schema:
-        name = '"' + field.name.replace('"', '""') + '"'
-        columns.append(f"{name}::text AS {name}" if _unsupported(field) else name)
-    return f"SELECT {', '.join(columns)} FROM (\n{sql}) AS mlops_query"  # noqa: S608
-
-
-def _unsupported(field: pa.Field) -> bool:
-    kind = field.type
-    if pa.types.is_list(kind):
-        return isinstance(kind.value_type, pa.BaseExtensionType)
-    if isinstance(kind, pa.BaseExtensionType):
-        return not pa.types.is_string(kind.storage_type)
-    return bool(pa.types.is_interval(kind))
+def _column(field: pa.Field) -> PostgresColumn:
+    """Describe a column of the result by the metadata that the driver adds to its Arrow type."""
+    metadata = field.metadata or {}
+    kind = metadata.get(b"POSTGRESQL:type", b"unknown").decode()
+    if pa.types.is_list(field.type):
+        return PostgresColumn(field.name, kind.removeprefix("_"), is_array=True)
+    precision, scale = numeric_modifier(int(metadata.get(b"POSTGRESQL:typmod", -1)) if kind == "numeric" else -1)
+    return PostgresColumn(field.name, kind, precision=precision, scale=scale)

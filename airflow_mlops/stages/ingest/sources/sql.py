@@ -32,6 +32,10 @@ class QuerySource(ABC):
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         """Stream the rows of the query's result."""
 
+    def is_settled(self) -> bool:
+        """Return whether all batches have the types of the first batch."""
+        return True
+
     def describe(self) -> dict[str, Any]:
         """Return the connection's id and type, the query and the engine."""
         return {

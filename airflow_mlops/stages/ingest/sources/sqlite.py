@@ -52,6 +52,11 @@ class SQLiteSource(QuerySource):
     """A query on an SQLite file, which is opened read-only."""
 
     engine = "ADBC"
+    _guessed: frozenset[str] = frozenset()
+
+    def is_settled(self) -> bool:
+        """Return whether the types of all columns are known. A column of nulls may become any type later."""
+        return not self._guessed
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         import adbc_driver_sqlite.dbapi as driver
@@ -67,10 +72,11 @@ class SQLiteSource(QuerySource):
             cursor.execute(f"SELECT {first} UNION ALL SELECT * FROM (\n{sql}\n)", self._parameters())  # noqa: S608
             reader = cursor.fetch_record_batch()
             self._check_first(reader.schema, names, expected, types)
+            self._guessed = frozenset(names) - frozenset(expected)
             added_rows = 1
             try:
                 for batch in reader:
-                    yield batch.slice(added_rows).rename_columns(names)
+                    yield self._without_guesses(batch.slice(added_rows).rename_columns(names))
                     added_rows = 0
             except OSError as error:
                 found = _MISMATCH.search(str(error))
@@ -95,6 +101,14 @@ class SQLiteSource(QuerySource):
             for name, declared in columns
         }
         return [name for name, _ in columns], {name: kind for name, kind in known.items() if kind is not None}
+
+    def _without_guesses(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Remove the type ``int64`` from columns that contain only nulls and have no known type."""
+        arrays = [
+            pa.nulls(len(array)) if name in self._guessed and array.null_count == len(array) else array
+            for name, array in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
     def _check_first(
         self, found: pa.Schema, names: list[str], expected: dict[str, pa.DataType], types: ColumnTypes

@@ -1,31 +1,16 @@
-"""Column types, which are declared by the user, known from a neighbouring window, or guessed from the source."""
+"""Column types, which are declared by the user, known from a neighbouring window, or taken from the source."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.moments import as_type, from_integers, is_text, is_time
-
-_TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns), tz=([^\]]+)\]$")
-_DECIMAL = re.compile(r"decimal128\((\d+), ?(-?\d+)\)$")
-
-
-def find_type(name: str) -> pa.DataType | None:
-    """Find an Arrow type by name. Return ``None`` for unknown names and nested types."""
-    if found := _TIMESTAMP.match(name):
-        return pa.timestamp(found[1], found[2])
-    if found := _DECIMAL.match(name):
-        return pa.decimal128(int(found[1]), int(found[2]))
-    try:
-        return pa.type_for_alias(name)
-    except ValueError:
-        return None
+from airflow_mlops.data.moments import from_integers, is_text, is_time
+from airflow_mlops.data.types import as_stored, cast, find_type, one_sentence
+from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
@@ -36,7 +21,7 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
     """
     types = {}
     for column, name in names.items():
-        found = find_type(name.strip())
+        found = find_type(name)
         if found is None or pa.types.is_null(found):
             raise SpecError(
                 f"types={{{column!r}: {name!r}}} does not name an Arrow type. Use int64, float64, string, bool, "
@@ -87,44 +72,55 @@ class ColumnTypes:
         )
 
     def convert(self, batch: pa.RecordBatch, row: int = 0, origin: str = "") -> pa.RecordBatch:
-        """Cast the columns of ``batch`` to the declared types.
+        """Convert the columns of ``batch`` to the declared types, and other columns to the types of datasets.
 
-        Extension types are replaced by their storage types, and metadata is removed.
+        Text whose type has to be inferred is left unchanged. Converting a batch twice has no effect.
 
         :param row: number of rows before ``batch`` in the source, for error messages
         :param origin: the file that the rows come from, for error messages
-        :raises SchemaError: a value cannot be converted to the declared type
+        :raises SchemaError: a value cannot be converted to the declared type, or a type cannot be stored
         """
         arrays, fields = [], []
         for old, array in zip(batch.schema, batch.columns, strict=True):
-            if isinstance(array, pa.ExtensionArray):
-                array = array.storage
             wanted = self._wanted(old.name, array.type)
-            if wanted is not None and array.type != wanted:
-                try:
-                    array = self._cast(old.name, array, wanted, row, origin)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    raise self.mismatch(old.name, wanted, f"{array.type}: {error}") from None
+            what = f"Column {old.name!r}{f' of {origin}' if origin else ''}"
+            if wanted is not None:
+                array = self._as(old.name, array, wanted, what, row)
+            elif not is_untyped(old):
+                array = as_stored(array, what, first_row=row)
+            metadata = old.metadata if wanted is None and is_untyped(old) else None
             arrays.append(array)
-            fields.append(pa.field(old.name, array.type))
+            fields.append(pa.field(old.name, array.type, metadata=metadata))
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
-        """Return the type to which a column is converted, or ``None`` if it keeps the type ``found``.
+        """Return the type to which a column is converted, or ``None`` if the source determines it.
 
-        A neighbouring window determines the type of a column that contains only nulls, and whether text is read as times.
+        A neighbouring window determines whether text is read as times.
         """
         expected = self.get(name)
-        if name in self.declared or pa.types.is_null(found) or (expected and is_time(expected) and is_text(found)):
+        if name in self.declared or (expected is not None and is_time(expected) and is_text(found)):
             return expected
         return None
 
-    def _cast(self, name: str, array: pa.Array, wanted: pa.DataType, row: int, origin: str) -> pa.Array:
-        found = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    def _as(self, name: str, array: pa.Array, wanted: pa.DataType, what: str, row: int) -> pa.Array:
         which = f"is declared {wanted}" if name in self.declared else f"is {wanted} in the window {self.window}"
-        what = f"Column {name!r}{f' of {origin}' if origin else ''} {which}, but"
-        if is_time(wanted) and (is_time(found) or is_text(found)):
-            return as_type(array, wanted, what, first_row=row)
-        if pa.types.is_timestamp(wanted) and pa.types.is_integer(found):
+        what = f"{what} {which}, but"
+        if pa.types.is_timestamp(wanted) and is_text(array.type):
+            array = _as_integers(array)
+        if pa.types.is_timestamp(wanted) and pa.types.is_integer(array.type):
             return from_integers(array, wanted, what, first_row=row)
-        return pc.cast(array, wanted)
+        try:
+            return cast(array, wanted, what, first_row=row)
+        except pa.ArrowException as error:
+            raise self.mismatch(name, wanted, f"{array.type} values: {one_sentence(error)}") from None
+
+
+def _as_integers(array: pa.Array) -> pa.Array:
+    """Convert text to integers if all values are whole numbers."""
+    if array.null_count == len(array):
+        return array
+    try:
+        return array.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return array

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.stages.ingest.sources.formats import source_file
-from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
+from airflow_mlops.stages.ingest.sources.inference import untyped
 
 _CELL = re.compile(r"In CSV column #(\d+): (?:.*)CSV conversion error to .+?: invalid value '(.*?)'", re.DOTALL)
 
@@ -38,9 +39,10 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
         with file.hashed():
             return
     wanted = file.wanted_columns(guessed.names)
-    kinds = file.column_types(guessed)
+    # Other columns are text, whose type is inferred from all rows.
+    kinds = {name: read_as(file.types.declared.get(name, pa.string())) for name in wanted}
     for name in wanted:
-        if pa.types.is_binary(kinds[name]) and name not in file.types.declared:
+        if pa.types.is_binary(guessed.field(name).type) and name not in file.types.declared:
             raise SchemaError(
                 f"Column {name!r} of {file.url} contains text that is not UTF-8. Convert the file to UTF-8, or ingest "
                 f"the bytes unchanged with types={{{name!r}: 'binary'}}."
@@ -48,7 +50,11 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     convert = csv.ConvertOptions(column_types=kinds, include_columns=wanted, **nulls)
     try:
         with file.hashed() as raw, csv.open_csv(raw, options, parse, convert) as reader:
-            yield from reader
+            schema = pa.schema(
+                [field if field.name in file.types.declared else untyped(field.name) for field in reader.schema]
+            )
+            for batch in reader:
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
     except pa.ArrowInvalid as error:
         found = _CELL.search(str(error))
         if found is None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 
+_WHOLE = re.compile(r"-?\d+$")
 _KIND_CHANGED = re.compile(r"Column\(/([^/)]+)[^)]*\) changed from (\w+) to (\w+)")
 _VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
 
@@ -44,10 +46,36 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     )
     try:
         with file.hashed() as raw, arrow_json.open_json(raw, options, parse) as reader:
-            yield from reader
+            for batch in reader:
+                _require_exact(file, batch)
+                yield batch
     except pa.ArrowInvalid as error:
         _explain(file, kinds, str(error))
         raise
+
+
+def _require_exact(file: SourceFile, batch: pa.RecordBatch) -> None:
+    """Check that no number was rounded. Arrow reads whole numbers of more than 64 bits as floating-point numbers.
+
+    :raises SchemaError: a column contains whole numbers that float64 cannot represent
+    """
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        if not pa.types.is_float64(field.type) or field.name in file.types.declared:
+            continue
+        if pc.any(pc.greater_equal(pc.abs(array), 2.0**53)).as_py():
+            value = _rounded_integer(file, field.name)
+            if value is not None:
+                raise SchemaError(
+                    f"Column {field.name!r} of {file.url} contains the whole number {value}, which float64 cannot "
+                    f"represent exactly. Declare types={{{field.name!r}: 'decimal128(38, 0)'}}, or 'float64' to round "
+                    "it."
+                )
+
+
+def _rounded_integer(file: SourceFile, name: str) -> str | None:
+    values = (line.get(name) for line in _lines(file))
+    whole = (value for value in values if isinstance(value, str) and _WHOLE.match(value))
+    return next((value for value in whole if int(float(value)) != int(value)), None)
 
 
 def _explain(file: SourceFile, kinds: dict[str, pa.DataType], problem: str) -> None:

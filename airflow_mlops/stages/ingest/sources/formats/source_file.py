@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.moments import is_time
+from airflow_mlops.data.types import common_type
 from airflow_mlops.stages.ingest.sources.urls import file_url
 
 if TYPE_CHECKING:
@@ -51,18 +52,23 @@ class SourceFile:
         return dict(zip(self.first.names, self.first.types, strict=True)) if self.first else {}
 
     def column_types(self, guessed: pa.Schema) -> dict[str, pa.DataType]:
-        """Return the type by column with which Arrow reads the file.
+        """Return the type by column with which Arrow reads a JSON file.
 
         Columns that Arrow would parse as dates or times are read as text, because raw data is archived unchanged.
 
         :param guessed: schema that Arrow inferred from the first block
         """
-        known = self.known_types()
+        known = {**self.types.earlier, **self.known_types()}
         kinds = {}
         for field in guessed:
-            kind = known.get(field.name) or self.types.get(field.name) or _times_as_text(field.type)
-            counts_units = pa.types.is_timestamp(kind) and pa.types.is_integer(field.type)
-            kinds[field.name] = field.type if counts_units else read_as(kind)
+            if declared := self.types.declared.get(field.name):
+                counts_units = pa.types.is_timestamp(declared) and pa.types.is_integer(field.type)
+                kinds[field.name] = field.type if counts_units else read_as(declared)
+                continue
+            kind = _times_as_text(field.type)
+            # A wider type of another file or window holds these values as well.
+            before = known.get(field.name)
+            kinds[field.name] = (common_type(kind, read_as(before)) if before is not None else None) or kind
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
@@ -122,8 +128,10 @@ class HashingReader:
 
 
 def read_as(kind: pa.DataType) -> pa.DataType:
-    """Return the type as which a column of the type ``kind`` is read: text for times, which are converted later."""
-    return pa.string() if is_time(kind) else kind
+    """Return the type as which a text file's column of the type ``kind`` is read, before it is converted to ``kind``."""
+    if is_time(kind) or pa.types.is_dictionary(kind):
+        return pa.string()
+    return pa.float32() if pa.types.is_float16(kind) else kind
 
 
 def _times_as_text(kind: pa.DataType) -> pa.DataType:

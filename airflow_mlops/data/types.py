@@ -1,0 +1,404 @@
+"""The column types of datasets. Ingestion converts the types of all sources to them, and all stages can read them.
+
+========================  ======================================================================================
+stored as                 converted from
+========================  ======================================================================================
+``bool``                  bool
+``int64``                 all signed integers, and unsigned integers of up to 32 bits
+``uint64``                uint64
+``double``                half, single and double precision, durations (in seconds)
+``decimal128(p, s)``      all decimals of up to 38 digits
+``string``                text of any kind, UUIDs, times of day (``10:30:00``), JSON
+``binary``                bytes of any kind
+``date32[day]``           dates
+``timestamp[us, tz=UTC]``  timestamps of any unit and time zone. Those without a time zone are read as UTC
+``list``, ``struct``      lists and arrays of any kind, maps (as lists of keys and values), structs
+========================  ======================================================================================
+
+Dictionaries (categoricals) are stored as their values, and ``{}`` without any field as null. All conversions keep the
+value, except that nanoseconds are rounded down to microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.moments import UTC, as_type, as_utc, is_text, is_time
+
+DECIMAL_DIGITS = 38
+"""The most digits of a decimal128."""
+
+_TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=([^\]]+))?\]$")
+_DECIMAL = re.compile(r"decimal(?:32|64|128|256)?\((\d+), ?(-?\d+)\)$")
+_DICTIONARY = re.compile(r"dictionary<values=(.+), indices=\w+, ordered=[01]>$")
+_LIST = re.compile(r"(?:large_)?list<\w+: (.+?)(?: not null)?>$")
+
+
+def find_type(name: str) -> pa.DataType | None:
+    """Find an Arrow type by its name in a manifest or in ``types``. Return ``None`` for unknown names and structs."""
+    name = name.strip()
+    if found := _TIMESTAMP.match(name):
+        return pa.timestamp(found[1], found[2])
+    if found := _DECIMAL.match(name):
+        precision, scale = int(found[1]), int(found[2])
+        return pa.decimal128(precision, scale) if 0 < precision <= DECIMAL_DIGITS else None
+    if found := _DICTIONARY.match(name):
+        value = find_type(found[1])
+        return pa.dictionary(pa.int32(), value) if value is not None else None
+    if found := _LIST.match(name):
+        value = find_type(found[1])
+        return pa.list_(value) if value is not None else None
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:
+        return None
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Return whether columns of the type ``kind`` hold bytes."""
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether columns of the type ``kind`` hold lists."""
+    checks = (
+        pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )  # fmt: skip
+    return any(check(kind) for check in checks)
+
+
+def stored_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return the type in which values of the type ``kind`` are stored, or ``None`` if they cannot be stored."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.string() if isinstance(kind, pa.UuidType) else stored_type(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return stored_type(kind.value_type)
+    if is_list(kind):
+        value = stored_type(kind.value_type)
+        return pa.list_(value) if value is not None else None
+    if pa.types.is_map(kind):
+        return stored_type(pa.list_(_entry(kind)))
+    if pa.types.is_struct(kind):
+        fields = [(field.name, stored_type(field.type)) for field in kind]
+        if not fields:
+            return pa.null()
+        return pa.struct(fields) if all(found is not None for _, found in fields) else None
+    if pa.types.is_decimal(kind):
+        return pa.decimal128(min(kind.precision, DECIMAL_DIGITS), kind.scale)
+    for is_kind, stored in _STORED:
+        if is_kind(kind):
+            return stored
+    return None
+
+
+def _entry(kind: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field("key", kind.key_type, nullable=False), pa.field("value", kind.item_type)])
+
+
+_STORED: tuple[tuple[Any, pa.DataType], ...] = (
+    (pa.types.is_null, pa.null()),
+    (pa.types.is_boolean, pa.bool_()),
+    (pa.types.is_uint64, pa.uint64()),
+    (pa.types.is_integer, pa.int64()),
+    (pa.types.is_floating, pa.float64()),
+    (pa.types.is_duration, pa.float64()),
+    (is_text, pa.string()),
+    (pa.types.is_time, pa.string()),
+    (is_binary, pa.binary()),
+    (pa.types.is_date, pa.date32()),
+    (pa.types.is_timestamp, UTC),
+)
+
+
+def as_stored(values: Any, what: str, *, first_row: int = 0) -> Any:
+    """Convert a column to the type in which it is stored.
+
+    :param values: an Arrow array or chunked array
+    :param what: subject of error messages: the column and its origin, such as ``Column 'time'``
+    :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :raises SchemaError: the type, or a value, cannot be stored
+    """
+    wanted = stored_type(values.type)
+    if wanted is None:
+        raise SchemaError(
+            f"{what} has the type {values.type}, which datasets cannot store. Convert it in the source, for example to "
+            "text or to a number."
+        )
+    return as_column(values, wanted, what, first_row=first_row)
+
+
+def as_column(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
+    """Convert a column to the type ``kind``.
+
+    :param values: an Arrow array or chunked array
+    :param kind: any type
+    :param what: subject of error messages
+    :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :raises SchemaError: a value cannot be converted
+    """
+    try:
+        return cast(values, kind, what, first_row=first_row)
+    except pa.ArrowException as error:
+        raise SchemaError(
+            f"{what} contains {values.type} values that cannot be converted to {kind}: {one_sentence(error)}. Correct "
+            "the values in the source, or read the column as another type."
+        ) from None
+
+
+def cast(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
+    """Convert a column like :func:`as_column`, but raise Arrow's own error if a value is not converted to a time.
+
+    :raises SchemaError: a value is not a point in time
+    :raises pyarrow.ArrowException: another value cannot be converted
+    """
+    if isinstance(values, pa.ChunkedArray):
+        chunks, row = [], first_row
+        for chunk in values.chunks:
+            chunks.append(cast(chunk, kind, what, first_row=row))
+            row += len(chunk)
+        return pa.chunked_array(chunks, kind)
+    values = _plain(values)
+    own = values.type
+    if (is_text(own) or is_time(own)) and is_time(kind):
+        if kind.equals(UTC):
+            return as_utc(values, what, first_row=first_row)
+        return as_type(values, kind, what, first_row=first_row)
+    # Drivers add metadata to the fields of lists and structs, which would be part of the dataset's identity.
+    return values if own.equals(kind, check_metadata=True) else _cast(values, kind)
+
+
+def one_sentence(error: BaseException) -> str:
+    """Return the first sentence of an Arrow error, on one line and without a full stop."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """Replace the arrays that only encode other values by these values."""
+    if isinstance(values, pa.ExtensionArray):
+        return _uuid_text(values.storage) if isinstance(values.type, pa.UuidType) else _plain(values.storage)
+    if pa.types.is_dictionary(values.type):
+        return _plain(values.dictionary).take(values.indices)
+    if pa.types.is_run_end_encoded(values.type):
+        return _plain(pc.run_end_decode(values))
+    return values
+
+
+def _uuid_text(values: pa.Array) -> pa.Array:
+    from uuid import UUID
+
+    return pa.array([None if value is None else str(UUID(bytes=value)) for value in values.to_pylist()], pa.string())
+
+
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    own = values.type
+    if pa.types.is_list(kind) and (is_list(own) or pa.types.is_map(own)):
+        return _cast_list(values, kind)
+    if pa.types.is_struct(kind) and pa.types.is_struct(own):
+        return _cast_struct(values, kind)
+    has_no_values = values.null_count == len(values) or (pa.types.is_struct(own) and not own.num_fields)
+    if has_no_values and (pa.types.is_null(kind) or pa.types.is_nested(own)):
+        return pa.nulls(len(values), kind)
+    if pa.types.is_duration(own) and pa.types.is_floating(kind):
+        seconds = pc.divide(values.cast(pa.int64()).cast(pa.float64()), _PER_SECOND[own.unit])
+        return pc.cast(seconds, kind)
+    if pa.types.is_duration(own) and pa.types.is_integer(kind):
+        return pc.cast(values.cast(pa.int64()), kind)
+    if pa.types.is_time(own) and is_text(kind):
+        return pc.cast(_without_final_zeros(pc.cast(values, pa.string())), kind)
+    if pa.types.is_decimal(own) and pa.types.is_floating(kind):
+        values = as_doubles(values)
+    if pa.types.is_float16(own):
+        values = values.cast(pa.float32())
+    if is_time(kind) and pa.types.is_integer(own):
+        # Integers count from 1970, in the unit of the type.
+        return pc.cast(pc.cast(values, pa.int32() if pa.types.is_date32(kind) else pa.int64()), kind)
+    return pc.cast(values, kind)
+
+
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+def _cast_list(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_map(values.type):
+        values = values.cast(pa.list_(_entry(values.type)))
+    elif not pa.types.is_list(values.type):
+        values = values.cast(pa.list_(values.type.value_type))
+    inner = as_column(values.flatten(), kind.value_type, "An element")
+    lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    # flatten() leaves out what null lists hold.
+    found = pa.ListArray.from_arrays(offsets, inner, mask=values.is_null()) if len(values) else pa.array([], kind)
+    return found.cast(kind)
+
+
+def _cast_struct(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    own = values.type
+    children = [
+        as_column(pc.struct_field(values, field.name), field.type, f"The field {field.name!r}")
+        if own.get_field_index(field.name) >= 0
+        else pa.nulls(len(values), field.type)
+        for field in kind
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=values.is_null())
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the stored type that holds the values of both types, or ``None`` if they are columns of different kinds.
+
+    Text, dictionaries of text and large text are one kind, as are integers of all widths, timestamps of all units, and
+    decimals of all sizes. A column of nulls is of any kind. Integers and decimals are also floats.
+    """
+    left, right = stored_type(one), stored_type(other)
+    if left is None or right is None:
+        return None
+    if left.equals(right) or pa.types.is_null(right):
+        return left
+    if pa.types.is_null(left):
+        return right
+    if pa.types.is_list(left) and pa.types.is_list(right):
+        value = common_type(left.value_type, right.value_type)
+        return pa.list_(value) if value is not None else None
+    if pa.types.is_struct(left) and pa.types.is_struct(right):
+        return _common_struct(left, right)
+    if is_time(left) and is_time(right):
+        return UTC
+    if not (_is_number(left) and _is_number(right)):
+        return None
+    if pa.types.is_floating(left) or pa.types.is_floating(right):
+        return pa.float64()
+    (whole, scale), (other_whole, other_scale) = _digits(left), _digits(right)
+    scale = max(scale, other_scale)
+    return pa.decimal128(min(max(whole, other_whole) + scale, DECIMAL_DIGITS), scale)
+
+
+def is_same_kind(one: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether two types are types of the same column, in different windows of a dataset.
+
+    They are if the stored types are equal, if both are integers, both are numbers with decimals, or one is null.
+    """
+    left, right = stored_type(one), stored_type(other)
+    if left is None or right is None:
+        return False
+    if left.equals(right) or pa.types.is_null(left) or pa.types.is_null(right):
+        return True
+    if pa.types.is_nested(left) and pa.types.is_nested(right):
+        return common_type(left, right) is not None
+    is_whole, is_other_whole = pa.types.is_integer(left), pa.types.is_integer(right)
+    return _is_number(left) and _is_number(right) and bool(is_whole == is_other_whole)
+
+
+def _common_struct(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    fields = {field.name: field.type for field in left}
+    for field in right:
+        found = common_type(fields[field.name], field.type) if field.name in fields else field.type
+        if found is None:
+            return None
+        fields[field.name] = found
+    return pa.struct(list(fields.items()))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _digits(kind: pa.DataType) -> tuple[int, int]:
+    """Return the number of digits before and after the decimal point."""
+    if pa.types.is_decimal(kind):
+        return kind.precision - kind.scale, kind.scale
+    return (20 if pa.types.is_uint64(kind) else 19), 0
+
+
+def concatenated(tables: Sequence[pa.Table], what: str, fix: str) -> pa.Table:
+    """Concatenate tables of windows in which the same column may have different types of one kind.
+
+    A column that is absent in some tables is null there.
+
+    :param what: subject of the error message, such as ``The windows of dataset 'flights'``
+    :param fix: last sentence of the error message
+    :raises SchemaError: a column is of different kinds
+    """
+    if len(tables) == 1:
+        return tables[0]
+    schema = common_schema((table.schema for table in tables), what, fix)
+    return pa.concat_tables([conformed(table, schema, what) for table in tables])
+
+
+def common_schema(schemas: Iterable[pa.Schema], what: str, fix: str) -> pa.Schema:
+    """Return the schema with all columns of ``schemas``, in the types that hold the values of all of them.
+
+    Types that are equal in all schemas are kept.
+
+    :param what: subject of the error message
+    :param fix: last sentence of the error message
+    :raises SchemaError: a column is of different kinds
+    """
+    found: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            before = found.get(field.name, field.type)
+            kind = before if before.equals(field.type) else common_type(before, field.type)
+            if kind is None:
+                raise SchemaError(
+                    f"{what} have columns of different types: {field.name!r} is {before} and {field.type}. {fix}"
+                )
+            found[field.name] = kind
+    return pa.schema(list(found.items()))
+
+
+def conformed(data: Any, schema: pa.Schema, what: str) -> Any:
+    """Convert the columns of a table or record batch to those of ``schema``. Absent columns become null.
+
+    :raises SchemaError: a value cannot be converted
+    """
+    if data.schema.equals(schema):
+        return data
+    columns = [
+        as_column(data.column(field.name), field.type, f"Column {field.name!r} of {what[0].lower() + what[1:]}")
+        if field.name in data.schema.names
+        else pa.nulls(data.num_rows, field.type)
+        for field in schema
+    ]
+    return type(data).from_arrays(columns, schema=schema)
+
+
+def as_numbers(values: Any) -> Any:
+    """Convert decimals to numbers: to ``int64`` if they have no fraction and fit, otherwise to ``double``.
+
+    Columns of other types are returned unchanged.
+    """
+    if not pa.types.is_decimal(values.type):
+        return values
+    if values.type.scale <= 0:
+        try:
+            return pc.cast(values, pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    return as_doubles(values)
+
+
+def as_doubles(values: Any) -> Any:
+    """Convert decimals or other numbers to the nearest ``double``.
+
+    :raises pyarrow.ArrowInvalid: an integer cannot be represented exactly
+    """
+    if pa.types.is_decimal(values.type):
+        # Arrow's own conversion is not exact: 106.85 would become 106.85000000000001.
+        values = pc.cast(values, pa.string())
+    return pc.cast(values, pa.float64())
+
+
+def decimal_text(values: Any) -> Any:
+    """Convert decimals to text without zeros at the end, so equal decimals of different scales have the same text."""
+    return _without_final_zeros(pc.cast(values, pa.string()))
+
+
+def _without_final_zeros(text: Any) -> Any:
+    return pc.replace_substring_regex(text, r"\.0+$|(\.\d*[1-9])0+$", r"\1")

@@ -1,0 +1,213 @@
+"""The types of PostgreSQL: how a query has to return a column, so that every driver gives the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.moments import FIRST, LAST
+from airflow_mlops.data.moments import is_text
+from airflow_mlops.data.relational import quoted
+from airflow_mlops.data.types import DECIMAL_DIGITS, cast, one_sentence
+
+SESSION = (
+    # With this setting on, scans of a large table may start at different rows, so the order of rows would vary.
+    "SET synchronize_seqscans = off",
+    "SET TIME ZONE 'UTC'",
+    # Values that are returned as text do not depend on the settings of the server.
+    "SET DateStyle = 'ISO'",
+    "SET IntervalStyle = 'postgres'",
+    "SET extra_float_digits = 3",
+)
+"""Statements that the session starts with."""
+
+# Types that all drivers return without loss, and their types in the dataset.
+_PLAIN = {
+    "bool": pa.bool_(), "int2": pa.int64(), "int4": pa.int64(), "int8": pa.int64(), "float8": pa.float64(),
+    "text": pa.string(), "varchar": pa.string(), "bpchar": pa.string(), "name": pa.string(), "bytea": pa.binary(),
+}  # fmt: skip
+# Types that are converted in the query.
+_CONVERTED = {"float4": ("float8", pa.float64()), "oid": ("int8", pa.int64())}
+_TIMES = {"date": pa.date32(), "timestamp": pa.timestamp("us", "UTC"), "timestamptz": pa.timestamp("us", "UTC")}
+_DAY = 86_400_000_000
+_DIMENSIONS = "mlops_dimensions"
+_OUTSIDE_OF_THE_YEARS = r"infinity|BC$|^\d{5}"
+
+
+@dataclass(frozen=True)
+class PostgresColumn:
+    """A column of a query's result.
+
+    :param name: name of the column
+    :param type: name of its type in ``pg_type``, such as ``int4``. For an array, the type of its elements
+    :param is_array: whether it is an array
+    :param precision: number of digits of a ``numeric``; ``None`` if it is not declared
+    :param scale: number of digits after the decimal point of a ``numeric``; ``None`` if it is not declared
+    """
+
+    name: str
+    type: str
+    is_array: bool = False
+    precision: int | None = None
+    scale: int | None = None
+
+    @property
+    def is_decimal(self) -> bool:
+        """Whether the column is stored as a decimal."""
+        return self.type in ("numeric", "money") and not self.is_array
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the column is a date or a timestamp."""
+        return self.type in _TIMES and not self.is_array
+
+    @property
+    def stored(self) -> pa.DataType | None:
+        """Return the type in the dataset, or ``None`` for decimals whose scale depends on the values."""
+        if self.is_decimal:
+            if self.precision is None or self.scale is None or not 0 <= self.scale <= self.precision <= DECIMAL_DIGITS:
+                return None
+            return pa.decimal128(self.precision, self.scale)
+        kind = _PLAIN.get(self.type) or (_CONVERTED[self.type][1] if self.type in _CONVERTED else None)
+        if self.is_array:
+            return pa.list_(kind or pa.string())
+        return kind or _TIMES.get(self.type) or pa.string()
+
+    def expression(self, as_text: bool) -> str:
+        """Build the SQL expression that returns the column.
+
+        :param as_text: whether the column is returned as text if it is not plain
+        """
+        name, array = quoted(self.name), "[]" if self.is_array else ""
+        if as_text and (self.is_array or self.type not in _PLAIN):
+            return f"{name}::text AS {name}"
+        if self.type in _PLAIN or self.is_time:
+            return name
+        if self.type in _CONVERTED:
+            return f"{name}::{_CONVERTED[self.type][0]}{array} AS {name}"
+        if self.type == "money":
+            return f"{name}::numeric{array}::text{array} AS {name}"
+        return f"{name}::text{array} AS {name}"
+
+
+class PostgresColumns:
+    """The columns of a query's result.
+
+    :param columns: the columns, in the order of the query
+    :param declared: the types that the user declared, by column
+    :param times_as_text: whether times are returned as text, because the driver would change infinity
+    """
+
+    def __init__(
+        self, columns: Sequence[PostgresColumn], declared: Mapping[str, pa.DataType], times_as_text: bool = False
+    ) -> None:
+        self._columns = columns
+        self._declared = declared
+        self._text = {name for name, kind in declared.items() if is_text(kind)}
+        self._times_as_text = times_as_text
+        self._arrays = [column for column in columns if column.is_array and column.name not in self._text]
+
+    @property
+    def width(self) -> int:
+        """The number of columns. In the query, the dimensions of arrays follow them."""
+        return len(self._columns)
+
+    def is_settled(self) -> bool:
+        """Return whether the types of the dataset's columns are known before the first row."""
+        return all(column.stored is not None or column.name in self._declared for column in self._columns)
+
+    def query(self, sql: str) -> str:
+        """Build the query that returns all columns in a form that every driver reads, and the dimensions of arrays."""
+        columns = [
+            column.expression(column.name in self._text or (column.is_time and self._times_as_text))
+            for column in self._columns
+        ]
+        columns += [f"array_ndims({quoted(column.name)}) AS {_DIMENSIONS}_{i}" for i, column in enumerate(self._arrays)]
+        # The line break ends a comment that the last line of the query may contain.
+        return f"SELECT {', '.join(columns)} FROM (\n{sql}\n) AS mlops_query"  # noqa: S608
+
+    def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Convert a batch of the query's result to the types of the dataset.
+
+        :raises SchemaError: a value cannot be stored: infinity, not-a-number, or an array of several dimensions
+        """
+        self.require_one_dimension([batch.column(i).to_pylist() for i in range(len(self._columns), batch.num_columns)])
+        arrays = [self._array(column, array) for column, array in zip(self._columns, batch.columns, strict=False)]
+        return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in self._columns])
+
+    def require_one_dimension(self, found: Sequence[Sequence[int | None]]) -> None:
+        """Check that no array has several dimensions.
+
+        :param found: the last columns of the query: the number of dimensions of each array, by column and row
+        :raises SchemaError: an array has several dimensions
+        """
+        for column, values in zip(self._arrays, found, strict=True):
+            dimensions = max((value for value in values if value is not None), default=0)
+            if dimensions > 1:
+                raise SchemaError(
+                    f"Column {column.name!r} contains an array of {dimensions} dimensions, but only arrays of one "
+                    f"dimension can be stored. Read it as text with types={{{column.name!r}: 'string'}}, or convert it "
+                    "in `sql`."
+                )
+
+    def _array(self, column: PostgresColumn, array: pa.Array) -> pa.Array:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        if pa.types.is_null(array.type):
+            return array if column.stored is None else array.cast(column.stored)
+        if column.is_time and column.name not in self._text:
+            _require_in_range(column.name, array)
+        if column.name in self._declared:
+            return array
+        if column.is_decimal:
+            return _decimals(column, array)
+        return cast(array, column.stored, f"Column {column.name!r}")
+
+
+def _require_in_range(name: str, array: pa.Array) -> None:
+    if pa.types.is_string(array.type):
+        outside = pc.match_substring_regex(array, _OUTSIDE_OF_THE_YEARS)
+    elif pa.types.is_date32(array.type):
+        days = array.view(pa.int32())
+        outside = pc.or_(pc.less(days, FIRST // _DAY), pc.greater(days, LAST // _DAY))
+    else:
+        micros = array.view(pa.int64())
+        outside = pc.or_(pc.less(micros, FIRST), pc.greater(micros, LAST))
+    if pc.any(outside).as_py():
+        raise SchemaError(
+            f"Column {name!r} contains infinity, or a time outside of the years 1 to 9999. Return null or a bound "
+            f"instead, for example with NULLIF({quoted(name)}, 'infinity') or LEAST({quoted(name)}, '9999-12-31') in "
+            "`sql`."
+        )
+
+
+def _decimals(column: PostgresColumn, text: pa.Array) -> pa.Array:
+    """Convert text to decimals. Without a declared scale, the scale is that of the value with the most decimals."""
+    kind = column.stored
+    if kind is None:
+        decimals = pc.if_else(
+            pc.match_substring(text, "."),
+            pc.subtract(pc.subtract(pc.utf8_length(text), pc.find_substring(text, ".")), 1),
+            0,
+        )
+        kind = pa.decimal128(DECIMAL_DIGITS, min(pc.max(decimals).as_py() or 0, DECIMAL_DIGITS))
+    try:
+        return text.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"Column {column.name!r} contains a number that a decimal of {DECIMAL_DIGITS} digits cannot hold "
+            f"({one_sentence(error)}). Read it as a floating-point number with types={{{column.name!r}: 'float64'}}, "
+            f"as text with 'string', or round it in `sql`."
+        ) from None
+
+
+def numeric_modifier(modifier: int) -> tuple[int | None, int | None]:
+    """Return the precision and scale of a ``numeric`` from its type modifier; both are ``None`` without one."""
+    if modifier < 4:
+        return None, None
+    modifier -= 4
+    return (modifier >> 16) & 0xFFFF, ((modifier & 0x7FF) ^ 1024) - 1024

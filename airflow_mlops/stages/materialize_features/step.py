@@ -34,6 +34,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
     :raises FeatureStoreError: the repository or one of its feature views cannot be used
     :raises MaterializationError: Feast failed to materialize a chunk. A retry of the task continues with this chunk
     """
+    context = context.for_call()
     store = feast_repo.open_store(spec.repo)
     watermark = _Watermark(context.store, context.key)
     resumed = watermark.read()

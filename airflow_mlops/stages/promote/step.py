@@ -22,6 +22,7 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
 
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
+    context = context.for_call()
     verdict = spec.verdict
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, verdict.model)

@@ -41,6 +41,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     :raises DatasetCorruptError: the training set of the version was changed
     :raises TrainingError: the training fails
     """
+    context = context.for_call()
     client = connect(spec.mlflow, context.connection)
     ref = version(client, spec.model, spec.version)
     with registry_errors(f"The MLflow run of {ref} cannot be read"):

@@ -41,6 +41,7 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     :raises RegistryError: the model has no champion or no earlier champion, the version was never champion or was deleted,
         or its features do not exist any more
     """
+    context = context.for_call()
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, spec.model)
     unchecked: dict[int, str] = {}

@@ -51,8 +51,11 @@ def run_in_one_task(spec: SearchSpec, context: StepContext) -> SearchResult:
 def _key(spec: SearchSpec, context: StepContext, owner: str | int) -> str:
     """Return the folder of the search in the artifact store.
 
-    It is the same on every retry. After a user has cleared a finished task, it is a new folder.
+    It is the same on every retry. After a user has cleared a finished task, it is a new folder, as for every search that no
+    task runs.
     """
+    if context.is_adhoc:
+        return f"searches/adhoc/{fingerprint([context.for_call().key, owner])[:16]}"
     content = spec.model_dump(mode="json", exclude={"worker"})
     name = f"{earlier_results(context.store, context.key)}-{fingerprint([owner, content])[:16]}"
     return f"searches/{task_folder(context.provenance)}/{name}"

@@ -33,6 +33,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation
     :raises ValidationError: an expectation could not be computed, or failed and the task must not continue
     """
+    context = context.for_call()
     checkpoint.quiet_great_expectations()
     dataset = open_dataset(context.store, spec.dataset)
     suite = load_suite(spec.suite)

@@ -26,8 +26,8 @@ _CDN = " ".join(
 _NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
 # Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the user.
-# Reports cannot run scripts. Scripts of Great Expectations run in a sandbox without access to Airflow's cookies, and
-# cannot send requests.
+# Reports cannot run scripts. Data Docs of earlier versions of this package need scripts from the internet, which run in a
+# sandbox without access to Airflow's cookies, and cannot send requests.
 _POLICIES = {
     "reports": f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:",
     "docs": (

@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import ValidationError, one_line
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.validate.pages import index_page, self_contained
 from airflow_mlops.stages.validate.spec import ExpectationOutcome
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Animations of Great Expectations' tutorial have 4 MB, and the pages with results do not use them.
 _NOT_PUBLISHED = (".gif",)
+_INDEX = "index.html"
 
 
 def quiet_great_expectations() -> None:
@@ -71,16 +73,26 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
 
 
 def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
-    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the results."""
+    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the results.
+
+    The pages are changed so that they can be read without the internet (:mod:`airflow_mlops.stages.validate.pages`).
+    """
     # Each dataset has its own folder, with one page per validation.
     folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
-    page = ""
+    results, suites = "", ""
     for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _NOT_PUBLISHED):
-        parts = file.relative_to(site).parts
-        if parts[0] == "validations" and file.suffix == ".html":
-            page = f"{folder}/{'/'.join(parts)}"
-        store.write_bytes(f"{folder}/{'/'.join(parts)}", file.read_bytes())
-    return store.url_of(page or f"{folder}/index.html")
+        key = file.relative_to(site).as_posix()
+        content = file.read_bytes()
+        if file.suffix == ".html":
+            results = key if key.startswith("validations/") else results
+            suites = key if key.startswith("expectations/") else suites
+            content = self_contained(content.decode()).encode()
+        if key != _INDEX:
+            store.write_bytes(f"{folder}/{key}", content)
+    links = [("Validation results", results), ("Expectations of the suite", suites)]
+    index = index_page(f"Data Docs of {dataset.manifest.name}", [(text, key) for text, key in links if key])
+    store.write_bytes(f"{folder}/{_INDEX}", index.encode())
+    return store.url_of(f"{folder}/{results or _INDEX}")
 
 
 def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
     page = Path(result.docs_url.removeprefix("file://")).read_text()
     assert "expect_column_to_exist" in page or "required" in page
     assert "1 of 1 expectations of suite 'flights'" in result.summary
+    folder = Path(result.docs_url.removeprefix("file://")).parents[4]
+    pages = sorted(folder.rglob("*.html"))
+    assert folder / "index.html" in pages
+    assert len(pages) == 3
+    for page in pages:
+        text = page.read_text()
+        assert "<script" not in text
+        # What a browser loads, in contrast to what a user follows.
+        assert not re.findall(r"<(?:link|img|iframe|source)[^>]*=\"(?:https?:)?//[^>]*>|url\((?:https?:)?//", text)
+        for target in re.findall(r'href="([^"#:]+)"', text):
+            assert (page.parent / target).exists() or "favicon" in target, (page, target)
 
 
 def test_the_error_names_the_failed_expectation_its_rows_and_the_data_docs(context, flights):

@@ -12,7 +12,8 @@ from airflow_mlops.policy.findings import Report
 from airflow_mlops.stages.monitor.report_schema import report_schema
 from tests.unit.stages.test_report import report
 
-PUBLISHED = Path(__file__).parents[3] / "docs" / "report.schema.json"
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "docs" / "report.schema.json"
 
 
 def test_the_published_schema_is_the_present_one():
@@ -36,3 +37,14 @@ def test_the_schema_describes_the_fields():
     assert schema["properties"]["coverage"]["description"].startswith("share of the predictions")
     assert schema["$defs"]["Drift"]["properties"]["psi"]["description"].startswith("population stability index")
     assert set(schema["properties"]) == set(Report.model_fields)
+
+
+def test_the_wheel_contains_the_schema():
+    """CI lists the files of the wheel; building it needs hatchling."""
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    (source,) = [
+        source for source, target in settings["force-include"].items() if target == "airflow_mlops/report.schema.json"
+    ]
+    assert json.loads((ROOT / source).read_text())["title"] == "Report"

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import uuid
 from argparse import Namespace
@@ -22,6 +23,7 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
+    ConnectionUnavailableError,
     DatasetNotFoundError,
     MLOpsError,
     RegistryUnavailableError,
@@ -31,10 +33,13 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.settings import default_store
 
 if TYPE_CHECKING:
+    from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.registry.ledger import Entry, Ledger
 
 _log = logging.getLogger("airflow_mlops.cli")
+# Arguments without a flag.
+_POSITIONAL = ("model", "version")
 
 
 def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -43,27 +48,35 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
         try:
             function(args)
         except MLOpsError as error:
-            raise SystemExit(str(error)) from None
+            raise SystemExit(_with_flags(str(error), args)) from None
 
     # action_cli records the command and its user in Airflow's audit log.
     command: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
     return command
 
 
+def _with_flags(message: str, args: Namespace) -> str:
+    """Replace the names of a step's parameters in an error message by the arguments of the command."""
+    for name in vars(args):
+        argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
+        # As parse() and the steps name them: `older_than: ...` and `Set \`older_than\``.
+        message = re.sub(rf"(?<=[:;] ){name}(?=: )|`{name}`|\b{name}=", argument, message)
+    return message.replace("mlflow.conn_id: ", "--mlflow-conn-id: ")
+
+
 @_command
 def ledger(args: Namespace) -> None:
     """Run ``airflow mlops ledger MODEL``."""
     found = _ledger(args)
+    entries = found.entries()
+    _require(entries, found)
     if args.verify:
         entries, warning = _verify(found, args)
-        _require(entries, found)
         print(
             f"The ledger of model {args.model!r} is complete and unchanged. It has {len(entries)} entries, the last "
             f"one from {entries[-1].time:%F %T} UTC.{warning}"
         )
         return
-    entries = found.entries()
-    _require(entries, found)
     AirflowConsole().print_as([_row(entry) for entry in entries], args.output)
 
 
@@ -94,7 +107,7 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
 
     try:
         client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
-    except (ConnectionNotFoundError, RegistryUnavailableError) as error:
+    except (ConnectionNotFoundError, ConnectionUnavailableError, RegistryUnavailableError) as error:
         return (
             ledger.entries(),
             f" The ledger was not compared with MLflow, so its last entries may have been removed. {error}",
@@ -132,6 +145,9 @@ def rollback(args: Namespace) -> None:
         "mlflow": {"conn_id": args.mlflow_conn_id},
     }
     spec = parse(RollbackSpec, fields, "The rollback")
+    # Without a ledger there is no earlier champion. This is answered before MLflow is imported, which takes seconds.
+    found = _ledger(args)
+    _require(found.entries(), found)
     user = getuser()
     context = StepContext(
         store=_store(args),
@@ -188,12 +204,8 @@ def predictions(args: Namespace) -> None:
 
     log = PredictionLog(_store(args), args.model, args.predictions)
     window = parse(Window, args.window, f"The command with --window {args.window}") if args.window else None
-    if not log.entries(window):
-        raise DatasetNotFoundError(
-            f"The artifact store {log.store.url} has no predictions of model {args.model!r}"
-            f"{f' in the window {window.label}' if window else ''} in dataset {log.name!r}. Correct the names or "
-            "--window, or set --store to a different artifact store."
-        )
+    _require_predictions(log, window)
+    _require_dataset(log.store, args.outcomes)
     if args.files:
         files = log.files(window)
         print(json.dumps(files, indent=1) if args.json else "\n".join(files))
@@ -207,9 +219,29 @@ def predictions(args: Namespace) -> None:
         AirflowConsole().print_as_table(rows)
 
 
+def _require_predictions(log: PredictionLog, window: Window | None = None) -> None:
+    if not log.entries(window):
+        raise DatasetNotFoundError(
+            f"The artifact store {log.store.url} has no predictions of model {log.model!r}"
+            f"{f' in the window {window.label}' if window else ''} in dataset {log.name!r}. Correct the names"
+            f"{' or --window' if window else ''}, or set --store to a different artifact store."
+        )
+
+
+def _require_dataset(store: ArtifactStore, name: str | None) -> None:
+    from airflow_mlops.data.datasets import read_manifests
+
+    if name is not None and next(iter(read_manifests(store, name)), None) is None:
+        raise DatasetNotFoundError(
+            f"The artifact store {store.url} has no dataset {name!r}. Correct --outcomes, or set --store to a different "
+            "artifact store."
+        )
+
+
 @_command
 def purge(args: Namespace) -> None:
     """Run ``airflow mlops purge MODEL --older-than 90D``."""
+    from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.purge_predictions import step
     from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
@@ -221,5 +253,8 @@ def purge(args: Namespace) -> None:
         "outcomes": args.outcomes,
         "dry_run": args.dry_run,
     }
-    context = StepContext(store=_store(args), provenance=Provenance(user=getuser()))
-    print(step.run(parse(PurgePredictionsSpec, fields, "The purge"), context).summary)
+    spec = parse(PurgePredictionsSpec, fields, "The purge")
+    store = _store(args)
+    _require_predictions(PredictionLog(store, spec.model, spec.predictions))
+    _require_dataset(store, spec.outcomes)
+    print(step.run(spec, StepContext(store=store, provenance=Provenance(user=getuser()))).summary)

@@ -40,8 +40,16 @@ def parse(model: type[Any], value: Any, where: str) -> Any:
     except ValidationError as error:
         problems = "; ".join(
             ": ".join(
-                filter(None, [".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ").rstrip(".")])
+                filter(
+                    None, [".".join(map(str, item["loc"])), _message(item).removeprefix("Value error, ").rstrip(".")]
+                )
             )
             for item in error.errors()
         )
         raise SpecError(f"{where} cannot run as it is configured: {problems}.") from None
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        return f"{error['input']!r} is not a name. Use letters, digits, '_', '-' and '.', and begin with a letter or a digit."
+    return str(error["msg"])

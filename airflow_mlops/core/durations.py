@@ -7,7 +7,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 _UNITS = {"W": "weeks", "D": "days", "H": "hours", "MIN": "minutes", "T": "minutes", "S": "seconds"}
 _PERIOD = re.compile(r"P(?=.)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?)?")
@@ -21,13 +21,20 @@ def parse_duration(value: Any) -> Any:
     return timedelta(**{unit: float(found[1])}) if found and unit else value
 
 
+def _parsed(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return parse(parse_duration(value))
+    except (ValidationError, OverflowError):
+        raise ValueError(f"{value!r} is not a duration. Write it for example as 14D, 6h or 30min.") from None
+
+
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise ValueError("A duration must be longer than zero. Write it for example as 14D, 6h or 30min.")
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_positive)]
+Duration = Annotated[timedelta, WrapValidator(_parsed), AfterValidator(_positive)]
 """A positive duration: ``14D``, ``6h``, ``30min``, ISO 8601 (``P14D``), a number of seconds or a ``timedelta``."""
 
 

@@ -81,7 +81,8 @@ class ArtifactStore:
         self.url = url.rstrip("/")
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
+        # Some file systems connect to their server at once.
+        except (ValueError, ImportError, OSError) as error:
             raise StoreError(
                 f"The artifact store {self.url!r} cannot be opened: {error}. Correct the setting [mlops] artifacts, or "
                 "install the fsspec package for this protocol where the step runs."

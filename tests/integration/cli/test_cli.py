@@ -74,6 +74,56 @@ def test_airflows_help_lists_the_commands_without_importing_heavy_libraries(tmp_
         assert "airflow_mlops.cli.definition" in loaded
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ledger", "nothing"],
+        ["ledger", "nothing", "--verify"],
+        ["rollback", "nothing", "--reason", "Snow."],
+        ["purge", "nothing", "--older-than", "soon"],
+        ["predictions", "nothing", "--window", "soon"],
+    ],
+)
+def test_an_error_is_answered_without_importing_heavy_libraries(words, tmp_path, airflow_db):
+    probe = (
+        "import sys; sys.argv = ['airflow', 'mlops', *sys.argv[1:]]\n"
+        "from airflow.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: print('STATUS', ended.code)\n"
+        "print('LOADED', *sorted(sys.modules))"
+    )
+    command = [sys.executable, "-c", probe, *words, "--store", f"file://{tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    text, _, loaded = done.stdout.partition("LOADED")
+    assert "STATUS" in text, done.stderr
+    assert "nothing" in text or "soon" in text
+    assert {"mlflow", "pandas", "sklearn", "torch", "feast", "onnx", "scipy", "duckdb"} & set(loaded.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("purge", "nothing", "--older-than", "90D"), "'nothing_predictions'"),
+        (("purge", "nothing", "--older-than", "90D", "--predictions", "other"), "'other'"),
+        (("purge", "nothing", "--older-than", "soon"), "--older-than: 'soon'"),
+        (("purge", "no thing", "--older-than", "90D"), "MODEL: 'no thing'"),
+        (("purge", "nothing", "--older-than", "90D", "--outcomes", "a/b"), "--outcomes: 'a/b'"),
+        (("predictions", "nothing"), "'nothing_predictions'"),
+    ],
+)
+def test_unknown_names_are_errors_in_terms_of_the_command(words, problem, airflow):
+    with pytest.raises(SystemExit) as ended:
+        airflow(*words)
+    assert problem in str(ended.value.code)
+    assert "`" not in str(ended.value.code)
+
+
+def test_a_store_that_cannot_be_reached_is_an_error_without_a_traceback(airflow):
+    with pytest.raises(SystemExit) as ended:
+        airflow("ledger", "nothing", store_url="ftp://store.invalid/mlops")
+    assert "ftp://store.invalid/mlops" in str(ended.value.code)
+
+
 def test_the_ledger_is_printed_as_a_table_and_as_json(airflow, promoted, capsys):
     model = promoted[0].model
     airflow("ledger", model)
@@ -231,7 +281,9 @@ def test_errors_are_printed_on_one_line(airflow, promoted, client, monkeypatch, 
     for words, problem in (
         (("ledger", "nothing"), "'nothing'"),
         (("rollback", model, "--to-version", 3, "--reason", "x"), "v3"),
-        (("rollback", model, "--reason", ""), "reason: "),
+        (("rollback", model, "--reason", ""), "--reason: "),
+        (("rollback", "nothing", "--reason", "x"), "'nothing'"),
+        (("ledger", "nothing", "--verify"), "'nothing'"),
         (("rollback", model, "--reason", "x", "--mlflow-conn-id", "away"), "127.0.0.1:1"),
         (("rollback", model, "--reason", "x", "--mlflow-conn-id", "nowhere"), "'nowhere'"),
         (("reproduce", model, 9), f"{model} v9"),

@@ -116,7 +116,7 @@ def test_dropped_columns_and_purged_predictions_are_shown(airflow, log, capsys, 
     )  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         airflow("purge", "delays", "--older-than", "never")
-    assert "older_than" in str(ended.value.code)
+    assert "--older-than: 'never'" in str(ended.value.code)
     for entry in PredictionLog(store, "delays").history(Window.model_validate("2013-04")):
         key = f"datasets/delays_predictions/manifests/{entry.id}.json"
         old = datetime.now(timezone.utc) - timedelta(days=100)
@@ -216,3 +216,11 @@ def test_regressions_multiclass_models_and_unusual_columns_are_summarised(store)
     assert answers.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
     assert (answers.happened[0].metric, answers.happened[0].value) == ("accuracy", 1.0)
     json.loads(answers.model_dump_json())
+
+
+@pytest.mark.parametrize("command", [("predictions",), ("purge", "--older-than", "90D")])
+def test_outcomes_that_do_not_exist_are_an_error(command, airflow, log):  # noqa: F811
+    with pytest.raises(SystemExit) as ended:
+        airflow(command[0], "delays", *command[1:], "--outcomes", "dealys_outcomes")
+    assert "'dealys_outcomes'" in str(ended.value.code)
+    assert "--outcomes" in str(ended.value.code)

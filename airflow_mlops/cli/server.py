@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
-from airflow_mlops.compute.connections import connection_info, undefined
+from airflow_mlops.compute.connections import look_up
 from airflow_mlops.core.errors import MLOpsError
 
 if TYPE_CHECKING:
@@ -18,15 +18,14 @@ def connection(conn_id: str) -> ConnectionInfo:
     """Look up a connection in the secrets backends, the environment and the database.
 
     :raises ConnectionNotFoundError: the connection is not defined
+    :raises ConnectionUnavailableError: a secrets backend or the database does not answer
+    :raises SpecError: the connection is defined, but invalid
     """
     # Outside a task, airflow.sdk's Connection does not look in the database.
+    from airflow.configuration import ensure_secrets_loaded
     from airflow.models import Connection
-    from airflow.sdk.exceptions import AirflowNotFoundException
 
-    try:
-        return connection_info(conn_id, Connection.get_connection_from_secrets(conn_id))  # noqa: AIR311
-    except AirflowNotFoundException:
-        raise undefined(conn_id) from None
+    return look_up(conn_id, Connection.get_connection_from_secrets, ensure_secrets_loaded)  # noqa: AIR311
 
 
 def dags_folder() -> str:

@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError
 
@@ -22,6 +22,7 @@ _DIALECTS = {
     "redshift": "postgresql",
     "databricks_sql": "databricks",
 }
+_JSON_FIELDS = {"conn_id", "conn_type", "description", "host", "login", "password", "schema", "port", "extra"}
 
 
 class ConnectionInfo(BaseModel):
@@ -38,11 +39,40 @@ class ConnectionInfo(BaseModel):
 
     model_config = {"populate_by_name": True}
 
-    @field_validator("host", "login", "password", "schema_", mode="before")
+    @classmethod
+    def of(cls, conn_id: str, **parts: Any) -> ConnectionInfo:
+        """Create a connection from its parts as Airflow stores them.
+
+        :param parts: ``conn_type``, ``host``, ``login``, ``password``, ``schema``, ``port`` and ``extra``. The extra may
+            be a JSON text
+        :raises SpecError: a part is invalid
+        """
+        try:
+            return cls(conn_id=conn_id, **parts)
+        except ValidationError as error:
+            # The parts may contain secrets, so the message does not show them.
+            names = ", ".join(dict.fromkeys(str(item["loc"][0]) for item in error.errors()))
+            raise SpecError(
+                f"Connection {conn_id!r} has an invalid {names}: the port must be a whole number, the extra a JSON object, "
+                "and the other parts text. Correct the connection in Airflow or where the step runs."
+            ) from None
+
+    @field_validator("host", "login", "password", "schema_", "port", mode="before")
     @classmethod
     def _absent(cls, value: Any) -> Any:
         # Airflow returns "" for parts that the URI does not contain.
         return value or None
+
+    @field_validator("conn_type", mode="before")
+    @classmethod
+    def _stored_name(cls, value: Any) -> Any:
+        # As in Airflow: postgresql is an alias of postgres, and URIs contain hyphens in place of underscores.
+        return "postgres" if value == "postgresql" else (value or "").replace("-", "_")
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _parsed(cls, value: Any) -> Any:
+        return json.loads(value) if value and isinstance(value, str) else value or {}
 
     @property
     def secret(self) -> str | None:
@@ -61,58 +91,82 @@ def environment_name(conn_id: str) -> str:
 def from_environment(conn_id: str) -> ConnectionInfo:
     """Read a connection from the environment variable ``AIRFLOW_CONN_<ID>``, in JSON or as a URI.
 
+    Airflow gives a text the same meaning.
+
     :raises ConnectionNotFoundError: the variable is not set
-    :raises SpecError: the variable contains neither JSON nor a URI
+    :raises SpecError: the variable contains neither JSON nor a URI, or a part of the connection is invalid
     """
     name = environment_name(conn_id)
-    text = os.environ.get(name)
+    text = os.environ.get(name, "").strip()
     if not text:
         raise ConnectionNotFoundError(
             f"Connection {conn_id!r} is not defined where the step runs. Add the connection in Airflow, or set "
             f"the environment variable {name} there."
         )
     try:
-        return _from_json(conn_id, text) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
+        parts = _from_json(text) if text.startswith("{") else _from_uri(text)
     except ValueError:
         # The text may contain a password, so the message shows neither it nor the parser's error.
+        raise malformed(conn_id, f"The environment variable {name}") from None
+    if unknown := parts.keys() - _JSON_FIELDS:
         raise SpecError(
-            f"The environment variable {name} contains neither JSON nor a URI. Write the connection in one of these "
-            "formats; Airflow's documentation of connections describes both."
-        ) from None
-
-
-def _from_json(conn_id: str, text: str) -> ConnectionInfo:
-    fields = json.loads(text)
-    extra = fields.get("extra") or {}
-    return ConnectionInfo(
-        conn_id=conn_id,
-        conn_type=fields.get("conn_type") or "",
-        host=fields.get("host"),
-        login=fields.get("login"),
-        password=fields.get("password"),
-        schema=fields.get("schema"),
-        port=fields.get("port"),
-        extra=json.loads(extra) if isinstance(extra, str) else extra,
+            f"The environment variable {name} has the unknown field {', '.join(map(repr, sorted(unknown)))}. A connection "
+            f"in JSON has the fields {', '.join(sorted(_JSON_FIELDS - {'conn_id'}))}."
+        )
+    return ConnectionInfo.of(
+        conn_id, **{field: parts.get(field) for field in _JSON_FIELDS - {"conn_id", "description"}}
     )
 
 
-def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
-    parts = urlsplit(text)
-    if not parts.scheme:
-        raise ValueError("no scheme")
+def malformed(conn_id: str, where: str) -> SpecError:
+    """Return the error for a text that does not define a connection.
+
+    :param where: what contains the text; the error message starts with it
+    """
+    return SpecError(
+        f"{where} contains neither JSON nor a URI that defines connection {conn_id!r}. Write the connection as "
+        "`airflow connections get` shows it under `get_uri`, or as JSON."
+    )
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(text)
+    return fields
+
+
+def _from_uri(text: str) -> dict[str, Any]:
+    """Parse a URI as ``airflow.sdk.Connection.from_uri`` does.
+
+    Airflow writes the host ``https://mlflow.example`` of a connection as ``mlflow://https://mlflow.example``.
+    """
+    conn_type = urlsplit(text).scheme
+    schemes = text.count("://")
+    if not conn_type or schemes > 2:
+        raise ValueError("not a connection")
+    host_has_scheme = schemes == 2
+    rest = text.replace(f"{conn_type}://", "" if host_has_scheme else "//")
+    if host_has_scheme and {"@", ":"} & set(rest.partition("://")[0]):
+        raise ValueError("a scheme that does not belong to the host")
+    parts = urlsplit(rest)
+    host = _host(parts)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    extra = json.loads(query["__extra__"]) if "__extra__" in query else query
-    return ConnectionInfo(
-        conn_id=conn_id,
-        # In URIs Airflow writes underscores of a connection type as hyphens; postgresql is an old alias of postgres.
-        conn_type=parts.scheme.replace("-", "_").replace("postgresql", "postgres"),
-        host=unquote(parts.hostname) if parts.hostname else None,
-        login=unquote(parts.username) if parts.username else None,
-        password=SecretStr(unquote(parts.password)) if parts.password else None,
-        schema=unquote(parts.path.removeprefix("/")) or None,
-        port=parts.port,
-        extra=extra,
-    )
+    return {
+        "conn_type": conn_type,
+        "host": f"{parts.scheme}://{host}" if host and host_has_scheme and parts.scheme else host,
+        "login": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "schema": unquote(parts.path[1:]),
+        "port": parts.port,
+        "extra": query.get("__extra__", query),
+    }
+
+
+def _host(parts: SplitResult) -> str:
+    host = unquote(parts.hostname or "")
+    if "/" not in host:
+        return host
+    # A quoted path, whose letters must keep their case.
+    return unquote(parts.netloc.rpartition("@")[2].partition(":")[0])
 
 
 def sqlalchemy_url(info: ConnectionInfo) -> URL:
@@ -120,9 +174,21 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
 
     The connection's extra field ``sqlalchemy_scheme`` selects a different dialect or driver, for example
     ``mysql+pymysql``; ``sqlalchemy_query`` adds options to the URL.
+
+    :raises SpecError: ``sqlalchemy_query`` is not a JSON object
     """
     from sqlalchemy import URL
 
+    query = info.extra.get("sqlalchemy_query") or {}
+    try:
+        # In a connection that is written as a URI, every extra field is text.
+        query = json.loads(query) if isinstance(query, str) else query
+        query = {str(key): str(value) for key, value in query.items()}
+    except (ValueError, AttributeError):
+        raise SpecError(
+            f"The extra field sqlalchemy_query of connection {info.conn_id!r} is not a JSON object. Write it as in "
+            '{"sqlalchemy_query": {"charset": "utf8mb4"}}.'
+        ) from None
     return URL.create(
         str(info.extra.get("sqlalchemy_scheme") or _DIALECTS.get(info.conn_type, info.conn_type)),
         username=info.login,
@@ -130,7 +196,7 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
         host=info.host,
         port=info.port,
         database=info.schema_,
-        query={str(key): str(value) for key, value in dict(info.extra.get("sqlalchemy_query") or {}).items()},
+        query=query,
     )
 
 

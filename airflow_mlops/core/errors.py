@@ -21,6 +21,12 @@ class ConnectionNotFoundError(MLOpsError):
     """An Airflow connection that the step needs is not defined where the step runs."""
 
 
+class ConnectionUnavailableError(MLOpsError):
+    """An Airflow connection could not be looked up, because a secrets backend or Airflow's API server did not answer."""
+
+    retryable = True
+
+
 class SourceError(MLOpsError):
     """The source cannot be read: unreachable database, failed query, unreadable file."""
 

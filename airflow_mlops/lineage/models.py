@@ -9,7 +9,7 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import data_quality_assertions_dataset, dataset_type_dataset
 
 from airflow_mlops.compute.connections import airflow_connection
-from airflow_mlops.core.errors import ConnectionNotFoundError
+from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet, MLOpsModelDatasetFacet
@@ -29,7 +29,7 @@ class Models:
     def __init__(self, target: MLflowTarget) -> None:
         try:
             self.namespace = bare(tracking_uri(airflow_connection(target.conn_id)))
-        except ConnectionNotFoundError:
+        except MLOpsError:
             self.namespace = connection_namespace(target.conn_id)
 
     def read(

@@ -13,7 +13,7 @@ from openlineage.client.event_v2 import InputDataset
 from openlineage.client.facet_v2 import input_statistics_input_dataset
 
 from airflow_mlops.compute.connections import airflow_connection
-from airflow_mlops.core.errors import ConnectionNotFoundError
+from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.naming import connection_namespace, place
@@ -77,7 +77,7 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
     """
     try:
         known = airflow_connection(conn_id)
-    except ConnectionNotFoundError:
+    except MLOpsError:
         return None, DatabaseInfo(scheme=connection_namespace(conn_id)), None, None
     if known.conn_type == "sqlite":
         # The SQLite provider does not name its databases; they are files.

@@ -75,16 +75,22 @@ def tracking_uri(info: ConnectionInfo) -> str:
     :raises SpecError: the connection has no host
     """
     host = (info.host or "").rstrip("/")
+    # In a URI, what follows the host is the schema of the connection: a path, or the scheme of a host without one.
+    scheme, path = (info.schema_, "") if info.schema_ in ("http", "https") else ("http", info.schema_ or "")
+    path = f"/{path.strip('/')}" if path else ""
     if not host:
         raise SpecError(
             f"Connection {info.conn_id!r} has no host. Set the host to the MLflow tracking URI, such as http://mlflow:5000."
         )
     if host == "databricks" or "://" in host:
-        scheme, netloc, path, query, _ = urlsplit(host)
-        if info.port and scheme in ("http", "https") and ":" not in netloc.rpartition("@")[2]:
-            return urlunsplit((scheme, f"{netloc}:{info.port}", path, query, ""))
-        return host
-    return f"{info.schema_ or 'http'}://{host}{f':{info.port}' if info.port else ''}"
+        parts = urlsplit(host)
+        if parts.scheme not in ("http", "https"):
+            return host
+        netloc = parts.netloc
+        if info.port and ":" not in netloc.rpartition("@")[2].rpartition("]")[2]:
+            netloc = f"{netloc}:{info.port}"
+        return urlunsplit((parts.scheme, netloc, parts.path + path, parts.query, ""))
+    return f"{scheme}://{host}{f':{info.port}' if info.port else ''}{path}"
 
 
 def _use_credentials(info: ConnectionInfo) -> None:

@@ -111,6 +111,86 @@ def test_final_error_is_not_retried_and_is_shown(place, count_step, run_dag, tmp
     assert "SpecError: The counter cannot count: give it fingers." in capfd.readouterr().out
 
 
+VAULT = """
+from pathlib import Path
+from airflow.sdk.bases.secrets_backend import BaseSecretsBackend
+
+class Vault(BaseSecretsBackend):
+    def __init__(self, folder):
+        self.folder = Path(folder)
+    def get_conn_value(self, conn_id, team_name=None):
+        with (self.folder / "asked").open("a") as file:
+            file.write(conn_id + "\\n")
+        if (self.folder / "away").exists():
+            raise TimeoutError("vault.example does not answer")
+        file = self.folder / conn_id
+        return file.read_text() if file.exists() else None
+    def get_variable(self, key, team_name=None):
+        return None
+"""
+READ = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from airflow.sdk import DAG
+from airflow_mlops.compute import Process, Worker
+from airflow_mlops.operators import IngestOperator
+
+class MendedIngestOperator(IngestOperator):
+    def pre_execute(self, context):
+        if context["ti"].try_number == 2:
+            Path({away!r}).unlink()
+
+with DAG("read_{name}"):
+    MendedIngestOperator(
+        task_id="read", name="read", conn_id="{conn_id}", sql="SELECT 1 AS a", run_on={place},
+        retries=1, retry_delay=timedelta(0),
+    )
+"""
+
+
+@pytest.fixture
+def vault(tmp_path, monkeypatch):
+    """A secrets backend that has the connection ``vaulted``, and is away while the file ``away`` exists."""
+    import json
+    import sqlite3
+
+    from airflow.sdk.configuration import clear_secrets_backends_cache
+
+    (tmp_path / "vault_for_test.py").write_text(VAULT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "vault_for_test.Vault")
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps({"folder": str(tmp_path)}))
+    clear_secrets_backends_cache()
+    sqlite3.connect(tmp_path / "shop.db").close()
+    (tmp_path / "shop.db").touch()
+    (tmp_path / "vaulted").write_text(f"sqlite:///{tmp_path}/shop.db")
+    yield tmp_path
+    clear_secrets_backends_cache()
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_secrets_backend_that_is_away_is_retried(place, run_dag, vault, capfd):
+    (vault / "away").touch()
+    name = "away_" + place.split("(")[0].lower()
+    run = run_dag(READ.format(name=name, place=place, conn_id="vaulted", away=str(vault / "away")))
+    assert run.states() == {"read": "success"}
+    logged = capfd.readouterr().out
+    assert "ConnectionUnavailableError" in logged
+    assert "vault.example does not answer" in logged
+
+
+@pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
+def test_connection_that_no_backend_has_is_not_retried(place, run_dag, vault, capfd):
+    name = "nowhere_" + place.split("(")[0].lower()
+    run = run_dag(READ.format(name=name, place=place, conn_id="nowhere", away=str(vault / "away")))
+    assert run.states() == {"read": "failed"}
+    logged = capfd.readouterr().out
+    assert "ConnectionNotFoundError" in logged
+    # The second try would not find the file.
+    assert "FileNotFoundError" not in logged
+
+
 def test_missing_interpreter_is_named(count_step, run_dag, tmp_path, capfd):
     source = DAG.format(name="nowhere", arguments="run_on=Process(python='/nowhere/python')")
     assert run_dag(source, conf={"file": str(tmp_path / "n")}).states() == {"count": "failed"}

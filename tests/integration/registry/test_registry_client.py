@@ -56,6 +56,11 @@ def experiment():
         ({"host": "mlflow.example", "schema": "https"}, "https://mlflow.example"),
         ({"host": "sqlite:////srv/mlflow.db"}, "sqlite:////srv/mlflow.db"),
         ({"host": "databricks"}, "databricks"),
+        # As in the URIs mlflow://https://mlflow.example:5000/base and mlflow://mlflow.example/base.
+        ({"host": "https://mlflow.example", "port": 5000, "schema": "base"}, "https://mlflow.example:5000/base"),
+        ({"host": "mlflow.example", "schema": "base"}, "http://mlflow.example/base"),
+        ({"host": "https://mlflow.example", "schema": "https"}, "https://mlflow.example"),
+        ({"host": "http://[::1]", "port": 5000}, "http://[::1]:5000"),
     ],
 )
 def test_a_connection_becomes_a_tracking_uri(fields, uri):

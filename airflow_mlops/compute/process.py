@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.compute.base import Compute, Runner
 from airflow_mlops.compute.connections import airflow_connection
+from airflow_mlops.compute.exits import explain
 from airflow_mlops.compute.log_lines import split_level
+from airflow_mlops.compute.modules import module_folders
 from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
+from airflow_mlops.core.parent import MODULES_VARIABLE, PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,6 +38,9 @@ _INHERITED = (
     "REQUESTS_CA_BUNDLE",
     "LD_LIBRARY_PATH",
 )
+# Seconds that the process has after SIGTERM to end its query and to write a checkpoint. Airflow kills a task 5 s after a
+# user ended it, and would leave the process behind.
+_GRACE_AFTER_TIMEOUT, _GRACE_AFTER_KILL = 10.0, 3.5
 _INHERITED_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST_", "OMP_", "CUDA_", "NVIDIA_")
 
 
@@ -44,7 +50,7 @@ class Process(Compute):
 
     This environment needs the same version of ``airflow-mlops`` with the extras of the step, but not Airflow. To
     install it without Airflow, run ``pip install --no-deps airflow-mlops`` and install ``pydantic``, ``pyarrow`` and
-    ``fsspec``.
+    ``fsspec``. Modules next to the DAG file are found as in the worker.
 
     :param python: path of the Python interpreter
     :param env: additional environment variables of the process
@@ -73,7 +79,7 @@ class ProcessRunner(Runner[Process]):
         with tempfile.TemporaryDirectory(prefix="mlops-process-") as folder:
             message = Path(folder) / "termination-log"
             message.touch()
-            env = {**self._environment(conn_ids), termination.VARIABLE: str(message)}
+            env = {**self._environment(conn_ids, context), termination.VARIABLE: str(message)}
             status, output = self._run_child(call, env)
             reported = termination.parse(message.read_text(encoding="utf-8", errors="replace"))
         if status != 0:
@@ -86,7 +92,7 @@ class ProcessRunner(Runner[Process]):
             )
         return result
 
-    def _environment(self, conn_ids: set[str]) -> dict[str, str]:
+    def _environment(self, conn_ids: set[str], context: Context) -> dict[str, str]:
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -94,7 +100,12 @@ class ProcessRunner(Runner[Process]):
         }
         # Other users can read a process's arguments, but not its environment.
         secrets = {environment_name(conn_id): to_json(airflow_connection(conn_id)) for conn_id in sorted(conn_ids)}
-        return {**inherited, **secrets, "PYTHONUNBUFFERED": "1", **self.compute.env}
+        own = {
+            "PYTHONUNBUFFERED": "1",
+            MODULES_VARIABLE: os.pathsep.join(module_folders(context)),
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+        return {**inherited, **secrets, **own, **self.compute.env}
 
     def _run_child(self, call: StepCall, env: dict[str, str]) -> tuple[int, _Output]:
         """Run the child process and wait for its end.
@@ -136,14 +147,17 @@ class ProcessRunner(Runner[Process]):
                 getattr(self.log, level.lower())("%s", message)
             return child.wait(), output
         finally:
-            self.on_kill()
+            self._end(_GRACE_AFTER_TIMEOUT)
 
     def on_kill(self) -> None:
+        self._end(_GRACE_AFTER_KILL)
+
+    def _end(self, grace: float) -> None:
         child = self._child
         if child is not None and child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
             try:
-                child.wait(timeout=10)
+                child.wait(timeout=grace)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
@@ -171,14 +185,10 @@ def _failure(python: str, status: int, reported: dict[str, Any], output: _Output
     """
     if (error := termination.error_in(reported)) is not None:
         return error
-    if status < 0:
-        hint = " The kernel does this when memory runs out." if status == -signal.SIGKILL else ""
-        return ComputeError(f"The process of the step was ended by the signal {signal.Signals(-status).name}.{hint}")
     if not reported and output.missing_module:
         return SpecError(
             f"{python!r} cannot import airflow_mlops ({output.missing_module}): install airflow-mlops with the extras of "
             "this step in its environment."
         )
-    return ComputeError(
-        f"The process of {python!r} ended with exit status {status}. Its last line of output is {output.last!r}."
-    )
+    last = f" Its last line of output is {output.last!r}." if status > 0 and output.last else ""
+    return ComputeError(f"The process of {python!r} {explain(status)}{last}")

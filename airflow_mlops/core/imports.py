@@ -32,7 +32,8 @@ def load(path: str, what: str) -> Any:
             ) from None
         raise SpecError(
             f"The {what} {path!r} cannot be imported where the step runs: there is no module {error.name!r}. "
-            "Install the package that contains the module there, or put the module next to the DAG files."
+            "Install the package that contains the module there. With run_on=Worker() and run_on=Process(...), a module next "
+            "to the DAG file is found as well."
         ) from None
     except AttributeError:
         raise SpecError(

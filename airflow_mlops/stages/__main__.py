@@ -10,6 +10,7 @@ The exit status is 0 if the result was stored, 1 if the step failed (the termina
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 import sys
@@ -17,6 +18,7 @@ import traceback
 from types import FrameType
 
 from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.parent import add_modules, end_with_parent
 from airflow_mlops.core.termination import TerminationMessage
 from airflow_mlops.stages.calls import receive_call
 from airflow_mlops.stages.runner import run_call
@@ -27,6 +29,10 @@ def main() -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)
+    # Shows the Python lines in the log if a library crashes the process.
+    faulthandler.enable()
+    end_with_parent()
+    add_modules()
     with TerminationMessage.for_this_process() as termination:
         try:
             run_call(receive_call())

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from airflow_mlops.compute.exits import explain
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes
 from airflow_mlops.core import termination
@@ -158,9 +159,9 @@ def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
         return ImageError(f"Image {_image(pod, container)!r} lacks a module that the step needs: {_line(text, -1)}")
     if code == 143 or (code == 137 and pod["metadata"].get("deletionTimestamp")):
         return ComputeError(f"Pod {name!r} was ended while it ran, by a user or because its node was drained.")
-    cause = f" ({reason})" if reason else ""
     last = "" if reported else _line(text, -1)
-    return ComputeError(f"Pod {name!r} ended with exit code {code}{cause}: {last}".rstrip(": "))
+    shown = f" The last line of its log is {last!r}." if last else ""
+    return ComputeError(f"Pod {name!r} {explain(int(code or 0))}{shown}")
 
 
 def facts(pod: Json, container: str) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -50,6 +52,9 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 """
 
+# A step that is blocked in Python, in a process that ends with its task.
+WAITING = "import time; from airflow_mlops.core.parent import end_with_parent; end_with_parent(); time.sleep(300)"
+
 
 def call(
     tmp_path: Path, step: str = "ingest", version: str = __version__, spec: dict | None = None, key: str = "x"
@@ -76,7 +81,7 @@ def test_airflow_settings_and_unrelated_secrets_are_not_inherited(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", "postgres://x:y@z")
     monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     monkeypatch.setenv("AWS_PROFILE", "ml")
-    env = ProcessRunner(Process(python="python", env={"MINE": "1"}), log)._environment(set())
+    env = ProcessRunner(Process(python="python", env={"MINE": "1"}), log)._environment(set(), {})
     assert not {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_OTHER", "DATABASE_PASSWORD"} & set(env)
     assert env["AWS_PROFILE"] == "ml"
     assert env["MINE"] == "1"
@@ -122,11 +127,117 @@ def test_output_is_never_taken_for_an_error_of_the_step(tmp_path, last):
     assert last in str(error)
 
 
-def test_process_that_is_killed_names_the_signal(tmp_path):
-    error = fail(Process(python=script(tmp_path, "kill -9 $$")), tmp_path)
-    assert isinstance(error, ComputeError)
+@pytest.mark.parametrize(
+    ("lines", "cause", "look"),
+    [
+        ("kill -9 $$", "SIGKILL", "memory"),
+        ("kill -TERM $$", "SIGTERM", "log of the worker"),
+        ("kill -SEGV $$", "SIGSEGV", "versions of the libraries"),
+        ("kill -ILL $$", "SIGILL", "type of processor"),
+        # A signal that has no name.
+        ("kill -40 $$", "40", "dmesg"),
+        # As a shell reports the end of a program that it started.
+        ("(kill -9 $BASHPID)\nexit 137", "SIGKILL", "memory"),
+        ("exit 127", "127", "PATH"),
+        ("exit 3", "exit status 3", "above this error"),
+        ("echo 'the last words'; exit 3", "exit status 3", "the last words"),
+    ],
+)
+def test_process_that_ends_without_a_message_names_the_cause_and_what_to_look_at(lines, cause, look, tmp_path):
+    error = fail(Process(python=script(tmp_path, lines)), tmp_path)
+    assert type(error) is ComputeError
     assert error.retryable
-    assert "SIGKILL" in str(error)
+    assert cause in str(error)
+    assert look in str(error)
+
+
+# A step that crashes as a library does that is not written in Python.
+CRASHING = """
+import ctypes
+from airflow_mlops.core.calls import Result, Spec
+
+class NoisySpec(Spec):
+    final: bool
+
+def read_nowhere():
+    ctypes.string_at(0)
+
+def run(spec: NoisySpec, context) -> Result:
+    read_nowhere()
+"""
+
+
+def test_a_crash_shows_the_lines_of_python_that_led_to_it(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "noisy.py").write_text(CRASHING)
+    (tmp_path / "sitecustomize.py").write_text(FINDER.format(file=str(tmp_path / "noisy.py")))
+    env = {"PYTHONPATH": ":".join([str(tmp_path), str(Path(__file__).parents[3])])}
+    error = fail(Process(python=sys.executable, env=env), tmp_path, step="noisy", spec={"final": True})
+    assert "SIGSEGV" in str(error)
+    assert "in read_nowhere" in caplog.text
+
+
+# A step that imports a module that is not installed.
+IMPORTING = """
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.imports import load
+
+class NoisySpec(Spec):
+    final: bool
+
+def run(spec: NoisySpec, context) -> Result:
+    import json
+    assert hasattr(json, "dumps")
+    return Result(summary=load("module_of_mine:NAME", "metric"))
+"""
+
+
+@pytest.mark.parametrize("where", ["bundle", "dag", "plugins"])
+def test_modules_beside_the_dag_file_are_found_and_hide_no_others(where, tmp_path, monkeypatch):
+    folders = {name: tmp_path / name for name in ("bundle", "dag", "plugins")}
+    for folder in folders.values():
+        folder.mkdir()
+        # As Airflow does, Process appends the folders to sys.path.
+        (folder / "json.py").write_text("raise RuntimeError")
+    (folders[where] / "module_of_mine.py").write_text("NAME = 'mine'")
+    monkeypatch.setenv("AIRFLOW__CORE__PLUGINS_FOLDER", str(folders["plugins"]))
+    context = {
+        "ti": SimpleNamespace(bundle_instance=SimpleNamespace(path=folders["bundle"])),
+        "dag": SimpleNamespace(fileloc=str(folders["dag"] / "dag.py")),
+    }
+    (tmp_path / "noisy.py").write_text(IMPORTING)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(FINDER.format(file=str(tmp_path / "noisy.py")))
+    env = {"PYTHONPATH": ":".join([str(site), str(Path(__file__).parents[3])])}
+    process = Process(python=sys.executable, env=env)
+    found = runner_for(process, log).run(call(tmp_path, step="noisy", spec={"final": True}), set(), context)
+    assert found["summary"] == "mine"
+
+
+def test_process_ends_when_its_task_is_killed(tmp_path):
+    """The task has no time to end the process; a retry must not run beside it."""
+    python = script(tmp_path, f"echo $$ > {tmp_path}/pid; exec {sys.executable} -c '{WAITING}'")
+    code = (
+        "import logging\n"
+        "from airflow_mlops.compute import Process\n"
+        "from airflow_mlops.compute.base import runner_for\n"
+        "from airflow_mlops.core.calls import StepCall\n"
+        f"call = StepCall(step='x', spec={{}}, store='file://{tmp_path}', key='results/x.json', version='0')\n"
+        f"runner_for(Process({python!r}), logging.getLogger()).run(call, set(), {{}})"
+    )
+    task = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    time.sleep(1)
+    assert child.is_running()
+    task.kill()
+    task.wait()
+    _, alive = psutil.wait_procs([child], timeout=10)
+    assert not alive or alive[0].status() == psutil.STATUS_ZOMBIE
 
 
 def test_success_without_a_result_is_an_error(tmp_path):

@@ -41,7 +41,7 @@ def test_log_lines_are_never_taken_for_an_error_of_the_step():
 def test_exit_without_an_error_shows_no_json():
     found = error(pod(3, json.dumps({"peak_memory": 5})))
     assert type(found) is ComputeError
-    assert "exit code 3" in str(found)
+    assert "exit status 3" in str(found)
     assert "peak_memory" not in str(found)
 
 

@@ -1,0 +1,47 @@
+"""What the exit status of a process that failed without a message means, and what to look at."""
+
+from __future__ import annotations
+
+import signal
+
+# An exit status above this number is that number plus a signal, as shells and containers report it.
+_SHELL = 128
+_CRASHED = (
+    "A library that is not written in Python crashed. The log above shows where, if Python could still write it; compare "
+    "the versions of the libraries with those of an environment that works"
+)
+_SIGNALS = {
+    "SIGKILL": "The kernel does this when memory runs out: look at the memory of the machine or of its container at that "
+    "time, and in the log of the kernel (`dmesg`) for `Out of memory`",
+    "SIGTERM": "A user, the cluster or a restart of the worker ended it: look at the log of the worker at that time",
+    "SIGINT": "A user or a restart of the worker ended it: look at the log of the worker at that time",
+    "SIGHUP": "The worker that started it ended: look at the log of the worker at that time",
+    "SIGSEGV": _CRASHED,
+    "SIGBUS": f"{_CRASHED}, and look whether the disk or the shared memory (`/dev/shm`) is full",
+    "SIGABRT": _CRASHED,
+    "SIGFPE": _CRASHED,
+    "SIGILL": "A library was built for another type of processor: install a build of it for this machine",
+    "SIGXCPU": "It used more CPU time than its limit: look at `ulimit -t` of the worker",
+    "SIGXFSZ": "It wrote a larger file than its limit: look at `ulimit -f` of the worker",
+}
+_STATUSES = {
+    126: "The file cannot be executed: look at its permissions",
+    127: "The shell did not find a command: look at `PATH` and at the last line of output",
+}
+
+
+def explain(status: int) -> str:
+    """Return the rest of a sentence about a process: how it ended, and what to look at.
+
+    :param status: exit status other than 0; negative if it is the number of a signal, as in :mod:`subprocess`
+    """
+    number = -status if status < 0 else status - _SHELL
+    try:
+        name = signal.Signals(number).name if status < 0 or status > _SHELL else ""
+    except ValueError:
+        name = f"{number}" if status < 0 else ""
+    if name:
+        hint = _SIGNALS.get(name, "Look at the log of the worker and of the kernel (`dmesg`) at that time")
+        return f"was ended by the signal {name}. {hint}."
+    hint = _STATUSES.get(status, "Look at the lines of the task's log above this error")
+    return f"ended with exit status {status} and without an error message. {hint}."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.compute.base import Compute, Runner
 from airflow_mlops.compute.connections import airflow_connection
+from airflow_mlops.compute.modules import module_folders
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,7 +27,23 @@ class Worker(Compute):
 class WorkerRunner(Runner[Worker]):
     """Calls the function of the step in the process of the task."""
 
+    _running = False
+
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.stages.runner import run_call
 
-        return run_call(call, airflow_connection)
+        sys.path.extend(folder for folder in module_folders(context) if folder not in sys.path)
+        self._running = True
+        try:
+            return run_call(call, airflow_connection)
+        finally:
+            self._running = False
+
+    def on_kill(self) -> None:
+        """End the step as SIGTERM ends it in a process of its own: its ``finally`` blocks run, and its query is cancelled.
+
+        Airflow calls this method in the handler of SIGTERM, and goes on with the task if it returns.
+        """
+        if self._running:
+            self._running = False
+            raise SystemExit(128 + signal.SIGTERM)

@@ -20,6 +20,7 @@ from airflow_mlops.core.errors import FeatureStoreError, LeakageError, one_line
 from airflow_mlops.data import relational
 from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, decoded
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.prefetch import prefetch
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -60,12 +61,13 @@ def join(
         start = 0
         try:
             sql, parameters = _query(connection, parts, keys, times)
-            for batch in connection.sql(sql, params=parameters).to_arrow_reader(batch_rows):
-                found = pa.Table.from_batches([batch])
-                for part in parts:
-                    part.verify(found, times.slice(start, len(found)))
-                start += batch.num_rows
-                yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
+            with prefetch(_batches(connection, sql, parameters, batch_rows), connection.interrupt) as batches:
+                for batch in batches:
+                    found = pa.Table.from_batches([batch])
+                    for part in parts:
+                        part.verify(found, times.slice(start, len(found)))
+                    start += batch.num_rows
+                    yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
         except duckdb.OutOfMemoryException as error:
             raise FeatureStoreError(
                 f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows "
@@ -76,6 +78,12 @@ def join(
                 f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' "
                 "sources."
             ) from error
+
+
+def _batches(
+    connection: DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int
+) -> Iterator[pa.RecordBatch]:
+    yield from connection.sql(sql, params=parameters).to_arrow_reader(rows)
 
 
 class _Part:

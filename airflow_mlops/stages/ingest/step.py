@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
+from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import find_type, is_same_kind
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.sources import open_source
-from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
+from airflow_mlops.stages.ingest.sources.streams import rechunk
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
 from airflow_mlops.stages.ingest.unify import known_types, unified
@@ -41,7 +42,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
     source = open_source(spec, context.connection)
     with DatasetWriter(context.store, spec.name) as writer:
         with (
-            prefetch(source.batches(types)) as read,
+            prefetch(source.batches(types), source.cancel) as read,
             unified(_converted(read, spec, types), types, source.is_settled, context.progress) as batches,
         ):
             rows = _write(writer, _checked(batches, spec, types, earlier, context), context)

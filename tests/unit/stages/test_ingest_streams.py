@@ -1,16 +1,12 @@
-"""Regrouping of batches, reading ahead within bounds, and the placeholders of queries."""
+"""Regrouping of batches, and the placeholders of queries."""
 
 from __future__ import annotations
 
-import threading
-import time
-
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.stages.ingest.sources.streams import prefetch, rechunk
+from airflow_mlops.stages.ingest.sources.streams import rechunk
 from airflow_mlops.stages.ingest.spec import bind_placeholders, placeholders
 
 
@@ -33,48 +29,6 @@ def test_the_same_rows_become_the_same_batches_however_they_arrive(sizes, rows):
 def test_batches_of_wide_rows_end_early_to_bound_memory():
     wide = [pa.record_batch({"a": ["x" * 1000] * 10}) for _ in range(10)]
     assert [batch.num_rows for batch in rechunk(wide, 1000, max_bytes=20_000)] == [20] * 5
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 9), max_size=20))
-def test_reading_ahead_keeps_the_order(sizes):
-    with prefetch(batches(sizes)) as ahead:
-        assert [batch.num_rows for batch in ahead] == sizes
-
-
-def test_an_error_while_reading_is_raised_after_the_batches_read_before():
-    def broken():
-        yield from batches([2])
-        raise OSError("gone")
-
-    seen = []
-    with pytest.raises(OSError, match="gone"), prefetch(broken()) as ahead:
-        seen.extend(ahead)
-    assert len(seen) == 1
-
-
-def test_the_reader_stays_within_its_bound_and_stops_when_the_writer_fails():
-    made, closed = [], threading.Event()
-
-    def endless():
-        try:
-            while True:
-                made.append(1)
-                yield pa.record_batch({"a": [0] * 1000})
-        finally:
-            closed.set()
-
-    def write(batches):
-        next(batches)
-        time.sleep(0.1)
-        raise RuntimeError("disk")
-
-    before = threading.active_count()
-    with pytest.raises(RuntimeError, match="disk"), prefetch(endless(), max_bytes=24_000) as ahead:
-        write(ahead)
-    assert closed.is_set()
-    assert threading.active_count() == before
-    assert len(made) <= 6
 
 
 def test_only_real_placeholders_are_bound():

@@ -28,6 +28,12 @@ class Source(Protocol):
     def is_settled(self) -> bool:
         """Return whether all batches have the types of the first batch, after which this is called."""
 
+    def cancel(self) -> bool:
+        """Make a blocked query of :meth:`batches` end with an error. A different thread calls this method.
+
+        :return: whether the source can do this. A query that cannot be cancelled ends with the process
+        """
+
     def describe(self) -> dict[str, Any]:
         """Return the origin of the rows as JSON, without credentials. It is complete after all rows were read."""
 

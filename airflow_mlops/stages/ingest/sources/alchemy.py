@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,12 @@ from airflow_mlops.core.connections import sqlalchemy_url
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import DECIMAL_DIGITS
-from airflow_mlops.stages.ingest.sources.postgres_types import SESSION, PostgresColumn, PostgresColumns
+from airflow_mlops.stages.ingest.sources.postgres_types import (
+    NOTICE_LOST_CLIENT,
+    SESSION,
+    PostgresColumn,
+    PostgresColumns,
+)
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
@@ -44,6 +50,7 @@ class AlchemySource(QuerySource):
     """A query that SQLAlchemy runs."""
 
     engine = "SQLAlchemy"
+    _cancel: Callable[[], object] | None = None
 
     def is_settled(self) -> bool:
         """Return ``False``, because the types of each batch are those of its Python values."""
@@ -71,10 +78,13 @@ class AlchemySource(QuerySource):
         parameters = self._parameters(dialect)
         try:
             with engine.connect() as connection:
+                self._cancel = _cancellation(connection)
                 for statement in _SESSION.get(dialect, ()):
                     connection.execute(text(statement))
                 sql, postgres = self.sql, None
                 if dialect == "postgresql":
+                    with suppress(exc.SQLAlchemyError), connection.begin_nested():
+                        connection.execute(text(NOTICE_LOST_CLIENT))
                     postgres = self._postgres_columns(connection, parameters, types)
                     sql = postgres.query(sql)
                 streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
@@ -112,6 +122,12 @@ class AlchemySource(QuerySource):
         known = {oid: (name, is_array) for oid, name, is_array in found}
         return PostgresColumns([_postgres_column(column, known) for column in columns], types.declared, True)
 
+    def cancel(self) -> bool:
+        if self._cancel is None:
+            return False
+        self._cancel()
+        return True
+
     def _url(self) -> URL:
         from sqlalchemy import URL
 
@@ -124,6 +140,27 @@ class AlchemySource(QuerySource):
         if self.window is None:
             return {}
         return {"start": _bound(self.window.start, dialect), "end": _bound(self.window.end, dialect)}
+
+
+def _cancellation(connection: Connection) -> Callable[[], object] | None:
+    """Return a function that cancels the running query of the connection from a different thread.
+
+    :return: ``None`` if the driver has no such function. The database then notices that the client has gone
+    """
+    from sqlalchemy import text
+
+    engine = connection.engine
+    if engine.dialect.name in ("mysql", "mariadb"):
+        session = int(connection.scalar(text("SELECT CONNECTION_ID()")))
+
+        def kill() -> None:
+            with engine.connect() as other:
+                other.execute(text(f"KILL QUERY {session}"))
+
+        return kill
+    driver = connection.connection.dbapi_connection
+    # psycopg, psycopg2 and oracledb have cancel(), sqlite3 and DuckDB have interrupt().
+    return getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
 
 
 def _clause(sql: str) -> TextClause:

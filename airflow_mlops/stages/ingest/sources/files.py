@@ -38,6 +38,10 @@ class FileSource:
         """Return whether the types are those of a single Parquet file."""
         return self._settled
 
+    def cancel(self) -> bool:
+        """Return ``False``, because reading a file cannot be interrupted. It ends with the process."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """Return the URLs of the spec and, for each file read so far, its URL, SHA-256 and size in bytes."""
         urls = [without_credentials(url) for url in self.spec.files]

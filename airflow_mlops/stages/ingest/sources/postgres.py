@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 
 from airflow_mlops.stages.ingest.sources.postgres_types import (
+    NOTICE_LOST_CLIENT,
     SESSION,
     PostgresColumn,
     PostgresColumns,
@@ -35,6 +37,7 @@ class PostgresSource(QuerySource):
     """A query on PostgreSQL."""
 
     engine = "ADBC"
+    _connection: Any = None
     _columns: PostgresColumns | None = None
 
     def is_settled(self) -> bool:
@@ -49,8 +52,12 @@ class PostgresSource(QuerySource):
             driver.connect(self._uri(), autocommit=True) as connection,
             connection.cursor() as cursor,
         ):
+            self._connection = connection
             for statement in SESSION:
                 cursor.execute(statement)
+            with suppress(driver.Error):
+                cursor.execute(NOTICE_LOST_CLIENT)
+                cursor.fetchall()
             if self.window:
                 # COPY does not support parameters, so the bounds are passed as settings of the session.
                 cursor.execute(
@@ -68,6 +75,12 @@ class PostgresSource(QuerySource):
             cursor.execute(columns.query(sql))
             for batch in cursor.fetch_record_batch():
                 yield columns.convert(batch)
+
+    def cancel(self) -> bool:
+        if self._connection is None:
+            return False
+        self._connection.adbc_cancel()
+        return True
 
     def _uri(self) -> str:
         info = self.info

@@ -25,6 +25,14 @@ SESSION = (
 )
 """Statements that the session starts with."""
 
+NOTICE_LOST_CLIENT = (
+    "SELECT set_config(name, '5s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
+)
+"""Statement after which PostgreSQL 14 and newer cancels a query within seconds after its client was killed.
+
+It fails on operating systems that do not report closed connections.
+"""
+
 # Types that all drivers return without loss, and their types in the dataset.
 _PLAIN = {
     "bool": pa.bool_(), "int2": pa.int64(), "int4": pa.int64(), "int8": pa.int64(), "float8": pa.float64(),

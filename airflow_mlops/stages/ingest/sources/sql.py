@@ -36,6 +36,13 @@ class QuerySource(ABC):
         """Return whether all batches have the types of the first batch."""
         return True
 
+    @abstractmethod
+    def cancel(self) -> bool:
+        """Cancel the running query in the database. A different thread calls this method.
+
+        :return: whether the driver can do this
+        """
+
     def describe(self) -> dict[str, Any]:
         """Return the connection's id and type, the query and the engine."""
         return {

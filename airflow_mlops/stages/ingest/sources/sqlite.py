@@ -85,6 +85,10 @@ class SQLiteSource(QuerySource):
                 name = names[int(found[1])]
                 raise types.mismatch(name, reader.schema.types[int(found[1])], f"a {found[3]} value") from None
 
+    def cancel(self) -> bool:
+        """Return ``False``, because the driver cannot interrupt SQLite. The query runs in this process and ends with it."""
+        return False
+
     def _expected(self, cursor: Any, types: ColumnTypes) -> tuple[list[str], dict[str, pa.DataType]]:
         """Return the column names of the result, and the storage types that are known before the result is read."""
         # Views cannot have parameters, and the columns do not depend on them.

@@ -1,0 +1,120 @@
+"""Reads Arrow batches ahead in a thread, so that a signal ends the wait for a slow query."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger("airflow_mlops.data")
+
+# Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s after
+# it asked the task to end.
+_NORMAL_END, _CANCELLED_END = 0.2, 2.5
+
+
+@contextmanager
+def prefetch(
+    batches: Iterator[pa.RecordBatch], cancel: Callable[[], object] | None = None, max_bytes: int = 16 << 20
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
+
+    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the main
+    thread, and only between calls into C. The main thread waits in Python, so the timeout of a task and its end by a user
+    take effect while a query runs.
+
+    Leaving the block stops the thread, which closes ``batches``. If the thread is waiting for the query, ``cancel`` is
+    called.
+
+    :param cancel: function that makes the query end with an error, or returns ``False`` if it cannot. It is called in a
+        third thread, and may block
+    """
+    queue = _BoundedQueue(batches, max_bytes)
+    reader = threading.Thread(target=queue.fill, name="mlops-read", daemon=True)
+    reader.start()
+    try:
+        yield queue.drain()
+    finally:
+        queue.stop()
+        reader.join(_NORMAL_END)
+        if reader.is_alive():
+            _end(reader, cancel)
+
+
+def _end(reader: threading.Thread, cancel: Callable[[], object] | None) -> None:
+    """Cancel the query for which the thread waits, and wait for the end of the thread."""
+    useless = threading.Event()
+
+    def ask() -> None:
+        try:
+            if cancel is not None and cancel() is not False:
+                return
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of many types
+            log.warning("Cancelling the query failed: %s: %s", type(error).__name__, error)
+        useless.set()
+
+    threading.Thread(target=ask, name="mlops-cancel", daemon=True).start()
+    deadline = time.monotonic() + _CANCELLED_END
+    while reader.is_alive() and not useless.is_set() and time.monotonic() < deadline:
+        reader.join(0.05)
+    if reader.is_alive():
+        log.warning("The query could not be cancelled. It ends with this process.")
+
+
+class _BoundedQueue:
+    """A queue of batches between two threads, which contains at most ``max_bytes`` plus one batch."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], max_bytes: int) -> None:
+        self._batches = batches
+        self._max_bytes = max_bytes
+        self._changed = threading.Condition()
+        self._ready: deque[pa.RecordBatch] = deque()
+        self._bytes = 0
+        self._stopped = self._finished = False
+        self._failure: BaseException | None = None
+
+    def fill(self) -> None:
+        try:
+            for batch in self._batches:
+                if not self._put(batch):
+                    break
+            self._batches.close()  # type: ignore[attr-defined] # a generator
+        except BaseException as error:  # noqa: BLE001 - re-raised in the thread that uses the batches
+            self._failure = error
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def _put(self, batch: pa.RecordBatch) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._bytes < self._max_bytes)
+            if not self._stopped:
+                self._ready.append(batch)
+                self._bytes += batch.nbytes
+                self._changed.notify_all()
+            return not self._stopped
+
+    def drain(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._finished)
+                if not self._ready:
+                    break
+                batch = self._ready.popleft()
+                self._bytes -= batch.nbytes
+                self._changed.notify_all()
+            yield batch
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()

@@ -1,0 +1,143 @@
+"""A timeout ends a step whose query is blocked, and the query."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+
+import pytest
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.spec import IngestSpec
+from airflow_mlops.stages.ingest.step import run
+from tests.support.postgres import Postgres, postgres  # noqa: F401 - a fixture
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) AS n FROM c"
+# Blocks before the first row, and after some rows were read and written.
+AT_ONCE = "SELECT pg_sleep(600)::text AS s"
+LATER = "SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(600)::text END AS z FROM generate_series(1, 300000) g"
+
+
+class Timeout(BaseException):
+    pass
+
+
+@pytest.fixture
+def timeout():
+    """Raise :class:`Timeout` in the main thread on SIGALRM, as Airflow does for ``execution_timeout``."""
+
+    def ring(*_):
+        raise Timeout
+
+    before = signal.signal(signal.SIGALRM, ring)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def blocked(postgres: Postgres) -> int:  # noqa: F811
+    """The number of queries that sleep. Their text may be that of a cursor."""
+    return int(postgres.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0])
+
+
+def ring_when_blocked(postgres: Postgres, rung: list[float]) -> None:  # noqa: F811
+    deadline = time.monotonic() + 120
+    while not blocked(postgres) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    rung.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGALRM)
+
+
+@pytest.mark.parametrize("sql", [AT_ONCE, LATER], ids=["at once", "later"])
+@pytest.mark.parametrize("engine", ["ADBC", "SQLAlchemy"])
+def test_a_query_on_postgresql_is_cancelled(engine, sql, postgres, tmp_path, monkeypatch, timeout):  # noqa: F811
+    if engine == "SQLAlchemy":
+        monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
+    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection()))
+    spec = parse(IngestSpec, {"name": "raw", "conn_id": "pg", "sql": sql}, "Step 'ingest'")
+    store = ArtifactStore(f"file://{tmp_path}")
+    rung: list[float] = []
+    threading.Thread(target=ring_when_blocked, args=(postgres, rung)).start()
+    with pytest.raises(Timeout):
+        run(spec, StepContext(store))
+    assert time.monotonic() - rung[0] < 4
+    assert blocked(postgres) == 0
+    assert store.fs.find(store.root) == []
+
+
+def test_the_query_of_a_process_that_is_killed_ends_too(postgres, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection()))
+    code = (
+        "from airflow_mlops.data.store import ArtifactStore\n"
+        "from airflow_mlops.stages.context import StepContext\n"
+        "from airflow_mlops.stages.ingest.spec import IngestSpec\n"
+        "from airflow_mlops.stages.ingest.step import run\n"
+        f"run(IngestSpec(name='raw', conn_id='pg', sql={AT_ONCE!r}), StepContext(ArtifactStore('file://{tmp_path}')))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not blocked(postgres):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while blocked(postgres):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("engine", ["ADBC", "SQLAlchemy"])
+def test_a_process_whose_query_on_sqlite_is_blocked_ends_on_sigterm(engine, tmp_path, monkeypatch):
+    (tmp_path / "empty.db").touch()
+    monkeypatch.setenv("AIRFLOW_CONN_LITE", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "empty.db")}))
+    hide = "sys.modules['adbc_driver_sqlite'] = None\n" if engine == "SQLAlchemy" else ""
+    call = {
+        "step": "ingest",
+        "spec": {"name": "raw", "conn_id": "lite", "sql": ENDLESS},
+        "store": f"file://{tmp_path}/store",
+        "key": "results/x.json",
+    }
+    code = (
+        f"import json, sys\n{hide}"
+        "from airflow_mlops import __version__\n"
+        "from airflow_mlops.stages.__main__ import main\n"
+        "import airflow_mlops.stages.__main__ as stages\n"
+        "from airflow_mlops.core.calls import StepCall\n"
+        f"stages.receive_call = lambda: StepCall(version=__version__, **json.loads({json.dumps(call)!r}))\n"
+        "print('ready', flush=True)\n"
+        "sys.exit(main())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(5)
+    assert process.poll() is None
+    started = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    # Process sends SIGKILL after 3.5 s.
+    assert time.monotonic() - started < 3.5
+
+
+def test_a_join_in_duckdb_is_interrupted(timeout, monkeypatch):
+    import pyarrow as pa
+
+    from airflow_mlops.data.feast import point_in_time
+
+    blocked = "SELECT count(*) AS n FROM range(2000000) a, range(2000000) b WHERE (a.range * b.range) % 7 = 3"
+    monkeypatch.setattr(point_in_time, "_query", lambda *_: (blocked, {}))
+    events = pa.table({"t": pa.array([datetime(2024, 1, 1, tzinfo=timezone.utc)], pa.timestamp("us", "UTC"))})
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    started = time.monotonic()
+    with pytest.raises(Timeout):
+        list(point_in_time.join([], events, "t", "100MB", 1000))
+    assert time.monotonic() - started < 5

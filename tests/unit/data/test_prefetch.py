@@ -1,0 +1,123 @@
+"""Batches are read ahead within bounds, and a signal ends the wait for a query that is blocked."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.data.prefetch import prefetch
+
+
+def batches(sizes):
+    for size in sizes:
+        yield pa.record_batch({"a": [0] * size}, schema=pa.schema([("a", pa.int64())]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_reading_ahead_keeps_the_order(sizes):
+    with prefetch(batches(sizes)) as ahead:
+        assert [batch.num_rows for batch in ahead] == sizes
+
+
+def test_an_error_while_reading_is_raised_after_the_batches_read_before():
+    def broken():
+        yield from batches([2])
+        raise OSError("gone")
+
+    seen = []
+    with pytest.raises(OSError, match="gone"), prefetch(broken()) as ahead:
+        seen.extend(ahead)
+    assert len(seen) == 1
+
+
+def test_the_reader_stays_within_its_bound_and_stops_when_the_writer_fails():
+    made, closed = [], threading.Event()
+
+    def endless():
+        try:
+            while True:
+                made.append(1)
+                yield pa.record_batch({"a": [0] * 1000})
+        finally:
+            closed.set()
+
+    def write(batches):
+        next(batches)
+        time.sleep(0.1)
+        raise RuntimeError("disk")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="disk"), prefetch(endless(), max_bytes=24_000) as ahead:
+        write(ahead)
+    assert closed.is_set()
+    assert threading.active_count() == before
+    assert len(made) <= 6
+
+
+class Timeout(BaseException):
+    pass
+
+
+@pytest.fixture
+def alarm():
+    """Raise :class:`Timeout` in the main thread soon, as Airflow's ``execution_timeout`` does."""
+
+    def ring(*_):
+        raise Timeout
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_ends_the_wait_and_cancels_the_query(alarm):
+    cancelled, closed = threading.Event(), threading.Event()
+
+    def query():
+        try:
+            yield from batches([1])
+            assert cancelled.wait(60)
+            raise OSError("cancelled")
+        finally:
+            closed.set()
+
+    started = time.monotonic()
+    with pytest.raises(Timeout), prefetch(query(), cancelled.set) as ahead:
+        list(ahead)
+    assert closed.is_set()
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "cancel", [None, lambda: False, lambda: 1 / 0, lambda: time.sleep(60)], ids=["none", "cannot", "fails", "blocks"]
+)
+def test_a_query_that_cannot_be_cancelled_does_not_hold_the_task(cancel, alarm, caplog):
+    release = threading.Event()
+
+    def query():
+        release.wait(60)
+        yield from batches([1])
+
+    started = time.monotonic()
+    with pytest.raises(Timeout), prefetch(query(), cancel) as ahead:
+        list(ahead)
+    # Airflow kills a task after 5 s.
+    assert time.monotonic() - started < 4.5
+    assert "could not be cancelled" in caplog.text
+    release.set()
+
+
+def test_a_query_that_is_read_to_its_end_is_not_cancelled():
+    cancelled = threading.Event()
+    with prefetch(batches([1, 2]), cancelled.set) as ahead:
+        assert len(list(ahead)) == 2
+    assert not cancelled.is_set()

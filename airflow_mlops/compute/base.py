@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from airflow_mlops.core.errors import SpecError
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -25,6 +27,8 @@ class Compute:
     #: Import path of the :class:`Runner` for this description, as ``package.module:Class``.
     runner: ClassVar[str]
     template_fields: ClassVar[Sequence[str]] = ()
+    #: Names of the template fields that say where a deferred task finds its step again.
+    kept_when_deferred: ClassVar[Sequence[str]] = ()
 
     def serialize(self) -> dict[str, Any]:
         """Return the content of the rendered template field ``run_on`` in Airflow's UI."""
@@ -61,7 +65,10 @@ class Runner(ABC, Generic[Description]):
         :param event: payload of the event of the Airflow trigger for which the task was deferred
         :raises MLOpsError: the step failed, or could not be started
         """
-        raise NotImplementedError(f"{type(self).__name__} never defers a task.")
+        raise SpecError(
+            f"This task was deferred while its step ran elsewhere, and run_on= has changed to {self.compute!r} since: clear "
+            "the task to run it there."
+        )
 
     def facts(self) -> dict[str, str]:
         """Return facts about where the step ran, as names and values of MLflow tags. Empty before the step has run."""

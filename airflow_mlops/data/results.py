@@ -10,18 +10,17 @@ from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.store import ArtifactStore
 
 
-def result_key(step: str, spec: dict[str, Any], provenance: Provenance, generation: int = 0) -> str:
+def result_key(step: str, spec: dict[str, Any], provenance: Provenance, series: str = "0") -> str:
     """Return the key of a step's result.
 
-    All retries of a task have the same key. A different spec, or a clear of the finished task by a user, changes the
-    key.
+    All retries of a task have the same key. A different spec, or a user who clears the task, changes the key.
 
     :param step: name of the step
     :param spec: spec of the step as JSON
-    :param generation: number of times that a user cleared the finished task
+    :param series: identifier of the tries that share a result, without hyphens. Each clear of the task begins a series
     """
     folder = f"{task_folder(provenance)}/{provenance.map_index}"
-    return f"results/{folder}/{generation}-{fingerprint([step, spec])[:16]}.json"
+    return f"results/{folder}/{series}-{fingerprint([step, spec])[:16]}.json"
 
 
 def task_folder(provenance: Provenance) -> str:

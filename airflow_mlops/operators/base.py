@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Provenance, Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
-# Key in the task state store, under which the key of the call is stored when its event was sent.
-_NOTIFIED = "mlops.told"
+# Keys in the task state store: the key of the call whose event was sent, and the series of tries that share a result.
+_NOTIFIED, _SERIES = "mlops.told", "mlops.series"
 
 
 class StepOperator(SpecParameters, BaseOperator):
@@ -46,6 +46,8 @@ class StepOperator(SpecParameters, BaseOperator):
     ui_color = "#e8f0fe"
 
     mlflow_conn_id: str
+    # The call with which a task that was deferred began.
+    _begun: StepCall | None = None
     # The last call and its result, for lineage.
     _last_call: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
     _runner: Runner[Any] | None = None
@@ -73,7 +75,10 @@ class StepOperator(SpecParameters, BaseOperator):
         return fields
 
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
-        """Prepare the step and return the spec with which it runs. This method may defer the task.
+        """Prepare the step and return the spec with which it runs.
+
+        This method may defer the task. The method with which the task continues gets the argument ``begun`` and passes it
+        to :meth:`trigger_reentry`.
 
         :param spec: the parsed spec of the step
         :param resumed: whether the step was started before, so that the task was deferred and now continues
@@ -120,23 +125,42 @@ class StepOperator(SpecParameters, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         return self._run(context, None)
 
-    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Continue a task that ``run_on`` deferred. KubernetesPodOperator defines the name."""
-        return self._run(context, event)
+    def trigger_reentry(
+        self, context: Context, event: dict[str, Any], begun: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Continue a task that ``run_on`` deferred. KubernetesPodOperator defines the name.
 
-    def _run(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
+        :param begun: where the call is stored with which the task began; ``None`` for tasks that an earlier version of
+            this package deferred
+        """
+        return self._run(context, event, begun)
+
+    def _run(
+        self, context: Context, event: dict[str, Any] | None, begun: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        from airflow.sdk.exceptions import TaskAwaitingInput, TaskDeferred
+
         from airflow_mlops.core.base import parse
 
         with no_retry_of_final_errors():
-            spec = parse(self.spec, self.build_spec(context), f"Task {self.task_id!r}")
-            spec = self.before_step(spec, context, resumed=event is not None)
-            call = self.call(spec, context)
-            self._last_call = call, None
-            self._runner = runner = runner_for(self.run_on, self.log)
-            if event is None:
-                result = runner.run(call, spec.connections(), context)
-            else:
-                result = runner.resume(call, event, context)
+            # Templates and Variables may have changed since the task was deferred.
+            self._begun = self._continue(begun) if begun is not None else None
+            content = self.build_spec(context) if self._begun is None else self._begun.spec
+            original = parse(self.spec, content, f"Task {self.task_id!r}")
+            call = self._begun or self.call(original, context)
+            try:
+                spec = self.before_step(original, context, resumed=event is not None)
+                if spec != original:
+                    call = self.call(spec, context)
+                self._last_call = call, None
+                self._runner = runner = runner_for(self.run_on, self.log)
+                if event is None:
+                    result = runner.run(call, spec.connections(), context)
+                else:
+                    result = runner.resume(call, event, context)
+            except (TaskDeferred, TaskAwaitingInput) as deferral:
+                deferral.kwargs = {**(deferral.kwargs or {}), "begun": self._begin(call)}
+                raise
         self._last_call = call, result
         self.log.info("%s", result["summary"])
         self.finish(result, context)
@@ -144,6 +168,23 @@ class StepOperator(SpecParameters, BaseOperator):
         if self.notify is not None:
             self._send_event(self.notify, result, call.key, context)
         return result
+
+    def _begin(self, call: StepCall) -> dict[str, Any]:
+        """Store the call of a task that is about to be deferred. Return where, for :meth:`_continue`."""
+        from airflow_mlops.stages.calls import call_key, write_call
+
+        write_call(call)
+        place = {name: getattr(self.run_on, name) for name in self.run_on.kept_when_deferred}
+        return {"store": call.store, "call": call_key(call), "run_on": place}
+
+    def _continue(self, begun: dict[str, Any]) -> StepCall:
+        from dataclasses import replace
+
+        from airflow_mlops.stages.calls import read_call
+
+        if begun["run_on"].keys() == set(self.run_on.kept_when_deferred):
+            self.run_on = replace(self.run_on, **begun["run_on"])  # type: ignore[type-var]
+        return read_call(begun["store"], begun["call"])
 
     def _export(self, result: dict[str, Any]) -> None:
         from airflow_mlops.observability.export import export
@@ -173,8 +214,8 @@ class StepOperator(SpecParameters, BaseOperator):
         return StepCall(
             step=self.step,
             spec=content,
-            store=self.store or default_store(),
-            key=result_key(self.step, content, provenance, _generation(context)),
+            store=self._begun.store if self._begun is not None else self.store or default_store(),
+            key=result_key(self.step, content, provenance, _series(context)),
             version=__version__,
             provenance=provenance,
         )
@@ -260,7 +301,26 @@ def _provenance(context: Context) -> Provenance:
     )
 
 
-def _generation(context: Context) -> int:
-    # Clearing a task increases max_tries by the number of tries it used. A retry does not change max_tries.
+def _series(context: Context) -> str:
+    """Return the identifier of a series of tries, which share a result.
+
+    A series begins with the first try, and whenever a user clears the task. A DAG run that was deleted and created again
+    under the same id has new series, because Airflow deletes the task state with the run.
+    """
+    ti, states = context["ti"], context["task_state_store"]
+    clears = context["dag_run"].clear_number or 0
+    stored = states.get(_SERIES)
+    if isinstance(stored, dict) and not _was_cleared(stored, clears, context):
+        return str(stored["id"])
+    states.set(_SERIES, {"id": ti.id.hex, "max_tries": int(ti.max_tries), "clears": clears})
+    return ti.id.hex
+
+
+def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:
     ti = context["ti"]
-    return max(0, int(ti.max_tries) - int(context["task"].retries or 0))
+    # Airflow 3.3 sets max_tries to the number of tries so far plus the retries when a user clears a task. A retry does not
+    # change it.
+    if ti.max_tries != stored["max_tries"]:
+        return True
+    # The number may be the old one if the DAG has changed. The run counts the clears of all its tasks.
+    return clears != stored["clears"] and ti.max_tries == ti.try_number - 1 + int(context["task"].retries or 0)

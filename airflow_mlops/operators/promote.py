@@ -55,7 +55,7 @@ class PromoteOperator(ChampionOperator):
     def before_step(self, spec: PromoteSpec, context: Context, *, resumed: bool) -> PromoteSpec:
         if self.approval is None:
             return spec
-        key = self.call(spec, context).key
+        key = (self._begun or self.call(spec, context)).key
         requested, answer = load_answer(context, key)
         if answer is not None:
             return spec.model_copy(update={"approval": answer})
@@ -66,18 +66,21 @@ class PromoteOperator(ChampionOperator):
             self._ask(self.approval, spec.verdict, key, context)
         return spec
 
-    def execute_complete(self, context: Context, event: dict[str, Any], about: str) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], about: str, begun: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Continue a task that waited for approval. Airflow's HITLOperator defines the name of this method.
 
         :param event: payload of the event with the answer
         :param about: identifier of the request that was answered
+        :param begun: where the call is stored with which the task began
         """
         assert self.approval is not None
         with no_retry_of_final_errors():
             answer = self.approval.read(event)
         self.log.info("The answer to the request for approval is: %s.", answer)
         save_answer(context, about, answer)
-        return self._run(context, None)
+        return self._run(context, None, begun)
 
     def _is_open(self, spec: PromoteSpec) -> bool:
         """Return whether the step would promote a version if the promotion is approved."""

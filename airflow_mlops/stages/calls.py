@@ -12,6 +12,7 @@ import os
 import sys
 
 from airflow_mlops import __version__
+from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import ComputeError, SpecError
 from airflow_mlops.data.store import ArtifactStore
@@ -49,8 +50,24 @@ def receive_call() -> StepCall:
     store, key = os.environ.pop(STORE_VARIABLE, ""), os.environ.pop(KEY_VARIABLE, "")
     if not key:
         return parse_call(sys.stdin.buffer.read())
+    return parse_call(_read(store, key))
+
+
+def read_call(store: str, key: str) -> StepCall:
+    """Read the call with which a deferred task began. An earlier version of this package may have created it.
+
+    :param store: URL of the artifact store
+    :param key: key of the call in this store
+    :raises SpecError: this version of the package cannot read the call
+    :raises ComputeError: the call is not in the artifact store
+    """
+    found: StepCall = parse(StepCall, json.loads(_read(store, key)), f"The deferred call {key}")
+    return found
+
+
+def _read(store: str, key: str) -> bytes:
     try:
-        return parse_call(ArtifactStore(store).read_bytes(key))
+        return ArtifactStore(store).read_bytes(key)
     except FileNotFoundError:
         raise ComputeError(
             f"The call {key} of the step is not in the artifact store {store}. Give the step access to the same "

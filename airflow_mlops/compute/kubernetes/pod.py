@@ -114,6 +114,8 @@ class Pod(Compute):
         "kubernetes_conn_id",
     )
 
+    kept_when_deferred: ClassVar[Sequence[str]] = ("namespace", "kubernetes_conn_id")
+
     def __post_init__(self) -> None:
         if not self.image and not self.pod_template_file:
             raise SpecError("Pod(...) has no image: set image=, or a pod_template_file= that names an image.")

@@ -47,12 +47,12 @@ class UnluckyPromoteOperator(PromoteOperator):
             raise ConnectionError("the worker lost its XCom")
 
 class SlowPromoteOperator(PromoteOperator):
-    def execute_complete(self, context, event, about):
+    def execute_complete(self, context, event, about, begun):
         marker = Path(context["dag_run"].conf["told"]).with_name("taking")
         if not marker.exists():
             marker.touch()
             time.sleep(120)
-        return super().execute_complete(context, event, about)
+        return super().execute_complete(context, event, about, begun)
 
 class Later(Worker):
     # As a deferrable pod: the step's end is awaited in the triggerer.

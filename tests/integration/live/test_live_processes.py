@@ -1,0 +1,216 @@
+"""Tasks that are ended, deferred, cleared and repeated on a real Airflow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.live import LiveAirflow
+from tests.support.postgres import Postgres, postgres  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.slow
+
+PLACES, ENGINES = ("worker", "process"), ("adbc", "sqlalchemy", "sqlite")
+BLOCKED = [f"{place}_{engine}" for place in PLACES for engine in ENGINES]
+
+DAGS = """
+import sys
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_mlops.compute import Process, Worker
+from airflow_mlops.operators import IngestOperator
+from later import Later
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) AS n FROM c"
+for place, run_on in (("worker", Worker()), ("process", Process(python=sys.executable))):
+    for engine in ("adbc", "sqlalchemy", "sqlite"):
+        for limit in (None, timedelta(seconds=8)):
+            name = f"{place}_{engine}"
+            with DAG(f"{name}_limited" if limit else name):
+                IngestOperator(
+                    task_id="ingest",
+                    name=name,
+                    conn_id=name,
+                    sql=ENDLESS if engine == "sqlite" else "SELECT pg_sleep(600)::text AS s",
+                    run_on=run_on,
+                    execution_timeout=limit,
+                )
+
+with DAG("deferred"):
+    IngestOperator(task_id="ingest", name="deferred", files="{{ var.value.source }}", run_on=Later())
+"""
+
+# Waits in the triggerer for a file, as a deferrable pod waits for its end.
+LATER = """
+from airflow.providers.standard.triggers.file import FileTrigger
+from airflow.sdk.exceptions import TaskDeferred
+from airflow_mlops.compute.worker import Worker, WorkerRunner
+
+class Later(Worker):
+    runner = "later:LaterRunner"
+
+class LaterRunner(WorkerRunner):
+    def run(self, call, conn_ids, context):
+        trigger = FileTrigger(filepath=context["dag_run"].conf["file"], poke_interval=0.5)
+        raise TaskDeferred(trigger=trigger, method_name="trigger_reentry")
+
+    def resume(self, call, event, context):
+        return super().run(call, set(), context)
+"""
+
+COUNTED = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+with DAG("counted"):
+    IngestOperator(task_id="ingest", name="counted", files={files!r}, retries={retries})
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[LiveAirflow]:  # noqa: F811
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "home").mkdir()
+    dags = folder / "dags"
+    dags.mkdir()
+    (dags / "tasks.py").write_text(textwrap.dedent(DAGS))
+    (dags / "later.py").write_text(textwrap.dedent(LATER))
+    write_counted(dags, folder, retries=0)
+    for name in ("first", "second"):
+        (folder / f"{name}.csv").write_text(f"which\n{name}\n")
+    sqlite3.connect(folder / "empty.db").execute("CREATE TABLE t (x int)")
+    env = {
+        "AIRFLOW__CORE__PARALLELISM": "8",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection(name, folder, postgres)) for name in BLOCKED},
+    }
+    with LiveAirflow(folder / "home", dags, env) as running:
+        yield running
+    shutil.rmtree(folder / "home")
+
+
+def write_counted(dags: Path, folder: Path, retries: int) -> None:
+    (dags / "counted.py").write_text(COUNTED.format(files=str(folder / "first.csv"), retries=retries))
+
+
+def connection(name: str, folder: Path, postgres: Postgres) -> dict:  # noqa: F811
+    if name.endswith("sqlite"):
+        return {"conn_type": "sqlite", "host": str(folder / "empty.db")}
+    if name.endswith("adbc"):
+        return postgres.connection(extra={"application_name": name})
+    # A type of connection that has no ADBC driver.
+    return postgres.connection(conn_type="redshift", extra={"sqlalchemy_query": {"application_name": name}})
+
+
+def running(airflow: LiveAirflow, postgres: Postgres) -> set[str]:  # noqa: F811
+    """The names whose query sleeps in PostgreSQL. The text of the query may be that of its cursor."""
+    sql = "SELECT application_name FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    return {name for (name,) in postgres.execute(sql) if name in BLOCKED}
+
+
+def steps(airflow: LiveAirflow) -> list[psutil.Process]:
+    """The processes of running tasks, and those that they started."""
+    workers = psutil.Process(airflow._processes["scheduler"].pid).children()
+    found = [process for worker in workers for process in worker.children(recursive=True)]
+    # The processes of steps have sessions of their own.
+    return found + [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "airflow_mlops.stages" in (process.info["cmdline"] or [])
+        and process.environ().get("AIRFLOW_CONN_PROCESS_ADBC", "") in ("", airflow.env["AIRFLOW_CONN_PROCESS_ADBC"])
+    ]
+
+
+@pytest.mark.parametrize("ended_by", ["user", "execution_timeout"])
+def test_a_task_whose_query_is_blocked_ends_within_seconds_and_so_does_the_query(
+    ended_by, airflow, postgres  # noqa: F811
+):  # fmt: skip
+    suffix = "" if ended_by == "user" else "_limited"
+    servers = {name for name in BLOCKED if not name.endswith("sqlite")}
+    runs = {}
+    for name in BLOCKED:
+        airflow.parsed(name + suffix)
+    for name in BLOCKED:
+        runs[name] = airflow.trigger(name + suffix)
+    began: set[str] = set()
+    airflow.until(lambda: began.update(running(airflow, postgres)) or began == servers, "all queries run", timeout=120)
+    if ended_by == "user":
+        airflow.until(
+            lambda: all(airflow.task_instances(n, runs[n])[0]["state"] == "running" for n in BLOCKED), "all run", 120
+        )
+        time.sleep(5)
+        for name in BLOCKED:
+            airflow.fail(name, runs[name], "ingest")
+    started = time.monotonic()
+    airflow.until(lambda: not running(airflow, postgres), "no query runs", timeout=30)
+    for name in BLOCKED:
+        assert airflow.wait(name + suffix, runs[name], timeout=60) == "failed"
+    airflow.until(lambda: not steps(airflow), "no process is left", timeout=30)
+    assert time.monotonic() - started < 40
+    if ended_by == "execution_timeout":
+        for name in BLOCKED:
+            assert "AirflowTaskTimeout" in airflow_log(airflow, name + suffix, runs[name]), name
+
+
+def airflow_log(airflow: LiveAirflow, dag_id: str, run_id: str) -> str:
+    path = f"{airflow._run(dag_id, run_id)}/taskInstances/ingest/logs/1?full_content=true"
+    return json.dumps(airflow.get(path))
+
+
+def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
+    folder = airflow.home.parent
+    airflow.call("POST", "/api/v2/variables", {"key": "source", "value": str(folder / "first.csv")})
+    run_id = airflow.trigger("deferred", {"file": str(tmp_path / "go")})
+    airflow.until_deferred("deferred", run_id, "ingest")
+    airflow.call("PATCH", "/api/v2/variables/source", {"key": "source", "value": str(folder / "second.csv")})
+    (tmp_path / "go").touch()
+    assert airflow.wait("deferred", run_id) == "success"
+    assert ingested(airflow, "deferred", run_id) == [str(folder / "first.csv")]
+    # A cleared task begins anew.
+    airflow.clear("deferred", run_id, "ingest")
+    assert airflow.wait("deferred", run_id) == "success"
+    assert ingested(airflow, "deferred", run_id) == [str(folder / "second.csv")]
+
+
+def ingested(airflow: LiveAirflow, dag_id: str, run_id: str) -> list[str]:
+    """The files in the manifest of the dataset that a run returned."""
+    dataset = airflow.xcom(dag_id, run_id, "ingest")["dataset"]["id"]
+    (manifest,) = (airflow.home / "artifacts").rglob(f"manifests/{dataset}.json")
+    return list(json.loads(manifest.read_text())["source"]["files"])
+
+
+def results(airflow: LiveAirflow) -> int:
+    return len(list((airflow.home / "artifacts" / "results" / "counted").rglob("*.json")))
+
+
+def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airflow):
+    run_id = airflow.trigger("counted")
+    assert airflow.wait("counted", run_id) == "success"
+    assert results(airflow) == 1
+    # Airflow counts with the retries of the DAG's version of the run.
+    write_counted(airflow.home.parent / "dags", airflow.home.parent, retries=1)
+    airflow.clear("counted", run_id, "ingest")
+    assert airflow.wait("counted", run_id) == "success"
+    assert results(airflow) == 2
+    write_counted(airflow.home.parent / "dags", airflow.home.parent, retries=0)
+    airflow.clear("counted", run_id, "ingest")
+    assert airflow.wait("counted", run_id) == "success"
+    assert results(airflow) == 3
+
+
+def test_a_run_that_was_deleted_and_created_again_computes_anew(airflow):
+    run_id = airflow.trigger("counted")
+    assert airflow.wait("counted", run_id) == "success"
+    before = results(airflow)
+    airflow.call("DELETE", airflow._run("counted", run_id))
+    airflow.call("POST", "/api/v2/dags/counted/dagRuns", {"logical_date": None, "dag_run_id": run_id})
+    assert airflow.wait("counted", run_id) == "success"
+    assert results(airflow) == before + 1

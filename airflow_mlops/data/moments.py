@@ -8,7 +8,6 @@ after the year 9999 are errors. No value wraps around.
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
@@ -106,7 +105,7 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
 
     :param values: an Arrow array or chunked array of integers
     :param kind: type of timestamps, whose unit is that of the integers
-    :raises SchemaError: a value is outside the years 1 to 9999, or looks like a date such as 20240305
+    :raises SchemaError: a value is outside the years 1 to 9999, or all look like dates, such as 20240305 or 2024
     """
 
     def convert(array: pa.Array, row: int) -> pa.Array:
@@ -128,14 +127,14 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
 
 
 def _looks_like_date(numbers: pa.Array) -> pa.Array:
-    """Return whether numbers have the form YYYYMMDD, from 1900 to 2100. As seconds, they would be in August 1970."""
-    conditions = (
-        pc.greater_equal(numbers, 1900_01_01),
-        pc.less_equal(numbers, 2100_12_31),
-        pc.is_in(_remainder(_floor_divide(numbers, 100), 100), pa.array(range(1, 13))),
-        pc.is_in(_remainder(numbers, 100), pa.array(range(1, 32))),
-    )
-    return reduce(pc.and_, conditions)
+    """Return whether numbers have the form YYYY or YYYYMMDD, from 1900 to 2100. As seconds, they would be in 1970."""
+    month, day = _remainder(_floor_divide(numbers, 100), 100), _remainder(numbers, 100)
+    is_day = pc.and_(pc.is_in(month, pa.array(range(1, 13))), pc.is_in(day, pa.array(range(1, 32))))
+    return pc.or_(_is_between(numbers, 1900, 2100), pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day))
+
+
+def _is_between(numbers: pa.Array, first: int, last: int) -> pa.Array:
+    return pc.and_(pc.greater_equal(numbers, first), pc.less_equal(numbers, last))
 
 
 def _by_chunk(values: Any, convert: Any, kind: pa.DataType, row: int) -> Any:

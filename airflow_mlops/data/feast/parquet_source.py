@@ -194,16 +194,8 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
         files and in the events
     """
     source = request.view.batch_source
-    # A view refers to columns by the names that its source's field mapping defines.
-    columns = {mapped: name for name, mapped in (source.field_mapping or {}).items()}
-    uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
-    try:
-        filesystem, path = type(source).create_filesystem_and_path(
-            str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
-        )
-        dataset = ds.dataset(path, filesystem=filesystem, format=_PARQUET)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(request, error) from error
+    columns = _columns(source)
+    dataset = _open(store, request)
     created = source.created_timestamp_column
     found = ParquetSource(
         request,
@@ -231,6 +223,44 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
                 f"{request.view.name!r}. Convert one of them, so that both have the same type."
             )
     return replace(found, times_in_keys=frozenset(times_in_keys))
+
+
+def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
+    """Check that the event times of a Parquet source are timestamps. Feast itself, which materializes them, needs this type.
+
+    Files that cannot be read are not checked, because another try may find them.
+
+    :raises FeatureStoreError: the event times have a different type
+    """
+    source = request.view.batch_source
+    name = _columns(source).get(source.timestamp_field, source.timestamp_field)
+    try:
+        schema = _open(store, request).schema
+    except FeatureStoreError:
+        return
+    if name in schema.names and not pa.types.is_timestamp(schema.field(name).type):
+        raise FeatureStoreError(
+            f"The event time {name!r} in the source of feature view {request.view.name!r}, {source.path}, has the type "
+            f"{schema.field(name).type}, but Feast materializes only timestamps. Convert the column, or ingest the files "
+            "and publish the dataset with `sources`, which converts it."
+        )
+
+
+def _columns(source: Any) -> dict[str, str]:
+    """Return the columns of the files by the names to which the source's field mapping changes them."""
+    return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
+
+
+def _open(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
+    source = request.view.batch_source
+    uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
+    try:
+        filesystem, path = type(source).create_filesystem_and_path(
+            str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
+        )
+        return ds.dataset(path, filesystem=filesystem, format=_PARQUET)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(request, error) from error
 
 
 def _unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:

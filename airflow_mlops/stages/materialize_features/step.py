@@ -10,7 +10,9 @@ from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, o
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.parquet_source import is_parquet, require_timestamps
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
+from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -160,12 +162,23 @@ class _Online:
                 with feast_repo.quietly():
                     self._store.materialize(start, end, feature_views=names)
             except Exception as error:
+                self._require_timestamps(names)
                 raise MaterializationError(
                     f"Feast failed to materialize {', '.join(names)} for {chunk.label}: {one_line(error)}."
                     f"{feast_repo.hint(error)} Earlier chunks are materialized. A retry of the task continues with "
                     "this chunk."
                 ) from error
             self._reached.update(dict.fromkeys(names, end))
+
+    def _require_timestamps(self, names: Sequence[str]) -> None:
+        """Check the event times of the sources, because Feast's own errors do not name them.
+
+        :raises FeatureStoreError: the event times of a Parquet source are not timestamps
+        """
+        for view in self._store.list_batch_feature_views():
+            request = ViewRequest(view, view.name, {}, {})
+            if view.name in names and is_parquet(self._store, request):
+                require_timestamps(self._store, request)
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
         """Group the feature views by start and end time, so that each group is materialized in one call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from datetime import datetime, timezone
 
@@ -58,7 +59,9 @@ def repo(tmp_path_factory):
 
 
 def write(folder, name, columns, **options):
-    (folder / name).mkdir(exist_ok=True)
+    """Replace the files of a source."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / name).mkdir()
     pq.write_table(pa.table(columns), folder / name / "rows.parquet", **options)
 
 
@@ -151,10 +154,30 @@ def test_a_dataset_with_nanoseconds_and_text_is_published(repo, tmp_path):
     with DatasetWriter(store, "places") as writer:
         writer.write(table)
         ref = writer.commit()[0].ref
-    (repo / "places" / "rows.parquet").unlink()
+    shutil.rmtree(repo / "places")
     spec = {"repo": str(repo), "window": "2013-01", "sources": {"places": ref}, "feature_views": ["places"]}
     materialize(MaterializeFeaturesSpec.model_validate(spec), StepContext(store=store))
     events = pa.table({"place": ["a"], "time": ["2013-01-04"]})
     found = build(tmp_path, repo, events, features=["places:value", "places:seen"])
     assert found["value"].to_pylist() == [7]
     assert found["seen"].cast(UTC).to_pylist() == [times[7].tz_localize("UTC").to_pydatetime()]
+
+
+@pytest.mark.parametrize("times", [["2013-01-05"], [datetime(2013, 1, 5).date()]])
+def test_times_that_feast_cannot_materialize_are_named_and_not_tried_again(repo, tmp_path, times):
+    write(repo, "places", {"place": ["a"], "at": times, "value": [1], "seen": pa.array([utc("2013-01-05")], UTC)})
+    spec = MaterializeFeaturesSpec(repo=str(repo), window="2013-01", feature_views=["places"])
+    with pytest.raises(FeatureStoreError, match="'at' .*'places'.* only timestamps") as caught:
+        materialize(spec, StepContext(store=ArtifactStore(f"file://{tmp_path}/store")))
+    assert not caught.value.retryable
+
+
+def test_the_years_1600_and_9999_are_materialized(repo, tmp_path):
+    at, seen = pa.array([utc("2013-01-05")] * 2, UTC), [utc("1600-01-01"), utc("9999-12-31")]
+    write(repo, "places", {"place": ["a", "b"], "at": at, "value": [1, 2], "seen": pa.array(seen, UTC)})
+    spec = MaterializeFeaturesSpec(repo=str(repo), window="2013-01", feature_views=["places"])
+    materialize(spec, StepContext(store=ArtifactStore(f"file://{tmp_path}/store")))
+    online = feast_repo.open_store(str(repo)).get_online_features(
+        features=["places:seen"], entity_rows=[{"place": "a"}, {"place": "b"}]
+    )
+    assert online.to_dict()["seen"] == seen

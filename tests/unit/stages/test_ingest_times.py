@@ -163,7 +163,7 @@ def test_integers_are_counts_of_the_declared_unit_since_1970(file, ingest, unit,
     assert ingest(file, types={"t": f"timestamp[{unit}, tz=UTC]"})["t"].to_pylist() == [moment]
 
 
-@pytest.mark.parametrize("number", [1_704_436_200_000, 20240105])
+@pytest.mark.parametrize("number", [1_704_436_200_000, 20240105, 2024])
 def test_integers_that_are_not_counts_of_the_declared_unit_are_refused(file, ingest, number):
     write(file, [number])
     with pytest.raises(SchemaError, match=rf"'t' of .*{number}.* in row 1\b"):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError, SchemaError, one_line
+from airflow_mlops.data.types import as_numbers
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
 from airflow_mlops.models.pyfunc.loading import describe, engine, load_answer
@@ -265,7 +266,7 @@ def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> An
         )
     try:
         # A non-integer value must not silently become an integer. Rounding to single precision is allowed.
-        values = pc.cast(values, kind, safe=whole)
+        values = pc.cast(as_numbers(values), kind, safe=whole)
     except pa.ArrowException as error:
         raise SchemaError(
             f"Feature {name!r} cannot be converted to {kind}, its type in the signature of the model: {error}."

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.types import as_numbers
 from airflow_mlops.profiles.columns.base import Floats, as_numpy, decoded, plain
 from airflow_mlops.profiles.columns.histogram import Histogram, HistogramCounter
 from airflow_mlops.profiles.columns.moments import Moments
@@ -114,7 +115,7 @@ class NumericCounter:
             )
         self.rows += len(array)
         self.missing += array.null_count
-        values = as_numpy(decoded(array).drop_null().cast(pa.float64(), safe=False))
+        values = as_numpy(as_numbers(decoded(array).drop_null()).cast(pa.float64(), safe=False))
         finite = np.isfinite(values)
         if not finite.all():
             nan = int(np.isnan(values).sum())

@@ -86,6 +86,20 @@ def test_a_part_and_several_windows_of_a_name_can_be_scored(store, champion):
         do(store, champion, raw, part="test")
 
 
+def test_an_event_time_that_is_text_becomes_a_time_and_other_text_is_named(store, champion, monkeypatch):
+    monkeypatch.setattr(score, "BATCH_ROWS", 97)
+    data = flights()
+    forms = ("2013-04-01 06:30:00+00", "2013-04-01T06:30", "2013-04-01T07:30+01:00", None)
+    texts = pa.array([forms[row % 4] for row in range(data.num_rows)])
+    place = data.schema.get_field_index("time_hour")
+    result = do(store, champion, scoring_set(store, data.set_column(place, "time_hour", texts), "2013-04"))
+    found = open_dataset(store, result.dataset).table()["time_hour"]
+    assert found.unique().to_pylist() == [datetime(2013, 4, 1, 6, 30, tzinfo=timezone.utc), None]
+    wrong = pa.array(["2013-04-01"] * 500 + ["4/1/2013"] * (data.num_rows - 500))
+    with pytest.raises(SchemaError, match="'time_hour' .*'4/1/2013' in row 501"):
+        do(store, champion, scoring_set(store, data.set_column(place, "time_hour", wrong), "2013-05"))
+
+
 def test_the_predictions_of_an_empty_window_have_all_columns(store, champion):
     result = do(store, champion, scoring_set(store, flights(5).slice(0, 0), "2013-04"))
     dataset = open_dataset(store, result.dataset)

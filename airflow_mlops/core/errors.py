@@ -33,6 +33,12 @@ class SourceError(MLOpsError):
     retryable = True
 
 
+class MalformedFileError(SourceError):
+    """A file of the source is damaged, or is not written as its format or the parameters say."""
+
+    retryable = False
+
+
 class EmptyWindowError(MLOpsError):
     """The source has no rows in the requested window."""
 

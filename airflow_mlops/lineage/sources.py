@@ -34,8 +34,8 @@ def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
         parameters name are returned
     """
     read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
-    # Files inside archives are recorded by their name in the archive only.
-    if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in spec.files):
+    # Lineage names archives, not their members.
+    if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in (*spec.files, *(file["file"] for file in read))):
         asked = [place(url) for url in spec.files]
         return [InputDataset(namespace, name, facets=facets.source(namespace)) for namespace, name in asked]
     whole = output.columns if output is not None and spec.columns is None else ()

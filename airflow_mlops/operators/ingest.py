@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_mlops.core.base import choices
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.operators.base import StepOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+
+_FORMATS = ("csv", "json", "jsonl", "parquet")
 
 
 class IngestOperator(StepOperator):
@@ -27,13 +31,19 @@ class IngestOperator(StepOperator):
     :param conn_id: id of the Airflow connection to the database
     :param sql: the query, or the path of a ``.sql`` file. The query may contain ``:start`` (inclusive) and ``:end``
         (exclusive) for the bounds of the window
-    :param files: instead of a query, one or several fsspec URLs of CSV, JSON lines or Parquet files, which may contain
-        globs
-    :param format: file format: ``csv``, ``jsonl`` or ``parquet``; by default derived from the suffix of the files
+    :param files: instead of a query, one or several fsspec URLs of CSV, JSON or Parquet files, of folders or zip archives
+        of such files, or glob patterns. Folders such as ``year=2024`` become columns
+    :param format: file format: ``csv``, ``json``, ``jsonl`` or ``parquet``; by default derived from the suffix of the
+        files
     :param time_column: name of the column with the time of a row, as timestamps, dates or ISO 8601 text. Only rows
         within the window are ingested. By default, all rows of the files are ingested
-    :param delimiter: the separator of the fields of a CSV file
-    :param null_values: texts in a CSV file that mean null, in addition to an empty field
+    :param csv: how CSV files are written, by the names of ``pandas.read_csv``, such as ``{"sep": ";", "decimal": ","}``:
+        see :class:`~airflow_mlops.stages.ingest.csv_options.CsvOptions`
+    :param delimiter: short form of the option ``sep`` in ``csv``
+    :param null_values: short form of the option ``na_values`` in ``csv``: texts that mean null, in addition to an empty
+        field
+    :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it; by default
+        the file is an array, or a sequence of objects
     :param columns: names of the columns to read; by default all
     :param types: Arrow types of columns by name, such as ``{"zip": "string", "price": "float64"}``
     :param data_owner: the owner of the data; by default the ``owner`` of the task
@@ -59,8 +69,10 @@ class IngestOperator(StepOperator):
         files: str | Sequence[str] | None = None,
         format: str | None = None,  # noqa: A002 - the name in pandas, pyarrow and Spark
         time_column: str | None = None,
+        csv: Mapping[str, Any] | None = None,
         delimiter: str = ",",
         null_values: Sequence[str] = (),
+        record_path: str | Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
         types: Mapping[str, str] | None = None,
         data_owner: str | None = None,
@@ -72,8 +84,8 @@ class IngestOperator(StepOperator):
             raise SpecError(
                 f"Task {self.task_id!r} needs exactly one source: set either sql= with conn_id=, or files=."
             )
-        if format not in (None, "csv", "jsonl", "parquet"):
-            raise SpecError(f"Task {self.task_id!r}: format={format!r} is unknown: use 'csv', 'jsonl' or 'parquet'.")
+        if format not in (None, *_FORMATS):
+            raise SpecError(f"Task {self.task_id!r}: format={format!r} is unknown: {choices(format, _FORMATS)}.")
         window = str(window) if isinstance(window, Window) else window
         self.assign_parameters(locals())
 

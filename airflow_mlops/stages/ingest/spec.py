@@ -12,6 +12,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.stages.ingest.csv_options import CsvOptions
 
 # Parts of SQL in which a colon does not start a placeholder: strings, quoted names, comments, dollar quotes and casts.
 _LITERAL = (
@@ -44,12 +45,14 @@ class IngestSpec(Spec):
     :param conn_id: id of the Airflow connection to the database
     :param sql: SQL query. It selects the rows of the window with the placeholders ``:start`` (included) and ``:end``
         (not included)
-    :param files: fsspec URLs, which may contain glob patterns
+    :param files: fsspec URLs of files, folders or zip archives, which may contain glob patterns
     :param format: format of the files; by default derived from the suffix of each file name
     :param time_column: column of the files with the time of each row. Only rows with a time inside ``window`` are
         ingested
-    :param delimiter: character that separates the values of a CSV row
-    :param null_values: texts in CSV files that are read as null, in addition to the empty text, for example ``["NA"]``
+    :param csv: how CSV files are written
+    :param delimiter: short form of the option ``sep`` in ``csv``
+    :param null_values: short form of the option ``na_values`` in ``csv``
+    :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it
     :param columns: columns to ingest; all by default
     :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``;
         by default taken from the source. Values without a time zone are local times of the zone of the declared type
@@ -62,10 +65,12 @@ class IngestSpec(Spec):
     conn_id: str | None = None
     sql: str | None = None
     files: list[str] = Field(default_factory=list)
-    format: Literal["csv", "jsonl", "parquet"] | None = None
+    format: Literal["csv", "json", "jsonl", "parquet"] | None = None
     time_column: str | None = None
+    csv: CsvOptions = Field(default_factory=CsvOptions)
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     null_values: list[str] = Field(default_factory=list)
+    record_path: str | list[str] | None = None
     columns: list[str] | None = None
     types: dict[str, str] = Field(default_factory=dict)
     owner: str = ""
@@ -84,6 +89,8 @@ class IngestSpec(Spec):
             )
         elif self.time_column and self.window is None:
             raise ValueError("`time_column` selects the rows of a window. Set `window`, or remove `time_column`.")
+        if self.csv.sep is not None and self.delimiter not in (",", self.csv.sep):
+            raise ValueError("`delimiter` and `sep` in `csv` are different. Remove `delimiter`.")
         return self
 
     def _check_query(self, used: set[str]) -> None:
@@ -108,7 +115,9 @@ class IngestResult(Result):
 
     :param dataset: reference to the dataset of the window
     :param unchanged: ``True`` if the same rows had already been ingested for the window, so nothing was written
+    :param notes: what readers of the data should know, one sentence each, such as rows that were skipped
     """
 
     dataset: DatasetRef
     unchanged: bool
+    notes: list[str] = Field(default_factory=list)

@@ -57,7 +57,12 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
         )
     if skipped := manifest.source.get("rows_without_time"):
         context.progress(f"Skipped {skipped:,} rows in which the time column {spec.time_column!r} is null.")
-    return IngestResult(dataset=manifest.ref, unchanged=unchanged, summary=_summary(manifest, unchanged, started))
+    notes = source.describe().get("notes", [])
+    for note in notes:
+        context.progress(note)
+    return IngestResult(
+        dataset=manifest.ref, unchanged=unchanged, notes=notes, summary=_summary(manifest, unchanged, started)
+    )
 
 
 def _converted(batches: Iterable[pa.RecordBatch], spec: IngestSpec, types: ColumnTypes) -> Iterator[pa.RecordBatch]:

@@ -48,7 +48,7 @@ def opened(tmp_path, result):
 
 def test_a_month_of_flights_is_ingested_from_a_zip_archive(ingest, tmp_path, capfd):
     outcome = ingest(
-        f"""name="flights", files="zip://flights.csv::file://{FLIGHTS}", time_column="time_hour", null_values=["NA"],
+        f"""name="flights", files="zip://flights.csv::file://{FLIGHTS}", time_column="time_hour", csv={{"na_values": ["NA"]}},
         window="{{{{ dag_run.conf['month'] }}}}", description="Flights from New York", outlets=[Asset("mlops://raw/flights")]""",
         conf={"month": "2013-01"},
     )
@@ -104,6 +104,10 @@ def test_a_sql_file_is_rendered_and_run_on_an_airflow_connection(ingest, tmp_pat
             "ConnectionNotFoundError: Connection 'nowhere_db'",
         ),
         ('files="/nowhere/*.csv"', "SourceError: No file matches /nowhere/*.csv"),
+        (
+            'files="/nowhere/x.csv", csv={"separator": ";"}',
+            "SpecError: Task 'ingest' cannot run as it is configured: csv: 'separator'",
+        ),
         (
             'files="/nowhere/x.csv", window="{{ none }}"',
             "SpecError: Task 'ingest'",

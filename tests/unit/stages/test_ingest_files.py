@@ -15,7 +15,7 @@ import pytest
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SourceError, SpecError
+from airflow_mlops.core.errors import EmptyWindowError, MalformedFileError, SchemaError, SourceError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -354,13 +354,18 @@ def test_the_error_for_an_empty_window_names_it_and_leaves_nothing(tmp_path, con
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("a.csv", b"a,b\n1,2\n3\n", SourceError, "a.csv .*Expected 2 columns, got 1"),
+        ("a.csv", b"a,b\n1,2\n3\n", MalformedFileError, "a.csv .*line 3: 1"),
         ("a.csv", b"a,a\n1,2\n", SchemaError, "a.csv .*more than one column 'a'"),
         ("a.csv", b"a\n\xff\xfe\n", SchemaError, "'a' of .*a.csv .* not UTF-8"),
-        ("a.jsonl", b'{"a": 1}\nnot json\n', SourceError, "a.jsonl .*JSON parse error"),
-        ("a.parquet", b"PAR1 but not really", SourceError, "a.parquet"),
-        ("a.csv.gz", b"not gzip", SourceError, "a.csv.gz .*Not a gzipped file"),
-        ("a.csv.gz", gzip.compress(b"a\n" + b"1\n" * 9999, mtime=0)[:-20], SourceError, "a.csv.gz .*end-of-stream"),
+        ("a.jsonl", b'{"a": 1}\nnot json\n', MalformedFileError, "a.jsonl .*line 2"),
+        ("a.parquet", b"PAR1 but not really", MalformedFileError, "a.parquet"),
+        ("a.csv.gz", b"not gzip", MalformedFileError, "a.csv.gz .*Not a gzipped file"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"a\n" + b"1\n" * 9999, mtime=0)[:-20],
+            MalformedFileError,
+            "a.csv.gz .*end-of-stream",
+        ),
         ("a.xlsx", b"", SpecError, "a.xlsx .*`format`"),
     ],
 )

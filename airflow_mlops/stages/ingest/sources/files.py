@@ -1,21 +1,19 @@
-"""Reads rows from files, given as fsspec URLs or glob patterns."""
+"""Reads rows from files, given as fsspec URLs of files, glob patterns, folders or zip archives."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
+from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SpecError, one_line
 from airflow_mlops.data.moments import UTC, as_utc
 from airflow_mlops.stages.ingest.sources.formats import READERS, format_of
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+from airflow_mlops.stages.ingest.sources.inference import untyped
+from airflow_mlops.stages.ingest.sources.listing import FoundFile, find_files
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ class FileSource:
         self.spec = spec
         self.files_read: list[dict[str, Any]] = []
         self.rows_without_time = 0
+        self.notes: list[str] = []
         self._settled = False
 
     def is_settled(self) -> bool:
@@ -45,46 +44,42 @@ class FileSource:
     def describe(self) -> dict[str, Any]:
         """Return the URLs of the spec and, for each file read so far, its URL, SHA-256 and size in bytes."""
         urls = [without_credentials(url) for url in self.spec.files]
-        description = {"kind": "files", "files": urls, "read": self.files_read}
-        return {**description, "rows_without_time": self.rows_without_time} if self.rows_without_time else description
+        description: dict[str, Any] = {"kind": "files", "files": urls, "read": self.files_read}
+        if self.rows_without_time:
+            description["rows_without_time"] = self.rows_without_time
+        return {**description, "notes": self.notes} if self.notes else description
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         """Stream the rows in the window. All files must have the same columns as the first file."""
         first: pa.Schema | None = None
-        files = list(self._open_files())
-        for file in files:
-            form = self.spec.format or format_of(file)
+        files = self._find()
+        for found in files:
+            form = self.spec.format or format_of(found.file)
             self._settled = form == "parquet" and len(files) == 1
-            read = READERS[form]
+            source = SourceFile(
+                found.file, self.spec, types, first, self.files_read, partition=found.partition, notes=self.notes
+            )
             row = 0
-            with _read_errors(file):
-                for batch in read(SourceFile(file, self.spec, types, first, self.files_read)):
-                    batch = types.convert(batch, row, file_url(file))
-                    if first is not None:
-                        batch = _aligned(batch, first, file)
-                    first = first or batch.schema
-                    yield self._in_window(batch, file, row)
-                    row += batch.num_rows
+            for batch in read_file(form, source):
+                batch = types.convert(_with_partition(batch, found), row, source.url)
+                if first is None:
+                    first = batch.schema
+                else:
+                    batch = _aligned(batch, first, found.file)
+                yield self._in_window(batch, found.file, row)
+                row += batch.num_rows
 
-    def _open_files(self) -> Iterator[OpenFile]:
+    def _find(self) -> list[FoundFile]:
+        files: dict[str, FoundFile] = {}
         for url in self.spec.files:
-            public = without_credentials(url)
-            try:
-                found = fsspec.open_files(url, "rb", compression="infer")
-            except ImportError as error:
-                raise SpecError(
-                    f"{public} cannot be opened where the step runs: {error}. Install the missing package there."
-                ) from None
-            except ValueError as error:
-                raise SpecError(f"{public} is not a URL that fsspec can open: {error}. Correct `files`.") from None
-            except (OSError, zipfile.BadZipFile) as error:
-                raise SourceError(
-                    f"{public} could not be opened: {without_credentials(str(error))}. Check that it exists and can be "
-                    "read."
-                ) from None
-            if not found:
-                raise SourceError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
-            yield from sorted(found, key=lambda file: str(file.path))
+            for found in find_files(url):
+                name = str(found.file.full_name)
+                if name in files:
+                    raise SpecError(
+                        f"`files` names {file_url(found.file)} twice. Its rows would be read twice. Remove one."
+                    )
+                files[name] = found
+        return list(files.values())
 
     def _in_window(self, batch: pa.RecordBatch, file: OpenFile, row: int) -> pa.RecordBatch:
         """Select the rows with a time in the window.
@@ -119,18 +114,28 @@ def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.Reco
     )
 
 
-@contextmanager
-def _read_errors(file: OpenFile) -> Iterator[None]:
-    """Convert exceptions raised while a file is read to a :class:`SourceError` that names the file."""
+def read_file(form: str, file: SourceFile) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of a file.
+
+    :raises MalformedFileError: the file is not what its format says. A library's exception becomes this error
+    """
     try:
-        yield
-    except FileNotFoundError:
-        raise SourceError(
-            f"{file_url(file)} does not exist. Check that the file has arrived, or correct `files`."
-        ) from None
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowException, ValueError) as error:
-        reason = without_credentials(" ".join(str(error).split())).rstrip(".")
-        raise SourceError(
-            f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that `format` is its "
+        yield from READERS[form](file)
+    except MLOpsError:
+        raise
+    except Exception as error:  # noqa: BLE001 - libraries raise many types for malformed files
+        reason = without_credentials(one_line(error, 300))
+        raise MalformedFileError(
+            f"{file.url} could not be read as {form}: {reason}. Check that the file is complete, and that `format` is its "
             "format."
         ) from None
+
+
+def _with_partition(batch: pa.RecordBatch, found: FoundFile) -> pa.RecordBatch:
+    """Append the columns that the names of the folders contain. A column of the same name in the file is kept."""
+    new = {name: value for name, value in found.partition.items() if name not in batch.schema.names}
+    if not new:
+        return batch
+    arrays = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in new.values()]
+    schema = pa.schema([*batch.schema, *map(untyped, new)])
+    return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)

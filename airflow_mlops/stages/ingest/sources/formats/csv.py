@@ -1,64 +1,347 @@
-"""Reads CSV files."""
+"""Reads CSV files.
+
+The rows are divided into blocks here and parsed by Arrow, one block at a time. Arrow's own streaming reader would call
+the Python file from a thread of its own, which aborts the process if the interpreter exits meanwhile.
+"""
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.stages.ingest.sources.formats import source_file
-from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
-from airflow_mlops.stages.ingest.sources.inference import untyped
+from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.types import as_column
+from airflow_mlops.stages.ingest.csv_options import CsvOptions
+from airflow_mlops.stages.ingest.sources.formats.csv_notes import ColumnNotes
+from airflow_mlops.stages.ingest.sources.formats.csv_records import Rows
+from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReader, SourceFile, read_as
+from airflow_mlops.stages.ingest.sources.formats.text import Block, decode, native, whole_records
+from airflow_mlops.stages.ingest.sources.inference import Notation, untyped
 
-_CELL = re.compile(r"In CSV column #(\d+): (?:.*)CSV conversion error to .+?: invalid value '(.*?)'", re.DOTALL)
+# Number of lines that messages and the manifest name.
+_MOST_LINES = 10
+_CELL = re.compile(
+    r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
+)
+_ROW = re.compile(r"CSV parse error: Row #(\d+): Expected \d+ columns, got (\d+)")
+_SEPARATOR_LINE = re.compile(rb'"?sep=([\x00-\x7f])"?(\r?\n|\Z)', re.IGNORECASE)
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a CSV file.
 
+    :raises MalformedFileError: quotes or the number of values in a row are wrong, or the text is not in its encoding
     :raises SchemaError: a value does not have the type of its column
     """
-    from pyarrow import csv
+    with file.hashed() as raw:
+        yield from _Reader(file).batches(raw)
 
-    options = csv.ReadOptions(block_size=source_file.BLOCK_BYTES)
-    parse = csv.ParseOptions(delimiter=file.spec.delimiter, newlines_in_values=True)
-    # An unquoted empty text is null, and a quoted one is not. By default no other text is null ("NA" is a country code).
-    nulls = {
-        "null_values": ["", *file.spec.null_values],
-        "strings_can_be_null": True,
-        "quoted_strings_can_be_null": False,
-    }
-    try:
-        with file.file as raw, csv.open_csv(raw, options, parse, csv.ConvertOptions(**nulls)) as reader:
-            guessed = reader.schema
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" not in str(error):
-            raise
-        with file.hashed():
-            return
-    wanted = file.wanted_columns(guessed.names)
-    # Other columns are text, whose type is inferred from all rows.
-    kinds = {name: read_as(file.types.declared.get(name, pa.string())) for name in wanted}
-    for name in wanted:
-        if pa.types.is_binary(guessed.field(name).type) and name not in file.types.declared:
+
+class _Reader:
+    """Reads one file block by block.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+        csv = file.spec.csv
+        separator = csv.sep or (file.spec.delimiter if file.spec.delimiter != "," else None)
+        self._options = csv.model_copy(
+            update={"sep": separator, "na_values": list(dict.fromkeys([*file.spec.null_values, *csv.na_values]))}
+        )
+        self._bad_rows = 0
+        self._bad_lines: list[tuple[int, int]] = []
+
+    def batches(self, raw: HashingReader) -> Iterator[pa.RecordBatch]:
+        """Stream the rows.
+
+        :param raw: the opened file
+        """
+        blocks = self._blocks(raw)
+        names = self._options.names or []
+        columns: _Columns | None = None
+        at_header = self._options.has_header
+        for block in blocks:
+            if at_header:
+                at_header = False
+                header, block = self._split_header(block)
+                names = names or self._header(header)
+                self._file.wanted_columns(names)
+                if not block.text:
+                    continue
+            columns = columns or _Columns(self._file, self._options, names)
+            table = self._typed(block, columns)
+            if self._bad_rows and self._options.on_bad_lines == "error":
+                self._refuse_bad_rows(blocks, names)
+            for batch in table.to_batches():
+                yield columns.converted(batch)
+        if self._bad_rows:
+            self._record_bad_rows()
+        if columns is not None:
+            self._file.notes.extend(text for text in columns.notes() if text not in self._file.notes)
+
+    def _blocks(self, raw: HashingReader) -> Iterator[Block]:
+        """Read blocks of whole rows that are not blank, without the lines before the header and comments."""
+        chunks = _without_lines(decode(self._file, raw, self._options.encoding), self._options.skiprows)
+        first, line = next(chunks, b""), 1 + self._options.skiprows
+        if self._options.skiprows == 0 and (found := _SEPARATOR_LINE.match(first)):
+            self._use_separator(found[1].decode())
+            first, line = first[found.end() :], line + 1
+        self._rows = rows = Rows(self._file, self._options, (self._options.sep or ",").encode())
+        chunks = rows.without_comments(_chain(first, chunks))
+        for block in whole_records(self._file, chunks, rows.end, line, rows.check_end):
+            # Arrow would read a blank line at the start as the header.
+            text = block.text.lstrip(b"\r\n") if block.text[:1] in b"\r\n" else block.text
+            if text:
+                yield Block(text, block.line_at(len(block.text) - len(text)))
+
+    def _use_separator(self, found: str) -> None:
+        if self._options.sep not in (None, found):
+            raise SpecError(
+                f"The first line of {self._file.url} is sep={found}, but `sep` is {self._options.sep!r}. Correct `sep` in "
+                "`csv`, or skip the line with skiprows=1."
+            )
+        self._options = self._options.model_copy(update={"sep": found})
+
+    def _split_header(self, block: Block) -> tuple[Block, Block]:
+        end = self._rows.first_end(block.text)
+        text = block.text[end:]
+        body = text.lstrip(b"\r\n")
+        return Block(block.text[:end], block.line), Block(body, block.line_at(end + len(text) - len(body)))
+
+    def _header(self, header: Block) -> list[str]:
+        """Return the names of the columns.
+
+        :raises SchemaError: a name is missing, or the separator seems to be another one
+        """
+        from pyarrow import csv
+
+        try:
+            options = {"read_options": csv.ReadOptions(use_threads=False), "parse_options": self._parse_options()}
+            names: list[str] = csv.read_csv(native(header.text.rstrip(b"\r\n") + b"\n"), **options).column_names
+        except UnicodeDecodeError:
+            raise self._file.malformed(
+                "has a header that is not UTF-8",
+                "Set the encoding of the file, for example csv={'encoding': 'latin-1'}.",
+            ) from None
+        others = [sep for sep in ";\t|" if sep in names[0]]
+        if len(names) == 1 and others and self._options.sep is None:
             raise SchemaError(
-                f"Column {name!r} of {file.url} contains text that is not UTF-8. Convert the file to UTF-8, or ingest "
-                f"the bytes unchanged with types={{{name!r}: 'binary'}}."
+                f"The header of {self._file.url} has one column, {names[0][:80]!r}, because the separator is a comma. "
+                f"Set csv={{'sep': {others[0]!r}}}, or csv={{'sep': ','}} if this is its name."
             )
-    convert = csv.ConvertOptions(column_types=kinds, include_columns=wanted, **nulls)
+        unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
+        if unnamed and self._file.spec.columns is None:
+            named = [name for name in names if name]
+            select = f"Select the other columns with columns={named!r}, or name" if named else "Name"
+            raise SchemaError(
+                f"Column {', '.join(unnamed)} of {self._file.url} has no name in line {header.line}. {select} all columns "
+                "with csv={'header': 0, 'names': [...]}."
+            )
+        return names
+
+    def _typed(self, block: Block, columns: _Columns) -> pa.Table:
+        """Parse a block with the types of the columns.
+
+        :raises SchemaError: a value does not have the type of its column
+        """
+        try:
+            return self._parse(block, columns.names, columns.kinds, columns.wanted)
+        except pa.ArrowInvalid as error:
+            # Arrow cannot pass a row to Python that is not UTF-8.
+            if found := _ROW.search(str(error)):
+                line = self._line_of(block, int(found[1]))
+                raise self._file.malformed(
+                    f"contains text that is not UTF-8, and line {line} has {found[2]} values instead of {len(columns.names)}",
+                    "Set the encoding of the file, for example csv={'encoding': 'latin-1'}, or correct the rows.",
+                ) from None
+            found = _CELL.search(str(error))
+            if found is None:
+                raise
+            name, line = columns.names[int(found[1])], self._line_of(block, int(found[2]))
+            if "UTF8" in (found[4] or ""):
+                raise SchemaError(
+                    f"Column {name!r} of {self._file.url} contains text that is not UTF-8 in line {line}. Set the encoding "
+                    f"of the file, for example csv={{'encoding': 'latin-1'}}, or ingest the bytes unchanged with "
+                    f"types={{{name!r}: 'binary'}}."
+                ) from None
+            raise columns.mismatch(name, line, found[3], found[4]) from None
+
+    def _parse(
+        self,
+        block: Block,
+        names: Sequence[str],
+        kinds: Mapping[str, pa.DataType],
+        wanted: Sequence[str],
+    ) -> pa.Table:
+        """Parse a block, without the rows that have too many or too few values, which are counted."""
+        from pyarrow import csv
+
+        bad: list[tuple[int, int]] = []
+
+        def skip(row: Any) -> str:
+            bad.append((row.number, row.actual_columns))
+            return "skip"
+
+        options = self._options
+        text = self._rows.without_null_escapes(block.text)
+        if text.startswith(codecs.BOM_UTF8):
+            # Arrow would remove it. Arrow skips blank lines.
+            text = b"\n" + text
+        booleans = {"true_values": options.true_values, "false_values": options.false_values}
+        table = csv.read_csv(
+            native(text),
+            csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+            self._parse_options(skip if _is_utf8(text) else None),
+            csv.ConvertOptions(
+                column_types=kinds,
+                include_columns=wanted,
+                decimal_point=options.decimal,
+                null_values=["", *options.na_values],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                **{name: values for name, values in booleans.items() if values},
+            ),
+        )
+        self._bad_rows += len(bad)
+        for number, found in bad[: _MOST_LINES - len(self._bad_lines)]:
+            self._bad_lines.append((self._line_of(block, number), found))
+        return table
+
+    def _parse_options(self, handler: Any = None) -> Any:
+        from pyarrow import csv
+
+        options = self._options
+        return csv.ParseOptions(
+            delimiter=options.sep or ",",
+            quote_char=options.quotechar or False,
+            double_quote=options.doublequote,
+            escape_char=options.escapechar or False,
+            newlines_in_values=True,
+            invalid_row_handler=handler,
+        )
+
+    def _line_of(self, block: Block, number: int) -> int:
+        """Return the line in the file of a row of a block.
+
+        :param number: number of the row in the block, from 1
+        """
+        found = next(islice(self._rows.lines(block.text, block.line), number - 1, None), None)
+        return found[0] if found else block.line
+
+    def _refuse_bad_rows(self, rest: Iterator[Block], names: Sequence[str]) -> None:
+        """Count the rows with a wrong number of values in the rest of the file, and raise an error."""
+        for block in rest:
+            with suppress(pa.ArrowInvalid):
+                self._parse(block, names, dict.fromkeys(names, pa.binary()), names[:1])
+        header = "`names`" if self._options.names else "the header"
+        rows = "row has" if self._bad_rows == 1 else "rows have"
+        raise self._file.malformed(
+            f"is not regular: {self._bad_rows:,} {rows} another number of values than the {len(names)} of {header} "
+            f"({', '.join(f'line {line}: {found}' for line, found in self._bad_lines)}"
+            f"{', …' if self._bad_rows > len(self._bad_lines) else ''})",
+            "Correct the rows or the options in `csv` (sep, quotechar, skiprows), or leave these rows out with "
+            "csv={'on_bad_lines': 'skip'}.",
+        )
+
+    def _record_bad_rows(self) -> None:
+        lines = [line for line, _ in self._bad_lines]
+        self._file.facts["bad_lines"] = {"rows": self._bad_rows, "lines": lines}
+        more = ", …" if self._bad_rows > len(lines) else ""
+        self._file.notes.append(
+            f"Skipped {self._bad_rows:,} rows of {self._file.url} with another number of values than the header "
+            f"(lines {', '.join(map(str, lines))}{more})."
+        )
+
+
+class _Columns:
+    """The columns of a file and the types as which they are read.
+
+    Columns whose types are not declared are read as text. Their types are inferred later, from all rows.
+    """
+
+    def __init__(self, file: SourceFile, options: CsvOptions, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.wanted = file.wanted_columns(names)
+        self._file = file
+        self._declared = {name: kind for name, kind in file.types.declared.items() if name in self.wanted}
+        self._notation = Notation(options.decimal, options.thousands or "")
+        self.kinds = {name: read_as(self._declared.get(name, pa.string())) for name in self.wanted}
+        # Arrow does not know grouped digits.
+        self._grouped = [name for name, kind in self.kinds.items() if options.thousands and _is_number(kind)]
+        self.kinds.update(dict.fromkeys(self._grouped, pa.string()))
+        self._notes = {name: ColumnNotes(name, self._notation) for name in self.wanted if file.types.get(name) is None}
+        self._schema = pa.schema(
+            [
+                pa.field(name, self._declared[name] if name in self._grouped else self.kinds[name])
+                if name in self._declared
+                else untyped(name, self._notation)
+                for name in self.wanted
+            ]
+        )
+
+    def converted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Convert declared columns with grouped digits, and mark the columns whose types are inferred later.
+
+        :raises SchemaError: a value is not a number of its column's type
+        """
+        for name, column in self._notes.items():
+            column.update(batch.column(name))
+        arrays = [
+            as_column(self._notation.normalised(array), field.type, f"Column {field.name!r} of {self._file.url}")
+            if field.name in self._grouped
+            else array
+            for field, array in zip(self._schema, batch.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def mismatch(self, name: str, line: int, value: str | None, reason: str) -> SchemaError:
+        """Create the error for a value that does not have the declared type of its column.
+
+        :param value: the value, if Arrow's message contains it
+        :param reason: otherwise Arrow's reason
+        """
+        where = f"in line {line} of {self._file.url}"
+        found = f"a value {where} that does not fit ({reason.rstrip('.')})" if value is None else f"{value!r} {where}"
+        hint = "" if value is None else f", or read this text as null with null_values=[{value!r}]"
+        return self._file.types.mismatch(name, self._declared[name], found, hint)
+
+    def notes(self) -> Iterator[str]:
+        """Return notes about the columns that look like numbers but are text."""
+        for column in self._notes.values():
+            if sentence := column.sentence():
+                yield sentence
+
+
+def _is_utf8(text: bytes) -> bool:
     try:
-        with file.hashed() as raw, csv.open_csv(raw, options, parse, convert) as reader:
-            schema = pa.schema(
-                [field if field.name in file.types.declared else untyped(field.name) for field in reader.schema]
-            )
-            for batch in reader:
-                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-    except pa.ArrowInvalid as error:
-        found = _CELL.search(str(error))
-        if found is None:
-            raise
-        name = guessed.names[int(found[1])]
-        hint = f", or read this text as null with null_values=[{found[2]!r}]"
-        raise file.types.mismatch(name, kinds[name], repr(found[2]), hint) from None
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _without_lines(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """Leave out the first ``count`` lines."""
+    for chunk in chunks:
+        while count and (end := chunk.find(b"\n") + 1):
+            chunk, count = chunk[end:], count - 1
+        if not count and chunk:
+            yield chunk
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest

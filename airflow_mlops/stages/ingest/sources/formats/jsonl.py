@@ -1,113 +1,216 @@
-"""Reads JSON Lines files, which contain one JSON object per line."""
+"""Reads JSON Lines files, which contain one JSON object per line.
+
+Arrow parses one block of lines at a time. Its own streaming reader would call the Python file from a thread of its own,
+which aborts the process if the interpreter exits meanwhile.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.stages.ingest.sources.formats import source_file
-from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
+from airflow_mlops.stages.ingest.sources.formats.text import Block, check_utf8, decode, native, whole_records
 
+# Arrow's parser crashes when values are nested by the ten thousand.
+_MOST_LEVELS = 100
 _WHOLE = re.compile(r"-?\d+$")
 _KIND_CHANGED = re.compile(r"Column\(/([^/)]+)[^)]*\) changed from (\w+) to (\w+)")
 _VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
+_ROW = re.compile(r" in row (\d+)$")
+_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_NULL_AFTER = re.compile(rb"\}[ \t\r]*null")
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a JSON lines file.
 
+    :raises MalformedFileError: a line is not a JSON object
     :raises SchemaError: a value does not have the type of its column, or a later line has a new field
+    """
+    with file.hashed() as raw:
+        yield from read_lines(file, decode(file, raw))
+
+
+def read_lines(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of JSON lines.
+
+    :param chunks: the lines in UTF-8
+    """
+    blocks = whole_records(file, chunks, lambda text, _: text.rfind(b"\n") + 1)
+    return read_blocks(file, blocks, "line")
+
+
+def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterator[pa.RecordBatch]:
+    """Stream the rows of blocks of JSON lines.
+
+    :param unit: what the line numbers of the blocks count, for error messages
     """
     from pyarrow import json as arrow_json
 
-    options = arrow_json.ReadOptions(block_size=source_file.BLOCK_BYTES)
-    try:
-        with file.file as raw, arrow_json.open_json(raw, options) as reader:
-            guessed = reader.schema
-    except pa.ArrowInvalid as error:
-        if "Empty JSON" not in str(error):
-            raise
-        with file.hashed():
-            return
-    # Fields that are declared or occur in earlier files may be absent in the first block and occur in later lines.
-    expected = {**file.types.declared, **file.known_types()}
-    kinds = {**{name: source_file.read_as(kind) for name, kind in expected.items()}, **file.column_types(guessed)}
-    present = [*guessed.names, *(name for name in kinds if name not in guessed.names)]
-    wanted = file.wanted_columns(present)
-    parse = arrow_json.ParseOptions(
-        explicit_schema=pa.schema([(name, kinds[name]) for name in wanted]),
-        unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
-    )
-    try:
-        with file.hashed() as raw, arrow_json.open_json(raw, options, parse) as reader:
-            for batch in reader:
-                _require_exact(file, batch)
-                yield batch
-    except pa.ArrowInvalid as error:
-        _explain(file, kinds, str(error))
-        raise
-
-
-def _require_exact(file: SourceFile, batch: pa.RecordBatch) -> None:
-    """Check that no number was rounded. Arrow reads whole numbers of more than 64 bits as floating-point numbers.
-
-    :raises SchemaError: a column contains whole numbers that float64 cannot represent
-    """
-    for field, array in zip(batch.schema, batch.columns, strict=True):
-        if not pa.types.is_float64(field.type) or field.name in file.types.declared:
+    parse = None
+    kinds: dict[str, pa.DataType] = {}
+    for block in blocks:
+        records = _Records(file, block, unit)
+        records.check()
+        if block.text.isspace():
             continue
-        if pc.any(pc.greater_equal(pc.abs(array), 2.0**53)).as_py():
-            value = _rounded_integer(file, field.name)
-            if value is not None:
-                raise SchemaError(
-                    f"Column {field.name!r} of {file.url} contains the whole number {value}, which float64 cannot "
-                    f"represent exactly. Declare types={{{field.name!r}: 'decimal128(38, 0)'}}, or 'float64' to round "
-                    "it."
-                )
+        if parse is None:
+            guessed = records.parse(None, kinds).schema
+            # Fields that are declared or occur in earlier files may be absent in the first block and occur in later lines.
+            expected = {**file.types.declared, **file.known_types()}
+            kinds = {**{name: read_as(kind) for name, kind in expected.items()}, **file.column_types(guessed)}
+            present = [*guessed.names, *(name for name in kinds if name not in guessed.names)]
+            if not present:
+                raise SchemaError(f"{file.url} contains objects without any field. Correct the file.")
+            wanted = file.wanted_columns(present)
+            parse = arrow_json.ParseOptions(
+                explicit_schema=pa.schema([(name, kinds[name]) for name in wanted]),
+                unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
+            )
+        for batch in records.parse(parse, kinds).to_batches():
+            records.require_exact(batch)
+            yield batch
 
 
-def _rounded_integer(file: SourceFile, name: str) -> str | None:
-    values = (line.get(name) for line in _lines(file))
-    whole = (value for value in values if isinstance(value, str) and _WHOLE.match(value))
-    return next((value for value in whole if int(float(value)) != int(value)), None)
+class _Records:
+    """The records of a block, one on each line.
 
-
-def _explain(file: SourceFile, kinds: dict[str, pa.DataType], problem: str) -> None:
-    """Raise an error that names the field, if the cause can be found in Arrow's message.
-
-    :raises SchemaError: the type of a field changes, or a later line has a new field
+    :param unit: what ``block.line`` counts: lines or records
     """
-    if found := _KIND_CHANGED.search(problem):
-        raise file.types.mismatch(found[1], kinds.get(found[1], found[2]), f"a {found[3]}") from None
-    if found := _VALUE_REFUSED.search(problem):
-        names = [name for name, kind in kinds.items() if str(kind) == found[1]]
-        name = names[0] if len(names) == 1 else _field_with_value(file, names, found[2])
-        raise file.types.mismatch(name, found[1], repr(found[2])) from None
-    if "unexpected field" in problem:
-        name = _field_not_in(file, set(kinds))
-        raise SchemaError(
-            f"A later line of {file.url} has the field {name!r}, which is absent in earlier lines. "
-            f"Declare its type with types={{{name!r}: ...}}, or list the columns to ingest in `columns`."
-        ) from None
+
+    def __init__(self, file: SourceFile, block: Block, unit: str) -> None:
+        self._file = file
+        self._block = block
+        self._unit = unit
+
+    def check(self) -> None:
+        """Check what Arrow does not, or crashes at: the encoding, values that are not objects, and the nesting.
+
+        :raises MalformedFileError: a line is not an object
+        """
+        check_utf8(self._file, self._block)
+        for number, line in enumerate(self._block.text.split(b"\n"), self._block.line):
+            if line[:1] != b"{" and line.strip()[:1] not in (b"{", b""):
+                raise self._malformed(number, "is not a JSON object")
+            if line.count(b"{") + line.count(b"[") > _MOST_LEVELS and _levels(line) > _MOST_LEVELS:
+                raise self._malformed(number, f"is nested more than {_MOST_LEVELS} levels deep")
+            if b"null" in line and _NULL_AFTER.search(line) and _has_more_values(line):
+                raise self._malformed(number, "has more than one value")
+
+    def parse(self, options: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
+        """Parse the block.
+
+        :param options: Arrow's options
+        :param kinds: types of the columns; empty if they are not known yet
+        :raises MalformedFileError: a line is not JSON
+        :raises SchemaError: a value does not have the type of its column, or a line has an unexpected field
+        """
+        from pyarrow import json as arrow_json
+
+        read = arrow_json.ReadOptions(use_threads=False, block_size=len(self._block.text) + 1)
+        try:
+            return arrow_json.read_json(native(self._block.text), read, options)
+        except pa.ArrowInvalid as error:
+            problem = str(error)
+            self._explain(kinds, problem)
+            reason = _ROW.sub("", problem).rstrip(".")
+            raise self._malformed(self._row_number(problem), f"could not be read: {reason}") from None
+
+    def require_exact(self, batch: pa.RecordBatch) -> None:
+        """Check that no number was rounded. Arrow reads whole numbers of more than 64 bits as floating-point numbers.
+
+        :raises SchemaError: a column contains whole numbers that float64 cannot represent
+        """
+        for field, array in zip(batch.schema, batch.columns, strict=True):
+            if not pa.types.is_float64(field.type) or field.name in self._file.types.declared:
+                continue
+            if pc.any(pc.greater_equal(pc.abs(array), 2.0**53)).as_py():
+                value = self._rounded_integer(field.name)
+                if value is not None:
+                    raise SchemaError(
+                        f"Column {field.name!r} of {self._file.url} contains the whole number {value}, which float64 "
+                        f"cannot represent exactly. Declare types={{{field.name!r}: 'decimal128(38, 0)'}}, or 'float64' "
+                        "to round it."
+                    )
+
+    def _rounded_integer(self, name: str) -> str | None:
+        values = (record.get(name) for _, record in self._values())
+        whole = (value for value in values if isinstance(value, str) and _WHOLE.match(value))
+        return next((value for value in whole if int(float(value)) != int(value)), None)
+
+    def _explain(self, kinds: dict[str, pa.DataType], problem: str) -> None:
+        """Raise an error that names the field, if the cause can be found in Arrow's message.
+
+        :raises SchemaError: the type of a field changes, or a later line has a new field
+        """
+        file = self._file
+        if found := _KIND_CHANGED.search(problem):
+            where = f"in {self._unit} {self._row_number(problem)} of {file.url}"
+            raise file.types.mismatch(found[1], kinds.get(found[1], found[2]), f"a {found[3]} {where}") from None
+        if found := _VALUE_REFUSED.search(_ROW.sub("", problem)):
+            names = [name for name, kind in kinds.items() if str(kind) == found[1]]
+            name, number = self._field_with_value(names, found[2])
+            raise file.types.mismatch(name, found[1], f"{found[2]!r} in {self._unit} {number} of {file.url}") from None
+        if "unexpected field" in problem:
+            name, number = self._field_not_in(set(kinds))
+            raise SchemaError(
+                f"{self._unit.capitalize()} {number} of {file.url} has the field {name!r}, which is absent in the first "
+                f"ones. Declare its type with types={{{name!r}: ...}}, or list the columns to ingest in `columns`."
+            ) from None
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        lines = enumerate(self._block.text.split(b"\n"), self._block.line)
+        return ((number, line) for number, line in lines if line.strip())
+
+    def _row_number(self, problem: str) -> int:
+        """Return the number of the line of the row that Arrow's message names. Arrow counts the rows from 0."""
+        found = _ROW.search(problem)
+        row = int(found[1]) if found else 0
+        return next((number for number, _ in islice(self._lines(), row, None)), self._block.line)
+
+    def _values(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in self._lines():
+            with suppress(ValueError):
+                yield number, json.loads(line, parse_float=str, parse_int=str)
+
+    def _field_with_value(self, names: Sequence[str], value: str) -> tuple[str, int]:
+        """Find the first of the fields ``names`` that contains ``value``. Arrow's message does not name the field."""
+        found = ((name, number) for number, record in self._values() for name in names if record.get(name) == value)
+        return next(found, (names[0] if names else "?", self._block.line))
+
+    def _field_not_in(self, known: set[str]) -> tuple[str, int]:
+        found = ((name, number) for number, record in self._values() for name in record if name not in known)
+        return next(found, ("?", self._block.line))
+
+    def _malformed(self, number: int, problem: str) -> Exception:
+        return self._file.malformed(
+            f"is not valid JSON: {self._unit} {number} {problem}",
+            "Correct the file, or set format='json' if it is one document.",
+        )
 
 
-def _lines(file: SourceFile) -> Iterator[dict[str, Any]]:
-    with file.file as raw:
-        for line in raw:
-            if line.strip():
-                yield json.loads(line, parse_float=str, parse_int=str)
+def _levels(line: bytes) -> int:
+    """Return how deep the values of a line are nested."""
+    level = most = 0
+    for found in _BRACKET.finditer(line):
+        level += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found[0], 0)
+        most = max(most, level)
+    return most
 
 
-def _field_with_value(file: SourceFile, names: Sequence[str], value: str) -> str:
-    """Find the first of the fields ``names`` that contains ``value``. Arrow's message does not name the field."""
-    return next((name for line in _lines(file) for name in names if line.get(name) == value), names[0])
-
-
-def _field_not_in(file: SourceFile, known: set[str]) -> str:
-    return next((name for line in _lines(file) for name in line if name not in known), "?")
+def _has_more_values(line: bytes) -> bool:
+    text = line.decode().strip()
+    try:
+        _, end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return end < len(text)

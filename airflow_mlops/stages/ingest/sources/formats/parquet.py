@@ -10,23 +10,47 @@ from typing import TYPE_CHECKING
 
 from fsspec.implementations.local import LocalFileSystem
 
+from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 BATCH_ROWS = 16_384
+BATCH_BYTES = 64 << 20
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of a Parquet file."""
+    """Stream the rows of a Parquet file.
+
+    :raises MalformedFileError: the rows are too large
+    """
     import pyarrow.parquet as pq
 
-    # INT96 holds nanoseconds, but with dates that int64 nanoseconds cannot hold. Spark and Hive write it with microseconds.
-    with _local_copy(file) as path, pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as parquet:
-        wanted = file.wanted_columns(parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted):
-            yield batch.select(wanted)
+    with _local_copy(file) as path:
+        # INT96 holds nanoseconds, but with dates that int64 nanoseconds cannot hold. Spark and Hive write it with
+        # microseconds.
+        options = {"coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
+        with pq.ParquetFile(path, **options) as parquet:
+            wanted = file.wanted_columns(parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(_batch_rows(file, parquet.metadata), columns=wanted):
+                batch = batch.select(wanted)
+                # Arrow does not check that text is UTF-8.
+                batch.validate(full=True)
+                yield batch
+
+
+def _batch_rows(file: SourceFile, metadata: pq.FileMetaData) -> int:
+    """Return the number of rows in a batch. It is smaller if the rows are large, which limits memory."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    if largest > source_file.MAX_RECORD_BYTES:
+        raise file.malformed(
+            f"has rows of {largest >> 20:,} MB on average, and up to {source_file.MAX_RECORD_BYTES >> 20} MB can be read",
+            "Store the large values as files, and their paths in a column.",
+        )
+    return min(BATCH_ROWS, max(1, BATCH_BYTES // max(largest, 1)))
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SourceError
 from airflow_mlops.data.moments import is_time
 from airflow_mlops.data.types import common_type
-from airflow_mlops.stages.ingest.sources.urls import file_url
+from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
     from fsspec.core import OpenFile
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
-# Size of the blocks in which Arrow parses a text file. Types that are not known are inferred from the first block.
+# Size of the blocks in which a text file is parsed. Types that are not known are inferred from the first block.
 BLOCK_BYTES = 4 << 20
+# A longer row or record is an error. Otherwise a quote that is never closed would read a whole file into memory.
+MAX_RECORD_BYTES = 64 << 20
+
+# Exceptions of decompression. NotImplementedError means a method that the module zipfile does not know.
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass
@@ -34,6 +42,7 @@ class SourceFile:
     :param types: column types that are known before the file is read
     :param first: schema of the first file, which all files must have; ``None`` for the first file
     :param files_read: list to which the file's URL, SHA-256 and size are appended after the file was read completely
+    :param partition: values of the columns that the names of the folders contain, by column name
     """
 
     file: OpenFile
@@ -41,6 +50,10 @@ class SourceFile:
     types: ColumnTypes
     first: pa.Schema | None
     files_read: list[dict[str, Any]]
+    partition: Mapping[str, str | None] = field(default_factory=dict)
+    # Further facts about the file for the manifest, and sentences about it for the user.
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -60,62 +73,89 @@ class SourceFile:
         """
         known = {**self.types.earlier, **self.known_types()}
         kinds = {}
-        for field in guessed:
-            if declared := self.types.declared.get(field.name):
-                counts_units = pa.types.is_timestamp(declared) and pa.types.is_integer(field.type)
-                kinds[field.name] = field.type if counts_units else read_as(declared)
+        for column in guessed:
+            if declared := self.types.declared.get(column.name):
+                counts_units = pa.types.is_timestamp(declared) and pa.types.is_integer(column.type)
+                kinds[column.name] = column.type if counts_units else read_as(declared)
                 continue
-            kind = _times_as_text(field.type)
+            kind = _times_as_text(column.type)
             # A wider type of another file or window holds these values as well.
-            before = known.get(field.name)
-            kinds[field.name] = (common_type(kind, read_as(before)) if before is not None else None) or kind
+            before = known.get(column.name)
+            kinds[column.name] = (common_type(kind, read_as(before)) if before is not None else None) or kind
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
         """Return the columns to read: those of ``columns`` (by default all) and the time column.
 
+        If all of them are names of folders, the first column of the file is read too, for the number of its rows.
+
         :param present: columns of the file
         :raises SchemaError: a column to read is absent, or two columns have the same name
         """
         columns, time = self.spec.columns, self.spec.time_column
-        twice = sorted({name for name in present if present.count(name) > 1})
+        wanted = list(present) if columns is None else list(columns)
+        if time is not None and time not in wanted:
+            wanted.append(time)
+        twice = sorted({name for name in wanted if list(present).count(name) > 1})
         if twice:
             raise SchemaError(
                 f"{self.url} has more than one column {', '.join(map(repr, twice))}. Rename all but one of them."
             )
-        wanted = list(present) if columns is None else list(columns)
-        if time is not None and time not in wanted:
-            wanted.append(time)
-        missing = [name for name in wanted if name not in present]
+        everything = [*present, *(name for name in self.partition if name not in present)]
+        missing = [name for name in wanted if name not in everything]
         if missing:
             raise SchemaError(
                 f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The "
-                f"columns are: {', '.join(present)}."
+                f"columns are: {', '.join(everything)}."
             )
-        return wanted
+        return [name for name in wanted if name in present] or list(present[:1])
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file for sequential reading. Record its URL, SHA-256 and size when the block ends."""
-        with self.file as raw:
-            reader = HashingReader(raw)
+        """Open the file for sequential reading. Record its URL, SHA-256 and size when the block ends.
+
+        :raises SourceError: the file cannot be opened or read
+        """
+        with _read_errors(self.file):
+            raw = self.file.__enter__()
+        try:
+            reader = HashingReader(self.file, _decompressed(self.file, raw))
             yield reader
             sha256 = reader.drain()
-            self.files_read.append({"file": self.url, "sha256": sha256, "bytes": reader.bytes})
+        finally:
+            self.file.close()
+        self.files_read.append({"file": self.url, "sha256": sha256, "bytes": reader.bytes, **self.facts})
+
+    def malformed(self, problem: str, remedy: str) -> MalformedFileError:
+        """Create the error for content that cannot be read.
+
+        :param problem: what is wrong, as the end of a sentence that starts with the URL of the file
+        :param remedy: what to do, one or several sentences
+        """
+        return MalformedFileError(f"{self.url} {problem}. {remedy}")
 
 
 class HashingReader:
-    """A binary file opened for reading, which computes the SHA-256 and the number of the bytes read."""
+    """A binary file opened for reading, which computes the SHA-256 and the number of the bytes read.
 
-    closed = False
+    :param file: the file, for error messages
+    :param raw: the opened file
+    """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: OpenFile, raw: BinaryIO) -> None:
         self._file = file
+        self._raw = raw
         self._hash = hashlib.sha256()
         self.bytes = 0
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        """Read the next bytes; empty at the end of the file.
+
+        :raises MalformedFileError: the compressed data is damaged
+        :raises SourceError: the file cannot be read
+        """
+        with _read_errors(self._file):
+            data = bytes(self._raw.read(size))
         self._hash.update(data)
         self.bytes += len(data)
         return data
@@ -125,6 +165,44 @@ class HashingReader:
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()
+
+
+@contextmanager
+def _read_errors(file: OpenFile) -> Iterator[None]:
+    """Convert exceptions of fsspec and of decompression to a :class:`SourceError` that names the file."""
+    try:
+        yield
+    except MLOpsError:
+        raise
+    except FileNotFoundError:
+        raise SourceError(
+            f"{file_url(file)} does not exist. Check that the file has arrived, or correct `files`."
+        ) from None
+    except Exception as error:  # noqa: BLE001 - file systems raise many types
+        reason = without_credentials(" ".join(str(error).split())).rstrip(".") or type(error).__name__
+        # The modules gzip and bz2, and Arrow, raise an OSError without a number for damaged data.
+        compressed = file.compression is not None or file.path.endswith(tuple(ARROW_CODECS))
+        without_number = isinstance(error, OSError) and error.errno is None
+        encrypted = isinstance(error, RuntimeError) and "password" in reason
+        if isinstance(error, _DAMAGED) or (compressed and without_number) or encrypted:
+            raise MalformedFileError(
+                f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that its suffix "
+                "is that of its compression."
+            ) from None
+        raise SourceError(
+            f"{file_url(file)} could not be read: {reason}. Check that the file exists and can be read."
+        ) from None
+
+
+# Compressions that Arrow decompresses. fsspec knows them only if further packages are installed.
+ARROW_CODECS = {".zst": "zstd", ".lz4": "lz4"}
+
+
+def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:
+    codec = next((codec for suffix, codec in ARROW_CODECS.items() if file.path.endswith(suffix)), None)
+    if codec is None or file.compression is not None:
+        return raw
+    return pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
 
 
 def read_as(kind: pa.DataType) -> pa.DataType:

@@ -1,0 +1,105 @@
+"""The options of CSV files, by their names in pandas.read_csv."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from airflow_mlops.core.base import Model, choices
+
+_Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f]$")]
+
+# Options of pandas.read_csv that are parameters of the ingestion here.
+_ELSEWHERE = {
+    "delimiter": "Write `sep`.",
+    "usecols": "Use the parameter `columns`.",
+    "dtype": "Use the parameter `types`.",
+    "parse_dates": "Use the parameter `types`.",
+    "compression": "It is derived from the suffix of each file.",
+    "nrows": "All rows are read.",
+}
+
+
+class CsvOptions(Model):
+    """How CSV files are written. The names and meanings are those of ``pandas.read_csv``, except for missing values.
+
+    An empty cell that is not quoted is null, a quoted one is the empty text, and no other text is null by default.
+    Blank lines are skipped. A byte order mark is recognised, and takes precedence over ``encoding``. A first line
+    ``sep=;``, as Excel writes it, sets the separator.
+
+    :param sep: character that separates the values of a row; by default a comma
+    :param quotechar: character around quoted values; ``None`` if quotes are ordinary characters
+    :param doublequote: whether two quotes in a quoted value mean one quote
+    :param escapechar: character before a character that is to be read literally, such as a backslash; by default none
+    :param comment: lines that begin with this character are skipped
+    :param skiprows: number of lines to skip at the start of each file
+    :param header: ``0`` if the first row contains the names of the columns, or ``None`` if it does not. By default
+        ``None`` if ``names`` is set, otherwise ``0``
+    :param names: names of the columns, instead of those in the file
+    :param encoding: name of a Python codec, such as ``latin-1`` or ``cp1252``; by default UTF-8, or what the byte order
+        mark says
+    :param decimal: decimal point of numbers
+    :param thousands: character between groups of three digits of numbers
+    :param na_values: texts that are read as null where they are not quoted, in addition to the empty text
+    :param true_values: texts that are read as true in a column of type bool, instead of ``true`` and ``1``
+    :param false_values: texts that are read as false in a column of type bool, instead of ``false`` and ``0``
+    :param on_bad_lines: ``error`` (default) to fail if a row has more or fewer values than the header, or ``skip`` to
+        leave out these rows. Their number and lines are logged and recorded in the manifest
+    """
+
+    sep: _Character | None = None
+    quotechar: _Character | None = '"'
+    doublequote: bool = True
+    escapechar: _Character | None = None
+    comment: _Character | None = None
+    skiprows: int = Field(default=0, ge=0)
+    header: Literal["infer", 0] | None = "infer"
+    names: list[str] | None = Field(default=None, min_length=1)
+    encoding: str | None = None
+    decimal: _Character = "."
+    thousands: _Character | None = None
+    na_values: list[str] = Field(default_factory=list)
+    true_values: list[str] = Field(default_factory=list)
+    false_values: list[str] = Field(default_factory=list)
+    on_bad_lines: Literal["error", "skip"] = "error"
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first row contains the names of the columns."""
+        return self.header == 0 or (self.header == "infer" and self.names is None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_options(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                remedy = _ELSEWHERE.get(name) or f"{choices(name, cls.model_fields).capitalize()}."
+                raise ValueError(f"{name!r} is not an option of `csv`. {remedy}")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str | None) -> str | None:
+        try:
+            text = name is None or codecs.lookup(name)._is_text_encoding
+        except LookupError:
+            text = False
+        if not text:
+            raise ValueError(f"Python has no text encoding {name!r}. Use for example utf-8, latin-1, cp1252 or utf-16.")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CsvOptions:
+        if self.header is None and self.names is None:
+            raise ValueError("header=None needs the names of the columns. Set `names`.")
+        if self.names and len(set(self.names)) < len(self.names):
+            raise ValueError("`names` contains a name twice. Rename one of them.")
+        used = [self.sep or ",", self.quotechar, self.escapechar, self.comment]
+        special = [character for character in used if character is not None]
+        if len(set(special)) < len(special):
+            raise ValueError("`sep`, `quotechar`, `escapechar` and `comment` must be different characters.")
+        if self.thousands == self.decimal:
+            raise ValueError("`thousands` and `decimal` must be different characters.")
+        return self

@@ -1,0 +1,87 @@
+"""Notes about CSV columns that are text, although most of their values look like numbers."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.stages.ingest.sources.inference import Notation
+
+_NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_COMMA_GROUPS = r"^\s*[+-]?([0-9]{1,3}(,[0-9]{3})+|[0-9]+)(\.[0-9]+)?\s*$"
+_DECIMAL_COMMA = r"^\s*[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?\s*$"
+_MOST_TOKENS = 3
+# After so many values, a column that does not contain numbers is not searched further.
+_MOST_VALUES = 10_000
+
+
+class ColumnNotes:
+    """Finds out whether a column may have been meant as numbers.
+
+    :param name: name of the column
+    :param notation: how numbers are written according to the options
+    """
+
+    def __init__(self, name: str, notation: Notation) -> None:
+        self._name = name
+        self._notation = notation
+        self._values = self._numbers = 0
+        # Values that are not numbers; if there are more than `_MOST_TOKENS`, only some of them.
+        self._others: set[str] = set()
+        self._comma_groups = self._decimal_comma = notation == Notation()
+        self._decimal_points = False
+        self._is_text = False
+
+    def update(self, values: pa.Array) -> None:
+        """Take further values into account."""
+        texts = values.drop_null() if pa.types.is_string(values.type) else values.slice(0, 0)
+        if self._is_text or not len(texts):
+            return
+        self._values += len(texts)
+        if self._decimal_comma and not self._decimal_points:
+            self._decimal_points = pc.any(pc.match_substring(texts, ".")).as_py()
+        if self._notation == Notation() and _are_numbers(texts):
+            self._numbers += len(texts)
+            self._decimal_comma = self._decimal_comma and not self._decimal_points
+            return
+        self._comma_groups = self._comma_groups and _all(texts, _COMMA_GROUPS)
+        self._decimal_comma = self._decimal_comma and _all(texts, _DECIMAL_COMMA)
+        is_number = pc.match_substring_regex(self._notation.normalised(texts), _NUMBER)
+        self._numbers += pc.sum(is_number).as_py()
+        others = pc.unique(texts.filter(pc.invert(is_number)))
+        self._others.update(others.slice(0, _MOST_TOKENS + 1).to_pylist())
+        if not (self._comma_groups or self._decimal_comma):
+            rarely = self._values > _MOST_VALUES and 2 * self._numbers < self._values
+            self._is_text = rarely or len(self._others) > _MOST_TOKENS
+
+    def sentence(self) -> str | None:
+        """Return a note if the column is text because of few texts, or commas, among numbers."""
+        if not self._others or self._is_text:
+            return None
+        if self._comma_groups or self._decimal_comma:
+            option = {"thousands": ","} if self._comma_groups else {"decimal": ","}
+            if not self._comma_groups and self._decimal_points:
+                option["thousands"] = "."
+            return (
+                f"Column {self._name!r} is text, because it contains numbers with commas. If they are numbers, set "
+                f"csv={option!r}."
+            )
+        if len(self._others) > _MOST_TOKENS or 2 * self._numbers <= self._values:
+            return None
+        tokens = sorted(self._others)
+        return (
+            f"Column {self._name!r} is text, because it contains {', '.join(map(repr, tokens))} among numbers. If this "
+            f"means a missing value, set csv={{'na_values': {tokens!r}}}."
+        )
+
+
+def _all(texts: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
+
+
+def _are_numbers(texts: pa.Array) -> bool:
+    try:
+        texts.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True

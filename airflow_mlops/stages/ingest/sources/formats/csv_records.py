@@ -1,0 +1,190 @@
+"""Finds the rows of CSV files, and quotes that Arrow's parser would misread without an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from airflow_mlops.stages.ingest.csv_options import CsvOptions
+from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rules by which text is divided into rows and values.
+
+    :param file: the file, for error messages
+    :param options: options of the file
+    :param sep: separator of the values
+    """
+
+    file: SourceFile
+    options: CsvOptions
+    sep: bytes
+
+    def end(self, text: bytes, line: int) -> int:
+        """Return the length of the whole rows at the start of ``text``, which begins with a row.
+
+        :param line: number of the first line of ``text``, for error messages
+        :raises MalformedFileError: a quoted value is followed by text, as in ``"say \\"hi\\""`` without an escape
+            character. Arrow's parser would drop quotes and split the value
+        """
+        quote, masked = self._quote(), self._masked(text)
+        if not quote or quote not in masked:
+            return max(masked.rfind(b"\n"), masked.rfind(b"\r", 0, -1) if b"\n" not in masked else -1) + 1
+        parts = masked.split(quote)
+        return _end_of_regular(parts, len(masked)) if self._is_regular(parts) else self._scan(masked, line)[0]
+
+    def check_end(self, text: bytes, line: int) -> None:
+        """Check that the last row of a file does not end inside a quoted value.
+
+        :raises MalformedFileError: a quote is not closed
+        """
+        quote, masked = self._quote(), self._masked(text)
+        if quote and quote in masked:
+            _, opened = self._scan(masked, line)
+            if opened is not None:
+                raise self.file.malformed(
+                    f"ends inside a quoted value that begins in line {opened}",
+                    f"Close the quote, or set csv={{'quotechar': None}} if {self.options.quotechar} is an ordinary "
+                    "character.",
+                )
+
+    def first_end(self, text: bytes) -> int:
+        """Return the length of the first row of ``text`` and its line break."""
+        for offset, part, inside in self._parts(self._masked(text)):
+            if not inside and (found := re.search(rb"\r\n|\n|\r", part)):
+                return offset + found.end()
+        return len(text)
+
+    def lines(self, text: bytes, line: int) -> Iterator[tuple[int, bytes]]:
+        """Return each row of ``text`` that is not blank, and the number of its first line."""
+        start = 0
+        for offset, part, inside in self._parts(self._masked(text)):
+            for found in () if inside else re.finditer(rb"\r\n|\n|\r", part):
+                row, start = text[start : offset + found.end()], offset + found.end()
+                if stripped := row.rstrip(b"\r\n"):
+                    yield line, stripped
+                line += row.count(b"\n")
+        if start < len(text):
+            yield line, text[start:]
+
+    def without_comments(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Replace the lines that are comments by blank lines, which keeps the numbers of the other lines."""
+        comment = (self.options.comment or "").encode()
+        if not comment:
+            yield from chunks
+            return
+        waiting, inside = b"", False
+        for chunk in chunks:
+            lines = (waiting + chunk).split(b"\n")
+            waiting = lines.pop()
+            for index, text in enumerate(lines):
+                if not inside and text.startswith(comment):
+                    lines[index] = b""
+                elif self._quote() and self._quote() in text:
+                    *_, (_, _, inside) = self._parts(self._masked(text), inside)
+            yield b"".join(text + b"\n" for text in lines)
+        if waiting and (inside or not waiting.startswith(comment)):
+            yield waiting
+
+    def without_null_escapes(self, text: bytes) -> bytes:
+        """Remove ``\\N``, which MySQL and PostgreSQL write for null, if a backslash is the escape character.
+
+        Arrow would read it as the text ``N``.
+        """
+        if self.options.escapechar != "\\" or b"\\N" not in text:
+            return text
+        ends = re.escape(self.sep)
+        null = re.compile(rb"(?<![^\n" + ends + rb"])\\N(?![^\r\n" + ends + rb"])")
+        parts = self._parts(self._masked(text))
+        kept = [(text[at : at + len(part)], inside) for at, part, inside in parts]
+        return self._quote().join(part if inside else null.sub(b"", part) for part, inside in kept)
+
+    def _quote(self) -> bytes:
+        return (self.options.quotechar or "").encode()
+
+    @property
+    def _ends(self) -> tuple[bytes, ...]:
+        return self.sep, b"\n", b"\r"
+
+    def _masked(self, text: bytes) -> bytes:
+        """Replace escaped characters by ordinary ones. The length does not change."""
+        if not self.options.escapechar:
+            return text
+        return re.sub(re.escape(self.options.escapechar.encode()) + b".", b"xx", text, flags=re.DOTALL)
+
+    def _is_regular(self, parts: list[bytes]) -> bool:
+        """Return whether all quotes are around values or doubled, which is checked quickly.
+
+        :param parts: the text, split at the quotes
+        """
+        ends = self._ends
+        between = set(parts[2:-1:2])
+        last = parts[-1] if len(parts) % 2 and len(parts) > 1 else b""
+        return (
+            (not parts[0] or parts[0][-1:] in ends)
+            and (not last or last[:1] in ends)
+            and all((part[:1] in ends and part[-1:] in ends) if part else self.options.doublequote for part in between)
+        )
+
+    def _parts(self, masked: bytes, inside: bool = False) -> Iterator[tuple[int, bytes, bool]]:
+        """Split text at its quotes. A quote inside a value that is not quoted is an ordinary character.
+
+        :param inside: whether the text begins inside a quoted value
+        :return: for each part its offset, the part, and whether it is inside a quoted value
+        """
+        parts = masked.split(self._quote()) if self._quote() else [masked]
+        offset, ordinary = 0, False
+        for index, part in enumerate(parts):
+            if index and inside:
+                inside = False
+            elif index:
+                before = parts[index - 1]
+                inside = (not before and not ordinary) or before[-1:] in self._ends
+                ordinary = not inside
+            yield offset, part, inside
+            offset += len(part) + 1
+
+    def _scan(self, masked: bytes, line: int) -> tuple[int, int | None]:
+        """Read text value by value.
+
+        :return: the length of the whole rows, and the line of the quote that is still open at the end
+        :raises MalformedFileError: a quoted value is followed by text
+        """
+        end, opened, was_inside, before = 0, line, False, b""
+        for offset, part, inside in self._parts(masked):
+            doubled = not part and offset < len(masked)
+            if was_inside and ((part and part[:1] not in self._ends) or (doubled and not self.options.doublequote)):
+                raise self._misplaced(before, part, line)
+            if inside:
+                opened = line
+            elif (found := part.rfind(b"\n")) >= 0:
+                end = offset + found + 1
+            line += part.count(b"\n")
+            was_inside, before = inside, part
+        return end, opened if was_inside else None
+
+    def _misplaced(self, before: bytes, after: bytes, line: int) -> Exception:
+        quote = self.options.quotechar
+        if before.endswith(b"\\"):
+            remedy = "If a backslash is the escape character of the file, set csv={'escapechar': '\\\\'}."
+        else:
+            remedy = f"Double the quotes inside values, or set csv={{'quotechar': None}} if {quote} is an ordinary character."
+        excerpt = (before[-20:] + (quote or "").encode() + after[:20]).decode(errors="replace").strip()
+        return self.file.malformed(f"has text after the end of a quoted value in line {line}, near {excerpt!r}", remedy)
+
+
+def _end_of_regular(parts: list[bytes], length: int) -> int:
+    """Return the length of the whole rows, if every second part is inside quotes.
+
+    :param parts: text of the given length, split at the quotes
+    """
+    offset = length
+    for index in reversed(range(len(parts))):
+        offset -= len(parts[index])
+        if index % 2 == 0 and (found := parts[index].rfind(b"\n")) >= 0:
+            return offset + found + 1
+        offset -= 1
+    return 0

@@ -1,0 +1,152 @@
+"""Decodes text files to UTF-8, and groups their bytes into blocks of whole records."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from airflow_mlops.stages.ingest.sources.formats import source_file
+from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReader, SourceFile
+
+# The byte order mark of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+# Files whose names often say something else.
+_SIGNATURES = {
+    b"\x1f\x8b": "gzip file",
+    b"PK\x03\x04": "zip archive or Excel workbook",
+    b"\xd0\xcf\x11\xe0": "Excel workbook",
+    b"BZh": "bzip2 file",
+    b"\xfd7zXZ": "xz file",
+    b"\x28\xb5\x2f\xfd": "zstd file",
+    b"PAR1": "Parquet file",
+    b"ARROW1": "Arrow file",
+    b"Obj\x01": "Avro file",
+    b"%PDF-": "PDF file",
+    b"<!doctype html": "HTML page, perhaps an error page",
+    b"<html": "HTML page, perhaps an error page",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole records of a text file.
+
+    :param text: the records in UTF-8
+    :param line: number of the first line of the block in the file; the first line of a file is 1
+    """
+
+    text: bytes
+    line: int
+
+    def line_at(self, offset: int) -> int:
+        """Return the number of the line that contains the byte at ``offset``."""
+        return self.line + self.text.count(b"\n", 0, offset)
+
+
+def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) -> Iterator[bytes]:
+    """Read a file as UTF-8, without its byte order mark.
+
+    :param encoding: encoding of a file without a byte order mark; by default UTF-8, which is not validated here
+    :raises MalformedFileError: the file is compressed, or is not text in its encoding
+    """
+    start = raw.read(source_file.BLOCK_BYTES)
+    for signature, what in _SIGNATURES.items():
+        if start[:20].lower().startswith(signature.lower()):
+            raise file.malformed(
+                f"is a text file by its name or `format`, but its content is that of a {what}",
+                "Rename the file to the suffix of its format, or set `format`.",
+            )
+    for mark, found in _MARKS.items():
+        if start.startswith(mark):
+            encoding, start = found, start[len(mark) :]
+            break
+    if codecs.lookup(encoding or "utf-8").name == "utf-8":
+        # UTF-16 text and binary files contain many.
+        if start[:4096].count(b"\0") > len(start[:4096]) // 20:
+            raise file.malformed(
+                "contains NUL bytes, so it is not UTF-8 text",
+                "Set its encoding, for example csv={'encoding': 'utf-16-le'}, or correct `format`.",
+            )
+        while start:
+            yield start
+            start = raw.read(source_file.BLOCK_BYTES)
+        return
+    decoder, line = codecs.getincrementaldecoder(encoding or "utf-8")(), 1
+    final = False
+    while not final:
+        final = not start
+        try:
+            # Codecs such as utf-7 can return single surrogates, which UTF-8 does not have.
+            text = decoder.decode(start, final).encode()
+        except (UnicodeError, ValueError) as error:
+            reason = error.reason if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)) else str(error)
+            raise file.malformed(
+                f"is not text in the encoding {encoding}: {reason}, after line {line}",
+                "Correct `encoding` in `csv`, or the file.",
+            ) from None
+        line += text.count(b"\n")
+        yield text
+        start = raw.read(source_file.BLOCK_BYTES)
+
+
+def check_utf8(file: SourceFile, block: Block) -> None:
+    """Check that a block is UTF-8.
+
+    :raises MalformedFileError: it is not
+    """
+    try:
+        block.text.decode()
+    except UnicodeDecodeError as error:
+        raise file.malformed(
+            f"contains text that is not UTF-8 in line {block.line_at(error.start)}", "Convert the file to UTF-8."
+        ) from None
+
+
+def native(text: bytes) -> pa.BufferReader:
+    """Copy text to memory of Arrow. Threads of Arrow then never touch Python objects, also while Python exits."""
+    stream = pa.BufferOutputStream()
+    stream.write(text)
+    return pa.BufferReader(stream.getvalue())
+
+
+def whole_records(
+    file: SourceFile,
+    chunks: Iterator[bytes],
+    end_of_records: Callable[[bytes, int], int],
+    line: int = 1,
+    check_end: Callable[[bytes, int], None] | None = None,
+) -> Iterator[Block]:
+    """Regroup the bytes of a text file into blocks of whole records.
+
+    :param end_of_records: function that returns the length of the whole records at the start of its argument; the
+        second argument is the number of the first line
+    :param line: number of the first line of ``chunks``
+    :param check_end: function that raises an error if the last record is not complete; with the same arguments
+    :raises MalformedFileError: a record is too long
+    """
+    waiting = b""
+    for chunk in chunks:
+        waiting += chunk
+        end = end_of_records(waiting, line)
+        if end:
+            yield Block(waiting[:end], line)
+            line += waiting.count(b"\n", 0, end)
+            waiting = waiting[end:]
+        elif len(waiting) > source_file.MAX_RECORD_BYTES:
+            raise file.malformed(
+                f"contains a row of more than {source_file.MAX_RECORD_BYTES >> 20} MB, which begins in line {line}",
+                "Check for a quote that is not closed, and that `format` is the format of the file.",
+            )
+    if waiting:
+        if check_end is not None:
+            check_end(waiting, line)
+        yield Block(waiting, line)

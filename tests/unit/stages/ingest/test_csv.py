@@ -1,0 +1,269 @@
+"""CSV files as programs write them: each value is kept, or one final error says which line and which option."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_mlops.core.errors import MalformedFileError, SchemaError, SpecError
+from airflow_mlops.stages.ingest.csv_options import CsvOptions
+from airflow_mlops.stages.ingest.sources.formats import csv as csv_format
+from airflow_mlops.stages.ingest.sources.formats import source_file
+
+
+@pytest.fixture
+def rows(ingestion, written):
+    def rows(content, types=None, columns=None, **options):
+        return ingestion.rows(written("a.csv", content), csv=options, types=types or {}, columns=columns)
+
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ('a,b\n1,"say \\"hi\\", ok"\n', {"escapechar": "\\"}, [{"a": 1, "b": 'say "hi", ok'}]),
+        ("a\tb\n1\tx\\\ty\n", {"sep": "\t", "escapechar": "\\"}, [{"a": 1, "b": "x\ty"}]),
+        ('a,b\n1,"say ""hi"""\n', {}, [{"a": 1, "b": 'say "hi"'}]),
+        ('a,b\n1,5" pipe\n2,"x, y"\n', {}, [{"a": 1, "b": '5" pipe'}, {"a": 2, "b": "x, y"}]),
+        ("a,b\n1,'x, y'\n", {"quotechar": "'"}, [{"a": 1, "b": "x, y"}]),
+        ('a,b\n1,"x\n', {"quotechar": None}, [{"a": 1, "b": '"x'}]),
+        ('a,b\n1,"x\ny"\n2,z\n', {}, [{"a": 1, "b": "x\ny"}, {"a": 2, "b": "z"}]),
+        ("a|b\n1|2\n", {"sep": "|"}, [{"a": 1, "b": 2}]),
+        ("sep=;\na;b\n1;2\n", {}, [{"a": 1, "b": 2}]),
+        ('"sep=\t"\r\na\tb\r\n1\t2\r\n', {}, [{"a": 1, "b": 2}]),
+        ("a;b\n1,5;2\n-0,25;3\n", {"sep": ";", "decimal": ","}, [{"a": 1.5, "b": 2}, {"a": -0.25, "b": 3}]),
+        (
+            "a;b\n1.234,5;1.000.000\n7,25;12\n",
+            {"sep": ";", "decimal": ",", "thousands": "."},
+            [{"a": 1234.5, "b": 1_000_000}, {"a": 7.25, "b": 12}],
+        ),
+        ('a,b\n"1,234",x\n', {"thousands": ","}, [{"a": 1234, "b": "x"}]),
+        ('# by Ann, "today\na,b\n# c\n1,"2\n# 3"\n', {"comment": "#"}, [{"a": 1, "b": "2\n# 3"}]),
+        ("Report\n\nof today\na,b\n1,2\n", {"skiprows": 3}, [{"a": 1, "b": 2}]),
+        ("1,2\n3,4\n", {"names": ["x", "y"]}, [{"x": 1, "y": 2}, {"x": 3, "y": 4}]),
+        ('"a\nb",c\n3,4\n', {"names": ["x", "y"], "header": 0}, [{"x": 3, "y": 4}]),
+        ("a,b\n1,NA\n\\N,-\n", {"na_values": ["NA", "\\N", "-"]}, [{"a": 1, "b": None}, {"a": None, "b": None}]),
+        ('a,b\n1,x\n\\N,"y, \\N, z"\n', {"escapechar": "\\"}, [{"a": 1, "b": "x"}, {"a": None, "b": "y, N, z"}]),
+        ('a,b\n1,"NA"\n2,NA\n', {"na_values": ["NA"]}, [{"a": 1, "b": "NA"}, {"a": 2, "b": None}]),
+        ("\n\r\na,b\n\n1,2\n\n", {}, [{"a": 1, "b": 2}]),
+        ("a,b\r1,2\r3,4\r", {}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
+        ("a,b\n1,2", {}, [{"a": 1, "b": 2}]),
+        ("\n\na,b\n1,2", {}, [{"a": 1, "b": 2}]),
+        ("a,b\n1,\u00e9\n".encode("utf-16"), {}, [{"a": 1, "b": "\u00e9"}]),
+        ("a,b\n1,\u00e9\n".encode("utf-32"), {}, [{"a": 1, "b": "\u00e9"}]),
+        ("\ufeffa,b\n1,\u00e9\n", {}, [{"a": 1, "b": "\u00e9"}]),
+        ("\ufeffa,b\n1,\u00e9\n", {"encoding": "latin-1"}, [{"a": 1, "b": "\u00e9"}]),
+        ("a,b\n1,\u00e9\n".encode("latin-1"), {"encoding": "latin-1"}, [{"a": 1, "b": "\u00e9"}]),
+        ("a,b\n1,\u20ac\n".encode("cp1252"), {"encoding": "cp1252"}, [{"a": 1, "b": "\u20ac"}]),
+        ("a,\u00e9\n1,2\n".encode("utf-16-le"), {"encoding": "utf-16-le"}, [{"a": 1, "\u00e9": 2}]),
+    ],
+)
+def test_a_file_is_read_as_its_program_wrote_it(content, options, expected, rows):
+    assert rows(content, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error", "facts"),
+    [
+        ('a,b\n1,"say \\"hi\\""\n', {}, MalformedFileError, ["line 2", "'escapechar'"]),
+        ('a,b\n1,2\n3,"x"y"\n', {}, MalformedFileError, ["line 3", "quotechar"]),
+        ('a,b\n1,""x"\n', {}, MalformedFileError, ["line 2"]),
+        ('a,b\n1,"x""y"\n', {"doublequote": False}, MalformedFileError, ["line 2"]),
+        ('a,b\n1,2\n1,"x\n2,3\n', {}, MalformedFileError, ["line 3", "quote"]),
+        ("a,b\n1,2\n\n3\n4,5\n6,7,8\n", {}, MalformedFileError, ["2 rows", "line 4: 1", "line 6: 3", "'skip'"]),
+        ('a,b\n"x\ny",2\n3\n', {}, MalformedFileError, ["1 row", "line 4: 1"]),
+        ("# c\na,b\n1\n", {"comment": "#"}, MalformedFileError, ["line 3: 1"]),
+        ("x\na,b\n1\n", {"skiprows": 1}, MalformedFileError, ["line 3: 1"]),
+        ("1,2\n3\n", {"names": ["x", "y"]}, MalformedFileError, ["line 2: 1"]),
+        ("a;b\n1;2\n", {}, SchemaError, ["'a;b'", "'sep': ';'"]),
+        ("sep=;\na;b\n1;2\n", {"sep": "|"}, SpecError, ["sep=;", "'|'"]),
+        (",a\n0,1\n", {}, SchemaError, ["Column 1", "columns=['a']"]),
+        ("a,b\n1,\u00e9\n".encode("latin-1"), {}, SchemaError, ["'b'", "line 2", "'encoding'"]),
+        ("a,\u00e9\n1,2\n".encode("latin-1"), {}, MalformedFileError, ["header", "'encoding'"]),
+        ("a,b\n1,2\n".encode("utf-16-le"), {}, MalformedFileError, ["NUL", "utf-16-le"]),
+        ("a,b\n1,2\n".encode("utf-16")[:-1], {}, MalformedFileError, ["utf-16-le", "line 2"]),
+        ("a\n\u00e9\n".encode("latin-1"), {"encoding": "ascii"}, MalformedFileError, ["ascii", "line 1"]),
+        ("<!DOCTYPE html><p>Sign in</p>", {}, MalformedFileError, ["HTML"]),
+        (b"PAR1\x15\x04", {}, MalformedFileError, ["Parquet"]),
+        (b"\x1f\x8b\x08", {}, MalformedFileError, ["gzip"]),
+    ],
+)
+def test_what_arrow_would_misread_is_an_error_that_names_line_and_option(content, options, error, facts, rows):
+    with pytest.raises(error) as raised:
+        rows(content, **options)
+    assert not raised.value.retryable
+    assert all(fact in str(raised.value) for fact in ["a.csv", *facts]), raised.value
+
+
+def test_irregular_rows_can_be_left_out_and_are_counted_in_the_whole_file(ingestion, written, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 100)
+    lines = ["a,b", *("1" if number % 50 == 0 else "1,2" for number in range(1, 1000))]
+    path = written("a.csv", "\n".join(lines))
+    with pytest.raises(MalformedFileError, match=r"19 rows .*\(line 51: 1, line 101: 1.*, …\)"):
+        ingestion.run(path)
+    assert len(ingestion.rows(path, csv={"on_bad_lines": "skip"})) == 980
+    (read,) = ingestion.manifest().source["read"]
+    assert (read["bad_lines"]["rows"], read["bad_lines"]["lines"][:2]) == (19, [51, 101])
+    (note,) = ingestion.result.notes
+    assert "19 rows" in note
+    assert note in caplog.text
+
+
+def test_a_wrong_row_in_a_large_block_is_found_quickly(rows):
+    started = time.process_time()
+    with pytest.raises(MalformedFileError, match="line 300002: 1"):
+        rows("a,b\n" + "1,2\n" * 300_000 + "3\n")
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("token", ["NA", "-", "\\N", "null", "?"])
+def test_a_number_column_that_is_text_because_of_a_null_token_is_noted(token, ingestion, written):
+    path = written("a.csv", f"n,s,i\n1,{token},007\n{token},x,008\n3.5,y,009\n")
+    assert ingestion.rows(path)[1]["n"] == token
+    (note,) = ingestion.result.notes
+    assert "'n'" in note
+    assert repr([token]) in note
+    assert [row["n"] for row in ingestion.rows(path, name="b", csv={"na_values": [token]})] == [1, None, 3.5]
+    assert ingestion.result.notes == []
+
+
+def test_a_null_token_is_noted_once_wherever_it_stands(ingestion, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 100)
+    for name in ("a", "b"):
+        written(f"many/{name}.csv", "n\n" + "1\n" * 500 + "NA\n")
+    ingestion.run(tmp_path / "many")
+    assert [note.partition(" is ")[0] for note in ingestion.result.notes] == ["Column 'n'"]
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [
+        (["1,5", "2", "-7,25"], {"decimal": ","}),
+        (["1.234,5", "7,25"], {"decimal": ",", "thousands": "."}),
+        (["1,234", "1,234,567.5", "3"], {"thousands": ","}),
+        (["1,2,3", "4,5,6"], None),
+        (["1.234", "2.5"], None),
+    ],
+)
+def test_a_number_column_that_is_text_because_of_its_commas_is_noted(values, option, ingestion, written):
+    path = written("a.csv", "\n".join(["n;s", *(f"{value};x" for value in values)]))
+    found = ingestion.rows(path, csv={"sep": ";"})
+    notes = ingestion.result.notes
+    if option is None:
+        assert notes == []
+    else:
+        assert [row["n"] for row in found] == values
+        assert [repr(option) in note for note in notes] == [True]
+        numbers = ingestion.rows(path, name="b", csv={"sep": ";", **option})
+        assert all(isinstance(row["n"], float) for row in numbers)
+
+
+def test_declared_numbers_may_have_grouped_digits(rows):
+    content = 'a;b;c\n1.234,5;1.000;"x"\n2;;y\n'
+    options = {"sep": ";", "decimal": ",", "thousands": "."}
+    types = {"a": "decimal128(10, 2)", "b": "int64", "c": "string"}
+    found = rows(content, types=types, **options)
+    assert [(str(row["a"]), row["b"], row["c"]) for row in found] == [("1234.50", 1000, "x"), ("2.00", None, "y")]
+    with pytest.raises(SchemaError, match="'b'"):
+        rows("b\n12.34\n", types={"b": "int64"}, **options)
+
+
+def test_booleans_may_have_other_names(rows):
+    found = rows("b\nyes\nno\n", types={"b": "bool"}, true_values=["yes"], false_values=["no"])
+    assert found == [{"b": True}, {"b": False}]
+
+
+def test_columns_without_a_name_need_not_be_read(rows):
+    assert rows(",a,\n0,1,\n", columns=["a"]) == [{"a": 1}]
+
+
+def test_the_error_for_a_declared_type_names_the_line(rows, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 64)
+    with pytest.raises(SchemaError, match=r"'n' .*'x' in line 92 "):
+        rows("n,s\n" + '1,"a\nb"\n' * 45 + "x,c\n", types={"n": "int64"})
+
+
+def test_an_unclosed_quote_does_not_read_the_whole_file_into_memory(rows, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(source_file, "MAX_RECORD_BYTES", 10_000)
+    with pytest.raises(MalformedFileError, match="begins in line 3"):
+        rows('a,b\n1,2\n1,"x\n' + "2,3\n" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"separator": ";"}, "sep, quotechar"),
+        ({"delimiter": ";"}, "`sep`"),
+        ({"dtype": {}}, "`types`"),
+        ({"sep": ";;"}, "csv.sep"),
+        ({"sep": "\u00a7"}, "csv.sep"),
+        ({"sep": "\n"}, "csv.sep"),
+        ({"sep": '"'}, "different"),
+        ({"decimal": ",", "thousands": ","}, "different"),
+        ({"encoding": "klingon"}, "klingon"),
+        ({"encoding": "base64"}, "base64"),
+        ({"header": None}, "`names`"),
+        ({"names": ["a", "a"]}, "twice"),
+        ({"on_bad_lines": "warn"}, "on_bad_lines"),
+    ],
+)
+def test_an_option_that_does_not_exist_or_contradicts_another_is_refused(options, fact, rows):
+    with pytest.raises(SpecError) as raised:
+        rows("a\n1\n", **options)
+    assert fact in str(raised.value)
+
+
+def test_the_short_forms_of_two_options_still_work(ingestion, written):
+    path = written("a.csv", "a;b\n1;NA\n")
+    assert ingestion.rows(path, delimiter=";", null_values=["NA"]) == [{"a": 1, "b": None}]
+    with pytest.raises(SpecError, match="`delimiter`"):
+        ingestion.run(path, delimiter=";", csv={"sep": "|"})
+
+
+_TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\0"), max_size=6)
+_SPECIAL = st.text(st.sampled_from("a,;\"\n\\#'| 1"), max_size=6)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.lists(st.lists(st.one_of(_TEXT, _SPECIAL), min_size=2, max_size=2), min_size=1, max_size=8),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]),
+    escaped=st.booleans(),
+    sep=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from([None, "utf-16", "utf-8-sig", "utf-32"]),
+    ending=st.sampled_from(["\n", "\r\n"]),
+    block=st.sampled_from([16, 64, 1000]),
+)
+def test_what_pythons_writer_writes_is_read_back(table, quoting, escaped, sep, encoding, ending, block, monkeypatch):
+    text = io.StringIO()
+    escape = {"escapechar": "\\", "doublequote": False} if escaped else {}
+    writer = csv.writer(text, delimiter=sep, quoting=quoting, lineterminator=ending, **escape)
+    writer.writerows([["first", "second"], *table])
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", block)
+    options = CsvOptions(sep=sep, **escape)
+    content = text.getvalue().encode(encoding or "utf-8")
+    found = [list(row.values()) for row in read_text(content, options)]
+    assert [[value or "" for value in row] for row in found] == table
+
+
+def read_text(content, options):
+    """Read a CSV file as text, without a store."""
+    from fsspec.core import OpenFile
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.stages.ingest.spec import IngestSpec
+
+    store = MemoryFileSystem()
+    store.pipe_file("/test_csv/a.csv", content)
+    spec = IngestSpec(name="a", files=["a.csv"], csv=options)
+    file = source_file.SourceFile(OpenFile(store, "/test_csv/a.csv"), spec, ColumnTypes(), None, [])
+    return [row for batch in csv_format.read(file) for row in batch.to_pylist()]

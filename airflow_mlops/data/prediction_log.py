@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.errors import DatasetPurgedError, SchemaError, SpecError
+from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
@@ -103,21 +103,24 @@ class PredictionLog:
         import pyarrow.dataset as ds
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+        from airflow_mlops.data.types import common_schema
+
         by = ds.partitioning(pa.schema([("window", pa.string()), ("version", pa.int64())]), flavor="hive")
+        datasets = self.present(within)
         factory = ds.FileSystemDatasetFactory(
             PyFileSystem(FSSpecHandler(self.store.fs)),
-            [self.store.path(file.path) for dataset in self.present(within) for file in dataset.files()],
+            [self.store.path(file.path) for dataset in datasets for file in dataset.files()],
             ds.ParquetFileFormat(),
             ds.FileSystemFactoryOptions(self.store.path(f"datasets/{self.name}/files"), partitioning=by),
         )
-        try:
-            return factory.finish(factory.inspect(promote_options="permissive", fragments=None))
-        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-            raise SchemaError(
-                f"The windows of dataset {self.name!r} cannot be combined into one table: "
-                f"{str(error).splitlines()[0]}. Read windows with equal column types only, or score the other windows "
-                "again."
-            ) from None
+        schema = common_schema(
+            (dataset.schema for dataset in datasets),
+            f"The windows of dataset {self.name!r}",
+            "Read windows with equal column types only, or score the other windows again.",
+        )
+        for field in by.schema:
+            schema = schema.append(field)
+        return factory.finish(schema)
 
     def batches(
         self, within: Window | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536

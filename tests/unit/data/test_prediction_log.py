@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import find_datasets, open_dataset
+from airflow_mlops.data import prediction_log
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.privacy import Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
@@ -121,6 +123,21 @@ def test_windows_with_different_columns_are_combined_unless_types_differ(store, 
     april(3, Privacy(["wind"], [], Pseudonymizer(b"0123456789abcdef")))
     with pytest.raises(SchemaError, match="delays_predictions' .*wind"):
         PredictionLog(store, "delays").arrow()
+
+
+def test_windows_with_different_types_of_one_kind_are_one_table(store):
+    tables = [
+        pa.table({"n": pa.array([1], pa.int32()), "s": ["1"]}),
+        pa.table({"n": [2], "s": pa.array(["2"]).dictionary_encode()}),
+        pa.table({"n": pa.nulls(1), "s": pa.nulls(1)}),
+    ]
+    for month, table in enumerate(tables, 1):
+        window = Window.model_validate(f"2013-{month:02d}")
+        with DatasetWriter(store, "delays_predictions", prediction_log.folder(window, 1)) as writer:
+            writer.write(table)
+            writer.commit(window=window, slots=[f"{month}"], details={"model": "delays", "model_version": 1})
+    found = PredictionLog(store, "delays").arrow().to_table().sort_by("window").to_pylist()
+    assert [(row["n"], row["s"], row["version"]) for row in found] == [(1, "1", 1), (2, "2", 1), (None, None, 1)]
 
 
 def test_rows_without_a_window_have_one_entry_for_each_scored_dataset(store, model):

@@ -27,16 +27,17 @@ def choices(name: Any, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
-def parse(model: type[Any], value: Any, where: str) -> Any:
+def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """Validate ``value`` and return it as an instance of ``model``.
 
     :param where: what is being configured, such as ``Task 'train'``; the error message starts with it
+    :param context: pydantic's validation context, such as the ``calendar`` of a DAG run
     :raises SpecError: ``value`` is invalid. The message names each invalid field
     """
     from pydantic import ValidationError
 
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=context)
     except ValidationError as error:
         problems = "; ".join(
             ": ".join(

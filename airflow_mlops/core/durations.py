@@ -48,13 +48,33 @@ def subtract_period(moment: datetime, period: str) -> datetime:
     return moment.replace(year=year, month=month + 1, day=day) - rest
 
 
+def add_period(moment: datetime, period: str) -> datetime:
+    """Add a :data:`Period` to ``moment``. One month after 31 January is the last day of February.
+
+    :raises ValueError: the result is after year 9999
+    """
+    years, months, weeks, days, hours, minutes = _parts(period)
+    year, month = divmod(moment.year * 12 + moment.month - 1 + 12 * years + months, 12)
+    try:
+        day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+        rest = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes)
+        return moment.replace(year=year, month=month + 1, day=day) + rest
+    except (ValueError, OverflowError, IndexError) as error:
+        raise ValueError(f"{period} after {moment} is later than the year 9999.") from error
+
+
 def _parts(period: str) -> list[int]:
     found = _PERIOD.fullmatch(period)
     return [int(number or 0) for number in found.groups()] if found else []
 
 
+def is_period(text: str) -> bool:
+    """Return whether ``text`` is a period in ISO 8601 that is longer than zero."""
+    return any(_parts(text))
+
+
 def _calendar_period(value: str) -> str:
-    if not any(_parts(value)):
+    if not is_period(value):
         raise ValueError(f"{value!r} is not a period. Write it in ISO 8601, for example P1Y, P1M, P7D, P52W or PT24H.")
     return value
 

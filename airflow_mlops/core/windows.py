@@ -1,20 +1,22 @@
-"""Time windows, their text forms, and the names of their files in the artifact store."""
+"""Time windows, and the names of their files in the artifact store."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_serializer, model_validator
 
+from airflow_mlops.core import window_text
 from airflow_mlops.core.base import Model
+from airflow_mlops.core.window_text import UTC_CALENDAR, Calendar
+from airflow_mlops.core.zones import UTC, local, zone
 
-_YEAR, _MONTH = re.compile(r"^\d{4}$"), re.compile(r"^\d{4}-\d{2}$")
-_DAY, _HOUR = re.compile(r"^\d{4}-\d{2}-\d{2}$"), re.compile(r"^\d{4}-\d{2}-\d{2}T\d{2}$")
 _KEY_TIME = "%Y%m%dT%H%M%SZ"
-_UNSAFE_IN_FILE_NAMES = re.compile(r"[^\w.-]")
+# Periods whose file name is their text. The names of other windows have both ends.
+_NAMED_PERIOD = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d)?)?)?")
 
 
 def _utc(value: datetime) -> datetime:
@@ -25,27 +27,56 @@ UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
 """A datetime that is converted to UTC. A value without a time zone is read as UTC."""
 
 
+def _calendar(info: ValidationInfo) -> Calendar:
+    found = (info.context or {}).get("calendar", UTC_CALENDAR)
+    assert isinstance(found, Calendar)
+    return found
+
+
+def _moment(value: Any, info: ValidationInfo) -> Any:
+    calendar = _calendar(info)
+    return window_text.parse_instant(value, calendar.zone, calendar) if isinstance(value, str) else value
+
+
+Moment = Annotated[UtcDatetime, BeforeValidator(_moment)]
+"""A point in time in the text forms of the ends of a window: ``2013-04-01T06:00Z``, or ``2013-04`` for its beginning."""
+
+
 class Window(Model):
-    """A half-open time interval ``[start, end)`` in UTC.
+    """A half-open time interval ``[start, end)``, which knows its time zone.
 
     A window can be written in the same forms as an Airflow partition key:
 
-    - ``2013``, ``2013-04``, ``2013-04-01`` or ``2013-04-01T06``: a year, month, day or hour;
+    - ``2013``, ``2013-Q2``, ``2013-04``, ``2013-W14``, ``2013-04-01`` or ``2013-04-01T06``: a year, quarter, month, ISO
+      week, day or hour;
     - ``FIRST..LAST``: two of these periods, both included, so ``2013-01..2013-04`` is four months;
-    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A year, month, day or hour stands
-      for its beginning.
+    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A period stands for its beginning;
+    - ``START/LENGTH``: an instant and an ISO 8601 period, such as ``2013-04-01T06:00Z/P7D``.
+
+    ``[Europe/Berlin]`` at the end names the time zone of a text without offsets, which is UTC by default. In a task, the
+    default is the time zone of the DAG's timetable.
+
+    Two windows are equal if they have the same instants, whatever their time zone.
+
+    :param start: first instant, in UTC
+    :param end: first instant after the window, in UTC
+    :param zone: IANA name or offset of the time zone in which days and months are counted
     """
 
     start: UtcDatetime
     end: UtcDatetime
+    zone: str = UTC
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return _parse_window(value) if isinstance(value, str) else value
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            return window_text.parse(value, _calendar(info))._asdict()
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> Window:
+        zone(self.zone)
         if self.end <= self.start:
             raise ValueError(f"Window {self} is empty. Write an end that is later than the start.")
         return self
@@ -55,26 +86,49 @@ class Window(Model):
         return str(self)
 
     def __str__(self) -> str:
-        return f"{_iso(self.start)}/{_iso(self.end)}"
+        return f"{_iso(self.start)}/{_iso(self.end)}{self._suffix}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Window) and (self.start, self.end) == (other.start, other.end)
+
+    def __hash__(self) -> int:
+        return hash((self.start, self.end))
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.zone == UTC else f"[{self.zone}]"
 
     @property
     def label(self) -> str:
         """Return the shortest text form, for messages and reports, such as ``2013-04`` for a calendar month."""
-        start, end = self.start, self.end
-        for text in (f"{start:%Y}", f"{start:%Y-%m}", f"{start:%Y-%m-%d}", f"{start:%Y-%m-%dT%H}"):
-            if _parse_window(text) == {"start": start, "end": end}:
-                return text
-        return str(self)
+        short = window_text.label(self.start, self.end, self.zone)
+        return str(self) if short is None else f"{short}{self._suffix}"
+
+    @property
+    def short_label(self) -> str:
+        """Return at most 10 characters for the axis of a chart: :attr:`label` without its time zone, or the first day."""
+        short = window_text.label(self.start, self.end, self.zone)
+        return (short or local(self.start, self.zone).isoformat())[:10]
 
     @property
     def key(self) -> str:
         """Return a name with start and end to the second, which is safe in paths and sorts by time."""
-        return f"{self.start:{_KEY_TIME}}-{self.end:{_KEY_TIME}}"
+        return f"{_key(self.start)}-{_key(self.end)}"
+
+    @property
+    def identity(self) -> str:
+        """Return the text of a year, month, day or hour in UTC, otherwise both instants in UTC.
+
+        It is the same in every time zone and in every version of this package.
+        """
+        short = window_text.label(self.start, self.end, UTC)
+        named = short is not None and _NAMED_PERIOD.fullmatch(short)
+        return str(short) if named else f"{_iso(self.start)}/{_iso(self.end)}"
 
     @property
     def file_name(self) -> str:
-        """Return a readable file name: :attr:`label` if it is safe in paths, otherwise :attr:`key`."""
-        return self.key if _UNSAFE_IN_FILE_NAMES.search(self.label) else self.label
+        """Return a readable file name: :attr:`identity` if it is safe in paths, otherwise :attr:`key`."""
+        return self.key if "/" in self.identity else self.identity
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
@@ -97,54 +151,35 @@ class Window(Model):
         """Return whether the two windows have an instant in common."""
         return self.start < other.end and other.start < self.end
 
+    def clip(self, other: Window) -> Window:
+        """Return the part of this window that lies in ``other``, which must overlap it."""
+        return Window(start=max(self.start, other.start), end=min(self.end, other.end), zone=self.zone)
+
     def split(self, chunk: timedelta) -> Iterator[Window]:
         """Divide this window into consecutive windows of length ``chunk``, of which the last may be shorter."""
         start = self.start
         while start < self.end:
             end = min(start + chunk, self.end)
-            yield Window(start=start, end=end)
+            yield Window(start=start, end=end, zone=self.zone)
             start = end
+
+
+def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
+    """Return the parts of ``wanted`` that none of ``windows`` covers, ordered by time and in the time zone of ``wanted``."""
+    found, covered = [], wanted.start
+    for window in sorted(windows, key=lambda item: item.start):
+        if window.start > covered and covered < wanted.end:
+            found.append(Window(start=covered, end=min(window.start, wanted.end), zone=wanted.zone))
+        covered = max(covered, window.end)
+    if covered < wanted.end:
+        found.append(Window(start=covered, end=wanted.end, zone=wanted.zone))
+    return found
+
+
+def _key(value: datetime) -> str:
+    # strftime does not pad years before 1000.
+    return f"{value.year:04}{value:%m%dT%H%M%SZ}"
 
 
 def _iso(value: datetime) -> str:
     return value.isoformat().replace("+00:00", "Z")
-
-
-def _parse_window(text: str) -> dict[str, datetime]:
-    text = text.strip()
-    if ".." in text:
-        first, _, last = text.partition("..")
-        return {"start": _parse_window(first)["start"], "end": _parse_window(last)["end"]}
-    if "/" in text:
-        first, _, last = text.partition("/")
-        return {"start": _instant(first), "end": _instant(last)}
-    start = _instant(text)
-    if _YEAR.match(text):
-        return {"start": start, "end": start.replace(year=start.year + 1)}
-    if _MONTH.match(text):
-        return {"start": start, "end": (start.replace(day=1) + timedelta(days=32)).replace(day=1)}
-    if _DAY.match(text):
-        return {"start": start, "end": start + timedelta(days=1)}
-    if _HOUR.match(text):
-        return {"start": start, "end": start + timedelta(hours=1)}
-    raise ValueError(
-        f"{text!r} is not a time window. Write a year (2013), month (2013-04), day (2013-04-01) or hour "
-        "(2013-04-01T06), a range that includes both ends (2013-01..2013-04), or two instants of which the second is "
-        "not included (2013-01-01T00:00Z/2013-02-01T00:00Z)."
-    )
-
-
-def _instant(text: str) -> datetime:
-    text = text.strip()
-    try:
-        if _YEAR.match(text):
-            return datetime(int(text), 1, 1, tzinfo=timezone.utc)
-        if _MONTH.match(text):
-            return datetime(int(text[:4]), int(text[5:]), 1, tzinfo=timezone.utc)
-        if _HOUR.match(text):
-            text = f"{text}:00"
-        return _utc(datetime.fromisoformat(text.replace("Z", "+00:00")))
-    except ValueError as error:
-        raise ValueError(
-            f"{text!r} is not a point in time. Write it in ISO 8601, for example 2013-04-01T00:00:00Z."
-        ) from error

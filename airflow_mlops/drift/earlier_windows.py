@@ -7,11 +7,13 @@ therefore compares with the same windows as a check that runs on time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.durations import subtract_period
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
+from airflow_mlops.core.zones import instant, local
 from airflow_mlops.drift.reference import Reference
 from airflow_mlops.profiles.profile import Profile, merge
 
@@ -47,15 +49,20 @@ def seasonal(window: Window, period: str) -> Window:
     :param period: an ISO 8601 period, such as ``P1Y``
     :raises SpecError: the two windows overlap
     """
-    start, end = subtract_period(window.start, period), subtract_period(window.end, period)
+    start, end = (_earlier(moment, period, window.zone) for moment in (window.start, window.end))
     # One month before 30 March and one month before 31 March are the same day, so the window could become empty.
-    found = Window(start=start, end=end if end > start else start + (window.end - window.start))
+    found = Window(start=start, end=end if end > start else start + (window.end - window.start), zone=window.zone)
     if found.overlaps(window):
         raise SpecError(
             f"The reference {{'season': {period!r}}} is shorter than the window {window.label}, so the window would be "
             "compared with itself. Set a longer period in reference=."
         )
     return found
+
+
+def _earlier(moment: datetime, period: str, name: str) -> datetime:
+    # In local time, so that the day before a change of the clocks is a whole day.
+    return instant(subtract_period(local(moment, name), period), name)
 
 
 def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]:

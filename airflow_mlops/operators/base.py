@@ -14,6 +14,7 @@ from airflow_mlops.compute import Compute, default_place
 from airflow_mlops.compute.base import Runner, runner_for
 from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.notifications import URLS, Event, Notify
+from airflow_mlops.operators.calendar import calendar
 from airflow_mlops.operators.parameters import SpecParameters, is_template
 from airflow_mlops.settings import default_store
 
@@ -37,6 +38,8 @@ class StepOperator(SpecParameters, BaseOperator):
         setting is empty
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
     :param notify: notifiers that are called for the events of this task; by default none
+    :param period: length of the windows of this task that are written as one period or instant, in ISO 8601 (``P1D``). It
+        is needed if neither the form of a partition key nor the timetable of the DAG says how long a partition is
     :cvar file_suffixes: suffixes of file names, by parameter. If the value of such a parameter ends in one of its
         suffixes, it names a file next to the DAG file. The content of the file replaces the name and is templated
     """
@@ -58,12 +61,14 @@ class StepOperator(SpecParameters, BaseOperator):
         run_on: Compute | None = None,
         store: str | None = None,
         notify: Notify | None = None,
+        period: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.run_on = run_on or default_place()
         self.store = store
         self.notify = notify
+        self.period = period
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         """Return the fields of the spec, taken from the rendered attributes of this operator."""
@@ -145,8 +150,11 @@ class StepOperator(SpecParameters, BaseOperator):
         with no_retry_of_final_errors():
             # Templates and Variables may have changed since the task was deferred.
             self._begun = self._continue(begun) if begun is not None else None
-            content = self.build_spec(context) if self._begun is None else self._begun.spec
-            original = parse(self.spec, content, f"Task {self.task_id!r}")
+            if self._begun is None:
+                times = calendar(context, self.period)
+                original = parse(self.spec, self.build_spec(context), f"Task {self.task_id!r}", calendar=times)
+            else:
+                original = parse(self.spec, self._begun.spec, f"Task {self.task_id!r}")
             call = self._begun or self.call(original, context)
             try:
                 spec = self.before_step(original, context, resumed=event is not None)

@@ -26,8 +26,8 @@ class IngestOperator(StepOperator):
     ``dataset`` of the result is also added to the events of the asset outlets.
 
     :param name: name of the dataset
-    :param window: the time window of the rows, in UTC, such as ``2013-04`` or ``{{ partition_key }}``; without it, the
-        dataset is a snapshot
+    :param window: the time window of the rows, such as ``2013-04`` or ``{{ partition_key }}``, in the time zone of the DAG's
+        timetable; without it, the dataset is a snapshot
     :param conn_id: id of the Airflow connection to the database
     :param sql: the query, or the path of a ``.sql`` file. The query may contain ``:start`` (inclusive) and ``:end``
         (exclusive) for the bounds of the window

@@ -20,6 +20,7 @@ from typing import get_args
 
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.windows import Window
+from airflow_mlops.core.zones import instant, local
 from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
 from airflow_mlops.policy.details import broken_inputs, change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
@@ -31,7 +32,7 @@ MEASURED = get_args(Measured)
 
 def request_id(model: str, window: Window) -> str:
     """Return the id of the request for ``model`` by ``window``, which can make only one."""
-    return f"{model}/{window.label}"
+    return f"{model}/{window.identity}"
 
 
 def triggers(findings: Findings) -> dict[Trigger, str]:
@@ -156,29 +157,32 @@ def _persistent(trigger: Trigger, reason: str, policy: Policy, earlier: Sequence
 
 
 def _cooldown(window: Window, cooldown: timedelta, requests: Sequence[Request]) -> Limit:
-    near = [other.window for other in requests if abs(other.window.end - window.end) < cooldown]
+    own = local(window.end, window.zone)
+    near = [item.window for item in requests if abs(local(item.window.end, window.zone) - own) < cooldown]
     if not near:
         return Limit(name="cooldown", says=f"no other request within {_span(cooldown)}", reached=False)
     last = max(near, key=lambda other: other.end)
-    until = _time(last.end + cooldown)
+    until = _time(instant(local(last.end, window.zone) + cooldown, window.zone))
     says = f"{last.label} requested retraining, and the cooldown of {_span(cooldown)} lasts until {until}"
     return Limit(name="cooldown", says=says, reached=True)
 
 
 def _budget(window: Window, allowed: int, period: timedelta, requests: Sequence[Request]) -> Limit:
-    ends = sorted(request.window.end for request in requests)
-    own = bisect_left(ends, window.end)
+    end = local(window.end, window.zone)
+    ends = sorted(local(request.window.end, window.zone) for request in requests)
+    own = bisect_left(ends, end)
     # No period that contains this window may have more requests than allowed, counting the request of this window.
-    with_own = [*ends[:own], window.end, *ends[own:]]
+    with_own = [*ends[:own], end, *ends[own:]]
     full = [
         with_own[first]
         for first in range(max(0, own - allowed), min(own, len(with_own) - 1 - allowed) + 1)
         if with_own[first + allowed] - with_own[first] < period
     ]
     if full:
-        says = f"the budget of {allowed} in {_span(period)} is used up until {_time(full[-1] + period)}"
+        until = _time(instant(full[-1] + period, window.zone))
+        says = f"the budget of {allowed} in {_span(period)} is used up until {until}"
         return Limit(name="budget", says=says, reached=True)
-    used = sum(window.end - period < end <= window.end for end in ends)
+    used = sum(end - period < other <= end for other in ends)
     return Limit(name="budget", says=f"{used} of {allowed} requests in {_span(period)} are used", reached=False)
 
 

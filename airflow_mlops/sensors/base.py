@@ -11,6 +11,7 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import by_name
 from airflow_mlops.operators.base import no_retry_of_final_errors
+from airflow_mlops.operators.calendar import calendar
 from airflow_mlops.operators.parameters import SpecParameters
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
     The first check runs in the process of the task. If ``deferrable`` is true, further checks run in the triggerer.
 
     :param deferrable: whether to wait in the triggerer; by default ``[operators] default_deferrable``
+    :param period: length of a window that is written as one period or instant, in ISO 8601 (``P1D``)
     """
 
     untemplated = frozenset({"deferrable"})
 
-    def __init__(self, *, deferrable: bool | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, deferrable: bool | None = None, period: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.period = period
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
         self.deferrable = deferrable
@@ -46,7 +49,8 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         with no_retry_of_final_errors():
-            spec = parse(self.spec, self.spec_fields(), f"Task {self.task_id!r}")
+            times = calendar(context, self.period)
+            spec = parse(self.spec, self.spec_fields(), f"Task {self.task_id!r}", calendar=times)
             found = self.check(spec)
         if found is not None:
             return PokeReturnValue(True, self._log_summary(found.model_dump(mode="json")))

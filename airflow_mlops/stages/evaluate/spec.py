@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictBool, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, MLflowTarget, ModelVersionRef
+from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import check_metric
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
@@ -50,6 +51,22 @@ class EvaluateSpec(Spec):
     allow_pyfunc: StrictBool = False
     card: Card = Card()
     mlflow: MLflowTarget = MLflowTarget()
+
+    @field_validator("gates", mode="after")
+    @classmethod
+    def _windows_of_the_run(
+        cls, gates: list[dict[str, Any]] | None, info: ValidationInfo
+    ) -> list[dict[str, Any]] | None:
+        # Gates are parsed where they are checked, which does not know the time zone of the DAG.
+        return gates and [
+            {
+                **gate,
+                "can_score": {**found, "window": str(Window.model_validate(found["window"], context=info.context))},
+            }
+            if isinstance(found := gate.get("can_score"), dict) and isinstance(found.get("window"), str)
+            else gate
+            for gate in gates
+        ]
 
     @model_validator(mode="after")
     def _known_metric(self) -> EvaluateSpec:

@@ -106,7 +106,17 @@ def test_every_operator_renders_wherever_it_runs(name, where):
 def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name):
     kind = operator(name)
     # What is not a field of the same name: where and how a task runs, and what build_spec turns into another field.
-    others = {"run_on", "store", "notify", "deferrable", "mlflow_conn_id", "experiment", "data_owner", "approval"}
+    others = {
+        "run_on",
+        "store",
+        "notify",
+        "period",
+        "deferrable",
+        "mlflow_conn_id",
+        "experiment",
+        "data_owner",
+        "approval",
+    }
     # What operators have no parameter for.
     computed = {"mlflow", "owner", "needs_approval", "dry_run", "approval"}
     # It names the joined dataset.

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SpecError, one_line
-from airflow_mlops.data.moments import UTC, as_utc
+from airflow_mlops.data.window_rows import inside
 from airflow_mlops.stages.ingest.sources.formats import READERS, format_of
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.inference import untyped
@@ -89,10 +88,10 @@ class FileSource:
         column, window = self.spec.time_column, self.spec.window
         if column is None or window is None:
             return batch
-        times = as_utc(batch.column(column), f"The time column {column!r} of {file_url(file)}", first_row=row)
-        self.rows_without_time += times.null_count
-        start, end = (pa.scalar(bound, UTC) for bound in (window.start, window.end))
-        return batch.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+        what = f"The time column {column!r} of {file_url(file)}"
+        chosen = inside(batch.column(column), window, what, first_row=row)
+        self.rows_without_time += chosen.null_count
+        return batch.filter(chosen)
 
 
 def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.RecordBatch:

@@ -53,7 +53,7 @@ def retraining_section(report: Report, history: Sequence[Report]) -> RetrainingS
     shown = [*history, report][-_MAX_WINDOWS:]
     return RetrainingSection(
         outcome=_outcome(report, planned),
-        windows=[item.window.label[:10] for item in shown],
+        windows=[item.window.short_label for item in shown],
         rows=_rows(shown, report.policy),
         limits=[(item.name, f"reached: {item.says}" if item.reached else item.says) for item in planned.limits],
     )

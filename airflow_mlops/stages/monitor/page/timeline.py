@@ -192,7 +192,7 @@ def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
     """Write the labels of the windows; if there are many, only every second, third and so on, and the last."""
     every = max(1, -(-len(windows) // _MAX_LABELS))
     return [
-        element("text", window.report.window.label[:10], x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")
+        element("text", window.report.window.short_label, x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")
         for index, window in enumerate(windows)
         if (len(windows) - 1 - index) % every == 0
     ]

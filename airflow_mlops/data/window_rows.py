@@ -1,0 +1,45 @@
+"""Selects the rows of a time window by a column of times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.core.zones import UTC, local
+from airflow_mlops.data.moments import as_utc, is_text
+
+_DATE = r"^\d{4}-\d\d-\d\d$"
+
+
+def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any:
+    """Return for each time whether it lies in the window, or null if the time is null.
+
+    A date is a day of the window's time zone. Other values are read by :func:`airflow_mlops.data.moments.as_utc`.
+
+    :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
+    :param what: subject of error messages
+    :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :raises SchemaError: a value is not a point in time
+    """
+    found = _between(as_utc(values, what, first_row=first_row), window.start, window.end)
+    if window.zone == UTC:
+        return found
+    if pa.types.is_date(values.type):
+        return _date_inside(values, window)
+    if not is_text(values.type):
+        return found
+    is_date = pc.match_substring_regex(values, _DATE)
+    dates = pc.if_else(is_date, values, pa.scalar(None, values.type)).cast(pa.date32())
+    return pc.if_else(is_date, _date_inside(dates, window), found)
+
+
+def _date_inside(dates: Any, window: Window) -> Any:
+    start, end = (local(moment, window.zone) for moment in (window.start, window.end))
+    return _between(dates.cast(pa.timestamp("us")), start, end)
+
+
+def _between(times: Any, start: Any, end: Any) -> Any:
+    return pc.and_(pc.greater_equal(times, pa.scalar(start, times.type)), pc.less(times, pa.scalar(end, times.type)))

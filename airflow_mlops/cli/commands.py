@@ -258,3 +258,33 @@ def purge(args: Namespace) -> None:
     _require_predictions(PredictionLog(store, spec.model, spec.predictions))
     _require_dataset(store, spec.outcomes)
     print(step.run(spec, StepContext(store=store, provenance=Provenance(user=getuser()))).summary)
+
+
+@_command
+def datasets(args: Namespace) -> None:
+    """Run ``airflow mlops datasets [NAME]``."""
+    from airflow_mlops.cli.tables import dataset_names, dataset_rows
+    from airflow_mlops.data.datasets import overview, pointers
+
+    store, chosen = _store(args), args.show or args.withdraw
+    if args.name is None:
+        if chosen:
+            raise MLOpsError("--show and --withdraw need the name of a dataset: airflow mlops datasets NAME ...")
+        AirflowConsole().print_as(dataset_names(overview.all_names(store)), args.output)
+        return
+    found = overview.entries(store, args.name)
+    if args.show:
+        for entry in overview.choose(found, args.show, args.name):
+            print(entry.manifest.model_dump_json(indent=1))
+        return
+    if args.withdraw is None:
+        AirflowConsole().print_as(dataset_rows(found), args.output)
+        return
+    if not args.reason:
+        raise MLOpsError("--withdraw needs --reason: the tombstone records why the window is withdrawn.")
+    present = [entry for entry in found if entry.pointer is not None]
+    for entry in overview.choose(present, args.withdraw, args.name):
+        assert entry.pointer is not None
+        pointers.withdraw(store, args.name, entry.pointer, args.reason, getuser())
+        what = f"window {entry.window.label}" if entry.window else f"snapshot of {entry.written:%F %T} UTC"
+        print(f"Withdrew the {what} of dataset {args.name} ({entry.manifest.id[:12]}). Its files and manifest stay.")

@@ -91,6 +91,31 @@ _COMMANDS = (
         ),
     ),
     ActionCommand(
+        name="datasets",
+        help="List, show and withdraw the windows and snapshots of datasets",
+        description="List the names of all datasets or, with NAME, its windows and snapshots: which one is current, and which was "
+        "replaced by a newer dataset of an overlapping window or withdrawn. --withdraw replaces a window by a tombstone with your "
+        "user name and the reason, so that no task selects it. Its files and its manifest stay.",
+        func=lazy_load_command("airflow_mlops.cli.commands.datasets"),
+        args=(
+            Arg(("name",), nargs="?", help="Name of the dataset (default: list all names)"),
+            Arg(
+                ("--show",),
+                metavar="WINDOW",
+                help="Print the manifest of this window, or of the dataset with this id, as JSON",
+            ),
+            Arg(
+                ("--withdraw",),
+                metavar="WINDOW",
+                help="Withdraw this window, all windows inside a range such as 2013-01..2013-03, or the dataset with this id",
+            ),
+            Arg(("--reason",), help="Reason for the withdrawal, recorded in the tombstone"),
+            ARG_OUTPUT,
+            _STORE,
+            ARG_VERBOSE,
+        ),
+    ),
+    ActionCommand(
         name="purge",
         help="Delete old predictions and the labelled predictions joined from them",
         description="Delete the files of old predictions and of the labelled predictions joined from them, but not their manifests, "
@@ -119,7 +144,7 @@ def get_cli_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="mlops",
-            help="Inspect and manage models (ledger, rollback, reproduction, predictions, retention)",
+            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, retention)",
             subcommands=_COMMANDS,
         )
     ]

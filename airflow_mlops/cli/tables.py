@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary, OutcomeSummary
+
+if TYPE_CHECKING:
+    from airflow_mlops.data.datasets.overview import Entry, Names
 
 Rows = list[dict[str, Any]]
 
@@ -57,6 +60,36 @@ def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
         ("Realised performance", [_realised_row(item) for item in answers.happened]),
     ]  # fmt: skip
     return [(title, _same_columns(rows)) for title, rows in found if rows]
+
+
+def dataset_names(found: Iterable[Names]) -> Rows:
+    """Format the names of datasets."""
+    return [
+        {
+            "name": item.name,
+            "windows": item.windows,
+            "from (UTC)": f"{item.first:%F %H:%M}" if item.first else "",
+            "until (UTC)": f"{item.last:%F %H:%M}" if item.last else "",
+            "snapshots": item.snapshots,
+        }
+        for item in found
+    ]
+
+
+def dataset_rows(found: Iterable[Entry]) -> Rows:
+    """Format the windows and snapshots of one dataset."""
+    return [
+        {
+            "window": item.window.label if item.window else "",
+            "id": item.manifest.id[:12],
+            "rows": item.manifest.rows,
+            "written (UTC)": f"{item.written:%F %T}",
+            "state": f"{item.state}{', purged' if item.manifest.purged else ''}",
+            "run": " ".join(filter(None, [item.manifest.provenance.dag_id, item.manifest.provenance.run_id])),
+            "withdrawn": item.withdrawn,
+        }
+        for item in found
+    ]
 
 
 def _feature_row(item: FeatureSummary) -> dict[str, Any]:

@@ -57,6 +57,10 @@ class DatasetNotFoundError(MLOpsError):
     """The artifact store has no dataset with the requested name and window."""
 
 
+class IncompleteWindowError(MLOpsError):
+    """No dataset covers a part of the requested time window."""
+
+
 class DatasetCorruptError(MLOpsError):
     """A file of a dataset does not match the hash in the dataset's manifest."""
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from airflow_mlops.core.base import Model, Name
-from airflow_mlops.core.windows import Window
+from airflow_mlops.core.windows import Moment, Window
 
 
 class DatasetRef(Model):
@@ -27,14 +36,100 @@ class DatasetRef(Model):
     parts: dict[str, int] = Field(default_factory=dict)
 
 
+class DatasetSelection(Model):
+    """Datasets by their name: the current dataset of each time window, or a snapshot, which has no window.
+
+    :param name: name of the datasets
+    :param window: time window of the rows. Windows that it cuts in two are read by the times of their rows. By default
+        all windows or, if the name has none, the newest snapshot
+    :param at: the snapshot that was valid at this time, which is the last one written before
+    :param gaps: what happens if no dataset covers a part of ``window``: ``fail`` (default) raises an error that names the
+        missing part, ``allow`` takes what there is and records it
+    :param time_column: column with the time of each row, for windows that are cut in two; by default the column that the
+        dataset records
+    """
+
+    name: Name
+    window: Window | None = None
+    at: Moment | None = None
+    gaps: Literal["fail", "allow"] = "fail"
+    time_column: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSelection:
+        if self.at is not None and self.window is not None:
+            raise ValueError("`at` selects a snapshot, which has no window. Set either `at` or `window`.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The fingerprint of a spec stays the same when this class gets another optional field.
+        found: dict[str, Any] = serialize(self)
+        return {key: value for key, value in found.items() if key in _ALWAYS or key in self.model_fields_set}
+
+
+_ALWAYS = ("name", "window")
+
+
 def _as_dataset(value: Any) -> Any:
-    # Accept the result of an upstream step as its dataset, as in `dataset=ingest.output`.
+    """Accept a name, the result of an upstream step (``dataset=ingest.output``), or the results of a mapped one."""
+    if isinstance(value, str):
+        return {"name": value}
     if isinstance(value, dict) and "dataset" in value:
-        return value["dataset"]
+        return _as_dataset(value["dataset"])
+    if isinstance(value, Sequence):
+        # An instance of a mapped task that was skipped has no result.
+        found = [_as_dataset(item) for item in value if item is not None]
+        found = [item for item in found if item is not None]
+        return found[0] if len(found) == 1 else found
     return value
 
 
-DatasetInput = Annotated[DatasetRef, BeforeValidator(_as_dataset)]
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "datasets"
+    found = value.keys() if isinstance(value, dict) else type(value).model_fields if isinstance(value, Model) else ()
+    return "reference" if "id" in found else "selection"
+
+
+_Single = Annotated[DatasetRef, Tag("reference")] | Annotated[DatasetSelection, Tag("selection")]
+
+
+def _as_one_dataset(value: Any) -> Any:
+    found = _as_dataset(value)
+    if isinstance(found, list):
+        raise ValueError(
+            f"{len(found)} datasets are given, but this step reads one. Map the task over them with .expand(...), so that "
+            "each instance reads one."
+            if found
+            else "No dataset is given, because every upstream task was skipped. Skip this task too, for example with its "
+            "trigger_rule."
+        )
+    return found
+
+
+DatasetInput = Annotated[_Single, Discriminator(_kind), BeforeValidator(_as_one_dataset)]
+"""One dataset: a reference, the result of an upstream step, or a selection of a single dataset by its name."""
+
+_Many = _Single | Annotated[list[Annotated[_Single, Discriminator(_kind)]], Tag("datasets"), Field(min_length=1)]
+DatasetLike = Annotated[_Many, Discriminator(_kind), BeforeValidator(_as_dataset)]
+"""One or several datasets: a reference, the result of an upstream step or of a mapped one, or a selection by name."""
+
+Chosen = DatasetRef | DatasetSelection | list[DatasetRef | DatasetSelection]
+"""The type of the values of :data:`DatasetLike`."""
+
+
+def _as_optional_dataset(value: Any) -> Any:
+    # A skipped upstream task has no XCom, and a template that refers to it may render to an empty string.
+    return (_as_dataset(value) or None) if value else None
+
+
+OptionalDatasetLike = Annotated[Annotated[_Many, Discriminator(_kind)] | None, BeforeValidator(_as_optional_dataset)]
+
+
+def names(chosen: Chosen) -> list[str]:
+    """Return the names of the chosen datasets, each once."""
+    return list(dict.fromkeys(item.name for item in (chosen if isinstance(chosen, list) else [chosen])))
 
 
 class ModelVersionRef(Model):
@@ -62,25 +157,3 @@ class MLflowTarget(Model):
 
     conn_id: str = "mlflow_default"
     experiment: str | None = None
-
-
-class DatasetSelection(Model):
-    """The current datasets with one name, one for each time window.
-
-    :param name: name of the datasets
-    :param window: only time windows inside this one; by default all
-    """
-
-    name: Name
-    window: Window | None = None
-
-
-DatasetLike = Annotated[DatasetRef | DatasetSelection, BeforeValidator(_as_dataset)]
-
-
-def _as_optional_dataset(value: Any) -> Any:
-    # A skipped upstream task has no XCom, and a template that refers to it may render to an empty string.
-    return _as_dataset(value) or None
-
-
-OptionalDatasetLike = Annotated[DatasetRef | DatasetSelection | None, BeforeValidator(_as_optional_dataset)]

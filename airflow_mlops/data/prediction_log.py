@@ -54,7 +54,7 @@ class PredictionLog:
         :param within: only windows inside this one; by default all predictions, also those without a window
         """
         found = []
-        for slot, window in slot_windows(self.store, self.name).items():
+        for slot, window in slot_windows(self.store, self.name, within).items():
             if within is None or (window is not None and within.contains(window)):
                 dataset = in_slot(self.store, self.name, slot)
                 if dataset is not None and dataset.manifest.details.get("model") == self.model:
@@ -172,7 +172,7 @@ def claim(
     if not provenance.run_id:
         return
     task = f"{provenance.task_id}[{provenance.map_index}]" if provenance.map_index >= 0 else provenance.task_id
-    rows = [[item.manifest.name, str(item.manifest.window or item.manifest.id)] for item in datasets]
+    rows = [[item.manifest.name, str(item.window or item.manifest.id)] for item in datasets]
     key = f"datasets/{name}/claims/{fingerprint([slot, provenance.dag_id, provenance.run_id])}.json"
     own = {"task": task, "rows": fingerprint([rows, part])}
     if store.create_exclusive(key, canonical_json(own)):

@@ -1,29 +1,170 @@
-"""Functions that find the datasets of a reference or a selection, and their common window."""
+"""Functions that find the datasets that a step reads, and what is recorded about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
-from airflow_mlops.core.references import DatasetRef, DatasetSelection
-from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Dataset, find_datasets, open_dataset
+from airflow_mlops.core.errors import DatasetNotFoundError, IncompleteWindowError, SpecError
+from airflow_mlops.core.references import Chosen, DatasetRef, DatasetSelection
+from airflow_mlops.core.windows import Window, missing
+from airflow_mlops.data.datasets import Dataset, find_datasets, find_whole_datasets, open_dataset, snapshot
+from airflow_mlops.data.datasets.pointers import snapshot_keys, window_keys
 from airflow_mlops.data.store import ArtifactStore
 
+_Find = Callable[[DatasetSelection], list[Dataset]]
+# Number of windows that an error names.
+_NAMED = 5
 
-def select(store: ArtifactStore, chosen: DatasetRef | DatasetSelection) -> list[Dataset]:
-    """Open the dataset that a reference names, or the datasets that a selection describes, ordered by time.
 
+def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None) -> list[Dataset]:
+    """Open the datasets that references name or selections describe, ordered by time.
+
+    Of a dataset that reaches beyond the selected window, only the rows with a time in the window are read.
+
+    :param time_column: column with the time of each row, for windows that are cut in two, if neither the selection nor the
+        dataset names one
     :raises DatasetNotFoundError: there is no such dataset
-    :raises SchemaError: the windows of two selected datasets overlap
+    :raises IncompleteWindowError: no dataset covers a part of the selected window
+    :raises SchemaError: a dataset must be cut in two, and it is not known which column has the times
+    :raises SpecError: a dataset is given twice, or the windows of two given datasets overlap
     """
+
+    def find(item: DatasetSelection) -> list[Dataset]:
+        return find_datasets(
+            store, item.name, item.window, time_column=item.time_column, default_time_column=time_column
+        )
+
+    return _select(store, chosen, find)
+
+
+def select_whole(store: ArtifactStore, chosen: Chosen) -> list[Dataset]:
+    """Open the datasets that references name or selections describe, ordered by time, without cutting any.
+
+    The datasets may reach beyond the selected window. The errors are those of :func:`select`.
+    """
+    return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window))
+
+
+def _select(store: ArtifactStore, chosen: Chosen, find: _Find) -> list[Dataset]:
     if isinstance(chosen, DatasetRef):
         return [open_dataset(store, chosen)]
-    return find_datasets(store, chosen.name, chosen.window)
+    if isinstance(chosen, DatasetSelection):
+        return _selected(store, chosen, find)
+    found = [dataset for item in chosen for dataset in _select(store, item, find)]
+    _check_distinct(found)
+    # The sort is stable, so snapshots keep their order.
+    return sorted(found, key=lambda dataset: dataset.window.key if dataset.window else "")
+
+
+def select_one(store: ArtifactStore, chosen: Chosen) -> Dataset:
+    """Open the only dataset that a reference names or a selection describes.
+
+    :raises DatasetNotFoundError: there is no such dataset
+    :raises SpecError: the selection describes several datasets, or only some rows of one
+    """
+    found = select(store, chosen)
+    if len(found) == 1 and found[0].window == found[0].manifest.window:
+        return found[0]
+    name = found[0].manifest.name
+    raise SpecError(
+        f"This step reads one whole dataset, but the selection of {name!r} describes "
+        f"{_listed([dataset.window for dataset in found if dataset.window])}. Choose the window of one dataset, or map the task "
+        "over the windows with .expand(dataset=...)."
+    )
+
+
+def _selected(store: ArtifactStore, chosen: DatasetSelection, find: _Find) -> list[Dataset]:
+    name, wanted = chosen.name, chosen.window
+    if wanted is None and (chosen.at is not None or not window_keys(store, name)):
+        return [_snapshot(store, chosen)]
+    if wanted is None and (written := snapshot_keys(store, name)):
+        raise SpecError(
+            f"Dataset {name!r} has windows and {len(written)} snapshot{'s' if len(written) > 1 else ''} without a window, so "
+            "its name alone does not say which are meant. Set `window` for the windows, or `at` to a time for the snapshot "
+            "that was valid then."
+        )
+    try:
+        found = find(chosen)
+    except DatasetNotFoundError as error:
+        if wanted is not None and not window_keys(store, name) and snapshot(store, name) is not None:
+            raise DatasetNotFoundError(
+                f"Dataset {name!r} has no windows, because it was written without one. Remove `window` to read the newest "
+                "snapshot, or set `at` to a time for the one that was valid then."
+            ) from error
+        raise
+    if wanted is not None and chosen.gaps == "fail":
+        _check_complete(name, wanted, found)
+    return found
+
+
+def _snapshot(store: ArtifactStore, chosen: DatasetSelection) -> Dataset:
+    found = snapshot(store, chosen.name, chosen.at)
+    if found is not None:
+        return found
+    first = snapshot(store, chosen.name)
+    if first is None:
+        raise DatasetNotFoundError(
+            f"There is no dataset {chosen.name!r} in the artifact store {store.url}. Run the task that writes this dataset "
+            "first, or correct the name."
+        )
+    raise DatasetNotFoundError(
+        f"Dataset {chosen.name!r} has no snapshot from before {chosen.at}: the first was written later. Set `at` to a later "
+        "time, or remove it to read the newest snapshot."
+    )
+
+
+def _check_complete(name: str, wanted: Window, found: Sequence[Dataset]) -> None:
+    gaps = missing(wanted, [dataset.window for dataset in found if dataset.window is not None])
+    if gaps:
+        raise IncompleteWindowError(
+            f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing. Run the task that writes this dataset for the missing windows, correct the window, or set "
+            "gaps='allow' in the selection to read what there is."
+        )
+
+
+def _listed(windows: Sequence[Window]) -> str:
+    more = f" and {len(windows) - _NAMED} more" if len(windows) > _NAMED else ""
+    return f"{', '.join(window.label for window in windows[:_NAMED])}{more}"
+
+
+def _check_distinct(found: Sequence[Dataset]) -> None:
+    windows: dict[str, list[tuple[Window, Dataset]]] = {}
+    seen: set[tuple[str, str]] = set()
+    for dataset in found:
+        manifest = dataset.manifest
+        if dataset.window is not None:
+            windows.setdefault(manifest.name, []).append((dataset.window, dataset))
+        elif (manifest.name, manifest.id) in seen:
+            raise SpecError(f"Dataset {manifest.name!r} ({manifest.id[:12]}) is given twice. Give each dataset once.")
+        seen.add((manifest.name, manifest.id))
+    for name, items in windows.items():
+        items.sort(key=lambda item: (item[0].start, item[0].end))
+        for (first, _), (second, _) in pairwise(items):
+            if first.overlaps(second):
+                raise SpecError(
+                    f"Dataset {name!r} is given with the overlapping windows {first.label} and {second.label}, so rows would "
+                    "be read twice. Give only one of them."
+                )
 
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
     """Return the window from the earliest start to the latest end, or ``None`` if any dataset has no window."""
-    windows = [dataset.manifest.window for dataset in datasets if dataset.manifest.window is not None]
+    windows = [dataset.window for dataset in datasets if dataset.window is not None]
     if not windows or len(windows) < len(datasets):
         return None
-    return Window(start=min(window.start for window in windows), end=max(window.end for window in windows))
+    zones = {window.zone for window in windows}
+    start, end = min(window.start for window in windows), max(window.end for window in windows)
+    return Window(start=start, end=end, zone=zones.pop()) if len(zones) == 1 else Window(start=start, end=end)
+
+
+def coverage(datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """Return what a manifest records about the windows of its parents: nothing if they cover its window without a gap.
+
+    :return: otherwise, ``windows`` with the parts of the window that were there, and ``gaps`` with those that were not
+    """
+    window = window_of(datasets)
+    windows = [dataset.window for dataset in datasets if dataset.window is not None]
+    gaps = missing(window, windows) if window is not None else []
+    return {"windows": [item.label for item in windows], "gaps": [item.label for item in gaps]} if gaps else {}

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SchemaError, SpecError
-from airflow_mlops.core.references import DatasetLike
+from airflow_mlops.core.references import Chosen, DatasetLike, DatasetSelection, names
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.registry.verdict import GateResult
 
@@ -33,7 +33,7 @@ class Signature(Gate):
 
     @property
     def name(self) -> str:
-        return f"can score {self.can_score.name}"
+        return f"can score {', '.join(names(self.can_score))}"
 
     def check(self, evidence: Evidence) -> GateResult:
         from airflow_mlops.data.selection import select
@@ -45,7 +45,7 @@ class Signature(Gate):
             )
         features = [feature.name for feature in model.contract.features]
         try:
-            dataset = select(evidence.store, self.can_score)[-1]
+            dataset = select(evidence.store, _newest(self.can_score))[-1]
         except DatasetNotFoundError as error:
             return self._result(None, None, False, f"The dataset of `can_score` does not exist: {error}")
         name = f"Dataset {dataset.manifest.name!r}"
@@ -79,3 +79,8 @@ class Signature(Gate):
             "finite number.",
             rows=rows.num_rows,
         )
+
+
+def _newest(chosen: Chosen) -> Chosen:
+    # Only the newest dataset is used, so a selected window need not be complete.
+    return chosen.model_copy(update={"gaps": "allow"}) if isinstance(chosen, DatasetSelection) else chosen

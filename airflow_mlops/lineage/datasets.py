@@ -11,8 +11,8 @@ from openlineage.client.facet_v2 import (
     output_statistics_output_dataset,
 )
 
-from airflow_mlops.core.errors import DatasetNotFoundError
-from airflow_mlops.core.references import DatasetRef, DatasetSelection
+from airflow_mlops.core.errors import DatasetNotFoundError, IncompleteWindowError, SchemaError, SpecError
+from airflow_mlops.core.references import Chosen, DatasetRef, names
 from airflow_mlops.data.datasets import Manifest, open_dataset
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
@@ -46,23 +46,28 @@ class Datasets:
 
     def read(
         self,
-        selection: DatasetRef | DatasetSelection,
+        chosen: Chosen,
         *,
         part: str | None = None,
         output: Manifest | None = None,
         input_facets: Facets | None = None,
-    ) -> InputDataset:
-        """Return a dataset that a task read as an OpenLineage input.
+    ) -> list[InputDataset]:
+        """Return the datasets that a task read as OpenLineage inputs, one for each name.
 
-        :param selection: one dataset, or several windows of it
+        :param chosen: the datasets, or several windows of them
         :param part: the split part that was read, such as `test`; by default the whole dataset
         :param output: manifest of the dataset that the task wrote, whose parents are the windows that were read
         :param input_facets: additional input facets
         """
-        manifests = self._manifests(selection, output)
+        manifests = self._manifests(chosen, output)
+        return [
+            self._read(name, [found for found in manifests if found.name == name], part, dict(input_facets or {}))
+            for name in names(chosen)
+        ]
+
+    def _read(self, name: str, manifests: Sequence[Manifest], part: str | None, read: Facets) -> InputDataset:
         files = [file for manifest in manifests for file in manifest.files if part in (None, file.part)]
-        namespace, name = self.name(f"datasets/{selection.name}")
-        read: Facets = dict(input_facets or {})
+        namespace, name = self.name(f"datasets/{name}")
         if manifests:
             read["inputStatistics"] = input_statistics_input_dataset.InputStatisticsInputDatasetFacet(
                 rowCount=sum(file.rows for file in files),
@@ -96,13 +101,16 @@ class Datasets:
         namespace, name = self.name(f"datasets/{name}")
         return OutputDataset(namespace=namespace, name=name)
 
-    def _manifests(self, selection: DatasetRef | DatasetSelection, output: Manifest | None) -> list[Manifest]:
+    def _manifests(self, chosen: Chosen, output: Manifest | None) -> list[Manifest]:
+        if isinstance(chosen, DatasetRef):
+            output = None  # a reference needs no search
+        if output is not None:
+            return [found for name in names(chosen) for found in self._parents(output, name)]
         try:
-            if isinstance(selection, DatasetSelection) and output is not None:
-                return self._parents(output, selection.name)
-            return [dataset.manifest for dataset in select(self.store, selection)]
-        except DatasetNotFoundError:
-            return []
+            # A dataset that is read in two parts, before and after a newer one, is listed once.
+            return list({found.manifest.id: found.manifest for found in select(self.store, chosen)}.values())
+        except (DatasetNotFoundError, IncompleteWindowError, SchemaError, SpecError):
+            return []  # the task has failed for the same reason
 
     def _parents(self, manifest: Manifest, name: str) -> list[Manifest]:
         found = []

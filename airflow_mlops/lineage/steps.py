@@ -11,7 +11,7 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import base_subset_dataset, data_quality_assertions_dataset
 
 from airflow_mlops.core.calls import StepCall
-from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.references import DatasetRef, names
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets, sources
 from airflow_mlops.lineage.datasets import Datasets, feature_view
@@ -74,9 +74,13 @@ def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
-    made = [ref for ref in (done.dataset, done.quarantined) if ref is not None and ref != spec.dataset] if done else []
+    made = (
+        [ref for ref in (done.dataset, done.quarantined) if ref is not None and ref.name not in names(spec.dataset)]
+        if done
+        else []
+    )
     return OperatorLineage(
-        inputs=[datasets.read(spec.dataset, input_facets=_assertions(outcomes, spec.on_failure))],
+        inputs=datasets.read(spec.dataset, input_facets=_assertions(outcomes, spec.on_failure)),
         outputs=[datasets.written(ref) for ref in made],
     )
 
@@ -113,18 +117,19 @@ def _materialize_features(call: StepCall, result: ResultJson, datasets: Datasets
         condition = base_subset_dataset.PartitionSubsetCondition(partitions=[window])
         subset = base_subset_dataset.OutputSubsetOutputDatasetFacet(outputCondition=condition)
         outputs.append(OutputDataset(namespace, name, outputFacets={"subset": subset}, facets=known))
-    return OperatorLineage(inputs=[datasets.read(source.dataset) for source in spec.sources.values()], outputs=outputs)
+    inputs = [found for source in spec.sources.values() for found in datasets.read(source.dataset)]
+    return OperatorLineage(inputs=inputs, outputs=outputs)
 
 
 def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a training set, which is built from events and feature views."""
     spec = TrainingSetSpec.model_validate(call.spec)
     if not result:
-        return OperatorLineage(inputs=[datasets.read(spec.entities)], outputs=[datasets.planned(spec.name)])
+        return OperatorLineage(inputs=datasets.read(spec.entities), outputs=[datasets.planned(spec.name)])
     done = TrainingSetResult.model_validate(result)
     made = datasets.manifest(done.dataset)
     return OperatorLineage(
-        inputs=[datasets.read(spec.entities, output=made), *_features(made)], outputs=[datasets.written(done.dataset)]
+        inputs=[*datasets.read(spec.entities, output=made), *_features(made)], outputs=[datasets.written(done.dataset)]
     )
 
 
@@ -147,17 +152,16 @@ def _features(made: Manifest) -> list[InputDataset]:
 
 def _search(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a parameter search, which reads a training set."""
-    return OperatorLineage(inputs=[datasets.read(SearchSpec.model_validate(call.spec).dataset)])
+    return OperatorLineage(inputs=datasets.read(SearchSpec.model_validate(call.spec).dataset))
 
 
 def _train(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a training, which reads a training set and writes a model version."""
     spec = TrainSpec.model_validate(call.spec)
-    inputs = [datasets.read(spec.dataset)]
     if not result:
-        return OperatorLineage(inputs=inputs)
+        return OperatorLineage(inputs=datasets.read(spec.dataset))
     done = TrainResult.model_validate(result)
-    manifest = datasets.manifest(spec.dataset)
+    inputs, manifest = datasets.read(done.dataset), datasets.manifest(done.dataset)
     features = set(manifest.details.get("features") or ())
     model = Models(spec.mlflow).written(
         done.candidate,
@@ -178,11 +182,11 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     spec = EvaluateSpec.model_validate(call.spec)
     models = Models(spec.mlflow)
     if not result:
-        held_out = [datasets.read(spec.dataset, part=spec.part)] if spec.dataset else []
+        held_out = datasets.read(spec.dataset, part=spec.part) if spec.dataset else []
         return OperatorLineage(inputs=[*held_out, *map(models.read, spec.candidates)])
     verdict = EvaluateResult.model_validate(result).verdict
     measured_on = DatasetRef(name=verdict.dataset_name, id=verdict.dataset_id, rows=0)
-    inputs = [datasets.read(measured_on, part=verdict.part)]
+    inputs = datasets.read(measured_on, part=verdict.part)
 
     def measured(metrics: dict[str, float]) -> MLOpsMeasuredInputDatasetFacet:
         return MLOpsMeasuredInputDatasetFacet(dataset=verdict.dataset_id, part=verdict.part, metrics=metrics)
@@ -261,11 +265,11 @@ def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:
-        return OperatorLineage(inputs=[datasets.read(spec.dataset, part=spec.part)])
+        return OperatorLineage(inputs=datasets.read(spec.dataset, part=spec.part))
     models = Models(spec.mlflow)
     return OperatorLineage(
         inputs=[
-            datasets.read(spec.dataset, part=spec.part, output=datasets.manifest(done.dataset)),
+            *datasets.read(spec.dataset, part=spec.part, output=datasets.manifest(done.dataset)),
             models.read(done.scored_by),
             models.read(done.scored_by, alias=CHAMPION),
         ],
@@ -279,14 +283,14 @@ def _join_labels(call: StepCall, result: ResultJson, datasets: Datasets) -> Line
     done = JoinLabelsResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done and done.dataset else None
     return OperatorLineage(
-        inputs=[datasets.read(spec.predictions, output=made), datasets.read(spec.labels, output=made)],
+        inputs=[*datasets.read(spec.predictions, output=made), *datasets.read(spec.labels, output=made)],
         outputs=[datasets.written(made.ref)] if made else [],
     )
 
 
 def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a profile, which reads a dataset."""
-    return OperatorLineage(inputs=[datasets.read(ProfileSpec.model_validate(call.spec).dataset)])
+    return OperatorLineage(inputs=datasets.read(ProfileSpec.model_validate(call.spec).dataset))
 
 
 def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
@@ -296,7 +300,7 @@ def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     to retrain.
     """
     spec = MonitorSpec.model_validate(call.spec)
-    inputs = [datasets.read(spec.dataset)] if spec.dataset else []
+    inputs = datasets.read(spec.dataset) if spec.dataset else []
     if not result:
         return OperatorLineage(inputs=inputs)
     done, models = MonitorResult.model_validate(result), Models(spec.mlflow)
@@ -326,8 +330,8 @@ def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 def _purge_predictions(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a purge, which deletes rows of predictions and of labelled predictions."""
     spec = PurgePredictionsSpec.model_validate(call.spec)
-    names = (spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes")
-    return OperatorLineage(outputs=[datasets.planned(name) for name in names])
+    purged = (spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes")
+    return OperatorLineage(outputs=[datasets.planned(name) for name in purged])
 
 
 _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {

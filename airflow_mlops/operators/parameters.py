@@ -90,5 +90,7 @@ def is_template(value: Any) -> bool:
 
 def _without_laziness(value: Any) -> Any:
     # The output of a mapped task is a lazy sequence, which pydantic does not accept for a list.
+    if isinstance(value, Mapping):
+        return {key: _without_laziness(item) for key, item in value.items()}
     lazy = isinstance(value, Sequence) and not isinstance(value, (str, bytes, list, tuple))
     return list(value) if lazy else value

@@ -21,6 +21,7 @@ def run_tags(
         "mlops.dataset": manifest.id,
         "mlops.dataset_name": manifest.name,
         "mlops.window": manifest.window.label if manifest.window else "",
+        "mlops.window_gaps": ", ".join(manifest.details.get("gaps", [])),
         "mlops.parents": ",".join(manifest.parents),
         "mlops.seed": str(seed),
         "mlops.dag_id": provenance.dag_id,

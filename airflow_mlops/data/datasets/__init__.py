@@ -5,6 +5,8 @@ Layout in the artifact store, for a dataset called NAME::
     datasets/NAME/files/UUID.parquet       rows; written first
     datasets/NAME/manifests/ID.json        manifest; written after the files, completes the dataset
     datasets/NAME/windows/WINDOW.json      id of the current dataset of a time window
+    datasets/NAME/snapshots/TIME-ID.json   id of a dataset without a window, and when it became the newest one
+    datasets/NAME/withdrawn/...json        tombstones: windows and snapshots that a person withdrew, by whom and why
     datasets/NAME/slots/SLOT.json          id of the current dataset of a slot
 
 Readers ignore files that no manifest lists, so a writer that crashes leaves no incomplete dataset. A *slot* is a name
@@ -13,13 +15,16 @@ window have a slot for each model version.
 """
 
 from airflow_mlops.data.datasets.catalog import (
+    datasets_inside,
     find_datasets,
+    find_whole_datasets,
     in_slot,
     mark_purged,
     neighbouring_manifest,
     open_dataset,
     read_manifests,
     slot_windows,
+    snapshot,
 )
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest
 from airflow_mlops.data.datasets.reader import Dataset
@@ -32,7 +37,9 @@ __all__ = [
     "DatasetWriter",
     "FileEntry",
     "Manifest",
+    "datasets_inside",
     "find_datasets",
+    "find_whole_datasets",
     "in_slot",
     "mark_purged",
     "neighbouring_manifest",
@@ -40,4 +47,5 @@ __all__ = [
     "read_manifests",
     "schema_difference",
     "slot_windows",
+    "snapshot",
 ]

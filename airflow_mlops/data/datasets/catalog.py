@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
+from typing import NoReturn
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError
 from airflow_mlops.core.references import DatasetRef
-from airflow_mlops.core.windows import Window
+from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets.manifest import (
     Manifest,
     manifest_key,
@@ -15,7 +17,15 @@ from airflow_mlops.data.datasets.manifest import (
     slot_key,
     slots_folder,
     window_key,
-    windows_folder,
+)
+from airflow_mlops.data.datasets.pointers import (
+    Pointer,
+    index_snapshots,
+    may_overlap,
+    read,
+    snapshot_keys,
+    snapshot_time,
+    window_keys,
 )
 from airflow_mlops.data.datasets.reader import Dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -26,39 +36,145 @@ def open_dataset(store: ArtifactStore, ref: DatasetRef) -> Dataset:
 
     :raises DatasetNotFoundError: the dataset is not in this store
     """
-    return Dataset(store, _read_manifest(store, ref.name, ref.id))
+    return Dataset(store, read_manifest(store, ref.name, ref.id))
 
 
-def find_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open the current dataset of each window of ``name``, ordered by time.
+def find_datasets(
+    store: ArtifactStore,
+    name: str,
+    within: Window | None = None,
+    *,
+    time_column: str | None = None,
+    default_time_column: str | None = None,
+) -> list[Dataset]:
+    """Open the current datasets of the windows of ``name``, ordered by time, so that no time is covered twice.
 
-    :param within: only windows inside this one; by default all windows. If ``within`` is set, the result includes
-        purged datasets, and reading them raises :class:`DatasetPurgedError`. By default, purged datasets are left out,
-        unless all datasets are purged
+    Where windows overlap, the dataset that was written last has precedence: days that are written after their month
+    replace these days of the month, and a month that is written after its days replaces the days. Of a dataset that is
+    partly replaced, or that reaches beyond ``within``, only the rows with a time in the remaining window are read.
+
+    :param within: time window of the rows; by default all windows. If it is set, the result includes purged
+        datasets, and reading them raises :class:`DatasetPurgedError`. By default, purged datasets are left out, unless
+        all datasets are purged
+    :param time_column: column with the time of each row; by default the column that each dataset records
+    :param default_time_column: column with the time of each row of datasets that record none
     :raises DatasetNotFoundError: there is no such dataset
-    :raises SchemaError: two windows overlap
+    :raises SchemaError: a dataset must be cut in two, and it is not known which column has the times
     """
-    found: list[tuple[Window, Dataset]] = []
-    for key in store.keys(windows_folder(name)):
-        pointer = store.read_json(key)
-        window = Window.model_validate(pointer["window"])
-        if within is None or within.contains(window):
-            found.append((window, Dataset(store, _read_manifest(store, name, pointer["id"]))))
-    if not found:
-        raise DatasetNotFoundError(
-            f"There is no dataset {name!r}{f' in the window {within.label}' if within else ''} in the artifact store "
-            f"{store.url}. Run the task that writes this dataset first, or correct the name or the window."
-        )
+    found = _visible(store, name, within)
     if within is None:
-        found = [item for item in found if item[1].manifest.purged is None] or found
-    found.sort(key=lambda item: (item[0].start, item[0].end))
-    for (first, _), (second, _) in zip(found, found[1:], strict=False):
-        if first.overlaps(second):
+        found = [item for item in found if item[0].manifest.purged is None] or found
+    if not found:
+        raise _absent(store, name, within)
+    return [
+        dataset
+        if window == dataset.window
+        else dataset.within(
+            window, time_column or dataset.time_column or default_time_column or _unknown(dataset, window)
+        )
+        for dataset, window in found
+    ]
+
+
+def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
+    """Open the current datasets of ``name`` that have a time in common with ``within``, as a whole and ordered by time.
+
+    Datasets that are completely replaced by newer ones of other windows are left out.
+
+    :raises DatasetNotFoundError: there is no such dataset
+    :raises SchemaError: a dataset is partly replaced by newer ones
+    """
+    found = _visible(store, name, within)
+    if found and within is not None:
+        windows = [dataset.window for dataset, _ in found if dataset.window is not None]
+        reach = Window(start=min(item.start for item in windows), end=max(item.end for item in windows))
+        found = [item for item in _visible(store, name, reach) if item[0].window and item[0].window.overlaps(within)]
+    if not found:
+        raise _absent(store, name, within)
+    for dataset, part in found:
+        if dataset.window is not None and part != dataset.window:
             raise SchemaError(
-                f"Dataset {name!r} has the overlapping windows {first.label} and {second.label}, so rows could be read "
-                "twice. Choose a window that contains only one of them."
+                f"Dataset {name!r} of the window {dataset.window.label} is replaced by newer datasets, but not completely: "
+                f"{part.label} is not. Write the windows that are missing, or withdraw one of the overlapping windows with "
+                "`airflow mlops datasets`."
             )
-    return [dataset for _, dataset in found]
+    return [dataset for dataset, _ in found]
+
+
+def _absent(store: ArtifactStore, name: str, within: Window | None) -> DatasetNotFoundError:
+    return DatasetNotFoundError(
+        f"There is no dataset {name!r}{f' in the window {within.label}' if within else ''} in the artifact store "
+        f"{store.url}. Run the task that writes this dataset first, or correct the name or the window."
+    )
+
+
+def _unknown(dataset: Dataset, window: Window) -> NoReturn:
+    whole = dataset.window.label if dataset.window else ""
+    raise SchemaError(
+        f"Only the rows of {window.label} are wanted of dataset {dataset.manifest.name!r} of the window {whole}, but the dataset "
+        "does not record which column has the time of a row. Name the column in the selection, as in "
+        '{"name": ..., "window": ..., "time_column": ...}, choose a window that contains the whole dataset, or withdraw one '
+        "of two overlapping windows with `airflow mlops datasets`."
+    )
+
+
+def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dataset]:
+    """Open the current datasets of ``name`` whose windows lie completely in ``within``, ordered by time.
+
+    Datasets that are completely replaced by newer ones of other windows are left out.
+    """
+    found = [
+        dataset for dataset, _ in _visible(store, name, within) if dataset.window and within.contains(dataset.window)
+    ]
+    return list({dataset.manifest.id: dataset for dataset in found}.values())
+
+
+def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tuple[Dataset, Window]]:
+    """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces it.
+
+    A dataset that is replaced in the middle of its window occurs twice.
+    """
+    pointers = [read(store, key) for key in window_keys(store, name, within)]
+    windows = [(pointer, pointer.window) for pointer in pointers if pointer is not None and pointer.window is not None]
+    if within is not None:
+        windows = [(pointer, window) for pointer, window in windows if window.overlaps(within)]
+    opened: dict[str, Dataset] = {}
+
+    def opening(pointer: Pointer) -> Dataset:
+        if pointer.key not in opened:
+            opened[pointer.key] = Dataset(store, read_manifest(store, name, pointer.id))
+        return opened[pointer.key]
+
+    if _overlap([window for _, window in windows]):
+        # Older versions of this package did not record when a pointer was written.
+        windows.sort(key=lambda item: item[0].written or opening(item[0]).manifest.created, reverse=True)
+    found: list[tuple[Dataset, Window]] = []
+    newer: list[Window] = []
+    for pointer, window in windows:
+        wanted = window if within is None else window.clip(within)
+        parts = missing(wanted, newer)
+        found += [(opening(pointer), part) for part in parts]
+        newer.append(window)
+    return sorted(found, key=lambda item: (item[1].start, item[1].end))
+
+
+def _overlap(windows: list[Window]) -> bool:
+    ordered = sorted(windows, key=lambda window: (window.start, window.end))
+    return any(first.overlaps(second) for first, second in pairwise(ordered))
+
+
+def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dataset | None:
+    """Open the newest snapshot of ``name``, which is a dataset without a window. Return ``None`` if there is none.
+
+    :param at: the snapshot that was valid at this time, which is the last one written until then; by default the newest
+    """
+    keys = snapshot_keys(store, name)
+    if not keys:
+        index_snapshots(store, name)
+        keys = snapshot_keys(store, name)
+    chosen = [key for key in keys if at is None or snapshot_time(key) <= at]
+    pointer = read(store, chosen[-1]) if chosen else None
+    return Dataset(store, read_manifest(store, name, pointer.id)) if pointer is not None else None
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
@@ -67,24 +183,28 @@ def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Ma
     :return: ``None`` if ``name`` has no other window
     """
     own = window_key(name, window)
-    keys = [key for key in store.keys(windows_folder(name)) if key != own]
+    keys = [key for key in window_keys(store, name) if key != own]
     if not keys:
         return None
     # Keys of windows sort by time.
     key = max((key for key in keys if key < own), default=keys[0])
-    return _read_manifest(store, name, store.read_json(key)["id"])
+    return read_manifest(store, name, store.read_json(key)["id"])
 
 
 def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
     """Open the current dataset of a slot. Return ``None`` if the slot does not exist."""
     found = current_id(store, slot_key(name, slot))
-    return Dataset(store, _read_manifest(store, name, found)) if found else None
+    return Dataset(store, read_manifest(store, name, found)) if found else None
 
 
-def slot_windows(store: ArtifactStore, name: str) -> dict[str, Window | None]:
-    """Return the window of the current dataset by slot. It is ``None`` for a dataset without a window."""
+def slot_windows(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Window | None]:
+    """Return the window of the current dataset by slot. It is ``None`` for a dataset without a window.
+
+    :param within: only slots whose window may overlap this one. Slots whose name begins with another window are not read
+    """
     found = {}
-    for key in store.keys(slots_folder(name)):
+    keys = store.keys(slots_folder(name))
+    for key in keys if within is None else [key for key in keys if may_overlap(key, within)]:
         window = store.read_json(key)["window"]
         slot = key.rpartition("/")[2].removesuffix(".json")
         found[slot] = Window.model_validate(window) if window else None
@@ -117,7 +237,11 @@ def current_id(store: ArtifactStore, key: str) -> str | None:
         return None
 
 
-def _read_manifest(store: ArtifactStore, name: str, dataset_id: str) -> Manifest:
+def read_manifest(store: ArtifactStore, name: str, dataset_id: str) -> Manifest:
+    """Read the manifest of a dataset.
+
+    :raises DatasetNotFoundError: the dataset is not in this store
+    """
     try:
         return Manifest.model_validate(store.read_json(manifest_key(name, dataset_id)))
     except FileNotFoundError as error:

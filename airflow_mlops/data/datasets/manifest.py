@@ -41,14 +41,15 @@ class Manifest(Model):
     """The description of a dataset: its files, columns, window, origin and parents.
 
     ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``,
-    ``rows`` and ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance`` and ``created`` do not
-    affect ``id``.
+    ``rows`` and ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
+    ``time_column`` do not affect ``id``.
 
     :param parents: ids of the datasets from which this dataset was computed
     :param details: facts recorded by the step that wrote the dataset, such as label, features and split
     :param source: origin of the rows, without credentials
     :param created: time at which the dataset was first written, in UTC
     :param purged: time at which the files were purged; ``None`` while they exist
+    :param time_column: column with the time of each row; ``None`` if it is not known
     """
 
     format: int = 1
@@ -66,6 +67,7 @@ class Manifest(Model):
     provenance: Provenance = Provenance()
     created: datetime
     purged: UtcDatetime | None = None
+    time_column: str | None = None
 
     @property
     def ref(self) -> DatasetRef:
@@ -89,6 +91,16 @@ def manifests_folder(name: str) -> str:
 def windows_folder(name: str) -> str:
     """Return the folder that contains a pointer to the current dataset of each window."""
     return f"datasets/{name}/windows"
+
+
+def snapshots_folder(name: str) -> str:
+    """Return the folder that contains a pointer to each snapshot, which is a dataset without a window."""
+    return f"datasets/{name}/snapshots"
+
+
+def withdrawn_folder(name: str) -> str:
+    """Return the folder that contains the tombstones of withdrawn windows and snapshots."""
+    return f"datasets/{name}/withdrawn"
 
 
 def slots_folder(name: str) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.manifest import FileEntry, Manifest
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.window_rows import inside
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class Dataset:
@@ -29,6 +33,29 @@ class Dataset:
     def ref(self) -> DatasetRef:
         """Return a reference to the dataset."""
         return self.manifest.ref
+
+    @property
+    def window(self) -> Window | None:
+        """Return the time window of the rows; ``None`` for a snapshot."""
+        return self.manifest.window
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return self.manifest.rows
+
+    @property
+    def time_column(self) -> str | None:
+        """Return the name of the column with the time of each row, or ``None`` if the dataset does not record it."""
+        return self.manifest.time_column or self.manifest.details.get("timestamp")
+
+    def within(self, window: Window, time_column: str) -> Dataset:
+        """Return the rows of the dataset whose time lies in ``window``.
+
+        :param time_column: name of the column with the time of each row
+        :raises SchemaError: the dataset has no such column
+        """
+        return DatasetSlice(self.store, self.manifest, window, time_column)
 
     @property
     def schema(self) -> pa.Schema:
@@ -146,3 +173,58 @@ class Dataset:
                 f"Dataset {self.manifest.name!r} has no column {', '.join(map(repr, missing))}. "
                 f"Correct the name. The columns are: {', '.join(present)}."
             )
+
+
+class DatasetSlice(Dataset):
+    """The rows of a dataset whose time lies in a window.
+
+    :param window: time window of the rows
+    :param time_column: name of the column with the time of each row
+    :raises SchemaError: the dataset has no such column
+    """
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest, window: Window, time_column: str) -> None:
+        super().__init__(store, manifest)
+        self._window = window
+        self._time_column = time_column
+        self.require_columns([time_column])
+
+    @property
+    def window(self) -> Window | None:
+        return self._window
+
+    @property
+    def rows(self) -> int:
+        return sum(batch.num_rows for batch in self.batches(columns=[self._time_column]))
+
+    @property
+    def time_column(self) -> str | None:
+        return self._time_column
+
+    def batches(
+        self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        for batch in super().batches(part, self._read(columns), batch_rows):
+            yield self._chosen(batch, columns)
+
+    def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
+        return self._chosen(super().read_row_group(place, self._read(columns) or []), columns)
+
+    def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        return self._chosen(super().table(part, self._read(columns)), columns)
+
+    def _read(self, columns: Sequence[str] | None) -> list[str] | None:
+        return None if columns is None else list(dict.fromkeys([*columns, self._time_column]))
+
+    def _chosen(self, rows: _Rows, columns: Sequence[str] | None) -> _Rows:
+        chosen = rows.filter(self._inside(rows[self._time_column]))
+        return chosen if columns is None else chosen.select(list(columns))
+
+    def _inside(self, times: Any) -> Any:
+        what = f"The time column {self._time_column!r} of dataset {self.manifest.name!r}"
+        if times.null_count:
+            raise SchemaError(
+                f"{what} is null in {times.null_count:,} rows, so it is not known whether they lie in the window "
+                f"{self._window.label}. Choose a window that contains the whole dataset."
+            )
+        return inside(times, self._window, what)

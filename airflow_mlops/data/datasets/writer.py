@@ -18,7 +18,8 @@ from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import current_id, open_dataset
-from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key, slot_key, window_key
+from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key, slot_key
+from airflow_mlops.data.datasets.pointers import point_snapshot, point_window
 from airflow_mlops.data.store import ArtifactStore, HashingFile
 
 DATA = "data"
@@ -108,8 +109,9 @@ class DatasetWriter:
         details: dict[str, Any] | None = None,
         provenance: Provenance | None = None,
         slots: Iterable[str] = (),
+        time_column: str | None = None,
     ) -> tuple[Manifest, bool]:
-        """Write the manifest, and make the dataset the current one of its window and slots.
+        """Write the manifest, and make the dataset the current one of its window and slots, or the newest snapshot.
 
         If an identical dataset already exists, it becomes the current one, and the files just written are deleted when
         the block ends.
@@ -120,6 +122,7 @@ class DatasetWriter:
         :param details: facts for the manifest, such as label, features and split
         :param provenance: Airflow task that wrote the dataset
         :param slots: slots that will point at this dataset, see :mod:`airflow_mlops.data.datasets`
+        :param time_column: column with the time of each row, by which a window that cuts the dataset in two selects rows
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """
@@ -128,18 +131,20 @@ class DatasetWriter:
                 f"Dataset {self.name!r} has neither rows nor columns. Write at least one batch, which may have no rows."
             )
         manifest = self._manifest(self._close_files(), window, owner, description, source, parents, details, provenance)
+        manifest = manifest.model_copy(update={"time_column": time_column})
         existing = _intact(self.store, manifest)
         if existing is not None:
             manifest = existing
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        pointers = [slot_key(self.name, slot) for slot in slots]
-        if window is not None:
-            pointers.append(window_key(self.name, window))
-        for key in pointers:
+        for key in (slot_key(self.name, slot) for slot in slots):
             if current_id(self.store, key) != manifest.id:
                 self.store.write_json(key, {"id": manifest.id, "window": str(window) if window else None})
+        if window is not None:
+            point_window(self.store, manifest)
+        else:
+            point_snapshot(self.store, manifest)
         return manifest, existing is not None
 
     def _close_files(self) -> list[FileEntry]:
@@ -169,7 +174,8 @@ class DatasetWriter:
             "window": str(window) if window else None,
             "columns": [[field.name, str(field.type)] for field in self._schema],
             "files": [[entry.part, entry.rows, entry.sha256] for entry in files],
-            "parents": [parent.id for parent in parents],
+            # A dataset of which two parts were read, before and after a newer one, is one parent.
+            "parents": list(dict.fromkeys(parent.id for parent in parents)),
             "details": details or {},
         }
         return Manifest(

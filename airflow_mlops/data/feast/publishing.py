@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.feast.request import arrow_type
 from airflow_mlops.data.moments import UTC, as_utc
@@ -110,6 +111,31 @@ class SourceFolder:
         self._retype_others(key, schema)
         return self._write(key, dataset, schema, valid_from)
 
+    def replaced_by(self, datasets: Sequence[Dataset]) -> list[str]:
+        """Return the files of other windows whose time the windows of ``datasets`` cover, such as a month by its days.
+
+        :raises FeatureStoreError: they cover only a part of a file's window, so rows would be published twice
+        """
+        windows = [dataset.window for dataset in datasets if dataset.window is not None]
+        found = []
+        for key in self._keys():
+            window = Window.from_file_name(key.removesuffix(".parquet"))
+            if window is None or window in windows or not any(window.overlaps(other) for other in windows):
+                continue
+            if missing(window, windows):
+                raise FeatureStoreError(
+                    f"The source {self.name!r} has the rows of {window.label} in {self.files.url_of(key)}, and only a part "
+                    "of this window is published now, so rows would be there twice. Publish windows that cover all of it, or "
+                    "delete the file."
+                )
+            found.append(key)
+        return found
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete files that :meth:`replaced_by` returned."""
+        for key in keys:
+            self.files.delete(key)
+
     def _schema(self, dataset: Dataset, valid_from: datetime | None) -> pa.Schema:
         present = dataset.schema
         timestamp, created = self.columns.timestamp, self.columns.created
@@ -128,10 +154,10 @@ class SourceFolder:
         wanted = [name for name in self.columns.types if name not in times]
         if self.columns.everything:
             wanted = [name for name in present.names if name not in times]
-        missing = [name for name in (*wanted, *times[1:]) if name not in present.names]
-        if missing:
+        absent = [name for name in (*wanted, *times[1:]) if name not in present.names]
+        if absent:
             raise SchemaError(
-                f"{where} has no column {', '.join(map(repr, missing))}, which the feature views declare. "
+                f"{where} has no column {', '.join(map(repr, absent))}, which the feature views declare. "
                 f"Add it to the dataset, or correct the feature views. The columns are: {', '.join(present.names)}."
             )
         fields = [

@@ -11,7 +11,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
-from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
@@ -40,12 +40,11 @@ def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store:
         no label
     :raises EvaluationError: the split part has no rows
     """
-    ref = spec.dataset or _trained_on(folders)
-    dataset = open_dataset(store, ref)
-    details = dataset.manifest.details
+    dataset = select_one(store, spec.dataset or _trained_on(folders))
+    name, details = dataset.manifest.name, dataset.manifest.details
     if not details.get("label"):
         raise SpecError(
-            f"Dataset {ref.name!r} has no label, so models cannot be evaluated on it. Set `label` in BuildTrainingSetOperator."
+            f"Dataset {name!r} has no label, so models cannot be evaluated on it. Set `label` in BuildTrainingSetOperator."
         )
     label = str(details["label"])
     column = dataset.table(spec.part, [label]).column(label)
@@ -53,7 +52,7 @@ def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store:
         column = column.cast(column.type.value_type)
     if len(column) == 0:
         raise EvaluationError(
-            f"Split part {spec.part!r} of dataset {ref.name!r} has no rows. Use a longer window, another split, or another `part`."
+            f"Split part {spec.part!r} of dataset {name!r} has no rows. Use a longer window, another split, or another `part`."
         )
     return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
 

@@ -54,6 +54,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
             description=spec.description,
             source=source.describe(),
             provenance=context.provenance,
+            time_column=spec.time_column,
         )
     if skipped := manifest.source.get("rows_without_time"):
         context.progress(f"Skipped {skipped:,} rows in which the time column {spec.time_column!r} is null.")

@@ -15,7 +15,7 @@ from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc, chronological, is_text, is_time
 from airflow_mlops.data.privacy import Pseudonymizer
-from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers, as_stored, common_schema, common_type, concatenated, conformed
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
@@ -41,7 +41,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     added = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
     label = added[LABEL]
     rows, labelled = len(label), len(label) - label.null_count
-    coverage = labelled / rows if rows else None
+    share = labelled / rows if rows else None
     window = window_of(predictions)
     with DatasetWriter(context.store, spec.name, log.folder(window)) as writer:
         for batch in _with_labels(predictions, added):
@@ -56,7 +56,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "label": spec.label.name,
                 "label_expression": spec.label.expression,
                 "labelled": labelled,
-                "coverage": coverage,
+                "coverage": share,
+                **coverage(predictions),
             },
             provenance=context.provenance,
             # For each dataset of predictions, its slot points at the current dataset with labels.
@@ -66,9 +67,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         dataset=manifest.ref,
         rows=rows,
         labelled=labelled,
-        coverage=coverage,
+        coverage=share,
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
-        f"{f' ({coverage:.1%})' if coverage is not None else ''}.",
+        f"{f' ({share:.1%})' if share is not None else ''}.",
     )
 
 

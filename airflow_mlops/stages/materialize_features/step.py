@@ -13,7 +13,7 @@ from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.parquet_source import is_parquet, require_timestamps
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
 from airflow_mlops.data.feast.request import ViewRequest
-from airflow_mlops.data.selection import select
+from airflow_mlops.data.selection import select_whole
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.materialize_features.spec import (
@@ -102,7 +102,10 @@ def _publish(
             f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
-    rows = [folder.publish(dataset, source.valid_from) for dataset in select(context.store, source.dataset)]
+    datasets = select_whole(context.store, source.dataset)
+    replaced = folder.replaced_by(datasets)
+    rows = [folder.publish(dataset, source.valid_from) for dataset in datasets]
+    folder.remove(replaced)
     written = [count for count in rows if count is not None]
     return sum(written) if written else None
 

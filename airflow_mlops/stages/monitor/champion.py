@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Manifest, find_datasets, open_dataset
+from airflow_mlops.data.datasets import Manifest, datasets_inside, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.policy.findings import Arrivals
@@ -58,7 +58,11 @@ def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, clie
                 f"The amount of new data since the training of model {champion} is unknown, because {unknown}."
             )
         else:
-            since = Window(start=trained_until, end=check.window.end) if trained_until < check.window.end else None
+            since = (
+                Window(start=trained_until, end=check.window.end, zone=check.window.zone)
+                if trained_until < check.window.end
+                else None
+            )
             arrivals = _arrivals(policy.new_data, since, trained.rows, check.store)
     trained_by = code_version(client, champion) if policy.code is not None else None
     if policy.code is not None and trained_by is None:
@@ -79,10 +83,7 @@ def _training_set(stored: VersionContract, store: ArtifactStore) -> Manifest | N
 
 def _arrivals(wanted: NewData, since: Window | None, trained_rows: int, store: ArtifactStore) -> Arrivals:
     """Count the data that arrived in the window ``since``; ``None`` means that no time has passed since training."""
-    try:
-        found = find_datasets(store, wanted.dataset, since) if since is not None else []
-    except DatasetNotFoundError:
-        found = []
+    found = datasets_inside(store, wanted.dataset, since) if since is not None else []
     rows = sum(dataset.manifest.rows for dataset in found)
     share = rows / trained_rows if trained_rows else None
     return Arrivals(dataset=wanted.dataset, windows=len(found), rows=rows, share=share)

@@ -37,7 +37,7 @@ class Check:
     @property
     def rows(self) -> int:
         """Return the number of predictions."""
-        return sum(dataset.manifest.rows for dataset in self.datasets)
+        return sum(dataset.rows for dataset in self.datasets)
 
     def has_columns(self, *names: str) -> bool:
         """Return whether every dataset has all these columns."""

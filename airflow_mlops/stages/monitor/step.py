@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
-from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
@@ -75,9 +75,9 @@ def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
         return select(store, spec.dataset)
     except DatasetNotFoundError:
         # A dataset that is given by its id must exist. For a name and a window there may be no data yet.
-        if isinstance(spec.dataset, DatasetRef):
-            raise
-        return []
+        if isinstance(spec.dataset, DatasetSelection):
+            return []
+        raise
 
 
 def _reference(

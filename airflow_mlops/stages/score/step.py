@@ -19,7 +19,7 @@ from airflow_mlops.data.columns import PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
-from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
@@ -164,7 +164,7 @@ def score(
                 "seconds": round(time.perf_counter() - started, 3),
             },
             parents=[dataset.ref for dataset in datasets],
-            details=details,
+            details=details | coverage(datasets),
             provenance=context.provenance,
             slots=[slot],
         )[0]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import EvaluationError, SpecError, TrainingError
 from airflow_mlops.core.fingerprints import fingerprint
-from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.results import earlier_results, task_folder
+from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
@@ -71,7 +71,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
             "A search needs Optuna, which is not installed where the step runs. Install airflow-mlops[search] there."
         ) from None
 
-    search, dataset = spec.search, open_dataset(context.store, spec.dataset)
+    search, dataset = spec.search, select_one(context.store, spec.dataset)
     streamed = isinstance(search.trainer, TorchTrainerSpec)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
     check_parts(dataset, {TRAIN: train})

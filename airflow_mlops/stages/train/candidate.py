@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import METRICS, is_custom
 from airflow_mlops.metrics.predictions import Predictions
@@ -27,7 +28,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 
     :raises TrainingError: no model can be trained on the data
     """
-    dataset = open_dataset(store, spec.dataset)
+    dataset = select_one(store, spec.dataset)
     # TorchTrainer streams the data itself, so a sample is enough for the checks.
     streamed = isinstance(spec.trainer, TorchTrainerSpec)
     train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)

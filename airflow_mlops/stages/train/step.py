@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
@@ -40,6 +41,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     # Load custom metrics now, so that an invalid import path fails before the training.
     for path in spec.metrics:
         custom.load(path)
+    # What is recorded names the dataset itself, because another one may have its name later.
+    spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset).ref})
     spec = _search_parameters(spec, context)
     dataset, train, test = load_data(spec, context.store)
     client = connect(spec.mlflow, context.connection)
@@ -98,7 +101,7 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
             f"The trainer {spec.trainer.label!r} cannot train on several nodes, because only TorchTrainer supports them. Use "
             "one node."
         )
-    dataset = open_dataset(context.store, spec.dataset)
+    dataset = select_one(context.store, spec.dataset)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
     torch.assist(spec.trainer, train, spec.seed, run)

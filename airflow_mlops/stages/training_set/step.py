@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import row_ids
-from airflow_mlops.data.selection import select, window_of
+from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.events import infer_task, positive_rate, read_events, require_classes
@@ -30,7 +30,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
     """
-    datasets = select(context.store, spec.entities)
+    datasets = select(context.store, spec.entities, spec.timestamp)
     source = FeatureSource(spec)
     events, dropped = read_events(spec, datasets, source.event_columns)
     context.progress(f"Joining features to {events.num_rows:,} events.")
@@ -74,6 +74,7 @@ def _write(
         "split": None,
         "dropped": dropped,
         "infinite": _count_infinite(table, features),
+        **coverage(datasets),
     }
     if label is not None and task is not None:
         require_classes(table[label], task, label, "the events")
@@ -111,7 +112,7 @@ def _write(
         rows=rows_by_part,
         dropped=dropped["label_unknown"],
         positive_rate=rate,
-        summary=_summary(spec, rows_by_part, features, dropped["label_unknown"], rate),
+        summary=_summary(spec, rows_by_part, features, dropped["label_unknown"], rate, details.get("gaps", [])),
     )
 
 
@@ -135,7 +136,12 @@ def _count_infinite(table: pa.Table, features: Sequence[str]) -> dict[str, int]:
 
 
 def _summary(
-    spec: TrainingSetSpec, rows: dict[str, int], features: Sequence[str], dropped: int, rate: float | None
+    spec: TrainingSetSpec,
+    rows: dict[str, int],
+    features: Sequence[str],
+    dropped: int,
+    rate: float | None,
+    gaps: Sequence[str],
 ) -> str:
     parts = " and ".join(f"{count:,} {part}" for part, count in rows.items())
     text = f"Built {spec.name} with {parts} rows and {len(features)} features"
@@ -145,4 +151,6 @@ def _summary(
         text += f", {rate:.1%} positive"
     if dropped:
         text += f"; {dropped:,} rows without a label were left out"
+    if gaps:
+        text += f"; there were no data of {', '.join(gaps)}"
     return text + "."

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import ValidationError
 from airflow_mlops.core.references import DatasetRef
-from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset
+from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
@@ -35,7 +36,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
-    dataset = open_dataset(context.store, spec.dataset)
+    dataset = select_one(context.store, spec.dataset)
     suite = load_suite(spec.suite)
     table = dataset.table()
     with tempfile.TemporaryDirectory() as site:
@@ -96,7 +97,7 @@ class _Validation:
     @property
     def headline(self) -> str:
         """Format how many expectations passed, as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
-        window = f" {self.spec.dataset.window.label}" if self.spec.dataset.window else ""
+        window = f" {self.dataset.window.label}" if self.dataset.window else ""
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
         return f"{self.dataset.manifest.name}{window}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
@@ -166,5 +167,6 @@ def _write(
             parents=[validation.dataset.ref],
             details=details,
             provenance=context.provenance,
+            time_column=validation.dataset.time_column,
         )
     return written.ref

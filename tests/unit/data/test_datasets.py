@@ -113,14 +113,11 @@ def test_a_column_whose_type_changes_between_batches_is_named(store):
         writer.write(pa.table({"a": ["1"]}))
 
 
-def test_windows_are_returned_in_order_of_time_and_overlaps_are_refused(store):
+def test_windows_are_returned_in_order_of_time(store):
     write(store, 5, window=MAY)
     write(store, 4, window=APRIL)
     found = find_datasets(store, "numbers", Window.model_validate("2013"))
     assert [dataset.table()["a"][0].as_py() for dataset in found] == [4, 5]
-    write(store, 6, window=Window.model_validate("2013-04-15/2013-05-15"))
-    with pytest.raises(SchemaError, match="2013-04 and 2013-04-15"):
-        find_datasets(store, "numbers", Window.model_validate("2013"))
 
 
 def test_the_error_for_a_missing_column_lists_the_existing_ones(store):

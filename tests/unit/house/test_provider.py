@@ -48,6 +48,7 @@ def test_the_commands_in_the_metadata_exist():
         "rollback",
         "reproduce",
         "predictions",
+        "datasets",
         "purge",
     ]
 

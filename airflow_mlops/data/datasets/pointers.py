@@ -1,0 +1,154 @@
+"""Pointers to the current datasets of a name: one for each time window, and one for each snapshot.
+
+The names of the pointers carry the windows and the times of the snapshots, so one listing finds what a request needs,
+however long the history is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets.manifest import (
+    Manifest,
+    manifests_folder,
+    snapshots_folder,
+    window_key,
+    windows_folder,
+    withdrawn_folder,
+)
+from airflow_mlops.data.store import ArtifactStore
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer to the current dataset of a window, or to a snapshot.
+
+    :param key: key of the pointer in the artifact store
+    :param id: id of the dataset
+    :param window: time window of the dataset; ``None`` for a snapshot
+    :param written: time at which the dataset became the current one; ``None`` if an older version of this package wrote
+        the pointer
+    """
+
+    key: str
+    id: str
+    window: Window | None
+    written: datetime | None
+
+
+def window_keys(store: ArtifactStore, name: str, within: Window | None = None) -> list[str]:
+    """List the keys of the pointers to windows, ordered by time.
+
+    :param within: only windows that have an instant in common with this one
+    """
+    keys = store.keys(windows_folder(name))
+    return keys if within is None else [key for key in keys if may_overlap(key, within)]
+
+
+def may_overlap(key: str, within: Window) -> bool:
+    """Return whether the window that the name of a pointer begins with may have an instant in common with ``within``.
+
+    The content of the pointer decides, because names have whole seconds. It also decides if the name is not a window.
+    """
+    found = Window.from_file_name("-".join(_stem(key).split("-")[:2]))
+    return found is None or (found.start < within.end and within.start < found.end + _SECOND)
+
+
+def snapshot_keys(store: ArtifactStore, name: str) -> list[str]:
+    """List the keys of the pointers to snapshots, oldest first."""
+    return store.keys(snapshots_folder(name))
+
+
+def snapshot_time(key: str) -> datetime:
+    """Return the time at which a snapshot became the current one, from the key of its pointer."""
+    return datetime.strptime(_stem(key).partition("-")[0], _TIME).replace(tzinfo=timezone.utc)
+
+
+def read(store: ArtifactStore, key: str) -> Pointer | None:
+    """Read a pointer. Return ``None`` if it does not exist."""
+    try:
+        content = store.read_json(key)
+    except FileNotFoundError:
+        return None
+    window, written = content.get("window"), content.get("written")
+    return Pointer(
+        key,
+        str(content["id"]),
+        Window.model_validate(window) if window else None,
+        datetime.fromisoformat(written) if written else None,
+    )
+
+
+def point_window(store: ArtifactStore, manifest: Manifest) -> None:
+    """Make a dataset the current one of its window. It then takes precedence over older datasets of other windows."""
+    assert manifest.window is not None
+    content = {"id": manifest.id, "window": str(manifest.window), "written": _now().isoformat()}
+    store.write_json(window_key(manifest.name, manifest.window), content)
+
+
+def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
+    """Make a dataset without a window the newest snapshot, unless it is the newest already."""
+    index_snapshots(store, manifest.name)
+    keys = snapshot_keys(store, manifest.name)
+    newest = read(store, keys[-1]) if keys else None
+    if newest is None or newest.id != manifest.id:
+        _write_snapshot(store, manifest, _now())
+
+
+def index_snapshots(store: ArtifactStore, name: str) -> None:
+    """Write the pointers to snapshots from the manifests if there are none, as in stores of older versions."""
+    if snapshot_keys(store, name):
+        return
+    for key in store.keys(manifests_folder(name)):
+        manifest = Manifest.model_validate(store.read_json(key))
+        if manifest.window is None:
+            _write_snapshot(store, manifest, manifest.created)
+
+
+def _write_snapshot(store: ArtifactStore, manifest: Manifest, written: datetime) -> None:
+    written = written.astimezone(timezone.utc)
+    key = f"{snapshots_folder(manifest.name)}/{written:{_TIME}}-{manifest.id[:12]}.json"
+    store.write_json(key, {"id": manifest.id, "window": None, "written": written.isoformat()})
+
+
+def withdraw(store: ArtifactStore, name: str, pointer: Pointer, reason: str, user: str) -> str:
+    """Withdraw a window or snapshot: its pointer is replaced by a tombstone, and no selection finds it any more.
+
+    The dataset itself stays readable by its id, so the provenance of what was computed from it is complete. Writing the
+    window again makes it current again; the tombstone stays.
+
+    :return: key of the tombstone
+    """
+    now = _now()
+    key = f"{withdrawn_folder(name)}/{_stem(pointer.key)}-{now:{_TIME}}.json"
+    tombstone = {
+        "id": pointer.id,
+        "window": str(pointer.window) if pointer.window else None,
+        "written": pointer.written.isoformat() if pointer.written else None,
+        "withdrawn": now.isoformat(),
+        "by": user,
+        "reason": reason,
+    }
+    # The tombstone is written first, so that a crash leaves the window as it was.
+    store.write_json(key, tombstone)
+    store.delete(pointer.key)
+    return key
+
+
+def tombstones(store: ArtifactStore, name: str) -> list[dict[str, Any]]:
+    """Read the tombstones of withdrawn windows and snapshots, ordered by window."""
+    return [store.read_json(key) for key in store.keys(withdrawn_folder(name))]
+
+
+def _stem(key: str) -> str:
+    return key.rpartition("/")[2].removesuffix(".json")
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

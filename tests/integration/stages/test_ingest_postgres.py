@@ -126,11 +126,8 @@ def test_numbers_are_exact(ingest, context, engine):
     assert found["late"][-1].as_py() == Decimal("0.125")
 
 
-@pytest.mark.parametrize("value", ["NaN", "1e40"])
-@pytest.mark.parametrize("kind", ["numeric", "numeric(4, 2)"])
+@pytest.mark.parametrize(("value", "kind"), [("NaN", "numeric"), ("NaN", "numeric(4, 2)"), ("1e40", "numeric")])
 def test_numbers_that_decimals_cannot_hold_are_refused(value, kind, ingest, context, engine):
-    if (value, kind) == ("1e40", "numeric(4, 2)"):
-        pytest.skip("PostgreSQL itself refuses it")
     with pytest.raises(SchemaError, match=r"'n' .*types=\{'n': 'float64'\}"):
         ingest(f"SELECT '{value}'::{kind} AS n")
     assert store_is_empty(context)

@@ -153,7 +153,7 @@ class LiveAirflow:
                 found += [f"--- {path.relative_to(self.home)}", *bad[-8:]]
         return "\n".join(found)
 
-    def until(self, condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 180) -> Any:
         """Wait for ``condition`` to return something true, and return it.
 
         :raises TimeoutError: naming ``what`` was awaited
@@ -212,7 +212,7 @@ class LiveAirflow:
                 raise RuntimeError(errors[0]["stack_trace"])
             return self.request("GET", f"/api/v2/dags/{dag_id}")[0] == 200
 
-        self.until(known, f"DAG {dag_id} is parsed", timeout=120)
+        self.until(known, f"DAG {dag_id} is parsed", timeout=600)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, partition_key: str | None = None) -> str:
         """Trigger a run and return its id."""
@@ -223,7 +223,7 @@ class LiveAirflow:
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         return list(self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"])
 
-    def wait(self, dag_id: str, run_id: str, timeout: float = 120) -> str:
+    def wait(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
         """Wait for a run to end, and say how it ended."""
         path = self._run(dag_id, run_id)
 

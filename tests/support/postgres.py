@@ -92,7 +92,7 @@ def run(command: list[Any]) -> None:
     # The server inherits the output of pg_ctl and keeps it open, so a pipe would never end; a file does not matter.
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
-            [str(part) for part in command], stdout=output, stderr=subprocess.STDOUT, cwd="/", user=_user(), timeout=120
+            [str(part) for part in command], stdout=output, stderr=subprocess.STDOUT, cwd="/", user=_user(), timeout=600
         )
         output.seek(0)
         assert done.returncode == 0, output.read().decode()

@@ -66,7 +66,7 @@ def test_airflows_help_lists_the_commands_without_importing_heavy_libraries(tmp_
         "print('LOADED', *sorted(sys.modules))"
     )
     for words, expected in ((["--help"], "mlops"), (["mlops", "--help"], "reproduce")):
-        done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, timeout=600)
         text, _, loaded = done.stdout.partition("LOADED")
         assert expected in text
         heavy = {"mlflow", "pandas", "numpy", "pyarrow", "sklearn", "torch", "feast", "onnx", "airflow_mlops.registry"}

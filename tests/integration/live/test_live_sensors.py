@@ -115,6 +115,6 @@ def test_a_watcher_starts_a_dag_once_for_each_report_also_when_the_triggerer_die
     airflow.kill("triggerer")
     publish(store, "2013-05", "retrain")
     airflow.start("triggerer")
-    airflow.until(lambda: "2013-05" in remembered(airflow), "what came meanwhile is fired", timeout=120)
+    airflow.until(lambda: "2013-05" in remembered(airflow), "what came meanwhile is fired", timeout=600)
     airflow.until(lambda: len(airflow.runs("watching")) > 1, "it starts the DAG")
     assert told(airflow) == ["2013-04", "2013-05"]

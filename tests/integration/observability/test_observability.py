@@ -162,7 +162,7 @@ def test_airflow_sends_every_metric_over_opentelemetry(collector):
     }
     done = subprocess.run(
         [sys.executable, "-c", TASK], env={**os.environ, **settings}, cwd=Path(__file__).parents[3],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     # A collector converts names for Prometheus. The converted names equal the names in the textfiles.

@@ -32,7 +32,7 @@ def feast_init(tmp_path_factory) -> Path:
     """What `feast init` makes."""
     folder = tmp_path_factory.mktemp("feast_init")
     feast = Path(sys.executable).parent / "feast"
-    subprocess.run([feast, "init", "-t", "local", "drivers"], cwd=folder, check=True, capture_output=True, timeout=120)
+    subprocess.run([feast, "init", "-t", "local", "drivers"], cwd=folder, check=True, capture_output=True, timeout=600)
     return folder / "drivers" / "feature_repo"
 
 
@@ -421,7 +421,7 @@ import torch
 print("torch too:", torch.__name__)
 """
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split("\n")[:2] == ["typeguard works for others", "torch too: torch"]
 

@@ -21,6 +21,9 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import TorchTrainer
 from tests.support.training import training_set
 
+# Seconds after which a node is taken to hang. Far more than it needs, because a loaded machine is no failure.
+HANGS = 600
+
 
 @pytest.fixture
 def call(store):
@@ -65,7 +68,7 @@ def free_port() -> int:
 def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
     made, port = call(TorchTrainer(epochs=3, batch_size=64)), free_port()
     nodes = [start(made, rank, port) for rank in (0, 1)]
-    first, second = (node.communicate(timeout=120)[0] for node in nodes)
+    first, second = (node.communicate(timeout=HANGS)[0] for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], first + second
     assert "Training in 2 processes." in first
     assert "Epoch 3 of 3" in first
@@ -77,7 +80,7 @@ def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
     assert int(version.version) == result["candidate"]["version"]
     # A retry of each node finds the stored result.
     again = [start(made, rank, port) for rank in (0, 1)]
-    assert ["the step does not run again" in node.communicate(timeout=60)[0] for node in again] == [True, True]
+    assert ["the step does not run again" in node.communicate(timeout=HANGS)[0] for node in again] == [True, True]
 
 
 def test_a_waiting_node_ends_once_the_result_is_stored(mlflow_connection, store, call):
@@ -98,5 +101,5 @@ def _children(pid: int) -> str:
 
 def test_other_trainers_support_only_one_node(mlflow_connection, call):
     node = start(call({"estimator": "sklearn.linear_model.LogisticRegression"}), 1, free_port())
-    assert "cannot train on several nodes" in node.communicate(timeout=60)[0]
+    assert "cannot train on several nodes" in node.communicate(timeout=HANGS)[0]
     assert node.returncode == 1

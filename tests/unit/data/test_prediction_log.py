@@ -195,7 +195,7 @@ def test_a_killed_process_leaves_no_partial_predictions_and_its_retry_completes_
         [sys.executable, "-c", KILLED, store.url, point],
         cwd=Path(__file__).parents[3],
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     # The Parquet file was complete before the kill.

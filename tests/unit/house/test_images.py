@@ -65,7 +65,9 @@ def ignored(path: str) -> bool:
 def requirements(extras: str) -> list[str]:
     """The output of ``docker/requirements.py``, run with the standard library only, as in the image."""
     command = [sys.executable, "-I", "-S", "docker/requirements.py", "pyproject.toml", extras]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    ).stdout.splitlines()
 
 
 def build(tmp_path: Path, *images: str, builder: str = "docker", **env: str) -> dict[str, dict[str, str]]:
@@ -74,7 +76,7 @@ def build(tmp_path: Path, *images: str, builder: str = "docker", **env: str) -> 
     fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/calls\n')
     fake.chmod(0o755)
     env = {"PATH": os.environ["PATH"], "IMAGE_BUILDER": str(fake), **env}
-    subprocess.run([BUILD, *images], env=env, check=True, capture_output=True, timeout=60)
+    subprocess.run([BUILD, *images], env=env, check=True, capture_output=True, timeout=300)
     images = {}
     for line in (tmp_path / "calls").read_text().splitlines():
         found = dict(re.findall(r"--build-arg (\w+)=(\S+)", line))
@@ -219,7 +221,7 @@ def test_no_image_contains_a_secret(name):
 def test_the_build_script_is_valid_bash():
     assert os.access(BUILD, os.X_OK)
     assert BUILD.read_text().startswith("#!/usr/bin/env bash\n")
-    checked = subprocess.run(["bash", "-n", BUILD], capture_output=True, text=True, timeout=60)
+    checked = subprocess.run(["bash", "-n", BUILD], capture_output=True, text=True, timeout=300)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -228,7 +230,7 @@ def test_make_images_calls_the_build_script():
         # Without the settings of a `make` that runs these tests.
         env = {"PATH": os.environ["PATH"]}
         command = ["make", "--no-print-directory", "-n", "images", *settings]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=300)
         return [line.strip() for line in done.stdout.splitlines()]
 
     assert recipe() == ["docker/build"]

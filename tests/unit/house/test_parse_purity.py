@@ -45,7 +45,7 @@ def probe(statement: str, folder: Path) -> tuple[set[str], set[str]]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     env |= {"AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, statement], env=env, cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PROBE, statement], env=env, cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

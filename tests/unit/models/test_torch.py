@@ -214,7 +214,7 @@ def test_a_killed_training_is_resumed_with_exactly_the_same_numbers(dataset, sto
             [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
         )
 
-    whole = json.loads(start("checkpoints/whole.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
+    whole = json.loads(start("checkpoints/whole.pt", 0).communicate(timeout=600)[0].splitlines()[-1])
     killed = start("checkpoints/killed.pt", 0.05)
     assert killed.stdout is not None
     while (line := killed.stdout.readline()) and int(line) < 26:
@@ -222,7 +222,7 @@ def test_a_killed_training_is_resumed_with_exactly_the_same_numbers(dataset, sto
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     killed.stdout.close()
-    resumed = json.loads(start("checkpoints/killed.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
+    resumed = json.loads(start("checkpoints/killed.pt", 0).communicate(timeout=600)[0].splitlines()[-1])
     assert any("checkpoint after step 21" in line for line in resumed["lines"])
     for name in ("losses", "epochs", "weights"):
         assert resumed[name] == whole[name], name
@@ -377,7 +377,7 @@ def test_processes_terminated_by_sigterm_are_resumed_with_exactly_the_same_numbe
             [sys.executable, "-c", ASKED, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
         )
 
-    whole = json.loads(start("checkpoints/whole2.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
+    whole = json.loads(start("checkpoints/whole2.pt", 0).communicate(timeout=600)[0].splitlines()[-1])
     asked = start("checkpoints/asked.pt", 0.1)
     assert asked.stdout is not None
     while (line := asked.stdout.readline()) and "Epoch 1 of 3" not in line:
@@ -387,7 +387,7 @@ def test_processes_terminated_by_sigterm_are_resumed_with_exactly_the_same_numbe
     asked.wait(60)
     asked.stdout.close()
     assert "The next try of the task continues from the checkpoint of step" in rest
-    resumed = json.loads(start("checkpoints/asked.pt", 0).communicate(timeout=120)[0].splitlines()[-1])
+    resumed = json.loads(start("checkpoints/asked.pt", 0).communicate(timeout=600)[0].splitlines()[-1])
     assert any("Resuming from the checkpoint" in line for line in resumed["lines"])
     for name in ("losses", "epochs", "weights"):
         assert resumed[name] == whole[name], name

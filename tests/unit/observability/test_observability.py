@@ -43,7 +43,7 @@ def promtool(*arguments: str | Path, stdin: str | None = None) -> subprocess.Com
     if program is None:
         pytest.skip("PROMTOOL IS NOT INSTALLED (apt-get install prometheus): rules and metrics are not checked by it")
     command = [program, *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

@@ -73,10 +73,10 @@ def test_only_old_predictions_and_their_outcomes_are_deleted(store, log):
     assert [bool(entry.purged) for entry in PredictionLog(store, "delays").entries()] == [True, False]
 
 
-def test_the_error_for_a_purged_dataset_names_retention_and_the_date(store, log):
+def test_the_error_for_a_purged_dataset_names_the_window_the_date_and_the_operator(store, log):
     do(store)
     april = Window.model_validate("2013-04")
-    message = rf"2013-04 .*retention on {NOW:%Y-%m-%d}"
+    message = rf"2013-04 .*{NOW:%Y-%m-%d} by PurgePredictionsOperator"
     for name in ("delays_predictions", "delays_outcomes"):
         (found,) = find_datasets(store, name, april)
         for read in (
@@ -89,7 +89,7 @@ def test_the_error_for_a_purged_dataset_names_retention_and_the_date(store, log)
                 read()
         # Without a window, only the readable datasets are returned.
         assert [item.manifest.window.label for item in find_datasets(store, name)] == ["2013-05"]
-    with pytest.raises(DatasetPurgedError, match=rf"'delays' in the window 2013-04 .*retention.* {NOW:%Y-%m-%d}"):
+    with pytest.raises(DatasetPurgedError, match=rf"'delays' in the window 2013-04 .* {NOW:%Y-%m-%d}"):
         PredictionLog(store, "delays").files(april)
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_seri
 
 from airflow_mlops.core import window_text
 from airflow_mlops.core.base import Model
+from airflow_mlops.core.moments import parse
 from airflow_mlops.core.window_text import UTC_CALENDAR, Calendar
 from airflow_mlops.core.zones import UTC, local, zone
 
@@ -23,8 +24,13 @@ def _utc(value: datetime) -> datetime:
     return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
 
 
-UtcDatetime = Annotated[datetime, AfterValidator(_utc)]
-"""A datetime that is converted to UTC. A value without a time zone is read as UTC."""
+def _from_text(value: Any) -> Any:
+    # pydantic would read "20240305" as seconds since 1970.
+    return parse(value) if isinstance(value, str) else value
+
+
+UtcDatetime = Annotated[datetime, BeforeValidator(_from_text), AfterValidator(_utc)]
+"""A datetime that is converted to UTC. Text is ISO 8601. A value without a time zone is read as UTC."""
 
 
 def _calendar(info: ValidationInfo) -> Calendar:

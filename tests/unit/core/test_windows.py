@@ -8,11 +8,12 @@ from datetime import date, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.window_text import Calendar
-from airflow_mlops.core.windows import Window, missing
+from airflow_mlops.core.windows import UtcDatetime, Window, missing
 
 
 def utc(*parts: int) -> datetime:
@@ -255,3 +256,11 @@ def test_chunks_cover_the_window_without_overlap(start, days, hours):
     assert chunks[0].start == window.start
     assert chunks[-1].end == window.end
     assert all(first.end == second.start for first, second in zip(chunks, chunks[1:], strict=False))
+
+
+@pytest.mark.parametrize("text", ["20240305", "2024-03-05", "2024-03-05 00:00:00+00", "2024-03-05T01:00+01:00"])
+def test_text_of_a_time_is_iso_8601_and_never_a_number_of_seconds(text):
+    adapter = TypeAdapter(UtcDatetime)
+    assert adapter.validate_python(text) == datetime(2024, 3, 5, tzinfo=timezone.utc)
+    with pytest.raises(ValidationError, match="1709596800"):
+        adapter.validate_python("1709596800")

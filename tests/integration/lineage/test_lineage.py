@@ -80,7 +80,7 @@ with DAG("lifecycle", default_args=defaults):
     champion = PromoteOperator(task_id="promote", verdict=verdict.output)
     again = RollbackOperator(task_id="rollback", to_version="1", reason="to be sure")
     rows = BuildTrainingSetOperator(
-        task_id="rows", name="rows", entities={{"name": "flights_valid", "window": "2013"}}, timestamp="time",
+        task_id="rows", name="rows", entities={{"name": "flights_valid", "window": "2013-04"}}, timestamp="time",
         repo={repo!r}, features=["weather:wind"], columns=["distance"], keys=["flight"], split=None,
     )
     scored = ScoreOperator(task_id="score", dataset=rows.output)

@@ -71,8 +71,10 @@ def as_utc(values: Any, what: str, *, round_up: bool = False, first_row: int = 0
     return _by_chunk(values, convert, UTC, first_row)
 
 
-def chronological(values: Any, what: str) -> pa.Array:
-    """Return the positions of the values of a column in the order of time, exact to the nanosecond, nulls first.
+def ranks(values: Any, what: str) -> pa.Array:
+    """Return the rank of each value of a column in the order of time, exact to the nanosecond.
+
+    Equal times have the same rank, from 1. Nulls have the rank 0.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
     :param what: subject of error messages
@@ -80,8 +82,12 @@ def chronological(values: Any, what: str) -> pa.Array:
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     found = _read(array, what, 0)
-    keys = {"micros": found.micros.fill_null(FIRST - 1)} | ({} if found.nanos is None else {"nanos": found.nanos})
-    return pc.sort_indices(pa.table(keys), [(name, "ascending") for name in keys])
+    places = pc.rank(found.micros, tiebreaker="dense").cast(pa.int64())
+    if found.nanos is not None:
+        places = pc.rank(pc.add(pc.multiply(places, 1000), pc.fill_null(found.nanos, 0)), tiebreaker="dense").cast(
+            pa.int64()
+        )
+    return pc.if_else(pc.is_valid(found.micros), places, 0)
 
 
 def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:

@@ -21,11 +21,14 @@ class JoinLabelsOperator(StepOperator):
     :param predictions: the dataset of predictions: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param labels: the dataset with the labels: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param on: names of the columns that identify a row in both datasets
-    :param label: name of the label column in ``labels``, or a name and a SQL expression over its columns, such as
+    :param label: name of the label column in ``labels``, or a name and an expression over its columns, such as
         ``{"name": "late", "expression": "arr_delay > 15"}``
-    :param labels_timestamp: name of a column in ``labels``. If a row has several labels, the label with the largest
-        value in this column is used. If the column holds times, the label delay is measured as well. Without this
-        parameter, several labels for one row are an error
+    :param labels_timestamp: name of a column in ``labels`` with the time at which the label became known. If the column
+        holds times, the label delay is measured. If a row has several labels, the label with the largest value in this
+        column is used, unless ``labels_version`` is set
+    :param labels_version: name of a column in ``labels`` with numbers or times, which grows with each correction of a
+        label; the label with the largest value is used. Without this parameter and ``labels_timestamp``, several rows with
+        the same label count as one, and different labels for one row are an error
     :param name: name of the joined dataset; by default ``MODEL_outcomes``
     :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password. It is
         required if columns in ``on`` are hashed in the predictions; the same columns of ``labels`` are then hashed with
@@ -48,6 +51,7 @@ class JoinLabelsOperator(StepOperator):
         label: str | dict[str, str],
         model: str | None = None,
         labels_timestamp: str | None = None,
+        labels_version: str | None = None,
         name: str | None = None,
         hash_conn_id: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",

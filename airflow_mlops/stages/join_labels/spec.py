@@ -24,8 +24,11 @@ class JoinLabelsSpec(Spec):
     :param on: key columns, which exist in both datasets and identify a prediction
     :param label: name of the label column, or the label's name and an expression that computes it
     :param labels_timestamp: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text. If a
-        prediction has several labels, the one with the greatest value in this column is joined. Times are also written
-        to the column ``label_at``, as the time at which the label became known
+        prediction has several labels, the one with the greatest value in this column is joined, unless
+        ``labels_version`` is set. Times are also written to the column ``label_at``, as the time at which the label
+        became known
+    :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows with
+        each correction of a label. The label with the greatest value is joined
     :param name: name of the joined dataset
     :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required if
         scoring hashed a column of ``on``
@@ -38,6 +41,7 @@ class JoinLabelsSpec(Spec):
     on: list[str] = Field(min_length=1)
     label: Annotated[LabelColumn, BeforeValidator(_as_label)]
     labels_timestamp: str | None = None
+    labels_version: str | None = None
     name: Name
     hash_conn_id: str | None = None
     on_missing: Literal["fail", "skip"] = "fail"
@@ -51,9 +55,11 @@ class JoinLabelsResult(Result):
     :param rows: number of predictions
     :param labelled: number of predictions whose label is known
     :param coverage: share of labelled predictions (``labelled / rows``, 0 to 1); ``None`` if there are no rows
+    :param repeated: number of predictions for which several rows of ``labels`` were found
     """
 
     dataset: DatasetRef | None
     rows: int = 0
     labelled: int = 0
     coverage: float | None = None
+    repeated: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,11 +14,12 @@ from airflow_mlops.data import expressions
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
-from airflow_mlops.data.moments import as_utc, chronological, is_text, is_time
+from airflow_mlops.data.moments import as_utc, is_text, is_time, ranks
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers, as_stored, common_schema, common_type, concatenated, conformed
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels.choice import Found
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
@@ -38,7 +40,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
-    added = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
+    added, repeated = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
     label = added[LABEL]
     rows, labelled = len(label), len(label) - label.null_count
     share = labelled / rows if rows else None
@@ -58,6 +60,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "labelled": labelled,
                 "coverage": share,
                 **coverage(predictions),
+                **_versions(predictions),
+                **({"repeated": repeated} if repeated else {}),
             },
             provenance=context.provenance,
             # For each dataset of predictions, its slot points at the current dataset with labels.
@@ -68,8 +72,10 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         rows=rows,
         labelled=labelled,
         coverage=share,
+        repeated=repeated,
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
-        f"{f' ({share:.1%})' if share is not None else ''}.",
+        f"{f' ({share:.1%})' if share is not None else ''}."
+        + (f" {repeated:,} of them had several rows of labels." if repeated else ""),
     )
 
 
@@ -85,6 +91,15 @@ def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> 
             done += batch.num_rows
     if not done:
         yield _append(pa.RecordBatch.from_pylist([], schema=schema), added)
+
+
+def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
+    """Return the number of predictions of each model version, if they are known."""
+    counts: Counter[str] = Counter()
+    for dataset in predictions:
+        details = dataset.manifest.details
+        counts.update(details.get("model_versions") or {str(details.get("model_version")): dataset.manifest.rows})
+    return {"model_versions": dict(counts)} if "None" not in counts else {}
 
 
 def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
@@ -141,34 +156,42 @@ def _label_columns(
     labels: Sequence[Dataset],
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
-) -> dict[str, pa.Array]:
+) -> tuple[dict[str, pa.Array], int]:
     """Compute the columns ``label`` and, if ``labels_timestamp`` contains times, ``label_at``, one row per prediction.
 
     Both are null for predictions without a label.
 
-    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
-        ``labels_timestamp`` is not set
+    :return: the columns, and the number of predictions with several rows of labels
+    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and no
+        column says which of them is valid
     """
     times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
     left = _read(predictions, spec.on, spec.on, times_in_keys)
-    right, values, times = _label_table(labels, left.schema, spec, pseudonymizers, times_in_keys)
+    right, values, times, order = _label_table(labels, left.schema, spec, pseudonymizers, times_in_keys)
     left = left.cast(right.schema)
-    joined = left.append_column(_PREDICTION_ROW, pa.array(np.arange(left.num_rows))).join(
-        right.append_column(_LABEL_ROW, pa.array(np.arange(right.num_rows))), keys=spec.on, join_type="left outer"
+    joined = _numbered(left, _PREDICTION_ROW).join(
+        _numbered(right, _LABEL_ROW), keys=_places(left), join_type="left outer"
     )
-    if joined.num_rows > left.num_rows and spec.labels_timestamp is None:
-        raise _ambiguous(joined, labels[0].manifest.name, spec.on)
-    row = np.full(left.num_rows, -1)
-    # Labels are ordered by labels_timestamp, so the latest of several labels has the largest row number.
-    np.maximum.at(
-        row, joined[_PREDICTION_ROW].to_numpy(), pc.fill_null(joined[_LABEL_ROW], -1).to_numpy().astype(np.int64)
-    )
+    joined = joined.filter(pc.is_valid(joined[_LABEL_ROW]))
+    found = Found(joined[_PREDICTION_ROW].to_numpy(), joined[_LABEL_ROW].to_numpy(), left.num_rows)
+    row, contradicted = found.choose(values, order)
+    if len(contradicted):
+        raise _ambiguous(left.take(pa.array(contradicted)), labels[0].manifest.name, spec)
     rows = pa.array(row, mask=row < 0)
     label = values.take(rows)
     if times is None:
-        return {LABEL: label}
+        return {LABEL: label}, found.repeated
     known_since = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
-    return {LABEL: label, LABEL_AT: known_since}
+    return {LABEL: label, LABEL_AT: known_since}, found.repeated
+
+
+def _places(table: pa.Table) -> list[str]:
+    # Arrow reads a name that starts with a dot or a bracket as a path, so keys are joined by their position.
+    return [str(place) for place in range(table.num_columns)]
+
+
+def _numbered(keys: pa.Table, name: str) -> pa.Table:
+    return keys.rename_columns(_places(keys)).append_column(name, pa.array(np.arange(keys.num_rows)))
 
 
 def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[str], times: Sequence[str]) -> pa.Table:
@@ -206,29 +229,32 @@ def _label_table(
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
     times_in_keys: Sequence[str],
-) -> tuple[pa.Table, pa.Array, pa.Array | None]:
-    """Read the labels, ordered by ``labels_timestamp``.
+) -> tuple[pa.Table, pa.Array, pa.Array | None, pa.Array | None]:
+    """Read the labels, the earliest by ``labels_timestamp`` last.
 
     :param keys: schema of the predictions' key columns
     :param times_in_keys: key columns that are compared as points in time
-    :return: the key columns, in types that hold the keys of both sides; the labels; and the times at which the labels
-        became known, or ``None`` if ``labels_timestamp`` is not set or does not contain times
+    :return: the key columns, in types that hold the keys of both sides; the labels; the times at which the labels became
+        known, or ``None`` if ``labels_timestamp`` is not set or does not contain times; and the rank of each row by
+        ``labels_version`` or ``labels_timestamp``, or ``None`` if neither is set
     """
     times = None
     expression = spec.label.expression or spec.label.name
     wanted = {*spec.on, *(expressions.columns(expression) if spec.label.expression else [spec.label.name])}
+    wanted.update(name for name in (spec.labels_timestamp, spec.labels_version) if name)
+    table, name = _read(labels, sorted(wanted), spec.on, times_in_keys), labels[0].manifest.name
     if spec.labels_timestamp:
-        wanted.add(spec.labels_timestamp)
-    table = _read(labels, sorted(wanted), spec.on, times_in_keys)
-    if spec.labels_timestamp:
-        column, name = table[spec.labels_timestamp], labels[0].manifest.name
+        what = f"The `labels_timestamp` {spec.labels_timestamp!r} of dataset {name!r}"
+        places = _ranks(table[spec.labels_timestamp], what)
+        known = pc.if_else(pc.equal(places, 0), None, places)
+        table = table.take(pc.array_sort_indices(known, order="descending", null_placement="at_start"))
+        column = table[spec.labels_timestamp]
         if is_time(column.type) or is_text(column.type):
-            what = f"The `labels_timestamp` {spec.labels_timestamp!r} of dataset {name!r}"
-            order = chronological(column, what)
-            times = as_utc(column, what).combine_chunks().take(order)
-        else:
-            order = _ascending(column, spec.labels_timestamp, name)
-        table = table.take(order)
+            times = as_utc(column, what).combine_chunks()
+    order = None
+    if decisive := spec.labels_version or spec.labels_timestamp:
+        parameter = "labels_version" if spec.labels_version else "labels_timestamp"
+        order = _ranks(table[decisive], f"The `{parameter}` {decisive!r} of dataset {name!r}")
     values = expressions.evaluate(expression, table) if spec.label.expression else table[spec.label.name]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
@@ -247,7 +273,7 @@ def _label_table(
                 f"The key column {field.name!r} is {field.type} in the predictions but {found.type} in dataset "
                 f"{labels[0].manifest.name!r}, and these types cannot be compared. Ingest both with the same type."
             ) from None
-    return pa.table(cast, names=keys.names), as_numbers(values), times
+    return pa.table(cast, names=keys.names), as_numbers(values), times, order
 
 
 def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -259,23 +285,35 @@ def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return found or one
 
 
-def _ascending(column: pa.ChunkedArray, column_name: str, dataset: str) -> pa.Array:
-    """Return the positions of the values of a column in ascending order, nulls first."""
+def _ranks(column: pa.ChunkedArray, what: str) -> pa.Array:
+    """Return the rank of each value from 1. Equal values have the same rank, and nulls have the rank 0.
+
+    :param what: subject of the error message
+    """
+    if is_time(column.type) or is_text(column.type):
+        return ranks(column, what)
     try:
-        return pc.sort_indices(column, null_placement="at_start")
+        places = pc.rank(column, tiebreaker="dense").cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         raise SchemaError(
-            f"The `labels_timestamp` {column_name!r} of dataset {dataset!r} has the type {column.type}, which has no order. "
-            "Set `labels_timestamp` to a column of times or numbers."
+            f"{what} has the type {column.type}, which has no order. Use a column of times or numbers."
         ) from None
+    return pc.if_else(pc.is_null(column.combine_chunks(), nan_is_null=True), 0, places)
 
 
-def _ambiguous(joined: pa.Table, name: str, on: Sequence[str]) -> SchemaError:
-    counted = joined.group_by(list(on)).aggregate([(_LABEL_ROW, "count_distinct")])
-    several = counted.filter(pc.greater(counted[f"{_LABEL_ROW}_count_distinct"], 1))
-    example = ", ".join(f"{key}={several[key][0].as_py()!r}" for key in on)
+def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
+    """Describe predictions with contradicting labels.
+
+    :param keys: the key columns of these predictions
+    """
+    distinct = (
+        keys.rename_columns(_places(keys)).group_by(_places(keys)).aggregate([]).rename_columns(keys.column_names)
+    )
+    example = ", ".join(f"{key}={distinct[key][0].as_py()!r}" for key in spec.on)
+    order = spec.labels_version or spec.labels_timestamp
+    same = f" with the same {order!r}" if order else ""
     return SchemaError(
-        f"Dataset {name!r} has more than one label for {several.num_rows:,} keys of the predictions, for example "
-        f"{example}. Set `labels_timestamp` to a column whose greatest value selects the label, or add key columns to "
+        f"Dataset {name!r} has more than one label{same} for {distinct.num_rows:,} keys of the predictions, for example "
+        f"{example}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
         "`on`."
     )

@@ -99,6 +99,65 @@ def test_several_labels_for_one_prediction_are_an_error_with_an_example(store):
     assert join(store, predictions(store, flight=[2]), twice).labelled == 0
 
 
+def test_a_label_that_is_delivered_twice_is_one_label(store):
+    made = predictions(store, flight=[1, 2, 3])
+    labels(store, flight=[1, 2], arr_delay=[20.0, None], window="2013-04")
+    labels(store, flight=[1, 2, 1], arr_delay=[20.0, 3.0, 20.0], window="2013-05")
+    result = join(store, made, {"name": "flights"})
+    # A label that was null at first was not known then.
+    assert joined(store, result)["label"] == [True, False, None]
+    assert (result.rows, result.repeated) == (3, 2)
+    assert "2 of them had several rows of labels" in result.summary
+    assert open_dataset(store, result.dataset).manifest.details["repeated"] == 2
+
+
+VERSIONS = {
+    "numbers": [1, 3, 2, None, None, 1],
+    "times": [None if version is None else datetime(2013, 5, version) for version in (1, 3, 2, None, None, 1)],
+}
+
+
+@pytest.mark.parametrize("kind", VERSIONS)
+def test_the_latest_version_of_a_corrected_label_is_joined(kind, store):
+    made = predictions(store, flight=[1, 2, 3])
+    seen = [datetime(2013, 6, day) for day in (9, 1, 2, 3, 4, 5)]
+    corrected = labels(
+        store, flight=[1, 1, 1, 2, 2, 3], arr_delay=[0.0, 99.0, 0.0, 99.0, 99.0, 1.0], version=VERSIONS[kind], seen=seen
+    )
+    result = join(store, made, corrected, labels_version="version", labels_timestamp="seen")
+    found = joined(store, result)
+    assert found["label"] == [True, True, False]
+    # The label was known when the joined version came, or the earliest of its equal rows.
+    assert [at.day for at in found["label_at"]] == [1, 3, 5]
+    withdrawn = labels(store, flight=[1, 1], arr_delay=[20.0, None], version=[1, 2])
+    assert joined(store, join(store, made, withdrawn, labels_version="version"))["label"] == [None, None, None]
+
+
+@pytest.mark.parametrize("parameter", ["labels_version", "labels_timestamp"])
+def test_different_labels_of_the_same_version_are_an_error(parameter, store):
+    made = predictions(store, flight=[1, 2])
+    day = datetime(2013, 5, 1)
+    twice = labels(store, flight=[1, 1, 2], arr_delay=[20.0, 3.0, 1.0], at=[day, day, day])
+    with pytest.raises(SchemaError, match="with the same 'at' for 1 keys .*flight=1"):
+        join(store, made, twice, **{parameter: "at"})
+
+
+def test_a_version_without_an_order_is_refused(store):
+    several = labels(store, flight=[1, 1], arr_delay=[20.0, 3.0], revision=["9", "10"])
+    with pytest.raises(SchemaError, match="The `labels_version` 'revision' of dataset 'flights'"):
+        join(store, predictions(store, flight=[1]), several, labels_version="revision")
+
+
+@pytest.mark.parametrize("key", ["flight no.", ".flight", "[flight]", "class", "__label_row__"])
+def test_a_key_may_have_any_name(key, store):
+    made = write(store, "p", pa.table({key: [1, 2], "flight": [2, 1]}), "2013-04")
+    known = write(store, "l", pa.table({key: [2, 2], "arr_delay": [20.0, 20.0], "flight": [1, 1]}), "2013-04")
+    assert joined(store, join(store, made, known, on=[key]))["label"] == [None, True]
+    twice = write(store, "l", pa.table({key: [2, 2], "arr_delay": [20.0, 2.0]}), "2013-04")
+    with pytest.raises(SchemaError, match="more than one label"):
+        join(store, made, twice, on=[key])
+
+
 def test_the_latest_of_several_labels_is_used_if_times_are_known(store):
     times = [datetime(2013, 5, day) for day in (3, 1, 2)]
     several = labels(store, flight=[1, 1, 1], arr_delay=[0.0, 99.0, 99.0], seen=times)

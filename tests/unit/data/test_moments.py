@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.moments import parse_instant
-from airflow_mlops.data.moments import UTC, as_type, as_utc
+from airflow_mlops.data.moments import UTC, as_type, as_utc, ranks
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -168,3 +168,12 @@ def test_values_without_a_zone_are_local_times_of_a_declared_zone():
         as_type(pa.array(["2024-03-31 02:30"]), pa.timestamp("us", "Europe/Berlin"), "The time")
     with pytest.raises(SchemaError, match="Europe/Atlantis"):
         as_type(naive, pa.timestamp("us", "Europe/Atlantis"), "The time")
+
+
+def test_equal_times_have_the_same_rank_and_nulls_come_first():
+    texts = pa.chunked_array([["2024-01-02", None], ["2024-01-02T00:00:00.000000001Z", "2024-01-01T23:00:00-01:00"]])
+    assert ranks(texts, "it").to_pylist() == [1, 0, 2, 1]
+    stamps = pa.array([3, 1, None, 3], pa.timestamp("ns"))
+    assert ranks(stamps, "it").to_pylist() == [2, 1, 0, 2]
+    with pytest.raises(SchemaError, match="^it contains '10'"):
+        ranks(pa.array(["2024-01-02", "10"]), "it")

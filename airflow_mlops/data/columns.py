@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from airflow_mlops.core.base import Model
 
 PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "scored_at", "latency_ms")
@@ -9,6 +11,22 @@ PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "sco
 
 LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
+
+
+def reserved_message(names: Iterable[str], where: str) -> str | None:
+    """Describe the columns with the name of a column that scoring or the join of labels adds; ``None`` if there are none.
+
+    :param names: names of features, keys, event time and watched columns
+    :param where: the start of the message, such as ``Dataset 'rows'``
+    """
+    added = {*PREDICTION_COLUMNS, LABEL, LABEL_AT}
+    taken = [name for name in dict.fromkeys(names) if name in added]
+    if not taken:
+        return None
+    return (
+        f"{where} has the column {', '.join(map(repr, taken))}, but predictions, which copy this column, have a column of "
+        "their own with this name. Rename it where the data is ingested, in SQL with `AS`, or in Feast with `field_mapping`."
+    )
 
 
 class LabelColumn(Model):

@@ -1,7 +1,7 @@
 """Expressions over columns, for example ``arr_delay > 15``: Python syntax, evaluated by Arrow, without function calls.
 
 If an operand is null or NaN, the result is null. ``and`` and ``or`` are the exception (Kleene logic): ``False and
-null`` is ``False``, and ``True or null`` is ``True``.
+null`` is ``False``, and ``True or null`` is ``True``. :mod:`airflow_mlops.data.expression_syntax` describes the syntax.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.expression_syntax import Expression, parse
 from airflow_mlops.data.types import as_doubles, common_type
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -25,9 +26,10 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.NotEq: "not_equal",
 }
 _ARITHMETIC: dict[type[ast.operator], str] = {
-    ast.Add: "add",
-    ast.Sub: "subtract",
-    ast.Mult: "multiply",
+    # The checked functions raise an error instead of wrapping around.
+    ast.Add: "add_checked",
+    ast.Sub: "subtract_checked",
+    ast.Mult: "multiply_checked",
     ast.Div: "divide",
 }
 
@@ -37,7 +39,7 @@ def columns(expression: str) -> list[str]:
 
     :raises SpecError: ``expression`` contains syntax that is not supported
     """
-    return sorted({node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name)})
+    return parse(expression).columns
 
 
 def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
@@ -45,12 +47,13 @@ def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.
 
     :return: an Arrow array with one value per row
     :raises SpecError: ``expression`` contains syntax that is not supported
-    :raises SchemaError: a column is absent, or an operator does not support its type
+    :raises SchemaError: a column is absent, an operator does not support its type, or a result exceeds int64
     """
+    parsed = parse(expression)
     try:
-        value = _evaluate(_parse(expression), data)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        types = ", ".join(f"{name!r} is {data.schema.field(name).type}" for name in columns(expression))
+        value = _evaluate(parsed.tree, parsed, data)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        types = ", ".join(f"{name!r} is {data.schema.field(name).type}" for name in parsed.columns)
         raise SchemaError(
             f"The expression {expression!r} cannot be computed ({str(error).splitlines()[0]}). Column types: {types}. "
             "Change the expression, or the types of the columns."
@@ -58,66 +61,30 @@ def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.
     return pa.repeat(value, data.num_rows) if isinstance(value, pa.Scalar) else value
 
 
-def _parse(expression: str) -> ast.expr:
-    try:
-        tree = ast.parse(expression.strip(), mode="eval").body
-    except SyntaxError:
-        raise _unsupported(expression) from None
-    for node in ast.walk(tree):
-        if not isinstance(
-            node,
-            ast.Name | ast.Constant | ast.Compare | ast.BoolOp | ast.UnaryOp | ast.BinOp
-            | ast.expr_context | ast.cmpop | ast.boolop | ast.unaryop | ast.operator,
-        ):  # fmt: skip
-            raise _unsupported(expression)
-        known = (
-            (not isinstance(node, ast.Compare) or all(type(op) in _COMPARISONS for op in node.ops))
-            and (not isinstance(node, ast.BinOp) or type(node.op) in _ARITHMETIC)
-            and (not isinstance(node, ast.UnaryOp) or isinstance(node.op, ast.Not | ast.USub))
-            and (not isinstance(node, ast.Constant) or isinstance(node.value, int | float | str | bool))
-        )
-        if not known:
-            raise _unsupported(expression)
-    return tree
-
-
-def _unsupported(expression: str) -> SpecError:
-    return SpecError(
-        f"{expression!r} is not a valid expression over columns. Write it with column names, numbers, quoted text, "
-        "comparisons and the operators + - * / and or not, for example `arr_delay > 15`."
-    )
-
-
-def _evaluate(node: ast.expr, data: pa.Table | pa.RecordBatch) -> Any:
+def _evaluate(node: ast.expr, expression: Expression, data: pa.Table | pa.RecordBatch) -> Any:
     if isinstance(node, ast.Name):
-        if node.id not in data.schema.names:
-            raise SchemaError(
-                f"The expression uses the column {node.id!r}, which is absent. Use one of: "
-                f"{', '.join(data.schema.names)}."
-            )
-        column = data.column(node.id)
-        if pa.types.is_floating(column.type):
-            return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        return column
+        return _column(expression.column(node), data)
     if isinstance(node, ast.Constant):
         if isinstance(node.value, int) and not -(2**63) <= node.value < 2**63:
             return pa.scalar(Decimal(node.value))
         return pa.scalar(node.value)
     if isinstance(node, ast.UnaryOp):
-        operand = _evaluate(node.operand, data)
-        return pc.invert(operand) if isinstance(node.op, ast.Not) else pc.negate(operand)
+        operand = _evaluate(node.operand, expression, data)
+        return pc.invert(operand) if isinstance(node.op, ast.Not) else pc.negate_checked(_widened(operand))
     if isinstance(node, ast.BinOp):
-        left, right = _evaluate(node.left, data), _evaluate(node.right, data)
+        left, right = (_evaluate(side, expression, data) for side in (node.left, node.right))
         if isinstance(node.op, ast.Div) or pa.types.is_decimal(left.type) or pa.types.is_decimal(right.type):
             # As in Python, 1 / 2 is 0.5. Products of decimals could have more digits than Arrow supports.
             left, right = as_doubles(left), as_doubles(right)
+        else:
+            left, right = _widened(left), _widened(right)
         return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
     if isinstance(node, ast.BoolOp):
         join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-        values = [_evaluate(value, data) for value in node.values]
+        values = [_evaluate(value, expression, data) for value in node.values]
     else:
         assert isinstance(node, ast.Compare)
-        operands = [_evaluate(operand, data) for operand in (node.left, *node.comparators)]
+        operands = [_evaluate(operand, expression, data) for operand in (node.left, *node.comparators)]
         values = [
             pc.call_function(_COMPARISONS[type(op)], _same_scale(left, right))
             for op, left, right in zip(node.ops, operands, operands[1:], strict=False)
@@ -138,3 +105,19 @@ def _same_scale(left: Any, right: Any) -> list[Any]:
         return [pc.cast(left, kind), pc.cast(right, kind)]
     except pa.ArrowInvalid:
         return [as_doubles(left), as_doubles(right)]
+
+
+def _column(name: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+    if name not in data.schema.names:
+        raise SchemaError(
+            f"The expression uses the column {name!r}, which is absent. Use one of: {', '.join(data.schema.names)}."
+        )
+    column = data.column(name)
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
+
+
+def _widened(value: Any) -> Any:
+    """Cast integers to int64, because 5 - 10 of an unsigned column is -5."""
+    return pc.cast(value, pa.int64()) if pa.types.is_integer(value.type) else value

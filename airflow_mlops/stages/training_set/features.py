@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.spool import spooled
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
@@ -59,6 +61,8 @@ class FeatureSource:
 
         spec, refs = self._spec, self._request.refs
         names = _names(refs, [*events.column_names, *([spec.label.name] if spec.label else [])])
+        if taken := reserved_message(names, "The training set"):
+            raise SchemaError(taken)
         with spooled(join(self._store, self._request, events, spec.timestamp, spec.memory_limit)) as table:
             columns = {name: table[ref] for name, ref in zip(names, refs, strict=True)}
             yield JoinedFeatures(columns, refs, self._request.join_keys)

@@ -7,6 +7,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data import expressions
@@ -38,7 +40,72 @@ def test_the_columns_of_an_expression_are_listed():
     assert expressions.columns("b > 1 and (a < 2 or b == a)") == ["a", "b"]
 
 
-@pytest.mark.parametrize("expression", ["a >", "f(a)", "a.b", "a[0]", "[a]", "a ** 2", "a in b", "None", "lambda: a"])
+NAMES = st.text(min_size=1, max_size=20).filter(lambda name: "\x00" not in name)
+
+
+@given(name=NAMES, other=NAMES)
+@example(name="class", other="arrival delay")
+@example(name="µg", other="μg")
+@example(name="x`y", other="column_0")
+@example(name="'quoted", other='"quoted')
+def test_any_name_can_be_quoted(name, other):
+    quoted = f"`{name.replace('`', '``')}`"
+    assert expressions.columns(f"{quoted} > 1") == [name]
+    if name != other:
+        data = pa.table({name: [1, 2], other: [2, 1]})
+        two = f"{quoted} > `{other.replace('`', '``')}`"
+        assert expressions.evaluate(two, data).to_pylist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("`a` + a", [2.0, 4.0, None, None]),
+        # A backtick inside quoted text is no quote.
+        ("s == '`x`'", [False, False, False, None]),
+        ("not`b`==2", [False, False, False, None]),
+    ],
+)
+def test_quoted_and_plain_names_can_be_mixed(expression, expected):
+    assert expressions.evaluate(expression, DATA).to_pylist() == expected
+
+
+def test_a_plain_name_is_the_name_as_written():
+    # Python itself would read the micro sign as the Greek letter.
+    data = pa.table({"µg": [1], "μg": [2], "größe": [3]})
+    assert expressions.evaluate("µg", data).to_pylist() == [1]
+    assert expressions.evaluate("größe + μg", data).to_pylist() == [5]
+
+
+def test_integers_do_not_wrap_around():
+    data = pa.table({"small": pa.array([5], pa.uint8()), "other": pa.array([10], pa.uint8()), "large": [2**62]})
+    assert expressions.evaluate("small - other", data).to_pylist() == [-5]
+    assert expressions.evaluate("-small", data).to_pylist() == [-5]
+    assert expressions.evaluate("small * 100", data).to_pylist() == [500]
+    for overflow in ("large + large", "large * 4", "0 - large - large - large"):
+        with pytest.raises(SchemaError, match="overflow"):
+            expressions.evaluate(overflow, data)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "a >",
+        "f(a)",
+        "a.b",
+        "a[0]",
+        "[a]",
+        "a ** 2",
+        "a in b",
+        "None",
+        "lambda: a",
+        "class > 1",
+        "a b > 1",
+        "``",
+        "`a",
+        "a\x00",
+    ],
+)
 def test_other_syntax_is_refused(expression):
     with pytest.raises(SpecError, match="not a valid expression"):
         expressions.evaluate(expression, DATA)

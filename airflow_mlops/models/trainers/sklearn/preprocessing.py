@@ -40,14 +40,15 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
     if numeric:
         # With "passthrough", the ONNX export would not concatenate the columns.
         parts.append(("numbers", make_pipeline(*steps) if steps else FunctionTransformer(), numeric))
-    for name in categorical:
+    for place, name in enumerate(categorical):
         # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets a separate encoder.
         encoder = (
             OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
             if trees
             else OneHotEncoder(categories=[_most_frequent(data.frame[name])], handle_unknown="ignore")
         )
-        parts.append((f"text {name}", encoder, [name]))
+        # scikit-learn accepts only some texts as the name of a step, so the step is not named like its column.
+        parts.append((f"text {place}", encoder, [name]))
     return ColumnTransformer(parts, sparse_threshold=0.3 if _supports_sparse(estimator) else 0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from airflow_mlops.core.isolation import quiet
+from airflow_mlops.models.onnx.naming import name_inputs
 from airflow_mlops.models.trainers.torch.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def export(network: torch.nn.Module, reader: Reader) -> bytes:
     links = [(name, f"network/{name}") for name in examples if name in outputs and f"network/{name}" in inputs]
     joined = compose.merge_models(encoding, inner, links)
     whole: ModelProto = compose.merge_models(joined, _answer(reader, joined.ir_version), [("network/found", "found")])
+    name_inputs(whole, [feature.name for feature in reader.features])
     onnx.checker.check_model(whole)
     return whole.SerializeToString()
 
@@ -65,6 +67,15 @@ def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> Mod
     return program.model_proto
 
 
+def _input(place: int) -> str:
+    """Return the name of a feature's input while the graph is built, which no other value of the graph has."""
+    return f"feature {place}"
+
+
+def _inputs(reader: Reader, *, texts: bool) -> list[str]:
+    return [_input(place) for place, item in enumerate(reader.features) if (item.kind == "string") == texts]
+
+
 def _encoding(reader: Reader) -> ModelProto:
     """Create the graph that maps one input per feature to the inputs of the network."""
     from onnx import TensorProto, helper
@@ -74,11 +85,11 @@ def _encoding(reader: Reader) -> ModelProto:
     def output(name: str, kind: int, width: int) -> None:
         outputs.append(helper.make_tensor_value_info(name, kind, [None, width]))
 
-    for feature in reader.features:
+    for place, feature in enumerate(reader.features):
         kind = TensorProto.STRING if feature.kind == "string" else TensorProto.FLOAT
-        inputs.append(helper.make_tensor_value_info(feature.name, kind, [None, 1]))
+        inputs.append(helper.make_tensor_value_info(_input(place), kind, [None, 1]))
     if not isinstance(reader, Encoding):
-        nodes.append(helper.make_node("Concat", [feature.name for feature in reader.features], ["values"], axis=1))
+        nodes.append(helper.make_node("Concat", [item.name for item in inputs], ["values"], axis=1))
         output("values", TensorProto.FLOAT, len(reader.features))
         return _model(nodes, "values", inputs, outputs)
     nodes += _numbers(reader) if reader.numeric else _empty("numbers", reader, np.zeros(1, np.float32))
@@ -86,14 +97,15 @@ def _encoding(reader: Reader) -> ModelProto:
     if not reader.textual:
         nodes += _empty("texts", reader, np.zeros(1, np.int64))
     else:
-        for name, known in zip(reader.textual, reader.vocabularies, strict=True):
+        for name, known in zip(_inputs(reader, texts=True), reader.vocabularies, strict=True):
             nodes.append(
                 helper.make_node(
                     "LabelEncoder", [name], [f"index of {name}"], domain="ai.onnx.ml", default_int64=0,
                     keys_strings=known, values_int64s=list(range(1, len(known) + 1)),
                 )
             )  # fmt: skip
-        nodes.append(helper.make_node("Concat", [f"index of {name}" for name in reader.textual], ["texts"], axis=1))
+        indices = [f"index of {name}" for name in _inputs(reader, texts=True)]
+        nodes.append(helper.make_node("Concat", indices, ["texts"], axis=1))
     output("texts", TensorProto.INT64, len(reader.textual))
     return _model(nodes, "encoding", inputs, outputs)
 
@@ -104,7 +116,7 @@ def _empty(name: str, encoding: Encoding, kind: NDArray[Any]) -> list[NodeProto]
 
     zero = numpy_helper.from_array(np.zeros(1, np.int64))
     return [
-        helper.make_node("Shape", [encoding.features[0].name], [f"{name} rows"], start=0, end=1),
+        helper.make_node("Shape", [_input(0)], [f"{name} rows"], start=0, end=1),
         helper.make_node("Constant", [], [f"{name} width"], value=zero),
         helper.make_node("Concat", [f"{name} rows", f"{name} width"], [f"{name} shape"], axis=0),
         helper.make_node("ConstantOfShape", [f"{name} shape"], [name], value=numpy_helper.from_array(kind)),
@@ -118,7 +130,7 @@ def _numbers(encoding: Encoding) -> list[NodeProto]:
         return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value, np.float32)))
 
     return [
-        helper.make_node("Concat", list(encoding.numeric), ["raw"], axis=1),
+        helper.make_node("Concat", _inputs(encoding, texts=False), ["raw"], axis=1),
         helper.make_node("IsNaN", ["raw"], ["missing"]),
         constant("means", encoding.means),
         constant("scales", encoding.scales),

@@ -1,0 +1,61 @@
+"""Name the inputs of an ONNX model like the features.
+
+Converters give inputs names of their own if a feature's name holds a space, a bracket, a leading digit, or is also the name
+of another value of the graph, such as ``label``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+
+def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Rename the inputs of ``model`` in place. A different value of the graph with one of these names gets a new name.
+
+    :param names: the new name of each input, in the order of the inputs
+    """
+    values = set(_values(model.graph))
+    renamed = {item.name: name for item, name in zip(model.graph.input, names, strict=True)}
+    taken = {*values, *names}
+    renamed |= {name: _unique(name, taken) for name in names if name in values and name not in renamed}
+    _rename(model.graph, renamed)
+    return model
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _values(graph: GraphProto) -> Iterator[str]:
+    """Yield the names of all values of a graph and of its subgraphs, which share the names of the graph."""
+    for items in (graph.input, graph.output, graph.initializer):
+        yield from (item.name for item in items)
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for subgraph in _subgraphs(node):
+            yield from _values(subgraph)
+
+
+def _rename(graph: GraphProto, renamed: Mapping[str, str]) -> None:
+    for items in (graph.input, graph.output, graph.initializer, graph.value_info):
+        for item in items:
+            item.name = renamed.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+        for subgraph in _subgraphs(node):
+            _rename(subgraph, renamed)

@@ -52,7 +52,10 @@ class Outcomes:
     :param score: score of the prediction, shape (n,)
     :param right: whether the predicted class equals the label, shape (n,); always false for a regression
     :param skipped: number of labelled rows that were left out because label or score is not a finite number
-    :param codes: multiclass: positions of the label and of the prediction among the classes, shape (2, n)
+    :param codes: multiclass: positions of the label and of the prediction among the classes, shape (2, n). Labels outside the
+        classes have the position after the last class, and predictions outside them the position after that
+    :param unknown: multiclass: number of rows whose label is not one of the model's classes. Their predictions are wrong
+    :param example: one of these labels; ``None`` without such a label
     """
 
     truth: npt.NDArray[Any]
@@ -60,6 +63,8 @@ class Outcomes:
     right: Bools
     skipped: int = 0
     codes: npt.NDArray[np.int64] | None = None
+    unknown: int = 0
+    example: Any = None
 
     @property
     def rows(self) -> int:
@@ -79,7 +84,8 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     """Collect the rows that have a label.
 
     :param batches: record batches with the columns :data:`COLUMNS`
-    :raises UnmeasurableError: a label of a regression is not a number, or a label is not one of the model's classes
+    :raises UnmeasurableError: a label of a regression is not a number, a label of a binary task is not one of the model's
+        classes, or no label of a multiclass task is
     """
     parts: list[Outcomes] = []
     for batch in batches:
@@ -89,12 +95,18 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     if not parts:
         return Outcomes(np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     codes = [part.codes for part in parts if part.codes is not None]
+    rows, unknown = sum(part.rows for part in parts), sum(part.unknown for part in parts)
+    example = next((part.example for part in parts if part.unknown), None)
+    if rows and unknown == rows:
+        raise _unknown_label(example, contract)
     return Outcomes(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.score for part in parts]),
         np.concatenate([part.right for part in parts]),
         sum(part.skipped for part in parts),
         np.concatenate(codes, axis=1) if codes else None,
+        unknown,
+        example,
     )
 
 
@@ -140,15 +152,22 @@ def _classes(batch: pa.RecordBatch, contract: ModelContract) -> Outcomes:
     label, score = batch.column(LABEL), _score(batch)
     usable = np.isfinite(score)
     truth, predicted = _codes(label, contract.classes), _codes(batch.column("prediction"), contract.classes)
-    if (truth < 0).any():
-        unknown = label[int(np.argmin(truth))].as_py()
-        raise UnmeasurableError(f"the label {unknown!r} is not one of the model's classes {_listed(contract.classes)}")
-    right, skipped = truth == predicted, int((~usable).sum())
+    unknown = truth < 0
+    example = label[int(np.argmin(truth))].as_py() if unknown.any() else None
+    # Of several classes, one may be newer than the model. Its rows are errors of the model.
+    if unknown.any() and contract.task == "binary":
+        raise _unknown_label(example, contract)
+    right, skipped = (truth == predicted) & ~unknown, int((~usable).sum())
     if contract.task == "binary":
         positive = truth == contract.classes.index(contract.positive)
         return Outcomes(positive[usable], score[usable], right[usable], skipped)
-    codes = np.stack([truth[usable], predicted[usable]])
-    return Outcomes(right[usable], score[usable], right[usable], skipped, codes)
+    size = len(contract.classes)
+    codes = np.stack([np.where(unknown, size, truth)[usable], np.where(predicted < 0, size + 1, predicted)[usable]])
+    return Outcomes(right[usable], score[usable], right[usable], skipped, codes, int(unknown[usable].sum()), example)
+
+
+def _unknown_label(label: Any, contract: ModelContract) -> UnmeasurableError:
+    return UnmeasurableError(f"the label {label!r} is not one of the model's classes {_listed(contract.classes)}")
 
 
 def _score(batch: pa.RecordBatch) -> Floats:

@@ -19,7 +19,7 @@ from airflow_mlops.policy.checks import (
     limit,
     missed_estimate,
 )
-from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import (
     DETAIL_LENGTH,
@@ -117,6 +117,29 @@ def replaced_version(findings: Findings, estimated: bool = False) -> Observation
         f"{subject} {_fell(measured)}; {version} was already replaced by v{champion.version}",
         [level_of(measured, findings.policy, kind), f"No retraining is requested {because}."],
     )
+
+
+def replaced_in_window(findings: Findings) -> list[Observation]:
+    """Report the predictions of versions that were replaced within the window; empty if one version made all predictions."""
+    if not findings.replaced or findings.scored_by is None:
+        return []
+    rows = findings.rows + sum(item.rows for item in findings.replaced)
+    version = f"v{findings.scored_by.version}"
+    headline = f"{version} made {findings.rows:,} of {counted(rows, 'prediction')}"
+    others = "Each version is compared with its own training, and the decision is about the latest one"
+    return [
+        Observation(headline, [f"{headline}. {others}.", *(_replaced(item, findings) for item in findings.replaced)])
+    ]
+
+
+def _replaced(item: VersionFindings, findings: Findings) -> str:
+    made = f"v{item.version.version} made {counted(item.rows, 'prediction')}"
+    if item.performance is not None and item.unmeasured is None:
+        level = level_of(item.performance, findings.policy)
+    else:
+        level = f"Its performance is not judged, because {item.unmeasured or 'it was not measured'}."
+    drifted = [name(drift.column) for drift in item.features if drift.drifted]
+    return f"{made}. {level} {f'Drifted: {listed(drifted)}' if drifted else 'No feature drifted'}."
 
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:

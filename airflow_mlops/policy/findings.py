@@ -98,15 +98,35 @@ class RetrainingPlan(Model):
         return bool(self.due) and not any(limit.reached for limit in self.limits)
 
 
+class VersionFindings(Model):
+    """What monitoring measured on the predictions of a version that was replaced within the window.
+
+    :param rows: number of its predictions
+    :param labelled: number of its predictions with a label
+    :param performance: its realised performance, compared with its own training
+    :param unmeasured: why realised performance was not measured or cannot be judged; one clause
+    :param prediction: drift of its scores
+    :param features: drift of each feature in its predictions, compared with its own training
+    """
+
+    version: ModelVersionRef
+    rows: int
+    labelled: int = 0
+    performance: Performance | None = None
+    unmeasured: str | None = None
+    prediction: Drift | None = None
+    features: list[Drift] = Field(default_factory=list)
+
+
 class Findings(Model):
     """Everything that monitoring measured in one window.
 
     :param created: when the window was checked
     :param policy: the retraining policy that was applied
     :param champion: the champion at the time of the check
-    :param scored_by: the version that made the predictions
+    :param scored_by: the version that made the predictions; the latest one, if several versions made predictions in the window
     :param datasets: the datasets of predictions
-    :param rows: number of predictions
+    :param rows: number of predictions of ``scored_by``
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param age_days: days from the end of the champion's training data to the end of the window
@@ -130,6 +150,8 @@ class Findings(Model):
     :param loss: change of the mean loss; ``None`` if performance cannot be judged
     :param segments: segments with worse performance, the largest contribution first
     :param changes: change points of performance and of the drift of important features
+    :param replaced: findings about versions that made predictions in the window before ``scored_by`` replaced them. All other
+        fields are about ``scored_by``
     :param notes: further remarks, one sentence each
     """
 
@@ -162,6 +184,7 @@ class Findings(Model):
     loss: LossChange | None = None
     segments: list[Segment] = Field(default_factory=list)
     changes: list[Change] = Field(default_factory=list)
+    replaced: list[VersionFindings] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
     def under(self, policy: Policy) -> Findings:

@@ -23,6 +23,7 @@ from airflow_mlops.policy.details import (
     model_version,
     observations,
     reasons_for_worse_performance,
+    replaced_in_window,
     replaced_version,
 )
 from airflow_mlops.policy.findings import ActiveTrigger, Decision, Findings, RetrainingPlan, Verdict
@@ -64,9 +65,14 @@ def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verd
     :param retraining: the policy's decision about retraining. By default, the policy is applied to this window alone and earlier windows
         are ignored
     """
-    planned = retraining or plan(findings)
+    decision, found = _decide(findings, retraining or plan(findings))
+    return _verdict(decision, [*found, *replaced_in_window(findings)])
+
+
+def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list[Observation]]:
+    """Return the decision and the facts behind it, the most important first."""
     if planned.is_requested:
-        return _verdict("retrain", _active(planned.due, findings) + _others(findings, planned))
+        return "retrain", _active(planned.due, findings) + _others(findings, planned)
     judged, policy = judged_performance(findings), findings.policy
     found = [*_postponed(planned, findings), *_active(planned.triggers, findings)]
     worse = judged is not None and is_worse(judged, policy)
@@ -74,15 +80,15 @@ def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verd
         found.insert(0, _without_trigger(judged, findings))
     found += _others(findings, planned)
     if judged is None or worse:
-        return _verdict("watch", found or [Observation("Performance is not known")])
+        return "watch", found or [Observation("Performance is not known")]
     level, clause = level_of(judged, policy), acceptable(judged, policy)
     if not found:
         headline = f"No drift{against(findings.features)}, {clause}"
-        return _verdict("healthy", [Observation(headline, [level, *compared_windows(findings)])])
+        return "healthy", [Observation(headline, [level, *compared_windows(findings)])]
     first, *rest = found
     if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
-    return _verdict("watch", [first, *rest, Observation(level, [level, *_drift_alone(planned, findings)])])
+    return "watch", [first, *rest, Observation(level, [level, *_drift_alone(planned, findings)])]
 
 
 def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:

@@ -98,7 +98,7 @@ def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
     counts: Counter[str] = Counter()
     for dataset in predictions:
         details = dataset.manifest.details
-        counts.update(details.get("model_versions") or {str(details.get("model_version")): dataset.manifest.rows})
+        counts.update(details.get("model_versions") or {str(details.get("model_version")): dataset.rows})
     return {"model_versions": dict(counts)} if "None" not in counts else {}
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 # Small batches limit the memory of a check, and are as fast as large ones.
 BATCH_ROWS = 16_384
+_VERSION = "model_version"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Check:
 
     :param created: time at which the check started
     :param datasets: datasets of predictions; empty without predictions
+    :param version: number of the version whose predictions are checked; ``None`` if one version made all predictions
     """
 
     model: str
@@ -33,11 +38,30 @@ class Check:
     policy: Policy
     datasets: Sequence[Dataset]
     store: ArtifactStore
+    version: int | None = None
 
     @property
     def rows(self) -> int:
         """Return the number of predictions."""
-        return sum(dataset.rows for dataset in self.datasets)
+        if self.version is None:
+            return sum(dataset.rows for dataset in self.datasets)
+        return sum(rows_by_version(dataset)[self.version] for dataset in self.datasets)
+
+    def of_each_version(self) -> list[Check]:
+        """Return a check of the predictions of each version, the version that made the latest predictions last."""
+        counts = [rows_by_version(dataset) for dataset in self.datasets]
+        numbers = sorted(set().union(*counts))
+        if len(numbers) < 2:
+            return [self]
+        latest = int(self.datasets[-1].manifest.details.get(_VERSION, numbers[-1]))
+        return [
+            replace(
+                self,
+                datasets=[item for item, known in zip(self.datasets, counts, strict=True) if number in known],
+                version=number,
+            )
+            for number in sorted(numbers, key=lambda number: (number == latest, number))
+        ]
 
     def has_columns(self, *names: str) -> bool:
         """Return whether every dataset has all these columns."""
@@ -45,4 +69,28 @@ class Check:
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` of the predictions in batches."""
-        return (batch for item in self.datasets for batch in item.batches(columns=columns, batch_rows=BATCH_ROWS))
+        for item in self.datasets:
+            if self.version is None or len(rows_by_version(item)) < 2:
+                yield from item.batches(columns=columns, batch_rows=BATCH_ROWS)
+                continue
+            wanted = list(dict.fromkeys([*columns, _VERSION]))
+            for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS):
+                yield batch.filter(pc.equal(batch.column(_VERSION), self.version)).select(list(columns))
+
+
+def rows_by_version(dataset: Dataset) -> Counter[int]:
+    """Count the predictions of each model version in a dataset; empty if the versions are unknown."""
+    manifest = dataset.manifest
+    versions = manifest.details.get("model_versions")
+    if versions and dataset.window == manifest.window:
+        return Counter({int(number): rows for number, rows in versions.items()})
+    if _VERSION not in manifest.column_names or not (versions or "labelled" in manifest.details):
+        known = manifest.details.get(_VERSION)
+        return Counter() if known is None else Counter({int(known): dataset.rows})
+    # A part of a dataset is counted, and so are labelled predictions that predate `model_versions`.
+    counts: Counter[int] = Counter()
+    for batch in dataset.batches(columns=[_VERSION]):
+        for item in pc.value_counts(batch.column(_VERSION)).to_pylist():
+            if item["values"] is not None:
+                counts[item["values"]] += item["counts"]
+    return counts

@@ -9,7 +9,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.drift.findings import Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
 from airflow_mlops.performance.findings import Change
-from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.profiles.spec import LabelDelay
 from airflow_mlops.stages.monitor.champion import ChampionFacts
 from airflow_mlops.stages.monitor.check import Check
@@ -26,6 +26,7 @@ class Measurements:
     """
 
     scored_by: ModelVersionRef | None = None
+    rows: int | None = None
     schema_changes: Sequence[SchemaChange] = ()
     freshness: Freshness | None = None
     label_delay: LabelDelay | None = None
@@ -34,6 +35,7 @@ class Measurements:
     drift: ColumnDrift = field(default_factory=ColumnDrift)
     reference: DriftReference = field(default_factory=DriftReference)
     segments: SegmentFindings = field(default_factory=SegmentFindings)
+    replaced: Sequence[VersionFindings] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -51,7 +53,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         champion=champion.champion,
         scored_by=measured.scored_by,
         datasets=[dataset.ref for dataset in check.datasets],
-        rows=check.rows,
+        rows=check.rows if measured.rows is None else measured.rows,
         labelled=realised.labelled,
         coverage=realised.coverage,
         age_days=champion.age_days,
@@ -73,5 +75,6 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         loss=measured.segments.loss,
         segments=measured.segments.segments,
         changes=list(changes),
+        replaced=list(measured.replaced),
         notes=[*champion.notes, *measured.notes],
     )

@@ -58,9 +58,8 @@ def realised(check: Check, contract: ModelContract) -> Realised:
     without = young or _too_few(0, 0.0, policy)
     if not check.has_columns(LABEL):
         return Realised(unmeasured="no labels were joined to the predictions", immature=without)
-    batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=metrics.COLUMNS))
     try:
-        outcomes = metrics.outcomes(batches, contract)
+        outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
     labelled = outcomes.rows + outcomes.skipped
@@ -69,6 +68,11 @@ def realised(check: Check, contract: ModelContract) -> Realised:
     if outcomes.skipped:
         rows = counted(outcomes.skipped, "labelled row")
         notes.append(f"Performance leaves out {rows} in which the label or the score is not a finite number.")
+    if outcomes.unknown:
+        rows = counted(outcomes.unknown, "row")
+        notes.append(
+            f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
+        )
     reason = young or _too_few(outcomes.rows, coverage, policy)
     performance = None
     try:
@@ -103,7 +107,7 @@ def estimated(
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
     columns = ["score", LABEL] if labelled else ["score"]
-    batches = (batch for dataset in check.datasets for batch in dataset.batches(columns=columns))
+    batches = check.batches(columns)
     try:
         if is_custom(metric):
             raise metrics.UnmeasurableError(

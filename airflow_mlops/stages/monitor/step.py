@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.monitor import champion, columns, performance, references, report, segments, timing
+from airflow_mlops.stages.monitor import champion, columns, performance, references, replaced, report, segments, timing
 from airflow_mlops.stages.monitor.champion import ChampionFacts
 from airflow_mlops.stages.monitor.changes import find_changes
 from airflow_mlops.stages.monitor.check import Check
@@ -45,7 +46,9 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         stored = contracts.read(client, store, present)
         facts = champion.facts(check, present, stored, client)
         if check.rows:
-            measured = _measure(check, spec, _reference(check, present, stored, client))
+            *earlier_versions, latest = check.of_each_version()
+            measured = _measure(latest, check, spec, _reference(latest, present, stored, client))
+            measured = replace(measured, replaced=[replaced.measure(item, client) for item in earlier_versions])
         else:
             references.forget(store, check.model, check.window)
     findings = compose(check, facts, measured)
@@ -94,18 +97,24 @@ def _reference(
     return training_reference.load(scored_by, stored, check.datasets, check.store)
 
 
-def _measure(check: Check, spec: MonitorSpec, reference: TrainingReference) -> Measurements:
+def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingReference) -> Measurements:
+    """Measure the predictions of one version.
+
+    :param whole: the check of the predictions of all versions, whose event times and label delays do not depend on the version
+    """
     realised = performance.realised(check, reference.contract)
-    current = columns.window_profile(check, reference, spec.profiles)
+    # The profiles of shards mix the scores of all versions.
+    current = columns.window_profile(check, reference, spec.profiles if check.version is None else [])
     baselines = references.baselines(spec.reference, check, reference, current)
     references.keep(check.store, check.model, check.window, reference.version, current)
     drift = columns.measure(check, reference, current, baselines, judge_labels=realised.immature is None)
     estimated = performance.estimated(check, reference.contract, reference.profile.calibration, realised.judged)
     return Measurements(
         scored_by=reference.version,
+        rows=check.rows,
         schema_changes=reference.schema_changes,
-        freshness=timing.freshness(check),
-        label_delay=timing.delay(check),
+        freshness=timing.freshness(whole),
+        label_delay=timing.delay(whole),
         realised=realised,
         estimated=estimated,
         drift=drift,

@@ -195,6 +195,58 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     assert stored(store, champion, "2013-04").estimated.labels == 2_000
 
 
+def test_each_version_of_a_window_is_compared_with_its_own_training(store, champion, client, tmp_path):
+    """Scoring runs daily, and the champion changes within the month."""
+    days = [f"2013-04-{day:02d}" for day in range(1, 5)]
+    made = []
+    for place, day in enumerate(days):
+        if place == 3:
+            newer = promote(client, tmp_path, store, champion.model, roc_auc=0.7)
+        data = flights(1_000, seed=place, shift=2.0 if place < 3 else 0.0)
+        data = data.set_column(0, "flight", pa.array(np.arange(1_000) + 1_000 * place))
+        write(store, "month", data.select(["flight", "arr_delay"]), day)
+        spec = ScoreSpec(model=champion.model, dataset=scoring_set(store, data, day, name="daily"))
+        made.append(score.run(spec, StepContext(store=store)).dataset)
+    spec = {
+        "predictions": {"name": f"{champion.model}_predictions", "window": "2013-04"}, "labels": {"name": "month"},
+        "on": ["flight"], "label": {"name": "late", "expression": "arr_delay > 15"}, "name": "month_outcomes",
+    }  # fmt: skip
+    joined = join_labels.run(JoinLabelsSpec(**spec), StepContext(store=store)).dataset
+    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04"}
+    for dataset, labelled in ((joined, True), (predictions, False)):
+        result = watch(store, champion, dataset, window="2013-04", min_labels=100)
+        assert (result.champion, result.scored_by) == (newer, newer)
+        assert result.metrics["rows"] == 1_000
+        report = stored(store, champion, "2013-04")
+        # Only the rows of the older version had drifted.
+        assert [drift.column for drift in report.features if drift.drifted] == []
+        (replaced,) = report.replaced
+        assert (replaced.version, replaced.rows) == (champion, 3_000)
+        assert [drift.column for drift in replaced.features if drift.drifted] == ["distance"]
+        assert any(f"v{newer.version} made 1,000 of 4,000 predictions" in detail for detail in result.details)
+        assert any(f"v{champion.version} made 3,000 predictions." in detail for detail in result.details)
+        if labelled:
+            assert (report.labelled, report.coverage, replaced.labelled) == (1_000, 1, 3_000)
+            assert report.performance.reference == 0.7
+            assert (replaced.performance.reference, replaced.performance.labels) == (0.86, 3_000)
+
+
+def test_a_version_that_was_deleted_is_reported_and_the_latest_one_is_judged(store, champion, client, tmp_path):
+    for place, day in enumerate(("2013-04-01", "2013-04-02")):
+        data = flights(500, seed=place)
+        score.run(
+            ScoreSpec(model=champion.model, dataset=scoring_set(store, data, day, name="daily")),
+            StepContext(store=store),
+        )
+        if place == 0:
+            promote(client, tmp_path, store, champion.model)
+    client.delete_model_version(champion.model, str(champion.version))
+    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04"}
+    result = watch(store, champion, predictions, window="2013-04")
+    assert result.metrics["rows"] == 500
+    assert any("its performance is not judged" in detail.lower() for detail in result.details)
+
+
 def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
     made = outcomes(store, champion, "2013-04", flights(40, seed=2))
     watch(store, champion, made)

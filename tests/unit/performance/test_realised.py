@@ -113,6 +113,17 @@ def test_the_accuracy_of_several_classes():
     assert measure("accuracy", one, 0.95).value == pytest.approx(2 / 3)
 
 
+def test_rows_of_a_new_class_are_errors():
+    rows = batch(["a", "b", "new", "new", "other"], ["a", "c", "a", "b", "z"], [0.5] * 5)
+    one = outcomes(rows, contract("multiclass"))
+    assert one.right.tolist() == [True, False, False, False, False]
+    assert (one.unknown, one.example) == (3, "new")
+    assert measure("accuracy", one, 0.95).value == pytest.approx(0.2)
+    # For custom metrics, an unknown label and an unknown prediction are different classes.
+    assert one.prepared("multiclass").truth.tolist() == [0, 1, 3, 3, 3]
+    assert one.prepared("multiclass").predicted.tolist() == [0, 2, 0, 1, 4]
+
+
 def test_values_that_are_not_finite_are_left_out_and_counted():
     one = outcomes(batch([1.0, float("inf"), 3.0], [0.0] * 3, [1.0, 2.0, float("nan")]), contract("regression"))
     assert (one.truth.tolist(), one.skipped) == ([1.0], 2)
@@ -126,12 +137,13 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
         ([True, False, False], contract(), "only one label is of the positive class"),
         (pa.nulls(3, pa.bool_()), contract(), "there are no labels"),
         (["yes", "no", "no"], contract(), "label 'yes' .* False, True"),
+        ([1, 2, 3], contract("multiclass"), "label 1 is not one of .* 'a', 'b', 'c'"),
         (["a", "b", "c"], contract("regression"), "labels have the type string"),
     ],
 )
 def test_the_error_says_why_nothing_can_be_measured(label, model, said):
     prediction = [True] * 3 if model.task == "binary" else [1.0] * 3
-    metric = "rmse" if model.task == "regression" else "roc_auc"
+    metric = {"regression": "rmse", "multiclass": "accuracy"}.get(model.task, "roc_auc")
     with pytest.raises(UnmeasurableError, match=said):
         measure(metric, outcomes(batch(label, prediction, [0.9, 0.2, 0.1]), model), 0.95)
 

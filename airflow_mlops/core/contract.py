@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,6 +11,9 @@ from airflow_mlops.core.base import Model
 
 Task = Literal["binary", "multiclass", "regression"]
 Precision = Literal["float32", "float64"]
+
+THRESHOLD = 0.5
+"""The probability of the positive class from which on a binary model predicts it, unless the model sets a threshold."""
 
 
 class FeatureColumn(Model):
@@ -37,6 +41,8 @@ class Parity(Model):
     :param near_threshold: number of rows whose label a difference of ``max_difference`` could change, because their
         score is close to the decision threshold or, for a multiclass task, their two highest probabilities are close to
         each other. It includes the rows counted in ``label_flips``; ``None`` for a regression
+    :param label_deviation: for a regression, the standard deviation of the labels in training; ``None`` for
+        classification, and in contracts that predate this field
     """
 
     precision: Precision
@@ -45,11 +51,15 @@ class Parity(Model):
     p99_difference: float
     label_flips: int | None = None
     near_threshold: int | None = None
+    label_deviation: float | None = None
 
     def __str__(self) -> str:
+        share = ""
+        if self.label_deviation:
+            share = f", {self.max_difference / self.label_deviation:.2g} of the labels' standard deviation"
         text = (
-            f"differs from the model by at most {self.max_difference:.2g} (p99 {self.p99_difference:.2g}) on "
-            f"{self.rows:,} held-out rows in {self.precision}"
+            f"differs from the model by at most {self.max_difference:.2g} (p99 {self.p99_difference:.2g}"
+            f"{share}) on {self.rows:,} held-out rows in {self.precision}"
         )
         if self.label_flips is None:
             return text
@@ -87,10 +97,21 @@ class ModelContract(Model):
     features: list[FeatureColumn]
     classes: list[Any] = Field(default_factory=list)
     positive: Any = None
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     metrics: dict[str, float] = Field(default_factory=dict)
     parity: Parity | None = None
     dataset_name: str
     dataset_id: str
     timestamp: str | None = None
     watched: list[str] = Field(default_factory=list)
+
+    def with_positive(self, positive: Any) -> ModelContract:
+        """Return the contract of the same binary model whose score is the probability of the class ``positive``."""
+        if positive == self.positive:
+            return self
+        return self.model_copy(update={"positive": positive, "threshold": opposite_threshold(self.threshold)})
+
+
+def opposite_threshold(threshold: float) -> float:
+    """Return the decision threshold on the probability of the other class: ``p >= threshold`` is ``not 1 - p > 1 - threshold``."""
+    return math.nextafter(1 - threshold, math.inf)

@@ -88,7 +88,14 @@ class HeldOut:
         found = self.dataset.table(None, [self.label]).column(self.label).unique()
         if pa.types.is_dictionary(found.type):
             found = found.dictionary_decode()
-        return sorted({label for label in found.to_pylist() if label is not None and label == label})
+        labels = {label for label in found.to_pylist() if label is not None and label == label}
+        # pandas stores the labels 0 and 1 as 0.0 and 1.0 if one of them was missing. As in training, they are integers.
+        return sorted(int(label) if isinstance(label, float) and label.is_integer() else label for label in labels)
+
+    @property
+    def positive(self) -> Any:
+        """Return the positive class that the dataset names; ``None`` if it names none, or for another task."""
+        return self.dataset.manifest.details.get("positive") if self.task == "binary" else None
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
         """Read the rows at the positions ``index``, which must be in ascending order."""

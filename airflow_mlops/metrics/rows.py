@@ -127,6 +127,11 @@ def _binary(
     y = is_positive(truth, classes, positive)
     if y.all() or not y.any():
         raise EvaluationError(_one_class(truth))
+    if unknown := unseen(prediction, classes):
+        raise EvaluationError(
+            f"The model predicted the label {unknown[0]!r}, which is not one of its labels {_listed(classes)}. Use a model "
+            "that predicts only these labels."
+        )
     return Rows("binary", y, is_positive(prediction, classes, positive), probability)
 
 
@@ -135,6 +140,8 @@ def _multiclass(
 ) -> Rows:
     # A class that did not occur in training has probability 0, so its rows count as errors.
     unknown = unseen(truth, classes)
+    # A foreign model may predict a class that the data lacks, and so be wrong.
+    unknown += unseen(prediction, [*classes, *unknown])
     labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)
     if np.unique(codes).size < 2:
@@ -147,8 +154,12 @@ def _multiclass(
 
 def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
     """Return the position of each label in ``classes``, or -1 for an unknown label."""
-    distinct, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    values = np.asarray(labels)
     position = {label: index for index, label in enumerate(classes)}
+    if values.dtype.kind == "O":
+        # Labels of several types cannot be sorted.
+        return np.array([position.get(label, -1) for label in values.tolist()], dtype=np.int64)
+    distinct, inverse = np.unique(values, return_inverse=True)
     codes = np.array([position.get(label, -1) for label in distinct.tolist()], dtype=np.int64)
     return codes[inverse] if distinct.size else np.empty(0, dtype=np.int64)
 
@@ -163,7 +174,8 @@ def is_positive(labels: ArrayLike, classes: Sequence[Any], positive: Any = None)
 def unseen(truth: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
     """Return the distinct labels that are not in ``classes``."""
     known = set(classes)
-    return [label for label in np.unique(truth).tolist() if label not in known]
+    distinct = sorted(set(truth.tolist()), key=str) if truth.dtype.kind == "O" else np.unique(truth).tolist()
+    return [label for label in distinct if label not in known]
 
 
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:

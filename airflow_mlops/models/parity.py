@@ -18,14 +18,18 @@ from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
 ROWS, SEED = 20_000, 0
-# A larger difference is not a rounding error. It is a fraction of the range of the predictions.
-TOLERANCE = 1e-3
+# A larger difference is not a rounding error. It is a difference of probabilities or, for a regression, a share of the range
+# of most labels: four standard deviations, which outliers change little.
+TOLERANCE, DEVIATIONS = 1e-3, 4
 # Rounding can cause a large difference if a value lies at a tree's threshold or between two neighbours, but in at most this
 # fraction of the rows.
 LEAPS = 1e-3
+# A smaller distance from the threshold is a rounding error.
+_TIE = 1e-9
 # Rows predicted at once. Some models need memory proportional to these rows times the training rows.
 _BATCH = 4096
 
@@ -76,12 +80,17 @@ def export(
     frame = test.frame.iloc[rows]
     expected = np.concatenate([model.predict(frame.iloc[at : at + _BATCH]) for at in range(0, len(rows), _BATCH)])
 
+    deviation = standard_deviation(train.labels) if contract.task == "regression" else None
+
     def exported(precision: Precision) -> Export:
         content = model.to_onnx(train, precision)
         predictions = OnnxModel(content, contract).predict(test.table)
         answers = predictions.score.reshape(-1, 1) if predictions.probabilities is None else predictions.probabilities
         found = compare(expected, answers[rows], contract, precision)
-        return Export(content, predictions, found, _beyond(expected, answers[rows], contract))
+        found = found.model_copy(update={"label_deviation": deviation})
+        tolerance = TOLERANCE * (1 if deviation is None else DEVIATIONS * deviation)
+        beyond = int((_difference(expected, answers[rows]) > tolerance).sum())
+        return Export(content, predictions, found, beyond)
 
     single = exported("float32")
     if single.is_enough:
@@ -133,10 +142,24 @@ def compare(
     )
 
 
+def other_labels(model: FittedModel, contract: ModelContract, frame: pd.DataFrame) -> int:
+    """Count the rows in which the model's own labels differ from those of the contract, apart from ties.
+
+    The labels of the contract are the class with the largest probability, or for a binary model the class that its threshold
+    chooses.
+    """
+    own = model.labels(frame)
+    if own is None:
+        return 0
+    probabilities = model.predict(frame)
+    decided = _margin(probabilities, contract) > _TIE
+    return int(((own != from_values(probabilities, contract).prediction) & decided).sum())
+
+
 def metrics(contract: ModelContract) -> dict[str, float]:
     """Return the comparison of model and export as MLflow metrics, by name."""
     assert contract.parity is not None
-    found = contract.parity.model_dump(exclude={"precision", "rows"}, exclude_none=True)
+    found = contract.parity.model_dump(exclude={"precision", "rows", "label_deviation"}, exclude_none=True)
     return {f"onnx_{name}": float(value) for name, value in found.items()}
 
 
@@ -156,9 +179,10 @@ def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[n
     return np.asarray((first - second) / 2)
 
 
-def _beyond(expected: NDArray[np.float64], answers: NDArray[np.float64], contract: ModelContract) -> int:
-    scale = max(1.0, float(np.ptp(expected))) if contract.task == "regression" else 1.0
-    return int((_difference(expected, answers) > TOLERANCE * scale).sum())
+def standard_deviation(values: NDArray[np.float64]) -> float:
+    """Compute the standard deviation of values of any size, whose squares may not be representable."""
+    largest = float(np.abs(values).max())
+    return largest * float((values / largest).std()) if largest else 0.0
 
 
 def _has_trees(content: bytes) -> bool:

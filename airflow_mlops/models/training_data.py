@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.contract import Task
+from airflow_mlops.core.contract import THRESHOLD, ModelContract, Task
 from airflow_mlops.core.errors import DatasetNotFoundError, TrainingError
+from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.models.inputs import feature_columns, frame
-from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +49,8 @@ def read_part(dataset: Dataset, part: str, sample: int | None = None) -> Trainin
     classes = [] if task == "regression" else np.unique(labels).tolist()
     table = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
     features = feature_columns(table.schema, names)
-    return TrainingData(task, label, features, table, frame(table, features), labels, classes)
+    positive = details.get("positive", classes[-1] if classes else None) if task == "binary" else None
+    return TrainingData(task, label, features, table, frame(table, features), labels, classes, positive)
 
 
 def _sample(dataset: Dataset, part: str, names: list[str], rows: int) -> pa.Table:
@@ -98,6 +100,25 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     return whole
 
 
+def new_contract(dataset: Dataset, data: TrainingData, model: FittedModel) -> ModelContract:
+    """Return the model contract of a model that was fitted to ``data``, without metrics.
+
+    :raises ModelFormatError: the model decides by something else than the probability of the positive class
+    """
+    binary = data.task == "binary"
+    return ModelContract(
+        task=data.task,
+        label=data.label,
+        features=data.features,
+        classes=data.classes,
+        positive=data.positive if binary else None,
+        threshold=model.threshold(data.positive) if binary else THRESHOLD,
+        dataset_name=dataset.manifest.name,
+        dataset_id=dataset.manifest.id,
+        timestamp=dataset.manifest.details.get("timestamp"),
+    )
+
+
 def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
     """Check that a model can be trained and measured on the split parts.
 
@@ -106,6 +127,8 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
         labels do not fit the ML task. The error names the split part or the column
     """
     name, train = dataset.manifest.name, parts[TRAIN]
+    if taken := reserved_message([feature.name for feature in train.features], f"Training set {name!r}"):
+        raise TrainingError(taken)
     for part, data in parts.items():
         if not len(data.labels):
             raise TrainingError(
@@ -140,11 +163,23 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
             "Set task='multiclass'."
         )
     for part, data in parts.items():
-        if unknown := [value for value in data.classes if value not in train.classes]:
+        # The rows of a rare class may all be held out. They count as errors, see unseen_classes().
+        if train.task == "binary" and (unknown := unseen_classes(train, data)):
             raise TrainingError(
                 f"Split part {part!r} of training set {name!r} has the label {unknown[0]!r}, which does not occur in split "
                 f"part {TRAIN!r}. Use a longer window, or another split."
             )
+    seen = [data for part, data in parts.items() if part != TRAIN and set(data.classes) & set(train.classes)]
+    if len(seen) < len(parts) - 1:
+        raise TrainingError(
+            f"No label of split part {TRAIN!r} of training set {name!r} occurs in another split part. Use a longer window, or "
+            "another split."
+        )
+
+
+def unseen_classes(train: TrainingData, held_out: TrainingData) -> list[Any]:
+    """Return the classes that only the held-out rows have. No model can predict them, so their rows count as errors."""
+    return [value for value in held_out.classes if value not in train.classes]
 
 
 def _counts(rows: dict[str, int]) -> str:

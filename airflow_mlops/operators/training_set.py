@@ -33,9 +33,11 @@ class BuildTrainingSetOperator(StepOperator):
     :param keys: names of columns in ``entities`` that identify a row and are kept; join keys are always kept
     :param watched: names of columns in ``entities`` that are monitored but are not features: text, timestamps,
         embeddings
-    :param label: name of the label column in ``entities``, or a name and a SQL expression over its columns, such as
+    :param label: name of the label column in ``entities``, or a name and an expression over its columns, such as
         ``{"name": "late", "expression": "arr_delay > 15"}``. Rows with a null label are dropped and counted
     :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
+    :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
+        labels in sorted order
     :param split: ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (0.3, or ``14D``
         for the last 14 days), ``group`` and ``seed``; ``None`` for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
@@ -64,6 +66,7 @@ class BuildTrainingSetOperator(StepOperator):
         watched: list[str] | None = None,
         label: str | dict[str, str] | None = None,
         task: str | None = None,
+        positive: str | int | float | bool | None = None,
         split: str | dict[str, Any] | None = "random",
         max_single_feature_score: float = 0.99,
         memory_limit: str = "2GB",

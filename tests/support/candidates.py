@@ -37,9 +37,20 @@ def training_set(
     name: str = "delays_training",
     test: pa.Table | None = None,
     parts: Sequence[str] = ("train", "test"),
+    **more: Any,
 ) -> DatasetRef:
-    """A training set as BuildTrainingSetOperator writes it."""
-    details = {"label": "label", "task": task, "features": list(FEATURES), "timestamp": None, "keys": ["flight"]}
+    """A training set as BuildTrainingSetOperator writes it.
+
+    :param more: further details of the manifest
+    """
+    details = {
+        "label": "label",
+        "task": task,
+        "features": list(FEATURES),
+        "timestamp": None,
+        "keys": ["flight"],
+        **more,
+    }
     with DatasetWriter(store, name) as writer:
         if "train" in parts:
             writer.write(held_out(task, 500, seed=1), "train")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import Model
 
-# A function that calls the model, and the classes for which it returns probabilities (``None`` if they are unknown).
-Answer = tuple[Callable[["pd.DataFrame"], Any], "list[Any] | None"]
+
+class Answer(NamedTuple):
+    """A loaded model.
+
+    :param ask: function that calls the model
+    :param classes: the classes for which it returns probabilities; ``None`` if they are unknown
+    :param estimator: the classifier whose ``predict_proba`` is called, which may set a decision threshold; otherwise ``None``
+    """
+
+    ask: Callable[[pd.DataFrame], Any]
+    classes: list[Any] | None = None
+    estimator: Any = None
+
 
 # The model classes whose files are read as data, by the loader module that reads them.
 _DATA_ONLY = {
@@ -61,7 +72,6 @@ def load_answer(folder: Path, name: str, description: Model, *, allow_pyfunc: bo
     :param folder: the files of the model version
     :param name: name of the model in errors, such as ``delays v3``
     :param allow_pyfunc: whether code in the model's files may run
-    :return: a function that calls the model, and the classes for which it returns probabilities
     :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
     """
     answer = _load_data_only(folder, name, description)
@@ -106,7 +116,7 @@ def _by_skops(file: Path, name: str) -> Answer | None:
         ) from None
     try:
         model = load_skops(file)
-        return _probabilities(model) or (model.predict, None)
+        return _probabilities(model) or Answer(model.predict)
     except UntrustedTypesFoundException:
         return None
     except Exception as error:
@@ -130,8 +140,8 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
             f"MLflow cannot load {name}: {one_line(error, 500)}. Where the step runs, install the packages that the "
             "model's requirements.txt lists, or set run_on to an environment that contains these packages."
         ) from error
-    ask, classes = _probabilities(raw) or (model.predict, None)
-    return (_within(modules, ask) if modules else ask), classes
+    answer = _probabilities(raw) or Answer(model.predict)
+    return answer._replace(ask=_within(modules, answer.ask)) if modules else answer
 
 
 def _within(modules: FolderModules, ask: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame], Any]:
@@ -147,7 +157,7 @@ def _probabilities(model: Any) -> Answer | None:
     classes = getattr(model, "classes_", None)
     # The classes of a multi-output estimator are a list of arrays.
     if hasattr(model, "predict_proba") and isinstance(classes, np.ndarray):
-        return model.predict_proba, classes.tolist()
+        return Answer(model.predict_proba, classes.tolist(), model)
     return None
 
 

@@ -16,8 +16,9 @@ from airflow_mlops.core.errors import EvaluationError, SchemaError, one_line
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
-from airflow_mlops.models.pyfunc.loading import describe, engine, load_answer
+from airflow_mlops.models.pyfunc.loading import Answer, describe, engine, load_answer
 from airflow_mlops.models.scorer import class_labels, from_values
+from airflow_mlops.models.threshold import threshold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.types import ColSpec
     from numpy.typing import NDArray
 
+# Models that compute in single precision return probabilities outside [0, 1] by such an error.
+_ROUNDING = 1e-5
 # The kind of a feature, and the Arrow type in which it is passed to the model, by MLflow's name of the type.
 _TYPES: dict[str, tuple[Any, pa.DataType]] = {
     "double": ("number", pa.float64()),
@@ -45,6 +48,7 @@ class Target:
     :param label: name of the label column
     :param task: the ML task (binary, multiclass, regression)
     :param classes: distinct labels of the dataset, sorted; empty for a regression
+    :param positive: label of the positive class of a binary task; otherwise ``None``
     """
 
     dataset: str
@@ -52,6 +56,7 @@ class Target:
     label: str
     task: Task
     classes: Sequence[Any]
+    positive: Any = None
 
 
 class PyfuncModel:
@@ -104,10 +109,10 @@ class PyfuncModel:
         if found.shape == (rows,):
             if contract.task == "regression":
                 return from_values(found.astype(np.float64).reshape(-1, 1), contract)
-            # Floating-point outputs are probabilities, unless the class labels are floating-point numbers.
-            if contract.task == "binary" and found.dtype.kind == "f" and not isinstance(contract.positive, float):
-                positive = found.astype(np.float64)
-                return from_values(np.column_stack([1 - positive, positive]), contract)
+            # Numbers that are class labels are labels. Other numbers are probabilities of the last class.
+            if contract.task == "binary" and found.dtype.kind == "f" and not np.isin(found, contract.classes).all():
+                last = self._probabilities(found.astype(np.float64))
+                return from_values(np.column_stack([1 - last, last]), contract)
             return self._labels(found)
         if contract.classes and found.shape == (rows, len(contract.classes)):
             return from_values(found.astype(np.float64), contract)
@@ -116,17 +121,30 @@ class PyfuncModel:
             f"return {'a value' if contract.task == 'regression' else 'a label, or the probabilities,'} for each row."
         )
 
+    def _probabilities(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Rounding errors are allowed, and NaN is reported with the metrics.
+        outside = (found < -_ROUNDING) | (found > 1 + _ROUNDING)
+        if outside.any():
+            raise EvaluationError(
+                f"{self._name} returned {found[outside][0]:g} for {int(outside.sum()):,} of {found.size:,} rows, which is "
+                f"neither one of the class labels {_listed(self.contract.classes)} nor a probability. Use a model that "
+                "predicts these labels, or probabilities."
+            )
+        return found
+
     def _labels(self, found: NDArray[Any]) -> Predictions:
         contract = self.contract
         position = {label: index for index, label in enumerate(contract.classes)}
         codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
-        if found.size and (codes < 0).all():
+        unknown = codes < 0
+        # Of several classes, the dataset may lack one that the model knows. Its predictions are wrong.
+        if unknown.any() and (contract.task == "binary" or unknown.all()):
             raise EvaluationError(
-                f"{self._name} returned {found.tolist()[0]!r}, which is not one of the class labels "
-                f"{_listed(contract.classes)}. Use a model that predicts these labels."
+                f"{self._name} returned {found[unknown].tolist()[0]!r} for {int(unknown.sum()):,} of {found.size:,} rows, "
+                f"which is not one of the class labels {_listed(contract.classes)}. Use a model that predicts these labels."
             )
         # A predicted 1 becomes the dataset's True. A value that is not a label of the dataset stays unchanged.
-        found = class_labels(contract)[codes] if (codes >= 0).all() else found.astype(object)
+        found = found.astype(object) if unknown.any() else class_labels(contract)[codes]
         score = codes == position[contract.positive] if contract.task == "binary" else codes
         return Predictions(found, score.astype(np.float64), None)
 
@@ -142,7 +160,7 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
     """
     description = describe(folder, name)
     features, types = _features(description, name, target)
-    ask, classes = load_answer(folder, name, description, allow_pyfunc=allow_pyfunc)
+    answer = load_answer(folder, name, description, allow_pyfunc=allow_pyfunc)
     contract = ModelContract(
         task=target.task,
         label=target.label,
@@ -150,9 +168,9 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
         # The training set of a foreign model is unknown.
         dataset_name="",
         dataset_id="",
-        **_labels(name, target, classes),
+        **_labels(name, target, answer),
     )
-    return PyfuncModel(name, ask, contract, types, _size(folder), engine(description))
+    return PyfuncModel(name, answer.ask, contract, types, _size(folder), engine(description))
 
 
 def load_measured(folder: Path, name: str, contract: ModelContract, *, allow_pyfunc: bool) -> PyfuncModel:
@@ -168,27 +186,37 @@ def load_measured(folder: Path, name: str, contract: ModelContract, *, allow_pyf
     description = describe(folder, name)
     given = {item.name: item for item in _inputs(description, name)}
     types = [_type(given[feature.name], name)[1] for feature in contract.features]
-    ask, _ = load_answer(folder, name, description, allow_pyfunc=allow_pyfunc)
-    return PyfuncModel(name, ask, contract, types, _size(folder), engine(description))
+    answer = load_answer(folder, name, description, allow_pyfunc=allow_pyfunc)
+    return PyfuncModel(name, answer.ask, contract, types, _size(folder), engine(description))
 
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _labels(name: str, target: Target, classes: Sequence[Any] | None) -> dict[str, Any]:
+def _labels(name: str, target: Target, answer: Answer) -> dict[str, Any]:
+    """Return the fields of the contract about the classes of the label."""
     if target.task == "regression":
         return {}
     # The model's class 1 becomes the dataset's True.
     known = {label: label for label in target.classes}
-    labels = [known.get(label, label) for label in (target.classes if classes is None else classes)]
+    labels = [known.get(label, label) for label in (target.classes if answer.classes is None else answer.classes)]
     binary = target.task == "binary"
     if (binary and (len(labels) != 2 or set(labels) != set(known))) or not known.keys() & set(labels):
         raise SchemaError(
             f"{name} predicts the classes {_listed(labels)}, but dataset {target.dataset!r} has the labels "
             f"{_listed(target.classes)} ({target.task}). Evaluate the model on a dataset with these classes."
         )
-    return {"classes": labels, "positive": labels[-1] if binary else None}
+    if not binary:
+        return {"classes": labels}
+    positive = labels[-1] if target.positive is None else target.positive
+    if answer.estimator is None:
+        return {"classes": labels, "positive": positive}
+    return {
+        "classes": labels,
+        "positive": positive,
+        "threshold": threshold(answer.estimator, labels, positive, name),
+    }
 
 
 def _listed(labels: Sequence[Any]) -> str:

@@ -28,6 +28,7 @@ class TrainingData:
     :param frame: the same features as a DataFrame, for estimators
     :param labels: the label of each row, shape (n,): int64 or text (classification), float64 (regression)
     :param classes: the distinct labels, sorted, as JSON values; empty for a regression
+    :param positive: the positive class of a binary task; otherwise ``None``
     """
 
     task: Task
@@ -37,6 +38,7 @@ class TrainingData:
     frame: pd.DataFrame
     labels: NDArray[Any]
     classes: list[Any]
+    positive: Any = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class FittedModel(Protocol):
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Predict probabilities in the order of the classes, shape (n, k), or values for a regression, shape (n, 1)."""
+
+    def threshold(self, positive: Any) -> float:
+        """Return the smallest probability of the class ``positive`` from which on the model predicts this class.
+
+        :raises ModelFormatError: the model decides by something else than this probability
+        """
+
+    def labels(self, frame: pd.DataFrame) -> NDArray[Any] | None:
+        """Predict labels by the model's own rule; ``None`` if its rule is that of the model contract."""
 
     def explain(self, data: TrainingData) -> Explanation | None:
         """Return the importances and shape functions of a glass-box model (EBM); ``None`` for any other model.

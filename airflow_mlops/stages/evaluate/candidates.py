@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
@@ -89,8 +91,27 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
         label=data.label,
         task=data.task,
         classes=[] if data.task == "regression" else data.classes(),
+        positive=data.positive,
     )
     return Candidate(ref, pyfunc_model.load(folder, str(ref), target, allow_pyfunc=allow_pyfunc))
+
+
+def for_positive(candidate: Candidate, positive: Any) -> Candidate:
+    """Make the candidate's score the probability of the class ``positive``, so that all models are measured for one class.
+
+    :param positive: the positive class; ``None`` unless the task is binary
+    :raises SchemaError: the candidate does not know this class
+    """
+    contract = candidate.contract
+    if positive is None:
+        return candidate
+    if positive not in contract.classes:
+        raise SchemaError(
+            f"{candidate.ref} predicts the classes {' and '.join(map(repr, contract.classes))}, but the positive class is "
+            f"{positive!r}. Set another `dataset`."
+        )
+    candidate.model.contract = contract.with_positive(positive)
+    return candidate
 
 
 def check_contract(candidate: Candidate, data: HeldOut) -> None:
@@ -104,6 +125,8 @@ def check_contract(candidate: Candidate, data: HeldOut) -> None:
             f"{candidate.ref} predicts the label {contract.label!r} ({contract.task}), but dataset {name!r} has the label "
             f"{data.label!r} ({data.task}). Set another `dataset`."
         )
+    if taken := reserved_message([feature.name for feature in contract.features], f"The signature of {candidate.ref}"):
+        raise SchemaError(taken)
     present = {column.name for column in data.dataset.manifest.columns}
     if missing := [feature.name for feature in contract.features if feature.name not in present]:
         raise SchemaError(

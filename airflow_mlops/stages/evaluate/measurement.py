@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import (
     EvaluationError,
@@ -19,7 +17,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.catalog import Metric
-from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.predictions import concatenate
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
@@ -27,7 +25,7 @@ from airflow_mlops.models import importance as permutation
 from airflow_mlops.registry.versions import champion, download
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.baselines import small_tree
-from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, load
+from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,11 +78,11 @@ def compare(
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
     """
+    first = candidates[0].contract
     measured = []
     for candidate in candidates:
         measured.append(Measured(candidate, measurement := _measure(candidate, data, own)))
         context.progress(f"{measurement.name}: {_numbers(measurement.metrics)}")
-    first = candidates[0].contract
     dummy = Measurement("baseline", baseline(data.task, data.truth, first.classes, positive=first.positive, own=own))
     tree = _measure_tree(data, first, own)
     context.progress(
@@ -106,11 +104,7 @@ def compare(
 def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:
     contract = candidate.contract
     parts = [candidate.model.predict(batch) for batch in data.batches([item.name for item in contract.features])]
-    predictions = Predictions(
-        np.concatenate([part.prediction for part in parts]),
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.probabilities for part in parts]) if parts[0].probabilities is not None else None,
-    )
+    predictions = concatenate(parts, contract)
     try:
         rows = predicted(data.truth, predictions, contract)
         return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
@@ -141,12 +135,7 @@ def _measure_champion(
     try:
         loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
         check_contract(loaded, data)
-        if loaded.contract.positive != contract.positive:
-            raise SchemaError(
-                f"its positive class is {loaded.contract.positive!r}, but the candidates' positive class is "
-                f"{contract.positive!r}"
-            )
-        return _measure(loaded, data, own), None
+        return _measure(for_positive(loaded, contract.positive), data, own), None
     except RegistryUnavailableError:
         raise
     except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:

@@ -170,9 +170,12 @@ def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: 
 def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> Figure:
     assert model.predictions is not None
     true, predicted = encode(truth, classes), encode(model.predictions.prediction, classes)
-    known = true >= 0
+    if (true < 0).any() or (predicted < 0).any():
+        # A class that the model does not know, or one that a foreign model predicts and the data lacks.
+        true, predicted = (np.where(codes < 0, len(classes), codes) for codes in (true, predicted))
+        classes = [*classes, "other"]
     size = len(classes)
-    counts = np.bincount(true[known] * size + predicted[known], minlength=size * size).reshape(size, size)
+    counts = np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.6, min(12.0, 1.6 + 0.7 * size))
     figure, axes = new_figure(f"Confusion matrix of {model.name}", side + 0.8, side)

@@ -20,7 +20,7 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.versions import download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import record as evaluate_record
-from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, held_out, load
+from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, held_out, load
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.evaluate.verdict import best, decide, judge
@@ -34,6 +34,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     :raises MetricError: a custom metric fails
     :raises SchemaError: a feature of a candidate is absent from the held-out data
     """
+    context = context.for_call()
     # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
     gates = parse_gates(spec.gates) if spec.gates is not None else None
     if spec.metric is not None and is_custom(spec.metric):
@@ -52,6 +53,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     own = own_metrics(gates)
     for candidate in candidates:
         check_contract(candidate, data)
+        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
         _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
 
     compared = compare(client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc)

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import Metric
-from airflow_mlops.metrics.rows import prepare
+from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.inputs import frame
+from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec, TrainerSpec
-from airflow_mlops.models.training_data import TRAIN, label_values
+from airflow_mlops.models.training_data import TRAIN, label_values, new_contract
 from airflow_mlops.stages.search.folds import make_folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CrossValidation:
     """
 
     def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, folds: int, seed: int) -> None:
-        self._data, self._metric, self._seed = data, metric, seed
+        self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
         self._folds = make_folds(dataset, data, folds, seed)
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
@@ -68,7 +68,8 @@ class CrossValidation:
         for step, (fitted, measured) in enumerate(self._folds):
             model: FittedModel = module.fit(trainer, _rows(self._data, fitted), self._seed)
             answers = model.predict(self._data.frame.iloc[measured].reset_index(drop=True))
-            values.append(_measure(self._data, self._metric.name, self._data.labels[measured], answers))
+            contract = new_contract(self._dataset, self._data, model)
+            values.append(_measure(contract, self._metric.name, self._data.labels[measured], answers))
             mean = float(np.mean(values))
             attempt.report(step, mean, {self._metric.name: mean}, step == len(self._folds) - 1)
         return mean
@@ -100,7 +101,7 @@ class Validation:
         )
         model = torch.fit(trainer, self._data, self._seed, run)
         labels, answers = self._held_out(model, trainer)
-        return _measure(self._data, self._metric.name, labels, answers)
+        return _measure(new_contract(self._dataset, self._data, model), self._metric.name, labels, answers)
 
     def _held_out(self, model: FittedModel, trainer: TorchTrainerSpec) -> tuple[NDArray[Any], NDArray[np.float64]]:
         from airflow_mlops.models.trainers.torch.batches import validation_rows
@@ -118,17 +119,12 @@ class Validation:
         return np.concatenate(labels), np.concatenate(answers)
 
 
-def _measure(data: TrainingData, metric: str, labels: NDArray[Any], answers: NDArray[np.float64]) -> float:
+def _measure(contract: ModelContract, metric: str, labels: NDArray[Any], answers: NDArray[np.float64]) -> float:
     """Compute the metric.
 
     :param answers: probabilities, shape (n, k), or values of a regression, shape (n, 1)
     """
-    if data.task == "regression":
-        return measure_one(metric, prepare(data.task, labels, answers[:, 0], answers[:, 0], None, []))
-    places = (answers[:, 1] >= THRESHOLD).astype(int) if data.task == "binary" else answers.argmax(axis=1)
-    prediction = np.asarray(data.classes, object if isinstance(data.classes[0], str) else None)[places]
-    score = answers[:, 1] if data.task == "binary" else answers.max(axis=1)
-    return measure_one(metric, prepare(data.task, labels, prediction, score, answers, data.classes))
+    return measure_one(metric, predicted(labels, from_values(answers, contract), contract))
 
 
 def _rows(data: TrainingData, rows: NDArray[np.int64]) -> TrainingData:

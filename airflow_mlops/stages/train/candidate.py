@@ -18,9 +18,12 @@ from airflow_mlops.models import parity
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
-from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, read_part
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.spec import TrainSpec
+
+# Number of held-out rows in which the labels of a model's own predict() are compared with those of its contract.
+_COMPARED = 2_000
 
 
 def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
@@ -66,25 +69,23 @@ def fit_candidate(
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
-        contract = _contract(dataset, train)
+        contract = new_contract(dataset, train, model)
+        _report_other_labels(model, contract, test, context)
         export = parity.export(model, contract, train, test, context.progress)
         metrics = _measure(contract, test, export.predictions, spec.metrics)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds)
 
 
-def _contract(dataset: Dataset, train: TrainingData) -> ModelContract:
-    return ModelContract(
-        task=train.task,
-        label=train.label,
-        features=train.features,
-        classes=train.classes,
-        # As in scikit-learn, the positive class is the last class in sorted order, such as 1, True or "yes".
-        positive=train.classes[-1] if train.task == "binary" else None,
-        dataset_name=dataset.manifest.name,
-        dataset_id=dataset.manifest.id,
-        timestamp=dataset.manifest.details.get("timestamp"),
-    )
+def _report_other_labels(model: FittedModel, contract: ModelContract, test: TrainingData, context: StepContext) -> None:
+    frame = test.frame.head(_COMPARED)
+    if differing := parity.other_labels(model, contract, frame):
+        rule = f"{contract.positive!r} from {contract.threshold:g} on" if contract.task == "binary" else "the largest"
+        context.progress(
+            f"{model.name} predicts other labels by its own predict() in {differing:,} of {len(frame):,} held-out rows. "
+            f"Metrics and scoring use its probabilities ({rule}). To set a threshold, wrap the estimator in "
+            "sklearn.model_selection.FixedThresholdClassifier."
+        )
 
 
 def _measure(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
@@ -14,7 +17,7 @@ from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
-from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, unseen_classes
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
@@ -38,6 +41,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
     :raises RegistryError: MLflow cannot be used
     """
+    context = context.for_call()
     # Load custom metrics now, so that an invalid import path fails before the training.
     for path in spec.metrics:
         custom.load(path)
@@ -63,6 +67,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
                 f"An earlier try of this task has already registered {candidate}. It is not trained again."
             )
             metrics = record.logged_metrics(client, run_id)
+    unseen = unseen_classes(train, test)
+    only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
         candidate=candidate,
@@ -72,8 +78,13 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         dataset=dataset.ref,
         trainer=name,
         summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name} and registered it as {candidate}. "
-        f"Metrics on {len(test.labels):,} held-out rows: {numbers}.",
+        f"Metrics on {len(test.labels):,} held-out rows: {numbers}.{only}",
     )
+
+
+def _count(classes: Sequence[Any], test: TrainingData) -> str:
+    rows = int(np.isin(test.labels, classes).sum())
+    return f"{rows:,} of these rows ({', '.join(map(repr, classes[:5]))}{', …' if len(classes) > 5 else ''})"
 
 
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,7 +58,9 @@ def read_events(
                 "the training set from an older window."
             )
     others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
-    return table.take(pc.sort_indices(table, [(name, "ascending") for name in (spec.timestamp, *others)])), dropped
+    return table.take(
+        pc.sort_indices(table, [(pc.field(name), "ascending") for name in (spec.timestamp, *others)])
+    ), dropped
 
 
 def _read(dataset: Dataset, columns: list[str], timestamp: str) -> pa.Table:
@@ -135,7 +138,26 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
         )
 
 
-def positive_rate(label: pa.ChunkedArray) -> float:
-    """Compute the share of rows (0 to 1) with the positive label, which is the larger of the two labels."""
-    positive = max(label.unique().to_pylist())
+def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
+    """Return the label of the positive class of a binary task.
+
+    :param declared: the label that the spec names, or its text, because templates render to text; ``None`` for the last
+        label in sorted order
+    :param name: name of the label
+    :raises SpecError: ``declared`` is not one of the two labels
+    """
+    labels = sorted(label.unique().to_pylist())
+    if declared is None:
+        return labels[-1]
+    found = [value for value in labels if value == declared] or [value for value in labels if str(value) == declared]
+    if len(found) != 1:
+        raise SpecError(
+            f"`positive` is {declared!r}, but the label {name!r} has the values {' and '.join(map(repr, labels))}. Set "
+            "`positive` to one of them."
+        )
+    return found[0]
+
+
+def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:
+    """Compute the share of rows (0 to 1) with the label ``positive``."""
     return round((pc.sum(pc.equal(label, positive)).as_py() or 0) / len(label), 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,8 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.references import DatasetLike, DatasetRef
-from airflow_mlops.data.columns import LabelColumn
+from airflow_mlops.data.columns import LabelColumn, reserved_message
+from airflow_mlops.data.expression_syntax import parse
 
 SplitMethod = Literal["random", "time", "group", "hash"]
 
@@ -92,6 +92,8 @@ class TrainingSetSpec(Spec):
     :param label: name of the label column of ``entities``, or the label's name and an expression over columns of
         ``entities``; ``None`` for a dataset to score, which has no label
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
+    :param positive: for a binary task, the label of the positive class, which scores are the probability of; by default the
+        last of the two labels in sorted order
     :param split: division into the split parts ``train`` and ``test``; ``None`` to write all rows as the split part
         ``data``
     :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
@@ -113,6 +115,7 @@ class TrainingSetSpec(Spec):
     watched: list[str] = Field(default_factory=list)
     label: Annotated[LabelColumn | None, BeforeValidator(_as_label)] = None
     task: Task | None = None
+    positive: bool | int | float | str | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
     max_single_feature_score: float = Field(default=0.99, gt=0.5, le=1.0)
     memory_limit: str = Field(default="2GB", pattern=r"^[1-9]\d*(\.\d+)? ?[KMGT]i?B$")
@@ -134,6 +137,10 @@ class TrainingSetSpec(Spec):
             raise ValueError(
                 "`task` is the ML task of the label, but `label` is not set. Set `label`, or remove `task`."
             )
+        if self.positive is not None and (self.label is None or self.task not in (None, "binary")):
+            raise ValueError(
+                "`positive` names the positive class of a binary label, but there is no binary label. Remove `positive`."
+            )
         if self.timestamp in self.columns:
             raise ValueError(
                 f"The event time {self.timestamp!r} cannot be a feature. Remove it from `columns`, and use columns "
@@ -144,6 +151,9 @@ class TrainingSetSpec(Spec):
                 f"The label {self.label.name!r} is also the event time or in `columns`, `keys` or `watched`. Remove it "
                 "there, or rename the label."
             )
+        kept = (*self.columns, *self.keys, self.timestamp, *self.watched)
+        if taken := reserved_message(kept, "The training set"):
+            raise ValueError(taken)
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:
             raise ValueError(
@@ -159,14 +169,7 @@ class TrainingSetSpec(Spec):
             return set()
         if self.label.expression is None:
             return {self.label.name}
-        try:
-            tree = ast.parse(self.label.expression.strip(), mode="eval")
-        except SyntaxError:
-            raise ValueError(
-                f"The expression {self.label.expression!r} of the label cannot be parsed. Write it for example as "
-                "`arr_delay > 15`."
-            ) from None
-        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        return set(parse(self.label.expression).columns)
 
 
 class TrainingSetResult(Result):

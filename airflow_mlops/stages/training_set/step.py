@@ -9,13 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.training_set.events import infer_task, positive_rate, read_events, require_classes
+from airflow_mlops.stages.training_set.events import (
+    infer_task,
+    positive_class,
+    positive_rate,
+    read_events,
+    require_classes,
+)
 from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 
@@ -76,8 +84,16 @@ def _write(
         "infinite": _count_infinite(table, features),
         **coverage(datasets),
     }
+    repeated = _repeated(table, identity, label) if keys and label else None
+    if repeated:
+        details["repeated"] = repeated
+    positive: Any = None
     if label is not None and task is not None:
         require_classes(table[label], task, label, "the events")
+        if task == "binary":
+            positive = positive_class(table[label], spec.positive, label)
+        if spec.positive is not None:
+            details["positive"] = _declared(positive, spec, task)
         details["single_feature"] = leakage.refuse_too_predictive(
             table, features, label, task, row_ids(table, identity), spec.max_single_feature_score
         )
@@ -102,7 +118,7 @@ def _write(
             details=details,
             provenance=context.provenance,
         )
-    rate = positive_rate(table[label]) if label and task == "binary" else None
+    rate = positive_rate(table[label], positive) if label and task == "binary" else None
     rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
     return TrainingSetResult(
         dataset=manifest.ref,
@@ -112,8 +128,34 @@ def _write(
         rows=rows_by_part,
         dropped=dropped["label_unknown"],
         positive_rate=rate,
-        summary=_summary(spec, rows_by_part, features, dropped["label_unknown"], rate, details.get("gaps", [])),
+        summary=_summary(
+            spec, rows_by_part, features, dropped["label_unknown"], rate, positive, details.get("gaps", [])
+        )
+        + _told(repeated),
     )
+
+
+def _repeated(table: pa.Table, identity: Sequence[str], label: str) -> dict[str, int]:
+    """Count the rows with the keys and event time of another row, and those of them with another label."""
+    distinct = len(np.unique(row_ids(table, identity)))
+    labels = len(np.unique(row_ids(table, [*identity, label])))
+    return {"rows": table.num_rows - distinct, "labels": labels - distinct} if distinct < table.num_rows else {}
+
+
+def _told(repeated: dict[str, int] | None) -> str:
+    if not repeated:
+        return ""
+    other = f", {repeated['labels']:,} of them with another label" if repeated["labels"] else ""
+    return f" {repeated['rows']:,} rows have the keys and event time of another row{other}."
+
+
+def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:
+    if task != "binary":
+        raise SpecError(
+            f"`positive` is {spec.positive!r}, but the ML task of the label is {task}. Remove `positive`, or set "
+            "task='binary' if the label has two values."
+        )
+    return positive
 
 
 def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
@@ -141,6 +183,7 @@ def _summary(
     features: Sequence[str],
     dropped: int,
     rate: float | None,
+    positive: Any,
     gaps: Sequence[str],
 ) -> str:
     parts = " and ".join(f"{count:,} {part}" for part, count in rows.items())
@@ -148,7 +191,7 @@ def _summary(
     if spec.split is not None:
         text += f", split by {spec.split.method}"
     if rate is not None:
-        text += f", {rate:.1%} positive"
+        text += f", {rate:.1%} positive" + ("" if positive == 1 else f" ({positive!r})")
     if dropped:
         text += f"; {dropped:,} rows without a label were left out"
     if gaps:

@@ -10,6 +10,7 @@ import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import xgboost
@@ -17,6 +18,7 @@ import yaml
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.svm import LinearSVC
 
 from airflow_mlops.core.errors import EvaluationError, ModelFormatError, SchemaError, SpecError
@@ -233,6 +235,80 @@ def test_a_pickled_python_model(context, log):
     rows, labels = truth()
     assert verdict.candidates[0].metrics["accuracy"] == accuracy_score(labels, rows["distance"] > 0)
     assert verdict.winner is not None
+
+
+def as_pandas_makes_them(store, **fields):
+    """A training set whose labels 0 and 1 are floating-point numbers."""
+    rows = held_out().to_pandas()
+    return training_set(store, test=pa.table(rows.assign(label=rows["label"].astype(float))), parts=["test"], **fields)
+
+
+def test_labels_that_are_numbers_are_measured_as_labels_or_as_probabilities(context, log):
+    dataset = as_pandas_makes_them(context.store)
+    rows, labels = truth()
+    signal = rows["distance"].to_numpy()
+    fitted = LogisticRegression().fit(training_rows()[0], training_rows()[1].astype(float))
+    hard = log(
+        mlflow.pyfunc, python_model=Pickled(lambda rows: (rows["distance"] > 0).astype(float)), answer=np.array([0.5])
+    )
+    soft = log(
+        mlflow.pyfunc, python_model=Pickled(lambda rows: 1 / (1 + np.exp(-rows["distance"]))), answer=np.array([0.5])
+    )
+    # Some of these probabilities are exactly 0 or 1.
+    steep = log(
+        mlflow.pyfunc,
+        python_model=Pickled(lambda rows: np.clip(rows["distance"] / 2 + 0.5, 0, 1)),
+        answer=np.array([0.5]),
+    )
+    estimator = log(mlflow.sklearn, fitted, answer=np.array([1.0]))
+    gates = [{"metric": "accuracy", "min": 0.5}]
+    verdict = judge(
+        context, hard, soft, steep, estimator, dataset=dataset, metric="accuracy", gates=gates, allow_pyfunc=True
+    ).verdict
+    found = [item.metrics for item in verdict.candidates]
+    assert "roc_auc" not in found[0]
+    for metrics, predicted in zip(found, [signal > 0, signal > 0, signal >= 0, fitted.predict(rows)], strict=True):
+        assert metrics["accuracy"] == accuracy_score(labels, predicted)
+    assert found[1]["roc_auc"] == pytest.approx(roc_auc_score(labels, signal))
+    assert found[2]["roc_auc"] == pytest.approx(roc_auc_score(labels, np.clip(signal, -1, 1)))
+    assert found[3]["roc_auc"] == pytest.approx(roc_auc_score(labels, fitted.predict_proba(rows)[:, 1]))
+
+
+def test_a_class_outside_the_data_is_wrong_among_several_and_refused_of_two(context, log):
+    gates = [{"metric": "accuracy", "min": 0.1}]
+    fields = {"metric": "accuracy", "gates": gates, "allow_pyfunc": True}
+    dataset = training_set(context.store, "multiclass")
+
+    def answer(rows):
+        return np.where(rows["distance"] > 1, "diverted", np.where(rows["distance"] > 0, "late", "early")).astype(
+            object
+        )
+
+    several = log(mlflow.pyfunc, python_model=Pickled(answer), answer=np.array(["late"]))
+    verdict = judge(context, several, dataset=dataset, **fields).verdict
+    rows, labels = truth("multiclass")
+    assert verdict.candidates[0].metrics["accuracy"] == accuracy_score(labels, answer(rows))
+    two = log(
+        mlflow.pyfunc, python_model=Pickled(lambda rows: np.where(rows["distance"] > 1, 2, 0)), answer=np.array([1])
+    )
+    with pytest.raises(EvaluationError, match="v2 returned 2 for .* rows, .* labels False, True"):
+        judge(context, two, dataset=training_set(context.store), **fields)
+
+
+def test_the_declared_positive_class_and_a_tuned_threshold_hold_for_a_foreign_model(context, log):
+    rows, labels = training_rows()
+    words = np.where(labels, "bad", "good")
+    table = held_out().to_pandas()
+    test = pa.table(table.assign(label=np.where(table["label"], "bad", "good")))
+    dataset = training_set(context.store, test=test, parts=["test"], positive="bad")
+    fitted = FixedThresholdClassifier(LogisticRegression(), threshold=0.8, pos_label="bad").fit(rows, words)
+    made = log(mlflow.sklearn, fitted, answer=np.array(["bad"]))
+    verdict = judge(context, made, dataset=dataset, allow_pyfunc=True).verdict
+    rows, labels = truth()
+    predicted = fitted.predict(rows) == "bad"
+    found = verdict.candidates[0].metrics
+    assert found["recall"] == pytest.approx((predicted & labels).sum() / labels.sum())
+    assert found["accuracy"] == pytest.approx((predicted == labels).mean())
 
 
 def test_a_torch_network(context, log):

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from airflow_mlops import __version__
@@ -296,6 +297,11 @@ def custom(X, y, *, params, seed):
     columns = make_column_transformer((FunctionTransformer(), ["hour", "weekend"]))
     return make_pipeline(columns, LogisticRegression()).fit(X, y)
 
+def tuned(X, y, *, params, seed):
+    from sklearn.model_selection import FixedThresholdClassifier
+    columns = make_column_transformer((FunctionTransformer(), ["hour", "weekend"]))
+    return make_pipeline(columns, FixedThresholdClassifier(LogisticRegression(), **params)).fit(X, y)
+
 def wrong(X, y, *, params, seed):
     import skl2onnx
     from skl2onnx.operator_converters.linear_classifier import convert_sklearn_linear_classifier
@@ -449,3 +455,76 @@ def test_the_loss_curve_of_a_network_is_logged_once_and_its_checkpoint_is_delete
     assert run.data.params["batch_size"] == "64"
     assert not store.exists(checkpoint)
     assert int(run.data.tags["mlops.peak_memory_mb"]) > 50
+
+
+def test_every_training_of_a_script_makes_a_version(client, store, model):
+    dataset, context = training_set(store), StepContext(store)
+    first, second, again = (
+        train.run(TrainSpec(dataset=dataset, model=model, trainer={"estimator": f"sklearn.{name}"}), context)
+        for name in ("linear_model.LogisticRegression", "naive_bayes.GaussianNB", "naive_bayes.GaussianNB")
+    )
+    assert [item.candidate.version for item in (first, second, again)] == [1, 2, 3]
+    assert (first.trainer, second.trainer) == ("LogisticRegression", "GaussianNB")
+    assert first.metrics != second.metrics == again.metrics
+
+
+def test_a_search_of_a_script_is_not_continued_by_the_next_one(client, store, model):
+    trainer = {
+        "kind": "search", "trainer": {"estimator": LOGISTIC}, "space": {"C": {"kind": "float", "low": 0.1, "high": 10}}, "trials": 2, "folds": 2,
+    }  # fmt: skip
+    spec, context = TrainSpec(dataset=training_set(store), model=model, trainer=trainer), StepContext(store)
+    first, second = train.run(spec, context), train.run(spec, context)
+    assert [item.candidate.version for item in (first, second)] == [1, 2]
+    searches = [client.get_run(item.run_id).data.tags["mlops.search"] for item in (first, second)]
+    assert len(set(searches)) == 2
+
+
+def test_the_declared_positive_class_is_the_contracts(client, store, learn):
+    words = [flights(count, seed=seed) for count, seed in ((600, 1), (300, 2))]
+    parts = [
+        table.set_column(table.schema.get_field_index("late"), "late", pa.array(np.where(table["late"], "bad", "good")))
+        for table in words
+    ]
+    made = {
+        positive: learn({"estimator": LOGISTIC}, dataset=training_set(store, *parts, positive=positive))
+        for positive in ("bad", "good")
+    }
+    for positive, result in made.items():
+        loaded = OnnxModel.load(download(client, result.candidate))
+        assert (loaded.contract.classes, loaded.contract.positive) == (["bad", "good"], positive)
+        found = loaded.predict(parts[1])
+        assert (found.score == found.probabilities[:, loaded.contract.classes.index(positive)]).all()
+        truth = np.asarray(parts[1]["late"]) == positive
+        hits = (found.prediction == positive) & truth
+        assert result.metrics["recall"] == pytest.approx(hits.sum() / truth.sum())
+    bad, good = (made[positive].metrics for positive in ("bad", "good"))
+    assert bad["roc_auc"] == pytest.approx(good["roc_auc"])
+    assert bad["recall"] != good["recall"]
+
+
+def test_a_tuned_threshold_decides_in_scoring(client, store, learn, mine):
+    result = learn({"function": "my_model:tuned", "params": {"threshold": 0.6}})
+    loaded = OnnxModel.load(download(client, result.candidate))
+    assert loaded.contract.threshold == 0.6
+    table = open_dataset(store, result.dataset).table("test")
+    found = loaded.predict(table)
+    assert (found.prediction == (found.score >= 0.6)).all()
+    assert 0 < found.prediction.sum() < (found.score >= 0.5).sum()
+    truth = table["late"].to_numpy()
+    assert result.metrics["recall"] == pytest.approx((found.prediction.astype(bool) & truth).sum() / truth.sum())
+
+
+def test_rows_of_a_class_that_only_the_held_out_part_has_are_errors(client, store, learn):
+    parts = [flights(count, "multiclass", seed) for count, seed in ((600, 1), (300, 2))]
+    rare = np.asarray(parts[1]["late"], dtype=object)
+    rare[:3] = "cancelled"
+    parts[1] = parts[1].set_column(parts[1].schema.get_field_index("late"), "late", pa.array(rare))
+    result = learn({"estimator": LOGISTIC}, dataset=training_set(store, *parts, task="multiclass"))
+    assert "3 of these rows ('cancelled') have a class that 'train' lacks" in result.summary
+    loaded = OnnxModel.load(download(client, result.candidate))
+    assert "cancelled" not in loaded.contract.classes
+    found = loaded.predict(parts[1])
+    assert result.metrics["accuracy"] == pytest.approx((found.prediction == rare).mean())
+    context = StepContext(store)
+    verdict = evaluate.run(EvaluateSpec(candidates=[result.candidate]), context).verdict
+    assert verdict.candidates[0].metrics == pytest.approx(result.metrics)

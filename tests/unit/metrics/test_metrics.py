@@ -168,3 +168,20 @@ def test_infinite_values_of_a_regression_are_counted_in_the_error():
 
 def test_an_unknown_label_has_code_minus_one():
     assert encode(np.array(["b", "x", "a"], dtype=object), ["a", "b"]).tolist() == [1, -1, 0]
+
+
+def test_a_predicted_class_outside_the_data_is_an_error_of_the_model():
+    truth = np.array(["a", "b", "b", "a"], dtype=object)
+    predicted = np.array(["a", "b", "z", 3], dtype=object)
+    found = compute("multiclass", truth, predicted, [0] * 4, None, ["a", "b"])
+    # "z" and 3 are classes of their own with an F1 of 0.
+    assert found == pytest.approx({"accuracy": 0.5, "f1_macro": (2 / 3 + 2 / 3 + 0 + 0) / 4})
+    with pytest.raises(EvaluationError, match="predicted the label 'z'"):
+        compute("binary", truth, np.array(["a", "b", "z", "a"], dtype=object), [0.1, 0.9, 0.9, 0.1], None, ["a", "b"])
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0.0, 1.0], [False, True]])
+def test_labels_are_equal_as_in_python(classes):
+    truth, score = np.array([0.0, 1.0, 1.0, 0.0]), [0.1, 0.9, 0.4, 0.2]
+    predicted = np.array(classes)[[0, 1, 0, 0]]
+    assert compute("binary", truth, predicted, score, None, classes)["accuracy"] == 0.75

@@ -13,10 +13,11 @@ from airflow_mlops.core.contract import ModelContract, Parity
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.models import parity
 from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.onnx import double
+from airflow_mlops.models.onnx.histograms import round_down
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.parity import compare
 from airflow_mlops.models.trainers.base import TrainingData
-from airflow_mlops.models.trainers.sklearn import model as sklearn_model
 from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from tests.support.training import FEATURES, flights, stamped
@@ -168,6 +169,96 @@ def test_float32_is_used_if_it_is_precise_enough():
     assert found.predictions.score.shape == (2_000,)
 
 
+def one_decimal(rows, task, seed):
+    """Columns with one decimal, of which some were computed in single and some in double precision, as pandas mixes them."""
+    random = np.random.default_rng(seed)
+    tenths = random.integers(-200, 200, (rows, 4))
+    single = tenths.astype(np.float32) * np.float32(0.1)
+    values = np.where(random.random((rows, 4)) < 0.5, single, tenths / 10)
+    late = values[:, 0] + 20 * np.sin(values[:, 1]) + random.logistic(size=rows)
+    columns = {name: values[:, place] for place, name in enumerate("abcd")}
+    return pa.table(
+        {
+            **columns,
+            "late": {"binary": late > 0, "regression": late}.get(
+                task, np.asarray(LABELS["multiclass"], object)[np.digitize(late, [-9, 9])]
+            ),
+        }
+    )
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize(
+    "kind", ["DecisionTree", "ExtraTrees", "GradientBoosting", "HistGradientBoosting", "RandomForest"]
+)
+def test_rows_at_a_threshold_of_a_tree_do_not_change_sides(kind, task):
+    folder = "tree" if kind == "DecisionTree" else "ensemble"
+    estimator = f"sklearn.{folder}.{kind}{'Regressor' if task == 'regression' else 'Classifier'}"
+    model, train, test = trained(estimator, task, list("abcd"), one_decimal, rows=300)
+    found, _ = exported(model, train, test)
+    assert found.beyond == 0
+
+
+def test_the_thresholds_of_a_model_stay_as_they_were():
+    model, train, _ = trained("sklearn.ensemble.HistGradientBoostingRegressor", "regression", list("abcd"), one_decimal)
+    nodes = [item.nodes for trees in model.estimator[-1]._predictors for item in trees]
+    before = [item["num_threshold"].copy() for item in nodes]
+    model.to_onnx(train)
+    assert all((item["num_threshold"] == known).all() for item, known in zip(nodes, before, strict=True))
+
+
+@given(
+    arrays(np.float64, 20, elements=st.floats(allow_nan=False)),
+    arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False)),
+)
+def test_a_threshold_that_is_rounded_down_divides_single_precision_numbers_as_before(thresholds, values):
+    with np.errstate(over="ignore"):
+        near = np.concatenate([values, thresholds.astype(np.float32)])
+        near = np.concatenate([near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))])
+    rounded = round_down(thresholds)
+    assert rounded.dtype == np.float32
+    np.testing.assert_array_equal(near[:, None] <= rounded, near[:, None].astype(np.float64) <= thresholds)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1.0, 1e9])
+def test_the_tolerance_of_a_regression_is_relative_to_the_spread_of_its_labels(scale):
+    def make(rows, task, seed):
+        table = flights(rows, task, seed)
+        place = table.schema.get_field_index("late")
+        return table.set_column(place, "late", pa.array(table["late"].to_numpy() * scale))
+
+    model, train, test = trained("sklearn.ensemble.GradientBoostingRegressor", "regression", make=make, rows=300)
+    found, _ = exported(model, train, test)
+    assert found.parity.label_deviation == pytest.approx(train.labels.std())
+    assert f"{found.parity.max_difference / train.labels.std():.2g} of the labels' standard deviation" in str(
+        found.parity
+    )
+    spread = train.labels.std()
+    # One hundredth of the labels' spread is no rounding error, however small it is.
+    with pytest.raises(ModelFormatError, match="too large for a rounding error"):
+        exported(Shifted(model, 0.01 * spread), train, test)
+    assert exported(Shifted(model, 0.001 * spread), train, test)[0].is_faithful
+
+
+class Shifted:
+    """A model that answers otherwise than its export by a constant."""
+
+    def __init__(self, model, shift):
+        self._model, self._shift = model, shift
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def predict(self, frame):
+        return self._model.predict(frame) + self._shift
+
+
+def test_labels_of_any_size_have_a_standard_deviation():
+    assert parity.standard_deviation(np.array([1e-200, 3e-200])) == pytest.approx(1e-200)
+    assert parity.standard_deviation(np.array([1e200, 3e200])) == pytest.approx(1e200)
+    assert parity.standard_deviation(np.zeros(3)) == 0
+
+
 def test_the_compared_rows_are_a_reproducible_sample(monkeypatch):
     model, train, test = trained("sklearn.naive_bayes.GaussianNB")
     whole = exported(model, train, test)[0]
@@ -228,6 +319,7 @@ def test_large_differences_are_accepted_only_in_few_rows(rows, answer, accepted)
 def test_an_export_that_fails_in_both_precisions_is_refused_with_both_reasons(monkeypatch):
     model, train, test = trained("sklearn.linear_model.LogisticRegression", names=STAMPED, make=stamped)
     # Without the custom conversion, ONNX Runtime has no Imputer for float64.
-    monkeypatch.setattr(sklearn_model, "conversions", dict)
+    nothing = {"custom_conversion_functions": {}, "custom_shape_calculators": {}}
+    monkeypatch.setattr(double, "conversions", lambda: nothing)
     with pytest.raises(ModelFormatError, match=r"in float32; .*; it cannot be exported in float64 \(.*Imputer"):
         exported(model, train, test)

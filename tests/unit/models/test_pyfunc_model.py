@@ -9,6 +9,7 @@ import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError
+from airflow_mlops.metrics.predictions import concatenate
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 
 ROWS = pa.table({"wind": [1.0, 2.0, 3.0], "gate": ["a", None, "a"], "seats": [1, 2, 3]})
@@ -71,6 +72,32 @@ def test_labels_without_probabilities(answer, task, classes, score):
     assert found.probabilities is None
 
 
+@pytest.mark.parametrize("classes", [[0, 1], [0.0, 1.0], [False, True]])
+def test_numbers_are_labels_if_all_of_them_are_and_otherwise_probabilities(classes):
+    labels = model(np.array([0.0, 1.0, 1.0]), classes=classes).predict(ROWS)
+    assert labels.prediction.tolist() == [0, 1, 1]
+    assert labels.probabilities is None
+    shares = model(np.array([0.0, 1.0, 0.7]), classes=classes).predict(ROWS)
+    assert shares.prediction.tolist() == [0, 1, 1]
+    assert shares.score.tolist() == [0.0, 1.0, 0.7]
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_batches_of_labels_and_of_probabilities_belong_together(positive):
+    contract = model([]).contract.model_copy(update={"classes": [0, 1], "positive": positive})
+    answers = [np.array(answer) for answer in ([0.0, 1.0, 1.0], [0.0, 1.0, 0.7])]
+    parts = [
+        PyfuncModel("v1", lambda frame, answer=answer: answer, contract, [pa.float64()], 0, "").predict(ROWS)
+        for answer in answers
+    ]
+    last = np.concatenate(answers)
+    found = concatenate(parts, contract)
+    np.testing.assert_allclose(found.probabilities, np.column_stack([1 - last, last]))
+    np.testing.assert_allclose(found.score, found.probabilities[:, positive])
+    assert found.prediction.tolist() == [0, 1, 1, 0, 1, 1]
+    assert concatenate(parts[:1] * 2, contract).probabilities is None
+
+
 def test_labels_are_converted_to_those_of_the_dataset():
     assert str(model(np.array([0, 1, 1])).predict(ROWS).prediction.tolist()) == "[False, True, True]"
     # A value that is not a label of the dataset stays unchanged.
@@ -104,7 +131,11 @@ def test_values_of_a_regression():
         ),
         (np.zeros(2), "binary", r"delays v1 returned an array of shape \(2,\) for 3 rows"),
         (np.zeros((3, 2)), "regression", "must return a value for each row"),
-        (["yes", "no", "no"], "binary", "delays v1 returned 'yes', .* labels False, True"),
+        (["yes", "no", "no"], "binary", "delays v1 returned 'yes' for 3 of 3 rows, .* labels False, True"),
+        # A third class would count as the negative one.
+        ([2, 1, 0], "binary", "delays v1 returned 2 for 1 of 3 rows, .* labels False, True"),
+        ([0.2, 1.7, 0.3], "binary", "returned 1.7 for 1 of 3 rows, which is neither .* nor a probability"),
+        ([0.2, -0.7, 0.3], "binary", "returned -0.7 for 1 of 3 rows, which is neither .* nor a probability"),
         (["a", "b", "c"], "regression", "delays v1 raised ValueError: could not convert string to float"),
     ],
 )

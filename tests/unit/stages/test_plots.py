@@ -67,6 +67,16 @@ def test_each_task_has_its_plots(task, names, rows, tmp_path):
     assert all(drawn(file) for file in files)
 
 
+def test_the_confusion_matrix_counts_classes_that_the_model_or_the_data_lacks():
+    truth = np.array(["late", "late", "on time", "diverted"], dtype=object)
+    predicted = np.array(["late", "cancelled", "cancelled", "late"], dtype=object)
+    model = Measurement("m v1", {}, Predictions(predicted, np.zeros(4), None))
+    axes = plots._confusion(truth, model, CLASSES["binary"]).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["late", "on time", "other"]
+    counts = [text.get_text().partition("\n")[0] for text in axes.texts]
+    assert counts == ["1", "0", "1", "0", "0", "1", "1", "0", "0"]
+
+
 def test_perfect_and_constant_models_are_drawn(tmp_path):
     _, contract, _ = measure("regression", 10)
     values = np.full(10, 3.0)

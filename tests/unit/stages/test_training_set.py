@@ -329,12 +329,62 @@ def test_a_missing_column_is_named(store):
         ({"features": ["weather:temp"]}, "Set `repo`"),
         ({"features": ["weather:temp"], "feature_service": "delays", "repo": "r"}, "Set only one"),
         ({"label": None, "task": "binary"}, "`label` is not set"),
-        ({"label": {"name": "late", "expression": "arr_delay >"}}, "'arr_delay >'.* cannot be parsed"),
+        ({"label": {"name": "late", "expression": "arr_delay >"}}, "'arr_delay >' is not a valid expression"),
         ({"max_single_feature_score": 1.5}, "max_single_feature_score"),
         ({"memory_limit": "80%"}, "memory_limit"),
     ],
 )
 def test_a_contradictory_spec_is_refused(store, options, message):
+    with pytest.raises(SpecError, match=message):
+        build(store, write(store, events()), **options)
+
+
+def test_rows_with_equal_keys_and_times_are_reported(store):
+    plain = build(store, write(store, events()))
+    assert "repeated" not in details(store, plain)
+    again = events().slice(1, 30)
+    place = again.schema.get_field_index("arr_delay")
+    corrected = again.set_column(place, "arr_delay", pa.array([99] * 30, pa.int64()))
+    twice = build(store, write(store, pa.concat_tables([events(), again.slice(0, 10), corrected.slice(10)])))
+    known = again["arr_delay"].to_pylist()
+    late = sum(delay is not None and delay <= 15 for delay in known[10:])
+    found = details(store, twice)["repeated"]
+    assert found["labels"] == late
+    assert (
+        f"{found['rows']} rows have the keys and event time of another row, {late} of them with another label."
+        in twice.summary
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"), [(None, 1), (1, 1), ("1", 1), (True, 1), (0, 0), ("0", 0), (False, 0)]
+)
+def test_the_positive_class_is_declared_or_the_last_in_order(store, declared, expected):
+    result = build(store, write(store, events()), positive=declared)
+    label = open_dataset(store, result.dataset).table()["late"].to_pylist()
+    assert result.positive_rate == pytest.approx(label.count(expected) / len(label), abs=1e-6)
+    assert details(store, result).get("positive") == (None if declared is None else expected)
+
+
+def test_the_positive_class_of_a_text_label_is_reported(store):
+    table = events().append_column("outcome", pa.array(["paid" if number % 3 else "default" for number in range(200)]))
+    entities = write(store, table)
+    usual, declared = (build(store, entities, label="outcome", positive=name) for name in (None, "default"))
+    assert "positive ('paid')" in usual.summary
+    assert "positive ('default')" in declared.summary
+    assert usual.positive_rate == pytest.approx(1 - declared.positive_rate, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positive": "yes"}, "`positive` is 'yes', but the label 'late' has the values 0 and 1"),
+        ({"positive": 1, "label": "distance", "columns": ["hour"]}, "task of the label is regression"),
+        ({"positive": 1, "task": "multiclass"}, "no binary label"),
+        ({"positive": 1, "label": None, "split": None}, "no binary label"),
+    ],
+)
+def test_a_positive_class_that_the_label_does_not_have_is_refused(store, options, message):
     with pytest.raises(SpecError, match=message):
         build(store, write(store, events()), **options)
 

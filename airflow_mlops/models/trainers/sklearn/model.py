@@ -11,10 +11,12 @@ import numpy as np
 from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, TrainingError, one_line
 from airflow_mlops.core.isolation import no_warnings, without
-from airflow_mlops.models.onnx.double import conversions
+from airflow_mlops.models.onnx import double, histograms
 from airflow_mlops.models.onnx.ebm import to_onnx as ebm_to_onnx
+from airflow_mlops.models.onnx.naming import name_inputs
 from airflow_mlops.models.onnx.svm import multiply_kernels
 from airflow_mlops.models.onnx.trees import split_forests
+from airflow_mlops.models.threshold import threshold, without_threshold
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.sklearn import ebm
 from airflow_mlops.models.trainers.sklearn.preprocessing import nearest_neighbours
@@ -52,6 +54,7 @@ class SklearnModel:
         self.sources = sources
         self.spec = spec
         self.task = data.task
+        self.classes = data.classes
         self.packages = ["scikit-learn", "scipy", "skops" if spec.serialization == "skops" else "cloudpickle"]
         # Of a GridSearchCV and similar estimators, only the best estimator predicts.
         self._best = getattr(estimator, "best_estimator_", estimator)
@@ -74,6 +77,12 @@ class SklearnModel:
             return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
         return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
 
+    def threshold(self, positive: Any) -> float:
+        return threshold(self._best, self.classes, positive, self.name)
+
+    def labels(self, frame: pd.DataFrame) -> NDArray[Any] | None:
+        return None if self.task == "regression" else np.asarray(self.estimator.predict(frame))
+
     def explain(self, data: TrainingData) -> Explanation | None:
         return ebm.explain(self._best, data) if ebm.is_ebm(self._best) else None
 
@@ -88,10 +97,10 @@ class SklearnModel:
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
-        double = precision == "float64"
-        kinds = {"number": DoubleTensorType if double else FloatTensorType, "string": StringTensorType}
+        doubles = precision == "float64"
+        kinds = {"number": DoubleTensorType if doubles else FloatTensorType, "string": StringTensorType}
         inputs = [(feature.name, kinds[feature.kind]([None, 1])) for feature in data.features]
-        estimator = _exportable(self._best, data)
+        estimator = _exportable(without_threshold(self._best), data)
         # ONNX Runtime's distance operator is twenty times as fast as the default loop over the rows.
         options: dict[Any, dict[str, Any]] = {kind: {"optim": "cdist"} for kind in nearest_neighbours()}
         if self.task != "regression":
@@ -104,9 +113,10 @@ class SklearnModel:
                     name=f"ONNX({type(estimator).__name__})",
                     initial_types=inputs,
                     options=options,
-                    **(conversions() if double else {}),
+                    **_conversions(doubles=doubles),
                 )
-            exported: bytes = multiply_kernels(split_forests(converted)).SerializeToString()
+            named = name_inputs(multiply_kernels(split_forests(converted)), [name for name, _ in inputs])
+            exported: bytes = named.SerializeToString()
         except Exception as error:
             raise ModelFormatError(
                 f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "
@@ -154,6 +164,12 @@ class SklearnModel:
                 f"harmless, set trusted_types={sorted([*named, *unknown])!r} in the trainer."
             )
         return sorted(found)
+
+
+def _conversions(*, doubles: bool) -> dict[str, Any]:
+    """Return the arguments of ``convert_sklearn`` with this package's own converters."""
+    own = [histograms.conversions(), *([double.conversions()] if doubles else [])]
+    return {name: {kind: item for part in own for kind, item in part[name].items()} for name in own[0]}
 
 
 def _exportable(estimator: Any, data: TrainingData) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from airflow_mlops.core import imports
-from airflow_mlops.core.contract import Precision
+from airflow_mlops.core.contract import THRESHOLD, Precision
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
@@ -127,6 +127,12 @@ class TorchModel:
             mean, scale = self.reader.label
             return np.asarray(found.numpy() * scale + mean)
         return np.asarray(torch.softmax(found, dim=1).numpy())
+
+    def threshold(self, positive: Any) -> float:
+        return THRESHOLD
+
+    def labels(self, frame: pd.DataFrame) -> None:
+        return None
 
     def explain(self, data: TrainingData) -> None:
         return None

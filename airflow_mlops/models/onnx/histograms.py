@@ -1,0 +1,61 @@
+"""Convert histogram-based gradient boosting to ONNX with thresholds that divide the same rows.
+
+A threshold of scikit-learn is a double between two values of a feature. skl2onnx rounds it to the nearest float32 number,
+which may be the larger value, so that its rows change sides. Rounded down, it divides float32 values as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+
+def conversions() -> dict[str, Any]:
+    """Return arguments of ``convert_sklearn`` that round the thresholds of histogram-based gradient boosting down."""
+    from skl2onnx.common._registration import get_shape_calculator
+    from skl2onnx.operator_converters.random_forest import (
+        convert_sklearn_random_forest_classifier,
+        convert_sklearn_random_forest_regressor_converter,
+    )
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    convert = {
+        HistGradientBoostingClassifier: _rounding(convert_sklearn_random_forest_classifier),
+        HistGradientBoostingRegressor: _rounding(convert_sklearn_random_forest_regressor_converter),
+    }
+    return {
+        "custom_conversion_functions": convert,
+        "custom_shape_calculators": {kind: get_shape_calculator(f"Sklearn{kind.__name__}") for kind in convert},
+    }
+
+
+def _rounding(convert: Any) -> Any:
+    def rounded(scope: Any, operator: Any, container: Any) -> None:
+        with single_thresholds(operator.raw_operator):
+            convert(scope, operator, container)
+
+    return rounded
+
+
+@contextmanager
+def single_thresholds(boosting: Any) -> Iterator[None]:
+    """Round the thresholds of all trees down to single precision until the end of the block."""
+    nodes = [predictor.nodes for iteration in boosting._predictors for predictor in iteration]
+    original = [item["num_threshold"].copy() for item in nodes]
+    try:
+        for item in nodes:
+            item["num_threshold"] = round_down(item["num_threshold"])
+        yield
+    finally:
+        for item, thresholds in zip(nodes, original, strict=True):
+            item["num_threshold"] = thresholds
+
+
+def round_down(values: Any) -> Any:
+    """Return the largest float32 number that is not greater than each value."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)

@@ -131,13 +131,17 @@ def test_one_class_is_refused(store):
         read(store, train=replaced(flights(100), "late", [False] * 100))
 
 
-def test_a_class_that_was_never_seen_in_training_is_refused(store):
+def test_a_class_that_only_the_held_out_part_has_is_accepted_among_several(store):
     train = flights(100, "multiclass")
     labels = ["early" if value == "late" else value for value in train["late"].to_pylist()]
-    with pytest.raises(
-        TrainingError, match="Split part 'test' .*'late_training' has the label 'late', which does not occur"
-    ):
+    read(store, train=replaced(train, "late", labels), task="multiclass")
+    words = {"early": "a", "late": "b", "on time": "c"}
+    labels = [words[value] for value in train["late"].to_pylist()]
+    with pytest.raises(TrainingError, match="No label of split part 'train' .* occurs in another split part"):
         read(store, train=replaced(train, "late", labels), task="multiclass")
+    binary = flights(100)
+    with pytest.raises(TrainingError, match="Split part 'test' .* has the label 0, which does not occur"):
+        read(store, train=replaced(binary, "late", [1, 2] * 50), test=replaced(flights(50), "late", [0, 1] * 25))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_the_most_frequent_texts_are_kept_and_ties_are_broken_by_name(store, mon
     monkeypatch.setattr(preprocessing, "MAX_CATEGORIES", 3)
     tails = ["d"] * 40 + ["b"] * 30 + ["c"] * 30 + ["a"] * 30 + ["e"] * 20
     model, _, _ = fitted(store, SklearnTrainer(LOGISTIC), train=replaced(flights(150), "tail", tails))
-    encoder = model.estimator[0].named_transformers_["text tail"]
+    encoder = model.estimator[0].named_transformers_["text 1"]
     assert list(encoder.categories_[0]) == ["a", "b", "d"]
 
 

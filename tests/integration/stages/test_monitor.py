@@ -208,11 +208,11 @@ def test_each_version_of_a_window_is_compared_with_its_own_training(store, champ
         spec = ScoreSpec(model=champion.model, dataset=scoring_set(store, data, day, name="daily"))
         made.append(score.run(spec, StepContext(store=store)).dataset)
     spec = {
-        "predictions": {"name": f"{champion.model}_predictions", "window": "2013-04"}, "labels": {"name": "month"},
+        "predictions": {"name": f"{champion.model}_predictions", "window": "2013-04", "gaps": "allow"}, "labels": {"name": "month"},
         "on": ["flight"], "label": {"name": "late", "expression": "arr_delay > 15"}, "name": "month_outcomes",
     }  # fmt: skip
     joined = join_labels.run(JoinLabelsSpec(**spec), StepContext(store=store)).dataset
-    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04"}
+    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04", "gaps": "allow"}
     for dataset, labelled in ((joined, True), (predictions, False)):
         result = watch(store, champion, dataset, window="2013-04", min_labels=100)
         assert (result.champion, result.scored_by) == (newer, newer)
@@ -241,7 +241,7 @@ def test_a_version_that_was_deleted_is_reported_and_the_latest_one_is_judged(sto
         if place == 0:
             promote(client, tmp_path, store, champion.model)
     client.delete_model_version(champion.model, str(champion.version))
-    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04"}
+    predictions = {"name": f"{champion.model}_predictions", "window": "2013-04", "gaps": "allow"}
     result = watch(store, champion, predictions, window="2013-04")
     assert result.metrics["rows"] == 500
     assert any("its performance is not judged" in detail.lower() for detail in result.details)

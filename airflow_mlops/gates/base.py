@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, FiniteFloat, StrictBool, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
@@ -122,7 +122,7 @@ class MetricGate(Gate):
     against_champion: ClassVar[bool] = False
 
     metric: str
-    greater_is_better: StrictBool | None = None
+    greater_is_better: bool | None = None
 
     @model_validator(mode="after")
     def _known_metric(self) -> MetricGate:

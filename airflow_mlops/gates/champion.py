@@ -1,10 +1,10 @@
-"""A gate that requires a candidate to be significantly better than the champion."""
+"""Gates about the champion: a candidate must be better, or the champion is ignored."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate, percent
+from airflow_mlops.gates.base import Confidence, Gate, MarginInput, MetricGate, percent
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -79,3 +79,22 @@ class BetterThanChampion(MetricGate):
             rows=comparison.rows,
             detectable=detectable,
         )
+
+
+class IgnoreChampion(Gate):
+    """States that a candidate may be worse than the champion, for example if the labels have a new definition.
+
+    Example: ``{"champion": "ignore"}``. Every candidate passes this gate. A list of gates that neither compares with the
+    champion nor contains this gate is extended by :func:`airflow_mlops.gates.rules.with_champion`.
+
+    :param champion: the word ``ignore``
+    """
+
+    champion: Literal["ignore"]
+
+    @property
+    def name(self) -> str:
+        return "champion ignored"
+
+    def check(self, evidence: Evidence) -> GateResult:
+        return self._result(None, None, True, 'The gates ignore the champion: {"champion": "ignore"}.')

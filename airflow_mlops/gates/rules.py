@@ -7,16 +7,17 @@ gates import it while they are parsed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from airflow_mlops.core.base import choices, parse
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.gates.base import Gate
+from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BetterThanBaseline
 from airflow_mlops.gates.behaviour import Direction, Invariance
 from airflow_mlops.gates.bounds import Bound
-from airflow_mlops.gates.champion import BetterThanChampion
+from airflow_mlops.gates.champion import BetterThanChampion, IgnoreChampion
 from airflow_mlops.gates.fairness import Fairness
 from airflow_mlops.gates.latency import Latency
 from airflow_mlops.gates.leakage import Leakage
@@ -41,6 +42,7 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "can_score": Signature,
     "reproducible": Reproducible,
     "max_onnx_difference": OnnxParity,
+    "champion": IgnoreChampion,
 }
 """The class of a gate, by the key that only this class has, or by the value of that key."""
 
@@ -48,11 +50,40 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
 def parse_gates(declared: Any) -> list[Gate]:
     """Create gates from a list of declarations.
 
-    :raises SpecError: a declaration is invalid. The error names the declaration and the valid keys
+    :raises SpecError: a declaration is invalid, or two declarations contradict each other. The error names the
+        declaration and the valid keys
     """
     if not isinstance(declared, (list, tuple)) or not declared:
         raise SpecError('Gates must be a list with at least one entry, such as [{"metric": "roc_auc", "min": 0.6}].')
-    return [_parse_gate(item, f"Gate {number}") for number, item in enumerate(declared, start=1)]
+    gates = [_parse_gate(item, f"Gate {number}") for number, item in enumerate(declared, start=1)]
+    compared = [gate for gate in gates if isinstance(gate, MetricGate) and gate.against_champion]
+    if compared and ignores_champion(gates):
+        raise SpecError(
+            f'The gates {compared[0].name!r} and {{"champion": "ignore"}} contradict each other: remove one of them.'
+        )
+    return gates
+
+
+def ignores_champion(gates: Sequence[Gate]) -> bool:
+    """Return whether the author declared that a candidate may be worse than the champion."""
+    return any(isinstance(gate, IgnoreChampion) for gate in gates)
+
+
+def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | None = None) -> list[Gate]:
+    """Add the gate that a candidate must not be worse than the champion, unless the gates already say how to compare.
+
+    Nothing is added if a gate compares all held-out rows with the champion, or if the gates ignore the champion. A gate
+    on slices does not count, because slices that are too small for a decision pass it.
+
+    :param metric: name of the compared metric, which is the metric that ranks the candidates
+    :param greater_is_better: whether greater values of a custom metric are better
+    """
+    if ignores_champion(gates) or any(isinstance(gate, BetterThanChampion) for gate in gates):
+        return list(gates)
+    not_worse = BetterThanChampion.model_validate(
+        {"metric": metric, "greater_is_better": greater_is_better, "better_than_champion_by": 0.0, "confidence": None}
+    )
+    return [*gates, not_worse]
 
 
 def _parse_gate(item: Any, where: str) -> Gate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
@@ -26,7 +26,7 @@ class PerformanceThresholds(DriftThresholds):
     """
 
     metric: str | None = None
-    greater_is_better: StrictBool | None = None
+    greater_is_better: bool | None = None
     tolerance: float = Field(default=0.02, ge=0)
     confidence: float = Field(default=0.95, ge=0.5, lt=1)
     min_labels: int = Field(default=200, ge=1)

@@ -70,7 +70,9 @@ with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/s
     )
     first = EvaluateOperator(task_id="evaluate_one", candidates=one.output, gates=[{{"metric": "roc_auc", "min": 0.5}}])
     champion = PromoteOperator(task_id="promote_one", verdict=first.output)
-    second = EvaluateOperator(task_id="evaluate_two", candidates=two.output, gates=[{{"metric": "roc_auc", "min": 0.5}}])
+    second = EvaluateOperator(
+        task_id="evaluate_two", candidates=two.output, gates=[{{"metric": "roc_auc", "min": 0.5}}, {{"champion": "ignore"}}]
+    )
     challenger = PromoteOperator(task_id="promote_two", verdict=second.output)
     back = RollbackOperator(task_id="rollback", reason="The tree is too tall.")
     scored = ScoreOperator(task_id="score", dataset=data.output, part="test", name="predictions", window="2024")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, StrictBool, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name, parse
 from airflow_mlops.metrics.catalog import check_metric
@@ -162,7 +162,7 @@ class SearchTrainerSpec(Model):
     space: dict[str, ParameterSpec] = Field(min_length=1)
     trials: int = Field(ge=1)
     metric: str | None = None
-    greater_is_better: StrictBool | None = None
+    greater_is_better: bool | None = None
     folds: int = Field(default=5, ge=2)
     pruner: Literal["median"] | None = "median"
     storage_conn_id: str | None = None

@@ -33,7 +33,8 @@ class EvaluateSpec(Spec):
     :param dataset: the dataset to evaluate on; by default the training set of the candidates
     :param part: name of the held-out split part of the dataset, such as ``test``
     :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By default, a
-        candidate must be better than the baseline and, with 95% confidence, better than the champion
+        candidate must be better than the baseline and, with 95% confidence, better than the champion. If the list does not
+        say how to compare with the champion, see :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate; by default the main metric of the ML
         task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better
@@ -47,7 +48,7 @@ class EvaluateSpec(Spec):
     part: str = "test"
     gates: list[dict[str, Any]] | None = None
     metric: str | None = None
-    greater_is_better: StrictBool | None = None
+    greater_is_better: bool | None = None
     allow_pyfunc: StrictBool = False
     card: Card = Card()
     mlflow: MLflowTarget = MLflowTarget()

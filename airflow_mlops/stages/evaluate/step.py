@@ -13,7 +13,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence
-from airflow_mlops.gates.rules import default_gates, parse_gates
+from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.registry.client import connect
@@ -48,6 +48,12 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     candidates = [load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc) for ref, folder in folders.items()]
     metric = find_metric(spec.metric or MAIN_METRIC[data.task], spec.greater_is_better)
     gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
+    gates, declared = with_champion(gates, metric.name, spec.greater_is_better), gates
+    if len(gates) > len(declared):
+        context.progress(
+            f"No gate compares with the champion, so this gate is added: {gates[-1].name}. Declare the gate "
+            '{"champion": "ignore"} if a worse model may replace the champion.'
+        )
     _check_gates(gates, metric, data.task)
     gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
     own = own_metrics(gates)
@@ -71,9 +77,15 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         )
         for item in compared.candidates
     }
-    verdict = decide(model, compared, judged, contracts, metric, custom.source_hashes(own))
+    verdict = decide(
+        model, compared, judged, contracts, metric, custom.source_hashes(own), ignored=ignores_champion(gates)
+    )
     for item in compared.candidates:
-        evaluate_record.log(client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref])
+        # What is stored with the champion says why it was promoted.
+        if item.candidate.ref != compared.champion:
+            evaluate_record.log(
+                client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref]
+            )
     rows = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     return EvaluateResult(

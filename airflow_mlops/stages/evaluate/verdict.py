@@ -45,6 +45,8 @@ def decide(
     contracts: Mapping[ModelVersionRef, str | None],
     metric: Metric,
     metric_code: Mapping[str, str],
+    *,
+    ignored: bool = False,
 ) -> Verdict:
     """Choose the winner, and return the verdict on all candidates.
 
@@ -54,6 +56,7 @@ def decide(
         candidate that TrainOperator trained
     :param metric: the metric that ranks the candidates
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
+    :param ignored: whether the gates ignore the champion
     """
     data, first = compared.data, best(judged, metric)
     candidates = [
@@ -75,17 +78,19 @@ def decide(
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
         reason=_reason(candidates, first, metric.name, compared.champion, compared.rival),
-        policy=_policy(compared.champion, compared.problem),
+        policy=_policy(compared.champion, compared.problem, ignored),
         metric_code=dict(metric_code),
     )
 
 
-def _policy(ref: ModelVersionRef | None, problem: str | None) -> str:
+def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool) -> str:
     if ref is None:
         return (
             "The model has no champion yet. Gates that compare with the champion are passed, and the other gates and the "
             "baselines decide."
         )
+    if ignored:
+        return f"The gates ignore the champion v{ref.version}: a candidate that passes them replaces it, even if it is worse."
     if problem is not None:
         return "The champion could not be measured, so no candidate passes a gate that compares with the champion."
     return f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."

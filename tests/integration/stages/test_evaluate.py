@@ -98,8 +98,8 @@ def test_a_candidate_that_fails_a_gate_cannot_win(context, make):
     gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
     result = judge(context, good, gates=gates)
     assert result.verdict.winner is None
-    # The last gate is always added.
-    assert [gate.passed for gate in result.verdict.for_candidate(good).gates] == [True, False, True]
+    # The last two are added: not worse than the champion, and better than a simple model.
+    assert [gate.passed for gate in result.verdict.for_candidate(good).gates] == [True, False, True, True]
     assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
     assert result.run_id == good.run_id
 
@@ -246,10 +246,30 @@ def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, cont
     assert verdict.champion.version == int(made.version)
     assert verdict.champion_metrics == {}
     assert f"The champion {verdict.champion} could not be measured" in verdict.reason
-    # A gate list that does not ask about the champion is not held up by it.
-    alone = judge(context, good, gates=[{"metric": "roc_auc", "min": 0.6}]).verdict
+    # A gate list that does not mention the champion is held up by it; one that ignores the champion is not.
+    bound = {"metric": "roc_auc", "min": 0.6}
+    assert judge(context, good, gates=[bound]).verdict.winner is None
+    alone = judge(context, good, gates=[bound, {"champion": "ignore"}]).verdict
     assert alone.winner == good
     assert alone.reason.endswith("(champion v3 could not be measured).")
+
+
+def test_a_worse_model_replaces_the_champion_only_if_the_author_writes_it(client, context, make):
+    dataset = training_set(context.store)
+    champion, worse = make(dataset, GOOD), make(dataset, WEAK)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    bound = {"metric": "roc_auc", "min": 0.5}
+    refused = judge(context, worse, gates=[bound]).verdict
+    assert refused.winner is None
+    bounded, compared, _ = refused.for_candidate(worse).gates
+    assert (bounded.passed, compared.passed) == (True, False)
+    assert compared.asked == refused.champion_metrics["roc_auc"]
+    # The metric that ranks the candidates is compared.
+    (_, compared, _) = judge(context, worse, gates=[bound], metric="log_loss").verdict.for_candidate(worse).gates
+    assert compared.asked == refused.champion_metrics["log_loss"]
+    allowed = judge(context, worse, gates=[bound, {"champion": "ignore"}]).verdict
+    assert allowed.winner == worse
+    assert "ignore the champion" in allowed.policy
 
 
 def test_a_champion_with_missing_features_is_not_measured(client, context, make):

@@ -382,7 +382,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     verdict = judge(context, made, dataset=dataset, gates=gates).verdict
     assert verdict.winner is None
     found = verdict.candidates[0]
-    assert [gate.passed for gate in found.gates] == [True, False, False]
+    assert [gate.passed for gate in found.gates] == [True, False, False, False]
     for fact in (f"{model} v1", "without probabilities", "log_loss", "f1, precision, recall, accuracy"):
         assert fact in found.gates[1].explanation
     # By its labels it can win, and be champion.
@@ -398,7 +398,8 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     assert against.winner is None
     assert f"roc_auc cannot be computed, because {model} v1 predicts labels without probabilities" in against.reason
     slices = [{"metric": "accuracy", "slices": ["wind"], "not_worse_than_champion_by": 0.05, "discover": True}]
-    verdict = judge(context, good, gates=slices).verdict
+    assert judge(context, good, gates=slices).verdict.winner is None
+    verdict = judge(context, good, gates=[*slices, {"metric": "accuracy", "better_than_champion_by": -0.05}]).verdict
     assert verdict.winner is not None
     assert verdict.reason.endswith("(champion v1: unknown).")
 

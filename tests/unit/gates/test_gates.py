@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.evidence import Evidence, Measurement
-from airflow_mlops.gates.rules import default_gates, parse_gates
+from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics.catalog import METRICS
 
 
@@ -112,6 +112,44 @@ def test_default_gates_compare_with_baseline_and_champion():
 
 
 @pytest.mark.parametrize(
+    ("metric", "better", "equal", "worse"), [("roc_auc", 0.8, 0.7, 0.6999), ("log_loss", 0.4, 0.5, 0.5001)]
+)
+def test_gates_without_a_comparison_still_refuse_a_model_that_is_worse_than_the_champion(metric, better, equal, worse):
+    bound, added = with_champion(parse_gates([{"metric": "accuracy", "min": 0.5}]), metric)
+    assert bound.metric == "accuracy"
+    for value, passed in ((better, True), (equal, True), (worse, False)):
+        assert added.check(evidence({metric: value}, {metric: equal})).passed is passed
+    assert added.check(evidence({metric: worse})).passed
+    assert not added.check(evidence({metric: better}, problem="Its file is gone.")).passed
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"metric": "accuracy", "better_than_champion_by": -0.5},
+        {"metric": "roc_auc", "better_than_champion_by": 0.1, "confidence": None},
+        {"champion": "ignore"},
+    ],
+)
+def test_gates_that_say_how_to_compare_with_the_champion_are_kept_as_they_are(declared):
+    gates = parse_gates([{"metric": "roc_auc", "min": 0.5}, declared])
+    assert with_champion(gates, "roc_auc") == gates
+    assert with_champion(default_gates("binary"), "roc_auc") == default_gates("binary")
+
+
+def test_a_gate_on_slices_does_not_replace_the_comparison_of_all_rows():
+    gates = parse_gates([{"metric": "log_loss", "slices": ["carrier"], "not_worse_than_champion_by": 0.1}])
+    assert [gate.name for gate in with_champion(gates, "roc_auc")][1:] == ["roc_auc not worse than the champion"]
+
+
+def test_only_the_author_can_have_the_champion_ignored():
+    gates = parse_gates([{"metric": "roc_auc", "min": 0.5}, {"champion": "ignore"}])
+    assert ignores_champion(gates)
+    assert gates[1].check(evidence({"roc_auc": 0.1}, {"roc_auc": 0.9})).passed
+    assert not ignores_champion(gates[:1])
+
+
+@pytest.mark.parametrize(
     ("declared", "name"),
     [
         ({"better_than_champion_by": 0.01}, "roc_auc better than the champion by 0.01"),
@@ -154,6 +192,8 @@ def test_an_interval_needs_predictions():
         ([{"metric": "f1", "not_worse_than_champion_by": 0.1}], "slices: Field required"),
         ([{"metric": "f1", "slices": [], "not_worse_than_champion_by": 0.1}], "slices: List should have at least 1"),
         ([{"metric": "f1", "slices": ["a"], "not_worse_than_champion_by": -0.1}], "not_worse_than_champion_by: "),
+        ([{"champion": "maybe"}], "champion: Input should be 'ignore'"),
+        ([{"champion": "ignore"}, {"metric": "roc_auc", "better_than_champion_by": 0}], "contradict each other"),
         ([{"max_latency_ms": 0}], "max_latency_ms: Input should be greater than 0"),
         (["roc_auc"], "Gate 1 is 'roc_auc', but must be a dict"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,6 +35,7 @@ class TrainOperator(StepOperator):
     """
 
     step = "train"
+    structured = frozenset({"trainer"})
     operator_extra_links = (MLflowRunLink(),)
 
     def __init__(
@@ -66,7 +67,10 @@ class TrainOperator(StepOperator):
             tags = {"mlops.image": place["image"], "mlops.image_digest": digest}
             MLflowHook(self.mlflow_conn_id).tag_run(result["run_id"], tags)
 
-    def event(self, result: dict[str, Any], context: Context) -> Event:
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
         candidate = result["candidate"]
+        # An earlier training registered the identical version.
+        if candidate["run_id"] != result["run_id"]:
+            return None
         urls = self.urls(context, result["run_id"])
         return Event("registered", candidate["model"], result["summary"], candidate["version"], urls=urls)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
+# Tag of a version: the fingerprint of its export, contract, code and environment.
+IDENTITY = "mlops.identity"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
@@ -118,6 +120,16 @@ def register(
                 model, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags or {})
             )
         )
+
+
+def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRef | None:
+    """Return the newest version of ``model`` with the tag ``mlops.identity`` = ``identity``; ``None`` if there is none.
+
+    :param identity: fingerprint of everything that makes up a version
+    """
+    with registry_errors(f"The versions of {model!r} cannot be searched"):
+        found = client.search_model_versions(f"name = '{model}' and tags.`{IDENTITY}` = '{identity}'")
+    return _ref(max(found, key=lambda item: int(item.version))) if found else None
 
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import tempfile
@@ -21,6 +22,7 @@ from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.machine_tags import usage_tags
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, TRAINING_FILE
+from airflow_mlops.registry.origins import CODE_VERSION
 from airflow_mlops.stages.train.candidate import Fitted, in_order
 from airflow_mlops.stages.train.package import package_versions
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -46,6 +48,26 @@ def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
 def environment(model: FittedModel) -> dict[str, str]:
     """Return the versions of Python, of this package and of each package that the stored model needs."""
     return {"python": platform.python_version(), "airflow-mlops": __version__, **package_versions(model)}
+
+
+def identity(spec: TrainSpec, fitted: Fitted) -> str:
+    """Return the fingerprint of a candidate. Two trainings with the same fingerprint made the same version.
+
+    It covers the export, the contract (with the id of the training set and the metrics), the parameters, the code and the
+    environment. The MLflow run, the Airflow task and the machine do not count.
+    """
+    return fingerprint(
+        {
+            "export": hashlib.sha256(fitted.exported).hexdigest(),
+            "contract": fitted.contract.model_dump(mode="json"),
+            "trainer": spec.trainer.model_dump(mode="json"),
+            "name": fitted.model.name,
+            "seed": spec.seed,
+            "code": code(fitted.model, spec.metrics),
+            "code_version": spec.tags.get(CODE_VERSION),
+            "environment": environment(fitted.model),
+        }
+    )
 
 
 def log_run(

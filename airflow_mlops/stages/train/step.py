@@ -21,7 +21,7 @@ from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, un
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
-from airflow_mlops.registry.versions import of_run, register
+from airflow_mlops.registry.versions import IDENTITY, identical, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.train import record
@@ -69,6 +69,11 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
             metrics = record.logged_metrics(client, run_id)
     unseen = unseen_classes(train, test)
     only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
+    outcome = (
+        f" and registered it as {candidate}"
+        if candidate.run_id == run_id
+        else f", which gave {candidate} again, so no version was registered"
+    )
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
         candidate=candidate,
@@ -77,7 +82,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         metrics=metrics,
         dataset=dataset.ref,
         trainer=name,
-        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name} and registered it as {candidate}. "
+        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name}{outcome}. "
         f"Metrics on {len(test.labels):,} held-out rows: {numbers}.{only}",
     )
 
@@ -127,9 +132,19 @@ def _train_and_register(
     train: TrainingData,
     test: TrainingData,
 ) -> tuple[ModelVersionRef, dict[str, float]]:
-    """Fit, log and register the candidate. A retry overwrites the metrics and files that a failed try has logged."""
+    """Fit, log and register the candidate. A retry overwrites the metrics and files that a failed try has logged.
+
+    If an earlier training made the identical version, that version is the candidate, and none is registered.
+    """
     fitted = fit_candidate(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
-    name = fitted.model.name
+    name, identity = fitted.model.name, record.identity(spec, fitted)
+    existing = identical(client, spec.model, identity)
+    if existing is not None:
+        with registry_errors(f"The training {name!r} cannot be logged to MLflow"):
+            record.log_run(client, run_id, spec, dataset, fitted, train, test)
+            client.set_tag(run_id, "mlops.identical_to", str(existing.version))
+        drop_checkpoint(context)
+        return existing, fitted.metrics
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         with Phase(context, "Packaged"):
@@ -143,6 +158,7 @@ def _train_and_register(
         "mlops.key": context.key,
         "mlops.trainer": name,
         "mlops.status": "candidate",
+        IDENTITY: identity,
     }
     candidate = register(client, spec.model, run_id, model_id, tags)
     drop_checkpoint(context)

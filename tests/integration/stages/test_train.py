@@ -157,6 +157,28 @@ def test_the_run_contains_everything_about_the_training(client, learn):
     )
 
 
+def test_a_training_that_gives_a_version_again_registers_none(client, store, learn, model):
+    trainer = {"estimator": HGB, "params": {"max_iter": 10}}
+    first, again = learn(trainer), learn(trainer, tags={"team": "delays"})
+    assert again.candidate == first.candidate
+    assert f"gave {first.candidate} again" in again.summary
+    assert [version.version for version in versions(client, model)] == ["1"]
+    # The second training has a run of its own, with its metrics.
+    assert again.run_id != first.run_id
+    run = client.get_run(again.run_id)
+    assert (run.info.status, run.data.tags["mlops.identical_to"]) == ("FINISHED", "1")
+    assert {name: run.data.metrics[name] for name in again.metrics} == pytest.approx(first.metrics)
+    # Whatever makes another model, or another record of where it comes from, makes another version.
+    others = [
+        learn({**trainer, "params": {"max_iter": 11}}),
+        learn({**trainer, "name": "boosted"}),
+        learn(trainer, seed=1),
+        learn(trainer, tags={"mlops.code_version": "abc"}),
+        learn(trainer, dataset=training_set(store, flights(601, seed=1))),
+    ]
+    assert [result.candidate.version for result in others] == [2, 3, 4, 5, 6]
+
+
 def test_a_model_that_needs_float64_is_exported_evaluated_and_scored_in_float64(client, store, learn, tmp_path):
     import mlflow.sklearn
 

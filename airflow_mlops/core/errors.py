@@ -39,6 +39,10 @@ class MalformedFileError(SourceError):
     retryable = False
 
 
+class FilesNotReadyError(SourceError):
+    """The files of the source do not exist yet, or a program is still writing them."""
+
+
 class EmptyWindowError(MLOpsError):
     """The source has no rows in the requested window."""
 

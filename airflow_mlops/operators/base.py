@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, default_place
@@ -15,7 +14,9 @@ from airflow_mlops.compute.base import Runner, runner_for
 from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.operators.calendar import calendar
-from airflow_mlops.operators.parameters import SpecParameters, is_template
+from airflow_mlops.operators.failures import no_retry_of_final_errors
+from airflow_mlops.operators.parameters import SpecParameters
+from airflow_mlops.operators.rendering import is_template
 from airflow_mlops.settings import default_store
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Keys in the task state store: the key of the call whose event was sent, and the series of tries that share a result.
 _NOTIFIED, _SERIES = "mlops.told", "mlops.series"
+# Airflow stores 250 characters as the name of a task instance. Some are left for a template of the author.
+_LONGEST_DECISION = 200
 
 
 class StepOperator(SpecParameters, BaseOperator):
@@ -89,6 +92,16 @@ class StepOperator(SpecParameters, BaseOperator):
         :param resumed: whether the step was started before, so that the task was deferred and now continues
         """
         return spec
+
+    def step_failed(self, error: MLOpsError, context: Context) -> None:
+        """Act on the error of a step, before the task fails. This method may defer the task."""
+
+    def decision(self, result: dict[str, Any]) -> str | None:
+        """Return what the step decided, in a few words. Airflow's UI shows them beside the task, which stays green.
+
+        ``None`` (default) if the step decides nothing.
+        """
+        return None
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         """Return the event for notifiers, or ``None`` if ``result`` needs no notification.
@@ -162,15 +175,20 @@ class StepOperator(SpecParameters, BaseOperator):
                     call = self.call(spec, context)
                 self._last_call = call, None
                 self._runner = runner = runner_for(self.run_on, self.log)
-                if event is None:
-                    result = runner.run(call, spec.connections(), context)
-                else:
-                    result = runner.resume(call, event, context)
+                try:
+                    if event is None:
+                        result = runner.run(call, spec.connections(), context)
+                    else:
+                        result = runner.resume(call, event, context)
+                except MLOpsError as error:
+                    self.step_failed(error, context)
+                    raise
             except (TaskDeferred, TaskAwaitingInput) as deferral:
                 deferral.kwargs = {**(deferral.kwargs or {}), "begun": self._begin(call)}
                 raise
         self._last_call = call, result
         self.log.info("%s", result["summary"])
+        show_decision(self.decision(result), context)
         self.finish(result, context)
         self._export(result)
         if self.notify is not None:
@@ -281,15 +299,22 @@ class StepOperator(SpecParameters, BaseOperator):
         return lineage_of(*self._last_call)
 
 
-@contextmanager
-def no_retry_of_final_errors() -> Iterator[None]:
-    """Fail the task without a retry if the block raises an error that is not retryable."""
-    try:
-        yield
-    except MLOpsError as error:
-        if error.retryable:
-            raise
-        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+def show_decision(text: str | None, context: Context) -> None:
+    """Show a decision in Airflow's UI: in the column *Map Index* of a run's task instances.
+
+    A running task cannot set a note. It can set the text that names a mapped task instance, which Airflow stores for tasks
+    that are not mapped, too. A ``map_index_template`` of the DAG's author takes precedence and can use
+    ``{{ mlops_decision }}``.
+
+    :param text: the decision; ``None`` to show nothing
+    """
+    if text is None:
+        return
+    index = context["ti"].map_index
+    shown = text if index is None or index < 0 else f"{index}: {text}"
+    context["mlops_decision"] = shown[:_LONGEST_DECISION]  # type: ignore[typeddict-unknown-key]
+    if context.get("map_index_template") is None:
+        context["map_index_template"] = "{{ mlops_decision }}"
 
 
 def _provenance(context: Context) -> Provenance:

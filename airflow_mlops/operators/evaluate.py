@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,7 +27,8 @@ class EvaluateOperator(StepOperator):
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
-        than the champion
+        than the champion. A list in which no gate compares with the champion is extended by the gate that a candidate is
+        not worse than the champion, unless it contains ``{"champion": "ignore"}``
     :param metric: name of the metric that decides which of the passing candidates wins; by default ``roc_auc``
         (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
         ``package.module:function``
@@ -42,6 +43,7 @@ class EvaluateOperator(StepOperator):
     """
 
     step = "evaluate"
+    structured = frozenset({"gates"})
     untemplated = StepOperator.untemplated | {"allow_pyfunc"}
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gates": (".yaml", ".yml")}
     operator_extra_links = (MLflowRunLink(),)
@@ -96,6 +98,10 @@ class EvaluateOperator(StepOperator):
     def _card_owner(self) -> dict[str, str]:
         # Airflow's default owner does not name a person.
         return {} if self.owner == conf.get("operators", "default_owner") else {"owner": self.owner}
+
+    def decision(self, result: dict[str, Any]) -> str:
+        winner = result["verdict"]["winner"]
+        return f"v{winner['version']} passed" if winner else f"refused: {result['verdict']['reason']}"
 
     def event(self, result: dict[str, Any], context: Context) -> Event:
         verdict = result["verdict"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_mlops.core.base import choices
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import EmptyWindowError, FilesNotReadyError, MLOpsError, SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.operators.base import StepOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+# Key in the task state store: the key of the call that waits for data, and the time since when it waits.
+_WAITING = "mlops.waiting"
 
 
 _FORMATS = ("csv", "json", "jsonl", "parquet")
@@ -48,16 +52,24 @@ class IngestOperator(StepOperator):
     :param types: Arrow types of columns by name, such as ``{"zip": "string", "price": "float64"}``
     :param data_owner: the owner of the data; by default the ``owner`` of the task
     :param description: description of the dataset
+    :param on_empty: what to do if the source has no rows in the window, or no file exists yet: ``fail`` the task, or
+        ``wait``, which defers it until there are rows
+    :param poke_interval: with ``wait``, time between two looks at the source, as a ``timedelta`` or in seconds
+    :param timeout: with ``wait``, time after which the task fails, as a ``timedelta`` or in seconds
     :raises SpecError: there is not exactly one source, the format is unknown, or the ``.sql`` file does not exist
     """
 
     step = "ingest"
+    untemplated = StepOperator.untemplated | {"on_empty", "poke_interval", "timeout"}
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"sql": (".sql",)}
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
     ui_color = "#d5f0e3"
 
     files: Any
     data_owner: str | None
+    on_empty: str
+    poke_interval: timedelta
+    timeout: timedelta
 
     def __init__(
         self,
@@ -77,6 +89,9 @@ class IngestOperator(StepOperator):
         types: Mapping[str, str] | None = None,
         data_owner: str | None = None,
         description: str = "",
+        on_empty: Literal["fail", "wait"] = "fail",
+        poke_interval: timedelta | float = timedelta(minutes=5),
+        timeout: timedelta | float = timedelta(days=7),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,6 +101,9 @@ class IngestOperator(StepOperator):
             )
         if format not in (None, *_FORMATS):
             raise SpecError(f"Task {self.task_id!r}: format={format!r} is unknown: {choices(format, _FORMATS)}.")
+        if on_empty not in ("fail", "wait"):
+            raise SpecError(f"Task {self.task_id!r}: on_empty={on_empty!r} is unknown: use 'fail' or 'wait'.")
+        poke_interval, timeout = _duration(poke_interval), _duration(timeout)
         window = str(window) if isinstance(window, Window) else window
         self.assign_parameters(locals())
 
@@ -93,6 +111,39 @@ class IngestOperator(StepOperator):
         fields = super().build_spec(context) | {"owner": self.data_owner or self.owner}
         return fields | {"files": [self.files]} if isinstance(self.files, str) else fields
 
+    def step_failed(self, error: MLOpsError, context: Context) -> None:
+        if self.on_empty != "wait" or not isinstance(error, (EmptyWindowError, FilesNotReadyError)):
+            return
+        waited = datetime.now(timezone.utc) - self._waiting_since(context)
+        if waited >= self.timeout:
+            raise EmptyWindowError(f"{error} The task has waited for {self.timeout}, which is its timeout.") from None
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        self.log.info("%s The task looks again in %s.", error, self.poke_interval)
+        self.defer(trigger=TimeDeltaTrigger(self.poke_interval), method_name="look_again")
+
+    def _waiting_since(self, context: Context) -> datetime:
+        call, _ = self._last_call
+        assert call is not None  # the step has run
+        states, now = context["task_state_store"], datetime.now(timezone.utc)
+        # A cleared task has another key, and waits for the whole timeout again.
+        key, _, since = str(states.get(_WAITING) or "").partition(" ")
+        if key == call.key:
+            return datetime.fromisoformat(since)
+        states.set(_WAITING, f"{call.key} {now.isoformat()}")
+        return now
+
+    def look_again(self, context: Context, event: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Continue a task that waited for data. The method runs the step again.
+
+        :param begun: where the call is stored with which the task began
+        """
+        return self._run(context, None, begun)
+
     def finish(self, result: dict[str, Any], context: Context) -> None:
         dataset = result["dataset"]
         self.describe_outlets(context, {"dataset": dataset, "rows": dataset["rows"], "window": dataset["window"]})
+
+
+def _duration(value: timedelta | float) -> timedelta:
+    return value if isinstance(value, timedelta) else timedelta(seconds=value)

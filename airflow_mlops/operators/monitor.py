@@ -9,7 +9,7 @@ from airflow.sdk import AssetAlias
 from airflow_mlops.links import ReportLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 from airflow_mlops.operators.retraining import emit_request
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class MonitorOperator(StepOperator):
     """
 
     step = "monitor"
+    structured = frozenset({"policy", "reference"})
     operator_extra_links = (ReportLink(),)
 
     def __init__(
@@ -70,6 +71,9 @@ class MonitorOperator(StepOperator):
             from airflow_mlops.drift.reference import Reference
 
             parse(Reference, reference, f"The reference of task {self.task_id!r}")
+
+    def decision(self, result: dict[str, Any]) -> str:
+        return f"{result['decision']}: {result['headline']}" if result.get("headline") else str(result["decision"])
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         if result["decision"] == "healthy":

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_mlops.operators.failures import no_retry_of_final_errors
+from airflow_mlops.operators.rendering import check_interval, defined, template_errors, with_expressions, with_missing
+
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from jinja2 import Environment
+
     from airflow_mlops.core.calls import Spec
 
 # Parameters and the attributes that hold them. Airflow uses the attribute ``label`` for the text of a task in the graph.
@@ -36,15 +42,20 @@ class SpecParameters:
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``
     :cvar spec: class of the step's spec
     :cvar untemplated: names of the parameters that Airflow does not render
+    :cvar structured: names of the parameters in which numbers, booleans and null from templates keep their types, see
+        :mod:`airflow_mlops.operators.rendering`
     :cvar parameters: names of the keyword parameters, beginning with those of the base classes
     """
 
     step: ClassVar[str]
     spec: ClassVar[type[Spec]] = _StepSpec()  # type: ignore[assignment]
     untemplated: ClassVar[frozenset[str]] = frozenset()
+    structured: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
 
     template_fields: Collection[str]
+    task_id: str
+    render_template: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -80,12 +91,23 @@ class SpecParameters:
         }
         return {name: _without_laziness(value) for name, value in values.items() if value is not None}
 
-
-def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a Jinja template or the output of a task. Such values are known when the task
-    runs.
-    """
-    return "{{" in (text := str(value)) or "{%" in text
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        if parent is not self:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)  # type: ignore[misc]
+            return
+        context = with_missing(context, jinja_env)
+        # Airflow's own loop would log a traceback for each template that cannot be rendered.
+        for name in template_fields:
+            with no_retry_of_final_errors(), template_errors(f"Task {self.task_id!r}, {name}="):
+                check_interval(getattr(self, name), context)
+                value = with_expressions(getattr(self, name), jinja_env, seen_oids, structured=name in self.structured)
+                if callable(value):
+                    value = value(context=context, jinja_env=jinja_env)
+                else:
+                    value = self.render_template(value, context, jinja_env, seen_oids)
+                setattr(self, name, defined(value))
 
 
 def _without_laziness(value: Any) -> Any:

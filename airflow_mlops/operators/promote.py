@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.approval import Approval, answer_page, load_answer, request_text, save_answer
-from airflow_mlops.operators.base import no_retry_of_final_errors
 from airflow_mlops.operators.champion import ChampionOperator
+from airflow_mlops.operators.failures import no_retry_of_final_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -108,6 +108,11 @@ class PromoteOperator(ChampionOperator):
             event = Event("approval", verdict.model, subject, winner.version, verdict.reason, urls)
             self.notify.send(event, context, self.log)
         approval.wait(key)
+
+    def decision(self, result: dict[str, Any]) -> str:
+        if result["promoted"]:
+            return f"promoted v{result['champion']['version']}"
+        return f"{'refused' if result['ledger_url'] else 'unchanged'}: {result['reason']}"
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         if result["ledger_url"] is None:

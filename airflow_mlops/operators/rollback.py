@@ -46,6 +46,10 @@ class RollbackOperator(ChampionOperator):
         # Templates render to text, so a parameter of the DAG run that is undefined or None arrives as text as well.
         return fields | {"to_version": None} if self.to_version in ("", "None") else fields
 
+    def decision(self, result: dict[str, Any]) -> str:
+        version = result["champion"]["version"]
+        return f"rolled back to v{version}" if result["rolled_back"] else f"unchanged: v{version}"
+
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         if not result["rolled_back"]:
             return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 
 
 class SearchOperator(StepOperator):
@@ -29,6 +29,7 @@ class SearchOperator(StepOperator):
     """
 
     step = "search"
+    structured = frozenset({"search"})
     operator_extra_links = (MLflowRunLink(),)
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -49,6 +49,7 @@ class BuildTrainingSetOperator(StepOperator):
     """
 
     step = "training_set"
+    structured = frozenset({"split"})
 
     split: Any
 

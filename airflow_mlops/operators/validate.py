@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.links import DataDocsLink
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.parameters import is_template
+from airflow_mlops.operators.rendering import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,6 +45,12 @@ class ValidateOperator(StepOperator):
                 f"Task {self.task_id!r}: on_failure={on_failure!r} is unknown: use 'fail', 'warn' or 'quarantine'."
             )
         self.assign_parameters(locals())
+
+    def decision(self, result: dict[str, Any]) -> str | None:
+        if result["success"]:
+            return None
+        rows = (result["quarantined"] or {}).get("rows")
+        return f"quarantined {rows:,} rows" if rows else "warning: expectations failed"
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         self.describe_outlets(context, {"dataset": result["dataset"], "success": result["success"]})

@@ -10,8 +10,8 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import by_name
-from airflow_mlops.operators.base import no_retry_of_final_errors
 from airflow_mlops.operators.calendar import calendar
+from airflow_mlops.operators.failures import no_retry_of_final_errors
 from airflow_mlops.operators.parameters import SpecParameters
 
 if TYPE_CHECKING:

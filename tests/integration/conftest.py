@@ -101,6 +101,23 @@ class DagRunOutcome:
             ).first()
             return XComModel.deserialize_value(row) if row is not None else None
 
+    def shown(self, task_id: str, map_index: int = -1) -> str | None:
+        """What Airflow's UI shows in the column *Map Index* of a task."""
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        with create_session() as session:
+            found = session.scalars(
+                select(TaskInstance).where(
+                    TaskInstance.dag_id == self.dag_id,
+                    TaskInstance.run_id == self.run_id,
+                    TaskInstance.task_id == task_id,
+                    TaskInstance.map_index == map_index,
+                )
+            ).one()
+            return found.rendered_map_index
+
     def asset_events(self) -> list[tuple[str, dict[str, Any]]]:
         """URI and extra of every asset event the run emitted, oldest first."""
         from airflow.models.asset import AssetEvent

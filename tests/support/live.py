@@ -35,13 +35,21 @@ class LiveAirflow:
     :param home: an empty folder for its home
     :param dags: the folder with the DAG files
     :param env: further environment variables; they win over the ones made here
+    :param python: the interpreter of the environment in which Airflow is installed; this one unless told
     :param all_admins: no login is needed; otherwise requests carry a user's token, ``admin``'s unless told
     """
 
     def __init__(
-        self, home: Path, dags: Path, env: Mapping[str, str] | None = None, *, all_admins: bool = True
+        self,
+        home: Path,
+        dags: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        python: Path | str = sys.executable,
+        all_admins: bool = True,
     ) -> None:
         self.home = home
+        self.python = str(python)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))},
@@ -62,6 +70,8 @@ class LiveAirflow:
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            # On a busy machine the API server answers late. Without an answer a task fails before it begins.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
             **(env or {}),
         }
@@ -72,7 +82,7 @@ class LiveAirflow:
     def __enter__(self) -> LiveAirflow:
         try:
             subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"],
+                [self.python, "-m", "airflow", "db", "migrate"],
                 env=self.env, check=True, capture_output=True, timeout=300,
             )  # fmt: skip
             for name in COMPONENTS:
@@ -92,7 +102,7 @@ class LiveAirflow:
         """Start a component, or start it again."""
         with (self.home / f"{component}.log").open("ab") as log:
             self._processes[component] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *COMPONENTS[component]],
+                [self.python, "-m", "airflow", *COMPONENTS[component]],
                 env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -136,6 +146,14 @@ class LiveAirflow:
         except OSError:
             return False
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "dag_processor", "triggerer"))
+
+    def cli(self, *arguments: str) -> str:
+        """Run a command of ``airflow``, and return what it prints.
+
+        :raises subprocess.CalledProcessError: it fails
+        """
+        command = [self.python, "-m", "airflow", *arguments]
+        return subprocess.run(command, env=self.env, check=True, capture_output=True, text=True, timeout=180).stdout
 
     def output(self, component: str) -> str:
         """What a component has written so far."""

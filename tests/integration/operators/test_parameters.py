@@ -117,6 +117,8 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
         "data_owner",
         "approval",
     }
+    # What to do while there is no data.
+    others |= {"on_empty", "poke_interval", "timeout"}
     # What operators have no parameter for.
     computed = {"mlflow", "owner", "needs_approval", "dry_run", "approval"}
     # It names the joined dataset.

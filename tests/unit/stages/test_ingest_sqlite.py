@@ -219,3 +219,23 @@ def test_a_database_without_an_installed_driver_is_named_without_its_password(in
     with pytest.raises(SpecError, match="'db' .*oracle") as raised:
         ingest("SELECT 1")
     assert "geheim" not in str(raised.value)
+
+
+@pytest.mark.parametrize("conn_type", ["generic", ""])
+def test_a_connection_without_a_database_type_says_how_to_add_it(conn_type, monkeypatch, tmp_path):
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": conn_type, "host": str(tmp_path / "shop.db")}))
+    spec = IngestSpec(name="rows", conn_id="shop", sql="SELECT 1")
+    with pytest.raises(SpecError, match="Connection 'shop' .*names no database") as failed:
+        run(spec, StepContext(store=ArtifactStore(f"file://{tmp_path}/store")))
+    assert "apache-airflow-providers-sqlite" in str(failed.value)
+    assert "airflow connections add shop --conn-json" in str(failed.value)
+
+
+def test_a_generic_connection_may_name_its_dialect(monkeypatch, tmp_path):
+    extra = {"sqlalchemy_scheme": "sqlite"}
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "generic", "schema": "", "extra": extra}))
+    result = run(
+        IngestSpec(name="rows", conn_id="shop", sql="SELECT 1 AS n"),
+        StepContext(store=ArtifactStore(f"file://{tmp_path}/store")),
+    )
+    assert result.dataset.rows == 1

@@ -17,7 +17,7 @@ import fsspec
 from fsspec.core import OpenFile
 from fsspec.utils import infer_compression
 
-from airflow_mlops.core.errors import MalformedFileError, SchemaError, SourceError, SpecError
+from airflow_mlops.core.errors import FilesNotReadyError, MalformedFileError, SchemaError, SourceError, SpecError
 from airflow_mlops.stages.ingest.sources.archives import ArchiveMember, members
 from airflow_mlops.stages.ingest.sources.hidden import is_hidden
 from airflow_mlops.stages.ingest.sources.urls import without_credentials
@@ -44,7 +44,8 @@ class FoundFile:
 def find_files(url: str) -> list[FoundFile]:
     """Return the files that a URL names, in the order of their names.
 
-    :raises SourceError: there is no such file, or it cannot be listed
+    :raises FilesNotReadyError: there is no such file
+    :raises SourceError: the file cannot be listed
     :raises SpecError: fsspec cannot open the URL, or the folder is a table of Delta, Hudi or Iceberg
     """
     public = without_credentials(url)
@@ -52,7 +53,7 @@ def find_files(url: str) -> list[FoundFile]:
         fs, path = fsspec.url_to_fs(url)
         paths = _paths(fs, path, public)
         if not paths:
-            raise SourceError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
+            raise FilesNotReadyError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
         found: list[OpenFile] = []
         for name in paths:
             compression = infer_compression(name)
@@ -83,7 +84,7 @@ def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
     """Return the data files in a folder and its folders.
 
     :raises SpecError: the folder is a table
-    :raises SourceError: a program is still writing to the folder
+    :raises FilesNotReadyError: a program is still writing to the folder
     """
     found = sorted(fs.find(folder))
     inside = [name[len(folder.rstrip("/")) + 1 :] for name in found]
@@ -96,7 +97,7 @@ def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
                 "a query with `conn_id` and `sql`, or export it to Parquet files."
             )
         if "_temporary" in name.split("/"):
-            raise SourceError(
+            raise FilesNotReadyError(
                 f"{public} contains a folder _temporary, so a Spark or Hadoop job is still writing to it, or has failed. "
                 "Wait for the end of the job, or remove the folder."
             )
@@ -158,7 +159,9 @@ def _listing_errors(public: str) -> Iterator[None]:
     except ValueError as error:
         raise SpecError(f"{public} is not a URL that fsspec can open: {error}. Correct `files`.") from None
     except FileNotFoundError:
-        raise SourceError(f"{public} does not exist. Check that the file has arrived, or correct `files`.") from None
+        raise FilesNotReadyError(
+            f"{public} does not exist. Check that the file has arrived, or correct `files`."
+        ) from None
     except OSError as error:
         raise SourceError(
             f"{public} could not be opened: {without_credentials(str(error)).rstrip('.')}. Check that it exists and can be "

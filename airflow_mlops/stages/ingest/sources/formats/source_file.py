@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SourceError
+from airflow_mlops.core.errors import FilesNotReadyError, MalformedFileError, MLOpsError, SchemaError, SourceError
 from airflow_mlops.data.moments import is_time
 from airflow_mlops.data.types import common_type
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
@@ -175,7 +175,7 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
     except MLOpsError:
         raise
     except FileNotFoundError:
-        raise SourceError(
+        raise FilesNotReadyError(
             f"{file_url(file)} does not exist. Check that the file has arrived, or correct `files`."
         ) from None
     except Exception as error:  # noqa: BLE001 - file systems raise many types

@@ -1,0 +1,21 @@
+"""Which errors end a task at once, and which are retried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops.core.errors import MLOpsError
+
+
+@contextmanager
+def no_retry_of_final_errors() -> Iterator[None]:
+    """Fail the task without a retry if the block raises an error that is not retryable."""
+    try:
+        yield
+    except MLOpsError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error

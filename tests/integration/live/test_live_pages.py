@@ -1,0 +1,133 @@
+"""docs/your-own-data.md as a new user reads it: its commands in its order, in the environment that its first command makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import end_group, free_port
+from tests.support.live import LiveAirflow
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The lines of the page's shell blocks."""
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+class Shell:
+    """A shell in a virtual environment, as the user of the page has it."""
+
+    def __init__(self, environment: Path, folder: Path) -> None:
+        self.environment = environment
+        self.folder = folder
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+        self.env = {
+            **inherited,
+            "VIRTUAL_ENV": str(environment),
+            "PATH": f"{environment}/bin:{os.environ['PATH']}",
+            "AIRFLOW_HOME": str(folder / "new"),
+        }
+
+    def run(self, command: str, folder: Path | None = None) -> str:
+        """Run a command, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder or self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A new environment in which the page's first command has run."""
+    folder = tmp_path_factory.mktemp("page")
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True, timeout=300)
+    made = Shell(folder / "env", folder)
+    probe = ["pip", "download", "--quiet", "--no-deps", "--dest", str(folder), "apache-airflow-providers-sqlite"]
+    if subprocess.run(probe, env=made.env, capture_output=True, timeout=120).returncode:
+        pytest.skip("no package index can be reached")
+    install, *_ = commands()
+    assert install.startswith("pip install ")
+    made.run(install, ROOT)
+    return made
+
+
+@pytest.fixture(scope="module")
+def mlflow(shell: Shell) -> Iterator[str]:
+    """The MLflow server of the page, on a free port."""
+    (command,) = (line for line in commands() if line.startswith("mlflow server"))
+    port = str(free_port())
+    with (shell.folder / "mlflow.log").open("wb") as log:
+        server = subprocess.Popen(
+            ["bash", "-c", "exec " + command.removesuffix("&").replace("5000", port)],
+            cwd=shell.folder, env=shell.env, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    yield port
+    end_group(server)
+
+
+@pytest.fixture(scope="module")
+def airflow(shell: Shell, mlflow: str) -> Iterator[LiveAirflow]:
+    """The user's Airflow, with the page's table, connections and DAG."""
+    dags = shell.folder / "dags"
+    dags.mkdir()
+    table, dag = blocks("python")
+    (shell.folder / "table.py").write_text(table)
+    shell.run("python table.py")
+    (dags / "churn.py").write_text(dag)
+    # As in a new Airflow, the artifacts are beside the DAGs folder.
+    env = {**shell.env, "AIRFLOW_HOME": str(shell.folder), "AIRFLOW__MLOPS__ARTIFACTS": ""}
+    with LiveAirflow(shell.folder, dags, env, python=shell.environment / "bin" / "python") as live:
+        shell.env = live.env
+        for command in commands():
+            if command.startswith("airflow connections add"):
+                shell.run(command.replace("5000", mlflow))
+        yield live
+
+
+def versions(port: str) -> list[str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/2.0/mlflow/model-versions/search", timeout=30) as answer:
+        return sorted(version["version"] for version in json.load(answer).get("model_versions", []))
+
+
+def test_the_table_becomes_a_champion_and_a_second_run_changes_nothing(airflow: LiveAirflow, shell: Shell, mlflow: str):
+    (shop,) = json.loads(shell.run("airflow connections get shop -o json"))
+    assert shop["conn_type"] == "sqlite"
+    runs = []
+    for _ in range(2):
+        run_id = airflow.trigger("churn")
+        assert airflow.wait("churn", run_id, timeout=600) == "success", airflow.task_instances("churn", run_id)
+        runs.append({task: airflow.xcom("churn", run_id, task) for task in ("ingest", "validate", "promote", "score")})
+        shown = {task["task_id"]: task["rendered_map_index"] for task in airflow.task_instances("churn", run_id)}
+    first, second = runs
+    assert first["ingest"]["dataset"]["rows"] == 3000
+    assert first["validate"]["quarantined"]["rows"] > 0
+    assert first["promote"]["promoted"]
+    assert first["score"]["scored_by"] == first["promote"]["champion"]
+    assert (shell.folder / "mlops" / "datasets" / "customers").is_dir()
+    assert second["ingest"]["unchanged"]
+    assert second["promote"]["champion"] == first["promote"]["champion"]
+    assert versions(mlflow) == ["1", "2"]
+    assert shown["promote"].startswith("refused")

@@ -1,0 +1,74 @@
+"""What a task decided is shown beside it in Airflow's UI, while the task succeeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_mlops.operators import (
+    EvaluateOperator,
+    MonitorOperator,
+    PromoteOperator,
+    RollbackOperator,
+    ValidateOperator,
+)
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+class DecidingOperator(IngestOperator):
+    def decision(self, result):
+        return f"kept {{result['dataset']['rows']}} rows, {{{{{{{{ 1 + 1 }}}}}}}}" + self.description * 300
+
+with DAG("decisions", schedule=None):
+    IngestOperator(task_id="nothing", name="a", files="{file}")
+    DecidingOperator(task_id="one", name="b", files="{file}")
+    DecidingOperator(task_id="long", name="c", files="{file}", description="x")
+    DecidingOperator(task_id="named", name="d", files="{file}", map_index_template="my {{{{ mlops_decision }}}}")
+    DecidingOperator.partial(task_id="mapped", files="{file}").expand(name=["e", "f"])
+"""
+
+
+def test_the_decision_is_shown_for_each_task_instance(run_dag, tmp_path):
+    (tmp_path / "rows.csv").write_text("n\n1\n2\n")
+    outcome = run_dag(DAG.format(file=tmp_path / "rows.csv"))
+    assert outcome.state == "success", outcome.states()
+    # What a step returns is not rendered.
+    text = "kept 2 rows, {{ 1 + 1 }}"
+    assert outcome.shown("nothing") is None
+    assert outcome.shown("one") == text
+    assert outcome.shown("long") == (text + "x" * 300)[:200]
+    assert outcome.shown("named") == f"my {text}"
+    assert [outcome.shown("mapped", index) for index in (0, 1)] == [f"0: {text}", f"1: {text}"]
+
+
+CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "result", "text"),
+    [
+        (MonitorOperator, {"decision": "watch", "headline": "rain drifted"}, "watch: rain drifted"),
+        (MonitorOperator, {"decision": "healthy", "headline": ""}, "healthy"),
+        (EvaluateOperator, {"verdict": {"winner": CHAMPION, "reason": "why"}}, "v7 passed"),
+        (EvaluateOperator, {"verdict": {"winner": None, "reason": "why"}}, "refused: why"),
+        (PromoteOperator, {"promoted": True, "champion": CHAMPION, "ledger_url": "u", "reason": "why"}, "promoted v7"),
+        (
+            PromoteOperator,
+            {"promoted": False, "champion": CHAMPION, "ledger_url": "u", "reason": "why"},
+            "refused: why",
+        ),
+        (
+            PromoteOperator,
+            {"promoted": False, "champion": CHAMPION, "ledger_url": None, "reason": "why"},
+            "unchanged: why",
+        ),
+        (RollbackOperator, {"rolled_back": True, "champion": CHAMPION}, "rolled back to v7"),
+        (RollbackOperator, {"rolled_back": False, "champion": CHAMPION}, "unchanged: v7"),
+        (ValidateOperator, {"success": True, "quarantined": {"rows": 0}}, None),
+        (ValidateOperator, {"success": False, "quarantined": {"rows": 1200}}, "quarantined 1,200 rows"),
+        (ValidateOperator, {"success": False, "quarantined": None}, "warning: expectations failed"),
+    ],
+)
+def test_each_operator_says_what_it_decided(operator, result, text):
+    assert operator.decision(None, result) == text

@@ -1,0 +1,207 @@
+"""Templates keep the types of lists, dicts and numbers where they are needed, and never become the text ``None``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_mlops.operators import (
+    BuildTrainingSetOperator,
+    EvaluateOperator,
+    IngestOperator,
+    MonitorOperator,
+    TrainOperator,
+)
+from airflow_mlops.sensors import ModelHealthSensor
+from airflow_mlops.trainers import Float, Search, SklearnTrainer
+
+# As Airflow passes them: a Param has the type of the trigger form, a Variable is text.
+CONTEXT: dict[str, Any] = {
+    "params": {"n": 50, "rate": 0.5, "flag": True, "none": None, "columns": ["age", "plan"], "words": "l2"},
+    "var": {
+        "value": {"n": "50", "small": "1e-3", "negative": "-2.50", "flag": "False", "none": "null", "zip": "007"},
+        "json": {"gates": [{"metric": "roc_auc", "min": 0.6}]},
+    },
+    "partition_key": "2024-01",
+    "partition_date": None,
+}
+
+
+def rendered(operator: type, native: bool = False, **parameters: Any) -> Any:
+    context = {**CONTEXT, **parameters.pop("context", {})}
+    with DAG("rendering", schedule=None, render_template_as_native_obj=native):
+        task = operator(task_id="task", **parameters)
+    task.render_template_fields(context, task.dag.get_template_env())
+    return task
+
+
+def trained(params: dict[str, Any], **more: Any) -> dict[str, Any]:
+    task = rendered(TrainOperator, model="m", dataset={}, trainer=SklearnTrainer("a.B", params), **more)
+    return dict(task.trainer["params"])
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("{{ params.n }}", 50),
+        ("{{ params.n + 1 }}", 51),
+        (" {{- params.rate -}} ", 0.5),
+        ("{{ params.flag }}", True),
+        ("{{ params.none }}", None),
+        ("{{ params.columns }}", ["age", "plan"]),
+        ("{{ params.words }}", "l2"),
+        ("{{ var.value.n }}", 50),
+        ("{{ var.value.small }}", 0.001),
+        ("{{ var.value.negative }}", -2.5),
+        ("{{ var.value.flag }}", False),
+        ("{{ var.value.none }}", None),
+        ("{{ var.value.zip }}", "007"),
+        ("{{ params.n }}0", 500),
+        ("{{ params.n }}{{ params.n }}", 5050),
+        ("{% if params.flag %}1{% else %}2{% endif %}", 1),
+        ("l{{ 2 }}", "l2"),
+        # What an author wrote is what the estimator gets.
+        ("50", "50"),
+        ("True", "True"),
+    ],
+)
+def test_params_of_a_trainer_get_numbers_from_templates(template, value):
+    found = trained({"x": template, "deep": {"list": [template]}})
+    assert found == {"x": value, "deep": {"list": [value]}}
+    assert type(found["x"]) is type(value)
+
+
+def test_what_a_template_gives_is_not_rendered_again():
+    assert trained({"x": "{{ params.evil }}"}, context={"params": {"evil": "{{ 1 + 1 }}"}}) == {"x": "{{ 1 + 1 }}"}
+    evil = {"params": {"evil": ["{{ 1 + 1 }}"]}}
+    task = rendered(
+        BuildTrainingSetOperator, name="d", entities={}, timestamp="t", columns="{{ params.evil }}", context=evil
+    )
+    assert task.columns == ["{{ 1 + 1 }}"]
+
+
+def test_structured_parameters_keep_numbers_and_other_parameters_stay_text():
+    task = rendered(
+        EvaluateOperator,
+        candidates="{{ params.columns }}",
+        gates=[{"metric": "roc_auc", "min": "{{ params.rate }}", "confidence": "{{ params.none }}"}],
+        part="{{ params.n }}",
+    )
+    assert task.gates == [{"metric": "roc_auc", "min": 0.5, "confidence": None}]
+    assert (task.candidates, task.part) == (["age", "plan"], "50")
+    assert (
+        rendered(EvaluateOperator, candidates=[], gates="{{ var.json.gates }}").gates == CONTEXT["var"]["json"]["gates"]
+    )
+    policy = {"tolerance": "{{ params.rate }}", "new_data": {"dataset": "d", "windows": "{{ params.n }}"}}
+    found = rendered(MonitorOperator, model="m", dataset=None, policy=policy).policy
+    assert found == {"tolerance": 0.5, "new_data": {"dataset": "d", "windows": 50}}
+    search = Search(SklearnTrainer("a.B"), {"C": Float("{{ params.rate }}", 1)}, trials="{{ params.n }}")
+    found = rendered(TrainOperator, model="m", dataset={}, trainer=search).trainer
+    assert (found["trials"], found["space"]["C"]["low"]) == (50, 0.5)
+
+
+def test_fields_convert_text_by_their_type():
+    from airflow_mlops.core.base import parse
+    from airflow_mlops.gates.rules import parse_gates
+    from airflow_mlops.policy.spec import Policy
+
+    (gate,) = parse_gates([{"metric": "a.b:c", "greater_is_better": "True", "min": "0.6"}])
+    assert (gate.greater_is_better, gate.min) == (True, 0.6)
+    assert parse(Policy, {"tolerance": "0.1", "min_labels": "50"}, "policy").min_labels == 50
+
+
+def test_a_dag_that_renders_native_objects_is_left_alone():
+    # Airflow reads 007 as text and 1_000 as a number.
+    assert trained({"x": "{{ var.value.zip }}"}, native=True) == {"x": "007"}
+    assert trained({"x": "{{ '1_000' }}"}, native=True) == {"x": 1000}
+
+
+NO_KEY = {"partition_key": None, "params": {"window": "2013"}}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"files": "x.csv", "window": "{{ partition_key }}"},
+        {"files": "s3://lake/{{ partition_key }}/*.csv"},
+        {"files": ["{{ partition_key[:7] }}.csv"]},
+        {"conn_id": "c", "sql": "SELECT '{{ partition_key }}'"},
+        {"files": "x.csv", "window": "{{ partition_date.strftime('%Y-%m') }}"},
+        {"files": "x.csv", "description": "{{ partition_key | upper }}"},
+    ],
+)
+def test_a_run_without_a_partition_key_says_so_and_is_not_retried(parameters):
+    with pytest.raises(AirflowFailException, match="SpecError: Task 'task', .*this run has no partition key"):
+        rendered(IngestOperator, name="n", context=NO_KEY, **parameters)
+
+
+def test_a_native_template_says_so_too():
+    with pytest.raises(AirflowFailException, match="window=: this run has no partition key"):
+        rendered(IngestOperator, name="n", files="x", window="{{ partition_key }}", context=NO_KEY, native=True)
+
+
+def test_sensors_say_so_too():
+    with pytest.raises(AirflowFailException, match="window=: this run has no partition key"):
+        rendered(ModelHealthSensor, model="m", window="{{ partition_key }}", context=NO_KEY)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ partition_key or params.window }}",
+        "{{ partition_key | default(params.window) }}",
+        "{{ params.window if partition_key is none else partition_key }}",
+        "{{ partition_key if partition_key is not none else params.window }}",
+        "{{ params.window if partition_key == None else partition_key }}",
+        "{% if partition_key %}{{ partition_key }}{% else %}{{ params.window }}{% endif %}",
+    ],
+)
+def test_a_template_can_have_a_default_for_runs_without_a_partition_key(template):
+    assert rendered(IngestOperator, name="n", files="x", window=template, context=NO_KEY).window == "2013"
+    keyed = {**NO_KEY, "partition_key": "2014"}
+    assert rendered(IngestOperator, name="n", files="x", window=template, context=keyed).window == "2014"
+
+
+@pytest.mark.parametrize(
+    ("template", "fact"),
+    [
+        ("{{ ds }}", "'ds' is undefined. This run has no logical date"),
+        ("{{ data_interval_start }}/{{ data_interval_end }}", "'data_interval_start' is undefined. This run has no"),
+        ("{{ params.nothing }}", "nothing"),
+        ("{{ params.window", "not valid Jinja"),
+    ],
+)
+def test_other_templates_that_cannot_be_rendered_are_errors_of_one_sentence(template, fact):
+    with pytest.raises(AirflowFailException, match="Task 'task', window=: ") as failed:
+        rendered(IngestOperator, name="n", files="x", window=template, context=NO_KEY)
+    assert fact in str(failed.value)
+    assert "\n" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"window": "{{ data_interval_start }}/{{ data_interval_end }}"},
+        {"window": "{{ data_interval_start | ts }}/{{ data_interval_end | ts }}"},
+    ],
+)
+def test_the_empty_data_interval_of_a_plain_cron_is_an_error_that_says_what_to_write(parameters):
+    start, end = datetime(2024, 3, 4, tzinfo=timezone.utc), datetime(2024, 3, 5, tzinfo=timezone.utc)
+    task = rendered(
+        IngestOperator,
+        name="n",
+        files="x",
+        context={"data_interval_start": start, "data_interval_end": end},
+        **parameters,
+    )
+    assert task.window.startswith("2024-03-04")
+    point = {"data_interval_start": end, "data_interval_end": end}
+    with pytest.raises(AirflowFailException, match="window=: the data interval of this run is empty"):
+        rendered(IngestOperator, name="n", files="x", context=point, **parameters)
+    # A point in time is no interval.
+    end_only = rendered(IngestOperator, name="n", files="x", window="{{ data_interval_end | ds }}", context=point)
+    assert end_only.window == "2024-03-05"

@@ -287,8 +287,9 @@ def test_expectations_and_gates_are_assertions(lifecycle):
     assert (failed["success"], failed["params"], failed["severity"]) == (False, {"unexpected": 3}, "warn")
     assert met["success"]
     candidate = one(events["evaluate"]["inputs"], "/1")
-    gate, baselines = candidate["inputFacets"]["dataQualityAssertions"]["assertions"]
+    gate, champion, baselines = candidate["inputFacets"]["dataQualityAssertions"]["assertions"]
     assert gate["assertion"] == "roc_auc at least 0.6"
+    assert "champion" in champion["assertion"]
     assert baselines["assertion"] == "roc_auc better than a simple model"
     assert gate["success"]
     assert float(gate["actual"]) == candidate["inputFacets"]["mlops_measured"]["metrics"]["roc_auc"]

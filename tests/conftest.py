@@ -56,11 +56,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups that wait a lot start first, so that they run beside those that compute."""
+    """Groups that take long start first: no worker should begin one of them when the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
-        return 1 if "live" in parts else {"kubernetes": 0, "integration": 2}.get(parts[0], 3)
+        if parts[0] == "kubernetes":
+            return 0
+        if "live" in parts:
+            return 1
+        return 2 if item.path in slow else 3 if parts[0] == "integration" else 4
 
     items.sort(key=order)
 

@@ -1,0 +1,105 @@
+"""A small table, and short trainings of networks on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.trainers import TorchTrainer
+
+ROWS = 3000
+
+
+def rows(seed: int = 0, count: int = ROWS) -> pa.Table:
+    random = np.random.default_rng(seed)
+    x = random.normal(5, 3, size=(count, 2))
+    plan = random.choice(["basic", "plus", "pro"], count)
+    signal = (x[:, 0] - 5) / 3 - (plan == "pro") * 2.0
+    return pa.table(
+        {
+            "x": pa.array(x[:, 0], mask=random.random(count) < 0.05),
+            "y": pa.array(x[:, 1]),
+            "plan": pa.array(plan.tolist()),
+            "label": pa.array(signal + random.normal(size=count) > 0),
+            "amount": pa.array(100 + 40 * signal + random.normal(size=count)),
+            "kind": pa.array(np.where(signal > 1, "high", np.where(signal < -1, "low", "middle")).tolist()),
+        }
+    )
+
+
+def data(label: str, task: str, classes: list) -> TrainingData:
+    table = rows(0).select(["x", "y", "plan"])
+    features = feature_columns(table.schema, table.column_names)
+    return TrainingData(task, label, features, table, frame(table, features), np.zeros(0), classes)
+
+
+BINARY = ("label", "binary", [0, 1])
+
+
+class Record:
+    """The messages, metrics and files of a training."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.metrics: dict[int, dict[str, float]] = {}
+        self.files: dict[str, list[str]] = {}
+
+    def run(self, dataset, key: str) -> TrainingRun:
+        return TrainingRun(
+            dataset=dataset,
+            part="train",
+            checkpoint=key,
+            progress=self.lines.append,
+            log=self.metrics.__setitem__,
+            log_files=lambda folder, name: self.files.update({name: [file.name for file in Path(folder).iterdir()]}),
+        )
+
+
+def train(dataset, task=BINARY, key="checkpoints/a.pt", seed=0, record=None, **options):
+    from airflow_mlops.models.trainers.torch import trainer as torch
+
+    spec = TorchTrainerSpec.model_validate(TorchTrainer(**{"epochs": 2, "batch_size": 256, **options}))
+    return torch.fit(spec, data(*task), seed, (record or Record()).run(dataset, key))
+
+
+def weights(model) -> list[float]:
+    return [float(value) for tensor in model.network.state_dict().values() for value in tensor.flatten()]
+
+
+def session(model):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(model.to_onnx(None), providers=["CPUExecutionProvider"])
+
+
+def exported(model, table: pa.Table) -> np.ndarray:
+    loaded = session(model)
+    feeds = {
+        item.name: table[item.name].to_numpy().astype(np.float32 if "float" in item.type else object).reshape(-1, 1)
+        for item in loaded.get_inputs()
+    }
+    return loaded.run(None, feeds)[-1]
+
+
+def slow_network(**shape):
+    """The built-in network, with a delay of TEST_SLOW seconds in each step."""
+    import time
+
+    from airflow_mlops.models.trainers.torch.network import TabularNetwork
+
+    network, slow = TabularNetwork(**shape), float(os.environ.get("TEST_SLOW", "0"))
+    network.register_forward_pre_hook(lambda *_: time.sleep(slow))
+    return network
+
+
+def dying_network(**shape):
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return slow_network(**shape)

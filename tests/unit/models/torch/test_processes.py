@@ -1,0 +1,65 @@
+"""Training in several processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from airflow_mlops.core.errors import TrainingError
+from tests.support.networks import (
+    Record,
+    train,
+    weights,
+)
+
+pytestmark = pytest.mark.slow
+
+TOGETHER = {"epochs": 2, "batch_size": 256, "params": {"dropout": 0.0}, "validation": 0.0, "patience": None}
+
+
+def test_several_processes_learn_the_same_as_one(dataset):
+    alone = train(dataset, key="checkpoints/alone.pt", **TOGETHER)
+    record = Record()
+    together = train(dataset, key="checkpoints/together.pt", record=record, processes=2, accumulate=1, **TOGETHER)
+    # Batches contain other rows, but as many of them, so the loss falls equally far.
+    assert "Training in 2 processes." in record.lines
+    assert set(record.metrics) == {0, 1}
+    losses = [model.state.epochs[-1]["train_loss"] for model in (alone, together)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert len(together.state.losses) == pytest.approx(len(alone.state.losses), abs=1)
+
+
+def test_an_exception_in_the_metrics_callback_ends_the_training_in_all_processes(dataset):
+    record = Record()
+
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def enough(epoch, metrics):
+        record.metrics[epoch] = metrics
+        raise Enough
+
+    record.run = lambda dataset, key: replace(Record.run(record, dataset, key), log=enough)
+    for processes in (1, 2):
+        record.metrics.clear()
+        with pytest.raises(Enough):
+            train(dataset, key=f"checkpoints/enough-{processes}.pt", record=record, processes=processes, epochs=500)
+        assert set(record.metrics) == {0}
+
+
+def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(dataset):
+    # With one batch per epoch, each step uses the same rows, whichever process reads them.
+    options = {**TOGETHER, "batch_size": 9000, "epochs": 3}
+    alone = train(dataset, key="checkpoints/one.pt", **options)
+    together = train(dataset, key="checkpoints/two.pt", processes=2, **options)
+    np.testing.assert_allclose(together.state.losses, alone.state.losses, rtol=1e-5)
+    np.testing.assert_allclose(weights(together), weights(alone), atol=1e-4)
+
+
+def test_a_process_that_dies_or_fails_ends_all_processes(dataset):
+    with pytest.raises(TrainingError, match="ended with exit status"):
+        train(dataset, module="tests.support.networks:dying_network", processes=2, key="checkpoints/dies.pt")
+    with pytest.raises(TrainingError, match="smaller `learning_rate`"):
+        train(dataset, processes=2, learning_rate=1e30, params={"dropout": 0.0}, key="checkpoints/fails.pt")

@@ -21,7 +21,11 @@ class Model(BaseModel):
 
 
 def choices(name: Any, known: Iterable[str]) -> str:
-    """List the valid names for an error message about an unknown ``name``, and suggest the most similar one."""
+    """Return the clause of an error message that lists the valid names and suggests the one most similar to ``name``.
+
+    :param name: the unknown name that the user wrote
+    :param known: the valid names
+    """
     options = list(known)
     near = get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"

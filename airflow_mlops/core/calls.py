@@ -1,4 +1,4 @@
-"""Specs, results and calls of steps, which are sent to other processes and pods."""
+"""The models that are sent to the process or pod of a step, and back: specs, step calls and results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class Request(Model):
-    """A retraining request by monitoring. The training that it starts records it in MLflow tags and in the ledger.
+    """A retraining request that monitoring creates.
 
-    :param id: id of the request, derived from model and window. A window has at most one request
+    The training that the request starts records the request in MLflow tags and in the ledger.
+
+    :param id: id of the request, derived from ``model`` and ``window``. A model has at most one request per window
     :param model: name of the registered model
-    :param triggers: names of the retraining triggers of the policy that fired
+    :param triggers: names of the policy's retraining triggers that fired
     :param reason: why retraining is requested, in one sentence
     :param window: time window that was monitored
     :param created: time at which the request was created
@@ -39,11 +41,11 @@ class Request(Model):
 class Provenance(Model):
     """The Airflow task that ran a step.
 
-    It is recorded in manifests, MLflow tags and the ledger. It does not affect the ids of datasets.
+    Manifests, MLflow tags and the ledger record the provenance. The provenance does not affect the ids of datasets.
 
     :param map_index: index of a mapped task instance; -1 if the task is not mapped
-    :param partition_key: Airflow's partition key of the DAG run; ``None`` if it has none
-    :param user: name of the user who triggered the DAG run; ``None`` if it was not triggered by a user
+    :param partition_key: Airflow's partition key of the DAG run; ``None`` if the run has no partition key
+    :param user: name of the user who triggered the DAG run; ``None`` if no user triggered the run
     :param requests: retraining requests that started the DAG run, oldest first
     """
 
@@ -57,7 +59,7 @@ class Provenance(Model):
     requests: list[Request] = Field(default_factory=list)
 
     def request(self, model: str) -> Request | None:
-        """Return the newest retraining request for ``model``, or ``None`` if there is none."""
+        """Return the newest retraining request for ``model``, or ``None`` if no request is for this model."""
         return next((request for request in reversed(self.requests) if request.model == model), None)
 
 
@@ -84,7 +86,7 @@ def _connection_ids(value: Any) -> Iterator[str]:
 class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
-    :param summary: one sentence about what the step did; operators write it to the task's log
+    :param summary: one sentence about what the step did. Operators write the sentence to the task's log
     """
 
     summary: str
@@ -96,7 +98,7 @@ class StepCall(Model):
     :param step: name of the step, which is also its folder in ``airflow_mlops.stages``
     :param spec: the step's spec as JSON
     :param store: URL of the artifact store
-    :param key: key under which the result is stored
+    :param key: key of the result in the artifact store
     :param version: version of ``airflow_mlops`` that created the call
     :param provenance: Airflow task that created the call
     """

@@ -91,7 +91,7 @@ def environment_name(conn_id: str) -> str:
 def from_environment(conn_id: str) -> ConnectionInfo:
     """Read a connection from the environment variable ``AIRFLOW_CONN_<ID>``, in JSON or as a URI.
 
-    Airflow gives a text the same meaning.
+    Airflow reads the variable in the same way.
 
     :raises ConnectionNotFoundError: the variable is not set
     :raises SpecError: the variable contains neither JSON nor a URI, or a part of the connection is invalid
@@ -121,7 +121,7 @@ def from_environment(conn_id: str) -> ConnectionInfo:
 def malformed(conn_id: str, where: str) -> SpecError:
     """Return the error for a text that does not define a connection.
 
-    :param where: what contains the text; the error message starts with it
+    :param where: name of the place that contains the text. The error message starts with this name
     """
     return SpecError(
         f"{where} contains neither JSON nor a URI that defines connection {conn_id!r}. Write the connection as "
@@ -201,7 +201,7 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
 
 
 def redact(text: str, info: ConnectionInfo) -> str:
-    """Replace the connection's password in a driver's error message by ``***``, and join the message to one line."""
+    """Return a driver's error message on one line, with ``***`` in place of the connection's password."""
     secret = info.secret
     for hidden in {secret, quote(secret, safe="")} if secret else ():
         text = text.replace(hidden, "***")

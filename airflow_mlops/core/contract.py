@@ -13,11 +13,12 @@ Task = Literal["binary", "multiclass", "regression"]
 Precision = Literal["float32", "float64"]
 
 THRESHOLD = 0.5
-"""The probability of the positive class from which on a binary model predicts it, unless the model sets a threshold."""
+"""The default decision threshold. A binary model predicts the positive class if the probability of that class is at
+least the threshold."""
 
 
 class FeatureColumn(Model):
-    """A feature as the model receives it: its column and its input type.
+    """An input column of a model.
 
     :param name: name of the column
     :param kind: input type: ``number`` (tensor of float32 or float64), ``integer`` (tensor of int64) or ``string``
@@ -28,21 +29,22 @@ class FeatureColumn(Model):
 
 
 class Parity(Model):
-    """The difference between the predictions of a model and of its ONNX export on held-out rows.
+    """A comparison of the predictions of a model with the predictions of its ONNX export, on held-out rows.
 
-    For each row, the difference is the largest absolute difference between class probabilities or, for a regression,
-    the absolute difference between the predicted values.
+    Each row has one difference. For classification, it is the largest absolute difference between the probabilities of
+    a class. For regression, it is the absolute difference between the predicted values.
 
     :param precision: floating-point type in which the ONNX export computes
     :param rows: number of compared rows
-    :param max_difference: largest difference of a row
+    :param max_difference: largest difference over all rows
     :param p99_difference: 99th percentile of the differences
-    :param label_flips: number of rows whose predicted label differs; ``None`` for a regression
-    :param near_threshold: number of rows whose label a difference of ``max_difference`` could change, because their
-        score is close to the decision threshold or, for a multiclass task, their two highest probabilities are close to
-        each other. It includes the rows counted in ``label_flips``; ``None`` for a regression
-    :param label_deviation: for a regression, the standard deviation of the labels in training; ``None`` for
-        classification, and in contracts that predate this field
+    :param label_flips: number of rows for which model and export predict different labels; ``None`` for a regression
+    :param near_threshold: number of rows for which a difference of ``max_difference`` could change the predicted label.
+        In a binary task, the score of such a row is close to the decision threshold. In a multiclass task, the two
+        highest probabilities are close to each other. The number includes the rows of ``label_flips``. ``None`` for a
+        regression
+    :param label_deviation: for a regression, the standard deviation of the training labels. ``None`` for
+        classification, and in contracts written before this field existed
     """
 
     precision: Precision
@@ -72,24 +74,26 @@ class Parity(Model):
 class ModelContract(Model):
     """The contract of a model: its features, label, ML task and training set.
 
-    Training writes the contract, and scoring, evaluation and monitoring read it. It is stored with the model as
-    ``mlops/contract.json``. For a model that TrainOperator did not train, evaluation derives the contract, and
+    Training writes the contract to ``mlops/contract.json`` in the folder of the model. Scoring, evaluation and
+    monitoring read the contract. For a model that TrainOperator did not train, evaluation derives the contract, and
     :mod:`airflow_mlops.models.contracts` stores it.
 
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``
     :param label: name of the column that the model predicts
     :param features: input columns, in order
     :param classes: class labels in the order of the probability columns, as JSON values; empty for a regression
-    :param positive: for a binary task, the class that the model's score is the probability of
-    :param threshold: for a binary task, a score at or above it predicts ``positive``
+    :param positive: for a binary task, the positive class. The model's score is the probability of this class
+    :param threshold: for a binary task, the decision threshold. The model predicts ``positive`` if the score is at
+        least the threshold
     :param metrics: metrics on held-out rows, by name of the metric
-    :param parity: difference between the model and its ONNX export; ``None`` in contracts that predate this field
+    :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
+        existed
     :param dataset_id: id of the training set; for a model that TrainOperator did not train, id of the dataset on which
         it was evaluated
     :param dataset_name: name of the dataset with the id ``dataset_id``
-    :param timestamp: event time column of that dataset; ``None`` if it has no such column
-    :param watched: columns of the training set that are monitored like features but are not features. Scoring copies
-        those that exist in the scored dataset
+    :param timestamp: event time column of the dataset ``dataset_id``; ``None`` if the dataset has no event time column
+    :param watched: columns of the training set that monitoring compares like features, although the model does not use
+        them. Scoring copies a watched column to the predictions if the scored dataset has this column
     """
 
     task: Task
@@ -106,12 +110,18 @@ class ModelContract(Model):
     watched: list[str] = Field(default_factory=list)
 
     def with_positive(self, positive: Any) -> ModelContract:
-        """Return the contract of the same binary model whose score is the probability of the class ``positive``."""
+        """Return the contract of the same binary model with ``positive`` as the positive class.
+
+        The decision threshold is converted, so the predicted labels stay the same.
+        """
         if positive == self.positive:
             return self
         return self.model_copy(update={"positive": positive, "threshold": opposite_threshold(self.threshold)})
 
 
 def opposite_threshold(threshold: float) -> float:
-    """Return the decision threshold on the probability of the other class: ``p >= threshold`` is ``not 1 - p > 1 - threshold``."""
+    """Convert a threshold on the probability of one class to the threshold on the probability of the other class.
+
+    With both thresholds, a binary model predicts the same labels.
+    """
     return math.nextafter(1 - threshold, math.inf)

@@ -15,7 +15,10 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*$")
 
 
 def parse_duration(value: Any) -> Any:
-    """Parse text such as ``14D``, ``6h``, ``30min``, ``2W`` or ``90s``. Return other values unchanged, for pydantic."""
+    """Convert text such as ``14D``, ``6h``, ``30min``, ``2W`` or ``90s`` to a ``timedelta``.
+
+    Any other value is returned unchanged, so that pydantic validates it.
+    """
     found = _DURATION.match(value) if isinstance(value, str) else None
     unit = _UNITS.get(found[2].upper()) if found else None
     return timedelta(**{unit: float(found[1])}) if found and unit else value
@@ -69,7 +72,7 @@ def _parts(period: str) -> list[int]:
 
 
 def is_period(text: str) -> bool:
-    """Return whether ``text`` is a period in ISO 8601 that is longer than zero."""
+    """Return whether ``text`` is an ISO 8601 period that is longer than zero."""
     return any(_parts(text))
 
 

@@ -7,7 +7,7 @@ class MLOpsError(Exception):
     """Base class of all errors of this package.
 
     :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
-        without a retry
+        without a retry.
     """
 
     retryable: bool = False
@@ -28,13 +28,13 @@ class ConnectionUnavailableError(MLOpsError):
 
 
 class SourceError(MLOpsError):
-    """The source cannot be read: unreachable database, failed query, unreadable file."""
+    """The source cannot be read, for example because a database is unreachable or a query failed."""
 
     retryable = True
 
 
 class MalformedFileError(SourceError):
-    """A file of the source is damaged, or is not written as its format or the parameters say."""
+    """A file of the source is damaged, or its content does not match its format or the parameters of the task."""
 
     retryable = False
 
@@ -48,7 +48,7 @@ class EmptyWindowError(MLOpsError):
 
 
 class SchemaError(MLOpsError):
-    """A column is absent, or does not have the expected type."""
+    """A required column is missing, or a column does not have the expected type."""
 
 
 class StoreError(MLOpsError):
@@ -62,7 +62,7 @@ class DatasetNotFoundError(MLOpsError):
 
 
 class IncompleteWindowError(MLOpsError):
-    """No dataset covers a part of the requested time window."""
+    """A part of the requested time window is not covered by any dataset."""
 
 
 class DatasetCorruptError(MLOpsError):
@@ -82,7 +82,7 @@ class FeatureStoreError(MLOpsError):
 
 
 class MaterializationError(FeatureStoreError):
-    """Feast failed to materialize features. A retry continues after the last chunk of the window that was finished."""
+    """Feast failed to materialize features. A retry continues after the last finished chunk of the window."""
 
     retryable = True
 
@@ -96,7 +96,7 @@ class TrainingError(MLOpsError):
 
 
 class EvaluationError(MLOpsError):
-    """Predictions cannot be evaluated, for example because labels are null, of only one class, or scores are NaN."""
+    """Predictions cannot be evaluated, for example because labels are null, have only one class, or scores are NaN."""
 
 
 class MetricError(MLOpsError):
@@ -114,7 +114,7 @@ class RegistryUnavailableError(RegistryError):
 
 
 class ModelUnhealthyError(MLOpsError):
-    """The latest monitoring decision about a model (healthy, watch, retrain) is not one that the task accepts."""
+    """The task does not accept the latest monitoring decision (healthy, watch or retrain) about a model."""
 
 
 class ApprovalTimeoutError(MLOpsError):
@@ -142,7 +142,7 @@ class NoCapacityError(ComputeError):
 
 
 class MemoryLimitError(ComputeError):
-    """The step was killed because it needed more memory than its limit.
+    """The step was killed because it exceeded its memory limit.
 
     :param grows: whether the next try gets a higher memory limit. Only then is the error retryable
     """

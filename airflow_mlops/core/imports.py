@@ -16,8 +16,9 @@ _EXTRAS = {"interpret": "InterpretML"}
 
 
 def load(path: str, what: str) -> Any:
-    """Import ``package.module.Name`` or ``package.module:name``.
+    """Import and return the object with an import path, such as ``package.module.Name`` or ``package.module:name``.
 
+    :param path: import path of the object
     :param what: kind of object for error messages, such as ``metric``
     :raises SpecError: the object cannot be imported
     """
@@ -47,7 +48,7 @@ def load(path: str, what: str) -> Any:
 
 
 def source_hash(thing: Any) -> str:
-    """Return the SHA-256 of the source file that defines ``thing``."""
+    """Return the SHA-256 of the source file that defines ``thing``; without a source file, that of ``repr(thing)``."""
     try:
         return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
     except (OSError, TypeError):
@@ -56,7 +57,10 @@ def source_hash(thing: Any) -> str:
 
 
 def git_commit(thing: Any) -> str | None:
-    """Return the hash of the last git commit that changed the source file of ``thing``; ``None`` outside a checkout."""
+    """Return the hash of the last git commit that changed the source file of ``thing``.
+
+    The result is ``None`` if the source file is not in a git checkout, or belongs to an installed package.
+    """
     try:
         file = Path(inspect.getfile(inspect.unwrap(thing)))
         if "site-packages" in file.parts:

@@ -74,7 +74,10 @@ class FolderModules:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make the folder's modules importable. Modules and import paths of an earlier block are restored."""
+        """Make the folder's modules importable inside the block.
+
+        Modules that an earlier block of this object imported, and import paths that it added, are available again.
+        """
         path = list(sys.path)
         hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in self._names}
         before = set(sys.modules)

@@ -2,12 +2,12 @@
 
 A moment can be written as ISO 8601 text: a date (``2024-03-05``, ``20240305``, ``2024-065``, ``2024-W10-2``, ``2024-03``,
 ``2024``), which may be followed by ``T`` or a space, a time (``06:30:00``, ``06:30``, ``06``, ``063000``) with 1 to 9
-digits after the second, and a time zone (``Z``, ``+00``, ``+0000``, ``+00:00``, ``+00:00:00``, ``UTC`` or ``GMT``, which a
-space may precede). ``24:00`` is the midnight at the end of the day, and a second 60 is the first second of the next
-minute. Text without a time zone is read as UTC.
+digits after the second, and a time zone (``Z``, ``+00``, ``+0000``, ``+00:00``, ``+00:00:00``, ``UTC`` or ``GMT``). A
+space before the time zone is allowed. ``24:00`` is the midnight at the end of the day, and a second 60 is the first
+second of the next minute. Text without a time zone is read as UTC.
 
-All other text is an error: nothing is guessed, for example from ``9/30/2024``. :mod:`airflow_mlops.data.moments` reads
-columns.
+Any other text is an error. Ambiguous dates such as ``9/30/2024`` are not guessed. :mod:`airflow_mlops.data.moments`
+converts columns of such text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Instant(NamedTuple):
 
     :param micros: microseconds since 1970
     :param nanos: further nanoseconds, 0 to 999
-    :param naive: whether it was written without a time zone
+    :param naive: whether the text has no time zone
     """
 
     micros: int
@@ -93,7 +93,7 @@ def parse_instant(text: str) -> Instant:
 
 
 def _day(found: re.Match[str]) -> date:
-    """Return the day of a match of :data:`_ISO_8601`. A week, month or year stands for its first day."""
+    """Return the day that a match of :data:`_ISO_8601` names. For a week, month or year, return the first day."""
     year = int(found["year"])
     whole = found["day"] or found["basic_day"] or found["weekday"] or found["day_of_year"]
     if found["hour"] and not whole:

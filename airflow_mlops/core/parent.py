@@ -1,6 +1,6 @@
-"""What the process of a step learns from the Airflow worker that started it, in environment variables.
+"""Environment variables that an Airflow worker sets for the process of a step.
 
-``Process`` sets them. In a pod and in a notebook they are not set.
+``Process`` sets these variables. In a pod and in a notebook they are not set.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ _GRACE_SECONDS = 30.0
 
 
 def add_modules() -> None:
-    """Append the module folders of the worker to ``sys.path``, where Airflow has them: after all installed packages."""
+    """Append the worker's module folders to ``sys.path``: as in Airflow, after all installed packages."""
     folders = os.environ.pop(MODULES_VARIABLE, "").split(os.pathsep)
     sys.path.extend(folder for folder in folders if folder and folder not in sys.path)
 
 
 def end_with_parent() -> None:
-    """End this process soon after the Airflow task, which cannot end it if the task itself is killed.
+    """End this process soon after the Airflow task that started it has ended.
 
-    A retry would otherwise run at the same time as this process.
+    A task that is killed cannot end its process. Without this function, the process would still run during the task's
+    retry.
     """
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent:

@@ -22,7 +22,7 @@ from airflow_mlops.core.windows import Moment, Window
 class DatasetRef(Model):
     """A reference to an immutable dataset in the artifact store.
 
-    :param name: name of the dataset. The datasets of different windows have the same name
+    :param name: name of the dataset. Datasets of different windows share one name
     :param id: SHA-256 of the dataset's name, window, columns, file hashes, parents and recorded details
     :param rows: number of rows in all split parts together
     :param window: time window of the rows; ``None`` for a snapshot
@@ -37,16 +37,18 @@ class DatasetRef(Model):
 
 
 class DatasetSelection(Model):
-    """Datasets by their name: the current dataset of each time window, or a snapshot, which has no window.
+    """A selection of datasets by name: the current dataset of each time window, or one snapshot.
+
+    A snapshot is a dataset without a time window.
 
     :param name: name of the datasets
-    :param window: time window of the rows. Windows that it cuts in two are read by the times of their rows. By default
-        all windows or, if the name has none, the newest snapshot
-    :param at: the snapshot that was valid at this time, which is the last one written before
-    :param gaps: what happens if no dataset covers a part of ``window``: ``fail`` (default) raises an error that names the
-        missing part, ``allow`` takes what there is and records it
-    :param time_column: column with the time of each row, for windows that are cut in two; by default the column that the
-        dataset records
+    :param window: time window of the rows. If only a part of a dataset's window lies in ``window``, the rows are
+        selected by their time. By default all windows or, if no dataset of the name has a window, the newest snapshot
+    :param at: time for which the snapshot is read: the last snapshot written before this time
+    :param gaps: what happens if a part of ``window`` is not covered by any dataset. ``fail`` (default) raises an error
+        that names the missing part. ``allow`` reads the existing datasets and records the missing part
+    :param time_column: column with the time of each row, used if only a part of a dataset's window lies in ``window``.
+        By default, the time column that the dataset records
     """
 
     name: Name
@@ -72,7 +74,7 @@ _ALWAYS = ("name", "window")
 
 
 def _as_dataset(value: Any) -> Any:
-    """Accept a name, the result of an upstream step (``dataset=ingest.output``), or the results of a mapped one."""
+    """Convert a name, the result of an upstream step (``dataset=ingest.output``), or the results of a mapped step."""
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, dict) and "dataset" in value:
@@ -99,8 +101,8 @@ def _as_one_dataset(value: Any) -> Any:
     found = _as_dataset(value)
     if isinstance(found, list):
         raise ValueError(
-            f"{len(found)} datasets are given, but this step reads one. Map the task over them with .expand(...), so that "
-            "each instance reads one."
+            f"{len(found)} datasets are given, but this step reads one. Map the task over the datasets with "
+            ".expand(...), so that each task instance reads one dataset."
             if found
             else "No dataset is given, because every upstream task was skipped. Skip this task too, for example with its "
             "trigger_rule."
@@ -109,11 +111,11 @@ def _as_one_dataset(value: Any) -> Any:
 
 
 DatasetInput = Annotated[_Single, Discriminator(_kind), BeforeValidator(_as_one_dataset)]
-"""One dataset: a reference, the result of an upstream step, or a selection of a single dataset by its name."""
+"""One dataset: a reference, the result of an upstream step, or a selection by name that contains one dataset."""
 
 _Many = _Single | Annotated[list[Annotated[_Single, Discriminator(_kind)]], Tag("datasets"), Field(min_length=1)]
 DatasetLike = Annotated[_Many, Discriminator(_kind), BeforeValidator(_as_dataset)]
-"""One or several datasets: a reference, the result of an upstream step or of a mapped one, or a selection by name."""
+"""One or several datasets: a reference, the results of an upstream step, mapped or not, or a selection by name."""
 
 Chosen = DatasetRef | DatasetSelection | list[DatasetRef | DatasetSelection]
 """The type of the values of :data:`DatasetLike`."""

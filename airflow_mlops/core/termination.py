@@ -1,8 +1,8 @@
 """The termination message: how the process of a step reports its error to the process or the cluster that started it.
 
 The message is a small JSON file with ``peak_memory`` in bytes and, if the step failed, ``error`` (the name of the
-exception class) and ``message``. In a container it is ``/dev/termination-log``, which Kubernetes copies into the status
-of the pod. ``Process`` sets a different path in the environment variable ``MLOPS_TERMINATION_LOG``.
+exception class) and ``message``. In a container the file is ``/dev/termination-log``, and Kubernetes copies its content
+into the status of the pod. ``Process`` sets a different path in the environment variable ``MLOPS_TERMINATION_LOG``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _INTERVAL_SECONDS = 0.5
 
 
 class TerminationMessage:
-    """Writes the termination message of this process as a context manager.
+    """A context manager that writes the termination message of this process.
 
-    While the block runs, the file is updated twice a second, so it shows the peak memory even if the process is killed.
-    If the file does not exist, as is usual outside containers, nothing is written.
+    While the block runs, the file is updated twice a second. So the file shows the peak memory even if the process is
+    killed. If the file does not exist, as is usual outside containers, nothing is written.
 
     :param file: the file to write
     """
@@ -42,7 +42,10 @@ class TerminationMessage:
 
     @classmethod
     def for_this_process(cls) -> TerminationMessage:
-        """Create the message of this process, and remove its environment variable so that child processes ignore it."""
+        """Create the termination message of this process.
+
+        The environment variable with the file's path is removed, so that child processes do not write to the file.
+        """
         return cls(Path(os.environ.pop(VARIABLE, _IN_CONTAINER)))
 
     def __enter__(self) -> TerminationMessage:
@@ -64,7 +67,7 @@ class TerminationMessage:
         """Record why the step failed.
 
         :param name: name of the exception class
-        :param message: its message; shortened if it does not fit
+        :param message: message of the exception. A long message is shortened
         """
         with self._lock:
             self._content |= {"error": name, "message": _shortened(message)}

@@ -1,4 +1,4 @@
-"""The text forms of time windows."""
+"""Functions that parse time windows from text, and format them as text."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Calendar:
-    """What a DAG run knows about windows that their text does not say.
+    """The properties of a DAG run that determine how the text of a window is read.
 
-    :param zone: time zone of texts without a zone of their own
-    :param period: length of the windows that are written as one period or instant, in ISO 8601
+    :param zone: time zone of a text that names no time zone
+    :param period: length of a window that is written as one period or instant, in ISO 8601
     :param key: partition key of the run
     :param key_start: instant at which the partition ``key`` begins
-    :param ends: end of a partition or data interval, by its start
-    :param cadence: length of the shortest partition that the timetable makes; ``None`` if it is unknown
-    :param ds: Airflow's ``{{ ds }}``, which is in UTC, and the day of the run in ``zone`` if that is another day
+    :param ends: the end of each known partition or data interval, by its start
+    :param cadence: length of the shortest partition of the timetable; ``None`` if the length is unknown
+    :param ds: the day ``{{ ds }}`` in UTC, and the day of the run in ``zone``; ``None`` if both are the same day
     """
 
     zone: str = UTC
@@ -67,9 +67,9 @@ class Span(NamedTuple):
 
 
 def parse(text: str, calendar: Calendar = UTC_CALENDAR) -> Span:
-    """Parse a window.
+    """Parse the text of a window.
 
-    :raises ValueError: the text is not a window, or its length is unknown
+    :raises ValueError: the text is not a window, or the length of the window is unknown
     """
     text = text.strip()
     named = _ZONED.fullmatch(text) if text != calendar.key else None
@@ -94,9 +94,9 @@ def _check_day(text: str, calendar: Calendar) -> None:
         return
     day, local = calendar.ds
     raise ValueError(
-        f"The window {text!r} contains {{{{ ds }}}}, which is {day} because Airflow renders it in UTC, but in the time zone "
-        f"{calendar.zone} of the DAG the run is of {local}. Write {{{{ logical_date.in_timezone({calendar.zone!r}) | ds }}}}, "
-        "or {{ ds }}[UTC] for the day in UTC."
+        f"The window {text!r} contains {{{{ ds }}}}. Airflow renders {{{{ ds }}}} in UTC as {day}, but the day of the "
+        f"run in the DAG's time zone {calendar.zone} is {local}. Write "
+        f"{{{{ logical_date.in_timezone({calendar.zone!r}) | ds }}}} for {local}, or {{{{ ds }}}}[UTC] for {day}."
     )
 
 
@@ -119,27 +119,27 @@ def _bounds(text: str, name: str, calendar: Calendar) -> tuple[datetime, datetim
         if found is not None and end < found[1]:
             raise ValueError(
                 f"{text!r} has the form of a window of {_duration(found[1] - start)}, but period={calendar.period!r} is "
-                "shorter. Remove period=, or write the window with the first of its instants."
+                "shorter. Remove period=, or write the window as its first instant."
             )
         return start, end
     if start not in calendar.ends:
         raise ValueError(
-            f"{text!r} is a point in time, and neither its form nor the schedule of the DAG says how long the window is. "
+            f"{text!r} is a point in time, and neither its form nor the DAG's schedule defines how long the window is. "
             f"Set period=, for example period='P1D', or write {text}/P1D."
         )
     return start, calendar.ends[start]
 
 
 def _check_key(start: datetime, end: datetime, calendar: Calendar) -> None:
-    """Check the window that the form of the partition key means against what the timetable says.
+    """Check that the window that the partition key names agrees with the DAG's timetable.
 
-    :raises ValueError: the partition begins outside this window, or the timetable's partitions are longer
+    :raises ValueError: the partition begins outside the window, or the timetable's partitions are longer
     """
     if calendar.key_start is not None and not start <= calendar.key_start < end:
         raise ValueError(
-            f"The partition {calendar.key!r} begins at {_iso(calendar.key_start)}, which is not in the window "
-            f"{_iso(start)}/{_iso(end)} that its key means in the time zone {calendar.zone}. Name the time zone of the key, "
-            f"for example window='{{{{ partition_key }}}}[Europe/Berlin]'."
+            f"The partition {calendar.key!r} begins at {_iso(calendar.key_start)}. In the time zone {calendar.zone}, the "
+            f"partition key names the window {_iso(start)}/{_iso(end)}, which does not contain this time. Name the "
+            f"time zone of the key, for example window='{{{{ partition_key }}}}[Europe/Berlin]'."
         )
     # Changes of the clocks make a day up to three hours shorter or longer.
     if calendar.period is None and calendar.cadence is not None and calendar.cadence > end - start + _CLOCK_CHANGE:
@@ -151,9 +151,9 @@ def _check_key(start: datetime, end: datetime, calendar: Calendar) -> None:
 
 
 def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR) -> datetime:
-    """Parse a point in time. A year, quarter, month, week, day or hour stands for its beginning.
+    """Parse a point in time. A year, quarter, month, week, day or hour stands for its first instant.
 
-    :param name: time zone of texts without an offset
+    :param name: time zone of a text without an offset
     :raises ValueError: the text is not a point in time
     """
     text = text.strip()
@@ -175,13 +175,13 @@ def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR)
 
 
 _NO_KEY = (
-    "this run has no partition key, as a run that is triggered by hand without one. Trigger the DAG with a partition key, "
-    "or write the window without {{ partition_key }}."
+    "this run has no partition key, for example because it was triggered by hand. Trigger the DAG with a partition "
+    "key, or write the window without {{ partition_key }}."
 )
 
 
 def _form(text: str, name: str, calendar: Calendar = UTC_CALENDAR) -> tuple[datetime, datetime] | None:
-    """Return the bounds of a calendar period, or ``None`` if ``text`` does not have the form of one."""
+    """Return start and end of a calendar period, or ``None`` if ``text`` is not written as a calendar period."""
     days = _days(text)
     if days is not None:
         first, after = days
@@ -189,7 +189,7 @@ def _form(text: str, name: str, calendar: Calendar = UTC_CALENDAR) -> tuple[date
     if (found := _HOUR.fullmatch(text)) is not None:
         hour = _clock(_date(found["day"], text), found["time"], text)
         if text == calendar.key and calendar.key_start is not None and not is_unique(hour, name):
-            # The key does not say which of the two hours it is when clocks are turned back. The partition does.
+            # When clocks are turned back, the key names two hours. The partition tells which of them is meant.
             known = calendar.key_start.astimezone(zone(name))
             start = calendar.key_start - timedelta(minutes=known.minute, seconds=known.second)
         else:
@@ -199,7 +199,11 @@ def _form(text: str, name: str, calendar: Calendar = UTC_CALENDAR) -> tuple[date
 
 
 def _days(text: str) -> tuple[date, date | None] | None:
-    """Return the first day of a period of days and the day after its last day, ``None`` if that is after year 9999."""
+    """Return the first day of a calendar period and the day after its last day.
+
+    The result is ``None`` if ``text`` is not a period of whole days. The second day is ``None`` if it is after year
+    9999.
+    """
     try:
         if found := _YEAR.fullmatch(text):
             return date(int(found[1]), 1, 1), _month(int(found[1]), 13)
@@ -258,14 +262,17 @@ def _clock(day: date, hour: str, text: str) -> datetime:
 def _to_utc(time: datetime, name: str, text: str) -> datetime:
     if not is_unique(time, name):
         raise ValueError(
-            f"{text!r} occurs twice or not at all in the time zone {name}, because clocks are changed. Write the offset, "
+            f"{text!r} occurs twice or not at all in the time zone {name}, because the clocks change. Write the offset, "
             f"for example {text}+01:00."
         )
     return instant(time, name)
 
 
 def _later(start: datetime, period: str, name: str) -> datetime:
-    """Add an ISO 8601 period. Days and longer units are calendar units of the time zone, hours and minutes are not."""
+    """Add an ISO 8601 period to ``start``.
+
+    Days and longer units are added in local time. Hours and minutes are added as elapsed time.
+    """
     days, _, times = period.partition("T")
     end = start
     if days != "P":
@@ -281,7 +288,10 @@ def _shift(moment: datetime, by: timedelta, text: str) -> datetime:
 
 
 def label(start: datetime, end: datetime, name: str) -> str | None:
-    """Return the shortest text that :func:`parse` reads as this window in the time zone; ``None`` if it has no short one."""
+    """Return the short text of a calendar period, such as ``2013-04``, in the time zone ``name``.
+
+    :func:`parse` reads the text as the same window. The result is ``None`` if the window is not one calendar period.
+    """
     first = local(start, name)
     year, day = f"{first.year:04}", first.date().isoformat()
     iso_year, week, _ = first.isocalendar()

@@ -45,24 +45,25 @@ def _moment(value: Any, info: ValidationInfo) -> Any:
 
 
 Moment = Annotated[UtcDatetime, BeforeValidator(_moment)]
-"""A point in time in the text forms of the ends of a window: ``2013-04-01T06:00Z``, or ``2013-04`` for its beginning."""
+"""A point in time, written like the end of a window: ``2013-04-01T06:00Z``, or ``2013-04`` for its first instant."""
 
 
 class Window(Model):
-    """A half-open time interval ``[start, end)``, which knows its time zone.
+    """A half-open time interval ``[start, end)`` with a time zone.
 
     A window can be written in the same forms as an Airflow partition key:
 
     - ``2013``, ``2013-Q2``, ``2013-04``, ``2013-W14``, ``2013-04-01`` or ``2013-04-01T06``: a year, quarter, month, ISO
       week, day or hour;
     - ``FIRST..LAST``: two of these periods, both included, so ``2013-01..2013-04`` is four months;
-    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A period stands for its beginning;
+    - ``START/END``: two ISO 8601 instants; ``START`` is included and ``END`` is not. A period stands for its first
+      instant;
     - ``START/LENGTH``: an instant and an ISO 8601 period, such as ``2013-04-01T06:00Z/P7D``.
 
-    ``[Europe/Berlin]`` at the end names the time zone of a text without offsets, which is UTC by default. In a task, the
-    default is the time zone of the DAG's timetable.
+    ``[Europe/Berlin]`` at the end names the time zone of a text without offsets. The default is UTC or, in a task, the
+    time zone of the DAG's timetable.
 
-    Two windows are equal if they have the same instants, whatever their time zone.
+    Two windows are equal if they have the same start and end. Their time zones may differ.
 
     :param start: first instant, in UTC
     :param end: first instant after the window, in UTC
@@ -112,20 +113,20 @@ class Window(Model):
 
     @property
     def short_label(self) -> str:
-        """Return at most 10 characters for the axis of a chart: :attr:`label` without its time zone, or the first day."""
+        """Return at most 10 characters for a chart's axis: :attr:`label` without the time zone, or the first day."""
         short = window_text.label(self.start, self.end, self.zone)
         return (short or local(self.start, self.zone).isoformat())[:10]
 
     @property
     def key(self) -> str:
-        """Return a name with start and end to the second, which is safe in paths and sorts by time."""
+        """Return a name with start and end to the second. The name is safe in paths, and names sort by time."""
         return f"{_key(self.start)}-{_key(self.end)}"
 
     @property
     def identity(self) -> str:
-        """Return the text of a year, month, day or hour in UTC, otherwise both instants in UTC.
+        """Return the text of a year, month, day or hour in UTC, otherwise start and end in UTC.
 
-        It is the same in every time zone and in every version of this package.
+        The text does not depend on the window's time zone, and is the same in every version of this package.
         """
         short = window_text.label(self.start, self.end, UTC)
         named = short is not None and _NAMED_PERIOD.fullmatch(short)
@@ -138,7 +139,7 @@ class Window(Model):
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
-        """Parse :attr:`file_name` back into a window, to the second. Return ``None`` for any other ``name``."""
+        """Return the window with a given :attr:`file_name`, exact to the second, or ``None`` for any other ``name``."""
         try:
             if name.endswith("Z"):
                 start, end = (
@@ -158,11 +159,11 @@ class Window(Model):
         return self.start < other.end and other.start < self.end
 
     def clip(self, other: Window) -> Window:
-        """Return the part of this window that lies in ``other``, which must overlap it."""
+        """Return the part of this window that lies in ``other``. The two windows must overlap."""
         return Window(start=max(self.start, other.start), end=min(self.end, other.end), zone=self.zone)
 
     def split(self, chunk: timedelta) -> Iterator[Window]:
-        """Divide this window into consecutive windows of length ``chunk``, of which the last may be shorter."""
+        """Divide this window into consecutive windows of length ``chunk``. The last window may be shorter."""
         start = self.start
         while start < self.end:
             end = min(start + chunk, self.end)

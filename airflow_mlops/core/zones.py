@@ -1,4 +1,4 @@
-"""Time zones by name, and local times of a zone as instants."""
+"""Functions that find time zones by name, and convert between local times and instants."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zone(name: str) -> tzinfo:
 
 
 def name_of(found: tzinfo | str | None) -> str:
-    """Return the name of a time zone of :mod:`zoneinfo`, pendulum or :mod:`datetime`, for :func:`zone`."""
+    """Return the name with which :func:`zone` finds a time zone of :mod:`zoneinfo`, pendulum or :mod:`datetime`."""
     if found is None or isinstance(found, str):
         return found or UTC
     name = str(getattr(found, "key", None) or getattr(found, "name", None) or found)
@@ -39,11 +39,13 @@ def name_of(found: tzinfo | str | None) -> str:
 
 
 def instant(time: datetime, name: str) -> datetime:
-    """Convert a local time without a zone to UTC.
+    """Convert a local time in the zone ``name`` to UTC.
 
-    A time that occurs twice, when clocks are turned back, is the first of the two. A time that does not occur, when
-    clocks are turned forward, is read with the offset before the change. So the start of a day is its first instant.
+    If the local time occurs twice because clocks are turned back, the first of the two instants is returned. If it does
+    not occur because clocks are turned forward, it is read with the offset before the change. So the start of a day is
+    the first instant of the day.
 
+    :param time: local time, as a ``datetime`` without a time zone
     :raises ValueError: the instant lies before year 1 or after year 9999 in UTC
     """
     try:
@@ -53,11 +55,14 @@ def instant(time: datetime, name: str) -> datetime:
 
 
 def local(moment: datetime, name: str) -> datetime:
-    """Convert an instant to the local time of a zone, without a zone. Differences of local times have no drift of hours."""
+    """Convert an instant to local time in the zone ``name``, as a ``datetime`` without a time zone.
+
+    The same local time on two days differs by a whole number of days, even if the clocks change in between.
+    """
     return moment.astimezone(zone(name)).replace(tzinfo=None)
 
 
 def is_unique(time: datetime, name: str) -> bool:
-    """Return whether a local time occurs exactly once in the zone, and so is not affected by a change of the clocks."""
+    """Return whether a local time occurs exactly once in the zone. Clock changes skip or repeat some local times."""
     found = zone(name)
     return time.replace(tzinfo=found, fold=0).utcoffset() == time.replace(tzinfo=found, fold=1).utcoffset()

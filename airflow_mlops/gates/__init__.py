@@ -1,1 +1,1 @@
-"""Gates, which are the requirements that a candidate must meet before it is promoted."""
+"""Gates: the requirements that a candidate must meet before promotion."""

@@ -26,7 +26,7 @@ Confidence = Annotated[FiniteFloat, Field(gt=0.5, lt=1)]
 
 
 class Margin(Model):
-    """The required distance between a candidate's metric and the reference value that it is compared with.
+    """The amount by which a candidate's metric must be better than a reference value.
 
     A negative margin allows the candidate to be worse by up to this amount.
 
@@ -41,11 +41,11 @@ class Margin(Model):
         return f"{self.amount:g}%" if self.relative else f"{self.amount:g}"
 
     def step(self, value: float) -> float:
-        """Convert the margin to a difference from the reference ``value``."""
+        """Return the margin in the unit of the metric, for the reference ``value``."""
         return abs(value) * self.amount / 100 if self.relative else self.amount
 
     def beyond(self, value: float, higher_is_better: bool) -> float:
-        """Return the number that is better than ``value`` by the margin."""
+        """Return the metric value that is better than ``value`` by exactly the margin."""
         return value + self.step(value) if higher_is_better else value - self.step(value)
 
 
@@ -59,7 +59,9 @@ MarginInput = Annotated[Margin, BeforeValidator(_as_margin)]
 
 
 class Gate(Model):
-    """A requirement that a candidate must meet. The fields of a subclass are the keys of the gate's declaration.
+    """A requirement that a candidate must meet.
+
+    The fields of a subclass are the keys of the gate's declaration.
 
     :cvar tasks: the ML tasks (binary, multiclass, regression) that the gate applies to
     :cvar costly: whether the gate is checked only for candidates that pass every other gate
@@ -75,7 +77,7 @@ class Gate(Model):
 
     @abstractmethod
     def check(self, evidence: Evidence) -> GateResult:
-        """Check whether the candidate meets the requirement."""
+        """Return whether the candidate meets the requirement, with the measured value and an explanation."""
 
     def suits(self, task: Task) -> None:
         """Check that the gate applies to an ML task.
@@ -95,7 +97,7 @@ class Gate(Model):
         )
 
     def _model(self, evidence: Evidence) -> Scorer:
-        """Return the candidate's model, for gates that predict with it."""
+        """Return the candidate's model; raise an error if only metrics are available."""
         if evidence.model is None:
             raise SpecError(
                 f"Gate {self.name!r} needs the candidate's model, but only metrics are available. Set `Evidence.model`."
@@ -103,7 +105,7 @@ class Gate(Model):
         return evidence.model
 
     def _data(self, evidence: Evidence) -> HeldOut:
-        """Return the held-out data, for gates that read its columns."""
+        """Return the held-out data; raise an error if only metrics are available."""
         if evidence.data is None:
             raise SpecError(
                 f"Gate {self.name!r} needs the held-out data, but only metrics are available. Set `Evidence.data`."
@@ -154,7 +156,7 @@ class MetricGate(Gate):
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Check a candidate for which the metric was computed."""
+        """Return the result. The caller has excluded models without the probabilities that the metric needs."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:
@@ -166,7 +168,10 @@ class MetricGate(Gate):
         return model.metrics[self.metric]
 
     def _compare(self, evidence: Evidence, other: Measurement, margin: Margin, *, strictly: bool) -> GateResult:
-        """Compare two values without a confidence interval."""
+        """Compare the candidate's metric with the metric of ``other``, without a confidence interval.
+
+        :param strictly: whether the candidate fails if its metric equals the required value
+        """
         measured, reference = self._measured(evidence.candidate), self._measured(other)
         metric = self._metric
         required = margin.beyond(reference, metric.higher_is_better)
@@ -178,9 +183,9 @@ class MetricGate(Gate):
         return self._result(measured, required, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
-        """Return the result without a champion's metrics.
+        """Return the result for a champion without metrics.
 
-        The gate is passed if the model has no champion, and failed if the champion could not be measured.
+        A candidate passes if the model has no champion, and fails if the champion could not be measured.
         """
         problem = evidence.champion_problem
         return self._result(

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class BetterThanBaseline(MetricGate):
-    """Requires a metric that is better than the metric of a prediction without features.
+    """A gate that requires a candidate to be better than the baseline, which predicts without features.
 
     Example: ``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``.
 
-    :param better_than_baseline_by: the required improvement: a difference of the metric, or a percentage of the baseline's
-        value (``"2%"``)
+    :param better_than_baseline_by: the required improvement: a difference of the metric, or a percentage of the
+        baseline's value (``"2%"``)
     """
 
     better_than_baseline_by: MarginInput
@@ -32,10 +32,10 @@ class BetterThanBaseline(MetricGate):
 
 
 class BeatsABaseline(MetricGate):
-    """Requires a candidate to be better than the baseline or better than a small decision tree.
+    """A gate that requires a candidate to be better than the baseline or better than a small decision tree.
 
-    This gate is checked for every candidate, in addition to the declared gates. A simple model for which a custom metric is
-    undefined is ignored.
+    This gate is checked for every candidate, in addition to the declared gates. If a custom metric is undefined for
+    one of the two simple models, the candidate is compared with the other one only.
     """
 
     @property

@@ -1,7 +1,7 @@
 """Gates that test how predictions react to a change of one feature, on held-out rows.
 
-They are the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin and S. Singh, "Beyond Accuracy: Behavioral
-Testing of NLP Models with CheckList" (ACL 2020).
+The gates implement the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin and S. Singh, "Beyond
+Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020).
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ ROWS, SEED = 20_000, 0
 
 
 class Behaviour(Gate):
-    """Limits the share of held-out rows that violate an expectation, on a random sample of at most 20,000 rows.
+    """A gate that limits the share of held-out rows whose predictions violate an expectation.
+
+    The share is measured on a random sample of at most 20,000 rows.
 
     :param feature: name of the changed feature. A model that does not use this feature passes
     :param tolerance: maximum share of violating rows, from 0 to 1
-    :param slack: change of the score up to which a row does not count as a violation, in the unit of the score
+    :param slack: largest change of the score that does not count as a violation, in the unit of the score
     """
 
     feature: str
@@ -79,22 +81,30 @@ class Behaviour(Gate):
 
     @abstractmethod
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
-        """Return the changed values of the feature."""
+        """Return new values of the feature for all rows.
+
+        :param values: the original values, shape (n,)
+        :param random: a NumPy random generator
+        """
 
     @abstractmethod
     def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
-        """Return whether each row violates the expectation, shape (n,)."""
+        """Return whether each row violates the expectation, shape (n,).
+
+        :param before: predictions with the original values of the feature
+        :param after: predictions with the changed values of the feature
+        """
 
 
 class Direction(Behaviour):
-    """Requires the score to react in one direction when a numeric feature is increased.
+    """A gate that requires the score to react in one direction if a numeric feature is increased.
 
     Example: ``{"behaviour": "direction", "feature": "wind", "direction": "increasing", "tolerance": 0.01}``.
 
     The score is the probability of the positive class, or the predicted value of a regression.
 
-    :param direction: ``increasing`` if a larger value of the feature must not lower the score, ``decreasing`` if it must
-        not raise the score
+    :param direction: ``increasing`` if a larger value of the feature must not lower the score; ``decreasing`` if a
+        larger value must not raise the score
     :param step: the amount that is added to the feature; by default one standard deviation, rounded up for integers
     """
 
@@ -135,7 +145,7 @@ class Direction(Behaviour):
 
 
 class Invariance(Behaviour):
-    """Requires that the score does not depend on a feature.
+    """A gate that requires the score not to depend on a feature.
 
     Example: ``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``. The values of the feature are
     shuffled over the rows.

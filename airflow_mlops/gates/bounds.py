@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Bound(MetricGate):
-    """Requires a metric to be at least ``min`` or at most ``max``.
+    """A gate that requires a metric to be at least ``min`` or at most ``max``.
 
     Examples: ``{"metric": "roc_auc", "min": 0.6}``, ``{"metric": "ece", "max": 0.03, "confidence": 0.95}``.
 
@@ -23,8 +23,8 @@ class Bound(MetricGate):
 
     :param min: the smallest allowed value
     :param max: the largest allowed value
-    :param confidence: if set, the one-sided confidence bound of the metric (bootstrap) must meet the requirement, so that
-        a good value on few rows does not pass by chance
+    :param confidence: confidence of a one-sided bootstrap bound of the metric. If set, this bound must meet the
+        requirement, so that a good value on few rows does not pass by chance
     """
 
     min: FiniteFloat | None = None

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 class BetterThanChampion(MetricGate):
-    """Requires a candidate to be better than the champion by a margin, with a given confidence.
+    """A gate that requires a candidate to be better than the champion by a margin, with a given confidence.
 
     Example: ``{"metric": "roc_auc", "better_than_champion_by": 0.01, "confidence": 0.95}``.
 
-    The gate is passed if the one-sided lower confidence bound of the improvement exceeds the margin. Both models are
-    measured on the same rows. The bound comes from DeLong's paired test for the area under the ROC curve, and from a paired
-    bootstrap for every other metric (:mod:`airflow_mlops.metrics.comparison`).
+    A candidate passes if the one-sided lower confidence bound of the improvement exceeds the margin. Both models are
+    measured on the same rows. The bound comes from DeLong's paired test for the area under the ROC curve, and from a
+    paired bootstrap for every other metric (:mod:`airflow_mlops.metrics.comparison`).
 
-    The winner is the best of several candidates, which is a multiple comparison. Bonferroni's correction divides the
-    error probability among the candidates, so with n candidates each bound has the confidence
-    ``1 - (1 - confidence) / n``. Holm's refinement would select the same winner, because its first step is identical.
-    Bonferroni's bounds hold for all candidates simultaneously, so the verdict can report them.
+    Selecting the best of several candidates is a multiple comparison. Bonferroni's correction divides the error
+    probability among the candidates, so with n candidates each bound has the confidence ``1 - (1 - confidence) / n``.
+    Holm's refinement would select the same winner, because Holm's first step is identical. Bonferroni's bounds hold for
+    all candidates simultaneously, so the verdict can report them.
 
     :param better_than_champion_by: the margin: a difference of the metric, or a percentage of the champion's value
-        (``"2%"``). With a negative margin, the gate is a non-inferiority test, in which the candidate may be worse by less
-        than this amount
-    :param confidence: confidence of the lower bound; with ``null``, the candidate's value must be at least the champion's
-        value plus the margin, without a confidence interval
+        (``"2%"``). With a negative margin, the gate is a non-inferiority test: the candidate may be worse by less than
+        this amount
+    :param confidence: confidence of the lower bound; with ``null``, the candidate's value must be at least the
+        champion's value plus the margin, without a confidence interval
     """
 
     against_champion: ClassVar[bool] = True
@@ -82,10 +82,10 @@ class BetterThanChampion(MetricGate):
 
 
 class IgnoreChampion(Gate):
-    """States that a candidate may be worse than the champion, for example if the labels have a new definition.
+    """A declaration that a candidate may be worse than the champion, for example after a new definition of the labels.
 
-    Example: ``{"champion": "ignore"}``. Every candidate passes this gate. A list of gates that neither compares with the
-    champion nor contains this gate is extended by :func:`airflow_mlops.gates.rules.with_champion`.
+    Example: ``{"champion": "ignore"}``. Every candidate passes this gate. A list of gates that neither compares with
+    the champion nor contains this gate is extended by :func:`airflow_mlops.gates.rules.with_champion`.
 
     :param champion: the word ``ignore``
     """

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 
 class Reproduced(Protocol):
-    """One compared property of a reproduction.
+    """A property, such as a metric, that is compared between the original training and the reproduction.
 
-    ``verdict`` is ``equal``, ``within tolerance``, ``differs`` or ``noted``.
+    ``what`` is the name of the property. ``then`` is the value in the original training, and ``now`` the value in the
+    reproduction. ``verdict`` is ``equal``, ``within tolerance``, ``differs``, or ``noted``, which is a difference that
+    does not make the reproduction fail.
     """
 
     @property
@@ -43,7 +45,7 @@ class Reproduced(Protocol):
 
 
 class Reproduction(Protocol):
-    """The result of training a candidate again, implemented by the stage ``reproduce``."""
+    """The result of training a candidate again. The stage ``reproduce`` implements this protocol."""
 
     @property
     def reproduced(self) -> bool:
@@ -55,7 +57,7 @@ class Reproduction(Protocol):
 
     @property
     def comparisons(self) -> Sequence[Reproduced]:
-        """Return how data, seed, code, environment and metrics of the reproduction compare with the original training."""
+        """Return the comparisons of data, seed, code, environment and metrics with the original training."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class HeldOut:
     """The held-out split part of a dataset, on which all models are measured.
 
     :param part: name of the split part, such as ``test``
-    :param truth: the labels, shape (n,)
+    :param label: name of the label column
+    :param truth: the true labels or values, shape (n,)
     """
 
     dataset: Dataset
@@ -73,11 +76,11 @@ class HeldOut:
     truth: NDArray[Any] = field(repr=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order, with the columns ``columns``."""
+        """Yield ``columns`` of the held-out rows in batches, in the order of the dataset."""
         return self.dataset.batches(self.part, columns)
 
     def column(self, name: str) -> pa.Array:
-        """Read a column of all rows.
+        """Return a column of all held-out rows.
 
         :raises SchemaError: the dataset has no such column
         """
@@ -94,16 +97,20 @@ class HeldOut:
 
     @property
     def positive(self) -> Any:
-        """Return the positive class that the dataset names; ``None`` if it names none, or for another task."""
+        """Return the positive class that the dataset declares; ``None`` without one, or if the task is not binary."""
         return self.dataset.manifest.details.get("positive") if self.task == "binary" else None
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
-        """Read the rows at the positions ``index``, which must be in ascending order."""
+        """Return ``columns`` of the held-out rows at the positions ``index``, which must be in ascending order."""
         return take(self.batches(columns), index)
 
 
 def take(batches: Iterator[pa.RecordBatch], index: NDArray[np.integer[Any]]) -> pa.Table:
-    """Return the rows at the positions ``index``, which are counted over all batches and must be in ascending order."""
+    """Return the rows at given positions as one table.
+
+    :param batches: batches of all rows
+    :param index: positions of the wanted rows, counted from 0 over all batches, in ascending order, shape (k,)
+    """
     taken, start = [], 0
     for batch in batches:
         first, last = np.searchsorted(index, [start, start + batch.num_rows])
@@ -138,12 +145,13 @@ class Evidence:
     """A candidate, the champion and the baselines, all measured on the same held-out data.
 
     :param truth: the true labels or values, shape (n,)
-    :param baseline: metrics of a model that always predicts the mean or the class frequencies
-    :param champion: metrics of the champion; ``None`` if the model has no champion, or if it could not be measured
+    :param baseline: metrics of a model that predicts the mean (regression) or the class frequencies for every row
+    :param champion: metrics of the champion; ``None`` if there is no champion, or if the champion could not be measured
     :param champion_problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
-    :param tree: metrics of a small decision tree, fitted to the split part ``train``; ``None`` if no tree could be fitted
-    :param model: the candidate's loaded model
-    :param data: the held-out data
+    :param tree: metrics of a small decision tree, fitted to the split part ``train``; ``None`` if no tree could be
+        fitted
+    :param model: the candidate's loaded model; ``None`` if only metrics are known
+    :param data: the held-out data; ``None`` if only metrics are known
     :param candidates: number of candidates that are evaluated together
     :param resampling: the bootstrap weights of the rows, shared by all candidates and gates
     :param store: the artifact store, from which gates can read other datasets
@@ -165,13 +173,13 @@ class Evidence:
     reproduce: Callable[[], Reproduction] | None = None
 
     def rows(self, model: Measurement) -> tuple[Rows, Resampling]:
-        """Return predictions and labels of a model, and the bootstrap weights of the rows.
+        """Return the predictions and labels of a model, and the bootstrap weights of the held-out rows.
 
         :raises SpecError: only the metrics of the model are known
         """
         if model.rows is None or self.resampling is None:
             raise SpecError(
-                f"The metrics of {model.name} have no confidence interval, because its predictions are not available. "
-                'Set "confidence": null in the gate.'
+                f"The metrics of {model.name} have no confidence interval, because only the metrics are known and "
+                'not the predictions. Set "confidence": null in the gate.'
             )
         return model.rows, self.resampling

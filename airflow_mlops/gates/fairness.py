@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Fairness(Gate):
-    """Limits the difference between groups of rows in demographic parity or equalized odds.
+    """A gate that limits the difference between groups of rows in demographic parity or equalized odds.
 
     Example: ``{"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.1}``.
 
     The demographic parity difference is the largest difference between two groups in the share of positive predictions.
     The equalized odds difference is the largest difference between two groups in the true positive rate or in the false
-    positive rate, whichever is larger. Fairlearn (https://fairlearn.org) computes both from the labels that are predicted
-    at the model's threshold.
+    positive rate, whichever is larger. Fairlearn (https://fairlearn.org) computes both differences from the labels that
+    the model predicts at its threshold.
 
     :param fairness: ``demographic_parity`` or ``equalized_odds``
-    :param sensitive: name of a column of the held-out data that defines the groups; it need not be a feature. A numeric
-        column is binned at its quartiles. In other columns, each of the 20 most frequent values is a group, and all other
-        values form one group
+    :param sensitive: name of a column of the held-out data that defines the groups; the column need not be a feature. A
+        numeric column is binned at its quartiles. In other columns, each of the 20 most frequent values is a group, and
+        all other values form one group
     :param max_difference: the largest allowed difference, from 0 to 1
     """
 

@@ -17,12 +17,12 @@ WARM_UP, REPETITIONS, SECONDS = 5, 200, 5.0
 
 
 class Latency(Gate):
-    """Limits the time of a prediction, measured where the evaluation runs.
+    """A gate that limits the time of a prediction, measured where the evaluation runs.
 
     Examples: ``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
 
-    Held-out rows are predicted 200 times. The measurement ends early after five seconds, but not before ten predictions.
-    The measured time includes the conversion of Arrow columns to model inputs, as in ScoreOperator.
+    Held-out rows are predicted 200 times. After five seconds, the measurement ends early if at least ten predictions
+    were measured. The measured time includes the conversion of Arrow columns to model inputs, as in ScoreOperator.
 
     :param max_latency_ms: the largest allowed time, in milliseconds
     :param rows: number of rows in one prediction

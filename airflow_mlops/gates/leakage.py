@@ -1,6 +1,6 @@
 """A gate against leakage.
 
-It fails if a single feature predicts the label too well, or if held-out rows are also in the training set.
+The gate fails if a single feature predicts the label too well, or if held-out rows are also in the training set.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ TRAINED_ON = "train"
 
 
 class Leakage(Gate):
-    """Requires that no feature is too predictive, and that the candidate was not trained on held-out rows.
+    """A gate that requires that no feature is too predictive, and that the candidate was not trained on held-out rows.
 
-    Example: ``{"max_single_feature_score": 0.99}``. BuildTrainingSetOperator makes the same check of features when it
-    builds a training set.
+    Example: ``{"max_single_feature_score": 0.99}``. BuildTrainingSetOperator checks the features in the same way
+    when it builds a training set.
 
-    Both problems make a model look better than it is. A feature that alone predicts the held-out labels almost perfectly
-    is usually known only after the event. Held-out rows are compared by entity keys and event time with the split part
-    ``train`` of the candidate's training set. The gate fails if this training set is unknown.
+    Both problems make a model look better than it is. A feature that alone predicts the held-out labels almost
+    perfectly is usually known only after the event. To find held-out rows that the candidate was trained on, the gate
+    compares entity keys and event times with the split part ``train`` of the candidate's training set. The gate fails
+    if this training set is unknown.
 
     :param max_single_feature_score: the largest allowed score of a single feature: area under the ROC curve (binary,
         multiclass) or R2 (regression)
@@ -73,7 +74,7 @@ class Leakage(Gate):
         return self._result(measured, limit, not problems, explanation[:1].upper() + explanation[1:], rows=len(table))
 
     def _overlap(self, evidence: Evidence) -> str | None:
-        """Return a clause that describes an overlap of held-out and training rows; ``None`` if there is no overlap."""
+        """Return a clause about held-out rows that are, or may be, training rows; ``None`` if there are none."""
         import numpy as np
 
         from airflow_mlops.data.datasets import open_dataset

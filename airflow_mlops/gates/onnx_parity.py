@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OnnxParity(Gate):
-    """Limits the difference between the predictions of a model and of its ONNX export.
+    """A gate that limits the difference between the predictions of a model and of its ONNX export.
 
     Examples: ``{"max_onnx_difference": 1e-5}``,
     ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.

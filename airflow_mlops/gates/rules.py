@@ -44,7 +44,10 @@ GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "max_onnx_difference": OnnxParity,
     "champion": IgnoreChampion,
 }
-"""The class of a gate, by the key that only this class has, or by the value of that key."""
+"""The gate class for each key that identifies a class.
+
+Some keys belong to several classes. For such a key, the value of the key selects the class.
+"""
 
 
 def parse_gates(declared: Any) -> list[Gate]:
@@ -65,15 +68,15 @@ def parse_gates(declared: Any) -> list[Gate]:
 
 
 def ignores_champion(gates: Sequence[Gate]) -> bool:
-    """Return whether the author declared that a candidate may be worse than the champion."""
+    """Return whether the gates contain ``{"champion": "ignore"}``, so that a candidate may be worse."""
     return any(isinstance(gate, IgnoreChampion) for gate in gates)
 
 
 def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | None = None) -> list[Gate]:
-    """Add the gate that a candidate must not be worse than the champion, unless the gates already say how to compare.
+    """Return the gates, and add a gate that requires a candidate not to be worse than the champion.
 
-    Nothing is added if a gate compares all held-out rows with the champion, or if the gates ignore the champion. A gate
-    on slices does not count, because slices that are too small for a decision pass it.
+    No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or ignore the champion. A
+    gate on slices does not replace the added gate, because slices that are too small for a decision do not fail it.
 
     :param metric: name of the compared metric, which is the metric that ranks the candidates
     :param greater_is_better: whether greater values of a custom metric are better
@@ -113,7 +116,7 @@ def _all() -> list[type[Gate]]:
 
 
 def default_gates(task: Task, metric: str | None = None, greater_is_better: bool | None = None) -> list[Gate]:
-    """Return the default gates, which are used if no gates are declared.
+    """Return the gates that apply if no gates are declared.
 
     A candidate must be better than the baseline, and with 95% confidence better than the champion.
 

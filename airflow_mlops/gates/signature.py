@@ -17,15 +17,15 @@ ROWS = 1_000
 
 
 class Signature(Gate):
-    """Requires that ScoreOperator can score a given dataset with the candidate.
+    """A gate that requires that ScoreOperator can score a given dataset with the candidate.
 
     Example: ``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``.
 
-    The dataset must have every feature of the candidate in a type that the candidate accepts, and the scores of the first
-    1,000 rows must be finite. Training data and scoring data are usually built by different code, so a feature may be
-    absent from one of them. Without this gate, the first scoring task would fail.
+    The dataset must have every feature of the candidate in a type that the candidate accepts, and the scores of the
+    first 1,000 rows must be finite. Training data and scoring data are usually built by different code, so the scoring
+    data may lack a feature. Without this gate, only the first scoring task would detect the problem.
 
-    :param can_score: reference of a dataset as it is scored in production, or its name and optionally its
+    :param can_score: a dataset like those that are scored in production, as a reference or as a name with an optional
         window; the newest matching dataset is used
     """
 

@@ -31,7 +31,7 @@ class SingleFeatures:
     """Scores for how well each feature alone predicts the label.
 
     :param measure: name of the score: ``AUC``, from 0.5 (no relation) to 1, or ``R2`` (regression), from 0 to 1
-    :param rows: number of rows that were used; 0 if there are too few rows
+    :param rows: number of rows on which the features were scored; 0 if there are too few rows
     :param scores: the score of each feature, by name; empty if there are too few rows
     """
 
@@ -53,7 +53,7 @@ def single_features(table: pa.Table, features: Sequence[str], label: str, task: 
     :param table: the rows, with the features and the label
     :param features: names of the features
     :param label: name of the label column
-    :param ids: a unique identifier of each row, shape (n,), by which the sample is chosen reproducibly
+    :param ids: a unique identifier of each row, shape (n,), which determines the sampled rows
     """
     target = table[label]
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
@@ -79,7 +79,7 @@ def _sample(strata: Numbers, ids: Numbers) -> Numbers:
 
 
 def _score(column: pa.ChunkedArray, target: Numbers, task: Task) -> float:
-    """Measure how well the column predicts the target, from 0.5 (regression: 0) for no relation to 1."""
+    """Return how well the column predicts the target: 1 is perfect, 0.5 (regression: 0) means no relation."""
     numbers = _numbers(column)
     codes = _bins(numbers) if numbers is not None else _categories(column)
     if task == "regression":

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Size(Gate):
-    """Limits the size of the stored model.
+    """A gate that limits the size of the stored model.
 
-    Example: ``{"max_size_mb": 50}``. The size is the size of the ONNX file, or of all files if TrainOperator did not train
-    the model.
+    Example: ``{"max_size_mb": 50}``. The gate measures the ONNX file. If TrainOperator did not train the model,
+    the gate measures all files of the model.
 
     :param max_size_mb: the largest allowed size, in megabytes (1,000,000 bytes)
     """

@@ -1,4 +1,4 @@
-"""Divide the held-out rows into slices by the values of a column, or discover slices where a candidate performs worst."""
+"""Divide the held-out rows into slices by a column, or discover the slices where a candidate performs worst."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
     """Divide the rows into slices by the value of one column.
 
     Numbers and times with more than twelve distinct values are binned at their quartiles. In other columns, each of the
-    twenty most frequent values is a slice, and all other values together form another slice. Rows with a null also form a
-    slice.
+    twenty most frequent values is a slice, and all other values together form another slice. Rows with a null also form
+    a slice.
 
     :param name: name of the column
-    :param values: the column of all rows
+    :param values: values of the column in all rows, shape (n,)
     """
     missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
     encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
@@ -90,12 +90,12 @@ def discover(
     batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]],
     seed: int = 0,
 ) -> list[Slice]:
-    """Find the slices with the largest excess loss on one half of the rows, and return them as slices of the other half.
+    """Find the slices with the largest excess loss, and return the rows of each slice that were not used to find it.
 
-    A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of one
-    random half. The nodes of the tree with a positive mean are the slices. The other half is not used for the search, so a
-    test on it needs no correction for the search (honest trees, S. Athey and G. Imbens, "Recursive Partitioning for
-    Heterogeneous Causal Effects", PNAS 2016).
+    A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of
+    one random half. The nodes of the tree with a positive mean are the slices. The returned slices contain rows of the
+    other half only, so a test on these slices needs no correction for the search (honest trees, S. Athey and G. Imbens,
+    "Recursive Partitioning for Heterogeneous Causal Effects", PNAS 2016).
 
     :param excess: loss of the candidate minus loss of the champion for each row, shape (n,)
     :param columns: names of the columns to search
@@ -149,7 +149,7 @@ def _encode(encoders: dict[str, _Encoder], batch: pa.RecordBatch) -> NDArray[np.
 class _Encoder:
     """Encodes a column as numbers for the regression tree.
 
-    Numbers stay unchanged. Other values are replaced by their rank when they are sorted by mean excess loss. The best
+    Numbers stay unchanged. Each other value is replaced by its rank in the order of the mean excess loss. The best
     binary split of categories is always a split of this order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958).
     """
 
@@ -190,7 +190,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _names(tree: Any, encoders: Sequence[_Encoder]) -> dict[int, str]:
-    """Return the conditions that lead to each node of the tree, by node number."""
+    """Return the conditions that lead to each node of the tree as text, by node number."""
     names: dict[int, str] = {0: ""}
     for node in range(tree.node_count):
         if tree.children_left[node] < 0:

@@ -1,12 +1,15 @@
-"""Finds change points of a series whose values have known standard errors.
+"""Find change points in a series of values with known standard errors.
 
-The method is binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis of
-Variance", 1974). Of all places where a series can be cut in two, the one with the largest likelihood ratio between two weighted
-means and one mean is tested. The cut is a change point if such a large ratio is rare in simulated series that have a constant level and
-the same standard errors. Then the values before and after the cut are searched in the same way. The probability of finding any change point in a series
-without one is at most the stated rate, because the first cut decides.
+The method is binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis
+of Variance", 1974). For each place where the series can be cut in two, the likelihood ratio compares two weighted means
+with one weighted mean. Only the cut with the largest ratio is tested. The cut is a change point if such a large ratio
+is rare in simulated series with a constant level and the same standard errors. The search then continues before and
+after the change point, and stops if the tested cut is not a change point.
 
-A single value that differs from both neighbours is an outlier and not a level. The search is repeated without it.
+The false-alarm rate is the probability of finding any change point in a series with a constant level. The first test
+alone determines this rate, because the search stops there unless it finds a change point.
+
+A single value that differs from both neighbours is an outlier and not a level. The search is repeated without outliers.
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ class ChangePoint(NamedTuple):
     """A position in a series at which the level changes.
 
     :param at: position of the first value at the new level
-    :param before: mean of the values since the previous change point, weighted by their precision
-    :param after: mean of the values up to the next change point, weighted by their precision
-    :param p_value: probability of such a large likelihood ratio in a series with a constant level
+    :param before: mean level from the previous change point to this change point; precise values have larger weights
+    :param after: mean level from this change point to the next change point; precise values have larger weights
+    :param p_value: probability of a likelihood ratio at least this large in a series with a constant level
     """
 
     at: int
@@ -46,8 +49,8 @@ def change_points(
 
     :param values: the values, ordered by time, shape (n,)
     :param errors: standard errors of the values, shape (n,)
-    :param rate: probability of finding a change point in a series with a constant level
-    :param min_change: smaller differences between two levels are ignored
+    :param rate: false-alarm rate: probability of finding any change point in a series with a constant level
+    :param min_change: smallest difference between two levels that counts
     :return: change points ordered by time; empty for fewer than four values, or if all standard errors are 0
     """
     series, spread = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
@@ -71,7 +74,10 @@ def change_points(
 
 
 def _cuts(values: Floats, weights: Floats, rate: float, min_change: float) -> dict[int, float]:
-    """Return the cuts of a series with their p-values; there may be a single value between two cuts."""
+    """Return the p-value of each cut, by the position of the first value after the cut.
+
+    Two cuts may have a single value between them.
+    """
     random = np.random.default_rng(_SEED)
     found: dict[int, float] = {}
 
@@ -97,7 +103,7 @@ def _cuts(values: Floats, weights: Floats, rate: float, min_change: float) -> di
 
 
 def _likelihood_ratios(values: Floats, weights: Floats) -> Floats:
-    """Return twice the logarithm of the likelihood ratio of a cut before each value except the first, shape (..., n - 1)."""
+    """Return twice the log-likelihood ratio for a cut before each value except the first, shape (..., n - 1)."""
     sums, mass = np.cumsum(values * weights, axis=-1), np.cumsum(weights)
     left, left_mass = sums[..., :-1], mass[:-1]
     right, right_mass = sums[..., -1:] - left, mass[-1] - left_mass

@@ -1,18 +1,21 @@
-"""Estimates performance without labels: the value that a metric would have with labels, from the scores alone.
+"""Estimate performance without labels: compute the expected value of a metric from the scores alone.
 
-Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance of the
-Monitored Model": each row counts as positive with its calibrated probability and as negative with one minus this
-probability. Regression uses direct
-loss estimation (DLE) from the same source, with a loss model that takes only the prediction as input.
+Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance
+of the Monitored Model". A row with the calibrated probability p counts as positive with weight p and as negative with
+weight 1 - p. Regression uses direct loss estimation (DLE) from the same source, with a loss model that takes only the
+prediction as input.
 
-The confidence interval is for the value that the metric would have with labels. Its variance has two parts:
+The confidence interval is for the value that the metric would have with labels. The variance of the estimate has two
+parts:
 
-- sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC curve, the
-  variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
-- uncertainty of the calibration: its covariance, propagated through the derivative of the metric (delta method).
+- sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC
+  curve, the variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
+- uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
+  delta method.
 
-The estimate assumes that the relation between scores and labels is the same as on the held-out part. This holds under covariate
-shift if the model is right about the new inputs. It does not hold under concept drift, in which case labels contradict the estimate.
+The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
+covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
+the assumption does not hold, and realised performance differs from the estimate.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCal
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a window in groups, which keeps memory independent of the number of rows.
+    """The scores of a window, summarised in groups of similar scores.
+
+    The memory for this summary does not depend on the number of rows.
 
     :param rows: number of rows in each group, shape (k,)
-    :param score: mean score of each group, ascending, shape (k,); NaN for a group without rows
+    :param score: mean score of each group, in ascending order, shape (k,); NaN for a group without rows
     """
 
     rows: Floats
@@ -47,7 +52,7 @@ class Scores:
 
 
 def collect(batches: Iterable[Floats], calibration: ProbabilityCalibration | LossModel) -> Scores:
-    """Group scores by the bins of the calibration; scores that are not finite are left out.
+    """Return the scores, grouped by the bins of the calibration. Scores that are not finite are left out.
 
     :param batches: scores, each batch of shape (n,)
     """
@@ -68,12 +73,12 @@ def estimate(
     confidence: float,
     threshold: float | None = None,
 ) -> Interval:
-    """Estimate a metric from grouped scores.
+    """Estimate a metric and the confidence interval of the metric from grouped scores.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
     :param confidence: confidence level of the interval, such as 0.95
-    :param threshold: for binary models, the score from which on the positive class is predicted; ``None`` for multiclass
-        models, where the score is the probability of the predicted class
+    :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
+        multiclass models, where the score is the probability of the predicted class
     :raises UnmeasurableError: there are no scores, or fewer than two rows of one class are expected
     """
     if not scores.total:
@@ -93,7 +98,10 @@ def estimate(
 
 
 def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
-    """Return the expected area under the ROC curve, its variance, and its derivative with respect to each group's probability."""
+    """Return the expected area under the ROC curve, the variance of the area, and the gradient of the area.
+
+    The gradient is with respect to the probability of each group, shape (k,).
+    """
     positive, negative = scores.rows * p, scores.rows * (1 - p)
     positives, negatives = positive.sum(), negative.sum()
     if min(positives, negatives) < 2:
@@ -111,7 +119,11 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
 
 
 def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) -> tuple[float, float, Floats]:
-    """Return the expected mean loss (for accuracy: share of right predictions), its variance, and its derivative with respect to each group's probability."""
+    """Return the expected mean loss, the variance of the mean loss, and the gradient of the mean loss.
+
+    For accuracy, the share of right predictions takes the place of the mean loss. The gradient is with respect to the
+    probability of each group, shape (k,).
+    """
     share = scores.rows / scores.total
     if_positive, if_negative = _losses(metric, scores.score, threshold)
     value = float((share * (p * if_positive + (1 - p) * if_negative)).sum())
@@ -120,9 +132,10 @@ def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) 
 
 
 def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats, Floats]:
-    """Return what the metric averages, for each score: first for a positive and then for a negative label.
+    """Return the values that the metric averages: for each score with a positive label, then with a negative label.
 
-    For multiclass models, the label is positive if the predicted class is right.
+    A value is the loss of a row; for accuracy, it is 1 for a right and 0 for a wrong prediction. For multiclass models,
+    the label counts as positive if the predicted class is right.
     """
     if metric == "log_loss":
         return log_losses(score), log_losses(1 - score)

@@ -1,4 +1,4 @@
-"""Models of findings about performance, such as its value, segments with worse performance, and change points."""
+"""Models of findings about performance: metric values, segments with worse performance, and change points."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LOSSES = {
     "rmse": "squared error",
     "mae": "absolute error",
 }
-"""The names of the losses of which segments have a mean, by metric."""
+"""The name of the loss that is averaged over the rows of a segment, by metric."""
 
 
 class MeanLoss(Model):
-    """A mean loss with its confidence interval."""
+    """A mean loss with a confidence interval."""
 
     value: float
     low: float
@@ -40,18 +40,19 @@ class MeanLoss(Model):
 
 
 class Segment(Model):
-    """A segment of the rows with worse performance. Its mean loss rose significantly and by more than the tolerance.
+    """A segment with worse performance: the mean loss rose significantly, and by more than the tolerance.
 
-    :param name: condition that defines its rows, as in ``carrier = EV``
+    :param name: condition that defines the rows of the segment, as in ``carrier = EV``
     :param feature: the feature in this condition
-    :param rows: number of its labelled rows in the window
-    :param share: ``rows`` as a share of all labelled rows
-    :param share_reference: share of the rows of the held-out part that are in the segment
-    :param loss: mean loss of its rows in the window
-    :param reference: mean loss of its rows in the held-out part at training
-    :param contribution: ``share`` times the rise of its mean loss, which is the part that the segment contributes to the rise of
-        the mean loss of all rows
-    :param adjusted_p_value: probability of such a rise if nothing has changed, adjusted for the number of segments
+    :param rows: number of labelled rows of the segment in the window
+    :param share: ``rows`` as a share of all labelled rows in the window
+    :param share_reference: share of the held-out rows at training that are in the segment
+    :param loss: mean loss of the segment in the window
+    :param reference: mean loss of the segment on the held-out split part at training
+    :param contribution: ``share`` times the rise of the segment's mean loss. This is the amount that the segment adds
+        to the rise of the mean loss of all rows
+    :param adjusted_p_value: probability of at least this rise if nothing has changed, adjusted for the number of
+        segments
     """
 
     name: str
@@ -66,12 +67,12 @@ class Segment(Model):
 
 
 class Shift(Model):
-    """The decomposition of the change of the mean loss of all rows by the segments of one feature.
+    """The change of the mean loss of all rows, decomposed by the segments of one feature.
 
-    The sum of the two parts is the change.
+    ``mix`` and ``rate`` add up to the change.
 
-    :param mix: the part due to changed shares of the segments, if their losses had stayed as at training
-    :param rate: the part due to changed losses inside the segments, with their shares in the window
+    :param mix: the change due to different shares of the segments, computed with the losses at training
+    :param rate: the change due to different losses inside the segments, computed with the shares in the window
     """
 
     feature: str
@@ -80,18 +81,20 @@ class Shift(Model):
 
 
 class LossChange(Model):
-    """The change of the mean loss of all rows, and the tests of its segments.
+    """The change of the mean loss of all rows since training, and a summary of the tests of all segments.
 
-    :param metric: the metric of realised performance. The loss of a row is 1 for a wrong and 0 for a right prediction for
-        ``accuracy``, the squared error for ``rmse``, and the row's influence on 1 - ROC AUC for ``roc_auc``
-    :param reference: the mean loss in the held-out part at training
+    :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
+        loss is 1 for a wrong and 0 for a right prediction. For ``rmse``, the loss is the squared error. For
+        ``roc_auc``, the loss is the row's influence on 1 - ROC AUC
+    :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window
     :param fallen: number of segments with worse performance
-    :param false_alarm_rate: expected share of false alarms among these segments (Benjamini-Hochberg); if nothing has changed, the
-        share of windows with a false alarm
-    :param min_rise: the smallest rise that counts, a share of the loss at training or, for ``roc_auc`` and ``accuracy``, a difference
-    :param shifts: decomposition by each feature, ordered by the absolute value of ``mix``, the largest first
+    :param false_alarm_rate: the limit on the expected share of false alarms among the ``fallen`` segments
+        (Benjamini-Hochberg). If nothing has changed, at most this share of windows has a false alarm
+    :param min_rise: the smallest rise of a segment's mean loss that counts. For ``roc_auc`` and ``accuracy``, it is an
+        absolute difference, and otherwise a share of the loss at training
+    :param shifts: one decomposition for each feature, ordered by the absolute value of ``mix``, the largest first
     """
 
     metric: str
@@ -105,14 +108,14 @@ class LossChange(Model):
 
 
 class Change(Model):
-    """A change point, which is the first window at a new level of performance or drift.
+    """A change point: the first window at a new level of performance or drift.
 
     :param kind: ``performance`` for realised performance, ``drift`` for the drift of a feature
-    :param of: the name of the metric or the feature
+    :param of: the name of the metric (``performance``) or of the feature (``drift``)
     :param window: the first window at the new level
-    :param before: the level before ``window``; for drift, the mean effect, a share of rows
+    :param before: the level before ``window``: the mean metric value, or the mean effect of the drift (a share of rows)
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability that chance alone shows such a clear change if the level is constant
+    :param p_value: probability of at least such a clear change if the level is constant
     """
 
     kind: Literal["performance", "drift"]
@@ -133,11 +136,13 @@ class Change(Model):
 
 
 class Performance(Model):
-    """The value of a metric with its interval, either measured with labels or estimated from the scores without labels.
+    """The value of a metric with a confidence interval.
+
+    The value is either measured with labels or estimated from the scores without labels.
 
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
-    :param reference: value of the metric on the held-out part at training; ``None`` if unknown
+    :param reference: value of the metric on the held-out split part at training; ``None`` if unknown
     :param labels: number of labels; for an estimate, number of scores
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     """

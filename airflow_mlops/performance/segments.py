@@ -1,8 +1,8 @@
-"""Finds segments with worse performance, in which the mean loss of the rows rose significantly since training.
+"""Find segments with worse performance, in which the mean loss rose significantly since training.
 
-The test is a one-sided Welch test with two precautions for small samples. It uses the larger of Welch's and Student's standard
-errors, because a sample of equal losses has no variance, and it uses the degrees of freedom of the smaller sample. The p-values
-of all segments are adjusted together (Benjamini-Hochberg).
+The test is a one-sided Welch test with two precautions for small samples. First, the test uses the larger of Welch's
+and Student's standard errors, because a sample of equal losses has no variance. Second, the test uses the degrees of
+freedom of the smaller sample. The p-values of all segments are adjusted together (Benjamini-Hochberg).
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class _Sample(NamedTuple):
 def compare(
     reference: SegmentLosses, current: Mapping[str, Losses], metric: str, thresholds: PerformanceThresholds
 ) -> tuple[LossChange, list[Segment]] | None:
-    """Compare the segments of a window with those of the held-out part at training.
+    """Compare the segments of a window with the same segments of the held-out split part at training.
 
-    :param reference: losses of the held-out part at training
-    :param current: losses of the window by feature, for the segments of ``reference``
-    :param metric: name of the metric whose losses are compared
-    :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance, ordered by
-        the contribution beyond their share of the rows; ``None`` if there is nothing to compare
+    :param reference: losses of each segment of the held-out split part at training
+    :param current: losses of the same segments in the window, by feature
+    :param metric: name of the metric that determines the loss
+    :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
+        ``None`` if there is nothing to compare. The first segment is the one that contributes most beyond its share of
+        the rows
     """
     then = reference.losses.get(metric, {})
     features = [name for name, found in current.items() if sum(found.rows) and sum(then[name].rows)] if then else []
@@ -93,7 +94,10 @@ def compare(
 
 
 def _pairs(cut: Cut, then: Losses, now: Losses, min_rows: int) -> Iterator[tuple[str, _Sample, _Sample]]:
-    """Yield the segments with enough rows at training and in the window, except a segment with all rows."""
+    """Yield the name and both samples of each segment with enough rows at training and in the window.
+
+    A segment that contains all rows is left out.
+    """
     totals = sum(then.rows), sum(now.rows)
     for index, rows in enumerate(cut.names):
         old, new = (_Sample(part.rows[index], part.mean[index], part.variance[index]) for part in (then, now))
@@ -116,7 +120,10 @@ def _p_value(old: _Sample, new: _Sample) -> float:
 
 
 def _shift(name: str, then: Losses, now: Losses) -> Shift:
-    """Decompose the change of the mean loss (E. Kitagawa, "Components of a Difference Between Two Rates", 1955)."""
+    """Decompose the change of the mean loss by the segments of the feature ``name``.
+
+    The method is that of E. Kitagawa, "Components of a Difference Between Two Rates", 1955.
+    """
     now_rows, then_rows, before = sum(now.rows), sum(then.rows), _mean(then)
     mix = rate = 0.0
     for index in range(len(now.rows)):

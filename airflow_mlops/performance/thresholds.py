@@ -1,4 +1,4 @@
-"""The thresholds by which performance is judged."""
+"""Thresholds for judging performance."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from airflow_mlops.metrics.catalog import check_metric
 
 
 class PerformanceThresholds(DriftThresholds):
-    """The thresholds that decide when performance counts as worse, and when there are enough labels to judge it.
+    """The thresholds for worse performance, and for the labels that are needed to judge performance.
 
-    :param metric: the metric of performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse``
-        (regression). A custom metric is named by its import path and must have been measured at training, see
+    :param metric: the metric that measures performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
+        ``rmse`` (regression). A custom metric is named by its import path and must have been measured at training, see
         :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
-    :param tolerance: the acceptable loss of performance since training. It is an absolute difference if larger values of the metric
-        are better, and otherwise (errors and losses) a share of the value at training
-    :param confidence: confidence level of the interval of performance, from 0.5 to below 1
+    :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
+        tolerance is an absolute difference. Otherwise (errors and losses), it is a share of the value at training
+    :param confidence: confidence level of the interval of the metric, from 0.5 to below 1
     :param min_labels: the smallest number of labels for which performance is judged
-    :param min_coverage: the smallest share of predictions with a label, from 0 to 1, for which performance is judged
-    :param grace: time after the end of a window in which labels may still arrive. Performance is judged only afterwards; by default
-        at once
+    :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1
+    :param grace: time after the end of a window in which labels may still arrive. Performance is judged only after this
+        time; by default, performance is judged at once
     """
 
     metric: str | None = None

@@ -26,8 +26,8 @@ class Event:
     :param summary: one sentence that describes the event
     :param version: number of the model version; ``None`` if the event is not about a version
     :param reason: one sentence that explains the event; may be empty
-    :param urls: URLs by name: ``task``, ``run`` (in MLflow), ``report`` (on drift), ``ledger`` (entry of the ledger) and ``answer``
-        (page for the approval of a promotion); empty if there is no such page
+    :param urls: URLs by name: ``task`` (log in Airflow), ``run`` (MLflow run), ``report`` (drift report), ``ledger``
+        (ledger entry) and ``answer`` (page for the approval of a promotion). A URL is empty if there is no such page
     """
 
     name: str
@@ -40,9 +40,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Notify:
-    """The notifiers that are called for each event: one of Airflow's notifiers, or a list of them.
+    """The notifiers that are called for each event in the lifecycle of a model.
 
-    Each operator sends only its own events, so one ``Notify`` in ``default_args`` is enough for a DAG.
+    A parameter is the name of an event. Its value is one of Airflow's notifiers, or a list of notifiers. An operator
+    sends only the events that name it below, so one ``Notify`` in ``default_args`` is enough for a DAG.
 
     :param registered: TrainOperator registered a model version
     :param evaluated: EvaluateOperator finished an evaluation
@@ -85,7 +86,7 @@ class Notify:
         return [given] if callable(given) else list(given)
 
     def send(self, event: Event, context: Context, log: Any) -> None:
-        """Call the notifiers of the event. If a notifier fails, its exception is logged as a warning."""
+        """Call the notifiers of the event. If a notifier raises an exception, the exception is logged as a warning."""
         for notifier in self.notifiers(event.name):
             try:
                 # Rendering changes the notifier and the context, so each event gets copies.

@@ -71,7 +71,7 @@ def get_provider_info() -> dict[str, Any]:
                     "ui_url": {
                         "label": "Address of the MLflow pages",
                         "schema": {"type": ["string", "null"]},
-                        "description": "The address of MLflow for browsers, if it is not the tracking URI.",
+                        "description": "The address of MLflow for browsers, if it differs from the tracking URI.",
                     },
                 },
             }

@@ -21,13 +21,13 @@ def default_store() -> str:
 def prometheus_textfile() -> str:
     """Return the folder from which Prometheus's node exporter reads metrics: ``[mlops] prometheus_textfile``.
 
-    The text is empty if the setting is not used.
+    An empty string is returned if the setting is empty.
     """
     return conf.get("mlops", "prometheus_textfile", fallback="") or ""
 
 
 def prometheus_pushgateway() -> str:
-    """Return the address of the Prometheus Pushgateway: ``[mlops] prometheus_pushgateway``. Empty if it is not used."""
+    """Return the address of the Prometheus Pushgateway: ``[mlops] prometheus_pushgateway``, by default empty."""
     return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
 
 

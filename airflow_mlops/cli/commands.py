@@ -56,7 +56,7 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
 
 
 def _with_flags(message: str, args: Namespace) -> str:
-    """Replace the names of a step's parameters in an error message by the arguments of the command."""
+    """Return an error message in which the arguments of the command replace the names of the step's parameters."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # As parse() and the steps name them: `older_than: ...` and `Set \`older_than\``.
@@ -66,7 +66,7 @@ def _with_flags(message: str, args: Namespace) -> str:
 
 @_command
 def ledger(args: Namespace) -> None:
-    """Run ``airflow mlops ledger MODEL``."""
+    """Run ``airflow mlops ledger MODEL``, which shows or verifies the ledger of a model."""
     found = _ledger(args)
     entries = found.entries()
     _require(entries, found)
@@ -101,7 +101,7 @@ def _require(entries: list[Entry], ledger: Ledger) -> None:
 
 
 def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
-    """Verify the ledger. Return its entries, and a warning if MLflow could not be reached."""
+    """Verify the ledger. Return the entries, and a warning if the ledger could not be compared with MLflow."""
     from airflow_mlops.registry.aliases import verify
     from airflow_mlops.registry.client import connect
 
@@ -110,7 +110,7 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
     except (ConnectionNotFoundError, ConnectionUnavailableError, RegistryUnavailableError) as error:
         return (
             ledger.entries(),
-            f" The ledger was not compared with MLflow, so its last entries may have been removed. {error}",
+            f" The ledger was not compared with MLflow, so a removal of the last entries would not be noticed. {error}",
         )
     return verify(client, ledger), ""
 
@@ -133,7 +133,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 @_command
 def rollback(args: Namespace) -> None:
-    """Run ``airflow mlops rollback MODEL --reason ...``."""
+    """Run ``airflow mlops rollback MODEL --reason ...``, which makes an earlier champion the champion again."""
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.rollback import step
     from airflow_mlops.stages.rollback.spec import RollbackSpec
@@ -163,7 +163,7 @@ def rollback(args: Namespace) -> None:
 
 @_command
 def reproduce(args: Namespace) -> None:
-    """Run ``airflow mlops reproduce MODEL VERSION``."""
+    """Run ``airflow mlops reproduce MODEL VERSION``, which trains a version again and compares the results."""
     from airflow_mlops.compute import Process
     from airflow_mlops.compute.base import runner_for
     from airflow_mlops.core.connections import environment_name, to_json
@@ -197,7 +197,7 @@ def reproduce(args: Namespace) -> None:
 
 @_command
 def predictions(args: Namespace) -> None:
-    """Run ``airflow mlops predictions MODEL``."""
+    """Run ``airflow mlops predictions MODEL``, which summarizes the prediction log of a model."""
     from airflow_mlops.cli.tables import sections
     from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.predictions.query import summary
@@ -240,7 +240,7 @@ def _require_dataset(store: ArtifactStore, name: str | None) -> None:
 
 @_command
 def purge(args: Namespace) -> None:
-    """Run ``airflow mlops purge MODEL --older-than 90D``."""
+    """Run ``airflow mlops purge MODEL --older-than 90D``, which deletes old predictions."""
     from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.purge_predictions import step
@@ -262,7 +262,7 @@ def purge(args: Namespace) -> None:
 
 @_command
 def datasets(args: Namespace) -> None:
-    """Run ``airflow mlops datasets [NAME]``."""
+    """Run ``airflow mlops datasets [NAME]``, which lists, shows and withdraws datasets."""
     from airflow_mlops.cli.tables import dataset_names, dataset_rows
     from airflow_mlops.data.datasets import overview, pointers
 

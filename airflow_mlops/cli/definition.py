@@ -30,8 +30,8 @@ _COMMANDS = (
     ActionCommand(
         name="ledger",
         help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
-        description="Show the promotion ledger of a model, oldest entry first. Reading the ledger always verifies its chain "
-        "of hashes. --verify also compares the ledger with MLflow, which shows whether its last entries were removed.",
+        description="Show the promotion ledger of a model, oldest entry first. The chain of hashes in the ledger is always "
+        "verified. --verify also compares the ledger with MLflow and detects whether the last entries were removed.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
         args=(
             _MODEL,
@@ -80,7 +80,7 @@ _COMMANDS = (
             _MODEL,
             Arg(
                 ("--window",),
-                help="Show only windows inside this one, for example 2013-04 or 2013-01..2013-03 (both months included)",
+                help="Show only windows inside this window, for example 2013-04 or 2013-01..2013-03 (both months included)",
             ),
             _PREDICTIONS,
             _OUTCOMES,
@@ -93,9 +93,9 @@ _COMMANDS = (
     ActionCommand(
         name="datasets",
         help="List, show and withdraw the windows and snapshots of datasets",
-        description="List the names of all datasets or, with NAME, its windows and snapshots: which one is current, and which was "
-        "replaced by a newer dataset of an overlapping window or withdrawn. --withdraw replaces a window by a tombstone with your "
-        "user name and the reason, so that no task selects it. Its files and its manifest stay.",
+        description="List the names of all datasets. With NAME, list the windows and snapshots of this dataset: each is current, "
+        "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window by a tombstone with your "
+        "user name and the reason. No task selects a withdrawn window. The files and the manifest stay.",
         func=lazy_load_command("airflow_mlops.cli.commands.datasets"),
         args=(
             Arg(("name",), nargs="?", help="Name of the dataset (default: list all names)"),
@@ -118,16 +118,16 @@ _COMMANDS = (
     ActionCommand(
         name="purge",
         help="Delete old predictions and the labelled predictions joined from them",
-        description="Delete the files of old predictions and of the labelled predictions joined from them, but not their manifests, "
-        "as PurgePredictionsOperator does.",
+        description="Delete the files of old predictions and of the labelled predictions joined from them, as "
+        "PurgePredictionsOperator does. The manifests of these datasets stay.",
         func=lazy_load_command("airflow_mlops.cli.commands.purge"),
         args=(
             _MODEL,
             Arg(
                 ("--older-than",),
                 required=True,
-                help="Minimum age of predictions to delete, for example 90D. The age is the time since the end of the window or, if "
-                "that was later, since scoring",
+                help="Minimum age of predictions to delete, for example 90D. The age is the time since the end of the window or "
+                "since scoring, whichever is shorter",
             ),
             _PREDICTIONS,
             _OUTCOMES,
@@ -144,7 +144,7 @@ def get_cli_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="mlops",
-            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, retention)",
+            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, purge)",
             subcommands=_COMMANDS,
         )
     ]

@@ -1,4 +1,4 @@
-"""Functions that access Airflow's metadata database, which commands may do and tasks may not."""
+"""Functions for commands that access Airflow's metadata database. Tasks must not access this database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def connection(conn_id: str) -> ConnectionInfo:
-    """Look up a connection in the secrets backends, the environment and the database.
+    """Return a connection from the secrets backends, the environment or the database.
 
     :raises ConnectionNotFoundError: the connection is not defined
     :raises ConnectionUnavailableError: a secrets backend or the database does not answer
@@ -34,8 +34,9 @@ def dags_folder() -> str:
 
 
 def emit_champion(result: RollbackResult) -> None:
-    """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses the asset.
+    """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses this asset.
 
+    :param result: the result of the rollback
     :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager

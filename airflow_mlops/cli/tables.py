@@ -1,4 +1,4 @@
-"""Formats the summary of a prediction log as tables for the terminal."""
+"""Tables for the terminal: the summary of a prediction log, and lists of datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
-    """Format the tables, each as its title and rows. Empty tables are left out."""
+    """Return the tables of a summary, each as a title and rows. Empty tables are left out."""
     found: list[tuple[str, Rows]] = [
         ("Predictions", [
             {
@@ -63,7 +63,7 @@ def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
 
 
 def dataset_names(found: Iterable[Names]) -> Rows:
-    """Format the names of datasets."""
+    """Return a table with one row for each dataset name."""
     return [
         {
             "name": item.name,
@@ -77,7 +77,7 @@ def dataset_names(found: Iterable[Names]) -> Rows:
 
 
 def dataset_rows(found: Iterable[Entry]) -> Rows:
-    """Format the windows and snapshots of one dataset."""
+    """Return a table with one row for each window or snapshot of a dataset."""
     return [
         {
             "window": item.window.label if item.window else "",
@@ -125,6 +125,6 @@ def _shares(shares: Mapping[str, float]) -> str:
 
 
 def _same_columns(rows: Rows) -> Rows:
-    """Add empty values, so that all rows have the same columns, as Airflow's console requires."""
+    """Return the rows with empty values added. All rows then have the same columns, as Airflow's console requires."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in columns} for row in rows]

@@ -74,7 +74,7 @@ class MLflowHook(BaseHook):
         return int(answer.json()["model_version"]["version"])
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of an MLflow run. If this fails, a warning is logged and no error is raised.
+        """Set tags of an MLflow run. A failure is logged as a warning and raises no error.
 
         If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
 
@@ -105,7 +105,7 @@ class MLflowHook(BaseHook):
             self.log.warning("The tags %s of MLflow run %s could not be set: %s", ", ".join(tags), run_id, error)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Return whether the connection works, and a message.
+        """Return whether the connection works, and a message for the user.
 
         Airflow's *Test* button and ``airflow connections test`` call this method.
         """

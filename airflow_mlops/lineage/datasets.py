@@ -24,7 +24,7 @@ from airflow_mlops.lineage.naming import place
 class Datasets:
     """Converts the datasets of one artifact store to OpenLineage datasets.
 
-    All windows of a dataset are one OpenLineage dataset, and each window is a version of it.
+    All windows of a dataset are one OpenLineage dataset. Each window is a version of this OpenLineage dataset.
 
     :param url: URL of the artifact store
     """
@@ -52,12 +52,13 @@ class Datasets:
         output: Manifest | None = None,
         input_facets: Facets | None = None,
     ) -> list[InputDataset]:
-        """Return the datasets that a task read as OpenLineage inputs, one for each name.
+        """Return the OpenLineage inputs for the datasets that a task read, one input for each dataset name.
 
-        :param chosen: the datasets, or several windows of them
+        :param chosen: the selected datasets
         :param part: the split part that was read, such as `test`; by default the whole dataset
-        :param output: manifest of the dataset that the task wrote, whose parents are the windows that were read
-        :param input_facets: additional input facets
+        :param output: manifest of the dataset that the task wrote. Its parents are the datasets that were read. Without
+            a manifest, ``chosen`` is resolved again
+        :param input_facets: additional input facets by name
         """
         manifests = self._manifests(chosen, output)
         return [
@@ -80,7 +81,7 @@ class Datasets:
         return InputDataset(namespace=namespace, name=name, facets=self._facets(manifests), inputFacets=read)
 
     def written(self, ref: DatasetRef) -> OutputDataset:
-        """Return a dataset that a task wrote as an OpenLineage output."""
+        """Return the OpenLineage output for a dataset that a task wrote."""
         manifest = self.manifest(ref)
         namespace, name = self.name(f"datasets/{ref.name}")
         wrote: Facets = {
@@ -94,7 +95,7 @@ class Datasets:
         return OutputDataset(namespace=namespace, name=name, facets=self._facets([manifest]), outputFacets=wrote)
 
     def planned(self, name: str) -> OutputDataset:
-        """Return the output of a task that has not written its dataset, without the facets of a version.
+        """Return the OpenLineage output for a dataset that a task should write but has not written, without facets.
 
         :param name: name of the dataset
         """
@@ -150,7 +151,7 @@ def _partitions(manifests: Sequence[Manifest]) -> list[base_subset_dataset.Parti
 def feature_view(project: str, view: str, features: Mapping[str, str]) -> tuple[str, str, Facets]:
     """Return the namespace, the name and the facets of a feature view or feature service.
 
-    Namespace and name are the same as in Feast's own OpenLineage events.
+    Feast's own OpenLineage events use the same namespace and name.
 
     :param project: name of the Feast project
     :param view: name of the feature view or feature service

@@ -28,9 +28,9 @@ class MLOpsModelDatasetFacet(DatasetFacet):
     """The dataset facet ``mlops_model``, which describes a model version.
 
     :param model: name of the registered model
-    :param version: number of the version, even if the dataset is named by an alias
+    :param version: number of the version, even if an alias such as ``champion`` names the OpenLineage dataset
     :param runId: id of the MLflow run that produced the version
-    :param runUrl: URL of the page of this run
+    :param runUrl: URL of the run's page in MLflow
     :param trainer: name of the trainer
     :param metrics: values by metric name, measured on held-out data
     :param trainingSet: id (SHA-256) of the training set

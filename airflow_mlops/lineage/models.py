@@ -21,7 +21,7 @@ from airflow_mlops.registry.verdict import GateResult
 class Models:
     """Converts the model versions of one MLflow server to OpenLineage datasets.
 
-    Their namespace is the tracking URI of the server.
+    The namespace of these datasets is the tracking URI of the server.
 
     :param target: the MLflow server, named by its Airflow connection
     """
@@ -40,10 +40,10 @@ class Models:
         gates: Iterable[GateResult] = (),
         measured: MLOpsMeasuredInputDatasetFacet | None = None,
     ) -> InputDataset:
-        """Return a model version that a task read as an OpenLineage input.
+        """Return the OpenLineage input for a model version that a task read.
 
         :param ref: the model version
-        :param alias: names the dataset by this alias; by default the dataset is named by the number of the version
+        :param alias: alias that names the OpenLineage dataset; by default the version number names it
         :param gates: results of the gates that tested the version
         :param measured: metrics that the task measured for the version
         """
@@ -58,7 +58,7 @@ class Models:
     def written(
         self, ref: ModelVersionRef, *, alias: str | None = None, signature: Facets | None = None, **known: Any
     ) -> OutputDataset:
-        """Return a version that a task registered, or an alias that a task moved, as an OpenLineage output.
+        """Return the OpenLineage output for a version that a task registered or an alias that a task moved.
 
         :param ref: the model version
         :param alias: the alias that was moved to this version; by default the version was registered

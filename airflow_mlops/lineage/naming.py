@@ -1,6 +1,6 @@
 """OpenLineage namespaces and names for URLs, without credentials.
 
-They follow https://openlineage.io/docs/spec/naming.
+The namespaces and names follow https://openlineage.io/docs/spec/naming.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ _CONTAINERS = ("abfss", "wasb", "wasbs")
 
 
 def place(url: str) -> tuple[str, str]:
-    """Split the fsspec URL of a file or folder into namespace and name.
+    """Return the OpenLineage namespace and name of a file or folder.
 
     For example, ``s3://bucket/mlops/flights`` has the namespace ``s3://bucket`` and the name ``mlops/flights``. A local
-    path has the namespace ``file``, and its absolute path is the name.
+    path has the namespace ``file``, and the absolute path is the name.
+
+    :param url: fsspec URL of the file or folder
     """
     # In a chained URL such as zip://member::s3://bucket/archive.zip the last link locates the bytes.
     url = url.rpartition("::")[2]
@@ -35,12 +37,12 @@ def place(url: str) -> tuple[str, str]:
 
 
 def bare(uri: str) -> str:
-    """Remove user, password, query and fragment, which may be secret, from the URI of a server."""
+    """Return the URI of a server without user, password, query and fragment, which may be secret."""
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def connection_namespace(conn_id: str) -> str:
-    """Return the namespace of a server if its Airflow connection is not defined on the worker."""
+    """Return the namespace of a server with an Airflow connection that cannot be looked up on the worker."""
     return f"airflow-connection://{conn_id}"

@@ -27,11 +27,11 @@ _MOST_FILES = 100
 
 
 def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
-    """Return the files that an ingestion read as OpenLineage inputs.
+    """Return the OpenLineage inputs for the files that an ingestion read.
 
     :param spec: parameters of the ingestion
-    :param output: manifest of the dataset that was written; ``None`` if the task failed. Then the files that the
-        parameters name are returned
+    :param output: manifest of the dataset that was written; ``None`` if the task failed. In this case the inputs are
+        the files that the parameters name
     """
     read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
     # Lineage names archives, not their members.
@@ -56,7 +56,7 @@ def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
 
 
 def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
-    """Return the tables that the query of an ingestion reads as OpenLineage inputs, and the query as a job facet.
+    """Return the lineage of an ingestion from a database: the tables as inputs, and the query as a job facet.
 
     The Airflow provider of the database determines the names of the tables.
     """
@@ -71,9 +71,10 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """Look up how OpenLineage describes the database of a connection.
+    """Return how OpenLineage describes the database of a connection.
 
-    :return: the hook, the description of the database, the SQL dialect and the default schema; ``None`` where unknown
+    :return: the hook, the description of the database, the SQL dialect and the default schema. Except for the
+        description, each of these is ``None`` if it is unknown
     """
     try:
         known = airflow_connection(conn_id)
@@ -95,7 +96,7 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
 
 
 def _default_schema(hook: Any) -> str | None:
-    """Return the schema of tables that a query names without a schema. For some databases the hook queries it."""
+    """Return the schema of tables that a query names without a schema. Some hooks query the database for it."""
     try:
         return str(hook.get_openlineage_default_schema())
     except Exception as error:  # noqa: BLE001 - lineage is best effort; the query itself has succeeded

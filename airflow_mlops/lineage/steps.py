@@ -1,4 +1,4 @@
-"""The OpenLineage lineage of each step: its inputs and outputs, derived from its spec and its result."""
+"""The OpenLineage inputs and outputs of each step, derived from the spec and the result of the step."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ Lineage = OperatorLineage[Any, Any]
 def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
     """Return the lineage of a step.
 
-    :param call: the step and its spec; ``None`` if the task failed before it created them
-    :param result: the result of the step as JSON; ``None`` if the step failed. Then the lineage is derived from the
-        spec alone
+    :param call: the step call, with the name and the spec of the step; ``None`` if the task failed before it created
+        the call
+    :param result: the result of the step as JSON; ``None`` if the step failed. In this case the lineage is derived from
+        the spec alone
     """
     if call is None:
         return OperatorLineage()
@@ -70,7 +71,7 @@ def _ingest(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a validation, which reads a dataset and may write its valid and its quarantined rows."""
+    """Return the lineage of a validation, which reads a dataset and can write the valid and the quarantined rows."""
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
@@ -177,7 +178,7 @@ def _train(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of an evaluation.
 
-    It reads the held-out split part `test`, the candidates and the champion, and decides which candidate wins.
+    An evaluation reads the held-out split part, the candidates and the champion, and decides which candidate wins.
     """
     spec = EvaluateSpec.model_validate(call.spec)
     models = Models(spec.mlflow)
@@ -210,8 +211,8 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a promotion.
 
-    It reads the winning candidate, or all candidates if none won. If it promotes the winner, it writes the alias
-    ``champion``.
+    A promotion reads the winning candidate, or all candidates if none won. If the winner is promoted, the promotion
+    writes the alias ``champion``.
     """
     spec = PromoteSpec.model_validate(call.spec)
     models, verdict = Models(spec.mlflow), spec.verdict
@@ -240,8 +241,8 @@ def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a rollback.
 
-    It reads the version that is champion after the rollback. If the rollback changed the champion, it writes the alias
-    ``champion``.
+    A rollback reads the version that is champion after the rollback. If this version was not champion before, the
+    rollback writes the alias ``champion``.
     """
     if not result:
         return OperatorLineage()
@@ -296,8 +297,8 @@ def _profile(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 def _monitor(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a check by MonitorOperator.
 
-    It reads labelled predictions, the champion and the version that scored them, writes the report, and decides whether
-    to retrain.
+    A check reads labelled predictions, the champion and the version that made the predictions. It writes the report and
+    decides whether to retrain.
     """
     spec = MonitorSpec.model_validate(call.spec)
     inputs = datasets.read(spec.dataset) if spec.dataset else []

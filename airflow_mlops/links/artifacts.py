@@ -1,4 +1,7 @@
-"""Links to pages in the artifact store. The plugin serves them, because browsers do not open ``file://`` or ``s3://``."""
+"""Links to pages in the artifact store.
+
+The plugin serves these pages, because browsers do not open ``file://`` or ``s3://``.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class ArtifactLink(ResultLink):
 class DataDocsLink(ArtifactLink):
     """The link from a validation to its Great Expectations Data Docs.
 
-    A validation that failed has no result. Its link leads to the index of the dataset's Data Docs.
+    A failed validation has no result, so the link leads to the index of the dataset's Data Docs.
     """
 
     name = "Data Docs"
@@ -70,7 +73,7 @@ def _index(operator: Any) -> str:
 
 
 class ReportLink(ArtifactLink):
-    """The link from monitoring to its drift report."""
+    """The link from a monitoring task to its drift report."""
 
     name = "Drift report"
     key = "report_url"

@@ -17,7 +17,7 @@ class ResultLink(BaseOperatorLink):
 
     @abstractmethod
     def address(self, operator: Any, result: dict[str, Any]) -> str:
-        """Return the address of the link, or an empty string if ``result`` has none."""
+        """Return the address of the link, or an empty string if ``result`` contains no address."""
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         from airflow.sdk.execution_time.xcom import XCom

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def ui_address(connection: ConnectionInfo) -> str:
     """Return the address of MLflow's pages.
 
-    It is the extra ``ui_url`` of the connection, or else the tracking URI. The text is empty if this is not an HTTP
-    address.
+    The address is the extra ``ui_url`` of the connection, or by default the tracking URI. If the address is not an HTTP
+    address, an empty string is returned.
     """
     from airflow_mlops.registry.client import tracking_uri, without_credentials
 
@@ -25,7 +25,7 @@ def ui_address(connection: ConnectionInfo) -> str:
 
 
 def run_page(conn_id: str, run_id: str) -> str:
-    """Return the address of the page of an MLflow run. Empty if the MLflow connection has no HTTP address."""
+    """Return the address of an MLflow run's page, or an empty string if the MLflow connection has no HTTP address."""
     address = ui_address(airflow_connection(conn_id))
     return f"{address}/#/runs/{quote(run_id)}" if address else ""
 
@@ -45,6 +45,6 @@ class MLflowRunLink(ResultLink):
 
 
 def _run_id(result: dict[str, Any]) -> str:
-    """Return the id of the MLflow run in the result of a task; empty if there is none."""
+    """Return the id of the MLflow run in the result of a task, or an empty string if the result names no run."""
     nested = (value for value in result.values() if isinstance(value, dict))
     return next((str(found["run_id"]) for found in (result, *nested) if found.get("run_id")), "")

@@ -17,9 +17,9 @@ _TIMEOUT = 10.0
 
 
 def export(samples: Sequence[Sample], log: Any) -> None:
-    """Export the samples of one model and one group. They replace earlier samples of this model and group.
+    """Export the samples of one model and one group. These samples replace earlier samples of this model and group.
 
-    A failing exporter never fails the task. It logs a warning.
+    If an exporter fails, a warning is logged and the task does not fail.
 
     :param samples: samples with the same model and the same group
     :param log: the task's logger

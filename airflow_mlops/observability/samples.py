@@ -47,7 +47,7 @@ class Metric:
 
 
 class Sample(NamedTuple):
-    """A value of a metric, with the value of each of its labels, which may be empty."""
+    """A value of a metric, with the values of the metric's labels by label name. A label value may be empty."""
 
     metric: Metric
     value: float
@@ -74,7 +74,7 @@ METRICS: dict[str, Metric] = {
         Metric("mlops.monitor.label_drift_ratio", "Effect size of the drift of labels, as a share of rows."),
         Metric(
             "mlops.monitor.multivariate_drift_ratio",
-            "Effect size of the drift of the PCA reconstruction error of all features, as a share of rows.",
+            "Effect size of multivariate drift (PCA reconstruction error of all features), as a share of rows.",
         ),
         Metric("mlops.monitor.newest_row_timestamp_seconds", "Event time of the newest row in the window."),
         Metric("mlops.monitor.performance", "The model's performance in the window.", _PERFORMANCE),
@@ -105,7 +105,7 @@ METRICS: dict[str, Metric] = {
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """Return the samples of a check by MonitorOperator. Values that were not measured are left out.
+    """Return the samples of a check by MonitorOperator. A value that was not measured has no sample.
 
     :param result: a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` as JSON
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
-# Key in the task state store, under which the request that was sent and its answer are stored.
+# Key in the task state store: the request that was sent, and the answer to the request.
 _STATE = "mlops.approval"
 
 
@@ -107,11 +107,11 @@ class Approval:
         raise TaskAwaitingInput(method_name="execute_complete", kwargs={"about": key}, timeout=self.timeout)
 
     def wait_again(self, context: Context, key: str) -> NoReturn:
-        """Wait for the answer to the request of an earlier try. Unlike :meth:`wait`, this method waits in the
-        triggerer.
+        """Suspend a retry until a user answers the request that an earlier try sent, or the timeout ends.
 
-        If an answer exists already, :meth:`wait` would resume the task before Airflow's scheduler (3.3) has noticed
-        that the worker ended. The scheduler would treat the task as killed and use up its retries.
+        Unlike :meth:`wait`, this method waits in the triggerer. If an answer exists already, :meth:`wait` would resume
+        the task before Airflow's scheduler (3.3) notices that the worker ended. The scheduler would then treat the task
+        as killed and use up its retries.
 
         :param key: identifier of the request, which is passed to ``execute_complete`` as ``about``
         """
@@ -132,7 +132,7 @@ class Approval:
         )
 
     def read(self, event: dict[str, Any]) -> ApprovalRecord:
-        """Return the answer from the event that resumes the task.
+        """Return the answer to the request for approval, read from the event that resumes the task.
 
         :param event: payload of the event
         :raises ApprovalTimeoutError: nobody answered in time, and ``on_timeout`` is ``fail``
@@ -155,7 +155,7 @@ class Approval:
 
 
 def save_answer(context: Context, key: str, answer: ApprovalRecord | None) -> None:
-    """Store in the task state store that a request was sent, and its answer, so that retries of this task know both.
+    """Store the request that was sent, and the answer to it, in the task state store for retries of this task.
 
     :param key: identifier of the request
     :param answer: the answer; ``None`` if the request is not answered yet
@@ -187,7 +187,7 @@ def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
     """Return subject and body (Markdown) of the request to promote the winner of an evaluation.
 
     :param verdict: the verdict of the evaluation
-    :param pages: addresses of MLflow runs, by the texts of their links
+    :param pages: addresses of MLflow runs, by link text
     """
     winner = verdict.winner
     assert winner is not None

@@ -33,18 +33,20 @@ _LONGEST_DECISION = 200
 
 
 class StepOperator(SpecParameters, BaseOperator):
-    """Runs a step in the place that ``run_on`` describes, and returns the result of the step.
+    """The base class of operators that run one step of the lifecycle.
 
-    The result holds references and numbers, never data.
+    The operator runs the step where ``run_on`` says, and returns the result: references and numbers, never data.
 
-    :param run_on: description of where the step runs; by default ``[mlops] run_on``, or the Airflow worker if this
-        setting is empty
+    :param run_on: where the step runs: ``Worker``, ``Process`` or ``Pod``; by default ``[mlops] run_on``, or the
+        Airflow worker if this setting is empty
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
     :param notify: notifiers that are called for the events of this task; by default none
-    :param period: length of the windows of this task that are written as one period or instant, in ISO 8601 (``P1D``). It
-        is needed if neither the form of a partition key nor the timetable of the DAG says how long a partition is
-    :cvar file_suffixes: suffixes of file names, by parameter. If the value of such a parameter ends in one of its
-        suffixes, it names a file next to the DAG file. The content of the file replaces the name and is templated
+    :param period: length of a window that is written as one date or time, such as ``2024-03-01T00:00:00``, as an ISO
+        8601 duration (``P1D``). It is needed only if neither the form of the partition key nor the timetable of the DAG
+        determines the length, or if they disagree
+    :cvar file_suffixes: file name suffixes by parameter name. If the value of one of these parameters ends in a suffix
+        of the parameter, the value is the name of a file next to the DAG file. The content of the file replaces the
+        name and is templated
     """
 
     untemplated = frozenset({"notify"})
@@ -52,9 +54,9 @@ class StepOperator(SpecParameters, BaseOperator):
     ui_color = "#e8f0fe"
 
     mlflow_conn_id: str
-    # The call with which a task that was deferred began.
+    # The step call with which a deferred task began.
     _begun: StepCall | None = None
-    # The last call and its result, for lineage.
+    # The last step call and its result, for lineage.
     _last_call: tuple[StepCall | None, dict[str, Any] | None] = (None, None)
     _runner: Runner[Any] | None = None
 
@@ -83,23 +85,23 @@ class StepOperator(SpecParameters, BaseOperator):
         return fields
 
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
-        """Prepare the step and return the spec with which it runs.
+        """Return the spec with which the step runs; by default ``spec``.
 
-        This method may defer the task. The method with which the task continues gets the argument ``begun`` and passes it
+        This method may defer the task. The method that resumes the task receives the argument ``begun`` and passes it
         to :meth:`trigger_reentry`.
 
         :param spec: the parsed spec of the step
-        :param resumed: whether the step was started before, so that the task was deferred and now continues
+        :param resumed: whether the task started the step, was deferred, and now continues
         """
         return spec
 
     def step_failed(self, error: MLOpsError, context: Context) -> None:
-        """Act on the error of a step, before the task fails. This method may defer the task."""
+        """Handle an error of the step before the task fails. This method may defer the task instead."""
 
     def decision(self, result: dict[str, Any]) -> str | None:
-        """Return what the step decided, in a few words. Airflow's UI shows them beside the task, which stays green.
+        """Return the decision of the step in a few words, or ``None`` (default) if the step decides nothing.
 
-        ``None`` (default) if the step decides nothing.
+        Airflow's UI shows the text next to the task. The task succeeds whatever the decision is.
         """
         return None
 
@@ -129,9 +131,9 @@ class StepOperator(SpecParameters, BaseOperator):
         return []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        """Act on the result, for example by emitting asset events.
+        """Process the result of the step, for example by emitting asset events.
 
-        This method is called on every success, even if the step already finished in an earlier try.
+        This method is called whenever the task succeeds, even if the step finished in an earlier try.
         """
 
     def describe_outlets(self, context: Context, extra: dict[str, Any]) -> None:
@@ -148,8 +150,9 @@ class StepOperator(SpecParameters, BaseOperator):
     ) -> dict[str, Any]:
         """Continue a task that ``run_on`` deferred. KubernetesPodOperator defines the name.
 
-        :param begun: where the call is stored with which the task began; ``None`` for tasks that an earlier version of
-            this package deferred
+        :param event: payload of the event that resumes the task
+        :param begun: location of the stored step call with which the task began; ``None`` if an earlier version of this
+            package deferred the task
         """
         return self._run(context, event, begun)
 
@@ -196,7 +199,7 @@ class StepOperator(SpecParameters, BaseOperator):
         return result
 
     def _begin(self, call: StepCall) -> dict[str, Any]:
-        """Store the call of a task that is about to be deferred. Return where, for :meth:`_continue`."""
+        """Store the call of a task that is about to be deferred. Return its location, which :meth:`_continue` reads."""
         from airflow_mlops.stages.calls import call_key, write_call
 
         write_call(call)
@@ -231,7 +234,7 @@ class StepOperator(SpecParameters, BaseOperator):
             self.log.warning("Notifications were not sent: %s", error)
 
     def call(self, spec: Spec, context: Context) -> StepCall:
-        """Return the call of the step: its spec, the key of its result and its provenance."""
+        """Return the step call, which contains the spec, the key of the result and the provenance of the step."""
         from airflow_mlops.core.calls import StepCall
         from airflow_mlops.data.results import result_key
 
@@ -247,9 +250,7 @@ class StepOperator(SpecParameters, BaseOperator):
         )
 
     def place(self) -> dict[str, str]:
-        """Return facts about where the step ran. For a pod: the names of pod, node and image, and the digest of the
-        image.
-        """
+        """Return facts about where the step ran, by name. For a pod, these are pod, node, image and image digest."""
         return self._runner.facts() if self._runner is not None else {}
 
     def resolve_template_files(self) -> None:
@@ -302,8 +303,8 @@ class StepOperator(SpecParameters, BaseOperator):
 def show_decision(text: str | None, context: Context) -> None:
     """Show a decision in Airflow's UI: in the column *Map Index* of a run's task instances.
 
-    A running task cannot set a note. It can set the text that names a mapped task instance, which Airflow stores for tasks
-    that are not mapped, too. A ``map_index_template`` of the DAG's author takes precedence and can use
+    A running task cannot set a note. It can set the text that names a mapped task instance, which Airflow stores for
+    tasks that are not mapped, too. A ``map_index_template`` of the DAG's author takes precedence and can use
     ``{{ mlops_decision }}``.
 
     :param text: the decision; ``None`` to show nothing
@@ -335,10 +336,10 @@ def _provenance(context: Context) -> Provenance:
 
 
 def _series(context: Context) -> str:
-    """Return the identifier of a series of tries, which share a result.
+    """Return the identifier of the current series of tries. The tries of a series share one result.
 
-    A series begins with the first try, and whenever a user clears the task. A DAG run that was deleted and created again
-    under the same id has new series, because Airflow deletes the task state with the run.
+    A series begins with the first try of a task, and whenever a user clears the task. If a DAG run is deleted and
+    created again under the same id, a new series begins, because Airflow deletes the task state together with the run.
     """
     ti, states = context["ti"], context["task_state_store"]
     clears = context["dag_run"].clear_number or 0
@@ -355,5 +356,5 @@ def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:
     # change it.
     if ti.max_tries != stored["max_tries"]:
         return True
-    # The number may be the old one if the DAG has changed. The run counts the clears of all its tasks.
+    # If the retries of the DAG have changed, max_tries can be the old number. A run counts the clears of all its tasks.
     return clears != stored["clears"] and ti.max_tries == ti.try_number - 1 + int(context["task"].retries or 0)

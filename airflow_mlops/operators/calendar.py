@@ -1,4 +1,4 @@
-"""What a DAG run knows about the windows of its tasks: the time zone, the partition, and how long it is."""
+"""The calendar of a DAG run: the time zone, the partition and the lengths of the windows of its tasks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     from airflow_mlops.core.window_text import Calendar
     from airflow_mlops.core.windows import Window
 
-# Number of partitions whose lengths are compared: more than a week of days.
+# Number of partitions with compared lengths. Nine days contain all days of a week.
 _PARTITIONS = 9
 
 
 def calendar(context: Context, period: str | None = None) -> Calendar:
-    """Return the calendar with which a task reads the text of its windows.
+    """Return the calendar that converts the texts of a task's windows, such as ``2013-04``, to time windows.
 
-    The time zone is that of the DAG's timetable or of its partition mappers. Without one, it is that of the windows in the
-    asset events that started the run, and otherwise that of the DAG (its ``start_date``, or ``[core] default_timezone``).
+    The time zone is the first of these that is known: the time zone of the DAG's timetable, of the timetable's
+    partition mappers, of the windows in the asset events that started the run, of the DAG (its ``start_date`` or
+    ``[core] default_timezone``). A source with several time zones is skipped.
 
-    :param period: length of the windows that are written as one period or instant, in ISO 8601
-    :raises SpecError: ``period`` is not a period
+    :param period: length of a window that is written as one date or time, as an ISO 8601 duration such as ``P1D``
+    :raises SpecError: ``period`` is not an ISO 8601 duration
     """
     from airflow_mlops.core.durations import is_period
     from airflow_mlops.core.window_text import Calendar
@@ -41,7 +42,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
     zone = _zone(timetable, dag, sent)
     start = _utc(context.get("partition_date"))
     ends, cadence = _partitions(timetable, start) if start is not None else ({}, None)
-    # A partition that another DAG passes on is as long as the window that it wrote.
+    # If another DAG passes on the partition, the window which that DAG wrote gives the length of the partition.
     passed_on = {window.start: window.end for window in sent if window.start == start}
     first, last = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
     interval = {first: last} if first is not None and last is not None and first < last else {}
@@ -57,7 +58,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
 
 
 def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
-    """Return ``{{ ds }}`` and the run's day in ``zone`` if they differ. Airflow renders ``{{ ds }}`` in UTC."""
+    """Return ``{{ ds }}``, a day in UTC, and the day of the run in ``zone``; ``None`` if the days are equal."""
     from airflow_mlops.core.zones import zone as zone_of
 
     day, moment = context.get("ds"), _utc(context.get("logical_date"))
@@ -82,7 +83,7 @@ def _zone(timetable: Any, dag: Any, sent: Sequence[Window]) -> str:
 
 
 def _own(timetable: Any) -> set[str]:
-    """Return the time zones of a timetable, or of the timetables that it combines."""
+    """Return the time zones of a timetable and of the timetables that it combines."""
     from airflow_mlops.core.zones import name_of
 
     parts = [timetable, getattr(timetable, "timetable", None), *(getattr(timetable, "timetables", None) or ())]
@@ -127,7 +128,10 @@ def _sent(context: Context) -> list[Window]:
 
 
 def _partitions(timetable: Any, start: datetime) -> tuple[dict[datetime, datetime], timedelta | None]:
-    """Return the end of the partition that begins at ``start``, and the length of the shortest of the following ones."""
+    """Return the end of the partition that begins at ``start``, and the shortest length of a partition from there on.
+
+    :return: the end by start, empty if no partition begins at ``start``; the length, ``None`` if it is unknown
+    """
     starts = list(islice(dropwhile(lambda found: found < start, _starts(timetable, start)), _PARTITIONS))
     lengths = [after - before for before, after in pairwise(starts)]
     ends = {starts[0]: starts[1]} if len(starts) > 1 and starts[0] == start else {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ChampionOperator(StepOperator):
     """The base class of operators that may change the champion of a model.
 
-    It emits an event of the asset ``mlops://MODEL/champion`` for each change.
+    The operator emits an event of the asset ``mlops://MODEL/champion`` whenever it changes the champion.
 
     :cvar changed: name of the boolean field in the result that is true if this task changed the champion
     """
@@ -27,7 +27,9 @@ class ChampionOperator(StepOperator):
     operator_extra_links = (MLflowRunLink(),)
 
     def add_champion_outlet(self, model: str | None) -> None:
-        """Add the asset to the outlets of the task. An asset alias is used, because not every run emits an event.
+        """Add an asset alias for the asset ``mlops://MODEL/champion`` to the outlets of the task.
+
+        An alias is used, because not every run emits an event.
 
         :param model: name of the registered model; ``None`` or a template if it is known only when the task runs
         """
@@ -49,11 +51,10 @@ class ChampionOperator(StepOperator):
             self._emit_missing_event(result, context)
 
     def _emit_missing_event(self, result: dict[str, Any], context: Context) -> None:
-        """Emit the event of an earlier change of the champion, if the last event of the asset names a different
-        version.
+        """Emit the event that an earlier task did not emit, if the last event of the asset names a different version.
 
-        Airflow stores the events of a task when the task succeeds. Therefore a task that changes the champion, then
-        fails and is not retried, emits no event. The next task that decides about the model emits the event instead.
+        Airflow stores the events of a task when the task succeeds. A task that changes the champion, then fails and is
+        not retried, therefore emits no event. The next task that decides about the model emits the event instead.
         """
         # Reading events works only in a running task.
         from airflow.sdk.execution_time.context import InletEventsAccessor

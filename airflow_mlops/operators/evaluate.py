@@ -1,4 +1,4 @@
-"""``EvaluateOperator``, which decides which candidate models pass the gates."""
+"""``EvaluateOperator``, which tests candidate models against gates."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class EvaluateOperator(StepOperator):
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
-        than the champion. A list in which no gate compares with the champion is extended by the gate that a candidate is
-        not worse than the champion, unless it contains ``{"champion": "ignore"}``
+        than the champion. If no gate in the list compares with the champion, a gate is added: the candidate must not be
+        worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that decides which of the passing candidates wins; by default ``roc_auc``
         (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
         ``package.module:function``
-    :param greater_is_better: whether larger values of a custom metric are better
+    :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
-        runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter is
-        not templated, so that only the author of the DAG can set it
+        runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
+        is not templated, so that only the author of the DAG can set it
     :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
         (by default the ``owner`` of the task)
     :param mlflow_conn_id: id of the Airflow connection to MLflow
@@ -83,7 +83,7 @@ class EvaluateOperator(StepOperator):
         parse(Card, card, f"The card of task {self.task_id!r}")
 
     def prepare_template(self) -> None:
-        # Airflow calls this method after the name of a file was replaced by its content.
+        # Airflow calls this method after the name of a file was replaced by the content of the file.
         if isinstance(self.gates, str) and not is_template(self.gates):
             _check_gates(_from_yaml(self.gates))
 

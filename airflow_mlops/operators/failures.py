@@ -1,4 +1,4 @@
-"""Which errors end a task at once, and which are retried."""
+"""The rule for retries: errors that another try cannot correct fail the task at once."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from airflow_mlops.operators.base import StepOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Key in the task state store: the key of the call that waits for data, and the time since when it waits.
+# Key in the task state store: the key of the step call that waits for data, and the time at which the wait began.
 _WAITING = "mlops.waiting"
 
 
@@ -30,31 +30,31 @@ class IngestOperator(StepOperator):
     ``dataset`` of the result is also added to the events of the asset outlets.
 
     :param name: name of the dataset
-    :param window: the time window of the rows, such as ``2013-04`` or ``{{ partition_key }}``, in the time zone of the DAG's
-        timetable; without it, the dataset is a snapshot
+    :param window: the time window of the rows, such as ``2013-04`` or ``{{ partition_key }}``, in the time zone of the
+        DAG's timetable; without it, the dataset is a snapshot
     :param conn_id: id of the Airflow connection to the database
     :param sql: the query, or the path of a ``.sql`` file. The query may contain ``:start`` (inclusive) and ``:end``
         (exclusive) for the bounds of the window
-    :param files: instead of a query, one or several fsspec URLs of CSV, JSON or Parquet files, of folders or zip archives
-        of such files, or glob patterns. Folders such as ``year=2024`` become columns
+    :param files: instead of a query, one or several fsspec URLs or glob patterns. They name CSV, JSON or Parquet files,
+        or folders or zip archives of such files. Folder names such as ``year=2024`` become columns
     :param format: file format: ``csv``, ``json``, ``jsonl`` or ``parquet``; by default derived from the suffix of the
         files
-    :param time_column: name of the column with the time of a row, as timestamps, dates or ISO 8601 text. Only rows
+    :param time_column: name of the column with the times of the rows, as timestamps, dates or ISO 8601 text. Only rows
         within the window are ingested. By default, all rows of the files are ingested
-    :param csv: how CSV files are written, by the names of ``pandas.read_csv``, such as ``{"sep": ";", "decimal": ","}``:
-        see :class:`~airflow_mlops.stages.ingest.csv_options.CsvOptions`
+    :param csv: format of the CSV files, as options of ``pandas.read_csv`` such as ``{"sep": ";", "decimal": ","}``; see
+        :class:`~airflow_mlops.stages.ingest.csv_options.CsvOptions`
     :param delimiter: short form of the option ``sep`` in ``csv``
     :param null_values: short form of the option ``na_values`` in ``csv``: texts that mean null, in addition to an empty
         field
-    :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it; by default
-        the file is an array, or a sequence of objects
+    :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it; by
+        default the file is an array, or a sequence of objects
     :param columns: names of the columns to read; by default all
     :param types: Arrow types of columns by name, such as ``{"zip": "string", "price": "float64"}``
     :param data_owner: the owner of the data; by default the ``owner`` of the task
     :param description: description of the dataset
-    :param on_empty: what to do if the source has no rows in the window, or no file exists yet: ``fail`` the task, or
-        ``wait``, which defers it until there are rows
-    :param poke_interval: with ``wait``, time between two looks at the source, as a ``timedelta`` or in seconds
+    :param on_empty: what to do if the source has no rows in the window, or no file exists yet. ``fail`` fails the task,
+        and ``wait`` defers the task until there are rows
+    :param poke_interval: with ``wait``, time between two checks of the source, as a ``timedelta`` or in seconds
     :param timeout: with ``wait``, time after which the task fails, as a ``timedelta`` or in seconds
     :raises SpecError: there is not exactly one source, the format is unknown, or the ``.sql`` file does not exist
     """
@@ -134,9 +134,10 @@ class IngestOperator(StepOperator):
         return now
 
     def look_again(self, context: Context, event: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Continue a task that waited for data. The method runs the step again.
+        """Run the step again after the task has waited for data, and return the result.
 
-        :param begun: where the call is stored with which the task began
+        :param event: payload of the event that resumes the task
+        :param begun: location of the stored step call with which the task began
         """
         return self._run(context, None, begun)
 

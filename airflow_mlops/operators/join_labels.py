@@ -21,20 +21,20 @@ class JoinLabelsOperator(StepOperator):
     :param predictions: the dataset of predictions: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param labels: the dataset with the labels: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param on: names of the columns that identify a row in both datasets
-    :param label: name of the label column in ``labels``, or a name and an expression over its columns, such as
-        ``{"name": "late", "expression": "arr_delay > 15"}``
-    :param labels_timestamp: name of a column in ``labels`` with the time at which the label became known. If the column
-        holds times, the label delay is measured. If a row has several labels, the label with the largest value in this
-        column is used, unless ``labels_version`` is set
-    :param labels_version: name of a column in ``labels`` with numbers or times, which grows with each correction of a
-        label; the label with the largest value is used. Without this parameter and ``labels_timestamp``, several rows with
-        the same label count as one, and different labels for one row are an error
+    :param label: name of the label column in ``labels``, or a name and an expression over columns of ``labels``, such
+        as ``{"name": "late", "expression": "arr_delay > 15"}``
+    :param labels_timestamp: name of a column in ``labels`` with the time at which the label became known. If the values
+        are times and not numbers, the label delay is measured. If a row has several labels, the label with the largest
+        value in this column is used, unless ``labels_version`` is set
+    :param labels_version: name of a column in ``labels`` with numbers or times that grow with each correction of a
+        label. The label with the largest value is used. Without this parameter and ``labels_timestamp``, several rows
+        with the same label count as one label, and different labels for one row are an error
     :param name: name of the joined dataset; by default ``MODEL_outcomes``
-    :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password. It is
-        required if columns in ``on`` are hashed in the predictions; the same columns of ``labels`` are then hashed with
-        this key
-    :param on_missing: whether to ``fail`` or ``skip`` the task while there are no predictions or no labels
-    :raises SpecError: both ``name`` and ``model`` are absent
+    :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field. It is
+        required if ScoreOperator hashed columns in ``on``. The same columns of ``labels`` are then hashed with this key
+    :param on_missing: what happens if there are no predictions or no labels: the task fails (``fail``) or is skipped
+        (``skip``)
+    :raises SpecError: neither ``name`` nor ``model`` is set
     """
 
     step = "join_labels"

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 
 class MaterializeFeaturesOperator(StepOperator):
-    """Applies a Feast repository and materializes a window of its features to the online store, in chunks of time.
+    """Registers the definitions of a Feast repository and materializes its features of one time window.
 
-    The operator works with any repository that ``feast init`` creates. A retry continues after the last finished chunk.
+    The feature values are written to the online store in chunks of time. A retry continues after the last finished
+    chunk. The operator works with any repository that ``feast init`` creates.
 
     :param repo: path of the folder with ``feature_store.yaml``, on the machine on which the step runs
-    :param window: the time window whose feature values are written, such as ``{{ partition_key }}``
+    :param window: the time window of the feature values to write, such as ``{{ partition_key }}``
     :param feature_views: names of the feature views; by default all feature views with ``online=True``
     :param chunk: the longest time span to materialize at once: a ``timedelta``, or text such as ``1D``
     :param apply: whether to register the definitions of the repository first, like ``feast apply``
-    :param sources: datasets by the name of a file source of the repository. The rows of the dataset are published as
-        the rows of this source. A value is a dataset, the output of the task that wrote it, ``{"name": ..., "window":
-        ...}`` for all windows of a dataset, or ``{"dataset": ..., "valid_from": ...}`` for a snapshot without row times
+    :param sources: datasets that replace the rows of file sources in the repository, by the name of the source. A value
+        is a dataset, the output of the task that wrote it, ``{"name": ..., "window": ...}`` for the datasets of a
+        window, or ``{"dataset": ..., "valid_from": ...}`` for a snapshot without a time column
     """
 
     step = "materialize_features"

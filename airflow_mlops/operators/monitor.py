@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class MonitorOperator(StepOperator):
-    """Compares a window of predictions with training or with earlier windows, and decides about retraining.
+    """Compares the predictions of a window with training or with earlier windows, and decides about retraining.
 
-    The decision is ``healthy``, ``watch`` or ``retrain``. For ``retrain`` the task emits the asset
+    The decision is ``healthy``, ``watch`` or ``retrain``. For ``retrain`` the task emits an event of the asset
     ``mlops://MODEL/retrain``.
 
     :param model: name of the registered model
     :param dataset: labelled predictions: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``. If the
-        upstream task was skipped and ``trigger_rule="none_failed"`` is set, only the registry is checked
+        upstream task was skipped and ``trigger_rule="none_failed"`` is set, only the model registry is checked
     :param window: the window of the report, such as ``2013-04``; by default the window of the dataset
-    :param reference: what features and scores are compared with: ``"training"``, ``{"rolling": 3}`` for the three
-        windows before, or ``{"season": "P1Y"}`` for the window one year earlier
+    :param reference: the data with which features and scores are compared: ``"training"``, ``{"rolling": 3}`` for the
+        three windows before, or ``{"season": "P1Y"}`` for the window one year earlier
     :param profiles: the output of a ProfileOperator for the same dataset, which may be mapped over shards. The profiles
         are merged, and the features are not read again
     :param policy: conditions and limits for retraining, as fields of :class:`~airflow_mlops.policy.spec.Policy`

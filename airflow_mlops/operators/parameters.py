@@ -70,7 +70,7 @@ class SpecParameters:
             )
 
     def assign_parameters(self, values: Mapping[str, Any]) -> None:
-        """Set the attribute of each parameter.
+        """Set one attribute of this operator for each keyword parameter.
 
         :param values: values by parameter name. Names that are not parameters are ignored, so ``__init__`` can pass
             ``locals()``

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 
 class ProfileOperator(StepOperator):
-    """Profiles a dataset, or one shard of it.
+    """Computes the column profiles of a dataset, or of one shard of the dataset.
 
     ``MonitorOperator(profiles=...)`` takes the output and does not read the profiled columns again. To profile shards
     in parallel, map the task: ``ProfileOperator.partial(..., shards=8).expand(shard=list(range(8)))``.
 
     :param dataset: the dataset to profile: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param model: name of a registered model; the features and the score of this model are profiled
-    :param columns: names of the columns to profile, instead of ``model``. Without both parameters, every column that
-        can be profiled is profiled
+    :param columns: names of the columns to profile, instead of ``model``. If neither parameter is set, all columns with
+        a supported type are profiled
     :param shard: index of the shard, from 0
     :param shards: number of shards
-    :param on_missing: whether to ``fail`` or ``skip`` the task while there is no dataset or the model has no champion
+    :param on_missing: what happens if there is no dataset or the model has no champion: the task fails (``fail``) or is
+        skipped (``skip``)
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 

@@ -25,7 +25,7 @@ class PromoteOperator(ChampionOperator):
 
     :param verdict: the output of an EvaluateOperator
     :param model: name of the registered model; by default the model of the verdict
-    :param approval: description of who must approve the promotion; by default no approval is needed
+    :param approval: who must approve the promotion; by default no approval is needed
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
@@ -73,7 +73,7 @@ class PromoteOperator(ChampionOperator):
 
         :param event: payload of the event with the answer
         :param about: identifier of the request that was answered
-        :param begun: where the call is stored with which the task began
+        :param begun: location of the stored step call with which the task began
         """
         assert self.approval is not None
         with no_retry_of_final_errors():
@@ -83,7 +83,7 @@ class PromoteOperator(ChampionOperator):
         return self._run(context, None, begun)
 
     def _is_open(self, spec: PromoteSpec) -> bool:
-        """Return whether the step would promote a version if the promotion is approved."""
+        """Return whether the step would promote the winner if a user approves the promotion."""
         from airflow_mlops.hooks.mlflow import MLflowHook
 
         verdict = spec.verdict

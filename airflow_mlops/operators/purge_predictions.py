@@ -16,8 +16,8 @@ class PurgePredictionsOperator(StepOperator):
     The manifests of the datasets are kept as a record.
 
     :param model: name of the registered model
-    :param older_than: the age from which datasets are deleted, such as ``90D`` or a ``timedelta``. It is measured from
-        the end of the dataset's window or from the creation of the dataset, whichever is later
+    :param older_than: the age from which datasets are deleted, such as ``90D`` or a ``timedelta``. The age of a dataset
+        is the time since the end of its window or since its creation, whichever is shorter
     :param predictions: name of the dataset of predictions; by default ``MODEL_predictions``
     :param outcomes: name of the dataset of labelled predictions; by default ``MODEL_outcomes``
     """

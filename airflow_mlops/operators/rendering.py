@@ -2,10 +2,10 @@
 
 Jinja renders text. Two rules are added to Airflow's rendering, unless the DAG sets ``render_template_as_native_obj``:
 
-- A value that is one expression, such as ``"{{ params.columns }}"``, keeps a result that is a list or a dict. In structured
-  parameters (gates, policies, trainers), it also keeps a number, a boolean and null.
-- In the free-form ``params`` of a trainer, text that a template made becomes a number, a boolean or null if it is written
-  like one. Airflow Variables are always text. Text without a template is never converted.
+- If a value is exactly one expression, such as ``"{{ params.columns }}"``, a result that is a list or a dict keeps its
+  type. In structured parameters (gates, policies, trainers), a number, a boolean and null keep their types, too.
+- In the free-form ``params`` of a trainer, text from a template becomes a number, a boolean or null if the text is
+  written like one. Airflow Variables are always text. Text without a template is never converted.
 """
 
 from __future__ import annotations
@@ -37,14 +37,12 @@ _OF_LOGICAL_DATE = re.compile(r"'(logical_date|ds|ds_nodash|ts|ts_\w+|(prev_)?da
 
 
 def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a Jinja template or the output of a task. Such values are known when the task
-    runs.
-    """
+    """Return whether ``value`` contains a Jinja template or a task output. Only a running task knows such a value."""
     return "{{" in (text := str(value)) or "{%" in text
 
 
 class Expression:
-    """A template that Airflow resolves instead of rendering it to text.
+    """A template that keeps the type of its value, instead of being rendered to text.
 
     :param text: the template
     :param environment: the Jinja environment of the task
@@ -76,7 +74,7 @@ class Expression:
 
 
 def _single_expression(text: str, environment: jinja2.Environment) -> str | None:
-    """Return the expression if ``text`` is exactly one expression in double braces, otherwise ``None``."""
+    """Return the expression in ``text`` if ``text`` is exactly one expression in double braces, otherwise ``None``."""
     found = _EXPRESSION.fullmatch(text.strip())
     if found is None:
         return None
@@ -95,7 +93,7 @@ def _from_text(text: str) -> Any:
 def with_expressions(
     value: Any, environment: jinja2.Environment, done: Collection[int], *, structured: bool, free: bool = False
 ) -> Any:
-    """Replace the templates in ``value`` that keep their types by :class:`Expression`.
+    """Return ``value``, in which each template that keeps its type is replaced by an :class:`Expression`.
 
     :param done: ids of values that must not be rendered, because they come from XCom
     :param structured: whether the value is a structured parameter, in which numbers, booleans and null keep their types
@@ -119,9 +117,10 @@ def with_expressions(
 
 
 class Missing(jinja2.StrictUndefined):
-    """A value that the DAG run does not have. It is false and ``none`` in templates, and any other use is an error.
+    """Placeholder in templates for a value that the DAG run does not have, such as a partition key.
 
-    In a template, Airflow's ``None`` would become the text ``None``, and part of a file name or a query.
+    The placeholder is false and equals ``none``. Any other use raises an error. Airflow's ``None`` would be rendered as
+    the text ``None``, for example into a file name or a query.
     """
 
     def __bool__(self) -> bool:  # type: ignore[override]
@@ -151,7 +150,7 @@ def with_missing(context: Context, environment: jinja2.Environment) -> Context:
 
 
 def defined(value: Any) -> Any:
-    """Return ``value``, or raise its error if it is undefined. Native rendering returns undefined values as they are."""
+    """Return ``value``. Raise an error if ``value`` is undefined, because native rendering returns undefined values."""
     if isinstance(value, jinja2.Undefined):
         str(value)
     return value
@@ -160,7 +159,8 @@ def defined(value: Any) -> Any:
 def check_interval(value: Any, context: Context) -> None:
     """Check that a window from the start to the end of the run's data interval is not empty.
 
-    :raises SpecError: ``value`` contains the template of such a window, and the data interval is empty
+    :raises SpecError: ``value`` contains the template ``START/END`` of the data interval, and the data interval is
+        empty
     """
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is not None and start == end and _INTERVAL.search(str(value)):

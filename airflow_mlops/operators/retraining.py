@@ -1,4 +1,4 @@
-"""The asset ``mlops://MODEL/retrain``: its events request retraining and can start a DAG run."""
+"""The asset ``mlops://MODEL/retrain``. Events of this asset request retraining and can start a DAG run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Request
 
 log = logging.getLogger("airflow_mlops.operators")
-# Number of the asset's last events that are searched for a request that was sent before.
+# Number of the newest asset events that are searched for an earlier event with the same request.
 _EVENTS = 200
 
 
@@ -25,15 +25,15 @@ def retrain_asset(model: str) -> Asset:
 def emit_request(alias: AssetAlias, context: Context, result: dict[str, Any], extra: dict[str, Any]) -> None:
     """Emit an asset event that requests retraining, unless the same request was sent before.
 
-    Therefore a window that is checked again does not start a second training. Airflow's asset events are the record of
-    the requests that were sent. Therefore a request is not lost if its task fails before Airflow stores the event.
+    A second check of a window therefore does not start a second training. Earlier requests are looked up in Airflow's
+    asset events. If a task fails before Airflow stores the event, a retry emits the event again.
 
     :param alias: asset alias in the outlets of the task
     :param result: the result of the check, with ``model`` and ``request``
     :param extra: additional fields of the event
     """
     asset, request = retrain_asset(result["model"]), result["request"]
-    # The id alone repeats if the artifact store was emptied, so the time counts as well.
+    # Ids repeat after the artifact store was emptied. Therefore the creation times are compared as well.
     if (request["id"], request["created"]) in _sent(asset):
         log.info("Retraining was already requested for this window: %s. No second event is sent.", request["id"])
         return
@@ -50,7 +50,7 @@ def _sent(asset: Asset) -> set[tuple[Any, Any]]:
 
 
 def triggering_requests(context: Context) -> list[Request]:
-    """Return the requests for retraining that started the DAG run, oldest first. Empty if no request started it."""
+    """Return the requests for retraining that started the DAG run, oldest first; an empty list if there were none."""
     from pydantic import ValidationError
 
     from airflow_mlops.core.calls import Request

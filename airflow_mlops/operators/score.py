@@ -26,13 +26,13 @@ class ScoreOperator(StepOperator):
     :param part: the split part of the dataset to score, such as `test`; by default all split parts
     :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
     :param name: name of the dataset of predictions; by default ``MODEL_predictions``
-    :param on_missing: whether to ``fail`` or ``skip`` the task while the model has no champion
+    :param on_missing: what happens if the model has no champion: the task fails (``fail``) or is skipped (``skip``)
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a champion that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param hash_columns: names of the columns that are stored as keyed hashes (HMAC-SHA256) in the predictions
     :param drop_columns: names of the columns that are not stored in the predictions
-    :param hash_conn_id: id of the Airflow connection that holds the secret key for hashing as its password; required
+    :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required
         with ``hash_columns``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """

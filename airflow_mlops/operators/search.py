@@ -12,11 +12,11 @@ from airflow_mlops.operators.rendering import is_template
 class SearchOperator(StepOperator):
     """Searches for the best parameters of a trainer. ``TrainOperator(trainer=...)`` takes the output.
 
-    To search in parallel, map the task over workers, which share one study:
-    ``SearchOperator.partial(...).expand(worker=[0, 1, 2, 3])``. Map over several searches with
+    To search in parallel, map the task over workers that share one Optuna study:
+    ``SearchOperator.partial(...).expand(worker=[0, 1, 2, 3])``. To run several searches, map the task over searches:
     ``.expand(search=[...])``.
 
-    :param dataset: the training set, which is the output of BuildTrainingSetOperator. Only its split part `train` is
+    :param dataset: the training set, which is the output of BuildTrainingSetOperator. Only the split part `train` is
         read
     :param model: name of the model whose parameters are searched
     :param search: a :class:`~airflow_mlops.trainers.Search`, or a dict with the same fields

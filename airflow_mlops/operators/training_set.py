@@ -16,25 +16,24 @@ _SPLIT_METHODS = ("random", "time", "group", "hash")
 
 
 class BuildTrainingSetOperator(StepOperator):
-    """Joins features to events, as of the time of each event, and splits the rows into the split parts `train` and
-    `test`.
+    """Joins features to events with a point-in-time join, and splits the rows into the split parts `train` and `test`.
 
-    Without ``label`` and with ``split=None``, it builds a dataset for scoring, which has the single split part `data`.
+    Without ``label`` and with ``split=None``, the dataset is for scoring. It has the single split part `data`.
 
     :param name: name of the dataset to write
     :param entities: the events, one per row: a dataset, the output of the task that wrote it, or
-        ``{"name": ..., "window": ...}`` for all windows of a dataset
+        ``{"name": ..., "window": ...}`` for the datasets of a window
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
     :param feature_service: name of the Feast feature service whose features are joined
     :param features: references of features, such as ``weather:temp``, instead of a feature service
-    :param columns: names of columns in ``entities`` that are also features; their values must be known at event time
+    :param columns: names of columns in ``entities`` that are features, too. The values must be known at the event time
     :param keys: names of columns in ``entities`` that identify a row and are kept; join keys are always kept
     :param watched: names of columns in ``entities`` that are monitored but are not features: text, timestamps,
         embeddings
-    :param label: name of the label column in ``entities``, or a name and an expression over its columns, such as
-        ``{"name": "late", "expression": "arr_delay > 15"}``. Rows with a null label are dropped and counted
+    :param label: name of the label column in ``entities``, or a name and an expression over columns of ``entities``,
+        such as ``{"name": "late", "expression": "arr_delay > 15"}``. Rows with a null label are dropped and counted
     :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order

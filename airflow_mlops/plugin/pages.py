@@ -44,8 +44,8 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    The response has the status 404 if the file does not exist or is outside the served folders, and 502 if the store
-    cannot be read.
+    The response has the status 404 if the file does not exist or is not in a served folder. The status is 502 if the
+    store cannot be read.
 
     :param key: key of the file, in the folder ``reports`` or ``docs``
     """

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_starting(component: Any) -> None:
-    """Import the modules of ``[mlops] preload`` in the scheduler. Airflow calls this when any component starts."""
+    """Import the modules of ``[mlops] preload`` in the scheduler. Airflow calls this hook when a component starts."""
     # The scheduler is identified by its command line, because the type of the job is not set yet. Tasks forked from the
     # scheduler have the same command line, but their component is not a Job.
     if sys.argv[1:2] == ["scheduler"] and type(component).__name__ == "Job":
@@ -32,7 +32,7 @@ def on_starting(component: Any) -> None:
 
 
 def import_all(modules: list[str]) -> None:
-    """Import ``modules``. A failing import is only logged as a warning, because tasks may not need the module."""
+    """Import ``modules``. If an import fails, a warning is logged and no error is raised."""
     # OpenMP reads this when it is loaded; see airflow_mlops.stages.runner.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in modules:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class SpecSensor(SpecParameters, BaseSensorOperator):
-    """Waits for a condition and returns the result of the check that met it.
+    """The base class of sensors that wait for a condition and return the result of the first successful check.
 
     The first check runs in the process of the task. If ``deferrable`` is true, further checks run in the triggerer.
 
     :param deferrable: whether to wait in the triggerer; by default ``[operators] default_deferrable``
-    :param period: length of a window that is written as one period or instant, in ISO 8601 (``P1D``)
+    :param period: length of a window that is written as one date or time, as an ISO 8601 duration (``P1D``)
     """
 
     untemplated = frozenset({"deferrable"})
@@ -41,7 +41,7 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
 
     @abstractmethod
     def check(self, spec: Any) -> Result | None:
-        """Check the condition once. Return the result if it is met, otherwise ``None``."""
+        """Check the condition once. Return the result if the condition is met, otherwise ``None``."""
 
     @abstractmethod
     def trigger(self, spec: dict[str, Any]) -> BaseTrigger:
@@ -63,9 +63,11 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
         return PokeReturnValue(False)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Continue after the Airflow trigger has fired.
+        """Return the result of the check after the Airflow trigger has fired.
 
         :param event: payload of the event: ``result``, or ``error`` and ``message``
+        :raises MLOpsError: a check in the triggerer failed, and another try can succeed
+        :raises AirflowFailException: a check in the triggerer failed for good, so the task is not retried
         """
         with no_retry_of_final_errors():
             if "error" in event:

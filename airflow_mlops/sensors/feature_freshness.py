@@ -23,7 +23,8 @@ class FeatureFreshnessSensor(SpecSensor):
 
     :param repo: path of the folder with ``feature_store.yaml``, on the worker and on the triggerer
     :param window: the time window that must be materialized without a gap, such as ``{{ partition_key }}``
-    :param max_age: the largest age of the newest materialized time: a ``timedelta``, or text such as ``2h``
+    :param max_age: the longest accepted time between the newest materialized time and now: a ``timedelta``, or text
+        such as ``2h``
     :param feature_views: names of the feature views; by default all feature views with ``online=True``. The sensor also
         waits for feature views that are not registered yet
     """

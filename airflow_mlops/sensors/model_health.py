@@ -21,7 +21,7 @@ class ModelHealthSensor(SpecSensor):
     """Waits for MonitorOperator's report on a model, and succeeds if the decision in the report is in ``accept``.
 
     With a different decision the task fails without a retry, or is skipped if ``soft_fail`` is set. The sensor does not
-    wait for a better report, because the report on a window does not change by waiting.
+    wait for a better report, because waiting does not change the report on a window.
 
     ``deferrable`` and the parameters of ``BaseSensorOperator`` can be used as well.
 

@@ -33,16 +33,17 @@ class MonitorReportTrigger(BaseEventTrigger):
     """An Airflow trigger for an ``AssetWatcher`` that fires an event for each new monitoring report on a model.
 
     A report is new if its window had no report before, or if the window was checked again. Reports that exist when the
-    Airflow trigger starts for the first time are not new. The reports that were fired are recorded in the asset state
-    store. Therefore a restarted triggerer fires the reports that were written in the meantime, and fires no report
-    twice. The only exception is a triggerer that stops during the few seconds in which an event is delivered.
+    Airflow trigger starts for the first time are not new. Reports with an event are recorded in the asset state store.
+    A restarted triggerer therefore fires events for the reports that were written while it was stopped, and no second
+    event for a report. Only if the triggerer stops while an event is delivered, which takes a few seconds, the event is
+    fired again.
 
     The payload of the event has the fields ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created``
     and ``report_url``.
 
     :param model: name of the registered model
-    :param decisions: the decisions for which to fire, a subset of ``healthy``, ``watch`` and ``retrain``; by default
-        all
+    :param decisions: the decisions for which to fire an event, a subset of ``healthy``, ``watch`` and ``retrain``; by
+        default all
     :param store: URL of the artifact store; by default ``[mlops] artifacts`` of the triggerer
     :param poke_interval: seconds between two checks
     :raises SpecError: ``decisions`` is empty or has an unknown decision
@@ -99,7 +100,7 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
     async def _load_fired(self) -> dict[str, str] | None:
-        """Return the creation times of the reports that were fired, by key of the report. ``None`` at the first start."""
+        """Return the creation times of the reports with an event, by report key; ``None`` at the first start."""
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]
@@ -135,7 +136,9 @@ class _Reports:
         return self._store.url_of(archive.page(key))
 
     def changed(self) -> dict[str, ReportSummary]:
-        """Return the reports that are new or have changed since the last call, by key. The first call returns all.
+        """Return the reports that are new or have changed since the last call of this method, by key.
+
+        The first call returns all reports.
 
         :raises StoreError: the store cannot be read
         """
@@ -163,7 +166,7 @@ def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
 
 
 def _recent(fired: dict[str, str]) -> dict[str, str]:
-    """Remove reports that are too old to be confused with a new report, see :data:`_HORIZON`."""
+    """Return ``fired`` without the reports that are too old to be confused with a new report, see :data:`_HORIZON`."""
     return {key: created for key, created in fired.items() if parse(created) >= _oldest(fired)}
 
 

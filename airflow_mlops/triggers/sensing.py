@@ -34,7 +34,7 @@ class SensingTrigger(BaseTrigger):
 
     @abstractmethod
     async def check(self) -> dict[str, Any] | None:
-        """Check the condition once. Return the result if it is met, otherwise ``None``."""
+        """Check the condition once. Return the result as JSON if the condition is met, otherwise ``None``."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         event: dict[str, Any]

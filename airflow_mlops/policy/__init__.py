@@ -1,1 +1,1 @@
-"""The retraining policy: its settings, its decision, and the verdict on a window."""
+"""The retraining policy: settings, the decision about retraining, and the verdict on a window."""

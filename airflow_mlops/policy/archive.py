@@ -1,4 +1,7 @@
-"""Access to the reports in the artifact store, ``reports/MODEL/WINDOW.json``, each with an HTML page of the same name."""
+"""Find and read reports in the artifact store.
+
+A report is stored as ``reports/MODEL/WINDOW.json``, next to an HTML page ``reports/MODEL/WINDOW.html``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from airflow_mlops.policy.findings import Verdict
 
 
 class ReportSummary(BaseModel):
-    """The fields of a report that are the same in all versions of this package.
+    """The fields that a report has in every version of this package.
 
     :param created: when the window was checked
     """
@@ -32,7 +35,10 @@ def key(model: str, window: Window) -> str:
 
 
 def page(key: str) -> str:
-    """Return the store key of the HTML page that belongs to the report ``key``."""
+    """Return the store key of the HTML page of a report.
+
+    :param key: store key of the report
+    """
     return f"{key.removesuffix('.json')}.html"
 
 
@@ -59,13 +65,15 @@ def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
 
 
 def _ends(store: ArtifactStore, model: str) -> dict[str, datetime]:
-    """Return the end of each report's window by store key."""
+    """Return the end of the window of each report, by store key."""
     named = {key: Window.from_file_name(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
     return {key: window.end for key, window in named.items() if window is not None}
 
 
 def read(store: ArtifactStore, key: str) -> ReportSummary | None:
-    """Read the summary of the report ``key``; ``None`` if there is no such report.
+    """Read the summary of a report; ``None`` if there is no such report.
+
+    :param key: store key of the report
 
     :raises StoreError: the store cannot be read, or the file is not a report
     """

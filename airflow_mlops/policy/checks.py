@@ -1,4 +1,4 @@
-"""Checks of the findings against the policy, such as worse performance, labels that may still arrive, and old training data."""
+"""Check the findings of a window against the policy: performance, label delay, drift, and age of the training data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.policy.wording import in_days
 
 
 def limit(performance: Performance, policy: Policy) -> float | None:
-    """Return the worst acceptable value of the metric; ``None`` without a value at training."""
+    """Return the worst acceptable value of the metric; ``None`` if the value at training is unknown."""
     if performance.reference is None:
         return None
     if performance.higher_is_better:
@@ -22,7 +22,7 @@ def limit(performance: Performance, policy: Policy) -> float | None:
 
 
 def exceeds_limit(performance: Performance, policy: Policy) -> bool:
-    """Return whether the value itself is worse than the limit, significantly or not."""
+    """Return whether the value is worse than the limit, regardless of the confidence interval."""
     bound = limit(performance, policy)
     if bound is None:
         return False
@@ -30,7 +30,7 @@ def exceeds_limit(performance: Performance, policy: Policy) -> bool:
 
 
 def is_worse(performance: Performance, policy: Policy) -> bool:
-    """Return whether performance is significantly worse than the limit, which means that its whole interval is."""
+    """Return whether performance is significantly worse than the limit: the whole confidence interval is worse."""
     bound = limit(performance, policy)
     if bound is None:
         return False
@@ -38,7 +38,7 @@ def is_worse(performance: Performance, policy: Policy) -> bool:
 
 
 def judged_performance(findings: Findings) -> Performance | None:
-    """Return realised performance; ``None`` if it cannot be judged (see :attr:`Findings.unmeasured`)."""
+    """Return realised performance; ``None`` if performance cannot be judged (see :attr:`Findings.unmeasured`)."""
     return findings.performance if findings.unmeasured is None else None
 
 
@@ -60,7 +60,10 @@ def important_drift(findings: Findings) -> list[Drift]:
 
 
 def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str | None:
-    """Return a clause that explains why labels of ``window`` may still arrive; ``None`` after the policy's grace period."""
+    """Return a clause that explains why labels of ``window`` may still arrive; ``None`` after the grace period.
+
+    :param checked_at: time at which the window is checked
+    """
     grace, since = policy.grace, checked_at - window.end
     if grace is None or since >= grace:
         return None
@@ -69,12 +72,15 @@ def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str
 
 
 def outside_estimate(realised: Performance, estimated: Performance) -> bool:
-    """Return whether realised performance lies outside the interval of the estimate."""
+    """Return whether realised performance lies outside the confidence interval of estimated performance."""
     return not estimated.low <= realised.value <= estimated.high
 
 
 def missed_estimate(findings: Findings) -> bool | None:
-    """Return whether judged performance lies outside the interval of the estimate; ``None`` without one of the two."""
+    """Return whether realised performance lies outside the confidence interval of estimated performance.
+
+    :return: ``None`` if realised performance cannot be judged, or if there is no estimate
+    """
     realised, estimated = judged_performance(findings), findings.estimated
     return None if realised is None or estimated is None else outside_estimate(realised, estimated)
 

@@ -45,7 +45,7 @@ class Observation:
     """A fact that a verdict reports.
 
     :param headline: one short clause, without a full stop
-    :param details: the same fact with all its numbers, one sentence each
+    :param details: sentences that state the fact with all numbers
     """
 
     headline: str
@@ -55,7 +55,7 @@ class Observation:
 def observations(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
     """Return the observations that are reported regardless of the decision, most urgent first.
 
-    :param inputs_reported: whether the verdict already names the broken inputs; if so, they are omitted here
+    :param inputs_reported: whether the verdict already names the broken inputs; if so, broken inputs are left out here
     """
     if not findings.rows:
         return [_stated(f"No predictions in {name(findings.window.label)}")]
@@ -71,14 +71,14 @@ def observations(findings: Findings, inputs_reported: bool = False) -> list[Obse
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
-    """Compare worse performance with its limit, as in ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
+    """Return a clause about worse performance, such as ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
     metric = metric_name(performance.metric)
     subject = f"Estimated {metric}" if estimated else capitalized(metric)
     return f"{subject} {_fell(performance)} ({_bound(performance, policy)} was expected)"
 
 
 def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -> str:
-    """Return a sentence with the metric, its interval, its value at training, and its limit.
+    """Return a sentence with the value of the metric, the confidence interval, the value at training, and the limit.
 
     :param kind: ``Realised`` or ``Estimated``
     """
@@ -93,7 +93,7 @@ def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -
 
 
 def acceptable(performance: Performance, policy: Policy) -> str:
-    """Return a clause for the headline about performance that is not significantly worse than at training."""
+    """Return a headline clause for performance that is not significantly worse than the limit."""
     metric = metric_name(performance.metric)
     if exceeds_limit(performance, policy):
         return f"{metric} {_not_significant(performance, policy)}"
@@ -101,9 +101,10 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 
 
 def replaced_version(findings: Findings, estimated: bool = False) -> Observation | None:
-    """Report worse performance of a version that is no longer the champion; ``None`` if the champion was measured.
+    """Return an observation about worse performance of a version that is no longer the champion.
 
-    :param estimated: whether to report estimated and not realised performance
+    :param estimated: whether to report estimated instead of realised performance
+    :return: ``None`` if the champion made the predictions
     """
     measured = findings.estimated if estimated else findings.performance
     scored_by, champion = findings.scored_by, findings.champion
@@ -120,13 +121,16 @@ def replaced_version(findings: Findings, estimated: bool = False) -> Observation
 
 
 def replaced_in_window(findings: Findings) -> list[Observation]:
-    """Report the predictions of versions that were replaced within the window; empty if one version made all predictions."""
+    """Return an observation about versions that were replaced within the window.
+
+    :return: empty if one version made all predictions
+    """
     if not findings.replaced or findings.scored_by is None:
         return []
     rows = findings.rows + sum(item.rows for item in findings.replaced)
     version = f"v{findings.scored_by.version}"
     headline = f"{version} made {findings.rows:,} of {counted(rows, 'prediction')}"
-    others = "Each version is compared with its own training, and the decision is about the latest one"
+    others = "Each version is compared with its own training, and the decision is about the latest version"
     return [
         Observation(headline, [f"{headline}. {others}.", *(_replaced(item, findings) for item in findings.replaced)])
     ]
@@ -148,9 +152,9 @@ def reasons_for_worse_performance(findings: Findings) -> list[str]:
 
 
 def broken_inputs(findings: Findings) -> list[str]:
-    """Return a clause for each input that rules out retraining.
+    """Return a clause for each broken input, which rules out retraining.
 
-    These are features without values, with a single value, absent ones, and those of an incompatible type.
+    A feature is broken if it is absent, has no values, has a single value, or has an incompatible type.
     """
     broken = [
         f"{drift.column} {'has no values' if drift.missing == 1 else 'has one value in all rows'}"
@@ -161,16 +165,19 @@ def broken_inputs(findings: Findings) -> list[str]:
 
 
 def against(drifts: Sequence[Drift]) -> str:
-    """Return the common reference of ``drifts``, as in `` against 2012-04``.
+    """Return the end of a clause that names the reference of ``drifts``, such as `` against 2012-04``.
 
-    The text is empty if the reference is training, or if there are several.
+    The text is empty if the reference is training, or if ``drifts`` have several references.
     """
     references = {drift.reference for drift in drifts}
     return f" against {references.pop()}" if len(references) == 1 and TRAINING not in references else ""
 
 
 def compared_windows(findings: Findings) -> list[str]:
-    """Return a sentence about the earlier windows that drift is measured against; empty if it is training."""
+    """Return a sentence that names the earlier windows against which drift is measured.
+
+    The list is empty if drift is measured against training.
+    """
     used = findings.reference
     if not used.features:
         return []
@@ -190,7 +197,7 @@ def compared_windows(findings: Findings) -> list[str]:
 
 
 def model_version(version: ModelVersionRef) -> str:
-    """Return the name of a version within a sentence, as in ``model delays v1``."""
+    """Return the name of a version for use within a sentence, such as ``model delays v1``."""
     return f"model {version}"
 
 
@@ -301,7 +308,7 @@ def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observa
 
 
 def _drifted_monitored(drifts: Sequence[Drift]) -> Observation:
-    """Report drift of columns that are monitored without being features."""
+    """Return an observation about drifted columns that are monitored but are not features."""
     if len(drifts) == 1:
         (drift,) = drifts
         headline = (
@@ -315,7 +322,10 @@ def _drifted_monitored(drifts: Sequence[Drift]) -> Observation:
 
 
 def _with_effects(subject: str, drifts: Sequence[Drift], inputs_reported: bool) -> str:
-    """List columns with their effects and remarks: as many as fit into one detail, and at most ten."""
+    """Return a sentence that lists columns with effects and remarks.
+
+    The sentence lists as many columns as fit into one detail, and at most ten.
+    """
     columns = []
     for drift in drifts:
         remark = "" if inputs_reported and drift.broken else drift.remark
@@ -353,7 +363,10 @@ def _few_rows(findings: Findings) -> list[Observation]:
 
 
 def _unusual_columns(findings: Findings) -> list[str]:
-    """Name the drifted columns with a note, apart from broken features, which the limit on requests names."""
+    """Return a sentence that lists drifted columns with unusual values.
+
+    Broken features are left out, because the limit ``inputs`` on requests lists them.
+    """
     columns = [drift for drift in findings.features if not drift.broken]
     columns += [findings.prediction] if findings.prediction else []
     odd = [drift.column for drift in columns if drift.note and drift.drifted]
@@ -361,7 +374,11 @@ def _unusual_columns(findings: Findings) -> list[str]:
 
 
 def _estimate(findings: Findings) -> list[str]:
-    """Say whether the estimate without labels fell as well, and what follows about the inputs and about concept drift."""
+    """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
+
+    A worse estimate means that changed inputs explain part of the drop. An unchanged estimate without drift means that
+    concept drift is likely.
+    """
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:
         return []
@@ -399,7 +416,7 @@ def _largest_segment(findings: Findings) -> list[str]:
 
 
 def _incompatible(findings: Findings) -> list[SchemaChange]:
-    """Return the columns of the training data that are absent or cannot be compared."""
+    """Return the columns of the training data that are absent or have an incompatible type."""
     return [change for change in findings.schema_changes if change.before is not None and not change.compared]
 
 

@@ -1,4 +1,4 @@
-"""Models of what monitoring finds in one window, of the policy's decision, and of the report that contains both."""
+"""Models of the findings about one window, of the decision by the policy, and of the report that contains both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Decision = Literal["healthy", "watch", "retrain"]
 class Verdict(Model):
     """The decision about a window and the reasons for it.
 
-    :param headline: the main reason in at most 90 characters; empty in reports written before there was one
+    :param headline: the main reason in at most 90 characters; empty in reports of old versions, which had no headline
     :param details: the facts behind the decision, one sentence each, with numbers and units
     :param reason: the headline and the details as one text
     """
@@ -35,10 +35,10 @@ class Verdict(Model):
 
 
 class Arrivals(Model):
-    """The data that arrived in a dataset between the end of the champion's training data and the end of the window.
+    """The new data in a dataset, from the end of the champion's training data to the end of the window.
 
-    :param windows: number of windows
-    :param rows: number of rows
+    :param windows: number of new windows
+    :param rows: number of new rows
     :param share: ``rows`` as a share of the rows of the champion's training set
     """
 
@@ -52,8 +52,9 @@ class ActiveTrigger(Model):
     """A retraining trigger whose condition is met in a window.
 
     :param reason: why the condition is met, in at most 90 characters
-    :param windows: number of windows in which the condition was met, among the last ``n`` windows of the policy's persistence
-    :param enough: whether ``windows`` is at least the ``k`` of the policy's persistence
+    :param windows: number of windows in which the condition was met, among the last ``n`` windows (``n`` and ``k`` are
+        set by ``persistence`` of the policy)
+    :param enough: whether ``windows`` is at least ``k``
     """
 
     trigger: Trigger
@@ -63,11 +64,11 @@ class ActiveTrigger(Model):
 
 
 class Limit(Model):
-    """A limit on requests for retraining, and its state.
+    """A limit on requests for retraining, and whether the limit is reached.
 
     :param name: ``cooldown``, ``budget``, ``refusals`` (refused candidates) or ``inputs`` (broken features)
-    :param says: the state of the limit; one clause
-    :param reached: whether it postpones a request
+    :param says: one clause that explains whether the limit is reached
+    :param reached: whether the limit postpones a request
     """
 
     name: Literal["cooldown", "budget", "refusals", "inputs"]
@@ -80,7 +81,7 @@ class RetrainingPlan(Model):
 
     :param triggers: the retraining triggers whose condition is met
     :param limits: the limits that were checked; empty if the window has already requested retraining
-    :param request: the request of the window, from this check or an earlier one
+    :param request: the request that the window made, in this check or in an earlier check
     """
 
     triggers: list[ActiveTrigger] = Field(default_factory=list)
@@ -99,14 +100,15 @@ class RetrainingPlan(Model):
 
 
 class VersionFindings(Model):
-    """What monitoring measured on the predictions of a version that was replaced within the window.
+    """Measurements on the predictions of a version that was replaced within the window.
 
-    :param rows: number of its predictions
-    :param labelled: number of its predictions with a label
-    :param performance: its realised performance, compared with its own training
+    :param version: the replaced version
+    :param rows: number of predictions by this version
+    :param labelled: number of predictions by this version that have a label
+    :param performance: realised performance of this version, compared with the training of this version
     :param unmeasured: why realised performance was not measured or cannot be judged; one clause
-    :param prediction: drift of its scores
-    :param features: drift of each feature in its predictions, compared with its own training
+    :param prediction: drift of the scores of this version
+    :param features: drift of each feature since the training of this version
     """
 
     version: ModelVersionRef
@@ -119,12 +121,13 @@ class VersionFindings(Model):
 
 
 class Findings(Model):
-    """Everything that monitoring measured in one window.
+    """All measurements of monitoring in one window.
 
     :param created: when the window was checked
     :param policy: the retraining policy that was applied
     :param champion: the champion at the time of the check
-    :param scored_by: the version that made the predictions; the latest one, if several versions made predictions in the window
+    :param scored_by: the version that made the predictions; the latest version if several versions made predictions in
+        the window
     :param datasets: the datasets of predictions
     :param rows: number of predictions of ``scored_by``
     :param labelled: number of predictions with a label
@@ -134,24 +137,28 @@ class Findings(Model):
     :param code_version: version of the code that trained the champion; ``None`` unless the policy has ``code``
     :param performance: realised performance, measured by comparing predictions with labels
     :param unmeasured: why realised performance was not measured or cannot be judged; one clause
-    :param estimated: performance estimated from the scores without labels. It covers the labelled rows if realised
-        performance is judged, so that the two are comparable, and otherwise all rows
-    :param label_delay: quantiles of the time from event to label; ``None`` if arrival times of labels are unknown
+    :param estimated: performance estimated from the scores without labels. If realised performance is judged, the
+        estimate covers only the labelled rows, so that both values are comparable. Otherwise, the estimate covers all
+        rows
+    :param label_delay: quantiles of the time from an event to the arrival of the label; ``None`` if arrival times of
+        labels are unknown
     :param prediction: drift of the scores
-    :param label: drift of the labels; ``None`` if there are too few labels or more of them may arrive
-    :param multivariate: drift of the joint distribution of the features, measured by the error of their reconstruction from
-        principal components; ``None`` if the model has no stored components
+    :param label: drift of the labels; ``None`` if there are too few labels, or if more labels may still arrive
+    :param multivariate: drift of the joint distribution of the features, measured by the error of
+        reconstructing the features from principal components; ``None`` if no components are stored with the model
     :param schema_changes: absent features, new columns, and columns whose type differs from training
-    :param freshness: how recent the rows are; ``None`` if unknown
-    :param features: drift of each feature, ordered by drift times importance, drifted features first
+    :param freshness: age of the newest row; ``None`` if unknown
+    :param features: drift of each feature. Drifted features come first, each group is ordered by effect times
+        importance
     :param watched: drift of watched columns that are not features
     :param reference: the data that drift was measured against: training or earlier windows
-    :param drift_tests: number of tests and thresholds of drift; ``None`` if nothing was compared
-    :param loss: change of the mean loss; ``None`` if performance cannot be judged
-    :param segments: segments with worse performance, the largest contribution first
+    :param drift_tests: number of drift tests and the thresholds of the tests; ``None`` if nothing was tested
+    :param loss: change of the mean loss since training; ``None`` if performance cannot be judged
+    :param segments: segments with worse performance; the segment that contributes most beyond its share of the rows
+        comes first
     :param changes: change points of performance and of the drift of important features
-    :param replaced: findings about versions that made predictions in the window before ``scored_by`` replaced them. All other
-        fields are about ``scored_by``
+    :param replaced: findings about versions that made predictions in the window before ``scored_by`` replaced them. All
+        other fields are about ``scored_by``
     :param notes: further remarks, one sentence each
     """
 
@@ -188,17 +195,21 @@ class Findings(Model):
     notes: list[str] = Field(default_factory=list)
 
     def under(self, policy: Policy) -> Findings:
-        """Return the same measurements for a check by ``policy``, with the version that made the predictions as champion."""
+        """Return the findings with another policy, as if the version that made the predictions were the champion.
+
+        :param policy: the policy to apply to the measurements
+        """
         measured = {name: getattr(self, name) for name in Findings.model_fields}
         return Findings(**{**measured, "policy": policy, "champion": self.scored_by})
 
 
 class Report(Findings):
-    """The findings and the verdict on them, stored as ``reports/MODEL/WINDOW.json`` next to the HTML page.
+    """The findings about a window and the verdict, stored as ``reports/MODEL/WINDOW.json`` next to the HTML page.
 
     :param format: version of the format, which increases when a field is removed or changes its meaning;
         ``docs/report.schema.json`` describes the fields
-    :param retraining: the decision about retraining; ``None`` in reports written before it was stored
+    :param retraining: the decision about retraining; ``None`` in reports of old versions, which did not store the
+        decision
     """
 
     format: int = 1

@@ -1,14 +1,16 @@
-"""The decision whether a window requests retraining, by triggers, persistence, cooldown, budget, and refused candidates.
+"""Decide whether a window requests retraining, by triggers, persistence, cooldown, budget, and refused candidates.
 
-A retraining trigger is a condition that may request retraining. :func:`triggers` lists those whose condition is met in a
-window, and :func:`plan` decides whether they lead to a request. :mod:`airflow_mlops.registry.requests` records the request.
+A retraining trigger is a condition that may request retraining. :func:`triggers` returns the triggers whose condition
+is met in a window. :func:`plan` decides whether these triggers lead to a request, and
+:mod:`airflow_mlops.registry.requests` records the request.
 
-All limits depend on windows and their ends and never on the clock, so a replay makes the same decisions as the first run. They
-also count later windows, because windows may be checked late and in any order.
+All limits depend on windows and not on the clock, so a replay makes the same decisions as the first run. All limits
+also count requests by later windows, because windows may be checked late and in any order.
 
-A candidate trained on the same data and code would be refused again. After one refused request, the next window may request
-retraining. After ``r`` refused requests, the earliest is the window ``2 ** (r - 1)`` windows after the last refused one, so the
-amount of new data doubles with each try. A new champion and a new code version (``policy.code``) reset the count.
+A candidate that is trained on the same data and code would be refused again. After ``r`` refused requests, the next
+request is possible ``2 ** (r - 1)`` windows after the last refused request. The wait doubles with each refusal, so each
+new candidate is trained on more new data. A new champion resets the count of refusals, and so does a new code version
+(``policy.code``).
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ MEASURED = get_args(Measured)
 
 
 def request_id(model: str, window: Window) -> str:
-    """Return the id of the request for ``model`` by ``window``, which can make only one."""
+    """Return the id of the request that ``window`` makes for ``model``. A window can make only one request."""
     return f"{model}/{window.identity}"
 
 
 def triggers(findings: Findings) -> dict[Trigger, str]:
-    """Return the triggers of the policy whose condition is met in the window, each with a reason of at most 90 characters."""
+    """Return the reason, in at most 90 characters, of each trigger whose condition is met in the window."""
     return {trigger: shorten(reason, HEADLINE_LENGTH) for trigger, reason in _triggers(findings)}
 
 
@@ -48,10 +50,10 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    Broken inputs postpone a request, because they are not a fault of the model, and a new model cannot learn from them.
+    Broken inputs postpone a request, because a new model cannot learn from broken inputs.
 
-    :param earlier: findings of earlier windows, by time. The current policy is applied to them. Only windows with predictions of
-        the same version count.
+    :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
+        Only windows with predictions of the same version count
     :param requests: all requests so far, in any order
     :param refused: the requests whose candidates were refused since the champion last changed
     """
@@ -84,7 +86,7 @@ def limited(
     """Apply persistence, cooldown, budget and earlier refusals to the active triggers of a window.
 
     :param active: the triggers whose condition is met in the window, each with its reason
-    :param earlier: the triggers whose condition was met in each earlier window, by time
+    :param earlier: the triggers whose condition was met in each earlier window, ordered by time
     :param requests: all requests so far, in any order
     :param refused: the requests whose candidates were refused since the champion last changed
     """
@@ -134,7 +136,7 @@ def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
 
 
 def _new_data(findings: Findings) -> str | None:
-    """Describe the new data if there are enough of them to trigger retraining; otherwise return ``None``."""
+    """Return a clause about the new data if their amount triggers retraining; otherwise ``None``."""
     wanted, arrived = findings.policy.new_data, findings.arrivals
     if wanted is None or arrived is None:
         return None

@@ -13,14 +13,17 @@ from airflow_mlops.performance.thresholds import PerformanceThresholds
 
 Measured = Literal["performance", "estimated_performance", "drift"]
 Trigger = Literal["no_champion", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"]
-"""The retraining triggers. Those of :data:`Measured` vary from window to window by chance, the others do not."""
+"""The retraining triggers.
+
+The triggers in :data:`Measured` depend on measurements, so chance alone can meet their condition in a single window.
+"""
 
 
 class Persistence(Model):
     """The number of windows in which the condition of a measured trigger must be met.
 
-    :param k: the smallest number of windows in which it must be met
-    :param n: number of windows that are counted: the current one and the ``n - 1`` before it
+    :param k: the smallest number of windows in which the condition must be met
+    :param n: number of windows that are counted: the current window and the ``n - 1`` windows before it
     """
 
     k: int = Field(default=1, ge=1)
@@ -37,7 +40,7 @@ class Budget(Model):
     """The largest number of requests for retraining in a period.
 
     :param requests: the largest number of requests
-    :param period: length of the period; no period of this length may have more requests, wherever it starts
+    :param period: length of the period. The limit applies to every period of this length, whenever the period starts
     """
 
     requests: int = Field(ge=1)
@@ -45,11 +48,11 @@ class Budget(Model):
 
 
 class NewData(Model):
-    """The amount of data since the end of the champion's training data that triggers retraining.
+    """The amount of new data that triggers retraining. Data are new after the end of the champion's training data.
 
     Exactly one of ``windows`` and ``share`` must be set.
 
-    :param dataset: name of the dataset that models are trained on
+    :param dataset: name of the dataset in which new data arrive
     :param windows: number of new windows
     :param share: number of new rows as a share of the rows of the champion's training set
     """
@@ -66,20 +69,22 @@ class NewData(Model):
 
 
 class Policy(PerformanceThresholds):
-    """When to request retraining (``retrain``), and when a window needs attention (``watch``).
+    """The retraining policy, which decides whether a window is ``healthy``, ``watch`` or ``retrain``.
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
     :param retrain_on: the measured triggers that may request retraining. ``performance``: realised performance is
-        significantly worse than at training. ``estimated_performance``: estimated performance is significantly worse, and
-        realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
-    :param min_importance: share of the model's permutation importance that the drifted features must have together
+        significantly worse than at training. ``estimated_performance``: estimated performance is significantly worse,
+        and realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
+    :param min_importance: smallest share of the model's permutation importance that drifted features must have together
+        to trigger retraining
     :param max_age: the longest time between the end of the champion's training data and the end of the window
     :param new_data: the amount of new data that triggers retraining
-    :param code: version of the training code, such as a git commit; retraining is triggered if the tag ``mlops.code_version`` of the
-        champion's MLflow run differs
-    :param persistence: number of windows in which the condition of a measured trigger must be met; by default the current one
+    :param code: version of the training code, such as a git commit. Retraining is triggered if the champion's MLflow
+        run has a different version in the tag ``mlops.code_version``
+    :param persistence: number of windows in which the condition of a measured trigger must be met; by default, the
+        current window is enough
     :param cooldown: the shortest time between the ends of two windows that request retraining
-    :param budget: number of windows that may request retraining in a period, counted by their ends
+    :param budget: the largest number of requests in a period; a request counts at the end of the window that makes it
     """
 
     max_staleness: Duration | None = None

@@ -1,9 +1,9 @@
-"""The verdict on a window: the decision, its headline, and the details.
+"""Decide about a window: healthy, watch, or retrain, with a headline and details.
 
-Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a missing
-champion, realised performance that is significantly worse than at training, or old training data. Drift alone leads to ``watch``
-by default, because features drift with every season and often without harm. Estimated performance depends on the inputs alone. If
-realised performance drops and the estimate does not, concept drift is likely.
+Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a
+missing champion, realised performance that is significantly worse than at training, or old training data. By default,
+drift alone leads to ``watch``, because features drift with every season and often without harm. Estimated performance
+depends on the inputs alone. If realised performance drops and estimated performance does not, concept drift is likely.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ LIMIT_NAMES = {
 
 
 def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verdict:
-    """Decide what to do about a window.
+    """Return the verdict on a window.
 
-    :param retraining: the policy's decision about retraining. By default, the policy is applied to this window alone and earlier windows
-        are ignored
+    :param retraining: the decision about retraining. By default, the policy is applied to this window alone, without
+        earlier windows
     """
     decision, found = _decide(findings, retraining or plan(findings))
     return _verdict(decision, [*found, *replaced_in_window(findings)])
 
 
 def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list[Observation]]:
-    """Return the decision and the facts behind it, the most important first."""
+    """Return the decision and the facts behind the decision, the most important fact first."""
     if planned.is_requested:
         return "retrain", _active(planned.due, findings) + _others(findings, planned)
     judged, policy = judged_performance(findings), findings.policy
@@ -92,7 +92,7 @@ def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list
 
 
 def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:
-    """Explain why drift with acceptable performance does not request retraining."""
+    """Return a sentence that explains why drift with acceptable performance does not request retraining."""
     if planned.triggers or "drift" in findings.policy.retrain_on or not any(part.drifted for part in findings.features):
         return []
     return ["Drift alone does not request retraining, because retrain_on does not contain 'drift'."]
@@ -122,12 +122,12 @@ def _others(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
 
 
 def _reached(planned: RetrainingPlan) -> dict[str, str]:
-    """Return the limits that postpone a request, each with its state."""
+    """Return the limits that postpone a request: name of the limit, and a clause that explains the limit."""
     return {limit.name: limit.says for limit in planned.limits if limit.reached}
 
 
 def _postponed(planned: RetrainingPlan, findings: Findings) -> list[Observation]:
-    """Report that a due request is postponed, and by which limits."""
+    """Return an observation that a request is postponed, with the limits that postpone the request."""
     reached = _reached(planned)
     if not planned.due or not reached:
         return []
@@ -144,7 +144,10 @@ def _without_limit(reason: str) -> str:
 
 
 def _without_trigger(judged: Performance, findings: Findings) -> Observation:
-    """Report worse performance that does not trigger retraining: of a replaced version, or because the policy ignores it."""
+    """Return an observation about worse performance that does not trigger retraining.
+
+    Either a version that has been replaced made the predictions, or the policy does not retrain on performance.
+    """
     if (replaced := replaced_version(findings)) is not None:
         return replaced
     level, change = level_of(judged, findings.policy), change_of(judged, findings.policy)
@@ -164,7 +167,7 @@ def _active(triggers: Sequence[ActiveTrigger], findings: Findings) -> list[Obser
 
 
 def _headline(active: ActiveTrigger, findings: Findings) -> str:
-    """Return the reason of a trigger, and what is still required for a request."""
+    """Return the reason of a trigger, and how many windows a request still needs."""
     if active.enough:
         return active.reason
     needed = findings.policy.persistence
@@ -200,7 +203,7 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
 
 
 def _persistence(active: ActiveTrigger, findings: Findings) -> list[str]:
-    """Return the number of windows in which the condition of a measured trigger was met, if the policy counts more than one."""
+    """Return a sentence about the windows in which the condition was met, if the policy counts several windows."""
     needed = findings.policy.persistence
     if needed.n == 1 or active.trigger not in MEASURED:
         return []

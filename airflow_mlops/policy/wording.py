@@ -1,4 +1,4 @@
-"""Formats names, numbers, periods and lists for sentences of bounded length."""
+"""Format names, numbers, periods and lists for sentences of limited length."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from airflow_mlops.performance.findings import METRIC_NAMES
 
 HEADLINE_LENGTH = 90
-"""The most characters that a headline has."""
+"""The largest number of characters in a headline."""
 DETAIL_LENGTH = 300
-"""The most characters that a detail has."""
+"""The largest number of characters in a detail."""
 _NAME_LENGTH, _NAMES_SHOWN = 24, 3
 _UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM": "minute"}
 
@@ -26,9 +26,10 @@ def name(text: str) -> str:
 
 
 def listed(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
-    """Join ``names`` as in ``temp, wind and 2 more``.
+    """Join names into a list such as ``temp, wind and 2 more``.
 
-    :param shown: the most names that are written out
+    :param names: at least one name
+    :param shown: the largest number of names that are written out
     """
     parts = list(names[:shown])
     if more := len(names) - len(parts):
@@ -42,7 +43,7 @@ def number(value: float) -> str:
 
 
 def effect(value: float | None) -> str:
-    """Format the effect of a drift, a share from 0 to 1, with two significant digits, such as ``0.54``."""
+    """Format the effect of drift (a share of rows) with two significant digits, such as ``0.54``."""
     return f"{value or 0:.2g}"
 
 
@@ -52,7 +53,7 @@ def share(value: float, decimals: int = 1) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Join a count and its noun, as in ``1 row`` or ``1,200 rows``."""
+    """Join a count and a singular noun, as in ``1 row`` or ``1,200 rows``."""
     return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -81,7 +82,7 @@ def capitalized(text: str) -> str:
 
 
 def fitting(*variants: str, length: int = HEADLINE_LENGTH) -> str:
-    """Return the first of ``variants`` with at most ``length`` characters, or else the last one, shortened."""
+    """Return the first variant of a text with at most ``length`` characters; if none fits, shorten the last variant."""
     return next((text for text in variants if len(text) <= length), shorten(variants[-1], length))
 
 

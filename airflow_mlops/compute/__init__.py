@@ -18,7 +18,8 @@ _BY_NAME: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod
 def from_text(text: str) -> Compute:
     """Parse a value of ``run_on`` from text: ``Worker``, or JSON as in ``{"Pod": {"image": "...", "memory": "4Gi"}}``.
 
-    :raises SpecError: the text names no such class, or its arguments are invalid
+    :raises SpecError: the text does not name ``Worker``, ``Process`` or ``Pod``, or the arguments of the class are
+        invalid
     """
     try:
         ((name, options),) = (json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()

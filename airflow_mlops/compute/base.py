@@ -1,6 +1,4 @@
-"""The base classes of ``run_on``: a :class:`Compute` describes where steps run, and its :class:`Runner` runs them
-there.
-"""
+"""The base classes for ``run_on``: :class:`Compute` describes where a step runs, and :class:`Runner` runs it there."""
 
 from __future__ import annotations
 
@@ -20,18 +18,19 @@ if TYPE_CHECKING:
 class Compute:
     """Describes where a step runs.
 
-    DAG files create these objects, so subclasses are dataclasses that only validate and hold their fields, and import
-    nothing heavy. The class that ``runner`` names runs the step. It is imported when the task runs.
+    DAG files create these objects. Subclasses are therefore dataclasses that only validate and store their fields, and
+    that import no heavy library. The class attribute ``runner`` names the class that runs the step. Airflow's worker
+    imports that class when the task runs.
     """
 
     #: Import path of the :class:`Runner` for this description, as ``package.module:Class``.
     runner: ClassVar[str]
     template_fields: ClassVar[Sequence[str]] = ()
-    #: Names of the template fields that say where a deferred task finds its step again.
+    #: Names of the template fields that a deferred task needs to find its running step again.
     kept_when_deferred: ClassVar[Sequence[str]] = ()
 
     def serialize(self) -> dict[str, Any]:
-        """Return the content of the rendered template field ``run_on`` in Airflow's UI."""
+        """Return the fields that Airflow's UI shows as the rendered template field ``run_on``."""
         return {}
 
 
@@ -51,35 +50,37 @@ class Runner(ABC, Generic[Description]):
 
     @abstractmethod
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
-        """Run ``call`` and return its result. The artifact store holds the result before this method returns.
+        """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
-        :param call: the step, its spec and the key of its result
+        The result is written to the artifact store before this method returns.
+
+        :param call: name and spec of the step, URL of the artifact store and key of the result
         :param conn_ids: ids of the Airflow connections that the step uses
         :param context: Airflow's context of the task
         :raises MLOpsError: the step failed, or could not be started
         """
 
     def resume(self, call: StepCall, event: dict[str, Any], context: Context) -> dict[str, Any]:
-        """Continue after :meth:`run` deferred the task, and return the result.
+        """Continue the task after :meth:`run` has deferred it, and return the result of the step.
 
-        :param event: payload of the event of the Airflow trigger for which the task was deferred
+        :param event: payload of the event with which the Airflow trigger resumed the task
         :raises MLOpsError: the step failed, or could not be started
         """
         raise SpecError(
-            f"This task was deferred while its step ran elsewhere, and run_on= has changed to {self.compute!r} since: clear "
-            "the task to run it there."
+            f"run_on= of this task was changed to {self.compute!r} while the task was deferred, so the running step cannot "
+            "be found again: clear the task to run the step with the new run_on=."
         )
 
     def facts(self) -> dict[str, str]:
-        """Return facts about where the step ran, as names and values of MLflow tags. Empty before the step has run."""
+        """Return where the step ran, as names and values of MLflow tags; empty before the step has run."""
         return {}
 
     def on_kill(self) -> None:
-        """Stop the running step. Called when a user ends the task, never on a normal exit."""
+        """Stop the running step. Airflow calls this method only if the task is ended from outside, for example by a user."""
 
 
 def runner_for(compute: Compute, log: Any) -> Runner[Any]:
-    """Import the runner that ``compute`` names and create it.
+    """Import the class that ``compute.runner`` names, and return an object of this class.
 
     :param log: the task's logger
     """

@@ -1,4 +1,4 @@
-"""Looks up Airflow connections for steps."""
+"""Look up Airflow connections for steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 300
 
 
 def airflow_connection(conn_id: str) -> ConnectionInfo:
-    """Look up a connection in Airflow, including its secrets backends.
+    """Look up a connection in Airflow, including Airflow's secrets backends.
 
     :raises ConnectionNotFoundError: Airflow has no such connection, or does not give it to this task
     :raises ConnectionUnavailableError: a secrets backend or Airflow's API server does not answer
@@ -32,10 +32,10 @@ def airflow_connection(conn_id: str) -> ConnectionInfo:
 
 
 def look_up(conn_id: str, get: Callable[[str], Any], backends: Callable[[], Iterable[Any]]) -> ConnectionInfo:
-    """Look up a connection, and find out why if Airflow does not find it.
+    """Look up a connection. If Airflow does not find the connection, raise an error that names the cause.
 
-    Airflow 3.3 reports a connection as undefined if a secrets backend raises an exception. Therefore the backends are
-    asked again.
+    Airflow 3.3 reports a connection as undefined if a secrets backend raises an exception. Therefore this function asks
+    each backend again.
 
     :param get: function of Airflow that looks up a connection
     :param backends: function of Airflow that returns the secrets backends that ``get`` asks
@@ -76,7 +76,7 @@ def _get(conn_id: str, get: Callable[[str], Any]) -> Any:
 
 
 def _holder(conn_id: str, load: Callable[[], Iterable[Any]]) -> str | None:
-    """Return the name of the secrets backend that has a value for the connection.
+    """Return the name of the secrets backend that has a value for the connection; ``None`` if no backend has one.
 
     :raises ConnectionUnavailableError: a backend cannot be asked
     """
@@ -97,13 +97,13 @@ def _holder(conn_id: str, load: Callable[[], Iterable[Any]]) -> str | None:
 
 
 def _value(backend: Any, conn_id: str) -> Any:
-    """Return what the backend stores for the connection. The value is empty if it has none."""
+    """Return the value that the backend stores for the connection; empty if the backend stores none."""
     from airflow.sdk.execution_time.secrets.execution_api import ExecutionAPISecretsBackend
 
     if isinstance(backend, ExecutionAPISecretsBackend):
         return _from_api(conn_id)
     if type(backend).get_connection.__qualname__.startswith("BaseSecretsBackend."):
-        # The value is not parsed. A value that cannot be parsed is not a backend that is away.
+        # The value is not parsed, because a value that cannot be parsed does not mean that the backend is unavailable.
         return backend.get_conn_value(conn_id)
     return backend.get_connection(conn_id)
 

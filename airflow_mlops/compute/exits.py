@@ -1,4 +1,4 @@
-"""What the exit status of a process that failed without a message means, and what to look at."""
+"""Explain the exit status of a process that failed without an error message."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _CRASHED = (
 _SIGNALS = {
     "SIGKILL": "The kernel does this when memory runs out: look at the memory of the machine or of its container at that "
     "time, and in the log of the kernel (`dmesg`) for `Out of memory`",
-    "SIGTERM": "A user, the cluster or a restart of the worker ended it: look at the log of the worker at that time",
-    "SIGINT": "A user or a restart of the worker ended it: look at the log of the worker at that time",
-    "SIGHUP": "The worker that started it ended: look at the log of the worker at that time",
+    "SIGTERM": "A user, the cluster or a restart of the worker ended the process: look at the log of the worker at that "
+    "time",
+    "SIGINT": "A user or a restart of the worker ended the process: look at the log of the worker at that time",
+    "SIGHUP": "The worker that started the process ended: look at the log of the worker at that time",
     "SIGSEGV": _CRASHED,
     "SIGBUS": f"{_CRASHED}, and look whether the disk or the shared memory (`/dev/shm`) is full",
     "SIGABRT": _CRASHED,
     "SIGFPE": _CRASHED,
-    "SIGILL": "A library was built for another type of processor: install a build of it for this machine",
-    "SIGXCPU": "It used more CPU time than its limit: look at `ulimit -t` of the worker",
-    "SIGXFSZ": "It wrote a larger file than its limit: look at `ulimit -f` of the worker",
+    "SIGILL": "A library was built for another type of processor: install a build of the library for this machine",
+    "SIGXCPU": "The process used more CPU time than its limit: look at `ulimit -t` of the worker",
+    "SIGXFSZ": "The process wrote a larger file than its limit: look at `ulimit -f` of the worker",
 }
 _STATUSES = {
     126: "The file cannot be executed: look at its permissions",
@@ -31,7 +32,7 @@ _STATUSES = {
 
 
 def explain(status: int) -> str:
-    """Return the rest of a sentence about a process: how it ended, and what to look at.
+    """Explain how a process ended and what to check, as text that continues the sentence ``The process ...``.
 
     :param status: exit status other than 0; negative if it is the number of a signal, as in :mod:`subprocess`
     """

@@ -6,6 +6,6 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 def split_level(line: str) -> tuple[str, str]:
-    """Split a line into level and message. Lines without a level, such as printed lines, get the level INFO."""
+    """Return the level and the message of a line. Lines without a level, such as printed lines, get the level INFO."""
     level, _, message = line.partition(" ")
     return (level, message) if level in _LEVELS else ("INFO", line)

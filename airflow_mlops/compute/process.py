@@ -1,4 +1,4 @@
-"""``run_on=Process(python=...)``: the step runs on the worker in a process with a different Python interpreter."""
+"""``run_on=Process(python=...)``: the step runs on the worker, in a process with another Python interpreter."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Process(Compute):
 
 
 class ProcessRunner(Runner[Process]):
-    """Starts ``python -m airflow_mlops.stages`` and copies its output to the task's log.
+    """Starts ``python -m airflow_mlops.stages`` and copies the output of this child process to the task's log.
 
     The child process reports an error in a file (:mod:`airflow_mlops.core.termination`), so the output of libraries
     does not affect the error that the task raises.
@@ -108,7 +108,7 @@ class ProcessRunner(Runner[Process]):
         return {**inherited, **secrets, **own, **self.compute.env}
 
     def _run_child(self, call: StepCall, env: dict[str, str]) -> tuple[int, _Output]:
-        """Run the child process and wait for its end.
+        """Start the child process, send the call to it, and wait for its end.
 
         :return: the exit status, and the lines of output that explain a failed start
         :raises SpecError: the Python interpreter cannot be started
@@ -181,7 +181,7 @@ def _failure(python: str, status: int, reported: dict[str, Any], output: _Output
     :param python: path of the Python interpreter
     :param status: the exit status; negative if a signal ended the process
     :param reported: the termination message; empty if the process ended before it started the step
-    :param output: lines of output that explain a failed start
+    :param output: the lines of output that explain a failed start
     """
     if (error := termination.error_in(reported)) is not None:
         return error

@@ -40,9 +40,9 @@ class WorkerRunner(Runner[Worker]):
             self._running = False
 
     def on_kill(self) -> None:
-        """End the step as SIGTERM ends it in a process of its own: its ``finally`` blocks run, and its query is cancelled.
+        """Raise SystemExit in the step, so that its ``finally`` blocks run and its running query is cancelled.
 
-        Airflow calls this method in the handler of SIGTERM, and goes on with the task if it returns.
+        Airflow calls this method in its handler of SIGTERM. If the method returned, Airflow would continue the task.
         """
         if self._running:
             self._running = False

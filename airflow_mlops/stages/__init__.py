@@ -4,5 +4,5 @@
 
     def run(spec: StageSpec, context: StepContext) -> StageResult
 
-No module of this package imports Airflow. ``python -m airflow_mlops.stages`` runs one call of a step.
+No module of this package imports Airflow. ``python -m airflow_mlops.stages`` runs one step in a separate process.
 """

@@ -1,8 +1,9 @@
-"""The command ``python -m airflow_mlops.stages``, which runs one call of a step.
+"""The command ``python -m airflow_mlops.stages``, which runs one step.
 
-The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard input
-otherwise (:mod:`airflow_mlops.stages.calls`). The result is written to the artifact store under the call's key. Log
-lines go to standard output as ``LEVEL message``.
+A *call* contains the name and the spec of the step, the URL of the artifact store and the key of the result. The
+command reads the call from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard
+input otherwise (:mod:`airflow_mlops.stages.calls`). The command writes the result of the step to the artifact store,
+and log lines to standard output as ``LEVEL message``.
 
 The exit status is 0 if the result was stored, 1 if the step failed (the termination message contains the error, see
 :mod:`airflow_mlops.core.termination`), and 143 if the process received SIGTERM.
@@ -25,7 +26,7 @@ from airflow_mlops.stages.runner import run_call
 
 
 def main() -> int:
-    """Run the call and return the exit status."""
+    """Read the call, run its step and return the exit status."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)

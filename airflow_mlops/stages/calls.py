@@ -1,7 +1,8 @@
-"""Sends a call to the process that runs it, through the artifact store or as JSON on standard input.
+"""Send the call of a step to the process that runs the step, through the artifact store or as JSON on standard input.
 
-A pod receives only the URL of the store and the key of the call, in two environment variables. The call itself can have
-any size, and only users with access to the artifact store can read it.
+A call contains the name and the spec of the step, the URL of the artifact store and the key of the result. A pod
+receives only the URL of the store and the key of the call, in two environment variables. The call itself can have any
+size, and only users with access to the artifact store can read it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ KEY_VARIABLE = "MLOPS_CALL_KEY"
 def call_key(call: StepCall) -> str:
     """Return the key under which :func:`write_call` stores the call.
 
-    The key contains a hash of the call's content, so two tries of a task, whose calls differ in ``try_number``, have
-    different keys.
+    The key contains a hash of the call. Two tries of a task have different keys, because their calls have different
+    values of ``try_number``.
     """
     content_hash = hashlib.sha256(_content(call)).hexdigest()[:16]
     return f"calls/{call.key.removeprefix('results/').removesuffix('.json')}-{content_hash}.json"
@@ -41,7 +42,10 @@ def write_call(call: StepCall) -> None:
 
 
 def receive_call() -> StepCall:
-    """Read the call of this process from the artifact store or, without environment variables, from standard input.
+    """Return the call of the step that this process must run.
+
+    The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard
+    input otherwise.
 
     :raises SpecError: the process that created the call has a different version of this package
     :raises ComputeError: the call is not in the artifact store
@@ -54,7 +58,9 @@ def receive_call() -> StepCall:
 
 
 def read_call(store: str, key: str) -> StepCall:
-    """Read the call with which a deferred task began. An earlier version of this package may have created it.
+    """Return the call that a task wrote before the task was deferred.
+
+    An earlier version of this package may have written the call.
 
     :param store: URL of the artifact store
     :param key: key of the call in this store
@@ -70,15 +76,15 @@ def _read(store: str, key: str) -> bytes:
         return ArtifactStore(store).read_bytes(key)
     except FileNotFoundError:
         raise ComputeError(
-            f"The call {key} of the step is not in the artifact store {store}. Give the step access to the same "
-            "artifact store as the Airflow worker."
+            f"The file {key} with the parameters of the step is not in the artifact store {store}. Give the step access "
+            "to the same artifact store as the Airflow worker."
         ) from None
 
 
 def parse_call(text: str | bytes) -> StepCall:
-    """Parse the JSON of a step call (step name, parameters, store) that another process has written.
+    """Return the call that the JSON text contains (step name, parameters, store). Another process has written the text.
 
-    :raises SpecError: that process has a different version of this package
+    :raises SpecError: the other process uses a different version of this package
     """
     content = json.loads(text)
     # The version is checked before validation, because calls of a different version may have different fields.
@@ -87,14 +93,15 @@ def parse_call(text: str | bytes) -> StepCall:
 
 
 def check_version(version: str) -> None:
-    """Check that this version of the package created a call.
+    """Check that a call was created by the version of the package that runs now.
 
-    :raises SpecError: a different version created the call
+    :param version: version of the package that created the call
+    :raises SpecError: the versions are different
     """
     if version != __version__:
         raise SpecError(
             f"Airflow runs airflow-mlops {version}, but the environment of the step (`run_on`) has airflow-mlops "
-            f"{__version__}. Install the same version in both."
+            f"{__version__}. Install the same version in both environments."
         )
 
 

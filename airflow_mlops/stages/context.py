@@ -20,8 +20,9 @@ class StepContext:
     """The context in which a step runs.
 
     :param store: artifact store
-    :param key: key of the step's result. All tries of a task have the same key, so steps also use it to identify their
-        MLflow run and their checkpoints. It is empty in a script, where no task runs the step and every call computes anew
+    :param key: key of the step's result in the store. All tries of a task have the same key, so steps also identify
+        their MLflow run and their checkpoints by the key. The key is empty if a script runs the step without an Airflow
+        task
     :param connection: function that looks up an Airflow connection by its id
     :param provenance: Airflow task that started the step
     """
@@ -32,15 +33,16 @@ class StepContext:
     provenance: Provenance = field(default_factory=Provenance)
 
     def for_call(self) -> StepContext:
-        """Return the context for one call of a step.
+        """Return the context with a key that is not empty.
 
-        Every step that uses ``key`` starts with it. Without a task, it gives the call a key that no other call has.
+        A step that uses ``key`` calls this method first. If no Airflow task runs the step, the method creates a new,
+        unique key.
         """
         return self if self.key else replace(self, key=f"{_ADHOC}/{uuid4().hex}.json")
 
     @property
     def is_adhoc(self) -> bool:
-        """Return whether no task runs the step, so that its results are not looked up later."""
+        """Return whether the step runs without an Airflow task. No later run then looks up the result of the step."""
         return not self.key or self.key.startswith(f"{_ADHOC}/")
 
     def progress(self, message: str) -> None:

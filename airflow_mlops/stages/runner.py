@@ -1,4 +1,4 @@
-"""Runs one call of a step, and stores its result. If the result is already stored, the step does not run again."""
+"""Run one step and store the result. If the result is already stored, the step does not run again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ log = logging.getLogger("airflow_mlops.stages")
 
 
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
-    """Run ``call``, unless its result is already stored. Return the result as JSON.
+    """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
+
+    If the artifact store already contains the result, the step does not run. In a TrainJob, only node 0 returns the
+    result; the other nodes return ``{}``.
 
     :param connection: function that looks up an Airflow connection by its id
     :raises SpecError: a different version of this package created the call, or its spec is invalid

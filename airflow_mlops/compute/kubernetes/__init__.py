@@ -1,1 +1,1 @@
-"""``run_on=Pod(...)``: the description of a pod, its manifest, the operator that runs it, and the analysis of failures."""
+"""``run_on=Pod(...)``: the pod's description and manifest, the operator that runs the pod, and errors of pods."""

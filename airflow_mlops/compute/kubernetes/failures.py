@@ -1,4 +1,4 @@
-"""Errors that explain why a pod failed, derived from the state of the pod in the Kubernetes API."""
+"""Derive errors that explain why a pod failed from the state of the pod in the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -165,7 +165,10 @@ def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
 
 
 def facts(pod: Json, container: str) -> dict[str, str]:
-    """Return the names of the pod, its node and its image, and the digest of the image."""
+    """Return the names of the pod, the node and the image, and the digest of the image. Unknown values are left out.
+
+    :param container: name of the container that ran the step
+    """
     status: Json = next((item for item in _statuses(pod) if item.get("name") == container), {})
     found = {
         "pod": f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}",

@@ -1,6 +1,6 @@
-"""Memory growth after OOMKilled: the next try of the task requests more memory.
+"""Let the next try of a task request more memory after a pod was OOMKilled.
 
-The task state store keeps the factor by which the memory grows.
+Airflow's task state store keeps the factor by which the memory of the pod is multiplied.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsErro
 
 
 def memory_factor(context: Context) -> float:
-    """Return the factor by which the memory of the pod is multiplied in this try; 1 without an OOMKilled try before."""
+    """Return the factor by which the memory of the pod is multiplied in this try; 1 if no earlier try was OOMKilled."""
     states = context.get("task_state_store")
     factor = states.get(_STATE) if states is not None else None
     return float(factor) if isinstance(factor, (int, float)) else 1.0

@@ -154,5 +154,5 @@ class StepPodOperator(KubernetesPodOperator):
         self._last_seen = ApiClient().sanitize_for_serialization(seen)
 
     def facts(self) -> dict[str, str]:
-        """Return the names of the pod, its node and its image, and the digest of the image."""
+        """Return the names of the pod, the node and the image, and the digest of the image, if known."""
         return failures.facts(self._last_seen, self.base_container_name) if self._last_seen is not None else {}

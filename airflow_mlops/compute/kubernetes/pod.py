@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import SpecError
 
 @dataclass(kw_only=True)
 class Pod(Compute):
-    """Runs each step in a separate Kubernetes pod, by means of KubernetesPodOperator.
+    """Runs each step in a separate Kubernetes pod, with KubernetesPodOperator.
 
     The image must contain Python and the same version of ``airflow-mlops`` with the extras of the step, but not Airflow
     (``docker/`` builds such an image). The step reads Airflow connections from environment variables named
@@ -34,8 +34,8 @@ class Pod(Compute):
     :param gpus: number of GPUs of each node
     :param gpu_resource: resource name of a GPU in the cluster, such as ``amd.com/gpu`` or ``nvidia.com/mig-1g.5gb``
     :param cpu: CPUs to request, such as ``2`` or ``"500m"``; with GPUs, this is also the limit
-    :param memory: memory to request, such as ``"8Gi"``, which is also the limit. Half of it may be shared memory
-        (``/dev/shm``)
+    :param memory: memory request and memory limit of the container, such as ``"8Gi"``. Shared memory (``/dev/shm``) can
+        use half of this amount
     :param grow_memory: factor by which the memory is multiplied in the next try after the pod was OOMKilled
     :param namespace: namespace of the pod; by default the namespace of the Airflow connection
     :param service_account: name of the service account, for workload identity. The pod gets a token only if a service
@@ -53,7 +53,8 @@ class Pod(Compute):
     :param deferrable: whether the task waits in the triggerer, without a worker slot; by default ``[operators]
         default_deferrable``
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
-    :raises SpecError: a field is invalid, or is set with ``nodes`` greater than 1 although TrainJobs do not support it
+    :raises SpecError: a field is invalid, or ``nodes`` is greater than 1 and TrainJobs do not support a field that is
+        set
     """
 
     image: str | None = None
@@ -180,10 +181,10 @@ class Pod(Compute):
         return train_job(manifest, self.nodes, self.runtime, defaults={*manifest["spec"]} - explicit)
 
     def executor_config(self) -> dict[str, Any]:
-        """Return an ``executor_config`` that gives a task of any operator the same resources under KubernetesExecutor.
+        """Return an ``executor_config`` that gives a task under KubernetesExecutor the resources of this pod.
 
-        Image, command, service account and security context stay as configured for the executor. This method imports
-        the Kubernetes client, even when a DAG file calls it.
+        The task can use any operator. Image, command, service account and security context stay as configured for the
+        executor. This method imports the Kubernetes client, even when a DAG file calls it.
         """
         from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 
@@ -204,7 +205,7 @@ class Pod(Compute):
         )
 
     def _overrides(self, container: str) -> Json:
-        """Return the manifest of a pod with only the fields that this object sets."""
+        """Return a pod manifest that contains only the fields set in ``Pod(...)``."""
         env: list[Json] = [{"name": key, "value": str(value)} for key, value in self.env.items()]
         env += [{"name": key, "valueFrom": _secret_key(reference)} for key, reference in self.secrets.items()]
         container_fields = {

@@ -1,4 +1,4 @@
-"""The runner for ``Pod``: runs a step in one pod, or in a TrainJob if ``nodes`` is greater than 1."""
+"""The runner for ``run_on=Pod(...)``: runs a step in one pod, or in a TrainJob if ``nodes`` is greater than 1."""
 
 from __future__ import annotations
 

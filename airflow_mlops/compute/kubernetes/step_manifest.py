@@ -33,15 +33,16 @@ def call_id(call: StepCall) -> str:
 
 
 def task_name(call: StepCall) -> str:
-    """Join the ids of DAG and task to a name for Kubernetes objects.
+    """Return a name for Kubernetes objects, joined from the ids of DAG and task.
 
-    The name has only characters that Kubernetes allows in names. Its length is not limited, so callers must shorten it.
+    The name contains only characters that Kubernetes allows in names. The function does not limit the length of the
+    name, so callers must shorten it.
     """
     return re.sub(r"[^a-z0-9-]+", "-", f"{call.provenance.dag_id}-{call.provenance.task_id}".lower()).strip("-")
 
 
 def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) -> Json:
-    """Return the manifest of the pod that runs ``call``. The pod reads the call from the artifact store.
+    """Return the manifest of the pod that runs the step of ``call``. The pod reads the call from the artifact store.
 
     :param template: content of the pod template; empty without a template
     :raises SpecError: the pod has a field that Kubernetes does not know
@@ -57,7 +58,7 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
 
 
 def read_template(path: str | None, context: Context) -> Json:
-    """Read a pod template.
+    """Read a pod template from a YAML file and return it.
 
     :param path: absolute path, or path relative to the folder of the DAG file; ``None`` without a template
     :return: the pod as JSON; empty without a template
@@ -80,7 +81,7 @@ def read_template(path: str | None, context: Context) -> Json:
 def _check(manifest: Json) -> None:
     """Check that the Kubernetes client knows every field. The client drops unknown fields without an error.
 
-    :raises SpecError: the client drops a field, which the message names
+    :raises SpecError: the client drops a field. The message names the field
     """
     try:
         known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(manifest))

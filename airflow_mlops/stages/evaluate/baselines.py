@@ -1,4 +1,4 @@
-"""Fit a small decision tree, with which every candidate is compared."""
+"""Fit a small decision tree as a baseline for the candidates."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
 
 
 def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
-    """Fit a decision tree of depth 3, and predict the held-out rows with it.
+    """Fit a decision tree of depth 3, and return the tree's predictions for the held-out rows.
 
     The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset.
 
     :param contract: a candidate's model contract, which names the features and the classes
-    :return: the predictions; ``None`` if the dataset has no split part ``train``, or if it contains only one class
+    :return: the predictions. ``None`` if the dataset has no split part ``train``, if the held-out rows are the split
+        part ``train``, or if all labels of the sample are equal
     """
     if data.part == TRAIN or TRAIN not in data.dataset.ref.parts:
         return None

@@ -35,11 +35,13 @@ class Candidate:
 
 
 def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store: ArtifactStore) -> HeldOut:
-    """Open the held-out split part of the dataset in the spec, or by default of the candidates' training set.
+    """Open the split part ``spec.part`` of ``spec.dataset`` and return the held-out rows.
+
+    If ``spec.dataset`` is not set, the training set of the candidates is opened.
 
     :param folders: folder with the downloaded files of each candidate
-    :raises SpecError: the spec names no dataset and the candidates were trained on different datasets, or the dataset has
-        no label
+    :raises SpecError: the dataset has no label, or ``spec.dataset`` is required because the candidates have no common
+        training set
     :raises EvaluationError: the split part has no rows
     """
     dataset = select_one(store, spec.dataset or _trained_on(folders))
@@ -76,7 +78,7 @@ def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
 
 
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:
-    """Load a model version from its folder.
+    """Load the model of a version and return it as a candidate.
 
     :param folder: folder with the downloaded files of the version
     :param allow_pyfunc: whether code that is stored with the model may run
@@ -97,10 +99,12 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
 
 
 def for_positive(candidate: Candidate, positive: Any) -> Candidate:
-    """Make the candidate's score the probability of the class ``positive``, so that all models are measured for one class.
+    """Set the positive class of a candidate and return the candidate.
+
+    The score of the candidate is then the probability of this class. All models are measured for the same class.
 
     :param positive: the positive class; ``None`` unless the task is binary
-    :raises SchemaError: the candidate does not know this class
+    :raises SchemaError: the candidate does not predict the class ``positive``
     """
     contract = candidate.contract
     if positive is None:
@@ -117,7 +121,8 @@ def for_positive(candidate: Candidate, positive: Any) -> Candidate:
 def check_contract(candidate: Candidate, data: HeldOut) -> None:
     """Check that ML task, label and features of the candidate match the held-out data.
 
-    :raises SchemaError: ML task, label or features do not match
+    :raises SchemaError: ML task or label are different, a feature is not a column of the dataset, or the name of a
+        feature is reserved
     """
     contract, name = candidate.contract, data.dataset.manifest.name
     if (contract.task, contract.label) != (data.task, data.label):

@@ -1,7 +1,7 @@
 """Write the model card of a model version (M. Mitchell et al., "Model Cards for Model Reporting", FAT* 2019).
 
-A Jinja template renders it as Markdown, with every value escaped. The HTML page is converted from that Markdown, with raw
-HTML disabled, and inserted into a template with autoescape.
+A Jinja template renders the card as Markdown, with every value escaped. The Markdown is converted to HTML, with raw
+HTML disabled, and the HTML is inserted into a template with autoescape.
 """
 
 from __future__ import annotations
@@ -62,10 +62,13 @@ _LINEAGE = {
 class Facts:
     """The contents of a model card.
 
-    :param stated: purpose, limits and owner of the model, which a person has written
+    :param stated: purpose, limits and owner of the model, as a person has written them
     :param gates: the gates of the verdict, in order
-    :param intervals: the 95% confidence interval of each metric; ``None`` if there are too few rows
+    :param rows: number of held-out rows
+    :param intervals: lower and upper end of the 95% confidence interval of each metric; ``None`` if there are too few
+        rows
     :param importance: permutation importance of each feature for the verdict's metric; empty if unknown
+    :param importance_rows: number of held-out rows on which the importance was measured
     :param measured_on: manifest of the dataset of the held-out rows
     :param trained_on: manifest of the training set; ``None`` if the training set is unknown or no longer exists
     :param tags: tags of the version's MLflow run
@@ -100,7 +103,7 @@ class Facts:
 
     @property
     def other_dataset(self) -> bool:
-        """Return whether the version was trained on a dataset that is different from the one it was measured on."""
+        """Return whether the version was trained on a different dataset than the dataset of the held-out rows."""
         return self.contract.dataset_id != self.measured_on.id
 
     @property
@@ -134,10 +137,12 @@ class Facts:
 
 
 def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:
-    """Compute the two-sided bootstrap interval of each metric, see :class:`airflow_mlops.metrics.comparison.Estimate`.
+    """Compute the two-sided 95% confidence interval of each metric by bootstrapping.
+
+    :class:`airflow_mlops.metrics.comparison.Estimate` describes the method.
 
     :param resampling: the bootstrap weights of the rows
-    :return: the ends of each interval, by metric; ``None`` if there are too few rows
+    :return: lower and upper end of the interval, by metric; ``None`` if there are too few rows
     """
     assert measurement.rows is not None
     one_sided = (1 + CONFIDENCE) / 2
@@ -150,7 +155,7 @@ def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tup
 
 
 def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence[Path] = ()) -> str:
-    """Write the card as Markdown and as HTML into the folder with the plots.
+    """Write the card as Markdown and as HTML into the folder with the plots, and return the first paragraph.
 
     :param plots: PNG files of the evaluation's plots, in ``folder``
     :param explained: PNG files of the importances and shape functions of a glass-box model, in ``folder``
@@ -183,7 +188,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
 
 
 def _markdown(value: Any) -> Any:
-    """Escape a value as Markdown on one line, so that markup, links, images and HTML in it have no effect."""
+    """Return a value as one line of Markdown. Markup, links, images and HTML in the value are escaped."""
     if isinstance(value, Markup):
         return value
     if value is None:
@@ -202,7 +207,7 @@ def _markdown(value: Any) -> Any:
 
 
 def _command(word: str) -> Markup:
-    """Quote a word of a shell command for a code block, in which Markdown has no effect and needs no escaping."""
+    """Quote one word of a shell command. The command is in a code block, where Markdown needs no escaping."""
     return Markup(shlex.quote(" ".join(word.split())))  # noqa: S704
 
 
@@ -214,7 +219,7 @@ def _interval(bounds: tuple[float | None, float | None] | None) -> str:
 
 
 def _page(title: str, text: str, folder: Path) -> str:
-    """Render the card as one HTML page without external files."""
+    """Convert the Markdown of a card to one HTML page without external files."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(text)
     for token in tokens:

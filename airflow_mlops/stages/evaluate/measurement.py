@@ -41,12 +41,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Compared:
-    """The metrics of all candidates, the baselines and the champion on the same rows.
+    """The metrics of all candidates, the baselines and the champion on the same held-out rows.
 
-    :param baseline: metrics of a prediction that uses no features
+    :param baseline: metrics of a model without features, which always predicts the mean or the class frequencies
     :param tree: metrics of a decision tree of depth 3; ``None`` if no tree could be fitted
     :param champion: the champion's version; ``None`` if the model has no champion
-    :param rival: metrics of the champion; ``None`` if it could not be measured
+    :param rival: metrics of the champion; ``None`` if the model has no champion, or if it could not be measured
     :param problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
     """
 
@@ -70,10 +70,10 @@ def compare(
     own: Sequence[str] = (),
     allow_pyfunc: bool,
 ) -> Compared:
-    """Measure the candidates, the baselines and the champion of ``model``.
+    """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
     :param model: name of the registered model
-    :param own: import paths of custom metrics
+    :param own: import paths of custom metrics to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
@@ -131,7 +131,7 @@ def _measure_champion(
     own: Sequence[str],
     allow_pyfunc: bool,
 ) -> tuple[Measurement | None, str | None]:
-    """Measure the champion. Return its metrics, or the reason in one sentence why it cannot be measured."""
+    """Measure the champion. Return the metrics and ``None``, or ``None`` and a sentence that says why measuring failed."""
     try:
         loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
         check_contract(loaded, data)
@@ -148,8 +148,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
 
 
 def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str, float]:
-    """Measure permutation importance on a sample of the held-out rows.
+    """Measure the permutation importance of the candidate's features on a sample of the held-out rows.
 
-    :return: the importance by feature name; empty if it cannot be measured
+    :return: the importance by feature name; empty if the importance cannot be measured
     """
     return permutation.measure(candidate.model, data.truth, data.take, metric)

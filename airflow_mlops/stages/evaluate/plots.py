@@ -42,13 +42,13 @@ def draw(
     importance: Mapping[str, float],
     metric: str,
 ) -> list[Path]:
-    """Draw the plots for the ML task into ``folder``.
+    """Draw the plots for the ML task of the candidate into ``folder``.
 
     :param truth: the labels, shape (n,)
     :param champion: metrics and predictions of the champion, for plots that show two models; ``None`` if unknown
     :param importance: permutation importance of each feature for ``metric``
-    :param metric: name of the metric
-    :return: the PNG files
+    :param metric: name of the metric that ranks the candidates
+    :return: paths of the PNG files
     """
     scored = not candidate.gives_labels_only
     models = [candidate, *([champion] if champion and not champion.gives_labels_only else [])]

@@ -42,10 +42,12 @@ _DESCRIPTION = 5_000
 def keep_contract(
     client: MlflowClient, store: ArtifactStore, item: Measured, data: HeldOut, importances: Mapping[str, float]
 ) -> str | None:
-    """Write a model contract and a profile for a foreign version, which scoring and monitoring need.
+    """Write a model contract and a training profile for a version that TrainOperator did not train.
+
+    Scoring and monitoring read both files. TrainOperator writes them for the versions that it trains.
 
     :param importances: permutation importance of each feature
-    :return: the SHA-256 of the contract; ``None`` for a version that TrainOperator trained, which has a contract already
+    :return: the SHA-256 of the contract; ``None`` for a version that TrainOperator trained
     """
     candidate, measurement = item.candidate, item.measurement
     if not isinstance(candidate.model, PyfuncModel):
@@ -85,7 +87,9 @@ def log(
     card: Card,
     importances: Mapping[str, float],
 ) -> None:
-    """Log verdict, plots, model card and tags to the candidate's MLflow run, and a description to the registry.
+    """Log verdict, plots, model card and tags to the candidate's MLflow run, and write a description to the registry.
+
+    A description that a person has written is kept.
 
     :param importances: permutation importance of each feature
     :raises RegistryError: MLflow cannot be used
@@ -96,7 +100,9 @@ def log(
     candidate, measurement = item.candidate, item.measurement
     ref = candidate.ref
     if not ref.run_id:
-        context.progress(f"Verdict, plots and model card of {ref} are not logged, because it has no MLflow run.")
+        context.progress(
+            f"Verdict, plots and model card of {ref} are not logged, because this version has no MLflow run."
+        )
         return
     facts = _facts(client, context, item, compared, gates, verdict, card, importances)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
@@ -164,7 +170,8 @@ def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRe
         return Explanation.model_validate_json(content)
     except ValidationError:
         context.progress(
-            f"The model card of {ref} omits its shape functions, because an incompatible version of airflow-mlops wrote them."
+            f"The model card of {ref} does not show the model's shape functions, because an incompatible version of "
+            "airflow-mlops wrote the file with the shape functions."
         )
         return None
 

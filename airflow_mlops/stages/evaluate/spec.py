@@ -32,12 +32,13 @@ class EvaluateSpec(Spec):
     :param model: name of the registered model that the candidates must belong to; by default the candidates' model
     :param dataset: the dataset to evaluate on; by default the training set of the candidates
     :param part: name of the held-out split part of the dataset, such as ``test``
-    :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By default, a
-        candidate must be better than the baseline and, with 95% confidence, better than the champion. If the list does not
-        say how to compare with the champion, see :func:`airflow_mlops.gates.rules.with_champion`
+    :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By
+        default, a candidate must be better than the baseline and, with 95% confidence, better than the champion. If no
+        declared gate compares with the champion or ignores it, a gate is added, see
+        :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate; by default the main metric of the ML
         task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: whether greater values of a custom metric are better
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param allow_pyfunc: whether code that is stored with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
     :param card: purpose, limits and owner for the model cards
     """
@@ -79,10 +80,10 @@ class EvaluateResult(Result):
     """The result of an evaluation.
 
     :param verdict: the verdict on all candidates
-    :param run_id: id of the MLflow run of the winner, or of the best candidate if no candidate passed; empty if the
-        version has no run
-    :param reports: URI ``runs:/RUN/evaluation`` of the MLflow artifacts with verdict, plots and model card, for each
-        candidate with an MLflow run
+    :param run_id: id of the winner's MLflow run, or of the best candidate's run if no candidate passed every gate;
+        empty if this version has no MLflow run
+    :param reports: for each candidate with an MLflow run, the URI ``runs:/RUN/evaluation`` of the artifacts with
+        verdict, plots and model card
     """
 
     verdict: Verdict

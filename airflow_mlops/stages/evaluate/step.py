@@ -30,9 +30,12 @@ from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
+    :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, or no
+        dataset with a label can be chosen
+    :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails
-    :raises SchemaError: a feature of a candidate is absent from the held-out data
+    :raises SchemaError: ML task, label or features of a candidate do not match the held-out data
     """
     context = context.for_call()
     # Check gates and metrics now, so that an invalid declaration fails before anything is downloaded.
@@ -130,8 +133,9 @@ def _warn_of_other_dataset(candidate: Candidate, dataset_id: str, context: StepC
     trained_on = candidate.contract.dataset_id
     if trained_on != dataset_id:
         context.progress(
-            f"The training set of {candidate.ref} is {f'the different dataset {trained_on[:12]}' if trained_on else 'unknown'}. "
-            "If it contains held-out rows, the metrics are too optimistic."
+            f"{candidate.ref} was trained on "
+            f"{f'another dataset ({trained_on[:12]})' if trained_on else 'an unknown dataset'}. If that "
+            "dataset contains held-out rows, the metrics are too optimistic."
         )
 
 

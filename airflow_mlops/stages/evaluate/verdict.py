@@ -13,7 +13,10 @@ from airflow_mlops.stages.evaluate.measurement import Compared
 
 
 def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> CandidateVerdict:
-    """Check the gates for one candidate. Costly gates are checked only if the candidate passes all other gates."""
+    """Check the gates for one candidate, and return the candidate's metrics and gate results.
+
+    Costly gates are checked only if the candidate passes all other gates.
+    """
     results = [None if gate.costly else gate.check(evidence) for gate in gates]
     if all(result is None or result.passed for result in results):
         results = [result or gate.check(evidence) for gate, result in zip(gates, results, strict=True)]
@@ -29,7 +32,7 @@ def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> Ca
 def best(judged: Sequence[CandidateVerdict], metric: Metric) -> CandidateVerdict:
     """Return the best candidate by ``metric`` among the candidates that passed, or among all candidates if none passed.
 
-    Candidates without the metric rank last. Of equal candidates, the oldest version is returned.
+    Candidates without the metric rank last. If several candidates have the best value, the oldest version is returned.
     """
     name, sign = metric.name, metric.sign
     return max(
@@ -51,8 +54,8 @@ def decide(
     """Choose the winner, and return the verdict on all candidates.
 
     :param model: name of the registered model
-    :param judged: the gate results of each candidate
-    :param contracts: SHA-256 of the model contract that the evaluation wrote for each foreign candidate; ``None`` for a
+    :param judged: metrics and gate results of each candidate
+    :param contracts: SHA-256 of the model contract that the evaluation wrote for each candidate; ``None`` for a
         candidate that TrainOperator trained
     :param metric: the metric that ranks the candidates
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
@@ -90,7 +93,10 @@ def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool) -> 
             "baselines decide."
         )
     if ignored:
-        return f"The gates ignore the champion v{ref.version}: a candidate that passes them replaces it, even if it is worse."
+        return (
+            f"The gates ignore the champion v{ref.version}: a candidate that passes every gate replaces the champion, "
+            "even if the candidate is worse."
+        )
     if problem is not None:
         return "The champion could not be measured, so no candidate passes a gate that compares with the champion."
     return f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."

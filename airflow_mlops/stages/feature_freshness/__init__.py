@@ -1,1 +1,1 @@
-"""The stage ``feature_freshness``, which checks up to which time features are materialized."""
+"""The stage ``feature_freshness``, which checks that features are materialized up to a required time."""

@@ -1,4 +1,4 @@
-"""Spec and result of the check up to which time features are materialized."""
+"""Spec and result of the stage ``feature_freshness``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FeatureFreshnessSpec(Spec):
     :param window: time window that must be materialized without gaps; ``None`` if ``max_age`` is set
     :param max_age: maximum time since the end of the newest materialized interval, for example ``6h``; ``None`` if
         ``window`` is set
-    :param feature_views: names of the feature views to check; by default all that are served online
+    :param feature_views: names of the feature views to check; by default all feature views that are served online
     """
 
     repo: str = Field(min_length=1)

@@ -1,8 +1,8 @@
-"""Checks in a Feast registry up to which time features are materialized.
+"""Check in a Feast registry that features are materialized up to a required time.
 
-``python -m airflow_mlops.stages.feature_freshness.step`` checks once. It reads the spec as JSON from standard input.
-The last line of its output is a JSON object with ``result``, which is null while the features are not as fresh as
-required, or with ``error`` and ``message``.
+``python -m airflow_mlops.stages.feature_freshness.step`` checks once. The command reads the spec as JSON from standard
+input. The last line of output is a JSON object. The object contains ``result``, or ``error`` and ``message`` after an
+error. ``result`` is null if the features are not as fresh as required.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _TICK = timedelta(microseconds=1)
 
 
 def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
-    """Check the views once. Return ``None`` if a view is not materialized as far as ``spec`` requires.
+    """Check the feature views once, and return the time up to which each view is materialized.
 
+    :return: ``None`` if a feature view is not materialized as far as ``spec`` requires, or if no view is served online
     :raises FeatureStoreError: the repository or its registry cannot be read
     """
     store = feast_repo.open_store(spec.repo)
@@ -65,7 +66,7 @@ def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
 
 
 def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessSpec) -> str:
-    """Describe in a clause why ``view`` is not as fresh as ``spec`` requires. Return an empty string if it is."""
+    """Return a clause that says why ``view`` is not as fresh as ``spec`` requires; empty if the view is fresh."""
     if intervals is None:
         return f"{view!r} is not registered or not served online"
     if spec.window is not None:
@@ -82,12 +83,12 @@ def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessS
     return (
         ""
         if datetime.now(timezone.utc) - newest <= spec.max_age
-        else f"{view!r} is materialized until {newest.isoformat()}, longer ago than max_age ({spec.max_age})"
+        else f"{view!r} is materialized until {newest.isoformat()}, which is longer ago than max_age ({spec.max_age})"
     )
 
 
 def covered(intervals: Iterable[Interval], window: Window) -> datetime:
-    """Return the time up to which ``intervals`` cover ``window`` without a gap."""
+    """Return the time up to which ``intervals`` cover ``window`` without a gap; at least the start of the window."""
     reached = window.start
     for start, end in sorted(intervals):
         if start > reached:

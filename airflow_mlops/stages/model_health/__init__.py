@@ -1,1 +1,1 @@
-"""The stage ``model_health``, which waits for a report with an accepted decision."""
+"""The stage ``model_health``, which waits until monitoring has reported an accepted decision on a model."""

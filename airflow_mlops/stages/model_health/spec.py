@@ -1,4 +1,4 @@
-"""Spec and result of waiting for a report on a model."""
+"""Spec and result of the stage ``model_health``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from airflow_mlops.policy.findings import Decision
 
 
 class ModelHealthSpec(Spec):
-    """The parameters of waiting for a report on a model with an accepted decision.
+    """Parameters of the check that monitoring has reported an accepted decision on a model.
 
     :param model: name of the registered model
-    :param window: the window of the report; by default the latest window with a report
-    :param max_age: the longest acceptable time since the check; older reports are ignored. By default there is no limit
-    :param accept: the accepted decisions
+    :param window: the time window that the report covers; by default the latest window with a report
+    :param max_age: maximum age of the report. An older report is ignored. By default a report of any age is accepted
+    :param accept: the accepted decisions. A report with another decision raises an error
     """
 
     model: Name
@@ -27,12 +27,13 @@ class ModelHealthSpec(Spec):
 
 
 class ModelHealthResult(Result):
-    """A summary of the report that was found.
+    """A summary of a monitoring report with an accepted decision.
 
-    :param headline: the main reason, in at most 90 characters; empty in reports written before there was one
+    :param headline: the main reason for the decision, in at most 90 characters; empty in reports by older versions of
+        this package
     :param reason: the headline and the details as one text
-    :param created: time at which the window was checked
-    :param report_url: URL of the page in the artifact store
+    :param created: time at which monitoring wrote the report
+    :param report_url: URL of the report's HTML page in the artifact store
     """
 
     decision: Decision

@@ -1,4 +1,4 @@
-"""Reads the report on a model and compares its decision with the accepted decisions."""
+"""Read the monitoring report on a model, and compare the report's decision with the accepted decisions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | None:
-    """Read the report and return its summary; ``None`` if there is no report yet, or if it is older than ``spec.max_age``.
+    """Read the monitoring report once, and return a summary of the report.
 
-    :raises ModelUnhealthyError: the decision is not one of ``spec.accept``
-    :raises StoreError: the store cannot be read
+    :return: ``None`` if there is no report yet, or if the report is older than ``spec.max_age``
+    :raises ModelUnhealthyError: the decision of the report is not in ``spec.accept``
+    :raises StoreError: the artifact store cannot be read
     """
     key = archive.newest(store, spec.model) if spec.window is None else archive.key(spec.model, spec.window)
     report = archive.read(store, key) if key is not None else None
@@ -39,7 +40,8 @@ def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | Non
     if verdict.decision not in spec.accept:
         accepted = " or ".join(spec.accept)
         raise ModelUnhealthyError(
-            f"The decision on model {subject} is {verdict.decision}, and accept= allows {accepted}. {verdict.reason} See {url}."
+            f"The decision on model {subject} is {verdict.decision}, but accept= allows only {accepted}. "
+            f"{verdict.reason} See {url}."
         )
     return ModelHealthResult(
         decision=verdict.decision,

@@ -1,4 +1,4 @@
-"""Summarises the prediction log of a model: counts, speed, inputs, features, scores and realised performance.
+"""Summarise the prediction log of a model: counts, speed, inputs, features, scores and realised performance.
 
 The rows are streamed once into profiles. Only labels and scores are held in memory, for one dataset of labelled predictions at a
 time.
@@ -40,10 +40,11 @@ _MAX_CLASSES = 10
 
 
 def summary(log: PredictionLog, outcomes: str, within: Window | None = None) -> LogSummary:
-    """Summarise the log of predictions and their labels.
+    """Summarise the current predictions of a model and the labels that were joined to them.
 
-    :param outcomes: name of the dataset of labelled predictions
-    :param within: window that limits the summary to windows inside it; by default all windows
+    :param log: prediction log of the model
+    :param outcomes: name of the datasets of labelled predictions
+    :param within: summarise only windows inside this window; by default all windows
     :raises DatasetCorruptError: a file was changed or does not exist
     """
     entries = log.entries(within)
@@ -66,7 +67,7 @@ def summary(log: PredictionLog, outcomes: str, within: Window | None = None) -> 
 
 
 class _ScannedDataset:
-    """A dataset of predictions after one pass over its rows."""
+    """The counts and profiles of one dataset of predictions, from one pass over the rows."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.details = dataset.manifest.details
@@ -248,7 +249,7 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
 
 
 def _contract(manifest: Manifest) -> ModelContract:
-    """Return a model contract with the fields that the log contains; the others are empty."""
+    """Return a model contract with the fields that the prediction log contains. All other fields are empty."""
     details = manifest.details
     return ModelContract(
         task=details["task"],
@@ -262,7 +263,7 @@ def _contract(manifest: Manifest) -> ModelContract:
 
 
 class _Tally:
-    """Counts predictions and labels while they are streamed."""
+    """Counts predictions and labels while the rows are streamed."""
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -271,7 +272,7 @@ class _Tally:
         self.sum = 0.0
 
     def counted(self, joined: Dataset, version: int) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of one version with the columns that performance needs, and count the labels."""
+        """Yield the rows of one version with the columns that performance metrics need. Count rows and labels."""
         columns = [*performance.COLUMNS, "model_version"]
         for batch in joined.batches(columns=columns, batch_rows=BATCH_ROWS):
             own = batch.filter(pc.equal(batch.column("model_version"), version))
@@ -286,7 +287,7 @@ class _Tally:
             yield own
 
     def observed(self) -> dict[str, float]:
-        """Return the shares of the classes, or the mean of a regression; empty without labels."""
+        """Return the share of labels of each class, or for a regression the mean label; empty without labels."""
         if not self.labelled:
             return {}
         return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

@@ -13,8 +13,8 @@ class PredictionCount(Model):
 
     :param window: label of the window; ``None`` if the rows have no window
     :param scored: time at which the dataset of predictions was committed
-    :param times: number of times that this version scored the window; the last predictions are the current ones
-    :param deleted: time at which the rows were purged; ``None`` if they exist
+    :param times: number of times that this version scored the window. The last predictions are the current predictions
+    :param deleted: time at which the rows were purged; ``None`` if the rows still exist
     """
 
     window: str | None
@@ -91,18 +91,18 @@ class ResultSummary(Model):
 
 
 class OutcomeSummary(Model):
-    """Labels and realised performance of a version, with the labels that have arrived.
+    """The labels of a version's predictions that have arrived, and the realised performance measured with them.
 
     :param window: label of the window of the labelled predictions, which may cover several windows of predictions
     :param rows: number of predictions
     :param labelled: number of predictions with a label
     :param coverage: share of predictions with a label, from 0 to 1
     :param observed: share of labels by class; for a regression, the mean under the key ``mean``
-    :param metric: name of the metric of realised performance; ``None`` if it was not measured
+    :param metric: name of the metric of realised performance; ``None`` if performance was not measured
     :param value: value of the metric
-    :param low: lower end of its 95% confidence interval
-    :param high: upper end of its 95% confidence interval
-    :param note: a clause that explains why the metric was not measured; empty if it was
+    :param low: lower end of the metric's 95% confidence interval
+    :param high: upper end of the metric's 95% confidence interval
+    :param note: a clause that explains why performance was not measured; empty if it was measured
     """
 
     window: str | None

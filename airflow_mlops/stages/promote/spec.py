@@ -38,15 +38,15 @@ class PromoteSpec(Spec):
 class PromoteResult(Result):
     """The result of a promotion.
 
-    :param promoted: whether this task has made the winner the champion
+    :param promoted: whether this promotion made the winner the champion
     :param winner: the winner of the verdict; ``None`` if no candidate passed every gate
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param replaced: the replaced champion; ``None`` if no champion was replaced
     :param reason: the reason for the decision in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if approval was not requested
-    :param ledger_url: URL of the ledger entry; ``None`` if no decision was necessary
+    :param ledger_url: URL of the ledger entry; ``None`` if the winner was already the champion
     :param dataset_id: id of the dataset that the verdict is based on
-    :param metrics: metrics of the new champion on the held-out rows, by name
+    :param metrics: metrics of the new champion on the held-out rows, by name; empty if nothing was promoted
     """
 
     promoted: bool

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
-    """Promote the winner of the verdict, if the champion has not changed since the evaluation.
+    """Make the winner of the verdict the champion, and record the decision in the ledger.
+
+    The promotion is refused if no candidate passed every gate, if a required approval was not given, or if the champion
+    has changed since the evaluation.
 
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
@@ -75,7 +78,7 @@ def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
 
 
 def _code(client: MlflowClient, winner: ModelVersionRef) -> dict[str, str]:
-    """Read the tags that this package has set on the winner's MLflow run. Return ``{}`` if the version has no run."""
+    """Return the tags that this package has set on the winner's MLflow run; ``{}`` if the winner has no MLflow run."""
     if not winner.run_id:
         return {}
     with registry_errors(f"The MLflow run of {winner} cannot be read"):

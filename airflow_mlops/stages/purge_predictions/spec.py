@@ -11,13 +11,13 @@ from airflow_mlops.core.windows import UtcDatetime
 
 
 class PurgePredictionsSpec(Spec):
-    """Parameters of retention, which deletes the files of a model's old predictions.
+    """Parameters of a purge, which deletes the files of a model's old predictions.
 
-    The files of labelled predictions that were joined from them are deleted too.
+    If labels were joined to deleted predictions, the files of these labelled predictions are deleted too.
 
     :param model: name of the registered model
-    :param older_than: minimum age of predictions to delete, for example ``90D``. The age is the time since the end of
-        their window or, if they were written later, since they were written
+    :param older_than: minimum age of the predictions to delete, for example ``90D``. The age is counted from the end of
+        the predictions' window, or from the time they were written if that is later
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; ``MODEL_outcomes`` by
         default
@@ -34,7 +34,8 @@ class PurgePredictionsSpec(Spec):
 class PurgePredictionsResult(Result):
     """The number of datasets, rows and files that were deleted or, in a dry run, would be deleted.
 
-    :param before: start of the retention period; predictions from before this time were deleted
+    :param before: start of the retention period. Predictions were deleted if their window ended and they were written
+        before this time
     :param predictions: number of deleted datasets of predictions
     :param outcomes: number of deleted datasets of labelled predictions
     :param rows: number of rows in all deleted datasets

@@ -1,7 +1,7 @@
-"""Retention: deletes the files of old predictions and of the labelled predictions joined from them.
+"""Delete the files of old predictions, and the files of labelled predictions that were joined from them.
 
-The manifests are not deleted. A manifest is marked as purged before its files are deleted. If a run crashes in between,
-reading the dataset already raises an error, and the next run deletes the remaining files.
+The manifests of the datasets are kept. A manifest is marked as purged before its files are deleted. If a purge crashes
+between the two steps, reading the dataset raises an error, and the next purge deletes the remaining files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ _ORPHAN_AGE = timedelta(days=1)
 
 
 def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsResult:
-    """Delete the predictions that are now older than ``older_than``, and the labelled predictions joined from them."""
+    """Delete the predictions that are now older than ``older_than``, and the labelled predictions joined from them.
+
+    :raises SpecError: see :func:`purge`
+    """
     return purge(spec, context.store, datetime.now(timezone.utc))
 
 
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    Labelled predictions that were joined from them are deleted too.
+    Labelled predictions that were joined from deleted predictions are deleted too.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
         predictions
@@ -74,11 +77,12 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
 
 
 def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str) -> None:
-    """Check that all datasets contain what their name stands for, so that no other data is deleted.
+    """Check that all datasets contain the expected kind of rows, so that no other data is deleted.
 
-    :param what: expected content, for the error message
-    :param detail: entry that manifests of such datasets have in ``details``
-    :raises SpecError: a manifest has no such entry
+    :param found: manifests of the datasets
+    :param what: name of the expected kind of rows, for the error message
+    :param detail: a key that only manifests of this kind have in ``details``
+    :raises SpecError: a manifest has no such key
     """
     for manifest in found:
         if not {"model", detail} <= manifest.details.keys():
@@ -90,7 +94,7 @@ def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str)
 
 
 def _since(manifest: Manifest) -> datetime:
-    """Return the time at which the age of predictions is zero: the end of their window or, if later, their creation."""
+    """Return the time from which the age of predictions is counted: the later of window end and creation."""
     return max(manifest.created, manifest.window.end) if manifest.window else manifest.created
 
 

@@ -12,7 +12,7 @@ from airflow_mlops.core.references import MLflowTarget
 class ReproduceSpec(Spec):
     """Parameters of a reproduction, which trains a registered version again and compares the result with the version.
 
-    Nothing is registered.
+    The reproduction does not register a model version.
     """
 
     model: str
@@ -21,7 +21,7 @@ class ReproduceSpec(Spec):
 
 
 class Comparison(Model):
-    """The comparison of one property of the registered version and of the reproduction.
+    """One property of the registered version, compared with the same property of the reproduction.
 
     :param what: name of the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
     :param then: value of the property in the registered version

@@ -1,4 +1,7 @@
-"""Train a registered version again from the spec in its MLflow run, and compare the results. Nothing is registered."""
+"""Train a registered version again from the spec in the version's MLflow run, and compare the results.
+
+No model version is registered.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
 
     :raises RegistryError: the version does not exist, or a required file is absent from its MLflow run
     :raises DatasetNotFoundError: the training set of the version is not in the artifact store
-    :raises DatasetCorruptError: the training set of the version was changed
+    :raises DatasetCorruptError: a file of the training set was changed
     :raises TrainingError: the training fails
     """
     context = context.for_call()
@@ -117,5 +120,5 @@ def _result(ref: ModelVersionRef, comparisons: list[Comparison]) -> ReproduceRes
     differing = [item.what for item in comparisons if item.verdict == "differs"]
     noted = [item.what for item in comparisons if item.verdict == "noted"]
     environment = f"; the environment differs ({', '.join(noted)})" if noted else ""
-    verdict = f"is not reproduced; these differ: {', '.join(differing)}" if differing else "is reproduced"
+    verdict = f"is not reproduced, because these differ: {', '.join(differing)}" if differing else "is reproduced"
     return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {verdict}{environment}.")

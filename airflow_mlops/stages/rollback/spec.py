@@ -24,10 +24,10 @@ class RollbackSpec(Spec):
 class RollbackResult(Result):
     """The result of a rollback.
 
-    :param rolled_back: ``False`` if the version was already the champion
+    :param rolled_back: whether the champion changed; ``False`` if the requested version was already the champion
     :param champion: the champion after the rollback
     :param replaced: the replaced champion; ``None`` if no champion was replaced
-    :param ledger_url: URL of the ledger entry; ``None`` if no decision was necessary
+    :param ledger_url: URL of the ledger entry; ``None`` if the champion did not change
     """
 
     rolled_back: bool

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
-    """Make an earlier champion the champion again.
+    """Make an earlier champion the champion again, and record the rollback in the ledger.
 
-    Model, threshold, features and preprocessing belong to the version, so they change together. If the Feast repository can
-    be read, the rollback first checks that the features of the version still exist.
+    A model version contains the model, its threshold, its features and its preprocessing, so a rollback changes all of
+    them together. If the Feast repository can be read, the rollback first checks that the features still exist.
 
-    :raises RegistryError: the model has no champion or no earlier champion, the version was never champion or was deleted,
-        or its features do not exist any more
+    :raises RegistryError: the model has no champion or no earlier champion, the requested version was never champion,
+        the version was deleted, or Feast no longer has a feature of the version
     """
     context = context.for_call()
     client = connect(spec.mlflow, context.connection)
@@ -117,13 +117,13 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) 
 
 
 def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: ConnectionResolver, user: str) -> str | None:
-    """Find an identical rollback by the same user that crashed before it was complete, and return its key.
+    """Return the step key of a crashed rollback that the same user started for the same reason.
 
-    Airflow does not retry a command. A user who repeats the command must complete the crashed rollback instead of rolling
-    back twice.
+    Airflow does not retry a command. If a user repeats the command after a crash, the command must complete the first
+    rollback under this key. A new key would roll back a second time.
 
-    :return: ``None`` if there is no such rollback
-
+    :return: the key; ``None`` if the last change of the champion is not such a rollback, or if that rollback is
+        complete
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
     move = last_move(Ledger(store, spec.model).entries())
@@ -137,12 +137,12 @@ def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: Connection
 
 
 def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVersionRef) -> str:
-    """Check that Feast still has the features that ``target`` was trained on.
+    """Check that Feast still has the features that the version ``target`` was trained on.
 
-    If the check is not possible, the rollback continues, because rollbacks happen during outages.
+    If the check is not possible, the rollback continues, because rollbacks also happen during outages.
 
     :return: the reason why the check was not possible; empty if the check was possible
-    :raises RegistryError: features do not exist any more. The error names the features
+    :raises RegistryError: Feast no longer has a feature. The error names all such features
     """
     try:
         contract = contracts.read(client, store, target).contract
@@ -168,7 +168,8 @@ def _check_features(client: MlflowClient, store: ArtifactStore, target: ModelVer
         within = f"feature service {service!r} of " if service else ""
         raise RegistryError(
             f"A rollback to {target} is not possible, because its features {', '.join(map(repr, missing))} have disappeared "
-            f"from {within}the Feast repository {repo}. Restore them and apply the repository, or set another `to_version`."
+            f"from {within}the Feast repository {repo}. Restore these features and run `feast apply`, or set "
+            "another `to_version`."
         )
     return ""
 

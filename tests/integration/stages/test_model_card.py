@@ -186,7 +186,7 @@ def test_the_card_names_the_training_set_if_another_dataset_was_measured_on(clie
     markdown, _ = cards(client, good, tmp_path / "card")
     assert markdown.index(first.id) < markdown.index(later.id)
     table = rows_of(markdown)
-    assert (table["Time window"], table["Owner of the data"], table["Made from"]) == (
+    assert (table["Time window"], table["Owner of the data"], table["Created from"]) == (
         ["2013-04-01T00:00:00Z/2013-05-01T00:00:00Z"], ["Grace"], [first.id],
     )  # fmt: skip
     assert "held-out rows of later (2013-04) its roc_auc is" in markdown

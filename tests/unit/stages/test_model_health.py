@@ -50,7 +50,7 @@ def test_the_latest_window_counts_and_not_the_latest_check(store):
     publish(store, "2013-04")
     with pytest.raises(
         ModelUnhealthyError,
-        match=r"delays in 2013-05 is retrain, and accept= allows healthy or watch\. It was retrain\.",
+        match=r"delays in 2013-05 is retrain, but accept= allows only healthy or watch\. It was retrain\.",
     ):
         seen(store)
     assert seen(store, accept=["retrain"]).window.label == "2013-05"

@@ -1,4 +1,4 @@
-"""Merging and comparison of manifests, field by field."""
+"""Merge and compare manifests, field by field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE = ("command", "args")
 
 
 def merge(base: Any, over: Any, name: str = "") -> Any:
-    """Merge two values. Where they contradict each other, the value in ``over`` wins. Neither argument is changed.
+    """Merge two values and return the merged copy. If a field is set in both values, ``over`` takes precedence.
 
     Objects are merged field by field, and lists of named items item by item. Other lists are concatenated without
     duplicates.

@@ -50,8 +50,9 @@ def default_pod(container: str, *, memory: str | None, mount_token: bool, termin
 
 
 def main_container(pod: Json) -> str:
-    """Return the name of the container that runs the step: ``base`` if there is one, otherwise that of the first
-    container.
+    """Return the name of the container that runs the step.
+
+    This is the container ``base`` or, if the pod has no container of this name, the first container.
     """
     names = [container.get("name", "base") for container in pod.get("spec", {}).get("containers", [])]
     return "base" if "base" in names or not names else str(names[0])
@@ -69,12 +70,12 @@ def multiply_memory(pod: Json, factor: float) -> Json:
 
 
 def literal(value: str) -> str:
-    """Escape the value of an environment variable, in which Kubernetes replaces ``$(NAME)`` and ``$$``."""
+    """Escape ``$`` in the value of an environment variable, because Kubernetes replaces ``$(NAME)`` and ``$$``."""
     return value.replace("$", "$$")
 
 
 def as_json(value: Any) -> Any:
-    """Convert a value that may contain objects of the Kubernetes client to JSON."""
+    """Convert a value to JSON, including any objects of the Kubernetes client in it."""
     if isinstance(value, Mapping):
         return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -87,8 +88,9 @@ def as_json(value: Any) -> Any:
 
 
 def without_empty(fields: Json) -> Json:
-    """Remove fields that are ``None`` or empty. Items of lists are kept as they are, because ``emptyDir: {}`` has a
-    meaning.
+    """Return a copy without fields that are ``None`` or empty.
+
+    Items of lists are not changed, because an empty field has a meaning there, for example ``emptyDir: {}``.
     """
     cleaned = {key: without_empty(item) if isinstance(item, dict) else item for key, item in fields.items()}
     return {key: item for key, item in cleaned.items() if item not in (None, {}, [], ())}

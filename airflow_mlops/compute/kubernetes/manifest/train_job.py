@@ -1,6 +1,6 @@
-"""The manifest of a Kubeflow TrainJob that runs the pod of one node on several nodes.
+"""The manifest of a Kubeflow TrainJob, which runs one pod on each of several nodes.
 
-A TrainJob names a training runtime, which an administrator has installed. It can override the image, command,
+A TrainJob names a training runtime that an administrator has installed. The TrainJob can override the image, command,
 environment and resources of the trainer, and some fields of the pods. Other fields can only be set in the training
 runtime.
 """
@@ -42,8 +42,8 @@ def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = (
     :param pod: manifest of the pod of one node, with the main container first
     :param nodes: number of nodes
     :param runtime: name of the ClusterTrainingRuntime
-    :param defaults: fields of the pod's ``spec`` that come from the defaults of this package. Such a field is ignored
-        if TrainJobs do not support it
+    :param defaults: names of the fields in the pod's ``spec`` that come from the defaults of this package. If TrainJobs
+        do not support such a field, it is ignored
     :raises SpecError: the pod has a field that TrainJobs do not support
     """
     rest = deepcopy(pod)

@@ -58,8 +58,8 @@ class StepTrainJob:
         """Build the TrainJob that runs ``call`` in several pods for the task of ``context``.
 
         :param pod: description of the pod of one node
-        :raises SpecError: the step cannot use several nodes, the pod template cannot be read, or it has a field that
-            TrainJobs do not support
+        :raises SpecError: the step cannot use several nodes, the pod template cannot be read, or the pod has a field
+            that TrainJobs do not support
         """
         if call.step != "train" or call.spec["trainer"].get("kind") != "torch":
             raise SpecError(
@@ -121,7 +121,7 @@ class StepTrainJob:
         )
 
     def facts(self) -> dict[str, str]:
-        """Return the names of the pod of node 0, its machine and its image, and the digest of the image."""
+        """Return the names of node 0's pod, Kubernetes node and image, and the digest of the image."""
         return failures.facts(self._first_node, NODE) if self._first_node is not None else {}
 
     def on_kill(self) -> None:
@@ -147,10 +147,11 @@ class StepTrainJob:
         return found
 
     def _check(self, created: Json) -> None:
-        """Check that the cluster stored every field. It drops fields that its version of Kubeflow Trainer does not
-        know.
+        """Check that the cluster stored every field of the TrainJob.
 
-        :raises SpecError: the cluster dropped a field, which the message names
+        The cluster drops a field without an error if the installed version of Kubeflow Trainer does not know the field.
+
+        :raises SpecError: the cluster dropped a field. The message names the field
         """
         if missing := missing_fields(self.job, created):
             self.api.delete("Background")
@@ -259,7 +260,7 @@ class StepTrainJob:
 
 
 def _validated(job: Json) -> Json:
-    """Validate the TrainJob with Kubeflow Trainer's own models.
+    """Validate the manifest of the TrainJob with Kubeflow Trainer's own models, and return it.
 
     :raises SpecError: a field is unknown or has the wrong type
     """

@@ -46,7 +46,8 @@ def first_node(pods: Sequence[Json]) -> Json | None:
 def failure(job: Json, pods: Sequence[Json]) -> MLOpsError:
     """Return the error that explains why a TrainJob failed.
 
-    It is derived from the pod that failed first, or else from the condition ``Failed`` of the TrainJob.
+    The error describes the pod that most likely failed first. If no pod has failed, the error describes the condition
+    ``Failed`` of the TrainJob.
     """
     failed = condition(job, "Failed") or {}
     text = f"TrainJob {full_name(job)!r} failed: {failed.get('reason')}: {failed.get('message', '')}".rstrip(": ")
@@ -137,7 +138,7 @@ class Watch:
 
 
 def progress(job: Json, pods: Sequence[Json]) -> str:
-    """Describe the state of the TrainJob in a few words, for the log."""
+    """Return the state of the TrainJob in a few words for the log, such as ``has pods: 2 running``."""
     if condition(job, "Suspended"):
         return "is suspended"
     if not pods:
@@ -158,8 +159,8 @@ _COUNTS = ("active", "ready", "succeeded", "failed")
 def _cause(pods: Sequence[Json]) -> MLOpsError | None:
     """Return the error of the pod that most likely failed first; ``None`` if no pod failed.
 
-    When one node fails, the other nodes fail as a consequence. Errors by lack of memory and by the cluster come first,
-    then the error of node 0.
+    When one node fails, the other nodes fail as a consequence. A pod that exceeded its memory limit takes precedence,
+    then a pod that the cluster ended or could not start, then the pod of node 0.
     """
     first = first_node(pods)
     ordered = sorted(map(_with_last_state, pods), key=lambda pod: first is None or pod["metadata"] != first["metadata"])
@@ -185,7 +186,7 @@ def _failed(pod: Json) -> bool:
 
 
 def _with_last_state(pod: Json) -> Json:
-    """Copy the pod and replace the state of each restarted container by the state in which its previous run ended."""
+    """Return a copy of the pod that shows for each restarted container how the container's previous run ended."""
     pod = deepcopy(pod)
     for item in pod.get("status", {}).get("containerStatuses") or []:
         if not _is_over(item) and "terminated" in (item.get("lastState") or {}):

@@ -22,8 +22,8 @@ class TrainJobTrigger(BaseTrigger):
     """Waits until a TrainJob has ended, was deleted, or will not start.
 
     In these cases the ``status`` of the event is ``look``, and the resumed task reads the TrainJob. The status is
-    ``timeout`` after the ``execution_timeout`` of the task, and ``error``, with a ``message``, if the TrainJob cannot
-    be read.
+    ``timeout`` if the ``execution_timeout`` of the task has passed. The status is ``error`` if the TrainJob cannot be
+    read; the event then has a ``message``.
 
     :param name: name of the TrainJob
     :param namespace: namespace of the TrainJob

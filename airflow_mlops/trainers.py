@@ -1,6 +1,7 @@
 """The trainers that ``TrainOperator(trainer=...)`` accepts. Importing this module imports no machine-learning library.
 
-Trainers are dicts of plain JSON, so tasks can be mapped over them and Airflow's pages show them.
+A trainer is a dict of plain JSON values. Tasks can therefore be mapped over trainers, and the Airflow UI shows their
+fields.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ Serialization = Literal["skops", "cloudpickle"]
 
 
 class SklearnTrainer(dict[str, Any]):
-    """Trains a scikit-learn estimator. The preprocessing is fitted with the estimator and is part of the model.
+    """A trainer that fits a scikit-learn estimator. The preprocessing is fitted too, and stored in the same model.
 
-    InterpretML's ``interpret.glassbox.ExplainableBoostingClassifier`` and ``ExplainableBoostingRegressor`` (extra
-    ``interpret``) are fitted without preprocessing. Their feature importances and shape functions are logged to MLflow.
+    With the extra ``interpret``, the estimator can also be InterpretML's
+    ``interpret.glassbox.ExplainableBoostingClassifier`` or ``ExplainableBoostingRegressor``. These estimators are
+    fitted without preprocessing, and the importances and shape functions of their terms are logged to MLflow.
 
     :param estimator: import path of the estimator's class, such as ``sklearn.linear_model.LogisticRegression``
-    :param params: keyword arguments of the class
+    :param params: keyword arguments of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``. By
         default, nulls in numeric features are replaced by the median if the estimator does not accept NaN, and numeric
         features are standardised if the estimator is not based on trees. Text features become category codes for
@@ -52,10 +54,11 @@ class SklearnTrainer(dict[str, Any]):
 
 
 class FunctionTrainer(dict[str, Any]):
-    """Trains a model with a user-defined function, which is called as ``function(X, y, params=params, seed=seed)``.
+    """A trainer that calls a user-defined function: ``function(X, y, params=params, seed=seed)``.
 
-    ``X`` is a pandas DataFrame of the features (float64 and text), ``y`` a NumPy array of the labels. The function
-    returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported to ONNX.
+    ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
+    function returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported
+    to ONNX.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
         where the step runs, for example a module in the folder of the DAG files
@@ -87,37 +90,41 @@ class FunctionTrainer(dict[str, Any]):
 
 
 class TorchTrainer(dict[str, Any]):
-    """Trains a neural network on batches that are streamed from the training set, on a GPU if one is available.
+    """A trainer that fits a PyTorch network to batches streamed from the training set, on a GPU if one is available.
 
-    Every ``checkpoint_every`` steps a checkpoint is written to the artifact store. A retry continues from the last
-    checkpoint.
+    The training writes a checkpoint to the artifact store every ``checkpoint_every`` optimizer steps. A retry of the
+    task continues from the last checkpoint.
 
-    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``. Its
-        ``forward(numbers, texts)`` takes float32 of shape (n, ``numbers``) and int64 category codes of shape
-        (n, ``len(texts)``), and returns logits or values of shape (n, ``outputs``). ``texts`` contains the number of
-        category codes of each text feature. By default, a network of fully connected layers is trained, which accepts the
-        ``params`` ``hidden`` (widths of the layers) and ``dropout``
+    :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``.
+        ``numbers`` is the number of columns of the numeric input, ``texts`` is a list with the number of category codes
+        of each text feature, and ``outputs`` is the number of output columns. The method ``forward`` of the module
+        takes two tensors: the numeric input (float32, shape (n, ``numbers``)) and the category codes (int64, shape (n,
+        ``len(texts)``)). It returns logits (classification) or values (regression) of shape (n, ``outputs``). By
+        default, the module is a network of fully connected layers with the ``params`` ``hidden`` (widths of the layers)
+        and ``dropout``
     :param params: keyword arguments of ``module``
     :param dataset: import path of a class or function ``(rows, features, label, **dataset_params)`` that returns a
-        ``torch.utils.data.Dataset`` with a length and pairs of input and label as items. ``rows`` is a ``pyarrow.Table``
-        of one row group, in which labels are class indices. If ``label`` is ``None``, the items are inputs without labels.
-        With ``dataset``, the module is called with ``params`` only. The stored model takes float32 of shape
-        (n, ``len(features)``), so transformations that scoring needs belong in ``forward``, not in the Dataset
+        ``torch.utils.data.Dataset`` with a length. Each item is a pair ``(input, label)``, or only the input if
+        ``label`` is ``None``. ``rows`` is a ``pyarrow.Table`` of one row group, in which class labels are replaced by
+        class indices. If ``dataset`` is set, the module is called with ``params`` only. The stored model takes a
+        float32 tensor of shape (n, ``len(features)``) and does not contain the Dataset. Put transformations that
+        scoring needs into ``forward``
     :param dataset_params: keyword arguments of ``dataset``
     :param epochs: maximum number of passes over the training rows
-    :param batch_size: number of rows in a batch, over all processes
+    :param batch_size: number of rows in a batch, summed over all processes
     :param learning_rate: learning rate of AdamW
     :param weight_decay: weight decay of AdamW
     :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision
     :param accumulate: number of batches whose gradients are accumulated for one optimizer step
-    :param validation: fraction of the split part ``train`` that is held out for early stopping, from 0 to 1
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
+        less than 1
     :param patience: number of epochs without a lower validation loss after which training stops; ``None`` disables early
         stopping
     :param checkpoint_every: number of optimizer steps between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if one is available
-    :param processes: number of processes that train together on each node (torchrun, DistributedDataParallel); by default
-        one for each GPU
-    :param name: name of the candidate in MLflow
+    :param processes: number of training processes on each node (torchrun, DistributedDataParallel); by default one
+        process for each GPU
+    :param name: name of the candidate in MLflow; by default the name of the module
     """
 
     def __init__(
@@ -162,7 +169,7 @@ class TorchTrainer(dict[str, Any]):
 
 
 class Float(dict[str, Any]):
-    """A floating-point parameter in the space of a :class:`Search`, from ``low`` to ``high``, both included.
+    """The range of a floating-point parameter that a :class:`Search` chooses. ``low`` and ``high`` are included.
 
     :param low: the smallest value
     :param high: the largest value
@@ -175,7 +182,7 @@ class Float(dict[str, Any]):
 
 
 class Int(dict[str, Any]):
-    """An integer parameter in the space of a :class:`Search`, from ``low`` to ``high``, both included.
+    """The range of an integer parameter that a :class:`Search` chooses. ``low`` and ``high`` are included.
 
     :param low: the smallest value
     :param high: the largest value
@@ -188,7 +195,7 @@ class Int(dict[str, Any]):
 
 
 class Categorical(dict[str, Any]):
-    """A categorical parameter in the space of a :class:`Search`.
+    """A categorical parameter, for which a :class:`Search` chooses a value.
 
     :param choices: the possible values; each can be any JSON value
     """
@@ -198,22 +205,23 @@ class Categorical(dict[str, Any]):
 
 
 class Search(dict[str, Any]):
-    """Searches for the best parameters of a trainer with Optuna's tree-structured Parzen estimator.
+    """A search for the best parameters of a trainer with Optuna's tree-structured Parzen estimator (TPE).
 
-    The search uses only the split part ``train`` of the training set. A retry continues the search.
-    ``TrainOperator(trainer=Search(...))`` searches and trains in one task. Several tasks can share a search with
-    :class:`~airflow_mlops.operators.SearchOperator`.
+    The search uses only the split part ``train`` of the training set. A retry of the task continues the search.
+    ``TrainOperator(trainer=Search(...))`` searches and then trains in one task. With
+    :class:`~airflow_mlops.operators.SearchOperator`, several tasks can share one search.
 
     :param trainer: a :class:`SklearnTrainer`, a :class:`FunctionTrainer` or a :class:`TorchTrainer`
-    :param space: a :class:`Float`, :class:`Int` or :class:`Categorical` for each searched parameter, by name. A name is a
-        key of the trainer's ``params``. With a TorchTrainer, it can also be ``epochs``, ``batch_size``,
+    :param space: a :class:`Float`, :class:`Int` or :class:`Categorical` for each searched parameter, by name. A name is
+        a key of the trainer's ``params``. For a TorchTrainer, a name can also be ``epochs``, ``batch_size``,
         ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``
-    :param trials: total number of trials over all workers
+    :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
         (regression). A custom metric is given by its import path, ``package.module:function``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
-    :param folds: number of folds of the cross-validation. The rows are divided into folds by the same method as the split
-        of the training set (by time, by group, or stratified). A TorchTrainer is measured on its validation rows instead
+    :param folds: number of folds of the cross-validation. The folds are formed by the same method as the split parts of
+        the training set (by time, by group, or stratified). Networks of a TorchTrainer are measured on the validation
+        rows instead
     :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold or epoch;
         ``None`` stops no trial
     :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact store

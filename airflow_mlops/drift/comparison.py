@@ -28,8 +28,8 @@ class Comparison:
     :class:`~airflow_mlops.drift.findings.Drift` explains the measures. A measure is ``None`` if it is not defined for
         the kind of the column, or cannot be computed.
 
-    :param measure_p_values: p-values by measure name. They are reported, but do not decide whether the column has
-        drifted
+    :param measure_p_values: p-values by measure name. The report shows these p-values, but they do not decide whether
+        the column has drifted
     :param tests: the tests that decide whether the column has drifted
     :param note: a remark for the reader of the report
     :param bins: bars of the histogram in the report

@@ -21,7 +21,7 @@ class Divergence(NamedTuple):
 
 
 def psi(reference: Floats, current: Floats) -> Any:
-    """Compute the population stability index. Half a row is added to each bin, so that it is finite with empty bins.
+    """Compute the population stability index. Half a row is added to each bin, so that empty bins give a finite index.
 
     :param reference: rows of the reference in each of k bins, shape (..., k)
     :param current: rows of the window in the same bins, shape (..., k)
@@ -54,7 +54,7 @@ def divergence(pair: Pair) -> Divergence:
 
 
 def bins(labels: list[str], pair: Pair) -> list[Bin]:
-    """Return the bars of a histogram, one for each label. The first and the last two bars are left out if empty."""
+    """Return the bars of a histogram, one for each label. The first bar and the last two bars are left out if empty."""
     p, q = (counts / counts.sum() for counts in pair)
     margins = {0, len(labels) - 2, len(labels) - 1}
     return [

@@ -1,7 +1,7 @@
-"""Earlier windows as the reference of drift: how the windows are chosen, and how their profiles are combined.
+"""Choose earlier windows as the reference for drift, and combine the profiles of these windows.
 
-Only windows that end before the checked window begins are chosen. A check that runs late, or for a second time,
-therefore compares with the same windows as a check that runs on time.
+Only windows that end before the checked window begins are chosen. Therefore a check that runs late, or is repeated,
+uses the same earlier windows as a check that runs on time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_mlops.profiles.profile import Profile, merge
 
 
 class WindowProfile(Model):
-    """The profile of the predictions in a window, which the last check of this window stored.
+    """The profile of the predictions in a window. The last drift check of this window stored the profile.
 
     :param version: the model version that made the predictions
     :param profile: profiles of the features, the watched columns and the column ``score``
@@ -34,7 +34,7 @@ def choose(reference: Reference, window: Window, known: Iterable[Window]) -> lis
     """Choose the windows with which ``window`` is compared.
 
     :param known: windows that were checked before
-    :return: the chosen windows, ordered by time; empty if no such window was checked yet
+    :return: the chosen windows, ordered by time; empty if none of ``known`` can be used
     :raises SpecError: ``reference.season`` is shorter than the window, so the window would be compared with itself
     """
     if reference.season is not None:
@@ -77,12 +77,12 @@ def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]
 
 
 def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
-    """Merge the profiles of ``windows`` to one profile with the columns of ``like``.
+    """Merge the profiles of ``windows`` into one profile with the columns of ``like``.
 
     :param like: profile of the reference from training. A column is merged from the windows in which it has the same
         kind (numeric, categorical, ...) as in this profile
-    :param min_rows: smallest number of rows, summed over the windows. Columns with fewer rows, or with null values
-        only, are left out
+    :param min_rows: smallest number of rows of a column, summed over the windows. Columns with fewer rows are left out,
+        and so are columns with only null values
     """
     columns = {}
     for name, column in like.columns.items():

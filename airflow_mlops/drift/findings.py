@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import UtcDatetime
 from airflow_mlops.drift.reference import TRAINING, at_reference
 
-# Largest number of values named in a remark, and largest number of characters of each.
+# Largest number of values named in a remark, and largest number of characters of each value.
 _NAMED, _LONG = 3, 24
 
 
@@ -35,19 +35,19 @@ class Drift(Model):
 
     :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or
         ``embedding``
-    :param reference: the reference: ``training``, or the label of earlier windows, such as ``2012-12``
+    :param reference: what the column is compared with: ``training``, or the label of earlier windows, such as
+        ``2012-12``
     :param psi: population stability index over the bins of the reference and one more bin for null rows
-    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal shares) to 1 (no bin has rows of
-        both)
+    :param jensen_shannon: Jensen-Shannon distance over the same bins, from 0 (equal shares) to 1 (no bin contains rows
+        of the reference and of the window)
     :param ks: largest distance between the two cumulative distribution functions on common bins; ``None`` for
         categories
     :param wasserstein: mean distance between the two quantile functions, in standard deviations of the reference;
         ``None`` for categories
     :param total_variation: total variation distance of the shares of values, from 0 to 1; categories and booleans only.
-        If a profile does not keep all values, the shares of groups of values are compared, which makes the distance
-        smaller
-    :param missing: share of rows that are null, NaN, infinite, or not a value of this kind
-    :param missing_reference: the same share in the reference
+        If a profile does not keep all values, groups of values are compared instead, and the distance is smaller
+    :param missing: share of rows in the window without a usable value: null, NaN, infinite, or not a value of this kind
+    :param missing_reference: share of rows in the reference without a usable value
     :param unseen: share of rows with a value that does not occur in the reference; categories and booleans. If a
         profile does not keep all values, the share is estimated from a sample of values. For free text, one word is
         drawn from each row, and ``unseen`` is the share of rows whose drawn word was never drawn in the reference
@@ -57,18 +57,20 @@ class Drift(Model):
     :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
     :param broken: whether the column carries no information in the window, unlike in the reference: no row has a value,
         or all rows have the same number
-    :param p_values: p-value of each measure and test before any correction. The decision uses those of the tests
-        ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``, ``words`` (shares of rows with
-        a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
-    :param test: the most significant of these tests, which decides whether the column has drifted
-    :param effect: size of the change that this test found, as a share of rows: the Kolmogorov-Smirnov distance for
+    :param p_values: p-value of each measure and test before any correction. Only the p-values of these tests decide
+        whether the column has drifted: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``,
+        ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
+    :param test: the test that decides whether the column has drifted: the test with the smallest p-value among those
+        with an effect of at least ``min_effect``, or among all tests if no test has such an effect
+    :param effect: size of the change that ``test`` found, as a share of rows: the Kolmogorov-Smirnov distance for
         ``ks``, ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and
         ``weekday``; the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the
         word that changed most
-    :param tests: number of tests that could have decided
+    :param tests: number of tests of the column, from which ``test`` was chosen
     :param p_value: p-value of the column: the p-value of the deciding test times ``tests`` (Bonferroni)
-    :param adjusted_p_value: the p-value adjusted for the number of columns. It is at most the policy's
-        ``false_alarm_rate`` if the column has drifted, and 1 if the effect is below the policy's ``min_effect``
+    :param adjusted_p_value: the p-value of the column, adjusted for the number of columns. If the column has drifted,
+        the adjusted p-value is at most the policy's ``false_alarm_rate``. It is 1 if the effect is below the policy's
+        ``min_effect``
     :param drifted: whether the column has drifted
     :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
     :param note: what is unusual about the column, or why its drift was not measured
@@ -117,7 +119,7 @@ class Drift(Model):
 
     @property
     def remark(self) -> str:
-        """Return the note, the new values and the disappeared values in one sentence; empty if there is none of them."""
+        """Return one sentence with the note, the new and the disappeared values; empty if there are none."""
         parts = [self.note] if self.note else []
         for name, values in (("new", self.new_values), ("disappeared", self.gone_values)):
             if values:
@@ -153,9 +155,9 @@ class SchemaChange(Model):
 
     :param column: name of the column
     :param before: type of the column at training; ``None`` for a new column
-    :param now: type of the column in the window; ``None`` if it disappeared. If the datasets of the window have
-        different types, all of them are listed
-    :param compared: whether the drift of the column could be measured nevertheless
+    :param now: type of the column in the window; ``None`` if the column disappeared. If the column has different types
+        in the datasets of the window, all types are listed
+    :param compared: whether the drift of the column could be measured in spite of the change
     """
 
     column: str

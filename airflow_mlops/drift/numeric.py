@@ -1,9 +1,10 @@
 """Drift of numeric columns.
 
 The Kolmogorov-Smirnov test detects any change of the distribution. Cucconi's test detects smaller changes of level and
-spread. Both samples are counted in the bins of a histogram of the pooled values. These bins do not depend on which rows
-belong to which sample, so p-values stay valid. The distance between two distribution functions computed from bins is at
-most the distance computed from rows. The two are equal if each bin holds a single value.
+spread. The values of both samples are pooled, and the rows of each sample are counted in the bins of one common
+histogram. These bins do not depend on which rows belong to which sample, so p-values stay valid. The Kolmogorov-Smirnov
+distance computed from bins is at most the distance computed from rows. Both distances are equal if each bin contains a
+single value.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ def at_reference(name: str) -> str:
 class Reference(Model):
     """The reference with which features and scores are compared.
 
-    By default, the reference is the training set, which DAGs write as the text ``training``. At most one of the two
-    fields may be set.
+    By default, the reference is the training set. In a DAG file, this is the text ``training``. Set at most one of the
+    two fields.
 
-    :param rolling: number of earlier windows to compare with; the last ones that were checked are used
-    :param season: ISO 8601 period from the window to compare with, by the calendar: ``P1Y`` compares December with the
-        December of the year before
+    :param rolling: number of earlier windows to compare with: the last checked windows before the current window
+    :param season: ISO 8601 period from the earlier window to the checked window, in calendar time: ``P1Y`` compares
+        December with the December of the year before
     """
 
     rolling: int | None = Field(default=None, ge=1)
@@ -61,11 +61,11 @@ class Reference(Model):
 class DriftReference(Model):
     """The reference that a drift check used.
 
-    :param asked: the configured reference
+    :param asked: the reference in the configuration of the drift check
     :param features: the earlier windows with which the features were compared, ordered by time; empty if the features
         were compared with the training set
-    :param scores: the earlier windows with which the scores were compared: those of ``features`` that were scored by
-        the same model version
+    :param scores: the earlier windows with which the scores were compared. These are the windows in ``features`` in
+        which the same model version made the predictions
     """
 
     asked: Reference = Reference()

@@ -1,10 +1,10 @@
-"""Summer time: rows that follow local time come one hour earlier in UTC while it lasts.
+"""Summer time: while it lasts, events that follow local time occur one hour earlier in UTC.
 
-Profiles count rows by hours in UTC and do not know the time zone that the rows follow. The share of summer time in the
-time span of a sample is known for each region's rule, however. In a sample with the share ``s`` of summer time, the
-counts are a mixture: ``1 - s`` of them in the usual hours, and ``s`` of them one hour earlier. If the counts of each
-sample are mixed once more with the share of the other sample, both contain the same mixture, and what still differs is
-drift.
+Profiles count rows by hour in UTC and do not know the time zone of the events. For the summer-time rule of each region,
+however, the share ``s`` of summer time in the time span of a sample is known. The counts of this sample are a mixture:
+a share ``1 - s`` of the rows lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the
+counts of each sample are mixed once more with the share of the other sample. Then both samples contain the same
+mixture, and any remaining difference is drift.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SummerTime(NamedTuple):
 
 
 def differing(reference: TimestampColumn, current: TimestampColumn) -> Iterator[SummerTime]:
-    """Yield the rules by which the shares of summer time differ between the time spans of two columns."""
+    """Yield the shares of summer time for each rule that gives the time spans of two columns different shares."""
     for zone in _RULES:
         try:
             shares = [_share(column, ZoneInfo(zone)) for column in (reference, current)]
@@ -52,7 +52,7 @@ def differing(reference: TimestampColumn, current: TimestampColumn) -> Iterator[
 
 
 def mixed(counts: Floats, share: float) -> Floats:
-    """Mix counts by hour of the week with the same counts one hour earlier.
+    """Move a share of the counts by hour of the week to the hour before.
 
     :param counts: shape (7, 24)
     :param share: share of the counts that are moved, from 0 to 1

@@ -4,7 +4,7 @@ The test of the vocabulary divides words into buckets by hash. For each bucket, 
 of rows that contain one of its words. The smallest p-value is multiplied by the number of buckets (Bonferroni).
 
 The test of unseen words uses one word that the profile draws from each row. It counts the rows whose drawn word was
-never drawn in the reference, and compares this number with the number that is expected from the rare words of both
+never drawn in the reference. It compares this count with the count that is expected from the rare words of both
 samples.
 """
 
@@ -50,7 +50,7 @@ def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
 
 
 def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn) -> Comparison:
-    """Extend the comparison of text lengths by a drift test of the vocabulary and by the words that changed most."""
+    """Add a drift test of the vocabulary, and the words that changed most, to the comparison of text lengths."""
     rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
     test, ordered = _vocabulary(rows, reference.valid, current.valid)
     if test is None:
@@ -70,8 +70,8 @@ def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | N
     """Test whether the share of rows with a word changed in any bucket.
 
     :param rows: number of rows with a word of each bucket, shape (BUCKETS,)
-    :return: the test, or ``None`` if all buckets have too few rows; and the buckets that changed most, ordered by
-        p-value
+    :return: two items: the test (``None`` if all buckets have too few rows), and the buckets that changed most, ordered
+        by p-value
     """
     p, q = rows.before / valid_before, rows.now / valid_now
     share = rows.total / (valid_before + valid_now)
@@ -80,8 +80,8 @@ def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | N
         return None, []
     spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
     distance = np.where(testable, np.abs(p - q) / spread, -1)
-    # Only the buckets with the largest distance get the exact test. The p-values of the others would hardly be smaller,
-    # and leaving them out can only raise the smallest one.
+    # Only the buckets with the largest distance get the exact test. The p-values of the other buckets would hardly be
+    # smaller, and leaving these p-values out can only raise the smallest p-value.
     chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
     p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
     order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))

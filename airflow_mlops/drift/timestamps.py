@@ -6,11 +6,11 @@ therefore compared by hour of the week. If an hour of the week occurs relatively
 sample, the rows of that sample in this hour are scaled down. Hours of the week that do not occur in both time spans are
 left out. The hours of the day are then compared over all weekdays, and the weekdays over all hours.
 
-Summer time is no drift either. If the hours have changed, and one time span has a larger share of summer time than the
-other, they are compared once more as if both had the same share (:mod:`airflow_mlops.drift.summer_time`). This comparison
-counts if it explains at least half of the change.
+Summer time is no drift either. If the hours of the day have changed, and one time span has a larger share of summer
+time than the other, the hours are compared once more as if both time spans had the same share
+(:mod:`airflow_mlops.drift.summer_time`). The second comparison is reported if it explains at least half of the change.
 
-Scaling and mixing counts reduces their variance more than their mean, so the tests are conservative.
+Scaling and mixing reduce the variance of the counts more than the mean, so the tests are conservative.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
 
 
 def _hours(comparison: Comparison) -> Test | None:
-    """Return the test of the hours of the day; ``None`` if there is none."""
+    """Return the test of the hours of the day; ``None`` if the hours were not tested."""
     return next((test for test in comparison.tests if test.name == "hour"), None)
 
 

@@ -1,7 +1,7 @@
-"""The training reference of predictions.
+"""The training reference, with which monitoring compares predictions.
 
-It holds the profile and the contract of the model version that made the predictions, and the columns of the predictions
-that can be compared with this profile.
+It consists of the profile and the contract of the model version that made the predictions, and of the columns of the
+predictions that can be compared with this profile.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrainingReference:
 
     :param version: the model version that made the predictions
     :param contract: model contract (features, label, ML task) of this version
-    :param profile: profile of this version from training, without the columns that the predictions hash or drop
-    :param notes: a sentence that lists the columns that the predictions hash or drop; empty without such columns
+    :param profile: profile of this version from training, without the columns that ScoreOperator hashes or drops
+    :param notes: a sentence that lists the columns that ScoreOperator hashes or drops; empty without such columns
     :param schema_changes: differences between the columns of the predictions and the columns of the training set
     :param watched_changes: changes of watched columns that prevent a comparison, by column name
     :param datasets: the datasets of predictions
@@ -56,7 +56,7 @@ class TrainingReference:
 
     @property
     def incompatible(self) -> dict[str, SchemaChange]:
-        """Return the features that cannot be compared, by name."""
+        """Return, by feature name, the schema changes that prevent a comparison."""
         return {item.column: item for item in self.schema_changes if item.before and not item.compared}
 
     @property
@@ -82,7 +82,8 @@ class TrainingReference:
     def unfit(self, columns: Sequence[str]) -> str | None:
         """Return why the reconstruction error cannot be computed from ``columns``.
 
-        :return: a clause; ``None`` if the error can be computed, or if the profile has no principal components
+        :return: the reason as a clause; ``None`` if the error can be computed, or if the profile has no principal
+            components
         """
         reconstruction = self.profile.multivariate
         if reconstruction is None:
@@ -97,7 +98,7 @@ def load(
     """Build the training reference of predictions.
 
     :param version: the model version that made the predictions, from :func:`version_of`
-    :param stored: contract and profile that are stored with this version
+    :param stored: the stored contract and profile of this version
     :param datasets: the datasets of predictions, at least one
     :param store: the artifact store, from which the columns of the training set are read
     :raises ModelFormatError: the version has no profile, or its profile cannot be read
@@ -127,8 +128,8 @@ def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: M
     made_by = manifest.details.get("model", champion.model)
     if made_by != champion.model:
         raise SpecError(
-            f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: correct model= "
-            "or dataset=."
+            f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: correct "
+            "model= or dataset=."
         )
     number = int(manifest.details.get("model_version", champion.version))
     return champion if number == champion.version else versions.version(client, champion.model, number)
@@ -149,7 +150,7 @@ def _stored_profile(stored: VersionContract, version: ModelVersionRef) -> ModelP
 
 
 def _without_lost_columns(known: ModelProfile, datasets: Sequence[Dataset]) -> tuple[ModelProfile, list[str]]:
-    """Remove the columns that the predictions hash or drop from the profile.
+    """Remove from the profile the columns that ScoreOperator hashes or drops.
 
     :return: the remaining profile, and a note that lists the removed columns
     """
@@ -177,8 +178,8 @@ def _schema_changes(
 ) -> list[SchemaChange]:
     """Find features that disappeared or changed their type, and find new columns.
 
-    If the store no longer holds the training set, only the kinds of the features are compared, and new columns are not
-    found.
+    If the training set is no longer in the store, only the kinds of the features are compared, and new columns cannot
+    be found.
     """
     try:
         training_set = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))

@@ -1,9 +1,9 @@
-"""Univariate drift: each column of a window is compared with its reference on its own.
+"""Univariate drift: each column of a window is compared separately with the same column of the reference.
 
-Everything is computed from the profiles of window and reference. Several tests decide whether a column has drifted:
-those for its kind (modules :mod:`numeric`, :mod:`categorical`, :mod:`text`, :mod:`timestamps` and :mod:`embeddings`),
-and Fisher's exact test of the share of null rows. The p-value of the column is the smallest p-value of these tests
-times the number of tests (Bonferroni).
+All measures and tests are computed from the profiles of window and reference. Several tests decide whether a column has
+drifted: the tests for the kind of the column (modules :mod:`numeric`, :mod:`categorical`, :mod:`text`,
+:mod:`timestamps` and :mod:`embeddings`), and Fisher's exact test of the share of null rows. The p-value of the column
+is the smallest p-value of these tests times the number of tests (Bonferroni).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare(reference: Profile, current: Profile, thresholds: DriftThresholds) -
 def measure(
     reference: Profile, current: Profile, thresholds: DriftThresholds, reference_name: str = TRAINING
 ) -> list[Drift]:
-    """Measure and test every column that exists in both profiles, each on its own.
+    """Measure and test, separately, every column that exists in both profiles.
 
     :param reference: profile of the reference
     :param current: profile of the window
@@ -68,8 +68,8 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     """Decide which columns of a window have drifted.
 
     The false-alarm rate holds for all columns together. A column with an effect below ``min_effect`` has not drifted,
-    even if the effect is significant. It enters the correction for multiple tests with a p-value of 1, so that it does
-    not make the other columns more significant.
+    even if the effect is significant. Such a column enters the correction for multiple tests with a p-value of 1, so
+    that it does not make other columns more significant.
     """
     p_values = [
         1.0 if drift.effect is None or drift.effect < thresholds.min_effect else drift.p_value
@@ -175,9 +175,9 @@ def _compared(reference: ColumnProfile, current: ColumnProfile) -> Comparison | 
 
 
 def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
-    """Combine the tests of one column. The test with the smallest p-value decides, multiplied by the number of tests.
+    """Choose the test that decides for a column: the smallest p-value, which is multiplied by the number of tests.
 
-    A test with an effect below ``min_effect`` decides only if no test has a larger effect.
+    A test with an effect below ``min_effect`` is chosen only if every test has an effect below ``min_effect``.
     """
     if not tests:
         # Both samples hold the same single value.
@@ -201,7 +201,7 @@ def _missing(column: ColumnProfile) -> float:
 
 
 def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
-    """Describe what is unusual about the column in the window; ``None`` if nothing is."""
+    """Describe what is unusual about the column in the window. Return ``None`` if nothing is unusual."""
     if isinstance(current, EmbeddingColumn) and isinstance(reference, EmbeddingColumn) and current.odd:
         return f"{current.odd:,} rows are not lists of {reference.dimension:,} finite numbers"
     if current.rows and not current.valid:

@@ -1,13 +1,14 @@
 """Store and find the model contract (features, label, ML task) and the profile of a model version.
 
-A version that TrainOperator trained contains both in its files. The files of a foreign version (one that TrainOperator did
-not train) cannot be changed. EvaluateOperator therefore writes both to the artifact store, in an immutable file that is
-named by its hash::
+If TrainOperator trained a version, the files of this version contain the contract and the profile. The files of a
+foreign version (a version that TrainOperator did not train) cannot be changed. For a foreign version, EvaluateOperator
+therefore writes the contract and the profile to the artifact store. The file is immutable, and its name is the hash of
+its content::
 
     models/MODEL/VERSION/SHA256.json
 
-A tag of the version in MLflow names the valid file. Before the first promotion of the version, each evaluation sets the tag.
-Afterwards the tag changes only when the version is promoted again (:mod:`airflow_mlops.registry.aliases`). Therefore only a
+A tag of the version in MLflow names the valid file. Before the version is first promoted, each evaluation sets the tag.
+Later, the tag changes only when the version is promoted again (:mod:`airflow_mlops.registry.aliases`). Therefore only a
 promotion changes the contract and the profile of a champion.
 """
 
@@ -49,9 +50,11 @@ class VersionContract(Model):
 def write(
     client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, contract: ModelContract, profile: dict[str, Any]
 ) -> str:
-    """Store the model contract and the profile of a foreign version after its evaluation.
+    """Store the model contract and the profile of a foreign version after an evaluation.
 
-    :return: the SHA-256 of the file, which is part of the file name
+    The version's tag in MLflow is set to the new file, except if a promotion has set the tag and that file still exists.
+
+    :return: the SHA-256 hash of the file, which is also the file's name
     """
     found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
     data = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()

@@ -28,7 +28,7 @@ class Axis(Model):
 class Curve(Model):
     """The shape function of a term of one feature.
 
-    :param scores: contribution of each bin to each of the model's k scores, shape (k, n)
+    :param scores: contribution of each of the n bins to each of the k scores of the model, shape (k, n)
     :param errors: standard deviation of ``scores`` over the bagged models of the EBM, shape (k, n)
     :param rows: (weighted) number of training rows in each bin, shape (n,)
     :param missing: contribution of a null to each score, shape (k,); ``None`` if the training data contained no null
@@ -75,7 +75,7 @@ class Explanation(Model):
     The model adds an intercept and terms. Each term is a function of one or a few features.
 
     :param unit: unit of the scores, such as ``log-odds of delayed = 1``
-    :param outputs: names of the k scores, which are the classes of a multiclass model or a single name
+    :param outputs: names of the k scores: the classes of a multiclass model, or a single name for any other model
     :param intercept: the intercept of each score, shape (k,)
     :param terms: the terms, sorted by importance in descending order
     """

@@ -1,4 +1,4 @@
-"""Convert Arrow columns to a model's inputs. Training and scoring share this module, so their values cannot differ.
+"""Convert Arrow columns to a model's inputs, in the same way for training and for scoring.
 
 Numbers are rounded to single precision, in which most ONNX models compute. A null number becomes NaN, and a null text
 becomes the empty text.
@@ -62,8 +62,8 @@ def _index(schema: pa.Schema, name: str) -> int:
     index = schema.get_field_index(name)
     if index < 0:
         raise SchemaError(
-            f"The data has no column {name!r}, which is a feature of the model. Its columns are "
-            f"{', '.join(map(repr, schema.names))}."
+            f"The data has no column {name!r}, which is a feature of the model. The data has the "
+            f"columns {', '.join(map(repr, schema.names))}. Add the feature to the data."
         )
     return int(index)
 

@@ -36,7 +36,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Export:
-    """The ONNX export of a model, with its deviation from the model.
+    """The ONNX export of a model, and how far its predictions deviate from those of the model.
 
     :param predictions: predictions of the export for the split part ``test``
     :param beyond: number of compared rows where the difference is too large for a rounding error
@@ -53,7 +53,7 @@ class Export:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether float64, which doubles the time of every prediction, would hardly change the predictions."""
+        """Return whether this export is accurate enough. Predicting in float64 takes twice the time."""
         return self.is_faithful and (self.parity.label_flips or 0) <= LEAPS * self.parity.rows
 
     def is_nearer(self, other: Export) -> bool:
@@ -74,7 +74,8 @@ def export(
     """Export ``model`` in float32, or in float64 if float32 is too coarse and float64 is closer to the model.
 
     :param progress: function that writes a message to the task's log
-    :raises ModelFormatError: the model cannot be exported, or its export predicts differently in both precisions
+    :raises ModelFormatError: the model cannot be exported, or the predictions of the export differ from those of the
+        model in float32 and in float64
     """
     rows = np.sort(np.random.default_rng(SEED).permutation(len(test.labels))[:ROWS])
     frame = test.frame.iloc[rows]
@@ -120,7 +121,7 @@ def export(
 def compare(
     expected: NDArray[np.float64], answers: NDArray[np.float64], contract: ModelContract, precision: Precision
 ) -> Parity:
-    """Compare the output of an export with that of its model.
+    """Compute how far the output of an export deviates from the output of the model.
 
     :param expected: output of the model, shape (n, k) with n > 0. The columns are probabilities in the order of the
         contract's classes, or for a regression the value (k = 1)
@@ -143,10 +144,10 @@ def compare(
 
 
 def other_labels(model: FittedModel, contract: ModelContract, frame: pd.DataFrame) -> int:
-    """Count the rows in which the model's own labels differ from those of the contract, apart from ties.
+    """Count the rows in which the label that the model predicts differs from the label by the model contract.
 
-    The labels of the contract are the class with the largest probability, or for a binary model the class that its threshold
-    chooses.
+    The label by the contract is the class with the largest probability. For a binary model, the decision threshold of
+    the contract chooses the class. Rows with a tie are not counted.
     """
     own = model.labels(frame)
     if own is None:
@@ -180,7 +181,7 @@ def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[n
 
 
 def standard_deviation(values: NDArray[np.float64]) -> float:
-    """Compute the standard deviation of values of any size, whose squares may not be representable."""
+    """Compute the standard deviation without overflow, also of values with squares beyond the range of doubles."""
     largest = float(np.abs(values).max())
     return largest * float((values / largest).std()) if largest else 0.0
 

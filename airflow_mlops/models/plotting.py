@@ -1,4 +1,4 @@
-"""The common style of all plots. They are drawn without pyplot, which is slow to import."""
+"""The common style of all plots. Plots are drawn without pyplot, which is slow to import."""
 
 from __future__ import annotations
 

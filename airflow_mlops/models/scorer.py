@@ -36,7 +36,7 @@ class Scorer(Protocol):
 
 
 def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predictions:
-    """Convert a model's output to predictions.
+    """Convert a model's output to predictions, with the classes and the threshold of the contract.
 
     :param found: classification: probabilities, shape (n, k); regression: values, shape (n, 1)
     """

@@ -1,4 +1,4 @@
-"""The decision threshold of scikit-learn's classifiers that set one: TunedThresholdClassifierCV, FixedThresholdClassifier."""
+"""Read the decision threshold of scikit-learn's TunedThresholdClassifierCV and FixedThresholdClassifier."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from airflow_mlops.core.errors import ModelFormatError
 def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) -> float:
     """Return the smallest probability of the class ``positive`` from which on the estimator predicts this class.
 
-    :param estimator: a fitted classifier with ``predict_proba``, or a pipeline or search that ends in one
+    :param estimator: a fitted classifier with ``predict_proba``, or a pipeline or search with such a classifier as its
+        last step
     :param classes: the two labels, in the order of the probability columns
     :param name: name of the model in errors
-    :raises ModelFormatError: the estimator sets its threshold on ``decision_function``
+    :raises ModelFormatError: the estimator applies its threshold to ``decision_function`` instead of probabilities
     """
     chosen = _deciding(estimator)
     if chosen is None:
@@ -24,7 +25,7 @@ def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) 
     method = chosen._get_response_method()
     if "predict_proba" not in method:
         raise ModelFormatError(
-            f"{name} sets its threshold on decision_function, but its predictions are probabilities. Set "
+            f"{name} applies its threshold to decision_function, but scoring needs a threshold on probabilities. Set "
             "response_method='predict_proba' in its TunedThresholdClassifierCV or FixedThresholdClassifier."
         )
     tuned = hasattr(chosen, "best_threshold_")
@@ -55,7 +56,7 @@ def without_threshold(estimator: Any) -> Any:
 
 
 def _deciding(estimator: Any) -> Any:
-    """Return the classifier that sets the threshold of ``estimator``; ``None`` if there is none."""
+    """Return the classifier that sets the threshold of ``estimator``; ``None`` if no classifier sets a threshold."""
     from sklearn.pipeline import Pipeline
 
     while not _sets_threshold(estimator):

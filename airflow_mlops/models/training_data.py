@@ -103,7 +103,7 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
 def new_contract(dataset: Dataset, data: TrainingData, model: FittedModel) -> ModelContract:
     """Return the model contract of a model that was fitted to ``data``, without metrics.
 
-    :raises ModelFormatError: the model decides by something else than the probability of the positive class
+    :raises ModelFormatError: the model does not choose the class by the probability of the positive class
     """
     binary = data.task == "binary"
     return ModelContract(
@@ -123,8 +123,8 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
     """Check that a model can be trained and measured on the split parts.
 
     :param parts: the split part ``train``, and optionally others, by name
-    :raises TrainingError: a split part has no rows, infinite values or unknown labels, a feature has no values, or the
-        labels do not fit the ML task. The error names the split part or the column
+    :raises TrainingError: a split part has no rows, infinite values or labels that do not occur in `train`, a feature
+        has no values, or the labels do not fit the ML task. The error names the split part or the column
     """
     name, train = dataset.manifest.name, parts[TRAIN]
     if taken := reserved_message([feature.name for feature in train.features], f"Training set {name!r}"):
@@ -178,7 +178,7 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
 
 
 def unseen_classes(train: TrainingData, held_out: TrainingData) -> list[Any]:
-    """Return the classes that only the held-out rows have. No model can predict them, so their rows count as errors."""
+    """Return the classes that occur only in held-out rows. No model can predict them, so these rows count as errors."""
     return [value for value in held_out.classes if value not in train.classes]
 
 

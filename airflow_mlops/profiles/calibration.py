@@ -1,9 +1,10 @@
 """The relation between scores and labels, learned on the held-out split part `test` and stored in the model's profile.
 
 Performance estimation without labels uses this relation. For classification it is a calibration: a logistic regression
-on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive class, or
-of a correct prediction. The covariance of the coefficients measures the uncertainty of the calibration. For regression
-the relation is a loss model, which holds the errors on held-out rows with similar predictions.
+on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive class
+(binary models) or of a correct prediction (multiclass models). The covariance of the coefficients measures the
+uncertainty of the calibration. For regression the relation is a loss model: the mean errors of the held-out rows, in
+bins of similar predictions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics.losses import absolute_errors, squared_errors
 from airflow_mlops.metrics.realised import Outcomes
 
-# Smallest number of rows per knot (counting the rarer class only) and per bin, and largest numbers of knots and bins.
+# Smallest number of rows per knot (only rows of the rarer class) and per bin, and largest numbers of knots and bins.
 _ROWS_PER_KNOT, _KNOTS = 50, 10
 _ROWS_PER_BIN, _BINS = 50, 100
 # Scores are clipped to this distance from 0 and 1, which have no logit.
@@ -121,12 +122,13 @@ Calibration = Annotated[ProbabilityCalibration | LossModel, Field(discriminator=
 
 
 def calibrate(task: Task, held_out: Outcomes) -> ProbabilityCalibration | LossModel | None:
-    """Learn the relation between scores and labels.
+    """Learn the relation between scores and labels from held-out rows.
 
     :param task: ML task of the model
     :param held_out: labelled predictions of rows on which the model was not trained
-    :return: ``None`` if nothing can be learned, because there are fewer than two rows, only one class (binary), only
-        correct or only wrong predictions (multiclass), or infinite losses (regression)
+    :return: a calibration (classification) or a loss model (regression). ``None`` if nothing can be learned: fewer than
+        two rows, only one class (binary), only correct or only wrong predictions (multiclass), or infinite losses
+        (regression)
     """
     if held_out.rows < 2:
         return None

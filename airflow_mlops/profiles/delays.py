@@ -19,7 +19,7 @@ _DAY = 86_400_000_000
 def label_delay(batches: Iterable[pa.RecordBatch], event_time: str) -> LabelDelay | None:
     """Compute quantiles of the time from events to their labels, in one pass.
 
-    Labels that have not arrived yet are not included, so the quantiles of a recent window are too small.
+    Labels that have not arrived yet are not included. The quantiles of a recent window are therefore too small.
 
     :param batches: rows with the column :data:`LABEL_AT`, which holds the arrival times of labels, and the column
         ``event_time``

@@ -1,10 +1,11 @@
 """Multivariate drift: changes in the relations between features, measured by a PCA reconstruction error.
 
 The relations between columns may change while each column keeps its distribution. Principal components are fitted to
-the split part `train` and hold 65% of its variance. The reconstruction error of a row is its distance from its
-projection on these components. It is profiled as a numeric column, and its drift is tested as for any other numeric
-column. The method follows A. Qahtan et al., "A PCA-Based Change Detection Framework for Multidimensional Data Streams",
-KDD (2015), and NannyML's multivariate drift detection. Categories are encoded by their frequency.
+the split part `train`. They explain 65% of the variance of this split part. The reconstruction error of a row is the
+distance between the row and its projection on these components. The errors are profiled as a numeric column, and their
+drift is tested like that of any numeric column. The method follows A. Qahtan et al., "A PCA-Based Change Detection
+Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift detection. Categories are
+encoded by their frequency.
 
 The reference errors are computed from the held-out split part `test`, because the errors of the rows to which the
 components were fitted are too small.
@@ -26,7 +27,7 @@ from airflow_mlops.profiles.columns.categorical import CategoricalColumn, catego
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter, is_numeric
 
 ERROR = "reconstruction error"
-# Share of the variance of the split part `train` that the components hold.
+# Share of the variance of the split part `train` that the components explain.
 _VARIANCE = 0.65
 _MAX_COLUMNS = 100
 # Standardised values are clipped to this range, because squares of larger values could overflow.
@@ -90,7 +91,7 @@ class Reconstruction(Model):
     :param columns: encodings of the d features that are used
     :param left_out: orthonormal basis of the space that the components do not span, shape (d - components, d). The
         reconstruction error of a row is the length of its projection on this space
-    :param variance: share of the variance that the components hold
+    :param variance: share of the variance of the split part `train` that the components explain
     :param errors: profile of the reconstruction errors in the held-out split part
     """
 
@@ -102,7 +103,7 @@ class Reconstruction(Model):
     def mismatch(self, schema: pa.Schema) -> str | None:
         """Return why no reconstruction error can be computed for rows of ``schema``.
 
-        :return: a clause; ``None`` if the error can be computed
+        :return: the reason as a clause; ``None`` if the error can be computed
         """
         for column in self.columns:
             index = schema.get_field_index(column.name)
@@ -150,13 +151,13 @@ def learn(
 ) -> Reconstruction | None:
     """Fit principal components to the split part `train`, and profile the errors of the held-out split part.
 
-    Each split part is read once. Numeric and categorical features that are not constant are used, at most the first
-    hundred.
+    Each split part is read once. Only numeric and categorical features that are not constant are used, and at most the
+    first hundred of them.
 
     :param training: rows of the split part `train`
     :param features: profiles of the features in the split part `train`, by name
     :param held_out: rows of the held-out split part
-    :return: ``None`` if fewer than two features can be used, or if no row is held out
+    :return: the reconstruction; ``None`` if fewer than two features can be used, or if no row is held out
     """
     varying = (_column(name, column) for name, column in features.items())
     columns = [column for column in varying if column is not None][:_MAX_COLUMNS]

@@ -98,7 +98,7 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:
-    """Merge the profiles of subsets of the rows to the profile of all rows.
+    """Merge the profiles of subsets of the rows into the profile of all rows.
 
     :raises SchemaError: the profiles do not have the same columns with the same kinds
     """
@@ -110,8 +110,8 @@ def merge(profiles: Iterable[Profile]) -> Profile:
             counters = {name: _empty(column) for name, column in item.columns.items()}
         if item.columns.keys() != counters.keys():
             raise SchemaError(
-                f"Profiles cannot be merged, because columns {sorted(item.columns.keys() ^ counters.keys())} are not in all "
-                "of them: profile the same columns (columns=) everywhere."
+                f"Profiles cannot be merged, because columns {sorted(item.columns.keys() ^ counters.keys())} are absent "
+                "from some profiles: set the same columns= for all profiles."
             )
         for name, column in item.columns.items():
             counter = counters[name]
@@ -167,8 +167,8 @@ def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Cou
         index = schema.get_field_index(name)
         if index < 0:
             raise SchemaError(
-                f"Column {name!r} cannot be profiled, because the dataset has no such column. Its columns are "
-                f"{', '.join(map(repr, schema.names))}."
+                f"Column {name!r} cannot be profiled, because the dataset has only the columns "
+                f"{', '.join(map(repr, schema.names))}: correct columns=."
             )
         counter = counter_for(schema.field(index).type)
         if counter is None and columns is not None:

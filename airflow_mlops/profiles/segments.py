@@ -1,7 +1,9 @@
-"""Losses of a model by segment. A segment holds the rows with a feature between two quantiles, or with one value of it.
+"""Losses of a model by segment. A segment is a set of rows in which one feature has similar values.
 
-The segments of a feature are derived from its profile in the split part `train`, and stored with the losses in the
-held-out split part `test`. Later windows are counted in the same segments, one batch at a time.
+A segment of a numeric feature consists of the rows between two quantiles. A segment of a text or boolean feature
+consists of the rows with one value. The segments are derived from the profile of the feature in the split part `train`,
+and stored with the losses in the held-out split part `test`. The losses of later windows are computed for the same
+segments, one batch at a time.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class SegmentLosses(Model):
 
     :param cuts: the segments of each feature, by feature name
     :param losses: losses by metric and feature name. A metric is one of :data:`airflow_mlops.metrics.catalog.REALISED`,
-        and :func:`airflow_mlops.metrics.realised.losses` computes its loss of each row
+        and :func:`airflow_mlops.metrics.realised.losses` computes the loss of each row for this metric
     """
 
     cuts: dict[str, Cut]

@@ -1,4 +1,4 @@
-"""Profiles of the shards of a dataset. Mapped tasks compute them, and their merge is the profile of the whole dataset.
+"""Profiles of the shards of a dataset, computed by mapped tasks and merged into the profile of the whole dataset.
 
 Each profile is stored as ``datasets/NAME/profiles/SHA256.json.gz``, where SHA256 is the hash of the file.
 """
@@ -91,7 +91,7 @@ def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
 
 
 def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
-    """Merge the profiles of all shards to the profile of all rows of ``datasets``.
+    """Merge the profiles of all shards into the profile of all rows of ``datasets``.
 
     :param shards: the profiles of all shards, each exactly once, in any order
     :param datasets: the datasets that were divided into shards, at least one
@@ -116,7 +116,7 @@ def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
         wrong = [f"no profiles of {_listed(missing)}"] * bool(missing) + [f"several of {_listed(twice)}"] * bool(twice)
         raise SpecError(
             f"Dataset {name!r} has {numbers[0]} shards, but there are {' and '.join(wrong)}: map ProfileOperator over "
-            f"shard=list(range({numbers[0]})), and pass its whole output."
+            f"shard=list(range({numbers[0]})), and pass the output of all mapped tasks to MonitorOperator."
         )
     # The profiles are always merged in the same order, so that the result is the same.
     return merge(shard.profile for shard in sorted(shards, key=lambda shard: shard.shard))

@@ -229,8 +229,7 @@ def fisher(pair: Pair) -> float:
 
 
 def unseen_values(pair: Pair) -> float:
-    """Compute the p-value of the number of unseen rows: rows of the window with a value that the reference does not
-    have.
+    """Compute the p-value of the number of unseen rows (rows of the window with a value new to the reference).
 
     If the samples are pooled and rows are assigned to them at random, a value is unseen if all its rows fall into the
     window. The null distribution of the number of unseen rows is simulated. Values are treated as independent, which
@@ -265,8 +264,8 @@ def _log_choose(rows: float, chosen: Floats) -> Floats:
 def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]) -> list[float]:
     """Compute permutation p-values of distance measures, with a resolution of 0.001.
 
-    :param functions: functions that take the counts of reference and window, both of shape (draws, k), and return the
-        distances, shape (draws,)
+    :param functions: functions that take two arrays of shape (draws, k), the counts of the reference and of the window,
+        and return the distances, shape (draws,)
     :return: the p-value of each function
     """
     now = _draw(pair, np.random.default_rng(0), _MEASURE_DRAWS)

@@ -28,7 +28,7 @@ class ProfileRef(Model):
 
 
 def _as_profiles(value: Any) -> Any:
-    """Return the references in the results of upstream tasks, which may be mapped. Empty if these tasks were skipped."""
+    """Return the references in the outputs of upstream tasks, mapped or not; empty if these tasks were skipped."""
     given = [value] if isinstance(value, Mapping) else list(value or [])
     return [item["profile"] if isinstance(item, Mapping) and "profile" in item else item for item in given]
 

@@ -1,9 +1,9 @@
 """Export Explainable Boosting Machines (EBM) to ONNX.
 
-An EBM looks up the bin of each feature value and adds the scores of these bins in double precision. In the ONNX graph, a
-decision tree finds the bin of a numeric feature, and a dictionary finds the bin of a text feature. The package ``ebm2onnx``
-(3.3) is not used: it cannot export regression and multiclass models with interactions, and the inputs of its graphs do not
-match those of the other models in this package.
+An EBM looks up the bin of each feature value and adds the scores of these bins in double precision. In the ONNX graph,
+a decision tree finds the bin of a numeric feature, and a dictionary finds the bin of a text feature. The package
+``ebm2onnx`` (3.3) is not used: it cannot export regression and multiclass models with interactions, and the inputs of
+its graphs differ from the inputs of the other models in this package.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
 def bins(ebm: Any, feature: int, width: int) -> Any:
     """Return the bins of a feature.
 
-    A feature may have different bins in terms of one feature and in interactions. Bins are numbered from 1.
+    The bins of a feature in main effects may differ from the bins of the same feature in interactions. Bins are
+    numbered from 1.
 
     :param feature: position of the feature
     :param width: number of features in the term, 1 for a main effect and 2 or more for an interaction
@@ -202,15 +203,15 @@ def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[Featur
     for place, name in enumerate(ebm.feature_names_in_):
         if name not in known:
             raise ModelFormatError(
-                f"The EBM was fitted to the column {name!r}, which is not a feature. In your function, fit it to the "
-                "DataFrame `X` with its column names, not to an array."
+                f"The EBM was fitted to the column {name!r}, which is not a feature. In the training function, fit "
+                "the EBM to the DataFrame `X`, which has column names, and not to an array."
             )
         # A feature that no term uses has no bins.
         if ebm.bins_[place] and (known[name].kind == "string") != isinstance(bins(ebm, place, 1), dict):
             raise ModelFormatError(
                 f"The EBM treats the {'text' if known[name].kind == 'string' else 'numeric'} feature {name!r} as "
                 f"{ebm.feature_types_in_[place]!r}. In `params`, set `feature_types` to 'continuous' for each numeric "
-                "feature and to 'nominal' for each text feature, or remove it."
+                "feature and to 'nominal' for each text feature, or remove `feature_types`."
             )
     return [known[name] for name in ebm.feature_names_in_]
 
@@ -222,7 +223,7 @@ def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 class _Trees:
-    """Binary searches as decision trees of one TreeEnsembleRegressor. The leaves are bin numbers."""
+    """Decision trees that find bins by binary search, in one TreeEnsembleRegressor. The leaves are bin numbers."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {

@@ -1,7 +1,8 @@
-"""Convert histogram-based gradient boosting to ONNX with thresholds that divide the same rows.
+"""Convert histogram-based gradient boosting to ONNX without moving rows to the other side of a threshold.
 
-A threshold of scikit-learn is a double between two values of a feature. skl2onnx rounds it to the nearest float32 number,
-which may be the larger value, so that its rows change sides. Rounded down, it divides float32 values as before.
+A threshold of scikit-learn is a double between two values of a feature. skl2onnx rounds the threshold to the nearest
+float32 number. If this number is the larger of the two values, the rows with this value change sides. This module
+rounds the threshold down instead, so that no float32 value changes sides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Name the inputs of an ONNX model like the features.
+"""Give the inputs of an ONNX model the names of the features.
 
-Converters give inputs names of their own if a feature's name holds a space, a bracket, a leading digit, or is also the name
-of another value of the graph, such as ``label``.
+A converter changes the name of an input in two cases: if the feature's name contains a space, a bracket or a leading
+digit, and if another value of the graph has the same name, such as ``label``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Rename the inputs of ``model`` in place. A different value of the graph with one of these names gets a new name.
+    """Rename the inputs of ``model`` in place. Any other value with one of the new names is renamed, too.
 
     :param names: the new name of each input, in the order of the inputs
     """
@@ -41,7 +41,7 @@ def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _values(graph: GraphProto) -> Iterator[str]:
-    """Yield the names of all values of a graph and of its subgraphs, which share the names of the graph."""
+    """Yield the names of all values of a graph and of its subgraphs, which share one namespace."""
     for items in (graph.input, graph.output, graph.initializer):
         yield from (item.name for item in items)
     for node in graph.node:

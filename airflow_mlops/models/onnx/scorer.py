@@ -30,7 +30,7 @@ _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int
 
 
 class OnnxModel:
-    """The ONNX export of a registered model, with its model contract (features, label, ML task). It is thread-safe.
+    """The ONNX export of a registered model, with its contract (features, label, ML task). Instances are thread-safe.
 
     :param model: the serialised ONNX model
     :raises ModelFormatError: ONNX Runtime cannot load the model, or an input of the model is not a feature of the contract
@@ -52,7 +52,7 @@ class OnnxModel:
         except Exception as error:
             raise ModelFormatError(
                 f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
-                "that it was trained with."
+                "with which the model was trained."
             ) from error
         self.contract = contract
         self.size_bytes = len(model)
@@ -120,7 +120,7 @@ class OnnxModel:
 
 
 def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
-    """Return a function that returns the rows ``[start, end)`` of one input, shape (end - start, 1)."""
+    """Return a function ``(start, end)`` that returns these rows of one input, shape (end - start, 1)."""
     values = inputs.column(data, node.name)
     if node.type == "tensor(string)":
         encoded = inputs.texts(values, node.name)

@@ -1,9 +1,10 @@
 """Load MLflow models that TrainOperator did not train, by default without running code from their files.
 
-The files of such a model determine the code that :func:`mlflow.pyfunc.load_model` runs: it puts the model's ``code`` folder
-on the import path, imports the module named in ``MLmodel``, and unpickles the files of most flavours. The list of types
-that MLflow lets skops load comes from the same file. Therefore only formats that cannot name code are loaded by default:
-scikit-learn models in skops format with only types that skops itself trusts, and XGBoost's and LightGBM's own formats.
+The files of such a model determine the code that :func:`mlflow.pyfunc.load_model` runs. This function puts the model's
+``code`` folder on the import path, imports the module named in ``MLmodel``, and unpickles the files of most flavours.
+The list of types that MLflow allows skops to load also comes from ``MLmodel``. Therefore only formats that cannot name
+code are loaded by default: scikit-learn models in skops format with only types that skops itself trusts, and XGBoost's
+and LightGBM's own formats.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ class Answer(NamedTuple):
     """A loaded model.
 
     :param ask: function that calls the model
-    :param classes: the classes for which it returns probabilities; ``None`` if they are unknown
-    :param estimator: the classifier whose ``predict_proba`` is called, which may set a decision threshold; otherwise ``None``
+    :param classes: the classes, in the order of the probabilities that ``ask`` returns; ``None`` if the classes are
+        unknown
+    :param estimator: the classifier if ``ask`` calls its ``predict_proba``; otherwise ``None``. The classifier may set
+        a decision threshold
     """
 
     ask: Callable[[pd.DataFrame], Any]
@@ -91,7 +94,7 @@ def engine(description: Model) -> str:
 
 
 def _load_data_only(folder: Path, name: str, description: Model) -> Answer | None:
-    """Load a model whose files cannot name code to run; return ``None`` for any other model."""
+    """Load a model in a format that cannot name code to run. Return ``None`` for a model in any other format."""
     own = _own(description)
     if _loader(description) == "mlflow.sklearn" and own.get("serialization_format") == "skops":
         return _by_skops(folder / str(own.get("pickled_model")), name)

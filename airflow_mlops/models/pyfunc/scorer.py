@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mlflow.types import ColSpec
     from numpy.typing import NDArray
 
-# Models that compute in single precision return probabilities outside [0, 1] by such an error.
+# Models that compute in single precision return probabilities outside [0, 1] by a rounding error of this size.
 _ROUNDING = 1e-5
-# The kind of a feature, and the Arrow type in which it is passed to the model, by MLflow's name of the type.
+# The kind of a feature, and the Arrow type in which the feature is passed to the model, by MLflow's name of the type.
 _TYPES: dict[str, tuple[Any, pa.DataType]] = {
     "double": ("number", pa.float64()),
     "float": ("number", pa.float32()),
@@ -41,7 +41,7 @@ _TYPES: dict[str, tuple[Any, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """The label and the dataset that a foreign model is measured on, because the model's files do not name them.
+    """The dataset on which a foreign model is measured, and its label. The files of the model name neither.
 
     :param dataset: name of the dataset
     :param schema: columns of the dataset
@@ -60,12 +60,12 @@ class Target:
 
 
 class PyfuncModel:
-    """A loaded MLflow model. Its flavour decides whether it returns labels, probabilities or values.
+    """A loaded MLflow model. The flavour of the model determines whether it returns labels, probabilities or values.
 
     :param name: name of the model in errors, such as ``delays v3``
     :param answer: function that calls the model. It takes a DataFrame with the column types of the model's signature
     :param contract: the model contract (features, label, ML task)
-    :param types: Arrow type of each feature of the contract in the model's signature
+    :param types: Arrow type of each feature in the model's signature, in the order of the contract's features
     :param size_bytes: size of the model's files, in bytes
     :param engine: name of the engine that computes the predictions, for logs and reports
     """
@@ -137,7 +137,7 @@ class PyfuncModel:
         position = {label: index for index, label in enumerate(contract.classes)}
         codes = np.array([position.get(label, -1) for label in found.tolist()], dtype=np.int64)
         unknown = codes < 0
-        # Of several classes, the dataset may lack one that the model knows. Its predictions are wrong.
+        # A multiclass dataset may lack a class that the model knows. Predictions of this class count as wrong.
         if unknown.any() and (contract.task == "binary" or unknown.all()):
             raise EvaluationError(
                 f"{self._name} returned {found[unknown].tolist()[0]!r} for {int(unknown.sum()):,} of {found.size:,} rows, "
@@ -150,7 +150,7 @@ class PyfuncModel:
 
 
 def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> PyfuncModel:
-    """Load a model that has no contract yet, and derive the contract from its signature and ``target``.
+    """Load a model that has no contract yet, and derive the contract from the model's signature and ``target``.
 
     :param folder: the downloaded files of the version, see :func:`airflow_mlops.registry.versions.download`
     :param name: name of the model in errors, such as ``delays v3``
@@ -258,7 +258,7 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
         if (present.kind == "string") != (kind == "string"):
             raise SchemaError(
                 f"Feature {item.name!r} has the type {item.type.name} in the MLflow signature of {name}, but the type "
-                f"{target.schema.field(item.name).type} in dataset {target.dataset!r}. Convert it in the dataset."
+                f"{target.schema.field(item.name).type} in dataset {target.dataset!r}. Convert the column in the dataset."
             )
         features.append(FeatureColumn(name=item.name, kind=kind))
         types.append(given)
@@ -282,7 +282,7 @@ def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> An
     if (present.kind == "string") != pa.types.is_string(kind) and not pa.types.is_null(values.type):
         raise SchemaError(
             f"Feature {name!r} has the type {kind} in the signature of the model, but {values.type} in the data. Convert "
-            "it in the data."
+            "the column in the data."
         )
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -297,13 +297,14 @@ def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> An
         values = pc.cast(as_numbers(values), kind, safe=whole)
     except pa.ArrowException as error:
         raise SchemaError(
-            f"Feature {name!r} cannot be converted to {kind}, its type in the signature of the model: {error}."
+            f"Feature {name!r} cannot be converted to {kind}, its type in the signature of the model: {error}. Convert the "
+            "column in the data."
         ) from None
     return values.to_pandas()
 
 
 def _array(found: Any, classes: Sequence[Any]) -> NDArray[Any]:
-    """Convert the output to an array. DataFrame columns that are named by the classes are sorted like the classes."""
+    """Convert a model's output to an array. DataFrame columns named like the classes get the order of ``classes``."""
     import pandas as pd
 
     if isinstance(found, pd.DataFrame) and classes and sorted(map(str, found.columns)) == sorted(map(str, classes)):

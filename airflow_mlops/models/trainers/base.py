@@ -43,7 +43,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The training set to stream, the checkpoint and the log functions of one training.
+    """The training set, the checkpoint and the log functions of one training.
 
     :param dataset: the training set, from which a trainer may stream batches
     :param part: name of the split part to train on, such as ``train``
@@ -83,11 +83,11 @@ class FittedModel(Protocol):
     def threshold(self, positive: Any) -> float:
         """Return the smallest probability of the class ``positive`` from which on the model predicts this class.
 
-        :raises ModelFormatError: the model decides by something else than this probability
+        :raises ModelFormatError: the model does not choose the class by this probability
         """
 
     def labels(self, frame: pd.DataFrame) -> NDArray[Any] | None:
-        """Predict labels by the model's own rule; ``None`` if its rule is that of the model contract."""
+        """Predict labels by the model's own rule. Return ``None`` if the model contract has the same rule."""
 
     def explain(self, data: TrainingData) -> Explanation | None:
         """Return the importances and shape functions of a glass-box model (EBM); ``None`` for any other model.
@@ -96,9 +96,9 @@ class FittedModel(Protocol):
         """
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
-        """Export the model to ONNX, with one input per feature. The input has the name of the feature.
+        """Export the model to ONNX, with one input per feature. Each input has the name of its feature.
 
-        :raises ModelFormatError: the model cannot be exported, or cannot be exported in this precision
+        :raises ModelFormatError: the model cannot be exported in ``precision``
         """
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:

@@ -91,7 +91,7 @@ class CategoricalSpec(Model):
 
     @property
     def ends(self) -> Sequence[Any]:
-        """All values."""
+        """Return all choices."""
         return self.choices
 
 

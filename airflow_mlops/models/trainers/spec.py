@@ -35,7 +35,7 @@ class TrainerSpec(Model):
 
     @property
     def label(self) -> str:
-        """Return the name of the candidate, which is ``name`` or by default the name of the class or function."""
+        """Return the name of the candidate: ``name``, or by default the name of the class or function."""
         return self.name or self.path.replace(":", ".").rpartition(".")[2]
 
     @property
@@ -54,7 +54,7 @@ class TrainerSpec(Model):
 
 
 class SklearnTrainerSpec(TrainerSpec):
-    """A trainer of a scikit-learn estimator, which is given by its import path.
+    """A trainer of a scikit-learn estimator. The import path of the estimator's class is given.
 
     :param estimator: import path of the estimator's class
     :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``;
@@ -71,7 +71,7 @@ class SklearnTrainerSpec(TrainerSpec):
 
 
 class FunctionTrainerSpec(TrainerSpec):
-    """A trainer that calls a user-defined function, which is given by its import path.
+    """A trainer that calls a user-defined function. The import path of the function is given.
 
     :param function: import path of a function ``(X, y, *, params, seed) -> fitted estimator``
     """
@@ -88,8 +88,8 @@ class TorchTrainerSpec(TrainerSpec):
     """A trainer of a PyTorch network on streamed batches. :class:`airflow_mlops.trainers.TorchTrainer` documents all fields.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; with
-        ``dataset``, its arguments are ``(**params)``. By default the built-in network for tables is trained, which accepts
-        the ``params`` ``hidden`` and ``dropout``
+        ``dataset``, its arguments are ``(**params)``. By default the built-in network for tables is trained, with the
+        ``params`` ``hidden`` and ``dropout``
     :param dataset: import path of a class or function ``(rows, features, label, **dataset_params) ->
         torch.utils.data.Dataset``
     :param processes: number of training processes per node; by default one per GPU
@@ -151,7 +151,7 @@ class SearchTrainerSpec(Model):
     :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given by
         its import path
     :param greater_is_better: whether greater values of a custom metric are better
-    :param folds: number of folds of the cross-validation. A network is measured on its validation rows instead
+    :param folds: number of folds of the cross-validation. A network is measured on the validation rows instead
     :param pruner: ``median`` ends a trial that is worse than the median of the other trials at the same fold or epoch
     :param storage_conn_id: Airflow connection to the database that stores the study; required if the artifact store is
         not a file system

@@ -4,8 +4,8 @@ Every value is counted exactly as long as a column has at most 4,096 distinct va
 total. With more values, rows are counted by the hashes of their values (:mod:`hashing`), and the frequent values come
 from a frequent-items sketch of Apache DataSketches, which has an error of at most 0.4% of the rows.
 
-A profile depends on the values alone, except for this sketch and the field ``top``, which is derived from it. Profiling
-the same rows in a different order, or merging the profiles of subsets, gives the same profile byte for byte.
+A profile depends on the values alone, except for this sketch and the field ``top``, which is derived from the sketch.
+Profiling the same rows in a different order, or merging the profiles of subsets, gives the same profile byte for byte.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class CategoricalColumn(Model):
     :param rows: number of rows, including null rows
     :param missing: number of null rows
     :param distinct: number of distinct values; if not all values are kept, an estimate with a standard error of 3%
-    :param top: up to 50 frequent values and their row counts, most frequent first. If not all values are kept, the
-        list has only values that are certainly frequent, cut to 100 characters
+    :param top: up to 50 frequent values and their row counts, most frequent first. If not all values are kept, the list
+        contains only values that are frequent in spite of the sketch's error, cut to 100 characters
     :param values: every value and its number of rows as zlib-compressed JSON in base64; ``None`` if there are too many
         values to keep
     :param hashed: row counts by hash, from :meth:`HashedCounts.packed`; ``None`` if all values are kept
@@ -67,8 +67,8 @@ class CategoricalColumn(Model):
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each value.
 
-        If the profile does not keep all values, only the frequent values are included, and the share of rows of each
-        has an error of at most :attr:`error`.
+        If the profile does not keep all values, only the frequent values are included. The share of rows of each
+        included value then has an error of at most :attr:`error`.
         """
         if self.values is not None:
             found: dict[str, int] = json.loads(zlib.decompress(base64.b64decode(self.values)))
@@ -100,7 +100,7 @@ class CategoricalColumn(Model):
 
 
 def category_kind(data_type: pa.DataType) -> Literal["categorical", "boolean"] | None:
-    """Return the kind of profile of a column of ``data_type``; ``None`` if it is neither text nor boolean."""
+    """Return the kind of profile for columns of ``data_type``; ``None`` if this type is neither text nor boolean."""
     data_type = plain(data_type)
     if pa.types.is_boolean(data_type):
         return "boolean"

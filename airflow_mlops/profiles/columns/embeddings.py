@@ -65,7 +65,7 @@ class EmbeddingColumn(Model):
 
     @property
     def valid(self) -> int:
-        """Return the number of usable rows of this dimension."""
+        """Return the number of usable rows with the most frequent number of components."""
         return self.parts[0].norm.valid if self.parts else 0
 
     def with_dimension(self, dimension: int) -> EmbeddingColumn:
@@ -158,7 +158,7 @@ class EmbeddingCounter:
 
 @lru_cache(maxsize=LENGTHS)
 def directions(dimension: int) -> Floats:
-    """Return random unit vectors, shape (dimension, DIRECTIONS), which are the same on every machine."""
+    """Return random unit vectors, shape (dimension, DIRECTIONS). The vectors are the same on every machine."""
     # RandomState is the only NumPy generator with a guaranteed stream.
     drawn = np.random.RandomState(dimension).standard_normal((dimension, DIRECTIONS))
     found: Floats = drawn / np.linalg.norm(drawn, axis=0)

@@ -26,8 +26,8 @@ SAMPLE = 1_024
 class HashedCounts:
     """Exact row counts by hash bucket and for a sample of values. They do not depend on the order of the rows.
 
-    The largest hash in the sample never grows. A value in the sample has therefore been in it since its first row, and
-    its count is exact.
+    The largest hash in the sample never grows. Therefore the sample has contained each of its values since the first
+    row with this value, and the counts are exact.
 
     :ivar hashes: the smallest hashes of values, ascending, shape (k,). Their number k is :data:`SAMPLE`, or the number
         of distinct values if that is smaller
@@ -41,7 +41,7 @@ class HashedCounts:
         self.buckets: Integers = np.zeros(BUCKETS, np.int64)
 
     def update(self, counts: Mapping[str, int]) -> None:
-        """Count rows by value."""
+        """Add the number of rows of each value in ``counts``."""
         digests = b"".join(blake2b(value.encode(), digest_size=8).digest() for value in counts)
         hashes = np.frombuffer(digests, "<u8").astype(np.uint64)
         rows = np.fromiter(counts.values(), np.int64, len(counts))
@@ -55,7 +55,7 @@ class HashedCounts:
 
     @property
     def share(self) -> float:
-        """Return the share of all distinct values that are in the sample, estimated from its largest hash."""
+        """Return the share of all distinct values that are in the sample, estimated from the sample's largest hash."""
         return (int(self.hashes[-1]) + 1) / 2**64 if len(self.hashes) >= SAMPLE else 1.0
 
     @property

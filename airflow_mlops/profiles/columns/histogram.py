@@ -142,7 +142,7 @@ class HistogramCounter:
         self._join(histogram.keys, histogram.counts)
 
     def result(self) -> Histogram | None:
-        """Return the histogram of all counted values; ``None`` if there are none."""
+        """Return the histogram of all counted values; ``None`` if no value was counted."""
         self._count()
         if not len(self._keys):
             return None
@@ -193,7 +193,8 @@ class HistogramCounter:
 def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
     """Convert two histograms to common bins.
 
-    :return: the histogram of all values, and the counts of each of the two histograms in its bins
+    :return: two items: the histogram of all values, and the counts of the two given histograms in the bins of this
+        histogram
     """
     counter = HistogramCounter()
     for part in (first, second):

@@ -40,8 +40,8 @@ class Moments:
         """Add numbers by their sums.
 
         :param rows: how many numbers are added
-        :param total: their sum, as a hexadecimal literal from :meth:`texts`
-        :param squares: the sum of their squares, likewise
+        :param total: sum of the numbers, as a hexadecimal literal from :meth:`texts`
+        :param squares: sum of the squared numbers, as a hexadecimal literal from :meth:`texts`
         """
         self.rows += rows
         self._total += _parsed(total, _UNIT)

@@ -73,7 +73,7 @@ class NumericColumn(Model):
         return Histogram.unpacked(self.histogram, self.min, self.max)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
-        """Return the share of finite values at or below each of ``points``. :meth:`Histogram.cdf` explains its error.
+        """Return the share of finite values at or below each of ``points``, interpolated as in :meth:`Histogram.cdf`.
 
         :return: shape ``(len(points),)``; zeros if there are no finite values
         """

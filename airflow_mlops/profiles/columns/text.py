@@ -37,15 +37,16 @@ Ints = npt.NDArray[np.int64]
 
 
 class Words(Model):
-    """Numbers of rows by the lower-case words that they contain. Only values with a space are split into words.
+    """Row counts by the lower-case words in the rows. Only values with a space are split into words.
 
-    All counts are exact, except those of ``frequent``. Tests do not use ``frequent``; it only gives words their names.
+    All counts are exact, except those of ``frequent``. Tests do not use ``frequent``. The report uses ``frequent`` to
+    name words.
 
     :param rows: number of rows with at least one word
     :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
     :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash, and it is
         identified by this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
-    :param below: only words with a hash below this one are counted in ``drawn``; ``None`` if all words are counted
+    :param below: only words with a hash below this hash are counted in ``drawn``; ``None`` if all words are counted
     :param frequent: frequent words and their approximate row counts, most frequent first
     """
 
@@ -132,7 +133,7 @@ class TextCounter:
             self.become_text()
 
     def become_text(self) -> None:
-        """Profile all rows by length and words, too, both the rows counted before and further rows."""
+        """Also profile rows by length and words from now on, including the rows that were counted before."""
         if self.kind == "categorical":
             known, self._known = self._known, {}
             self.kind = "text"

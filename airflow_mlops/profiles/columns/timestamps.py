@@ -1,7 +1,8 @@
 """Timestamp and date columns, in UTC.
 
 The passing of time is not drift, but a change in the shares of rows per hour of the day and per weekday is. Timestamps
-are therefore counted by hour of the week, and dates by weekday. The counts are exact, and merging profiles adds them.
+are therefore counted by hour of the week, and dates by weekday. The counts are exact. Merging two profiles adds their
+counts.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class TimestampColumn(Model):
 
 
 def timestamp_kind(data_type: pa.DataType) -> Kind | None:
-    """Return the kind of profile of a column of ``data_type``; ``None`` if it holds neither timestamps nor dates."""
+    """Return the kind of profile for columns of ``data_type``; ``None`` for a type of neither timestamps nor dates."""
     data_type = plain(data_type)
     if pa.types.is_timestamp(data_type):
         return "timestamp"

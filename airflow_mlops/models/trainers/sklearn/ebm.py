@@ -1,6 +1,6 @@
 """Train and explain Explainable Boosting Machines (EBM).
 
-An EBM adds terms, and each term is a function of one or two features.
+The score of an EBM is a sum of terms, and each term is a function of one or a few features.
 
 Source: H. Nori et al., "InterpretML: A Unified Framework for Machine Learning Interpretability", 2019.
 """
@@ -40,7 +40,7 @@ def is_ebm(estimator: Any) -> bool:
 
 
 def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
-    """Set ``feature_types`` to the type of each feature (numeric or text), if the user has not set it.
+    """Set ``feature_types`` to the type of each feature (numeric or text), unless the user has set ``feature_types``.
 
     Otherwise the EBM would guess the type from the values.
     """
@@ -50,7 +50,7 @@ def set_types(ebm: Any, features: Sequence[FeatureColumn]) -> None:
 
 @contextmanager
 def no_plot_warnings() -> Iterator[None]:
-    """Suppress InterpretML's warnings about the limits of its own plots, which are not used."""
+    """Suppress InterpretML's warnings about InterpretML's own plots. This package does not use these plots."""
     with no_warnings(
         "Missing values detected", "For multiclass we cannot currently visualize pairs", "Interactions with 3"
     ):

@@ -35,7 +35,7 @@ _TRUSTED = ("sklearn.", "numpy.", "scipy.", "interpret.glassbox.")
 class SklearnModel:
     """A fitted scikit-learn estimator that takes a DataFrame of the features.
 
-    :raises TrainingError: the classes of the estimator differ from the labels
+    :raises TrainingError: the estimator was fitted to other classes than the labels of the training set
     """
 
     def __init__(
@@ -143,25 +143,25 @@ class SklearnModel:
             )
 
     def _trusted_types(self) -> list[str]:
-        """Return the types in the model that skops does not trust by default, after a check that this package or the user
-        trusts them.
+        """Return the types in the model that skops loads only if they are listed as trusted.
 
-        :raises ModelFormatError: neither this package nor the user's ``trusted_types`` trusts a type
+        :raises ModelFormatError: the model cannot be stored by skops, or contains a type that neither this package nor
+            the user's ``trusted_types`` trusts
         """
         skops = _import_skops()
         try:
             found = skops.get_untrusted_types(data=skops.dumps(self.estimator))
         except Exception as error:
             raise ModelFormatError(
-                f"{self.name} cannot be stored by skops: {type(error).__name__}: {error}. Define its functions and "
-                "classes at the top level of a module, or set serialization='cloudpickle', which can run code when the "
+                f"{self.name} cannot be stored by skops: {type(error).__name__}: {error}. Define the model's functions "
+                "and classes at the top level of a module, or set serialization='cloudpickle', which can run code when the "
                 "model is loaded."
             ) from error
         named = set(self.spec.trusted_types)
         if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
             raise ModelFormatError(
-                f"{self.name} contains types that skops cannot load without your consent. Review their code. If it is "
-                f"harmless, set trusted_types={sorted([*named, *unknown])!r} in the trainer."
+                f"{self.name} contains types that skops cannot load without your consent. Review the code of these types. "
+                f"If the code is harmless, set trusted_types={sorted([*named, *unknown])!r} in the trainer."
             )
         return sorted(found)
 
@@ -173,7 +173,7 @@ def _conversions(*, doubles: bool) -> dict[str, Any]:
 
 
 def _exportable(estimator: Any, data: TrainingData) -> Any:
-    """Return the estimator as a pipeline whose first step concatenates the inputs, which skl2onnx can convert."""
+    """Return the estimator as a pipeline that skl2onnx can convert. The first step concatenates the inputs."""
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import FunctionTransformer

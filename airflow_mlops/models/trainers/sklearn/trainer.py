@@ -27,8 +27,8 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     if ebm.is_ebm(estimator):
         if spec.preprocessing:
             raise SpecError(
-                f"{spec.estimator} does not accept `preprocessing`, because its shape functions describe the original "
-                "features. It supports text and nulls. Remove `preprocessing`."
+                f"{spec.estimator} does not accept `preprocessing`, because the shape functions of an EBM describe the "
+                "original features. An EBM supports text and nulls without preprocessing. Remove `preprocessing`."
             )
         ebm.set_types(estimator, data.features)
         pipeline, preprocessed = estimator, "none"

@@ -27,7 +27,7 @@ MAX_TEXTS = 10_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """Converts rows to the inputs of a network. It is learned from the split part ``train`` in one streaming pass.
+    """Converts rows to the inputs of a network. The encoding is learned from the split part ``train`` in one pass.
 
     :param means: mean of each numeric feature over its values that are not null, shape (number of numeric features,)
     :param scales: standard deviation of each numeric feature, same shape; 1 for a constant feature

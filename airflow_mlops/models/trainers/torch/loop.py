@@ -32,7 +32,7 @@ _PROGRESS_SECONDS = 10.0
 
 
 class Loop:
-    """The training of a network in this process, which may be one of several processes started by torchrun.
+    """The training of a network in one process, or in one of several processes that torchrun started.
 
     Each process trains on its share of every batch. All processes have the same state.
 
@@ -102,7 +102,7 @@ class Loop:
             torch.cuda.set_rng_state(gpu.cpu(), self.device)
 
     def save(self) -> None:
-        """Write the checkpoint. All processes must call this method, because it gathers their random states."""
+        """Write the checkpoint, with the random state of every process. All processes must call this method."""
         gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         random: list[Any] = [(torch.get_rng_state(), gpu)]
         if self.share.processes > 1:

@@ -68,7 +68,7 @@ def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> Mod
 
 
 def _input(place: int) -> str:
-    """Return the name of a feature's input while the graph is built, which no other value of the graph has."""
+    """Return a temporary name of a feature's input. No other value of the graph has this name."""
     return f"feature {place}"
 
 

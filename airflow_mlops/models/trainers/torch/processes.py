@@ -1,7 +1,7 @@
 """Train one network in several processes, started by torchrun on this node or by Kubeflow Trainer on several nodes.
 
-torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once per GPU. The processes send messages and metrics
-over a socket, and leave the trained weights in the checkpoint.
+torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once per GPU. The processes send messages and
+metrics over a socket, and write the trained weights to the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.2
 
 
 def nodes() -> int:
-    """Return the number of nodes that train together, which Kubeflow Trainer sets for torchrun."""
+    """Return the number of nodes that train together. Kubeflow Trainer sets this number for torchrun."""
     return int(os.environ.get("PET_NNODES") or 1)
 
 
@@ -53,8 +53,8 @@ def _on_this_node(spec: TorchTrainerSpec) -> int:
 def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> State:
     """Train in several processes, and load the resulting weights into ``network``.
 
-    :raises MLOpsError: the error of a process that failed
-    :raises TrainingError: a process died
+    :raises MLOpsError: a training process raised this error
+    :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
     run_workers(task, run)
     saved = read_checkpoint(task.dataset.store, task.checkpoint, torch.device("cpu"))
@@ -70,8 +70,8 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
 def run_workers(task: TrainingTask, run: TrainingRun) -> None:
     """Run the training processes of this node with torchrun.
 
-    :raises MLOpsError: the error of a process that failed
-    :raises TrainingError: a process died
+    :raises MLOpsError: a training process raised this error
+    :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder, _Messages(f"{folder}/messages", run) as messages:
         file = Path(folder) / "task"

@@ -1,4 +1,7 @@
-"""The loader that MLflow uses for stored networks. It is copied into each stored model, so it does not import this package."""
+"""MLflow's loader for stored networks.
+
+Each stored model contains a copy of this file. The file therefore does not import this package.
+"""
 
 from __future__ import annotations
 

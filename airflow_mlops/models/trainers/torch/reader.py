@@ -65,7 +65,7 @@ class Reader(Protocol):
     :param columns: names of the columns to read
     :param repeatable: whether a row always gives the same inputs
     :param classes: class labels in the order of the network's outputs; empty for a regression
-    :param label: mean and standard deviation by which the labels of a regression are standardised
+    :param label: mean and standard deviation with which the labels of a regression are standardised
     """
 
     @property

@@ -34,7 +34,7 @@ _LOADER = "airflow_mlops_network"
 def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
     """Train the network.
 
-    A retry continues from the last checkpoint. On a CPU, its result equals the result of an uninterrupted training.
+    A retry continues from the last checkpoint. On a CPU, the retry gives the same result as an uninterrupted training.
 
     :raises SpecError: the module or the device does not exist
     :raises TrainingError: the network cannot be created or trained, or its loss is infinite or NaN

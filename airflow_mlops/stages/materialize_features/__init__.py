@@ -1,1 +1,1 @@
-"""The stage ``materialize_features``, which applies a Feast repository and materializes its features."""
+"""The stage ``materialize_features``, which applies a Feast repository and writes features to the online store."""

@@ -15,10 +15,10 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class PublishedSource(Model):
-    """The datasets to publish as the rows of a Feast file source.
+    """Datasets to publish as the rows of a Feast file source.
 
-    :param dataset: reference to a dataset, or its name and optionally a window
-    :param valid_from: for a snapshot without a timestamp column, the time from which its rows are valid
+    :param dataset: reference to a dataset, or the name of a dataset and optionally a window
+    :param valid_from: time from which the rows are valid, for a snapshot without a timestamp column
     """
 
     dataset: DatasetLike
@@ -33,14 +33,15 @@ def _as_source(value: Any) -> Any:
 
 
 class MaterializeFeaturesSpec(Spec):
-    """Parameters of materialization, which writes the features of a window to Feast's online store.
+    """Parameters of materialization, which writes feature values to Feast's online store.
 
     :param repo: path of the folder with ``feature_store.yaml``
-    :param window: time window whose feature values are materialized
-    :param feature_views: names of the feature views to materialize; by default all that are served online
-    :param chunk: maximum length of the time window that is materialized in one call; 31 days by default
-    :param apply: whether the definitions of the repository are registered first, as ``feast apply`` does
-    :param sources: datasets to publish before, by name of the Feast file source
+    :param window: time window of the feature values to materialize
+    :param feature_views: names of the feature views to materialize; by default all feature views that are served online
+    :param chunk: maximum length of a chunk; 31 days by default. The window is split into chunks, which are materialized
+        one after the other, so that a retry continues after the last finished chunk
+    :param apply: whether to register the definitions of the repository first, as ``feast apply`` does
+    :param sources: datasets to publish before the materialization, by name of the Feast file source
     """
 
     repo: str = Field(min_length=1)
@@ -57,11 +58,11 @@ class MaterializeFeaturesResult(Result):
     :param project: name of the Feast project
     :param window: materialized time window
     :param feature_views: names of the materialized feature views
-    :param chunks: number of chunks that this try of the task materialized
-    :param chunks_skipped: number of chunks that an earlier try had already materialized
-    :param features: Feast type by feature, by feature view
-    :param published: number of published rows by source. Sources to which the same datasets had already been published
-        are left out
+    :param chunks: number of chunks of the window that this try of the task materialized
+    :param chunks_skipped: number of chunks that an earlier try of the task had already materialized
+    :param features: for each feature view, the Feast type of each feature, by name
+    :param published: number of published rows by name of the Feast file source. A source is absent if the same datasets
+        had already been published to it
     """
 
     project: Name

@@ -1,4 +1,4 @@
-"""Applies a Feast repository and materializes a window of its features, chunk by chunk."""
+"""Applies a Feast repository, and writes the feature values of a time window to the online store, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ _TICK = timedelta(microseconds=1)
 
 
 def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeaturesResult:
-    """Publish datasets as sources, apply the repository, and materialize the chunks that no earlier try has finished.
+    """Publish datasets as Feast sources, apply the repository, and materialize the window chunk by chunk.
+
+    A chunk that an earlier try of the task materialized is skipped.
 
     :raises FeatureStoreError: the repository or one of its feature views cannot be used
     :raises MaterializationError: Feast failed to materialize a chunk. A retry of the task continues with this chunk
@@ -72,9 +74,11 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
 
 
 def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepContext) -> dict[str, int]:
-    """Publish the sources, then register the definitions, because Feast may infer types from the published files.
+    """Publish the sources, then register the definitions of the repository.
 
-    :return: number of published rows by source
+    The order matters, because Feast may infer column types from the published files.
+
+    :return: number of published rows by name of the source
     """
     published: dict[str, int] = {}
     if not (spec.apply or spec.sources):
@@ -111,7 +115,10 @@ def _publish(
 
 
 def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
-    """Return the names of the feature views to materialize, in order.
+    """Return the names of the feature views to materialize.
+
+    The names are in the order of ``requested``. If ``requested`` is ``None``, they are the names of all feature views
+    that are served online, sorted.
 
     :raises FeatureStoreError: a requested feature view does not exist or is not served online
     """
@@ -141,12 +148,14 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 
 
 class _Online:
-    """Materializes chunks into the online store without replacing newer values by older values.
+    """The online store of a Feast project, to which chunks are written without replacing newer values by older values.
 
     Feast writes the newest values of the materialized window, even if the online store contains newer values. If an old
-    window is materialized again, each call therefore ends at the newest time that was ever materialized.
+    window is materialized again, the window that Feast receives therefore ends at the newest time that was ever
+    materialized.
 
-    :param snapshots: time from which the rows are valid, by source that is a snapshot
+    :param views: names of the feature views to materialize
+    :param snapshots: for each source that is a snapshot, the time from which its rows are valid
     """
 
     def __init__(self, store: FeatureStore, views: Sequence[str], snapshots: dict[str, datetime]) -> None:
@@ -156,9 +165,10 @@ class _Online:
         self._reached: dict[str, datetime] = {}
 
     def materialize(self, chunk: Window) -> None:
-        """Materialize one chunk of the window.
+        """Write the feature values of one chunk of the window to the online store.
 
-        :raises MaterializationError: Feast failed
+        :raises MaterializationError: Feast failed to materialize the chunk
+        :raises FeatureStoreError: the event times of a Parquet source are not timestamps
         """
         for (start, end), names in self._calls(chunk).items():
             try:
@@ -174,7 +184,7 @@ class _Online:
             self._reached.update(dict.fromkeys(names, end))
 
     def _require_timestamps(self, names: Sequence[str]) -> None:
-        """Check the event times of the sources, because Feast's own errors do not name them.
+        """Check that the event times of Parquet sources are timestamps. Feast's own error does not name the source.
 
         :raises FeatureStoreError: the event times of a Parquet source are not timestamps
         """
@@ -184,7 +194,10 @@ class _Online:
                 require_timestamps(self._store, request)
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
-        """Group the feature views by start and end time, so that each group is materialized in one call."""
+        """Return the names of the feature views by the start and end time with which Feast must materialize them.
+
+        Feast then materializes all feature views with the same times in one call.
+        """
         calls: dict[tuple[datetime, datetime], list[str]] = {}
         last = chunk.end - _TICK
         known = {
@@ -206,7 +219,10 @@ class _Online:
 
 
 class _Watermark:
-    """The end of the last materialized chunk, stored in the artifact store so that a retry continues after it."""
+    """The end time of the last materialized chunk, in the artifact store.
+
+    A retry of the task continues after this time.
+    """
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Runs a suite with Great Expectations, and publishes its Data Docs."""
+"""Runs a suite of expectations with Great Expectations, and publishes the Data Docs (HTML pages with the results)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INDEX = "index.html"
 
 
 def quiet_great_expectations() -> None:
-    """Disable the analytics of Great Expectations, and its log messages that do not help users."""
+    """Disable the usage analytics of Great Expectations, and the log messages that do not help users."""
     # Importing Great Expectations logs about a hundred lines on registered functions.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     # Data Docs leave a table cell empty if its renderer fails, and log the traceback.
@@ -34,9 +34,11 @@ def quiet_great_expectations() -> None:
 
 
 def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
-    """Validate ``table`` and write the Data Docs of this validation to the folder ``site``.
+    """Validate ``table`` with ``suite``, write the Data Docs to the folder ``site``, and return the results.
 
+    :param table: rows of the dataset
     :param name: name of the dataset
+    :param site: existing folder for the HTML pages of the Data Docs
     :raises ValidationError: Great Expectations cannot run the suite
     """
     import great_expectations as gx
@@ -73,9 +75,12 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
 
 
 def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
-    """Copy the Data Docs from ``site`` to the artifact store. Return the URL of the page with the results.
+    """Copy the Data Docs from ``site`` to the artifact store, and return the URL of the page with the results.
 
-    The pages are changed so that they can be read without the internet (:mod:`airflow_mlops.stages.validate.pages`).
+    The copied pages need no internet access (:mod:`airflow_mlops.stages.validate.pages`).
+
+    :param site: folder with the HTML pages
+    :param dataset: the validated dataset
     """
     # Each dataset has its own folder, with one page per validation.
     folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
@@ -96,8 +101,10 @@ def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str
 
 
 def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> None:
-    """Check that every expectation could be computed.
+    """Check that Great Expectations computed every expectation.
 
+    :param found: results of the suite
+    :param suite: name of the suite, for the error message
     :raises ValidationError: an expectation raised an exception
     """
     for result in found.results:
@@ -110,7 +117,7 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
 
 
 def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
-    """Summarise the result of one expectation."""
+    """Return whether one expectation passed and, if it checks rows, the number of rows that do not meet it."""
     about_rows = "unexpected_index_list" in result.result
     return ExpectationOutcome(
         expectation=title(result),
@@ -120,7 +127,7 @@ def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
 
 
 def title(result: ExpectationValidationResult) -> str:
-    """Format the expectation with its columns, such as ``expect_column_values_to_not_be_null(carrier)``."""
+    """Return the type and columns of an expectation, such as ``expect_column_values_to_not_be_null(carrier)``."""
     config = result.expectation_config
     assert config is not None
     kwargs = config.kwargs

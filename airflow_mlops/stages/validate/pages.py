@@ -1,4 +1,4 @@
-"""Makes the Data Docs of Great Expectations readable without the internet, and without scripts."""
+"""Changes the Data Docs of Great Expectations so that a browser shows them without internet access and scripts."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ pre, code { white-space: pre-wrap; }
 
 
 def self_contained(page: str) -> str:
-    """Remove scripts and everything that a page loads from the internet, and add a stylesheet.
+    """Return an HTML page without scripts and without content from the internet, and with a stylesheet of its own.
 
-    What scripts would unfold or load is visible at once.
+    Sections that a script would unfold are always visible. A note replaces each chart that needs a script.
 
-    :param page: HTML that Great Expectations rendered
+    :param page: HTML page that Great Expectations rendered
     """
     parser = _Page()
     parser.feed(page)
@@ -122,8 +122,9 @@ def _is_remote(url: str | None) -> bool:
 
 
 def index_page(title: str, pages: Iterable[tuple[str, str]]) -> str:
-    """Return the page that lists other pages. The list of Great Expectations is written by a script.
+    """Return an HTML page with links. It replaces the index page of Great Expectations, which needs a script.
 
+    :param title: title of the page
     :param pages: text and relative URL of each link
     """
     links = "".join(f'<li><a href="{escape(url)}">{escape(text)}</a></li>' for text, url in pages)

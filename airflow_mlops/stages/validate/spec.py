@@ -17,12 +17,14 @@ class ValidateSpec(Spec):
     """Parameters of a validation, which runs a Great Expectations suite on a dataset.
 
     :param dataset: dataset to validate
-    :param suite: path of a suite in Great Expectations' JSON format, the content of such a file as a dict, or the
-        import path ``package.module:function`` of a function without parameters that returns an ``ExpectationSuite``
-    :param on_failure: what happens if an expectation fails: ``fail`` fails the task; ``warn`` writes a message to the
-        log and continues; ``quarantine`` writes the failing rows to a separate dataset and continues with the other
-        rows
-    :param owner: owner of the written datasets, if the validated dataset has none
+    :param suite: the suite, in one of three forms: the path of a ``.json`` file in Great Expectations' format, the
+        content of such a file as a dict, or the import path ``package.module:function`` of a function that takes no
+        arguments and returns an ``ExpectationSuite``
+    :param on_failure: what happens if an expectation fails. ``fail`` fails the task. ``warn`` writes a message to the
+        log, and the task succeeds. ``quarantine`` writes the failing rows to the dataset ``NAME_quarantine`` and the
+        other rows to ``NAME_valid``, and the task succeeds. It fails if every row failed, or if a failed expectation
+        concerns the whole table
+    :param owner: owner of the written datasets, if the validated dataset has no owner
     """
 
     dataset: DatasetInput
@@ -36,7 +38,8 @@ class ExpectationOutcome(Model):
 
     :param expectation: type and columns of the expectation, such as ``expect_column_values_to_not_be_null(carrier)``
     :param success: whether the expectation passed
-    :param unexpected: number of rows that do not meet the expectation; ``None`` if it concerns the whole table
+    :param unexpected: number of rows that do not meet the expectation; ``None`` if the expectation concerns the whole
+        table
     """
 
     expectation: str
@@ -47,11 +50,13 @@ class ExpectationOutcome(Model):
 class ValidateResult(Result):
     """Result of a validation.
 
-    :param dataset: dataset for downstream tasks, which is the validated dataset or, with ``quarantine``, ``NAME_valid``
+    :param dataset: dataset for downstream tasks: with ``on_failure="quarantine"`` the dataset ``NAME_valid``, otherwise
+        the validated dataset
     :param success: whether every expectation passed
-    :param quarantined: with ``quarantine``, the dataset ``NAME_quarantine`` with the failing rows, which may be empty
+    :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
+        has no rows if all rows passed; otherwise ``None``
     :param outcomes: result of each expectation
-    :param docs_url: URL of the Data Docs page in the artifact store
+    :param docs_url: URL of the Data Docs page with the results, in the artifact store
     """
 
     dataset: DatasetRef

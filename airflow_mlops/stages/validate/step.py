@@ -1,4 +1,7 @@
-"""Validates a dataset with Great Expectations. A failure fails the task, is logged, or quarantines the failing rows."""
+"""Validates a dataset with Great Expectations.
+
+If an expectation fails, the step fails the task, logs the failure, or quarantines the failing rows.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,16 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
 FAILED_EXPECTATIONS = "failed_expectations"
-"""The column of quarantined rows that lists the expectations that each row does not meet."""
+"""Name of the column of quarantined rows. The column lists the expectations that the row does not meet."""
 
 
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
-    """Run the suite on the dataset, publish its Data Docs, and handle failures as ``on_failure`` defines.
+    """Validate the dataset with the suite, publish the Data Docs, and handle failures as ``on_failure`` defines.
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation
-    :raises ValidationError: an expectation could not be computed, or failed and the task must not continue
+    :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
+        ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
+        failed
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
@@ -64,9 +69,10 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
-    """Read the results of all expectations of a validation. They are stored even if the validation failed.
+    """Read the results of all expectations of a validation, also of a validation that failed.
 
     :param key: key of the validation's result in the artifact store
+    :return: the results; empty if the validation stored no results
     """
     try:
         return [ExpectationOutcome.model_validate(found) for found in store.read_json(_outcomes_key(key))]
@@ -80,7 +86,7 @@ def _outcomes_key(key: str) -> str:
 
 @dataclass(frozen=True)
 class _Validation:
-    """A validated dataset and the results of its suite."""
+    """A validated dataset and the results of all expectations of the suite."""
 
     spec: ValidateSpec
     dataset: Dataset
@@ -96,13 +102,13 @@ class _Validation:
 
     @property
     def headline(self) -> str:
-        """Format how many expectations passed, as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
+        """Return how many expectations passed, such as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
         window = f" {self.dataset.window.label}" if self.dataset.window else ""
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
         return f"{self.dataset.manifest.name}{window}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     def reasons(self) -> dict[int, list[str]]:
-        """Return the failed expectations by number of the row that does not meet them."""
+        """Return for each failing row, by its number from 0, the expectations that the row does not meet."""
         reasons: dict[int, list[str]] = {}
         for result in self.found.results:
             # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
@@ -119,7 +125,7 @@ def _listed(failed: list[ExpectationOutcome]) -> str:
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
-    """Write the rows that meet all expectations and the failing rows as two datasets.
+    """Write the rows that meet all expectations as one dataset, and the failing rows as a second dataset.
 
     :raises ValidationError: a failed expectation concerns the whole table, or every row failed
     """

@@ -1,4 +1,4 @@
-"""Loads suites of Great Expectations."""
+"""Loads the expectation suites of Great Expectations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
-    """Load a suite from a JSON file, a dict, or a function that returns it.
+    """Load an expectation suite from a JSON file, a dict, or a function that returns the suite.
 
-    :param given: path of a ``.json`` file, the content of such a file, or an import path ``package.module:function``
+    :param given: path of a ``.json`` file, the content of such a file as a dict, or the import path
+        ``package.module:function`` of a function
     :raises SpecError: the suite cannot be loaded
     """
     from great_expectations import ExpectationSuite
@@ -78,7 +79,10 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
 
 
 def _copy(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:
-    """Create a suite with copies of the expectations. Great Expectations rejects expectations of a stored suite."""
+    """Create a suite with copies of ``expectations``.
+
+    Great Expectations rejects an expectation that is already part of a stored suite.
+    """
     from great_expectations import ExpectationSuite
 
     return ExpectationSuite(name=name, expectations=[copy(one) for one in expectations], meta=meta, notes=notes)

@@ -1,1 +1,1 @@
-"""The stage ``search``, which searches for the best parameters of a trainer."""
+"""The stage ``search``, which searches for the best hyperparameters of a trainer."""

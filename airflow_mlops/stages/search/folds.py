@@ -1,4 +1,4 @@
-"""Divide rows into the folds of a cross-validation, by the same method as the split of the training set."""
+"""Divides rows into the folds of a cross-validation, with the same method as the split of the training set."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ def make_folds(
 ) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Divide the rows of the split part ``train`` into folds.
 
-    Like the split of the training set, the folds are in order of time, keep the rows of a group together, or are
-    stratified by class.
+    The method depends on how the training set was split. If it was split by time, each fold validates on rows that are
+    later than the training rows. If it was split by group, all rows of a group are in the same fold. Otherwise, the
+    rows are shuffled. Folds for a classification are stratified by class, except for a split by time.
 
+    :param dataset: the training set
+    :param data: rows of the split part ``train``
     :param folds: number of folds
-    :return: for each fold, the indices of the training rows and of the validation rows
-    :raises TrainingError: there are too few rows, too few groups or too few rows of a class for this number of folds
+    :param seed: random seed of the shuffled folds
+    :return: for each fold, the row indices for training and the row indices for validation, as arrays of shape (n,)
+    :raises TrainingError: there are too few rows, too few groups or too few rows of a class for this number of folds;
+        or the training set lacks the column by which it was split
     """
     from sklearn import model_selection
 
@@ -74,7 +79,7 @@ def make_folds(
 
 
 def _codes(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Number the distinct values from 0."""
+    """Return for each value an integer code from 0. Equal values have the same code."""
     _, found = np.unique(values.astype(str), return_inverse=True)
     return np.asarray(found, np.int64)
 

@@ -1,4 +1,7 @@
-"""The objectives of a search, which measure a trainer on the split part ``train``. The split part ``test`` is not read."""
+"""The objective functions of a search. They train a model on the split part ``train``, and return its metric.
+
+Part of the rows of ``train`` is held out for the measurement. The split part ``test`` is not read.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,12 @@ if TYPE_CHECKING:
 class Attempt:
     """The checkpoint and the report functions of a running trial.
 
+    A step of a trial is a fold of a cross-validation, or an epoch of a network.
+
     :param checkpoint: key of the trial's checkpoint in the artifact store
-    :param report: function that is called after each step with the number of the step, its value, its metrics, and
-        whether it is the last step. An exception in it ends the trial
+    :param report: function to call after each step, with the number of the step from 0, the value that the pruner
+        compares, all metrics of the step by name, and whether the step is the last. The function raises an exception to
+        end the trial early
     :param progress: function that writes a message to the task's log
     """
 
@@ -43,18 +49,27 @@ class Attempt:
 
 
 class Objective(Protocol):
-    """An objective, which trains with the parameters of a trial and measures the result."""
+    """An objective function, which trains a model with the parameters of a trial and measures the model."""
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
-        """Train and return the value of the metric that the search optimises.
+        """Train a model and return the value of the metric that the search optimises.
 
+        :param trainer: the trainer with the parameters of the trial
+        :param attempt: checkpoint and report functions of the trial
         :raises TrainingError: the training fails with these parameters
         """
 
 
 class CrossValidation:
-    """Measures the mean of a metric over the folds of a cross-validation. Each fold is a step of the trial.
+    """An objective function that returns the mean of a metric over the folds of a cross-validation.
 
+    Each fold is a step of the trial.
+
+    :param dataset: the training set
+    :param data: rows of the split part ``train``
+    :param metric: the metric to optimise
+    :param folds: number of folds
+    :param seed: random seed of the folds and of the training
     :raises TrainingError: the training set has too few rows for this number of folds
     """
 
@@ -76,7 +91,15 @@ class CrossValidation:
 
 
 class Validation:
-    """Measures the metric of a network on its validation rows. Each epoch is a step with the validation loss as value."""
+    """An objective function that trains a network, and returns the metric on the validation rows of the network.
+
+    Each epoch is a step of the trial. The pruner compares the validation loss of the epochs.
+
+    :param dataset: the training set
+    :param data: a sample of the split part ``train``
+    :param metric: the metric to optimise
+    :param seed: random seed of the training
+    """
 
     def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, seed: int) -> None:
         self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
@@ -120,9 +143,11 @@ class Validation:
 
 
 def _measure(contract: ModelContract, metric: str, labels: NDArray[Any], answers: NDArray[np.float64]) -> float:
-    """Compute the metric.
+    """Compute a metric of predictions.
 
-    :param answers: probabilities, shape (n, k), or values of a regression, shape (n, 1)
+    :param metric: name of the metric
+    :param labels: true labels, shape (n,)
+    :param answers: class probabilities, shape (n, k), or predicted values of a regression, shape (n, 1)
     """
     return measure_one(metric, predicted(labels, from_values(answers, contract), contract))
 

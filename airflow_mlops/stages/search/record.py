@@ -1,4 +1,4 @@
-"""Record a search in MLflow, as one parent run that all workers share, with a child run for each trial."""
+"""Records a search in MLflow, as one parent run that all workers share, with a child run for each trial."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 class Record:
     """The MLflow runs of one search.
 
+    :param client: client of the MLflow server
     :param run_id: id of the parent run of the search
     :param metric: name of the optimised metric
     """
@@ -42,8 +43,9 @@ class Record:
         tags: Mapping[str, str],
         metric: str,
     ) -> Record:
-        """Open the parent run, which the first worker creates.
+        """Open the parent run of a search. The first worker creates the run, and the other workers open the same run.
 
+        :param store: artifact store in which the workers share the id of the run
         :param key: folder of the search in the artifact store
         :param experiment: name of the MLflow experiment
         :param name: name of the parent run in MLflow
@@ -64,7 +66,7 @@ class Record:
         return cls(client, run_id, metric)
 
     def begin(self, number: int, values: Mapping[str, Any], run_id: str | None) -> str:
-        """Start the MLflow run of a trial, and return its id.
+        """Start the MLflow run of a trial, and return the id of the run.
 
         :param number: number of the trial
         :param values: parameters of the trial, by name
@@ -83,7 +85,12 @@ class Record:
             return found
 
     def log(self, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of one step of a trial."""
+        """Log the metrics of one step of a trial.
+
+        :param run_id: id of the trial's MLflow run
+        :param step: number of the step, from 0
+        :param metrics: value of each metric, by name
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -93,7 +100,8 @@ class Record:
     def end(self, run_id: str, state: str, seconds: float, value: float | None = None, error: str = "") -> None:
         """End the MLflow run of a trial.
 
-        :param state: ``complete``, ``pruned`` or ``failed``
+        :param run_id: id of the trial's MLflow run
+        :param state: final state of the trial: ``complete``, ``pruned`` or ``failed``
         :param seconds: duration of the trial, in seconds
         :param value: metric of a complete trial; otherwise ``None``
         :param error: error message of a failed trial; otherwise empty
@@ -113,7 +121,10 @@ class Record:
             self._client.set_terminated(run_id, _STATUS[state])
 
     def lose(self, run_id: str | None) -> None:
-        """End the MLflow run of a trial after its worker died."""
+        """End the MLflow run of a trial that did not finish, because its worker was interrupted or died.
+
+        :param run_id: id of the trial's MLflow run; ``None`` if the trial has no run
+        """
         # The trial is repeated anyway, so an error here must not stop the worker.
         with suppress(Exception):
             if run_id is not None:
@@ -127,8 +138,8 @@ class Record:
 
         :param value: metric of the best trial
         :param params: parameters of the best trial
-        :param importances: importance of each parameter, by name; empty if unknown
-        :param trials: number of trials in each state
+        :param importances: importance of each parameter, by name; empty if the importances cannot be computed
+        :param trials: number of trials, by state
         """
         from mlflow.entities import Metric, Param
 
@@ -150,7 +161,10 @@ class Record:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """End the parent run as failed or killed if the block raises an exception."""
+        """End the parent run if the ``with`` block raises an exception.
+
+        The status of the run is ``FAILED`` after an error, and ``KILLED`` after an interruption such as SIGTERM.
+        """
         status = "KILLED"
         try:
             yield

@@ -13,15 +13,17 @@ from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 
 
 class SearchSpec(Spec):
-    """Parameters of a search on the split part ``train`` of a training set. The split part ``test`` is not read.
+    """Parameters of a hyperparameter search, which trains and measures models on the split part ``train``.
+
+    The split part ``test`` is not read.
 
     :param dataset: the training set
     :param model: name of the registered model
     :param search: the trainer, the search space and the number of trials
-    :param seed: random seed. The same data, code, space and seed give the same trials if the search has one worker
-    :param mlflow: the connection to MLflow, and the experiment, which is by default named like the model
-    :param worker: number of this worker among the workers that share the study
-    :param tags: tags for the MLflow run
+    :param seed: random seed. A search with one worker repeats the same trials for the same data, code, space and seed
+    :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
+    :param worker: number of this worker, from 0, among the workers that share the Optuna study
+    :param tags: tags for the MLflow run of the search
     """
 
     dataset: DatasetInput
@@ -34,17 +36,18 @@ class SearchSpec(Spec):
 
 
 class SearchResult(Result):
-    """The result of a search, with the best trial at the time when this worker ended.
+    """Result of a hyperparameter search. The best trial is the best among all workers when this worker ended.
 
     :param study: name of the Optuna study
     :param run_id: id of the MLflow run of the search, which has a child run for each trial
-    :param run_url: URL of the run's page; ``None`` if the tracking server has no web pages
+    :param run_url: URL of the run in the MLflow UI; ``None`` if the tracking server has no UI
     :param metric: name of the optimised metric
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
-    :param value: metric of the best trial; ``None`` if no trial was completed yet
-    :param params: parameters of the best trial, by name
-    :param trainer: the trainer with the best parameters, for ``TrainOperator(trainer=...)``
-    :param trials: number of ``complete``, ``pruned`` and ``failed`` trials, over all workers
+    :param value: metric of the best trial; ``None`` if no trial is complete yet
+    :param params: parameters of the best trial, by name; empty if no trial is complete yet
+    :param trainer: the trainer with the parameters of the best trial, for ``TrainOperator(trainer=...)``; ``None`` if
+        no trial is complete yet
+    :param trials: number of trials of all workers, by state (``complete``, ``pruned`` or ``failed``)
     :param dataset: the training set
     """
 

@@ -1,4 +1,4 @@
-"""One worker of a search for the best parameters of a trainer. All workers of a search share a study."""
+"""Runs one worker of a hyperparameter search. All workers of a search share an Optuna study."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 
 def run(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """Run trials until the search has its number of trials. All instances of a mapped task share one study.
+    """Run trials until all workers together have run the number of trials that the user set.
+
+    All instances of a mapped task are workers of one search.
 
     :raises TrainingError: no model can be trained on the data, or all trials failed
-    :raises SpecError: the trainer does not accept the parameters, or workers cannot share the study
+    :raises SpecError: Optuna is not installed, the metric does not apply to the ML task, the trainer does not accept
+        the parameters, or the workers cannot share the study
     :raises StoreError: the storage of the study cannot be used
     :raises RegistryError: MLflow cannot be used
     """
@@ -41,18 +44,20 @@ def run(spec: SearchSpec, context: StepContext) -> SearchResult:
 
 
 def run_in_one_task(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """Run the whole search in this task. Each instance of a mapped task runs its own search.
+    """Run a whole search in this task instance. Other instances of a mapped task run separate searches.
 
-    The errors are those of :func:`run`.
+    The function raises the same errors as :func:`run`.
     """
     return _search(spec, context, _key(spec, context, context.provenance.map_index))
 
 
 def _key(spec: SearchSpec, context: StepContext, owner: str | int) -> str:
-    """Return the folder of the search in the artifact store.
+    """Return the key of the folder of a search in the artifact store.
 
-    It is the same on every retry. After a user has cleared a finished task, it is a new folder, as for every search that no
-    task runs.
+    All retries of a task use the same folder. If a user clears a finished task, the next run of the task uses a new
+    folder. In a script, each search uses a new folder.
+
+    :param owner: ``shared`` if all instances of a mapped task share the search, otherwise the map index of the task
     """
     if context.is_adhoc:
         return f"searches/adhoc/{fingerprint([context.for_call().key, owner])[:16]}"
@@ -147,7 +152,11 @@ def _summary(
 
 
 class _Worker:
-    """A worker of a search, which runs trials and records them in the Optuna study and in MLflow."""
+    """A worker of a search, which runs trials and records each trial in the Optuna study and in MLflow.
+
+    :param key: folder of the search in the artifact store
+    :param objective: function that trains and measures a model
+    """
 
     def __init__(
         self,
@@ -162,7 +171,7 @@ class _Worker:
         self._study, self._record, self._objective = study, record, objective
 
     def attempt(self, trial: optuna.Trial) -> float:
-        """Run one trial. Optuna calls this method."""
+        """Run one trial, and return the value of the metric. Optuna calls this method."""
         values = self._study.choose(trial)
         run_id = self._record.begin(trial.number, values, self._study.run_of(trial))
         self._study.set_run(trial, run_id)

@@ -1,4 +1,4 @@
-"""Open the storage of an Optuna study, which is a file in the artifact store or a database."""
+"""Opens the storage of an Optuna study: a file in the artifact store, or a database."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ _ATTEMPTS, _PAUSE = 5, 1.0
 
 
 def open_journal(store: ArtifactStore, key: str) -> BaseStorage:
-    """Open the study in the file ``study.journal`` of the folder ``key``.
+    """Open the Optuna storage in the file ``study.journal`` of the artifact store. The file is created if it is absent.
 
-    :raises SpecError: the store is not a file system
+    :param store: artifact store, which must be a folder of a file system
+    :param key: folder of the search in the artifact store
+    :raises SpecError: the artifact store is not a folder of a file system
     :raises StoreError: the file cannot be opened
     """
     file = store.local_path(f"{key}/study.journal")
@@ -42,11 +44,11 @@ def open_journal(store: ArtifactStore, key: str) -> BaseStorage:
 
 
 def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTrial], None]) -> BaseStorage:
-    """Open the Optuna studies in a database.
+    """Open the Optuna storage in a database. Tables that are absent are created.
 
     :param info: the Airflow connection to the database
-    :param stale: function that is called with each trial whose worker stopped sending heartbeats
-    :raises SpecError: the database is SQLite, or its driver is not installed
+    :param stale: function that Optuna calls with the study and with each trial whose worker stopped sending heartbeats
+    :raises SpecError: the database is SQLite, or the driver of the database is not installed
     :raises StoreError: the database cannot be used
     """
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -80,9 +82,9 @@ def open_database(info: ConnectionInfo, stale: Callable[[optuna.Study, FrozenTri
 
 @contextmanager
 def database_errors(info: ConnectionInfo | None) -> Iterator[None]:
-    """Turn exceptions of the database into :class:`StoreError`.
+    """Convert database exceptions in the ``with`` block to :class:`StoreError`.
 
-    :param info: the connection; ``None`` if the study is not in a database
+    :param info: the Airflow connection to the database; ``None`` if the Optuna study is not in a database
     """
     if info is None:
         yield

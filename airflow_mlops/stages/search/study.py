@@ -1,4 +1,4 @@
-"""The Optuna study of a search, shared by several workers."""
+"""The Optuna study of a search. All workers of the search share the study."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ _ERROR_CHARACTERS = 500
 class Study:
     """One worker's access to the Optuna study that all workers of a search share.
 
+    :param spec: parameters of the search
+    :param context: context of the step
     :param key: folder of the search in the artifact store
     :param metric: the metric to optimise
-    :param lost: called for each trial whose worker died, with the id of the trial's MLflow run
+    :param lost: function that is called for each trial whose worker died, with the id of the trial's MLflow run or
+        ``None``
     """
 
     Pruned = optuna.TrialPruned
@@ -63,7 +66,7 @@ class Study:
             self._recover()
 
     def is_taken(self) -> bool:
-        """Return whether every trial of the search is finished or running."""
+        """Return whether the search needs no further trial, because enough trials are finished or running."""
         taken = [
             trial
             for trial in self._trials()
@@ -72,7 +75,7 @@ class Study:
         return len(taken) >= self._search.trials
 
     def is_finished(self) -> bool:
-        """Return whether every trial of the search is finished."""
+        """Return whether enough trials are finished and no trial is running."""
         trials = self._trials()
         return sum(map(_counts, trials)) >= self._search.trials and all(
             trial.state != TrialState.RUNNING or TASK not in trial.user_attrs for trial in trials
@@ -82,13 +85,14 @@ class Study:
         """Run one trial.
 
         :param objective: function that runs the trial and returns the value of the metric
-        :param survives: types of exceptions that fail only the trial and not the search
+        :param survives: types of exceptions after which the trial counts as failed and the search continues
+        :raises StoreError: the database of the study cannot be used
         """
         with database_errors(self._info):
             self.study.optimize(objective, n_trials=1, catch=survives)
 
     def choose(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Choose the parameters of a trial."""
+        """Choose the parameters of a trial with Optuna's sampler, and return them by name."""
         trial.set_user_attr(TASK, self.task)
         if ORIGIN not in trial.user_attrs:
             trial.set_user_attr(ORIGIN, trial.number)
@@ -104,15 +108,21 @@ class Study:
         trial.set_user_attr(RUN, run_id)
 
     def origin(self, trial: optuna.Trial) -> int:
-        """Return the number of the repeated trial, or of ``trial`` if it repeats no trial."""
+        """Return the number of the trial that ``trial`` repeats.
+
+        If ``trial`` does not repeat a trial, return the number of ``trial`` itself.
+        """
         return int(trial.user_attrs[ORIGIN])
 
     def set_error(self, trial: optuna.Trial, error: str) -> None:
         trial.set_user_attr(ERROR, error[:_ERROR_CHARACTERS])
 
     def report(self, trial: optuna.Trial, step: int, value: float, *, last: bool) -> None:
-        """Report the value of a trial after a step.
+        """Report a value of a running trial to Optuna.
 
+        :param step: number of the step, from 0
+        :param value: value after this step, which Optuna compares with the values of other trials
+        :param last: whether the step is the last one. The trial is not pruned after its last step
         :raises optuna.TrialPruned: the trial is worse than the median of the other trials
         """
         trial.report(value, step)
@@ -120,27 +130,33 @@ class Study:
             raise optuna.TrialPruned
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert parameters from the text or numbers that Optuna stores to the values in the search space."""
+        """Return parameters with the values of the search space. ``params`` contains the values that Optuna stores."""
         return {name: _value(self._search.space[name], found) for name, found in params.items()}
 
     def best(self) -> FrozenTrial | None:
-        """Return the best completed trial, and the first of several equal trials; ``None`` if no trial was completed."""
+        """Return the complete trial with the best value; ``None`` if no trial is complete.
+
+        If several trials have the best value, the first of these trials is returned.
+        """
         found = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
         sign = -1 if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
         return min(found, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of complete, pruned and failed trials."""
+        """Return the number of trials by state: ``complete``, ``pruned`` and ``failed``."""
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         trials = [trial for trial in self._trials() if _counts(trial)]
         return {name: sum(trial.state == state for trial in trials) for name, state in states.items()}
 
     def first_error(self) -> str:
-        """Return the error message of the first failed trial."""
+        """Return the error message of the first failed trial; empty if no trial failed."""
         return next((str(trial.user_attrs[ERROR]) for trial in self._trials() if ERROR in trial.user_attrs), "")
 
     def importances(self) -> dict[str, float]:
-        """Compute the importance of each parameter (PED-ANOVA). The sum is 1; the dict is empty if it is undefined."""
+        """Compute the importance of each parameter with PED-ANOVA.
+
+        :return: importance of each parameter, by name, with the sum 1; empty if the importances cannot be computed
+        """
         values = {trial.value for trial in self._trials() if trial.state == TrialState.COMPLETE}
         if len(values) < 2:
             return {}
@@ -157,7 +173,7 @@ class Study:
         return self.study.get_trials(deepcopy=False)
 
     def _recover(self) -> None:
-        """Queue the trials that an earlier try of this task did not finish."""
+        """Queue the trials again that an earlier try of this task started but did not finish."""
         trials = self._trials()
         repeated = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
         for trial in trials:
@@ -179,7 +195,10 @@ class Study:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts towards the number of trials. A trial whose worker died does not count."""
+    """Return whether a finished trial counts towards the number of trials.
+
+    Complete, pruned and failed trials count. A trial whose worker died does not count, because it is repeated.
+    """
     if trial.state == TrialState.FAIL:
         return ERROR in trial.user_attrs
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)

@@ -1,1 +1,1 @@
-"""The stage ``training_set``, which builds training sets."""
+"""The stage ``training_set``, which builds a training set from events, features and a label."""

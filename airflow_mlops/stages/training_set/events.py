@@ -1,4 +1,4 @@
-"""Reads the events of a training set, and computes their label."""
+"""Reads the events of a training set, and computes the label of each event."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MOST_CLASSES = 20
 def read_events(
     spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str]
 ) -> tuple[pa.Table, dict[str, int]]:
-    """Read the events whose label is known, in a deterministic order (by time, then by the other columns).
+    """Read the events that have a label, sorted by event time and then by the other columns.
 
-    :param datasets: the datasets of ``spec.entities``
+    :param datasets: the datasets that ``spec.entities`` selects
     :param join_columns: columns that the join of features needs in addition to the event time
-    :return: table of the events, and number of rows that were left out, by reason
-    :raises EmptyWindowError: there are no events
-    :raises SchemaError: an event time is null, or the windows have columns of different types
-    :raises TrainingError: no event has a known label
+    :return: the events, and the number of rows that were left out, by reason (``label_unknown``)
+    :raises EmptyWindowError: the datasets have no rows
+    :raises SchemaError: an event time is null, or a column has different types in different windows
+    :raises TrainingError: the label of every event is null
     """
     operands = sorted(spec.label_columns)
     wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
@@ -64,7 +64,7 @@ def read_events(
 
 
 def _read(dataset: Dataset, columns: list[str], timestamp: str) -> pa.Table:
-    """Read columns of a dataset of events. The event times become points in time, whatever their type in this window."""
+    """Read columns of a dataset of events, and convert the event times to UTC timestamps."""
     table = dataset.table(columns=columns)
     times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
     return table.set_column(table.schema.get_field_index(timestamp), timestamp, times)
@@ -75,7 +75,13 @@ def _is_sortable(column: pa.ChunkedArray) -> bool:
 
 
 def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
-    """Compute the label of each event, or null if an operand is null. Booleans become 1 and 0, as ONNX requires."""
+    """Return the label of each event. It is null if a column of the label's expression is null.
+
+    Booleans become 1 and 0, as ONNX requires.
+
+    :raises TrainingError: a label is infinite
+    :raises SpecError: the labels are not numbers, booleans or text
+    """
     assert spec.label is not None
     if spec.label.expression is None:
         label = table[spec.label.name]
@@ -90,7 +96,7 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         if infinite:
             raise TrainingError(
                 f"The label {spec.label.name!r} is infinite in {infinite:,} rows. "
-                "Correct its computation, which may divide by zero."
+                "Correct the computation of the label, which may divide by zero."
             )
         return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
     if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type) or pa.types.is_large_string(label.type)):
@@ -102,10 +108,13 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
 
 
 def infer_task(label: pa.ChunkedArray) -> Task:
-    """Infer the ML task from the values of the label.
+    """Return the ML task that the values of the label imply.
 
-    A label with at most two values is ``binary``, but a label of floating-point numbers only if they are 0 and 1. Text,
-    and integers with at most 20 distinct values, are ``multiclass``. All other labels are ``regression``.
+    Floating-point numbers are ``binary`` if the values are 0 and 1, otherwise ``regression``. Text and integers with at
+    most two distinct values are ``binary``. Text with more values, and integers with 3 to 20 values, are
+    ``multiclass``. Integers with more values are ``regression``.
+
+    :param label: the label of each event
     """
     distinct = pc.count_distinct(label).as_py()
     if pa.types.is_floating(label.type):
@@ -118,12 +127,14 @@ def infer_task(label: pa.ChunkedArray) -> Task:
 
 
 def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -> None:
-    """Check that the label has at least two different values and, for a binary task, exactly two.
+    """Check that the label has at least two distinct values and, for a binary task, exactly two.
 
-    :param name: name of the label
-    :param where: description of the rows, for the error message
-    :raises TrainingError: all labels are equal
-    :raises SpecError: the ML task is binary, but the label has more than two values
+    :param label: the label of each row
+    :param task: ML task: ``binary``, ``multiclass`` or ``regression``
+    :param name: name of the label, for the error message
+    :param where: description of the rows for the error message, such as ``the split part 'test'``
+    :raises TrainingError: all rows have the same label
+    :raises SpecError: the ML task is binary, but the label has more than two distinct values
     """
     distinct = pc.count_distinct(label).as_py()
     if distinct < 2:
@@ -139,12 +150,13 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
 
 
 def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
-    """Return the label of the positive class of a binary task.
+    """Return the label value of the positive class of a binary task.
 
-    :param declared: the label that the spec names, or its text, because templates render to text; ``None`` for the last
-        label in sorted order
-    :param name: name of the label
-    :raises SpecError: ``declared`` is not one of the two labels
+    :param label: the label of each row, with two distinct values
+    :param declared: the positive class that the user set, as a value or as the text of a value, because templates
+        render to text; ``None`` for the last value in sorted order
+    :param name: name of the label, for the error message
+    :raises SpecError: ``declared`` is not one of the two values
     """
     labels = sorted(label.unique().to_pylist())
     if declared is None:
@@ -159,5 +171,5 @@ def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
 
 
 def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:
-    """Compute the share of rows (0 to 1) with the label ``positive``."""
+    """Return the share of rows (0 to 1) that have the label ``positive``."""
     return round((pc.sum(pc.equal(label, positive)).as_py() or 0) / len(label), 6)

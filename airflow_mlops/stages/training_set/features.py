@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class JoinedFeatures:
     """The joined features of all events.
 
-    :param columns: values of each feature, by column name in the training set
-    :param refs: reference ``view:feature`` of each column, in the same order
-    :param keys: columns of the events that are join keys
+    :param columns: values of each feature, by name of the feature's column in the training set
+    :param refs: Feast reference ``view:feature`` of each column, in the order of ``columns``
+    :param keys: columns of the events that are join keys of the feature views
     """
 
     columns: dict[str, pa.ChunkedArray]
@@ -31,7 +31,10 @@ class JoinedFeatures:
 
 
 class FeatureSource:
-    """The Feast repository of a spec. It is opened only if the spec contains features from Feast."""
+    """The Feast repository from which the features of a training set are joined.
+
+    The repository is opened only if the spec contains features from Feast.
+    """
 
     def __init__(self, spec: TrainingSetSpec) -> None:
         self._spec = spec
@@ -53,7 +56,13 @@ class FeatureSource:
 
     @contextmanager
     def join(self, events: pa.Table) -> Iterator[JoinedFeatures]:
-        """Join the features to all events. The result is in a temporary file, and is valid only inside the block."""
+        """Join the features to all events, as they were known at each event time.
+
+        The joined features are in a temporary file, which exists only inside the ``with`` block.
+
+        :param events: the events, with the event time and the columns :attr:`event_columns`
+        :raises SchemaError: a feature has the name of a column that scoring or joining labels adds
+        """
         if self._store is None or self._request is None:
             yield JoinedFeatures({}, [], [])
             return
@@ -68,14 +77,21 @@ class FeatureSource:
             yield JoinedFeatures(columns, refs, self._request.join_keys)
 
     def describe(self) -> dict[str, Any]:
-        """Return the Feast project and repository for the manifest. A rollback checks that the features exist there."""
+        """Return the name of the Feast project and the path of the repository, for the manifest of the training set.
+
+        A rollback checks that the features still exist in this project.
+        """
         if self._store is None:
             return {}
         return {"feast_project": self._store.project, "feast_repo": str(self._store.repo_path.absolute())}
 
 
 def _names(refs: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Name the column of each feature: the feature's name or, if that is not unique, ``view__feature`` as in Feast."""
+    """Return the column name of each feature: the name of the feature, or ``view__feature`` if the name is not unique.
+
+    :param refs: Feast references ``view:feature``
+    :param taken: names of other columns
+    """
     short = [ref.partition(":")[2] for ref in refs]
     return [
         ref.replace(":", "__") if short.count(name) > 1 or name in taken else name

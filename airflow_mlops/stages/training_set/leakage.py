@@ -1,4 +1,4 @@
-"""Leakage checks, which find features that are newer than their event or predict the label almost perfectly."""
+"""Leakage checks: no feature is newer than its event, and no single feature predicts the label almost perfectly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ Numbers = np.ndarray[Any, Any]
 
 
 def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> None:
-    """Check that features of timestamps and dates are not later than the event.
+    """Check that no timestamp or date in a feature is later than the event time of its row.
 
-    :param features: names of the features
+    :param table: rows with the features and the event time
+    :param features: names of the features; features of other types are not checked
     :param timestamp: name of the event time column
-    :raises LeakageError: a feature is later than its event. The message names the first such feature
+    :raises LeakageError: a feature is later than the event time. The message names the first such feature
     """
     events = as_utc(table[timestamp], f"The event time {timestamp!r}")
     for name in features:
@@ -35,8 +36,8 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
             first = pc.index(newer, True).as_py()
             raise LeakageError(
                 f"Feature {name!r} is newer than its event in {count:,} of {table.num_rows:,} rows (first: "
-                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so its "
-                "value was not known at the time of the event. Remove it from the features."
+                f"{times[first].as_py().isoformat()} for an event at {events[first].as_py().isoformat()}), so the "
+                "value of the feature was not known at the time of the event. Remove the feature."
             )
 
 
@@ -45,11 +46,12 @@ def refuse_too_predictive(
 ) -> dict[str, Any]:
     """Check that no single feature predicts the label almost perfectly.
 
+    :param table: rows with the features and the label
     :param features: names of the features
-    :param label: name of the label
-    :param ids: id of each row, see :func:`airflow_mlops.data.row_identity.row_ids`
+    :param label: name of the label column
+    :param ids: id of each row, shape (n,), from :func:`airflow_mlops.data.row_identity.row_ids`
     :param limit: highest accepted score of a single feature (AUC or, for a regression, R²)
-    :return: the scores, for the manifest
+    :return: the score of each feature, the measure, the limit and the number of rows, for the manifest
     :raises LeakageError: the score of a feature is above ``limit``. The message names all such features
     """
     found = single_features(table, features, label, task, ids)
@@ -57,6 +59,6 @@ def refuse_too_predictive(
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "
             f"above the limit of {limit:g}: {', '.join(above)}. Such a feature is usually known only after the event. "
-            "Remove it from the features or, if it is known in time, increase `max_single_feature_score`."
+            "Remove the feature or, if it is known at the time of the event, increase `max_single_feature_score`."
         )
     return {"measure": found.measure, "limit": limit, "rows": found.rows, "scores": found.scores}

@@ -36,11 +36,11 @@ def _as_test_size(value: Any) -> Any:
 
 
 class Split(Model):
-    """The division of rows into the split parts ``train`` and ``test``.
+    """The method by which rows are split into the split parts ``train`` and ``test``.
 
-    :param method: ``random`` holds out an exact share of the rows. ``hash`` decides by a hash of each row, so a row
-        stays in its split part when other rows are added. ``time`` holds out the latest rows. ``group`` puts all rows
-        with the same value of the column ``group`` into the same split part
+    :param method: ``random`` puts a random share of the rows into ``test``. ``hash`` assigns each row by a hash of the
+        row, so a row keeps its split part when other rows are added. ``time`` puts the latest rows into ``test``.
+        ``group`` puts all rows with the same value in the column ``group`` into the same split part
     :param test_size: share of rows in ``test`` (0 to 1). For the method ``time`` it can also be a duration, for example
         ``14D`` for the last 14 days
     :param group: name of the group column; required for the method ``group``
@@ -75,27 +75,27 @@ class Split(Model):
 
 
 class TrainingSetSpec(Spec):
-    """Parameters of a training set, which joins features to events as they were known at the time of each event.
+    """Parameters of a training set, which is built by a point-in-time join of features to events.
 
     :param name: name of the dataset to write
-    :param entities: dataset of events with one row per event. Its columns include the join keys, the event time and the
-        columns of the label
+    :param entities: dataset of events, with one row per event. The columns of the dataset include the join keys, the
+        event time and the columns from which the label is computed
     :param timestamp: event time column of ``entities``
     :param repo: path of the folder with the Feast repository; not needed if all features are in ``columns``
     :param feature_service: name of the Feast feature service whose features are joined
     :param features: features to join as ``view:feature``, for example ``weather:temp``; instead of ``feature_service``
-    :param columns: columns of ``entities`` that are features, because their values are known at event time
-    :param keys: columns of ``entities`` that identify a row. They are written to the training set, but are features
-        only if they are also in ``columns``
+    :param columns: columns of ``entities`` to use as features. The values must be known at the time of the event
+    :param keys: columns of ``entities`` that identify a row. The columns are written to the training set, but a key is
+        a feature only if it is also in ``columns``
     :param watched: columns of ``entities`` that are monitored for drift but are not features, such as text, timestamps
-        and embeddings. They are written to the training set
+        and embeddings. The columns are written to the training set
     :param label: name of the label column of ``entities``, or the label's name and an expression over columns of
         ``entities``; ``None`` for a dataset to score, which has no label
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
-    :param positive: for a binary task, the label of the positive class, which scores are the probability of; by default the
-        last of the two labels in sorted order
-    :param split: division into the split parts ``train`` and ``test``; ``None`` to write all rows as the split part
-        ``data``
+    :param positive: for a binary task, the label value of the positive class; by default the last of the two values in
+        sorted order. The score of a prediction is the probability of this class
+    :param split: method of the split into the split parts ``train`` and ``test``; ``None`` to write all rows without a
+        split
     :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
         feature with a higher score is rejected as leakage
     :param memory_limit: memory that the join may use before it continues in temporary files, for example ``500MB`` or
@@ -148,8 +148,8 @@ class TrainingSetSpec(Spec):
             )
         if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
             raise ValueError(
-                f"The label {self.label.name!r} is also the event time or in `columns`, `keys` or `watched`. Remove it "
-                "there, or rename the label."
+                f"The label {self.label.name!r} is also the event time, or is in `columns`, `keys` or `watched`. "
+                "Remove the column from this parameter, or set a different name for the label."
             )
         kept = (*self.columns, *self.keys, self.timestamp, *self.watched)
         if taken := reserved_message(kept, "The training set"):
@@ -157,14 +157,14 @@ class TrainingSetSpec(Spec):
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:
             raise ValueError(
-                f"The label is computed from {', '.join(map(repr, leaking))}, so as a feature this column would reveal "
-                "the label. Remove it from `columns`."
+                f"The label is computed from {', '.join(map(repr, leaking))}, so this column must not be a feature. "
+                "Remove the column from `columns`."
             )
         return self
 
     @property
     def label_columns(self) -> set[str]:
-        """Return the columns of ``entities`` that the label is computed from."""
+        """Return the columns of ``entities`` from which the label is computed; empty if there is no label."""
         if self.label is None:
             return set()
         if self.label.expression is None:

@@ -1,4 +1,4 @@
-"""Splits rows into the split parts ``train`` and ``test``, and verifies that no row is in both."""
+"""Splits rows into the split parts ``train`` and ``test``, and verifies that the split parts have no row in common."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ Numbers = np.ndarray[Any, Any]
 
 
 def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str]) -> tuple[Numbers, dict[str, Any]]:
-    """Assign each row to ``train`` or ``test``.
+    """Assign each row to the split part ``train`` or ``test``.
 
-    Rows with equal values in ``identity`` are in the same split part.
+    Rows with equal values in the columns ``identity`` get the same split part.
 
+    :param table: rows to split
+    :param split: method and parameters of the split
     :param timestamp: name of the event time column
     :param identity: names of the columns that identify a row
-    :return: a mask that is true for the rows of ``test``, and the description of the split for the manifest
+    :return: a boolean mask of shape (n,), true for the rows of ``test``, and the description of the split for the
+        manifest
     :raises TrainingError: a split part would be empty
-    :raises SchemaError: the group column is absent
+    :raises SchemaError: ``table`` has no column ``split.group``
     """
     if split.group is not None and split.group not in table.column_names:
         raise SchemaError(
@@ -94,9 +97,15 @@ def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
 
 
 def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dict[str, Any]) -> dict[str, Any]:
-    """Describe the split for the manifest, with its parameters and with figures computed from the two split parts.
+    """Return the description of the split for the manifest.
 
-    :raises TrainingError: a row is in both split parts
+    It contains the parameters and, for each split part, the number of rows, the time range and a hash of the row ids.
+
+    :param test: mask of the rows in ``test``, shape (n,)
+    :param ids: id of each row, shape (n,)
+    :param times: event time of each row in microseconds since 1970, shape (n,)
+    :param facts: further entries for the description
+    :raises TrainingError: a row or a group is in both split parts
     """
     parts = {"train": ~test, "test": test}
     overlap = len(np.intersect1d(ids[~test], ids[test]))

@@ -31,10 +31,10 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
-    """Build the training set and write it as a dataset.
+    """Build the training set and write it to the artifact store as a dataset.
 
     :raises LeakageError: a feature is newer than its event, or a single feature predicts the label almost perfectly
-    :raises TrainingError: the label has only one value, or a split part is empty
+    :raises TrainingError: the label is null in all rows, has only one value or is infinite, or a split part is empty
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
     """
@@ -136,7 +136,12 @@ def _write(
 
 
 def _repeated(table: pa.Table, identity: Sequence[str], label: str) -> dict[str, int]:
-    """Count the rows with the keys and event time of another row, and those of them with another label."""
+    """Count the rows that repeat the keys and the event time of another row.
+
+    :param identity: the key columns and the event time column
+    :return: number of these rows (``rows``), and number of these rows with a different label (``labels``); empty if no
+        row is repeated
+    """
     distinct = len(np.unique(row_ids(table, identity)))
     labels = len(np.unique(row_ids(table, [*identity, label])))
     return {"rows": table.num_rows - distinct, "labels": labels - distinct} if distinct < table.num_rows else {}
@@ -159,7 +164,7 @@ def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:
 
 
 def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
-    """Yield the rows for which ``mask`` is true, one row group at a time, so only one row group is copied."""
+    """Yield the rows for which ``mask`` is true, one row group at a time. Only one row group is copied at a time."""
     chosen = np.flatnonzero(mask)
     for start in range(0, len(chosen), ROW_GROUP_ROWS):
         group = chosen[start : start + ROW_GROUP_ROWS]
@@ -168,7 +173,10 @@ def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
 
 
 def _count_infinite(table: pa.Table, features: Sequence[str]) -> dict[str, int]:
-    """Count the infinite values by feature. They are written to the training set, and trainers handle them."""
+    """Return the number of infinite values by name of the feature, for features with infinite values.
+
+    Infinite values are written to the training set unchanged, because the trainers handle them.
+    """
     counts = {
         name: pc.sum(pc.is_inf(table[name])).as_py() or 0
         for name in features
@@ -195,5 +203,5 @@ def _summary(
     if dropped:
         text += f"; {dropped:,} rows without a label were left out"
     if gaps:
-        text += f"; there were no data of {', '.join(gaps)}"
+        text += f"; there were no events for {', '.join(gaps)}"
     return text + "."

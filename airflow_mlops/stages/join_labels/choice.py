@@ -1,4 +1,4 @@
-"""Chooses the label of each prediction for which several rows of labels were found."""
+"""Chooses the label of each prediction that matches several rows of the dataset of labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """The rows of labels that have the key of a prediction.
+    """Pairs of a prediction and a label with equal keys.
 
-    :param prediction: row of the prediction of each pair, shape (n,)
-    :param label: row of the label of each pair, shape (n,)
-    :param predictions: number of predictions
+    :param prediction: row number of the prediction of each pair, shape (n,)
+    :param label: row number of the label of each pair, shape (n,)
+    :param predictions: number of predictions, with and without a label
     """
 
     prediction: NDArray[np.int64]
@@ -28,19 +28,20 @@ class Found:
 
     @property
     def repeated(self) -> int:
-        """Return the number of predictions with several rows of labels."""
+        """Return the number of predictions that match several rows of the dataset of labels."""
         return int((np.bincount(self.prediction, minlength=self.predictions) > 1).sum())
 
     def choose(self, values: pa.Array, order: pa.Array | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Choose a row of labels for each prediction.
+        """Choose one label for each prediction.
 
-        The rows with the greatest value of ``order`` are considered. If several rows are left and have the same label, the
-        last one is chosen. Without ``order``, a null label is not yet known, and a row with a known label is chosen instead.
+        With ``order``, only the labels with the greatest ``order`` of a prediction are considered. Without ``order``, a
+        null label is ignored if the prediction also has a label that is not null. If several rows with the same label
+        are left, the last row is chosen.
 
-        :param values: all labels
-        :param order: a number for each label that grows with each correction; ``None`` if there is no order
-        :return: row of the label of each prediction, -1 without a label; and the predictions for which contradicting labels
-            are left
+        :param values: the labels, one per row of the dataset of labels
+        :param order: a number for each label, which is greater for a later correction; ``None`` if the order is unknown
+        :return: for each prediction, the row number of the chosen label, or -1 if the prediction has no label; and the
+            row numbers of the predictions for which different labels are left
         """
         kept = self
         if order is not None:
@@ -56,7 +57,7 @@ class Found:
         return row, np.flatnonzero((row >= 0) & (least != greatest))
 
     def _with_the_greatest(self, rank: NDArray[np.int64]) -> Found:
-        """Keep the pairs whose rank is the greatest of their prediction."""
+        """Return the pairs with the greatest ``rank`` among all pairs of the same prediction."""
         greatest = np.full(self.predictions, -1)
         np.maximum.at(greatest, self.prediction, rank)
         kept = rank == greatest[self.prediction]
@@ -64,7 +65,7 @@ class Found:
 
 
 def _codes(values: pa.Array) -> NDArray[np.int64]:
-    """Return a code for each distinct label, and -1 for a label that is null or NaN."""
+    """Return an integer code for each label. Equal labels have the same code; null and NaN have the code -1."""
     plain = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
     codes = plain.dictionary_encode().indices
     missing = pc.is_null(plain, nan_is_null=True).to_numpy(zero_copy_only=False)

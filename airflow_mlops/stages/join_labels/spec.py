@@ -19,21 +19,22 @@ def _as_label(value: Any) -> Any:
 class JoinLabelsSpec(Spec):
     """Parameters of joining labels to predictions that were made before the labels were known.
 
-    :param predictions: predictions, written by ScoreOperator
-    :param labels: dataset with the label, or with the columns of the label's expression
-    :param on: key columns, which exist in both datasets and identify a prediction
-    :param label: name of the label column, or the label's name and an expression that computes it
+    :param predictions: dataset of predictions, written by ScoreOperator
+    :param labels: dataset with the label column, or with the columns from which the label is computed
+    :param on: key columns, which exist in both datasets and together identify a prediction
+    :param label: name of the label column, or the label's name and an expression that computes the label
     :param labels_timestamp: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text. If a
-        prediction has several labels, the one with the greatest value in this column is joined, unless
+        prediction has several labels, the label with the greatest value in this column is joined, unless
         ``labels_version`` is set. Times are also written to the column ``label_at``, as the time at which the label
         became known
     :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows with
-        each correction of a label. The label with the greatest value is joined
+        each correction of a label. If a prediction has several labels, the label with the greatest value in this column
+        is joined
     :param name: name of the joined dataset
-    :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required if
-        scoring hashed a column of ``on``
-    :param on_missing: what happens if no dataset of predictions or labels exists: ``fail`` raises an error, ``skip``
-        writes no dataset
+    :param hash_conn_id: id of the Airflow connection with the secret key for hashes as password; required if scoring
+        hashed a column of ``on``
+    :param on_missing: what happens if there is no dataset of predictions or no dataset of labels. ``fail`` fails the
+        task; ``skip`` writes no dataset
     """
 
     predictions: DatasetLike
@@ -50,12 +51,12 @@ class JoinLabelsSpec(Spec):
 class JoinLabelsResult(Result):
     """Result of joining labels.
 
-    :param dataset: predictions with the column ``label``; ``None`` if there were no predictions or no labels, and
-        ``on_missing`` is ``skip``
+    :param dataset: predictions with the column ``label``; ``None`` if a dataset is missing and ``on_missing`` is
+        ``skip``
     :param rows: number of predictions
     :param labelled: number of predictions whose label is known
     :param coverage: share of labelled predictions (``labelled / rows``, 0 to 1); ``None`` if there are no rows
-    :param repeated: number of predictions for which several rows of ``labels`` were found
+    :param repeated: number of predictions that match several rows of ``labels``
     """
 
     dataset: DatasetRef | None

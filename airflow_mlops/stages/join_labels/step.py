@@ -26,12 +26,16 @@ _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
-    """Write a copy of the predictions with the column ``label``, which is null while a label is not known.
+    """Write a copy of the predictions with the column ``label``. The label is null while it is not known.
 
     If the parameter ``labels_timestamp`` names a column of times, the copy also has the column ``label_at`` with the
     time at which each label became known.
 
-    :raises DatasetNotFoundError: no dataset of predictions or labels exists, and ``on_missing`` is ``fail``
+    :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
+        ``fail``
+    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
+        no column says which label is valid
+    :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key
     """
     try:
         predictions = select(context.store, spec.predictions)
@@ -75,7 +79,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         repeated=repeated,
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
         f"{f' ({share:.1%})' if share is not None else ''}."
-        + (f" {repeated:,} of them had several rows of labels." if repeated else ""),
+        + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else ""),
     )
 
 
@@ -94,7 +98,7 @@ def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> 
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
-    """Return the number of predictions of each model version, if they are known."""
+    """Return the number of predictions by model version; empty if the model version of a dataset is not known."""
     counts: Counter[str] = Counter()
     for dataset in predictions:
         details = dataset.manifest.details
@@ -116,10 +120,10 @@ def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch
 def _pseudonymizers(
     predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext
 ) -> dict[str, Pseudonymizer]:
-    """Return a pseudonymizer by column, for the columns of ``on`` that scoring hashed.
+    """Return the pseudonymizer for each column of ``on`` that scoring hashed, by name of the column.
 
     :raises SchemaError: scoring dropped a column of ``on``, or hashed it only in some windows
-    :raises SpecError: ``hash_conn_id`` is not set, or its secret key differs from the one that scoring used
+    :raises SpecError: ``hash_conn_id`` is not set, or its secret key differs from the secret key that scoring used
     """
     details = [dataset.manifest.details for dataset in predictions]
     name = predictions[0].manifest.name
@@ -157,13 +161,14 @@ def _label_columns(
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
 ) -> tuple[dict[str, pa.Array], int]:
-    """Compute the columns ``label`` and, if ``labels_timestamp`` contains times, ``label_at``, one row per prediction.
+    """Compute the column ``label`` and, if ``labels_timestamp`` contains times, the column ``label_at``.
 
-    Both are null for predictions without a label.
+    The columns have one row per prediction. The values are null for a prediction without a label.
 
-    :return: the columns, and the number of predictions with several rows of labels
-    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and no
-        column says which of them is valid
+    :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
+    :return: the columns by name, and the number of predictions that match several rows of the labels
+    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
+        no column says which label is valid
     """
     times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
     left = _read(predictions, spec.on, spec.on, times_in_keys)
@@ -195,10 +200,11 @@ def _numbered(keys: pa.Table, name: str) -> pa.Table:
 
 
 def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[str], times: Sequence[str]) -> pa.Table:
-    """Read columns of several windows as one table.
+    """Read columns of several windows of a dataset as one table.
 
-    :param keys: columns that are converted to the types of datasets
-    :param times: key columns that are converted to points in time
+    :param columns: names of the columns to read
+    :param keys: key columns, which are converted to the column types that a dataset can store
+    :param times: key columns that are converted to UTC timestamps
     """
     name = datasets[0].manifest.name
     tables = [_with_times(dataset, dataset.table(columns=columns), times) for dataset in datasets]
@@ -210,13 +216,16 @@ def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[st
 
 
 def _holds_times(key: str, predictions: Sequence[Dataset], labels: Sequence[Dataset]) -> bool:
-    """Return whether a key column holds timestamps or dates in one of the datasets, so that it is compared as times."""
+    """Return whether the key column ``key`` contains timestamps or dates in at least one dataset."""
     schemas = (dataset.schema for dataset in (*predictions, *labels))
     return any(is_time(schema.field(key).type) for schema in schemas if key in schema.names)
 
 
 def _with_times(dataset: Dataset, table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Convert the key columns ``keys`` of rows of ``dataset`` to points in time."""
+    """Return ``table`` with the columns ``keys`` converted to UTC timestamps.
+
+    :param dataset: dataset of the rows, for error messages
+    """
     for key in keys:
         times = as_utc(table[key], f"The key column {key!r} of dataset {dataset.manifest.name!r}")
         table = table.set_column(table.schema.get_field_index(key), key, times)
@@ -230,13 +239,16 @@ def _label_table(
     pseudonymizers: dict[str, Pseudonymizer],
     times_in_keys: Sequence[str],
 ) -> tuple[pa.Table, pa.Array, pa.Array | None, pa.Array | None]:
-    """Read the labels, the earliest by ``labels_timestamp`` last.
+    """Read the labels in descending order of ``labels_timestamp``, so the row with the earliest time is the last row.
 
-    :param keys: schema of the predictions' key columns
-    :param times_in_keys: key columns that are compared as points in time
-    :return: the key columns, in types that hold the keys of both sides; the labels; the times at which the labels became
-        known, or ``None`` if ``labels_timestamp`` is not set or does not contain times; and the rank of each row by
-        ``labels_version`` or ``labels_timestamp``, or ``None`` if neither is set
+    :param labels: the windows of the dataset of labels
+    :param keys: schema of the key columns of the predictions
+    :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
+    :param times_in_keys: key columns that are compared as UTC timestamps
+    :return: the key columns, in types that can represent the keys of predictions and of labels; the labels; the times
+        at which the labels became known, or ``None`` if ``labels_timestamp`` is not set or does not contain times; and
+        the rank of each row by ``labels_version`` or ``labels_timestamp``, or ``None`` if neither parameter is set
+    :raises SchemaError: key columns have incomparable types, or the values of a column have no order
     """
     times = None
     expression = spec.label.expression or spec.label.name
@@ -277,7 +289,7 @@ def _label_table(
 
 
 def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return the type in which key columns of two types are compared."""
+    """Return the type to which two key columns are converted for the comparison."""
     found = common_type(one, other)
     if found is None and (is_text(one) or is_text(other)):
         # As integers, 7 and 007 would be the same key.
@@ -286,9 +298,10 @@ def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _ranks(column: pa.ChunkedArray, what: str) -> pa.Array:
-    """Return the rank of each value from 1. Equal values have the same rank, and nulls have the rank 0.
+    """Return the rank of each value, from 1 for the least value. Equal values have the same rank; nulls have rank 0.
 
-    :param what: subject of the error message
+    :param what: description of the column, as the start of the error message
+    :raises SchemaError: the values of the column have no order
     """
     if is_time(column.type) or is_text(column.type):
         return ranks(column, what)
@@ -302,9 +315,10 @@ def _ranks(column: pa.ChunkedArray, what: str) -> pa.Array:
 
 
 def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
-    """Describe predictions with contradicting labels.
+    """Create the error for predictions that match several different labels.
 
     :param keys: the key columns of these predictions
+    :param name: name of the dataset of labels
     """
     distinct = (
         keys.rename_columns(_places(keys)).group_by(_places(keys)).aggregate([]).rename_columns(keys.column_names)

@@ -20,13 +20,13 @@ class ScoreSpec(Spec):
     :param dataset: dataset with the columns of the model's features
     :param part: split part of ``dataset`` to score (``train`` or ``test``); by default all rows
     :param window: time window of the predictions; by default the window of ``dataset``
-    :param name: name of the dataset of predictions; ``MODEL_predictions`` by default
-    :param on_missing: what happens if the model has no champion: ``fail`` raises an error, ``skip`` writes no dataset
-    :param allow_pyfunc: whether loading may run code that is stored in the model version, see
+    :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions``
+    :param on_missing: what happens if the model has no champion. ``fail`` fails the task; ``skip`` writes no dataset
+    :param allow_pyfunc: whether code that is stored in the model version may run when the model is loaded, see
         :mod:`airflow_mlops.models.pyfunc.loading`
-    :param hash_columns: columns whose values are replaced by keyed hashes in the predictions
-    :param drop_columns: columns that are left out of the predictions
-    :param hash_conn_id: id of the Airflow connection whose password is the secret key used for hashing; required with
+    :param hash_columns: columns to write as keyed hashes (pseudonyms) instead of their values
+    :param drop_columns: columns of ``dataset`` that are not written to the predictions
+    :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
     :param mlflow: MLflow server with the registered model
     """
@@ -65,11 +65,11 @@ class ScoreSpec(Spec):
 class ScoreResult(Result):
     """Result of scoring.
 
-    :param dataset: predictions; ``None`` if the model has no champion and ``on_missing`` is ``skip``
-    :param scored_by: model version that computed the predictions
+    :param dataset: dataset of predictions; ``None`` if the model has no champion and ``on_missing`` is ``skip``
+    :param scored_by: model version that computed the predictions; ``None`` if no dataset was written
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: number of rows divided by the seconds for reading, scoring and writing them
+    :param rows_per_second: number of rows divided by the time to read, score and write the rows, in seconds
     """
 
     dataset: DatasetRef | None

@@ -1,4 +1,4 @@
-"""Scores a dataset with the champion, batch by batch."""
+"""Predicts the rows of a dataset with the champion, batch by batch."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ T = TypeVar("T")
 
 
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
-    """Score the dataset with the champion and write the predictions.
+    """Predict the rows of the dataset with the champion, and write the predictions as a dataset.
 
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
-    :raises ModelFormatError: the champion cannot be loaded, or loading it would run code and ``allow_pyfunc`` is not
-        set
+    :raises ModelFormatError: the champion cannot be loaded; or loading runs code that is stored in the model version,
+        and ``allow_pyfunc`` is not set
+    :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
     """
     datasets = select(context.store, spec.dataset)
     client = connect(spec.mlflow, context.connection)
@@ -93,11 +94,11 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
 def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
     """Load a model version.
 
-    Versions trained by TrainOperator are loaded from their ONNX export, and other versions through their MLflow
-    flavour.
+    A version that TrainOperator trained is loaded from its ONNX export. Any other version is loaded with its MLflow
+    flavour, and must have been evaluated before.
 
-    :raises ModelFormatError: the version cannot be loaded, loading would run code that is not allowed, or the version
-        was never evaluated
+    :raises ModelFormatError: the version cannot be loaded; loading runs code that is stored in the version, and
+        ``allow_pyfunc`` is ``False``; or the version was never evaluated
     """
     folder = models.download(client, ref)
     if has_contract(folder):
@@ -117,19 +118,19 @@ def score(
     context: StepContext,
     privacy: Privacy = KEEP_ALL,
 ) -> Manifest:
-    """Write the dataset ``name`` with rows of ``datasets`` and the predictions of ``model``.
+    """Predict the rows of ``datasets``, and write the rows and predictions as the dataset ``name``.
 
     Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number of
     rows.
 
     :param datasets: datasets to score
     :param model: loaded model
-    :param version: version of ``model``
+    :param version: model version of ``model``
     :param name: name of the dataset of predictions
     :param part: split part of ``datasets`` to score; ``None`` for all rows
-    :param window: time window of the predictions; ``None`` if the datasets have none
+    :param window: time window of the predictions; ``None`` if the datasets have no window
     :param privacy: columns to hash or drop before the rows are written
-    :return: manifest of the predictions
+    :return: manifest of the dataset of predictions
     """
     started = time.perf_counter()
     carried = _carried_columns(datasets, model.contract, version)
@@ -171,10 +172,10 @@ def score(
 
 
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
-    """Return the columns that are copied to the predictions.
+    """Return the names of the columns that are copied to the predictions.
 
-    They are keys, event time, features, and those monitored columns that exist in all datasets. If the manifest of the
-    dataset does not list keys, all columns are copied.
+    These columns are the keys, the event time, the features, and the watched columns that exist in all datasets. If the
+    manifest of the dataset does not list keys, all columns are copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """
@@ -214,7 +215,7 @@ def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> p
 def _empty_batch(
     dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
 ) -> pa.RecordBatch:
-    """Create a batch without rows, so that predictions are written for a window without rows too."""
+    """Return a batch of predictions without rows, which is written for a window without rows."""
     schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
     batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
@@ -254,10 +255,10 @@ def _with_predictions(
 
 
 def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.RecordBatch:
-    """Convert the event time of predictions from text to points in time, as in the training set.
+    """Convert the event time column from text to UTC timestamps, as in the training set. Other types are not changed.
 
-    :param name: name of the column; ``None`` if there is none, or if it is hashed or dropped
-    :param row: number of rows before ``batch``, for error messages
+    :param name: name of the event time column; ``None`` if the column is absent, hashed or dropped
+    :param row: number of rows in earlier batches, for the row number in error messages
     """
     index = batch.schema.get_field_index(name) if name else -1
     if index < 0 or not is_text(batch.schema.field(index).type):
@@ -291,7 +292,7 @@ def _details(
 
 
 def _read_ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
-    """Yield ``items``, while a thread already fetches the next item."""
+    """Yield ``items``. While the caller processes one item, a thread fetches the next item."""
     iterator = iter(items)
     upcoming = threads.submit(next, iterator, None)
     while (item := upcoming.result()) is not None:

@@ -1,1 +1,1 @@
-"""The stage ``train``, which fits one candidate and registers it."""
+"""The stage ``train``, which trains one candidate and registers the candidate as a model version."""

@@ -1,4 +1,4 @@
-"""Fit one candidate, export it and measure it. Training and reproduction share this module."""
+"""Fits one candidate, exports the model to ONNX and measures the model. Training and reproduction share this module."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _COMPARED = 2_000
 
 
 def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
-    """Read the training set and its split parts ``train`` and ``test``, and check that a model can be trained on them.
+    """Read a training set, and check that a model can be trained on its rows.
 
+    :return: the training set, the rows of the split part ``train`` and the rows of ``test``. For TorchTrainer, which
+        streams the rows itself, the rows of ``train`` are a sample
     :raises TrainingError: no model can be trained on the data
     """
     dataset = select_one(store, spec.dataset)
@@ -43,7 +45,9 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 class Fitted:
     """A fitted and measured model that is not stored yet.
 
+    :param model: the fitted model
     :param exported: the ONNX export of the model
+    :param contract: the model contract: features, label, classes, metrics and accuracy of the ONNX export
     :param predictions: predictions for the split part ``test``
     :param metrics: metrics on the split part ``test``, by name
     :param seconds: duration of the fit, in seconds
@@ -60,8 +64,12 @@ class Fitted:
 def fit_candidate(
     spec: TrainSpec, context: StepContext, dataset: Dataset, train: TrainingData, test: TrainingData, run: TrainingRun
 ) -> Fitted:
-    """Fit, export and measure one candidate.
+    """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
+    :param dataset: the training set
+    :param train: rows of the split part ``train``
+    :param test: rows of the split part ``test``
+    :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
@@ -80,11 +88,13 @@ def fit_candidate(
 def _report_other_labels(model: FittedModel, contract: ModelContract, test: TrainingData, context: StepContext) -> None:
     frame = test.frame.head(_COMPARED)
     if differing := parity.other_labels(model, contract, frame):
-        rule = f"{contract.positive!r} from {contract.threshold:g} on" if contract.task == "binary" else "the largest"
+        rule = (
+            f"{contract.positive!r} at {contract.threshold:g} or more" if contract.task == "binary" else "the largest"
+        )
         context.progress(
-            f"{model.name} predicts other labels by its own predict() in {differing:,} of {len(frame):,} held-out rows. "
-            f"Metrics and scoring use its probabilities ({rule}). To set a threshold, wrap the estimator in "
-            "sklearn.model_selection.FixedThresholdClassifier."
+            f"In {differing:,} of {len(frame):,} held-out rows, predict() of {model.name} returns a different label "
+            f"than the class probabilities imply ({rule}). Metrics and scoring use the probabilities. To set a "
+            "threshold, wrap the estimator in sklearn.model_selection.FixedThresholdClassifier."
         )
 
 
@@ -105,13 +115,17 @@ def _measure(
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
-    """Sort ``metrics``: built-in metrics in the order of the catalog, followed by custom metrics."""
+    """Return ``metrics`` in order: built-in metrics in the order of the catalog, followed by custom metrics."""
     names = [*METRICS, *filter(is_custom, metrics)]
     return {name: metrics[name] for name in names if name in metrics}
 
 
 class Phase:
-    """Logs the duration of a phase when the block ends without an error."""
+    """Context manager that measures the duration of its block, and logs the duration if the block raises no error.
+
+    :param done: start of the log message, such as ``Fitted``
+    :ivar seconds: duration of the block, in seconds
+    """
 
     def __init__(self, context: StepContext, done: str) -> None:
         self._context = context

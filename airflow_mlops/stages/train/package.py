@@ -1,4 +1,4 @@
-"""Write a candidate as one MLflow model directory, which scoring, monitoring and any MLflow client can load."""
+"""Writes a candidate as an MLflow model directory, which scoring, monitoring and any MLflow client can load."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 
 
 def package_versions(model: FittedModel) -> dict[str, str]:
-    """Return the version of each Python package that the stored model needs, by name."""
+    """Return the installed version of each Python package that the stored model needs, by name of the package."""
     return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
 
 
@@ -37,8 +37,15 @@ def write_package(
     train: TrainingData,
     test: TrainingData,
 ) -> Model:
-    """Write the MLflow flavour of the model's library, the ONNX flavour, the model contract and the profile into ``folder``.
+    """Write a candidate into ``folder`` as an MLflow model.
 
+    The folder contains the MLflow flavour of the model's library, the ONNX flavour, the model contract and the profile
+    of the training data.
+
+    :param fitted: the candidate
+    :param dataset: the training set
+    :param train: rows of the split part ``train``
+    :param test: rows of the split part ``test``
     :return: the MLflow description of the model (``MLmodel``)
     """
     import onnx
@@ -77,9 +84,9 @@ def write_package(
 
 
 def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
-    """Measure the permutation importance of each feature, for the main metric of the ML task.
+    """Return the permutation importance of each feature for the main metric of the ML task, by name of the feature.
 
-    It is measured on the ONNX export, because scoring uses the export.
+    The importance is measured on the ONNX export, because scoring uses the export.
     """
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),

@@ -1,4 +1,4 @@
-"""Log a candidate to its MLflow run, and read logged metrics back."""
+"""Logs a candidate to an MLflow run, and reads the logged metrics."""
 
 from __future__ import annotations
 
@@ -36,25 +36,27 @@ _BATCH = 100
 
 
 def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
-    """Return the SHA-256 of the source file of each class and function that the model was trained or measured with.
+    """Return the SHA-256 of the source file of each class and function that trained or measured the model.
 
+    :param model: the fitted model
     :param own_metrics: import paths of custom metrics
-    :return: the SHA-256 by import path
+    :return: the SHA-256 of the source file, by import path of the class or function
     """
     sources = {path: imports.source_hash(source) for path, source in model.sources.items()}
     return {**sources, **custom.source_hashes(own_metrics)}
 
 
 def environment(model: FittedModel) -> dict[str, str]:
-    """Return the versions of Python, of this package and of each package that the stored model needs."""
+    """Return the versions of Python, of airflow-mlops and of each package that the stored model needs, by name."""
     return {"python": platform.python_version(), "airflow-mlops": __version__, **package_versions(model)}
 
 
 def identity(spec: TrainSpec, fitted: Fitted) -> str:
-    """Return the fingerprint of a candidate. Two trainings with the same fingerprint made the same version.
+    """Return the fingerprint of a candidate. Two candidates with the same fingerprint are the same model version.
 
-    It covers the export, the contract (with the id of the training set and the metrics), the parameters, the code and the
-    environment. The MLflow run, the Airflow task and the machine do not count.
+    The fingerprint covers the ONNX export, the model contract (with the id of the training set and the metrics), the
+    training parameters, the code and the environment. It does not depend on the MLflow run, the Airflow task or the
+    machine.
     """
     return fingerprint(
         {
@@ -79,7 +81,14 @@ def log_run(
     train: TrainingData,
     test: TrainingData,
 ) -> None:
-    """Log the candidate's data, code, environment, parameters and metrics."""
+    """Log the training set, code, environment, parameters and metrics of a candidate to the MLflow run.
+
+    :param run_id: id of the MLflow run of the training
+    :param dataset: the training set
+    :param fitted: the candidate
+    :param train: rows of the split part ``train``
+    :param test: rows of the split part ``test``
+    """
     from mlflow.entities import Dataset as LoggedDataset
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -130,7 +139,12 @@ def log_run(
 
 
 def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
-    """Log importances and shape functions of a glass-box model (EBM), as JSON and as plots."""
+    """Log the explanation of a glass-box model (EBM) to the MLflow run: feature importances and shape functions.
+
+    The explanation is logged as JSON and as plots. Nothing is logged for other models.
+
+    :param train: rows of the split part ``train``
+    """
     found = model.explain(train)
     if found is None:
         return
@@ -145,7 +159,12 @@ def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train
 def log_model(
     client: MlflowClient, run_id: str, spec: TrainSpec, description: Model, folder: Path, metrics: dict[str, float]
 ) -> str:
-    """Upload ``folder`` as a logged model of the MLflow run, and return the id of the logged model."""
+    """Upload a model directory as a logged model of the MLflow run, and return the id of the logged model.
+
+    :param description: MLflow description of the model, which is completed and saved as ``MLmodel``
+    :param folder: the model directory
+    :param metrics: metrics on the split part ``test``, by name
+    """
     from mlflow.entities import LoggedModelOutput, Metric
 
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -171,7 +190,7 @@ def log_model(
 
 
 def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """Read the metrics on the split part ``test`` that were logged to the MLflow run."""
+    """Read the metrics on the split part ``test`` from the MLflow run of a training, by name."""
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
     return in_order(logged)

@@ -1,4 +1,4 @@
-"""Create the :class:`TrainingRun` of a training, with its checkpoint in the artifact store and its log functions."""
+"""Creates a :class:`TrainingRun`, which contains the checkpoint key and the log functions of a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
-    """Create a training run that discards metrics and files."""
+    """Create a training run that logs metrics and files nowhere.
+
+    :param dataset: the training set
+    """
     return TrainingRun(
         dataset=dataset,
         part=TRAIN,
@@ -29,7 +32,10 @@ def unlogged_run(context: StepContext, dataset: Dataset) -> TrainingRun:
 
 
 def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run_id: str) -> TrainingRun:
-    """Create a training run that logs metrics and files to an MLflow run."""
+    """Create a training run that logs metrics and files to the MLflow run ``run_id``.
+
+    :param dataset: the training set
+    """
 
     def log(epoch: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
@@ -46,7 +52,10 @@ def logged_run(context: StepContext, dataset: Dataset, client: MlflowClient, run
 
 @contextmanager
 def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]:
-    """Create a training run that discards metrics and files, and deletes its checkpoint at the end of the block."""
+    """Create a training run that logs nothing, and delete the checkpoint of the training at the end of the block.
+
+    :param dataset: the training set
+    """
     try:
         yield unlogged_run(context, dataset)
     finally:
@@ -54,7 +63,7 @@ def scratch_run(context: StepContext, dataset: Dataset) -> Iterator[TrainingRun]
 
 
 def drop_checkpoint(context: StepContext) -> None:
-    """Delete the checkpoint of a completed training, if a checkpoint exists."""
+    """Delete the checkpoint of the step's training, if a checkpoint exists."""
     context.store.delete(_checkpoint(context))
 
 

@@ -16,16 +16,16 @@ from airflow_mlops.registry.names import SEARCH_TAG
 
 
 class TrainSpec(Spec):
-    """Parameters of a training. It fits a candidate to the split part ``train`` and registers it as a version of ``model``.
+    """Parameters of a training, which fits a candidate to the split part ``train`` and registers a model version.
 
     :param dataset: a training set with the split parts ``train`` and ``test``
-    :param model: name of the registered model
-    :param trainer: the trainer. For the result of a search, the trainer with the best parameters is used
+    :param model: name of the registered model to which the version is added
+    :param trainer: the trainer, or the result of a search, whose best parameters are then used
     :param metrics: import paths of custom metrics, which are computed and logged in addition to the built-in metrics, see
         :mod:`airflow_mlops.metrics.custom`
     :param seed: random seed. The same data, code and seed give the same model
-    :param mlflow: the connection to MLflow, and the experiment, which is by default named like the model
-    :param tags: tags for the MLflow run
+    :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
+    :param tags: tags for the MLflow run of the training
     """
 
     dataset: DatasetInput
@@ -52,11 +52,12 @@ class TrainSpec(Spec):
 
 
 class TrainResult(Result):
-    """The result of a training, which registered a candidate.
+    """Result of a training.
 
-    :param candidate: the registered model version
+    :param candidate: the model version of the candidate. If an earlier training made an identical version, it is that
+        earlier version
     :param run_id: id of the MLflow run of the training
-    :param run_url: URL of the run's page; ``None`` if the tracking server has no web pages
+    :param run_url: URL of the run in the MLflow UI; ``None`` if the tracking server has no UI
     :param metrics: metrics on the split part ``test``, by name
     :param dataset: the training set
     :param trainer: name of the trainer
@@ -73,7 +74,8 @@ class TrainResult(Result):
 def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the best result of several searches, or of several workers of one search.
 
-    :raises ValueError: no search completed a trial, or the searches optimised different metrics
+    :param results: results of searches (:class:`~airflow_mlops.stages.search.spec.SearchResult`) as JSON objects
+    :raises ValueError: no search has a complete trial, or the searches optimised different metrics
     """
     found = [result for result in results if result["trainer"] is not None]
     if not found:

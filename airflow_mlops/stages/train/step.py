@@ -1,4 +1,4 @@
-"""Fit one candidate, log it to MLflow, and register it once."""
+"""Trains one candidate, logs the training to MLflow, and registers the candidate as a model version."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def run(spec: TrainSpec, context: StepContext) -> TrainResult:
-    """Train a candidate and register it. If the trainer is a search, run the search first.
+    """Train a candidate and register the candidate as a model version.
+
+    If the trainer is a search, the search runs first. The candidate is registered only once: a retry of the task
+    returns the version that an earlier try registered.
 
     :raises TrainingError: no model can be trained on the data, or the training fails
     :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
@@ -64,7 +67,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
             candidate, metrics = _train_and_register(spec, context, client, run_id, dataset, train, test)
         else:
             context.progress(
-                f"An earlier try of this task has already registered {candidate}. It is not trained again."
+                f"An earlier try of this task has already registered {candidate}. The model is not trained again."
             )
             metrics = record.logged_metrics(client, run_id)
     unseen = unseen_classes(train, test)
@@ -72,7 +75,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     outcome = (
         f" and registered it as {candidate}"
         if candidate.run_id == run_id
-        else f", which gave {candidate} again, so no version was registered"
+        else f". The model is identical to {candidate}, so no new version was registered"
     )
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
     return TrainResult(
@@ -93,7 +96,10 @@ def _count(classes: Sequence[Any], test: TrainingData) -> str:
 
 
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
-    """Run the search if the trainer is a search, and replace it by the trainer with the best parameters."""
+    """Run the search if the trainer is a search, and return the spec with the best parameters as trainer.
+
+    If the trainer is not a search, return ``spec`` unchanged.
+    """
     if not isinstance(spec.trainer, SearchTrainerSpec):
         return spec
     # Imported here, because this module imports Optuna.
@@ -105,7 +111,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
-    """Run this node's share of a training on several nodes. Only the first node stores the model.
+    """Run the share of a multi-node training on this node. Only the first node stores the model.
 
     :raises SpecError: the trainer is not a TorchTrainer
     :raises TrainingError: a process of this node failed
@@ -134,7 +140,9 @@ def _train_and_register(
 ) -> tuple[ModelVersionRef, dict[str, float]]:
     """Fit, log and register the candidate. A retry overwrites the metrics and files that a failed try has logged.
 
-    If an earlier training made the identical version, that version is the candidate, and none is registered.
+    If an earlier training made an identical model version, that version is returned, and no new version is registered.
+
+    :return: the model version of the candidate, and the metrics on the split part ``test``
     """
     fitted = fit_candidate(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
     name, identity = fitted.model.name, record.identity(spec, fitted)

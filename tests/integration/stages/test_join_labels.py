@@ -107,7 +107,7 @@ def test_a_label_that_is_delivered_twice_is_one_label(store):
     # A label that was null at first was not known then.
     assert joined(store, result)["label"] == [True, False, None]
     assert (result.rows, result.repeated) == (3, 2)
-    assert "2 of them had several rows of labels" in result.summary
+    assert "2 predictions match several rows of flights" in result.summary
     assert open_dataset(store, result.dataset).manifest.details["repeated"] == 2
 
 

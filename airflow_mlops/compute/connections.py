@@ -21,7 +21,7 @@ _MOST = 300
 def airflow_connection(conn_id: str) -> ConnectionInfo:
     """Look up a connection in Airflow, including Airflow's secrets backends.
 
-    :raises ConnectionNotFoundError: Airflow has no such connection, or does not give it to this task
+    :raises ConnectionNotFoundError: Airflow has no connection with this id, or the task has no access to the connection
     :raises ConnectionUnavailableError: a secrets backend or Airflow's API server does not answer
     :raises SpecError: the connection is defined, but invalid
     """

@@ -34,7 +34,8 @@ _STATUSES = {
 def explain(status: int) -> str:
     """Explain how a process ended and what to check, as text that continues the sentence ``The process ...``.
 
-    :param status: exit status other than 0; negative if it is the number of a signal, as in :mod:`subprocess`
+    :param status: exit status other than 0. If a signal ended the process, the status can be the negative number of the
+        signal, as in :mod:`subprocess`
     """
     number = -status if status < 0 else status - _SHELL
     try:

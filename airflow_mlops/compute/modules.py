@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def module_folders(context: Context) -> list[str]:
     """Return the folders from which a task imports modules.
 
-    These are the folder of its DAG bundle, which Airflow adds to ``sys.path``, the folder of its DAG file, and Airflow's
-    folders for plugins and configuration.
+    The folders are the DAG bundle of the task (Airflow adds this folder to ``sys.path``), the folder of the DAG file,
+    and Airflow's folders for plugins and configuration.
 
     :param context: Airflow's context of the task; empty outside a task
     """

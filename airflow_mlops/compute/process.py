@@ -48,9 +48,9 @@ _INHERITED_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST
 class Process(Compute):
     """Runs the step on the same worker in the virtual environment of ``python``.
 
-    This environment needs the same version of ``airflow-mlops`` with the extras of the step, but not Airflow. To
-    install it without Airflow, run ``pip install --no-deps airflow-mlops`` and install ``pydantic``, ``pyarrow`` and
-    ``fsspec``. Modules next to the DAG file are found as in the worker.
+    The virtual environment needs the same version of ``airflow-mlops`` with the extras of the step, but not Airflow. To
+    install ``airflow-mlops`` without Airflow, run ``pip install --no-deps airflow-mlops`` and install ``pydantic``,
+    ``pyarrow`` and ``fsspec``. The step can import modules next to the DAG file, as in the worker.
 
     :param python: path of the Python interpreter
     :param env: additional environment variables of the process

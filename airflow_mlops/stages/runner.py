@@ -25,7 +25,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     result; the other nodes return ``{}``.
 
     :param connection: function that looks up an Airflow connection by its id
-    :raises SpecError: a different version of this package created the call, or its spec is invalid
+    :raises SpecError: a different version of this package created the call, or the spec of the step is invalid
     :raises MLOpsError: the step failed
     """
     check_version(call.version)

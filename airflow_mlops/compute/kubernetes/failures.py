@@ -65,7 +65,7 @@ def _waiting(pod: Json) -> Iterator[tuple[Json, str, str]]:
 def failure(pod: Json | None, container: str, warnings: list[str], error: str) -> MLOpsError:
     """Return the error that explains why a pod failed.
 
-    :param pod: the last known state of the pod; ``None`` if it was never read
+    :param pod: the last known state of the pod; ``None`` if the state was never read
     :param container: name of the container that ran the step
     :param warnings: the pod's warning events, oldest first
     :param error: the message of the error that KubernetesPodOperator raised
@@ -136,7 +136,11 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
 
 
 def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
-    """Return the error for a container that ended with an exit code other than 0."""
+    """Return the error for a container that ended with an exit code other than 0.
+
+    :param container: name of the container
+    :param ended: the state ``terminated`` of the container
+    """
     name, code, reason = pod["metadata"]["name"], ended.get("exitCode"), ended.get("reason")
     text = str(ended.get("message") or "")
     reported = termination.parse(text)
@@ -217,6 +221,6 @@ def _node(pod: Json) -> str:
 
 
 def _line(text: str, position: int) -> str:
-    """Return the non-blank line of ``text`` at ``position``, or an empty string if there is none."""
+    """Return the line at index ``position`` among the non-blank lines of ``text``; empty if ``text`` is blank."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[position] if lines else "")[:500]

@@ -73,7 +73,7 @@ class StepPodOperator(KubernetesPodOperator):
         )
 
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
-        """Start or find the pod and wait for its end.
+        """Start the pod, or find the pod that an earlier try started, and wait until the pod has ended.
 
         :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
         """
@@ -143,7 +143,7 @@ class StepPodOperator(KubernetesPodOperator):
         return bool(super().process_pod_deletion(pod, reraise=reraise))
 
     def _look_at(self, pod: V1Pod) -> None:
-        """Save the state of the pod, which explains a failure, before the pod is deleted."""
+        """Save the state and the warning events of the pod before the pod is deleted. They explain a failure."""
         seen = pod
         try:
             seen = self.pod_manager.read_pod(pod)

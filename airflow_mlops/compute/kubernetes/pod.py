@@ -25,15 +25,15 @@ class Pod(Compute):
     artifact store, which the Airflow worker and the pod must both reach.
 
     Fields that Kubernetes defines (``tolerations``, ``affinity``, ``volumes``, ...) take the same values as in a pod's
-    YAML, or objects of the Kubernetes client. All of them are templated.
+    YAML, or objects of the Kubernetes client. All these fields are templated.
 
     :param image: name of the container image; optional if the pod template names an image
-    :param nodes: number of nodes. With more than one node, Kubeflow Trainer runs a TrainJob with one such pod per node,
-        and a TorchTrainer trains on all of them together
+    :param nodes: number of nodes. With more than one node, Kubeflow Trainer runs a TrainJob with one pod per node, and
+        a TorchTrainer trains on all nodes together
     :param runtime: name of the ClusterTrainingRuntime for the TrainJob
     :param gpus: number of GPUs of each node
     :param gpu_resource: resource name of a GPU in the cluster, such as ``amd.com/gpu`` or ``nvidia.com/mig-1g.5gb``
-    :param cpu: CPUs to request, such as ``2`` or ``"500m"``; with GPUs, this is also the limit
+    :param cpu: CPU request of the container, such as ``2`` or ``"500m"``; with ``gpus``, also the CPU limit
     :param memory: memory request and memory limit of the container, such as ``"8Gi"``. Shared memory (``/dev/shm``) can
         use half of this amount
     :param grow_memory: factor by which the memory is multiplied in the next try after the pod was OOMKilled
@@ -42,8 +42,8 @@ class Pod(Compute):
         account is named
     :param env: environment variables that are not secret
     :param env_from: names of Secrets whose keys become environment variables, or ``envFrom`` entries of Kubernetes
-    :param secrets: names of environment variables, mapped to keys of Secrets, which are written as ``"secret/key"``
-    :param pod_template_file: path of a YAML file with a pod to start from. The fields of this object take precedence
+    :param secrets: mapping from the names of environment variables to keys of Secrets. Write a key as ``"secret/key"``
+    :param pod_template_file: path of a YAML file with a pod to start from. Fields set in ``Pod(...)`` override the file
     :param image_pull_secrets: names of Secrets with credentials for image registries
     :param active_deadline: seconds after which Kubernetes ends the pod
     :param schedule_timeout: seconds within which the pod must be scheduled to a node
@@ -160,8 +160,10 @@ class Pod(Compute):
         return shown
 
     def manifest(self, template: Json) -> Json:
-        """Return the manifest of the pod. The pod template overrides the defaults, and the fields of this object
-        override the template.
+        """Return the manifest of the pod.
+
+        The pod template overrides the defaults of this package, and the fields set in ``Pod(...)`` override the
+        template.
 
         :param template: content of the pod template; empty without a template
         """

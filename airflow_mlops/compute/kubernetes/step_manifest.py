@@ -28,7 +28,7 @@ CALL_LABEL = "airflow-mlops/call"
 
 
 def call_id(call: StepCall) -> str:
-    """Return the value of the label ``CALL_LABEL``, which is the same for every try of a task."""
+    """Return the value of the label ``CALL_LABEL``. All tries of a task have the same value."""
     return fingerprint([call.key])[:16]
 
 

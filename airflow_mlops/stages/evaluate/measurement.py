@@ -47,7 +47,8 @@ class Compared:
     :param tree: metrics of a decision tree of depth 3; ``None`` if no tree could be fitted
     :param champion: the champion's version; ``None`` if the model has no champion
     :param rival: metrics of the champion; ``None`` if the model has no champion, or if it could not be measured
-    :param problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
+    :param problem: the reason why the champion could not be measured, in one sentence; ``None`` if there is no such
+        reason
     """
 
     data: HeldOut

@@ -1,4 +1,4 @@
-"""Draw the plots of an evaluation as PNG files. Matplotlib is used without pyplot, which is slow to import."""
+"""Draw the plots of an evaluation as PNG files. Matplotlib is used without pyplot, because pyplot is slow to import."""
 
 from __future__ import annotations
 

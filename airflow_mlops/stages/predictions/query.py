@@ -1,7 +1,7 @@
 """Summarise the prediction log of a model: counts, speed, inputs, features, scores and realised performance.
 
-The rows are streamed once into profiles. Only labels and scores are held in memory, for one dataset of labelled predictions at a
-time.
+The rows are streamed once into profiles. Only labels and scores are loaded into memory, for one dataset of labelled
+predictions at a time.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class ScoringSpeed(Model):
     """The speed at which a version scored a window.
 
     :param rows_per_second: rows per second of reading, scoring and writing together; ``None`` if unknown
-    :param latency_ms: quantiles ``p50``, ``p90`` and ``p99`` of the scoring time per row in milliseconds: the time that the model
-        took for a batch, divided by the rows of the batch
+    :param latency_ms: quantiles ``p50``, ``p90`` and ``p99`` of the scoring time per row, in milliseconds. The scoring
+        time per row is the time that the model took for a batch, divided by the number of rows in the batch
     :param engine: the library that computed the predictions
     """
 
@@ -44,7 +44,7 @@ class ScoringSpeed(Model):
 class ScoringInput(Model):
     """The rows from which predictions were computed, and the task that computed them.
 
-    :param source: name of the scored dataset, with the split part if only one was scored
+    :param source: name of the scored dataset, followed by the split part if only one split part was scored
     :param datasets: ids of the scored datasets
     :param predictions: id of the dataset of predictions
     :param run: ids of the DAG, the run and the task
@@ -61,7 +61,8 @@ class ScoringInput(Model):
 class FeatureSummary(Model):
     """A summary of one feature in the predictions of a version.
 
-    :param kept: ``yes``, ``hashed`` or ``dropped``. For hashed and dropped features, the fields below are ``None``
+    :param kept: whether the values are stored: ``yes``, ``hashed`` or ``dropped``. For hashed and dropped features,
+        ``mean``, ``most_frequent``, ``share`` and ``missing`` are ``None``
     :param mean: mean of a numeric feature
     :param most_frequent: most frequent value of a text or boolean feature
     :param share: share of rows with the value ``most_frequent``, from 0 to 1
@@ -93,7 +94,7 @@ class ResultSummary(Model):
 class OutcomeSummary(Model):
     """The labels of a version's predictions that have arrived, and the realised performance measured with them.
 
-    :param window: label of the window of the labelled predictions, which may cover several windows of predictions
+    :param window: label of the window of the labelled predictions. This window can cover several windows of predictions
     :param rows: number of predictions
     :param labelled: number of predictions with a label
     :param coverage: share of predictions with a label, from 0 to 1

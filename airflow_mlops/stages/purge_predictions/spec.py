@@ -41,7 +41,8 @@ class PurgePredictionsResult(Result):
     :param rows: number of rows in all deleted datasets
     :param files: number of deleted files, including orphaned files
     :param bytes: size of the deleted files in bytes
-    :param orphans: number of deleted orphaned files, which no manifest lists because the task that wrote them crashed
+    :param orphans: number of deleted orphaned files. No manifest lists an orphaned file, because the task that wrote
+        the file crashed
     """
 
     before: UtcDatetime

@@ -26,8 +26,8 @@ class Comparison(Model):
     :param what: name of the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
     :param then: value of the property in the registered version
     :param now: value of the property in the reproduction
-    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted`` for a difference of the environment, which
-        does not count as a failed reproduction
+    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted``. A difference of the environment is
+        ``noted`` and does not make the reproduction fail
     """
 
     what: str

@@ -39,7 +39,7 @@ _NETWORK_TOLERANCE, _LOOSE_TOLERANCE = 1e-6, 0.02
 def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     """Train again with the data, trainer and seed of a registered version, and compare the results.
 
-    :raises RegistryError: the version does not exist, or a required file is absent from its MLflow run
+    :raises RegistryError: the version does not exist, or a required file is absent from the version's MLflow run
     :raises DatasetNotFoundError: the training set of the version is not in the artifact store
     :raises DatasetCorruptError: a file of the training set was changed
     :raises TrainingError: the training fails

@@ -13,10 +13,10 @@ _COMMAND = ["python", "-m", "airflow_mlops.stages"]
 
 
 def default_pod(container: str, *, memory: str | None, mount_token: bool, termination_grace: int) -> Json:
-    """Return the default manifest of a pod that runs a step. The pod template and ``Pod(...)`` override it.
+    """Return the default manifest of a pod that runs a step. The pod template and ``Pod(...)`` override the default.
 
     :param container: name of the container that runs the step
-    :param memory: memory limit of this container; half of it may be shared memory
+    :param memory: memory limit of this container, of which shared memory can use half; ``None`` for no limit
     :param mount_token: whether the pod gets the token of its service account
     :param termination_grace: seconds between SIGTERM and SIGKILL
     """

@@ -75,7 +75,7 @@ class StepTrainJob:
         return cls(pod, _validated(job), context, log)
 
     def watch(self, context: Context, event: dict[str, Any] | None) -> None:
-        """Submit or find the TrainJob and wait for its end.
+        """Submit the TrainJob, or find the TrainJob of an earlier try, and wait until the TrainJob has ended.
 
         :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
         :raises MLOpsError: the TrainJob failed, or will not start

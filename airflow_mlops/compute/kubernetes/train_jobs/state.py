@@ -38,7 +38,7 @@ def ended(job: Json) -> bool:
 
 
 def first_node(pods: Sequence[Json]) -> Json | None:
-    """Return the newest pod of node 0, which logs the training; ``None`` if there is no such pod."""
+    """Return the newest pod of node 0, the node that logs the training; ``None`` if node 0 has no pod."""
     found = [pod for pod in pods if _labels(pod).get(_REPLICATED_JOB_LABEL) == NODE and _index(pod) == "0"]
     return max(found, key=_created, default=None)
 
@@ -88,7 +88,7 @@ class Watch:
     :param since: time at which the task began to wait, in seconds since 1970
     :param schedule_timeout: seconds within which each pod must be scheduled to a node
     :param startup_timeout: seconds from scheduling within which the container of each pod must run
-    :param patience: seconds for which a pod may stay in a state in which it cannot start
+    :param patience: seconds after which a pod that cannot start is reported as an error
     """
 
     since: float

@@ -148,7 +148,7 @@ class Findings(Model):
         reconstructing the features from principal components; ``None`` if no components are stored with the model
     :param schema_changes: absent features, new columns, and columns whose type differs from training
     :param freshness: age of the newest row; ``None`` if unknown
-    :param features: drift of each feature. Drifted features come first, each group is ordered by effect times
+    :param features: drift of each feature. Drifted features come first. Both groups are ordered by effect times
         importance
     :param watched: drift of watched columns that are not features
     :param reference: the data that drift was measured against: training or earlier windows

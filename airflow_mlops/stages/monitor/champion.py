@@ -1,4 +1,4 @@
-"""Facts about the champion: the age of its training data, the data that arrived since, and the code that trained it."""
+"""Collect facts about the champion: age of the training data, new data since training, and version of the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChampionFacts:
-    """Facts about the champion, other than its predictions.
+    """Facts about the champion that do not depend on predictions.
 
     The fields have the same names and meanings as in ``Findings``. The defaults mean that there is no champion.
     """
@@ -36,7 +36,7 @@ class ChampionFacts:
 
 
 def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, client: MlflowClient) -> ChampionFacts:
-    """Collect the facts that the policy needs, and notes about those that are unknown.
+    """Collect the facts about the champion that the policy needs, and notes about unknown facts.
 
     :param stored: the model contract (features, label, ML task) that is stored with the champion
     """
@@ -49,7 +49,8 @@ def facts(check: Check, champion: ModelVersionRef, stored: VersionContract, clie
             notes.append(f"The age of model {champion} is unknown, because {unknown}.")
         elif stored.elsewhere:
             notes.append(
-                f"TrainOperator did not train model {champion}, so its age is that of the dataset on which it was evaluated."
+                f"TrainOperator did not train model {champion}. The age of the model is therefore counted from the end of "
+                "the dataset on which the model was evaluated."
             )
     arrivals = None
     if policy.new_data is not None:
@@ -82,7 +83,12 @@ def _training_set(stored: VersionContract, store: ArtifactStore) -> Manifest | N
 
 
 def _arrivals(wanted: NewData, since: Window | None, trained_rows: int, store: ArtifactStore) -> Arrivals:
-    """Count the data that arrived in the window ``since``; ``None`` means that no time has passed since training."""
+    """Count the new windows and rows of a dataset.
+
+    :param since: time from the end of the champion's training data to the end of the checked window; ``None`` if the
+        training data end later than the window
+    :param trained_rows: number of rows of the champion's training set
+    """
     found = datasets_inside(store, wanted.dataset, since) if since is not None else []
     rows = sum(dataset.manifest.rows for dataset in found)
     share = rows / trained_rows if trained_rows else None

@@ -1,4 +1,4 @@
-"""Search for change points of performance and of the drift of the most important features."""
+"""Find change points of realised performance and of drift in the most important features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_mlops.policy.checks import judged_performance
 from airflow_mlops.policy.findings import Findings
 
 MAX_FEATURES, MIN_IMPORTANCE = 5, 0.05
-"""The most features whose drift is searched for change points, and the least importance of each of them."""
+"""The largest number of features to search for change points, and the smallest importance of a searched feature."""
 
 
 class _Point(NamedTuple):
@@ -30,16 +30,18 @@ class _Series(NamedTuple):
 
 
 def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
-    """Find the change points of realised performance and of the drift of the most important features.
+    """Find the change points of realised performance and of drift in the most important features.
 
-    Only windows with predictions of the same version are compared, because a different version has different metrics at training.
-    Windows whose performance cannot be judged are left out. The level of a feature's drift is its effect. An unchanged feature has
-    a small effect by chance, so the effect of a feature that has not drifted counts as at most ``min_effect`` of the policy. The
-    effect is a share of rows, and its standard error is at most half over the square root of the number of rows.
+    Only windows with predictions of the same version are compared, because a different version has different metrics at
+    training. Windows whose performance cannot be judged are left out.
 
-    :param history: findings ordered by time; the last item is the checked window
-    :param rate: probability of finding a change point if nothing has changed
-    :return: change points of performance, then those of drift, each ordered by time
+    The value that is searched for drift of a feature is the effect, which is a share of rows. The standard error of an
+    effect on n rows is at most ``0.5 / sqrt(n)``. An unchanged feature has a small effect by chance. If a feature has
+    not drifted in a window, the effect therefore counts as at most ``min_effect`` of the policy.
+
+    :param history: findings ordered by time; the last item is about the checked window
+    :param rate: false-alarm rate: probability of finding any change point if nothing has changed
+    :return: change points of performance, followed by change points of drift, each group ordered by time
     """
     last = history[-1]
     if last.scored_by is None:
@@ -92,7 +94,7 @@ def _drift(history: Sequence[Findings], column: str, last: Findings) -> _Series:
 
 
 def _tolerance(measured: Performance, last: Findings) -> float:
-    """Return the change that the policy tolerates: a difference for scores, a share of the reference for errors and losses."""
+    """Return the change of the metric that the policy tolerates, in the unit of the metric."""
     tolerance = last.policy.tolerance
     return tolerance if measured.higher_is_better else tolerance * abs(measured.reference or 0.0)
 

@@ -1,4 +1,4 @@
-"""The model and the window that a check is about."""
+"""A check: the model, the window, and the predictions that are checked."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ _VERSION = "model_version"
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one window of one model by one policy.
+    """A check of the predictions of one model in one window.
 
     :param created: time at which the check started
+    :param policy: the retraining policy that judges the window
     :param datasets: datasets of predictions; empty without predictions
-    :param version: number of the version whose predictions are checked; ``None`` if one version made all predictions
+    :param store: the artifact store
+    :param version: number of the model version whose predictions are checked; ``None`` for all predictions
     """
 
     model: str
@@ -42,13 +44,13 @@ class Check:
 
     @property
     def rows(self) -> int:
-        """Return the number of predictions."""
+        """Return the number of checked predictions."""
         if self.version is None:
             return sum(dataset.rows for dataset in self.datasets)
         return sum(rows_by_version(dataset)[self.version] for dataset in self.datasets)
 
     def of_each_version(self) -> list[Check]:
-        """Return a check of the predictions of each version, the version that made the latest predictions last."""
+        """Return one check for each version. The last check is for the version that made the latest predictions."""
         counts = [rows_by_version(dataset) for dataset in self.datasets]
         numbers = sorted(set().union(*counts))
         if len(numbers) < 2:
@@ -64,11 +66,11 @@ class Check:
         ]
 
     def has_columns(self, *names: str) -> bool:
-        """Return whether every dataset has all these columns."""
+        """Return whether every dataset of predictions has the columns ``names``."""
         return all({*names} <= {column.name for column in item.manifest.columns} for item in self.datasets)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Stream ``columns`` of the predictions in batches."""
+        """Yield ``columns`` of the checked predictions in batches."""
         for item in self.datasets:
             if self.version is None or len(rows_by_version(item)) < 2:
                 yield from item.batches(columns=columns, batch_rows=BATCH_ROWS)
@@ -79,7 +81,7 @@ class Check:
 
 
 def rows_by_version(dataset: Dataset) -> Counter[int]:
-    """Count the predictions of each model version in a dataset; empty if the versions are unknown."""
+    """Return the number of predictions by each model version in a dataset; empty if the versions are unknown."""
     manifest = dataset.manifest
     versions = manifest.details.get("model_versions")
     if versions and dataset.window == manifest.window:

@@ -1,4 +1,4 @@
-"""Measures the drift of a window's features, watched columns, scores and labels, and of the features together."""
+"""Measure the drift of features, watched columns, scores, labels, and the joint distribution of the features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from airflow_mlops.stages.monitor.references import Baselines
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """The drift of all columns; the fields have the same names and meanings as in ``Findings``."""
+    """The drift of all columns of a window.
+
+    The fields have the same names and meanings as in :class:`~airflow_mlops.policy.findings.Findings`. ``tests`` is
+    called ``drift_tests`` there.
+    """
 
     features: list[Drift] = field(default_factory=list)
     watched: list[Drift] = field(default_factory=list)
@@ -32,8 +36,9 @@ class ColumnDrift:
 
 
 def window_profile(check: Check, reference: TrainingReference, profiles: Sequence[ProfileRef]) -> Profile:
-    """Return the profile of the window's columns: computed from its rows, or merged from the profiles of its shards.
+    """Return the profile of the columns of a window.
 
+    :param profiles: profiles of all shards of the predictions, which are merged; if empty, the rows are profiled
     :raises SpecError: ``profiles`` do not cover all rows, or do not have all features
     """
     wanted = reference.columns
@@ -55,9 +60,12 @@ def measure(
 ) -> ColumnDrift:
     """Measure and test the drift of all columns.
 
-    The p-values of all columns are corrected together, because a false alarm about any column is a false alarm about the window.
+    The p-values of all columns are adjusted together, because a false alarm about any column is a false alarm about the
+    window.
 
+    :param reference: the training reference of the version that made the predictions
     :param current: the profile of the window
+    :param baselines: the profiles with which ``current`` is compared
     :param judge_labels: whether the labels are complete enough to measure their drift
     """
 
@@ -93,7 +101,7 @@ def _unmeasured(changes: Mapping[str, SchemaChange], reference: Profile) -> list
 
 
 def _unmeasured_watched(current: Profile, reference: TrainingReference) -> list[Drift]:
-    """Return the watched columns that were not measured, each with the reason."""
+    """Return a finding without drift for each watched column that was not measured, with the reason."""
     changes, known = reference.watched_changes, reference.profile.watched
     note = "not measured: the profiles of the shards do not have it"
     left_out = [name for name in known.columns if name not in current.columns and name not in changes]
@@ -106,7 +114,7 @@ def _unmeasured_watched(current: Profile, reference: TrainingReference) -> list[
 def _not_together(reference: TrainingReference) -> list[Drift]:
     """Return a finding with the reason why the joint distribution of the features was not measured.
 
-    The list is empty if the profile of the model has no principal components to reconstruct the features from.
+    The list is empty if the profile of the model has no principal components.
     """
     if reference.profile.multivariate is None:
         return []

@@ -1,4 +1,4 @@
-"""Combines the measurements of a check into its findings."""
+"""Combine the measurements of a check into findings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_mlops.stages.monitor.segments import SegmentFindings
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured on the predictions of a window.
+    """Measurements on the predictions of a window.
 
     The default of each field means "not measured".
     """
@@ -40,9 +40,9 @@ class Measurements:
 
 
 def compose(check: Check, champion: ChampionFacts, measured: Measurements, changes: Sequence[Change] = ()) -> Findings:
-    """Combine the facts and measurements of a check into findings.
+    """Combine facts about the champion and measurements on the predictions into findings.
 
-    :param changes: change points, which need the findings of earlier windows
+    :param changes: change points, found by comparison with the findings of earlier windows
     """
     realised, drift = measured.realised, measured.drift
     return Findings(

@@ -1,4 +1,4 @@
-"""Measures the realised performance of a window with labels, and estimates performance from the scores without labels."""
+"""Measure realised performance with labels, and estimate performance from the scores without labels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Realised:
 
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label
-    :param performance: the metric with its interval; ``None`` if it was not measured
-    :param unmeasured: why performance was not measured, or cannot be judged; ``None`` if it can be judged
-    :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if they are complete
+    :param performance: the metric with a confidence interval; ``None`` if the metric was not measured
+    :param unmeasured: why performance was not measured or cannot be judged; ``None`` if performance can be judged
+    :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if the labels
+        are complete
     :param notes: further remarks, one sentence each
     """
 
@@ -39,20 +40,28 @@ class Realised:
 
     @property
     def judged(self) -> Performance | None:
-        """Return performance; ``None`` if it cannot be judged."""
+        """Return realised performance; ``None`` if performance cannot be judged."""
         return self.performance if self.unmeasured is None else None
 
 
 @dataclass(frozen=True)
 class Estimated:
-    """Estimated performance, and a note that explains its absence or compares it with realised performance."""
+    """Performance estimated from the scores without labels.
+
+    :param performance: the estimate; ``None`` if performance was not estimated
+    :param notes: why there is no estimate, or a comparison of the estimate with realised performance, one sentence each
+    """
 
     performance: Performance | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def realised(check: Check, contract: ModelContract) -> Realised:
-    """Measure the metric with the labels, and check whether there are enough labels to judge it."""
+    """Measure realised performance, and check whether there are enough labels to judge performance.
+
+    :param contract: the contract of the version that made the predictions
+    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
+    """
     policy, metric = check.policy, _metric(check.policy, contract)
     young = immature_labels(policy, check.window, check.created)
     without = young or _too_few(0, 0.0, policy)
@@ -99,10 +108,12 @@ def estimated(
     calibration: ProbabilityCalibration | LossModel | None,
     judged: Performance | None,
 ) -> Estimated:
-    """Estimate the metric from the scores without labels, and compare it with realised performance.
+    """Estimate performance from the scores without labels, and compare the estimate with realised performance.
 
     :param calibration: the relation between scores and labels on the held-out part, from the version's profile
-    :param judged: realised performance; the estimate then covers the labelled rows only. ``None`` if it cannot be judged
+    :param judged: realised performance; ``None`` if performance cannot be judged. With realised performance, the
+        estimate covers the labelled rows only
+    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
     """
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None

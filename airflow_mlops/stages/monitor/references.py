@@ -1,4 +1,4 @@
-"""Collects the profiles that drift is measured against: those of training, or those of earlier windows.
+"""Collect the profiles that drift is measured against: profiles of training or of earlier windows.
 
 Every check stores the profile of its window as ``profiles/MODEL/WINDOW.json.gz``.
 """
@@ -29,14 +29,15 @@ _SUFFIX = ".json.gz"
 class Baselines:
     """The profiles with which the columns of a window are compared.
 
-    Each of the four groups holds profiles by the name of their reference: ``training``, or earlier windows.
+    The first four fields contain profiles by the name of the reference: ``training``, or the name of earlier windows.
 
     :param features: profiles of the features
     :param watched: profiles of the watched columns
     :param scores: profiles of the scores
-    :param together: profiles of the reconstruction error of all features; empty if the profile of the model has none
+    :param together: profiles of the reconstruction error of the features; empty if the profile of the model has no
+        reconstruction error
     :param used: the earlier windows that were used
-    :param notes: remarks about columns and windows that could not be used, one sentence each
+    :param notes: remarks about columns and windows that cannot be used as reference, one sentence each
     """
 
     features: dict[str, Profile]
@@ -48,7 +49,11 @@ class Baselines:
 
 
 def keep(store: ArtifactStore, model: str, window: Window, scored_by: ModelVersionRef, current: Profile) -> None:
-    """Store the profile of a window, so that checks of later windows can use it as reference."""
+    """Store the profile of a window, so that checks of later windows can use the profile as reference.
+
+    :param scored_by: the version that made the predictions of the window
+    :param current: the profile of the window
+    """
     item = WindowProfile(window=window, version=scored_by.version, profile=current)
     store.write_bytes(_key(model, window), gzip.compress(item.model_dump_json().encode(), mtime=0))
 
@@ -61,12 +66,14 @@ def forget(store: ArtifactStore, model: str, window: Window) -> None:
 def baselines(requested: Reference, check: Check, training: TrainingReference, current: Profile) -> Baselines:
     """Collect the profiles that ``current`` is compared with.
 
-    Columns with too few values in the requested windows are compared with training. Scores and reconstruction errors are compared
-    with those of the same version only, because a different version computes different scores for the same rows.
+    Columns with too few values in the requested windows are compared with training. Scores and reconstruction errors
+    are compared only with windows that the same version scored, because a different version computes different scores
+    for the same rows.
 
     :param requested: the reference in the operator's parameters
+    :param training: the training reference of the version that made the predictions
     :param current: the profile of the window
-    :raises SpecError: a season is shorter than the window
+    :raises SpecError: the season of ``requested`` is shorter than the window
     """
     windows, notes = _earlier(requested, check)
     known, version, min_rows = training.profile, training.version, check.policy.min_rows
@@ -95,7 +102,7 @@ def baselines(requested: Reference, check: Check, training: TrainingReference, c
 
 
 def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], list[str]]:
-    """Return the profiles of the requested windows, and notes about those that are absent or cannot be read."""
+    """Return the profiles of the requested windows, and notes about profiles that are absent or cannot be read."""
     if requested == Reference():
         return [], []
     keys = {}
@@ -131,9 +138,11 @@ def _read(store: ArtifactStore, key: str) -> WindowProfile | None:
 def _split(
     training: Profile, windows: Sequence[WindowProfile], current: Profile, min_rows: int
 ) -> tuple[dict[str, Profile], list[str]]:
-    """Return profiles of the columns of ``training``: from ``windows`` if they have enough values, otherwise from training.
+    """Return a reference profile for each column of ``training``.
 
-    :return: the profiles by the name of their reference, and the names of the columns that are compared with training
+    A column is compared with ``windows`` if the windows have enough values of the column, and otherwise with training.
+
+    :return: the profiles by the name of the reference, and the names of the columns that are compared with training
     """
     like = {name: current.columns[name] for name in training.columns if name in current.columns}
     known = earlier_windows.combined(windows, Profile(rows=current.rows, columns=like), min_rows)

@@ -1,4 +1,7 @@
-"""Measures the predictions of versions that were replaced within the window, each against its own training."""
+"""Measure the predictions of versions that were replaced within the window.
+
+Each version is compared with its own training.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
 
 
 def measure(check: Check, client: MlflowClient) -> VersionFindings:
-    """Measure performance and drift of one version's predictions.
+    """Measure performance and drift of the predictions of one version.
 
-    :param check: the check of these predictions
+    If the version cannot be read, the findings contain the reason instead of measurements.
+
+    :param check: a check whose ``version`` is set
+    :raises RegistryUnavailableError: the MLflow server does not respond
     """
     assert check.version is not None
     try:

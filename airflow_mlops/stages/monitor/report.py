@@ -1,4 +1,4 @@
-"""Writes the report of a check as HTML and as JSON, and summarises it as the result of the step."""
+"""Write the report of a check as HTML and as JSON, and summarise the report as the result of the step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HISTORY = 36
 def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> str:
     """Write the report as HTML and as JSON.
 
-    The HTML is written first, so every JSON report has a page.
+    The HTML page is written first, so every JSON report has a page.
 
     :param earlier: reports on earlier windows, ordered by time
     :return: URL of the page
@@ -35,21 +35,21 @@ def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> 
 
 
 def page_url(findings: Findings, store: ArtifactStore) -> str:
-    """Return the URL of the page, whether it exists or not."""
+    """Return the URL of the HTML page of a report. The page need not exist yet."""
     return store.url_of(archive.page(archive.key(findings.model, findings.window)))
 
 
 def history(findings: Findings, store: ArtifactStore) -> list[Report]:
-    """Read the reports on earlier windows of the model, ordered by time; unreadable reports are left out."""
+    """Return the reports on at most 36 earlier windows, ordered by time. Unreadable reports are left out."""
     reports = (_read(store, key) for key in archive.keys(store, findings.model))
     earlier = [report for report in reports if report is not None and report.window.start < findings.window.start]
     return sorted(earlier, key=lambda report: report.window.start)[-_HISTORY:]
 
 
 def superseded(report: Report, store: ArtifactStore) -> bool:
-    """Return whether a report on a later window makes this one outdated.
+    """Return whether a report on a later window makes ``report`` outdated.
 
-    It does if it has judged performance, or if ``report`` has no judged performance either.
+    ``report`` is outdated if performance is judged in a later report, or if performance is not judged in ``report``.
     """
     for key in archive.after(store, report.model, report.window):
         later = _read(store, key)
@@ -59,7 +59,7 @@ def superseded(report: Report, store: ArtifactStore) -> bool:
 
 
 def _read(store: ArtifactStore, key: str) -> Report | None:
-    """Read the report ``key``; ``None`` if it cannot be read, for example because of an incompatible format."""
+    """Read the report ``key``; ``None`` if the report is unreadable, for example because of an incompatible format."""
     try:
         return Report.model_validate(store.read_json(key))
     except (StoreError, ValidationError, FileNotFoundError):
@@ -67,7 +67,10 @@ def _read(store: ArtifactStore, key: str) -> Report | None:
 
 
 def metrics(findings: Findings) -> dict[str, float]:
-    """Collect the numbers that were measured; :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` describes them."""
+    """Return the measured numbers by name.
+
+    :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` describes the numbers.
+    """
     numbers: dict[str, float | None] = {
         "rows": findings.rows,
         "labelled": findings.labelled,
@@ -99,7 +102,7 @@ def metrics(findings: Findings) -> dict[str, float]:
 
 
 def _most_drifted(findings: Findings) -> Drift | None:
-    """Return the feature with the largest effect, among the drifted ones if there are any."""
+    """Return the drifted feature with the largest effect. If no feature drifted, consider all measured features."""
     measured = [item for item in findings.features if item.effect is not None]
     return max(measured, key=lambda item: (item.drifted, item.effect), default=None)
 

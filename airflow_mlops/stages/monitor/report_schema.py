@@ -1,6 +1,7 @@
 """The JSON schema of reports, for programs that read reports without this package.
 
-``make schema`` writes the output of ``python -m airflow_mlops.stages.monitor.report_schema`` to ``docs/report.schema.json``.
+``make schema`` writes the output of ``python -m airflow_mlops.stages.monitor.report_schema`` to
+``docs/report.schema.json``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _ROLE = re.compile(r":\w+:`~?([^`]*)`")
 def report_schema() -> dict[str, Any]:
     """Build the schema (JSON Schema 2020-12) of ``reports/MODEL/WINDOW.json``.
 
-    Unknown fields are valid, because a later version of this package may add fields. Fields are removed only with a new
-    ``format``.
+    Unknown fields are valid, because a later version of this package may add fields. A field is removed only when
+    ``format`` increases.
     """
     schema = Report.model_json_schema(mode="serialization")
     schema["description"] = "\n".join(inspect.getdoc(part) or "" for part in (Report, Findings))
@@ -31,7 +32,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _describe(part: dict[str, Any]) -> None:
-    """Move the descriptions of fields from the description of their class to the fields."""
+    """Move the description of each field from the description of the class to the field."""
     part.pop("additionalProperties", None)
     text = part.get("description", "")
     about = dict(_PARAM.findall(text))

@@ -1,5 +1,6 @@
-"""Requests for retraining, decided by :mod:`airflow_mlops.policy.retraining` and recorded by
-:mod:`airflow_mlops.registry.requests`.
+"""Decide whether a window requests retraining, and record the request in the ledger.
+
+:mod:`airflow_mlops.policy.retraining` decides, and :mod:`airflow_mlops.registry.requests` records the request.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from airflow_mlops.stages.monitor.report import metrics, page_url
 
 
 def request_retraining(findings: Findings, earlier: Sequence[Findings], context: StepContext) -> RetrainingPlan:
-    """Decide whether the window requests retraining, and record its request in the ledger once.
+    """Decide whether the window requests retraining, and record a new request in the ledger.
+
+    A window makes at most one request, even if it is checked again.
 
     :param earlier: findings of earlier windows, ordered by time
     :raises RegistryError: an entry of the ledger was changed or removed

@@ -1,4 +1,4 @@
-"""Finds the segments of a window in which performance got worse."""
+"""Find the segments of a window with worse performance than at training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from airflow_mlops.stages.monitor.check import Check
 
 @dataclass(frozen=True)
 class SegmentFindings:
-    """The change of the mean loss, and the segments with worse performance; both fields are as in ``Findings``."""
+    """The change of the mean loss, and the segments with worse performance.
+
+    The fields have the same names and meanings as in :class:`~airflow_mlops.policy.findings.Findings`.
+    """
 
     loss: LossChange | None = None
     segments: list[Segment] = field(default_factory=list)
 
 
 def compare(check: Check, reference: TrainingReference, judged: Performance | None) -> SegmentFindings:
-    """Compare the segments of the window with those of training.
+    """Compare the segments of the window with the same segments at training.
 
-    :param judged: realised performance; nothing is compared if it is ``None``, because it cannot be judged
+    :param judged: realised performance; ``None`` if performance cannot be judged. Without realised performance, nothing
+        is compared
     """
     known = reference.profile.segments
     if known is None or judged is None or judged.metric not in known.losses:

@@ -17,11 +17,14 @@ from airflow_mlops.profiles.spec import ProfilesInput
 class MonitorSpec(Spec):
     """The parameters of a check, which compares a window of predictions with training and decides about retraining.
 
+    :param model: name of the model that made the predictions
     :param dataset: predictions, with a column ``label`` if labels are known; ``None`` without predictions
-    :param window: the window of the report; by default that of ``dataset``
-    :param reference: the data against which drift of features and scores is measured; performance is always compared with
-        training
-    :param profiles: profiles of all shards of ``dataset``, or one profile of all its rows; by default the rows are profiled
+    :param window: the window of the report; by default the window of ``dataset``
+    :param reference: the data against which drift of features and scores is measured; performance is always compared
+        with training
+    :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
+        the rows
+    :param policy: the retraining policy
     """
 
     model: Name
@@ -34,25 +37,29 @@ class MonitorSpec(Spec):
 
 
 class MonitorResult(Result):
-    """The decision about a window, its reasons, and the measured numbers.
+    """The decision about a window, the reasons for the decision, and the measured numbers.
 
     :param headline: the main reason, in at most 90 characters
     :param details: the facts behind the decision, one sentence each
     :param reason: the headline and the details as one text
-    :param metrics: the numbers that were measured, by name: ``rows``, ``labelled``, ``coverage``, ``features_drifted`` (number of features),
-        ``feature_drift`` (effect of the drift of ``most_drifted``, a share of rows), ``prediction_drift`` (the same for the scores),
-        ``label_drift``, ``multivariate_drift``, ``newest_row_age_days`` (at the time of the check), ``newest_row_behind_days`` (at the
-        end of the window), realised performance under the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated
-        performance under the same names with the prefix ``estimated_``, and ``label_delay_median``, ``_p90`` and ``_p99`` in days
-    :param metric: the metric of realised performance
-    :param most_drifted: the feature with the largest drift, among the drifted ones if there are any
-    :param worst_segment: the segment that contributes most to worse performance
-    :param changed_since: the window since which realised performance has been at its current level, if it changed
+    :param metrics: the numbers that were measured, by name: ``rows``, ``labelled``, ``coverage``, ``features_drifted``
+        (number of features), ``feature_drift`` (effect of the drift of ``most_drifted``, a share of rows),
+        ``prediction_drift`` (the same for the scores), ``label_drift``, ``multivariate_drift``, ``newest_row_age_days``
+        (at the time of the check), ``newest_row_behind_days`` (at the end of the window), realised performance under
+        the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated performance under the same names
+        with the prefix ``estimated_``, and ``label_delay_median``, ``_p90`` and ``_p99`` in days
+    :param metric: name of the metric of realised performance; ``None`` if realised performance was not measured
+    :param most_drifted: the drifted feature with the largest effect; if no feature drifted, the measured feature with
+        the largest effect
+    :param worst_segment: the segment that contributes most to worse performance, beyond its share of the rows
+    :param changed_since: the first window at the current level of realised performance; ``None`` if the level has not
+        changed
     :param report_url: URL of the page in the artifact store
-    :param superseded: whether this report is outdated by a report on a later window: that report has judged performance, or this
-        one has none
+    :param superseded: whether a report on a later window makes this report outdated. This is the case if performance is
+        judged in a later report, or if performance is not judged in this report
     :param request: the request for retraining, if the decision is ``retrain``
-    :param held_back: the retraining triggers that are due while cooldown, budget, earlier refusals or broken inputs postpone the request
+    :param held_back: the retraining triggers that would request retraining if cooldown, budget, earlier refusals or
+        broken inputs did not postpone the request
     """
 
     decision: Decision

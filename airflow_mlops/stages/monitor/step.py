@@ -1,4 +1,4 @@
-"""Compares a window of predictions with training, decides between healthy, watch and retrain, and writes the report."""
+"""Check a window: compare predictions with training, decide about retraining, and write the report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
-    """Measure drift and performance of a window, decide, and write the report."""
+    """Measure drift and performance of a window, decide about retraining, and write the report.
+
+    :raises SpecError: the window is unknown, or a parameter does not fit the predictions
+    """
     store = context.store
     check = _check(spec, store)
     client = connect(spec.mlflow, context.connection)
@@ -98,9 +101,12 @@ def _reference(
 
 
 def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingReference) -> Measurements:
-    """Measure the predictions of one version.
+    """Measure performance and drift of the predictions of one version.
 
-    :param whole: the check of the predictions of all versions, whose event times and label delays do not depend on the version
+    :param check: the check of the predictions of one version
+    :param whole: the check of the predictions of all versions. Age of the rows and label delay are measured on all
+        predictions, because they do not depend on the version
+    :param reference: the training reference of the version
     """
     realised = performance.realised(check, reference.contract)
     # The profiles of shards mix the scores of all versions.

@@ -1,4 +1,4 @@
-"""Measures how recent the rows of a window are, and how late its labels arrived."""
+"""Measure the age of the newest row of a window, and the label delay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_mlops.stages.monitor.check import Check
 
 
 def freshness(check: Check) -> Freshness | None:
-    """Measure how recent the rows are; ``None`` if no column has event times or scoring times."""
+    """Measure the age of the newest row; ``None`` if no column has event times or scoring times."""
     event_time = _event_time(check)
     batches = (
         batch
@@ -24,7 +24,7 @@ def freshness(check: Check) -> Freshness | None:
 
 
 def delay(check: Check) -> LabelDelay | None:
-    """Measure the delay of labels; ``None`` without a column of event times or of arrival times."""
+    """Measure the label delay; ``None`` without columns of event times and of label arrival times."""
     event_time = _event_time(check)
     if not check.has_columns(LABEL_AT, event_time):
         return None

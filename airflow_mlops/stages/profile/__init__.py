@@ -1,1 +1,1 @@
-"""The stage ``profile``, which profiles a dataset or one shard of it."""
+"""The stage ``profile``, which profiles a dataset or one shard of a dataset."""

@@ -1,4 +1,4 @@
-"""Spec and result of profiling a whole dataset, or one shard of it."""
+"""Spec and result of profiling a dataset or one shard of a dataset."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from airflow_mlops.profiles.spec import ProfileRef
 
 
 class ProfileSpec(Spec):
-    """The parameters of profiling a whole dataset, or one shard of it.
+    """The parameters of profiling a dataset or one shard of a dataset.
 
     :param dataset: the rows to profile
-    :param model: name of the model that made the predictions, whose features and scores are profiled
-    :param columns: names of the columns to profile, instead of those of ``model``. Without ``model`` and ``columns``, every column
-        of a supported type is profiled
-    :param shard: index of the shard, from 0
-    :param shards: number of shards
-    :param on_missing: what to do if there is no dataset or no champion: ``fail`` raises an error, ``skip`` returns no profile
+    :param model: name of the model that made the predictions. The features of the model and the scores are profiled
+    :param columns: names of the columns to profile, instead of the columns of ``model``. Without ``model`` and
+        ``columns``, every column of a supported type is profiled
+    :param shard: index of the shard to profile, from 0
+    :param shards: number of shards into which the rows are divided
+    :param on_missing: what to do if there is no dataset or no champion: ``fail`` raises an error, ``skip`` returns no
+        profile
     """
 
     dataset: DatasetLike
@@ -42,7 +43,7 @@ class ProfileSpec(Spec):
 
 
 class ProfileResult(Result):
-    """A reference to the stored profile.
+    """The result of profiling: a reference to the stored profile.
 
     :param profile: the stored profile; ``None`` if profiling was skipped
     """

@@ -1,4 +1,4 @@
-"""Profiles a dataset, or one shard of it."""
+"""Profile a dataset or one shard of a dataset, and store the profile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
 def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
-    """Profile the rows of the shard and store the profile."""
+    """Profile the rows of the shard and store the profile.
+
+    :raises DatasetNotFoundError: there is no dataset, and ``on_missing`` is ``fail``
+    :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
+    """
     try:
         datasets = select(context.store, spec.dataset)
     except DatasetNotFoundError as error:
@@ -58,7 +62,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
 def _reference(
     model: str, mlflow: MLflowTarget, datasets: Sequence[Dataset], context: StepContext
 ) -> TrainingReference | None:
-    """Load the training reference that MonitorOperator uses for the same predictions; ``None`` without a champion."""
+    """Load the training reference that MonitorOperator uses for the predictions; ``None`` without a champion."""
     client = connect(mlflow, context.connection)
     champion = versions.champion(client, model)
     if champion is None:

@@ -1,4 +1,4 @@
-"""Colours, marks, and SVG elements of the page."""
+"""Draw the marks and SVG elements of a report page."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ BADGES: dict[Decision, Badge] = {
 def element(name: str, *children: str, **attributes: object) -> Markup:
     """Build an SVG element; children and attributes are escaped unless they are markup.
 
+    :param name: name of the element, such as ``rect``
+    :param children: text or elements inside the element
     :param attributes: attributes by name, with underscores instead of hyphens; floats are written with one decimal
     """
     written = Markup("").join(
@@ -50,19 +52,22 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 def svg(width: float, height: float, title: str, parts: Iterable[str]) -> Markup:
     """Build an SVG image.
 
+    :param width: width in pixels
+    :param height: height in pixels
     :param title: the alternative text
+    :param parts: the elements of the image
     """
     size = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
     return element("svg", Markup("").join(parts), **size, role="img", aria_label=title)
 
 
 def inline(part: Markup) -> Markup:
-    """Build an image that shows a mark within a line of text."""
+    """Build a small SVG image that shows a mark within a line of text."""
     return element("svg", part, width=14, height=12, **{"class": "inline"}, aria_hidden="true")
 
 
 def mark(decision: Decision, x: float, y: float) -> Markup:
-    """Draw the mark of a window, centred at ``x`` and ``y``; its shape shows the decision."""
+    """Draw the mark of a window, centred at ``x`` and ``y``. The shape of the mark shows the decision."""
     colour = BADGES[decision].colour
     if decision == "healthy":
         return element("circle", cx=float(x), cy=float(y), r=5, fill=colour)
@@ -78,17 +83,17 @@ def estimate_mark(x: float, y: float) -> Markup:
 
 
 def p_value(value: float | None) -> str:
-    """Format a p-value; a dash for ``None``."""
+    """Format a p-value. ``None`` is shown as a dash."""
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def number(value: float | None, spec: str) -> str:
-    """Format ``value`` by the format specification ``spec``; a dash for ``None``."""
+    """Format a number by the format specification ``spec``, such as ``.3f``. ``None`` is shown as a dash."""
     return "-" if value is None else format(value, spec)
 
 
 def with_note(value: str, note: str) -> Markup:
-    """Build the content of a table cell with a small note below its value."""
+    """Build the content of a table cell: a value with a small note below."""
     return Markup("{}<small>{}</small>").format(value, note)

@@ -1,4 +1,4 @@
-"""Builds the sections on the drift of scores, labels and features, with tables and plots."""
+"""Build the sections on drift of scores, labels and features, with tables and plots."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, RED, 
 _MAX_PLOTS = 24
 _RECONSTRUCTION = (
     "The plot shows the reconstruction error: the distance between a row and its reconstruction from the principal "
-    "components of the training data, in standard deviations. It drifts if relations between features change, even if the "
-    "distribution of each feature stays the same."
+    "components of the training data, in standard deviations. The error drifts if relations between features change, even "
+    "if the distribution of each feature stays the same."
 )
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot of a column, or the reason why there is no plot."""
+    """A plot of the drift of a column, or the reason why there is no plot.
+
+    :param name: name of the column
+    :param effect: the end of the caption, with the effect of the drift
+    :param picture: the plot; ``None`` if there is no plot
+    :param note: why there is no plot
+    """
 
     name: str
     effect: str = ""
@@ -32,9 +38,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class ScoreSection:
-    """A section on a column that is not a feature.
+    """A section on drift of the scores, of the labels, or of the reconstruction error.
 
+    :param about: an explanation of the column; may be empty
     :param when: the reference as the end of a phrase, such as ``at training``
+    :param result: a sentence that says whether the column drifted
     """
 
     title: str
@@ -46,7 +54,11 @@ class ScoreSection:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, which shows one feature or watched column."""
+    """A row of the table, with the drift of one feature or watched column.
+
+    :param cells: texts of the cells, except name and note
+    :param note: remarks, such as ``not a feature``
+    """
 
     name: str
     drifted: bool
@@ -58,10 +70,10 @@ class Row:
 class FeatureSection:
     """The section on features and watched columns.
 
-    :param tests: sentences about the number of tests and their thresholds
+    :param tests: sentences about the number of tests and the thresholds of the tests
     :param order: the end of a sentence that explains the order of the rows
     :param when: the reference as the end of a phrase, such as ``at training``
-    :param more: number of plots if not all columns are plotted, otherwise ``None``
+    :param more: number of plots if only the first columns are plotted; ``None`` if all columns are plotted
     """
 
     tests: str
@@ -73,7 +85,7 @@ class FeatureSection:
 
 
 def score_sections(report: Report) -> list[ScoreSection]:
-    """Build the sections on the scores, the labels, and the features together."""
+    """Build the sections on the scores, the labels, and the joint distribution of the features."""
     parts = (
         ("Predicted scores", report.prediction, "score", ""),
         ("Labels", report.label, "label", ""),
@@ -87,7 +99,7 @@ def score_sections(report: Report) -> list[ScoreSection]:
 
 
 def feature_section(report: Report) -> FeatureSection | None:
-    """Build the section on features and watched columns; ``None`` without such columns."""
+    """Build the section on features and watched columns; ``None`` if the report has no such columns."""
     watched = {id(drift) for drift in report.watched}
     drifts = [*report.features, *report.watched]
     if not drifts:
@@ -166,7 +178,10 @@ def _row(drift: Drift, largest: float, min_effect: float, when: str, *, watched:
 
 
 def _bar(drift: Drift, largest: float, min_effect: float) -> Markup:
-    """Draw a bar whose length is the effect, with a dashed line at the smallest effect that counts."""
+    """Draw a bar for the effect, with a dashed line at the smallest effect that counts.
+
+    :param largest: effect at the full length of the bar
+    """
     if drift.effect is None:
         return Markup("")
     limit = 78.0 * min(min_effect / largest, 1)
@@ -184,7 +199,8 @@ def _tested(drift: Drift, name: str, value: float | None, spec: str) -> str:
 def _figure(drift: Drift, name: str, training: str) -> Figure:
     """Draw two bars for each bin: the share of rows in the reference, and below it the share in the window.
 
-    :param training: name of the reference in the plot if it is training
+    :param name: name of the column in the caption
+    :param training: text that names the reference if the reference is training
     """
     if not drift.bins:
         return Figure(name, note=drift.note or "not measured")

@@ -1,4 +1,4 @@
-"""Builds the section *Why*, with change points and segments with worse performance."""
+"""Build the section *Why*, with change points and segments with worse performance."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChangeSection:
-    """The change points.
+    """The subsection on change points.
 
     :param version: the version that made the predictions, such as ``v1``
-    :param rate: false-alarm rate, such as ``5%``
-    :param points: one clause about each change point
+    :param rate: the false-alarm rate, such as ``5%``
+    :param points: one clause for each change point
     """
 
     version: str
@@ -31,15 +31,18 @@ class ChangeSection:
 
 @dataclass(frozen=True)
 class SegmentSection:
-    """The segments with worse performance.
+    """The subsection on segments with worse performance.
 
-    :param loss: name of the loss that belongs to the metric
-    :param reference: mean loss at training
-    :param value: mean loss in the window
-    :param min_rise: the smallest rise that counts
+    :param loss: name of the loss that the metric determines
+    :param reference: mean loss of all rows at training
+    :param value: mean loss of all rows in the window
+    :param min_rise: the smallest rise of a mean loss that counts
     :param fallen: number of segments with worse performance
     :param tested: number of segments with enough rows
     :param shown: number of segments in the table
+    :param confidence: confidence level of the intervals, such as ``95%``
+    :param rate: the false-alarm rate, such as ``5% false alarms``
+    :param rows: cells of each row of the table
     :param shift: sentences about the decomposition of the change by one feature; may be empty
     """
 
@@ -57,7 +60,7 @@ class SegmentSection:
 
 
 def change_section(report: Report) -> ChangeSection | None:
-    """Build the part about change points; ``None`` without change points."""
+    """Build the subsection on change points; ``None`` without change points."""
     if not report.changes:
         return None
     return ChangeSection(
@@ -68,7 +71,7 @@ def change_section(report: Report) -> ChangeSection | None:
 
 
 def segment_section(report: Report) -> SegmentSection | None:
-    """Build the part about segments with worse performance; ``None`` without such segments."""
+    """Build the subsection on segments with worse performance; ``None`` without such segments."""
     loss = report.loss
     if loss is None or not report.segments:
         return None
@@ -119,7 +122,7 @@ def _interval(loss: MeanLoss) -> Markup:
 
 
 def _bars(found: Segment, largest: float) -> Markup:
-    """Draw the loss at training above the loss in the window, each with its interval."""
+    """Draw two bars with confidence intervals: the loss at training, and below it the loss in the window."""
     scale, parts = 110 / largest, []
     for y, loss, colour in ((4, found.reference, BLUE), (14, found.loss, ORANGE)):
         middle = y + 3.5

@@ -1,4 +1,4 @@
-"""Renders a report as one HTML page without scripts, network requests or fonts to load.
+"""Render a report as one HTML page that needs no scripts, no network and no fonts.
 
 The templates are in ``templates/`` and escape all text that comes from data.
 """
@@ -26,7 +26,7 @@ from airflow_mlops.stages.monitor.page.timeline import timeline
 
 
 class Figure(NamedTuple):
-    """A number at the top of the page, with its name and a note."""
+    """A named number at the top of the page, with a note."""
 
     name: str
     value: str
@@ -45,7 +45,7 @@ def _environment() -> Environment:
 
 
 def render(report: Report, history: Sequence[Report] = ()) -> str:
-    """Render the page of ``report``.
+    """Return the HTML page of a report.
 
     :param history: reports on earlier windows of the same model, ordered by time
     """

@@ -1,4 +1,4 @@
-"""Builds the section on retraining, with the retraining triggers by window and the limits on requests."""
+"""Build the section on retraining, with the retraining triggers by window and the limits on requests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _MAX_WINDOWS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table, which shows in which windows the condition of a retraining trigger was met.
+    """A row of the table, with the windows in which the condition of a retraining trigger was met.
 
-    :param needed: number of windows in which it must be met, such as ``2 of 3``
-    :param marks: a mark for each window
+    :param name: name of the retraining trigger
+    :param needed: number of windows in which the condition must be met, such as ``2 of 3``
+    :param marks: one mark for each window: ``●`` if the condition was met, otherwise ``·``
     """
 
     name: str
@@ -43,9 +44,9 @@ class RetrainingSection:
 
 
 def retraining_section(report: Report, history: Sequence[Report]) -> RetrainingSection | None:
-    """Build the section; ``None`` for reports that an older version wrote without the decision about retraining.
+    """Build the section on retraining; ``None`` for old reports, which contain no decision about retraining.
 
-    :param history: reports on earlier windows, ordered by time
+    :param history: reports on earlier windows of the same model, ordered by time
     """
     planned = report.retraining
     if planned is None:

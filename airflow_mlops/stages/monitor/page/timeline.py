@@ -1,4 +1,4 @@
-"""Builds the section on performance over time."""
+"""Build the section on performance over time, with a plot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_LABELS = 14
 
 
 class LegendItem(NamedTuple):
-    """A decision and the mark that stands for it."""
+    """An item of the legend: the name of a decision, and the mark that shows the decision."""
 
     mark: Markup
     name: str
@@ -38,10 +38,11 @@ class LegendItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The plot of performance by window, and its legend.
+    """The plot of performance by window, with a legend.
 
+    :param metric: usual name of the metric, capitalized
     :param estimate_mark: the mark of estimated performance; ``None`` without estimates
-    :param changes: a clause about each change point
+    :param changes: one clause for each change point
     """
 
     metric: str
@@ -52,7 +53,7 @@ class Timeline:
 
 
 class _Window(NamedTuple):
-    """A window of the timeline, with the performance in the metric of the timeline."""
+    """A window of the timeline. Performance is ``None`` if it is unknown or in another metric than the timeline."""
 
     report: Report
     realised: Performance | None
@@ -64,7 +65,7 @@ class _Window(NamedTuple):
 
 
 def timeline(reports: Sequence[Report]) -> Timeline | None:
-    """Build the section; ``None`` if no report has performance.
+    """Build the section on performance over time; ``None`` if no report has realised or estimated performance.
 
     :param reports: reports on the windows of a model, ordered by time
     """
@@ -90,11 +91,11 @@ def _of(found: Performance | None, metric: str) -> Performance | None:
 
 
 class _Axes(NamedTuple):
-    """Converts windows and values to coordinates of the plot.
+    """The scales of the plot, which convert windows and metric values to coordinates.
 
-    :param low: value at the bottom
-    :param high: value at the top
-    :param step: width of a window
+    :param low: metric value at the bottom
+    :param high: metric value at the top
+    :param step: width of a window, in pixels
     """
 
     low: float
@@ -189,7 +190,7 @@ def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Marku
 
 
 def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
-    """Write the labels of the windows; if there are many, only every second, third and so on, and the last."""
+    """Draw the labels of the windows, at most 14 and always that of the last window."""
     every = max(1, -(-len(windows) // _MAX_LABELS))
     return [
         element("text", window.report.window.short_label, x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")

@@ -46,7 +46,10 @@ def jensen_shannon(reference: Floats, current: Floats) -> Any:
 
 
 def divergence(pair: Pair) -> Divergence:
-    """Compute the population stability index and the Jensen-Shannon distance of two samples, with their p-values."""
+    """Compute the population stability index and the Jensen-Shannon distance of two samples, with their p-values.
+
+    :param pair: the row counts of the reference and of the window in the same k bins
+    """
     of_psi, of_jensen_shannon = significance.measures(pair, (psi, jensen_shannon))
     return Divergence(
         float(psi(*pair)), float(jensen_shannon(*pair)), {"psi": of_psi, "jensen_shannon": of_jensen_shannon}
@@ -54,7 +57,11 @@ def divergence(pair: Pair) -> Divergence:
 
 
 def bins(labels: list[str], pair: Pair) -> list[Bin]:
-    """Return the bars of a histogram, one for each label. The first bar and the last two bars are left out if empty."""
+    """Return the bars of a histogram, one for each label. The first bar and the last two bars are left out if empty.
+
+    :param labels: label of each of the k bins
+    :param pair: the row counts of the reference and of the window in these bins
+    """
     p, q = (counts / counts.sum() for counts in pair)
     margins = {0, len(labels) - 2, len(labels) - 1}
     return [

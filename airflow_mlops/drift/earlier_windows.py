@@ -33,6 +33,8 @@ class WindowProfile(Model):
 def choose(reference: Reference, window: Window, known: Iterable[Window]) -> list[Window]:
     """Choose the windows with which ``window`` is compared.
 
+    :param reference: which earlier windows to use: the last ones (``rolling``), or one a period earlier (``season``)
+    :param window: the checked window
     :param known: windows that were checked before
     :return: the chosen windows, ordered by time; empty if none of ``known`` can be used
     :raises SpecError: ``reference.season`` is shorter than the window, so the window would be compared with itself
@@ -66,7 +68,11 @@ def _earlier(moment: datetime, period: str, name: str) -> datetime:
 
 
 def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]:
-    """Return the last ``count`` windows before ``window`` that do not overlap each other, ordered by time."""
+    """Return the last ``count`` windows before ``window`` that do not overlap each other, ordered by time.
+
+    :param count: largest number of windows to return
+    :param known: windows that were checked before, in any order
+    """
     found: list[Window] = []
     free = window.start
     for item in sorted(known, key=lambda item: (item.end, item.start), reverse=True):
@@ -79,6 +85,7 @@ def rolling(count: int, window: Window, known: Iterable[Window]) -> list[Window]
 def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> Profile:
     """Merge the profiles of ``windows`` into one profile with the columns of ``like``.
 
+    :param windows: the profiles of the earlier windows
     :param like: profile of the reference from training. A column is merged from the windows in which it has the same
         kind (numeric, categorical, ...) as in this profile
     :param min_rows: smallest number of rows of a column, summed over the windows. Columns with fewer rows are left out,

@@ -27,7 +27,7 @@ class Bin(Model):
 
 
 class Drift(Model):
-    """The drift of one column: its distance from the reference, and whether the difference is significant.
+    """The drift of one column: the distance from the reference, and whether the difference is significant.
 
     For free text, ``psi``, ``jensen_shannon``, ``ks`` and ``wasserstein`` compare the text lengths, and for embeddings
     the Euclidean norms. For timestamps, ``psi`` and ``jensen_shannon`` compare the hours of the day, and for dates the

@@ -54,6 +54,7 @@ def added(trained: Iterable[str], schemas: Sequence[pa.Schema], ours: Iterable[s
 def unmeasured(change: SchemaChange, kind: str) -> Drift:
     """Return the finding for a feature that cannot be compared because of ``change``.
 
+    :param change: how the column changed since training
     :param kind: kind of the feature's profile at training, such as ``numeric``
     """
     why = (

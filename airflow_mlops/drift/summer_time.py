@@ -1,4 +1,4 @@
-"""Summer time: while it lasts, events that follow local time occur one hour earlier in UTC.
+"""Summer time: events that follow local time occur one hour earlier in UTC during summer time.
 
 Profiles count rows by hour in UTC and do not know the time zone of the events. For the summer-time rule of each region,
 however, the share ``s`` of summer time in the time span of a sample is known. The counts of this sample are a mixture:

@@ -3,8 +3,8 @@
 The test of the vocabulary divides words into buckets by hash. For each bucket, Fisher's exact test compares the share
 of rows that contain one of its words. The smallest p-value is multiplied by the number of buckets (Bonferroni).
 
-The test of unseen words uses one word that the profile draws from each row. It counts the rows whose drawn word was
-never drawn in the reference. It compares this count with the count that is expected from the rare words of both
+The test of unseen words uses one word that the profile draws from each row. The test counts the rows whose drawn word
+was never drawn in the reference. It compares this count with the count that is expected from the rare words of both
 samples.
 """
 
@@ -96,7 +96,7 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int
 
 
 def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
-    """Return the frequent word with the largest change of its share of rows, by bucket."""
+    """Return, by bucket, the frequent word for which the share of rows changed most."""
     old, new = dict(reference.frequent), dict(current.frequent)
     change = {
         word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))

@@ -38,6 +38,9 @@ def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
     """Compare two timestamp columns, or two date columns.
 
     PSI and Jensen-Shannon distance are computed from the hours of the day, or from the weekdays for date columns.
+
+    :param reference: profile of the reference column, with at least one value
+    :param current: profile of the column in the window
     """
     found = _compare(reference, current)
     hours = _hours(found)

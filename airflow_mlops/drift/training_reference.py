@@ -101,7 +101,7 @@ def load(
     :param stored: the stored contract and profile of this version
     :param datasets: the datasets of predictions, at least one
     :param store: the artifact store, from which the columns of the training set are read
-    :raises ModelFormatError: the version has no profile, or its profile cannot be read
+    :raises ModelFormatError: the version has no profile, or the profile cannot be read
     """
     known, notes = _without_lost_columns(_stored_profile(stored, version), datasets)
     schemas = [dataset.schema for dataset in datasets]
@@ -118,7 +118,7 @@ def load(
 
 
 def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
-    """Return the model version that made the predictions. It may differ from the current champion.
+    """Return the model version that made the predictions, which may differ from the current champion.
 
     :param datasets: the datasets of predictions, at least one. The manifest of the last dataset names the version
     :param champion: the current champion of the monitored model

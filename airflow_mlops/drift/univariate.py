@@ -42,7 +42,13 @@ class Decision(NamedTuple):
 
 
 def compare(reference: Profile, current: Profile, thresholds: DriftThresholds) -> list[Drift]:
-    """Measure the drift of every column that exists in both profiles, and rank the columns by :func:`ranked`."""
+    """Measure the drift of every column that exists in both profiles, and rank the columns by :func:`ranked`.
+
+    :param reference: profile of the reference
+    :param current: profile of the window
+    :param thresholds: the settings that decide which changes count as drift
+    :return: the drift of each column, strongest first
+    """
     return ranked(decide(measure(reference, current, thresholds), thresholds))
 
 
@@ -67,9 +73,13 @@ def measure(
 def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     """Decide which columns of a window have drifted.
 
-    The false-alarm rate holds for all columns together. A column with an effect below ``min_effect`` has not drifted,
+    The false-alarm rate applies to all columns together. A column with an effect below ``min_effect`` has not drifted,
     even if the effect is significant. Such a column enters the correction for multiple tests with a p-value of 1, so
     that it does not make other columns more significant.
+
+    :param drifts: the measured drift of each column, from :func:`measure`
+    :param thresholds: ``false_alarm_rate`` and ``min_effect`` are used here
+    :return: the same columns in the same order, each with the decision
     """
     p_values = [
         1.0 if drift.effect is None or drift.effect < thresholds.min_effect else drift.p_value

@@ -54,6 +54,9 @@ def write(
 
     The version's tag in MLflow is set to the new file, except if a promotion has set the tag and that file still exists.
 
+    :param ref: the foreign version
+    :param contract: the model contract (features, label, ML task)
+    :param profile: a :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON
     :return: the SHA-256 hash of the file, which is also the file's name
     """
     found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
@@ -71,7 +74,7 @@ def write(
 def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    :raises ModelFormatError: the version has no contract, or its contract cannot be read
+    :raises ModelFormatError: the version has no contract, or the contract cannot be read
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):

@@ -42,6 +42,7 @@ def write(folder: Path, explanation: Explanation) -> None:
 def draw(folder: Path, explanation: Explanation) -> list[Path]:
     """Plot the importance of the terms, and the shape functions of the most important terms.
 
+    :param folder: the folder for the PNG files
     :return: the PNG files
     """
     shapes = [term for term in explanation.terms if term.curve or term.surface]

@@ -1,7 +1,7 @@
 """Compute permutation importance (L. Breiman, "Random Forests", 2001).
 
 The importance of a feature is how much a metric degrades when the values of this feature are shuffled over the rows.
-Correlated features share their importance, so each of them may look unimportant.
+Correlated features share their importance, so each of these features may look unimportant.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ def measure(
 ) -> dict[str, float]:
     """Measure the permutation importance of each feature on a random sample of at most :data:`ROWS` rows.
 
+    :param model: the model, which predicts the sample again for each shuffled feature
     :param truth: the labels, shape (n,)
     :param take: function that takes column names and ascending row positions and returns these columns of these rows
+    :param metric: the metric whose degradation is measured
     :return: by feature name, the degradation of the metric in the unit of the metric. The dict is empty if the metric
         cannot be measured on the sample
     """

@@ -73,6 +73,10 @@ def export(
 ) -> Export:
     """Export ``model`` in float32, or in float64 if float32 is too coarse and float64 is closer to the model.
 
+    :param model: the fitted model
+    :param contract: the model contract, which defines the features and the classes
+    :param train: split part `train`, to which the model was fitted
+    :param test: split part `test`, on which the export is compared with the model
     :param progress: function that writes a message to the task's log
     :raises ModelFormatError: the model cannot be exported, or the predictions of the export differ from those of the
         model in float32 and in float64
@@ -126,6 +130,8 @@ def compare(
     :param expected: output of the model, shape (n, k) with n > 0. The columns are probabilities in the order of the
         contract's classes, or for a regression the value (k = 1)
     :param answers: output of the export, same shape as ``expected``
+    :param contract: the model contract, with the classes and the decision threshold
+    :param precision: precision of the export
     """
     difference = _difference(expected, answers)
     largest = float(difference.max())
@@ -148,6 +154,8 @@ def other_labels(model: FittedModel, contract: ModelContract, frame: pd.DataFram
 
     The label by the contract is the class with the largest probability. For a binary model, the decision threshold of
     the contract chooses the class. Rows with a tie are not counted.
+
+    :param frame: the features of n rows
     """
     own = model.labels(frame)
     if own is None:

@@ -15,6 +15,7 @@ def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) 
     :param estimator: a fitted classifier with ``predict_proba``, or a pipeline or search with such a classifier as its
         last step
     :param classes: the two labels, in the order of the probability columns
+    :param positive: label of the positive class
     :param name: name of the model in errors
     :raises ModelFormatError: the estimator applies its threshold to ``decision_function`` instead of probabilities
     """

@@ -27,6 +27,7 @@ SAMPLE_ROWS = 100_000
 def read_part(dataset: Dataset, part: str, sample: int | None = None) -> TrainingData:
     """Read one split part of the training set.
 
+    :param dataset: the training set
     :param part: name of the split part, such as ``train``
     :param sample: approximate number of rows to read features from, spread over the split part; by default all rows.
         The labels are always read from all rows
@@ -64,7 +65,9 @@ def _sample(dataset: Dataset, part: str, names: list[str], rows: int) -> pa.Tabl
 def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any]:
     """Convert labels to float64 (regression) or to int64 or text (classification).
 
+    :param column: the labels of n rows
     :param where: description of the label column, which starts the error message
+    :return: shape (n,)
     :raises TrainingError: a label is null, infinite, or not valid for the ML task
     """
     values = column.combine_chunks()
@@ -122,6 +125,7 @@ def new_contract(dataset: Dataset, data: TrainingData, model: FittedModel) -> Mo
 def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
     """Check that a model can be trained and measured on the split parts.
 
+    :param dataset: the training set, which the errors name
     :param parts: the split part ``train``, and optionally others, by name
     :raises TrainingError: a split part has no rows, infinite values or labels that do not occur in `train`, a feature
         has no values, or the labels do not fit the ML task. The error names the split part or the column

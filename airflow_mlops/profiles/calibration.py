@@ -1,8 +1,8 @@
 """The relation between scores and labels, learned on the held-out split part `test` and stored in the model's profile.
 
-Performance estimation without labels uses this relation. For classification it is a calibration: a logistic regression
-on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive class
-(binary models) or of a correct prediction (multiclass models). The covariance of the coefficients measures the
+Performance estimation without labels uses this relation. For classification the relation is a calibration: a logistic
+regression on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive
+class (binary models) or of a correct prediction (multiclass models). The covariance of the coefficients measures the
 uncertainty of the calibration. For regression the relation is a loss model: the mean errors of the held-out rows, in
 bins of similar predictions.
 """
@@ -90,7 +90,7 @@ class ProbabilityCalibration(Model):
 
 
 class LossModel(Model):
-    """The errors of a regression model in k bins of its predictions, each with about the same number of held-out rows.
+    """The errors of a regression model in k bins of predictions. Each bin has about the same number of held-out rows.
 
     :param edges: boundaries between the bins, ascending, shape (k - 1,); a bin includes its upper edge
     :param rows: held-out rows in each bin, shape (k,)

@@ -58,7 +58,7 @@ class Number(Model):
 
 
 class Category(Model):
-    """The encoding of a text or boolean feature. Each value is encoded as its share of rows at training, standardised.
+    """The encoding of a text or boolean feature: the standardised share of rows with each value at training.
 
     :param shares: shares of rows of the frequent values; all other values have the share 0
     :param missing: share of null rows, which form a separate category

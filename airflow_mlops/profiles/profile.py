@@ -47,14 +47,15 @@ class ModelProfile(Model):
     """The profile of a model, with which monitoring compares windows.
 
     The profile is stored with the model as ``mlops/profile.json``. For a model that this package did not train,
-    EvaluateOperator computes the profile from the dataset on which it measures the model. Profiles that early versions
-    of this package stored lack the field ``calibration`` and the fields after it.
+    EvaluateOperator computes the profile from the evaluation dataset. Profiles that early versions of this package
+    stored lack the field ``calibration`` and the fields after it.
 
     :param features: profile of the features in the split part `train`
     :param scores: profile of the column ``score``, predicted for the held-out split part `test`
     :param watched: profile of columns of the split part `train` that are not features: event time, text, timestamps and
         embeddings
-    :param calibration: the relation between scores and labels; ``None`` if the held-out rows do not determine it
+    :param calibration: the relation between scores and labels; ``None`` if the relation cannot be learned from the
+        held-out rows
     :param labels: profile of the column ``label`` of the held-out rows
     :param multivariate: reconstruction of the features by principal components; ``None`` if fewer than two features can
         be used

@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 
 
 class Cut(Model):
-    """The segments of one feature. The last segment holds the rows without a value.
+    """The segments of one feature. The last segment contains the rows without a value.
 
     :param edges: boundaries between the segments of a numeric feature, ascending; a segment includes its upper edge
     :param whole: whether all values of a numeric feature are integers
@@ -152,8 +152,8 @@ def tally(
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
     :param cuts: the segments by feature name
-    :param batches: features of n rows. A feature is left out if it is absent, or if its kind differs from the kind at
-        training
+    :param batches: features of n rows. A feature is left out if the column is absent, or if the kind of the column
+        differs from the kind at training
     :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
         the variance of a segment is not finite
     """

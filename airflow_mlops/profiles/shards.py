@@ -57,6 +57,7 @@ def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
     """Store the profile of a shard.
 
     :param name: name of the dataset
+    :param shard: the profile of the shard
     :return: a reference to the stored profile
     """
     data = gzip.compress(shard.model_dump_json().encode(), mtime=0)
@@ -68,7 +69,7 @@ def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
 def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
     """Read the stored profile of a shard.
 
-    :raises DatasetNotFoundError: the store does not hold the profile
+    :raises DatasetNotFoundError: the profile is not in the store
     :raises DatasetCorruptError: the profile was changed, or an incompatible version of this package wrote it
     """
     key = _key(ref.name, ref.id)

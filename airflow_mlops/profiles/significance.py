@@ -1,9 +1,9 @@
 """Two-sample significance tests of the hypothesis that both samples come from the same distribution.
 
-Both samples are given as row counts in the same bins. Instead of bins there may be points on an axis or values of
-a category. Where no formula is accurate, the null distribution is simulated by a permutation test: the samples are
-pooled, and rows are assigned to them at random, so the counts per bin are multivariate hypergeometric. Simulations are
-seeded, so the same profiles have the same p-values.
+Both samples are given as row counts in the same bins. A bin can also be a point on an axis or a category. Where no
+formula is accurate, the null distribution is simulated by a permutation test: the samples are pooled, and rows are
+assigned to them at random, so the counts per bin are multivariate hypergeometric. Simulations are seeded, so the same
+profiles have the same p-values.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def cucconi(pair: Pair) -> float:
 def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
     """Compute the centred scores of each point, shape (k, 2).
 
-    :return: the scores; and the pseudo-inverse of their covariance with its rank, or ``None`` if all rows are tied
+    :return: two items: the scores, and a pair of the pseudo-inverse of the covariance of the scores and the rank of
+        this matrix. The second item is ``None`` if all rows are tied
     """
     share = pair.total / pair.total.sum()
     ranks = np.cumsum(share) - share / 2 - 0.5
@@ -184,6 +185,8 @@ def chi_square(pair: Pair) -> float:
     Bins are merged, beginning with the rarest, until at least five rows of the smaller sample are expected in each (W.
     Cochran, "Some Methods for Strengthening the Common chi-square Tests", Biometrics 10, 1954). If fewer than 50 rows
     are expected in a merged bin, the null distribution is simulated.
+
+    :param pair: the row counts of the two samples in k bins
     """
     from scipy import special
 
@@ -232,8 +235,8 @@ def unseen_values(pair: Pair) -> float:
     """Compute the p-value of the number of unseen rows (rows of the window with a value new to the reference).
 
     If the samples are pooled and rows are assigned to them at random, a value is unseen if all its rows fall into the
-    window. The null distribution of the number of unseen rows is simulated. Values are treated as independent, which
-    neglects only that the total number of rows is fixed.
+    window. The null distribution of the number of unseen rows is simulated. The simulation treats values as
+    independent. It therefore ignores that the total number of rows is fixed.
 
     :param pair: the row counts of the two samples for each of k values, integers
     """
@@ -264,6 +267,7 @@ def _log_choose(rows: float, chosen: Floats) -> Floats:
 def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]) -> list[float]:
     """Compute permutation p-values of distance measures, with a resolution of 0.001.
 
+    :param pair: the row counts of the two samples in k bins
     :param functions: functions that take two arrays of shape (draws, k), the counts of the reference and of the window,
         and return the distances, shape (draws,)
     :return: the p-value of each function
@@ -282,6 +286,9 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     After Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal Statistical Society
     B 57 (1995). If nothing has changed and the tests are independent, the probability that any adjusted p-value is at
     most ``a`` is ``a``.
+
+    :param p_values: p-values of the tests, in any order
+    :return: the adjusted p-values, in the same order
     """
     values = np.asarray(p_values, dtype=float)
     order = np.argsort(-values)

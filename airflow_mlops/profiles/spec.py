@@ -11,7 +11,7 @@ from airflow_mlops.core.base import Model, Name
 
 
 class ProfileRef(Model):
-    """A reference to the stored profile of a dataset or of one of its shards. It is small enough for XCom.
+    """A reference to the stored profile of a dataset or of one of its shards. The reference is small enough for XCom.
 
     :param name: name of the dataset
     :param id: SHA-256 of the stored file

@@ -36,8 +36,8 @@ def model_profile(
     Memory for the features does not grow with the number of rows.
 
     :param training: function that streams the features of the split part `train`; called twice
-    :param held_out: function that streams the features of the held-out rows. If no rows are held out, it is ``None``,
-        and the rows of ``training`` are used instead
+    :param held_out: function that streams the features of the held-out rows. ``None`` if no rows are held out; the rows
+        of ``training`` are then used instead
     :param contract: model contract (features, label, ML task)
     :param truth: labels of the held-out rows, shape (n,)
     :param predictions: predictions for the same rows

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def with_watched_columns(
     known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str
 ) -> tuple[ModelProfile, ModelContract]:
-    """Add the profiles of the watched columns to a model's profile, and their names to its contract.
+    """Add the profiles of watched columns to a model's profile, and the names of these columns to the model's contract.
 
-    Watched columns are the event time and further timestamps, dates, embeddings and free text that are neither
-    features nor label nor keys. Keys are excluded because they identify rows, so new values are expected.
+    Watched columns are the event time and further timestamps, dates, embeddings and free text that are neither features
+    nor label nor keys. Keys are excluded because keys identify rows, so new values are expected.
 
     :param known: the model's profile
     :param contract: model contract (features, label, ML task)

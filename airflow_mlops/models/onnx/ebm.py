@@ -33,8 +33,8 @@ def to_onnx(ebm: Any, features: Sequence[FeatureColumn]) -> ModelProto:
 
     :param ebm: a fitted ExplainableBoostingClassifier or ExplainableBoostingRegressor
     :param features: the features that the EBM was fitted to. A feature that no term uses does not become an input
-    :raises ModelFormatError: the EBM was fitted to columns that are not features, it treats a text feature as numeric or a
-        numeric feature as text, or its link function is not supported
+    :raises ModelFormatError: the EBM was fitted to columns that are not features, treats a text feature as numeric or a
+        numeric feature as text, or has a link function that is not supported
     """
     import onnx
     from onnx import helper
@@ -57,6 +57,7 @@ def bins(ebm: Any, feature: int, width: int) -> Any:
     The bins of a feature in main effects may differ from the bins of the same feature in interactions. Bins are
     numbered from 1.
 
+    :param ebm: a fitted EBM
     :param feature: position of the feature
     :param width: number of features in the term, 1 for a main effect and 2 or more for an interaction
     :return: text feature: ``{text: bin}``; numeric feature: the ascending cuts between the bins. A value equal to a cut

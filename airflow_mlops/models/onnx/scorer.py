@@ -1,4 +1,4 @@
-"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from it."""
+"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from the file."""
 
 from __future__ import annotations
 
@@ -153,6 +153,7 @@ def has_contract(folder: Path) -> bool:
 def read_contract(folder: Path) -> ModelContract:
     """Read the model contract (features, label, ML task) in a model's folder.
 
+    :param folder: the downloaded files of the version
     :raises ModelFormatError: the folder has no contract, or the contract is invalid
     """
     file = Path(folder) / CONTRACT_FILE

@@ -51,6 +51,9 @@ _ESTIMATORS = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.ca
 def describe(folder: Path, name: str) -> Model:
     """Read the model's ``MLmodel`` file.
 
+    :param folder: the files of the model version
+    :param name: name of the model in errors, such as ``delays v3``
+    :return: the content of ``MLmodel``, such as signature and flavours
     :raises ModelFormatError: the folder is not an MLflow model, or the model has no flavour ``python_function``
     """
     from mlflow.models import Model
@@ -74,6 +77,7 @@ def load_answer(folder: Path, name: str, description: Model, *, allow_pyfunc: bo
 
     :param folder: the files of the model version
     :param name: name of the model in errors, such as ``delays v3``
+    :param description: the content of ``MLmodel``, from :func:`describe`
     :param allow_pyfunc: whether code in the model's files may run
     :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
     """

@@ -154,6 +154,7 @@ def load(folder: Path, name: str, target: Target, *, allow_pyfunc: bool) -> Pyfu
 
     :param folder: the downloaded files of the version, see :func:`airflow_mlops.registry.versions.download`
     :param name: name of the model in errors, such as ``delays v3``
+    :param target: the dataset on which the model is measured, and the label
     :param allow_pyfunc: whether code in the model's files may run
     :raises ModelFormatError: the model cannot be loaded, or loading it would run code and ``allow_pyfunc`` is false
     :raises SchemaError: the model has no signature, or the dataset does not match the signature

@@ -18,5 +18,5 @@ _MODULES = {
 
 
 def trainer_module(kind: str) -> ModuleType:
-    """Import the trainer module for ``kind``. Its function ``fit`` trains the model."""
+    """Import and return the trainer module for ``kind``. The function ``fit`` of this module trains a model."""
     return importlib.import_module(_MODULES[kind])

@@ -49,7 +49,8 @@ class TrainingRun:
     :param part: name of the split part to train on, such as ``train``
     :param checkpoint: key of the checkpoint in the artifact store; the same on every retry of the task
     :param progress: function that writes a message to the task's log
-    :param log: function that writes the metrics of one epoch to the MLflow run. An exception in it ends the training
+    :param log: function that writes the metrics of one epoch to the MLflow run. An exception in this function ends the
+        training
     :param log_files: function that uploads the files of a folder to the MLflow run, under a given name
     :param finished: function that returns whether another node has already stored the result of the step
     """
@@ -78,7 +79,10 @@ class FittedModel(Protocol):
     packages: list[str]
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Predict probabilities in the order of the classes, shape (n, k), or values for a regression, shape (n, 1)."""
+        """Predict probabilities in the order of the classes, shape (n, k), or values for a regression, shape (n, 1).
+
+        :param frame: the features of n rows
+        """
 
     def threshold(self, positive: Any) -> float:
         """Return the smallest probability of the class ``positive`` from which on the model predicts this class.
@@ -98,11 +102,17 @@ class FittedModel(Protocol):
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         """Export the model to ONNX, with one input per feature. Each input has the name of its feature.
 
+        :param data: split part that provides the names and types of the features
+        :param precision: floating-point type in which the exported model computes
         :raises ModelFormatError: the model cannot be exported in ``precision``
         """
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
         """Write the model in the MLflow flavour of its library into ``folder``, which must not exist.
 
+        :param folder: path of the folder to create
+        :param model: MLflow's description of the model, with its signature
+        :param requirements: pip requirements of the stored model
+        :param example: a few rows as the input example
         :raises ModelFormatError: the model cannot be stored in a format that runs no code when the model is loaded
         """

@@ -14,6 +14,10 @@ from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
 def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
     """Call the user's function, which returns a fitted estimator.
 
+    :param spec: the trainer, with the import path of the function
+    :param data: features and labels of the rows to train on
+    :param seed: seed that is passed to the function
+    :param run: not used
     :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)``
     :raises TrainingError: the function raises an exception, or does not return a fitted estimator
     """

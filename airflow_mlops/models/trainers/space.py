@@ -84,7 +84,7 @@ class CategoricalSpec(Model):
 
     @property
     def labels(self) -> list[Scalar]:
-        """Return each choice as a text or a number, which is how Optuna stores it."""
+        """Return each choice in the form in which Optuna stores choices: a text or a number."""
         return [
             value if value is None or isinstance(value, str | int | float) else _text(value) for value in self.choices
         ]

@@ -58,5 +58,5 @@ def as_arrow(values: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def finite(value: float) -> float | None:
-    """Return ``value``, or ``None`` if it is NaN or infinite, which JSON cannot hold."""
+    """Return ``value``, or ``None`` for NaN and infinite values, which JSON does not support."""
     return value if math.isfinite(value) else None

@@ -30,7 +30,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Projections(Model):
-    """The profile of the embeddings with ``dimension`` components, all of them finite.
+    """The profile of the embeddings with ``dimension`` finite components.
 
     :param dimension: the number of components
     :param norm: profile of the Euclidean norms
@@ -48,8 +48,8 @@ class EmbeddingColumn(Model):
     :param rows: number of rows, including null rows
     :param missing: number of null rows
     :param odd: number of unusable rows. A row is unusable if a component is null, NaN, infinite or too large for single
-        precision, if it has no components, or if its length is not among the four most frequent lengths
-    :param parts: profiles of the usable rows by length, the most frequent length first; at most four
+        precision, if it has no components, or if the number of components is not among the four most frequent numbers
+    :param parts: profiles of the usable rows by number of components, the most frequent number first; at most four
     """
 
     kind: Literal["embedding"] = "embedding"

@@ -92,6 +92,8 @@ class HashedCounts:
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
     """Count the rows of two columns for the values in their common sample.
 
+    :param first: row counts of one column
+    :param second: row counts of the other column
     :return: the share of all distinct values that are in the common sample, and the row count of each value
     """
     both = HashedCounts()

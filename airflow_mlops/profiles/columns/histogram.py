@@ -1,16 +1,16 @@
 """An adaptive histogram that depends on the values alone.
 
 The bits of a double, read as a signed integer, have the same order as the values (after flipping the bits of negative
-numbers). This integer is called the *key* of the value. Dropping the last ``s`` bits of a key gives its bin. A *binade*
-is the range of numbers of one sign between two neighbouring powers of two. In each binade, ``s`` is the smallest shift
-with which the number of occupied bins does not exceed the binade's share of :data:`CAPACITY`. A binade with few
-distinct values leaves the rest of its share to the other binades.
+numbers). This integer is called the *key* of the value. Dropping the last ``s`` bits of a key gives the bin of the key.
+A *binade* is the range of numbers of one sign between two neighbouring powers of two. In each binade, ``s`` is the
+smallest shift with which the number of occupied bins does not exceed the binade's share of :data:`CAPACITY`. A binade
+with few distinct values leaves the rest of its share to the other binades.
 
 With up to ``CAPACITY`` distinct values, each value has its own bin and everything is exact. With more values, the bins
 of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
 
-Further rows can merge bins but never split them, and a merged bin has the rows of both. Bins and counts therefore do
-not depend on the order of rows, on batches, or on how histograms are merged.
+Further rows can merge bins but never split bins, and a merged bin contains the rows of both original bins. Bins and
+counts therefore do not depend on the order of rows, on batches, or on how histograms are merged.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Histogram:
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
         """Return the share of values at or below each of ``points``, shape (n,).
 
-        The share is exact between bins and at their upper ends. Within a bin it is interpolated, with an error below
-        the share of values in this bin.
+        The share is exact between bins and at their upper ends. Within a bin the share is interpolated, with an error
+        below the share of values in this bin.
         """
         at = np.asarray(points, dtype=float)
         index = np.searchsorted(self.lows, at, side="right") - 1
@@ -88,7 +88,7 @@ class Histogram:
     def quantiles(self, ranks: Sequence[float] | Floats) -> Floats:
         """Return the quantiles at ``ranks`` between 0 and 1, shape (n,).
 
-        A quantile is exact if its bin is a single value. Otherwise it is interpolated within the bin.
+        A quantile is exact if its bin is a single value. Otherwise the quantile is interpolated within the bin.
         """
         wanted = np.asarray(ranks, dtype=float) * self.ranks[-1]
         index = np.minimum(np.searchsorted(self.ranks, wanted), len(self.ranks) - 1)

@@ -1,4 +1,4 @@
-"""Exact sums of numbers and of their squares. Because they are not rounded, they do not depend on the order of rows."""
+"""Exact sums of numbers and of squared numbers. Because nothing is rounded, the order of rows does not matter."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Moments:
     """Computes mean and standard deviation of a stream of numbers, correct to the last digit.
 
     Each number of a block is split into digits of 20 bits. Sums of digits, and sums of their products, are integers
-    that doubles hold exactly, so matrix products compute them without rounding. The sums of all blocks are added as
-    Python integers, which are unbounded.
+    that doubles hold exactly, so matrix products compute these sums without rounding. The sums of all blocks are added
+    as Python integers, which are unbounded.
     """
 
     def __init__(self) -> None:

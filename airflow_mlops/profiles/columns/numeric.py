@@ -31,15 +31,14 @@ class NumericColumn(Model):
     :param missing: number of null rows
     :param nan: number of rows with the value NaN
     :param infinite: number of rows with the value infinity or minus infinity
-    :param mean: mean of the finite values, correct to the last digit. All further fields refer to the finite values,
-        too
+    :param mean: mean of the finite values, correct to the last digit. All fields below also refer to the finite values
     :param std: sample standard deviation, correct to the last digit
     :param min: smallest value
     :param max: largest value
     :param edges: edges of at most ten bins with about equal counts: ``min``, quantiles and ``max``. Ties reduce the
         number of bins
     :param counts: exact number of values in each of these bins. A bin includes its upper edge, and the first bin also
-        ``min``. If many values equal ``min``, the first bin has width 0 and holds them
+        ``min``. If many values equal ``min``, the first bin has width 0 and contains these values
     :param total: exact sum of the values, as a hexadecimal literal
     :param squares: exact sum of the squared values, as a hexadecimal literal
     :param histogram: up to 4,096 bins with exact counts, serialised; :meth:`distribution` reads it. Empty without

@@ -1,9 +1,9 @@
-"""Text columns. They are profiled as categories if they have few distinct values, and as free text otherwise.
+"""Text columns. A text column with few distinct values is profiled as categories, any other column as free text.
 
 A column is profiled as categories as long as every value can be kept. As soon as there are too many values, all rows,
-including those that were counted before, are also profiled by length and by words. Whether this happens depends on the
-values alone, and not on their order or on how profiles are merged. Values without spaces (codes, Chinese) are profiled
-by length only.
+including those that were counted before, are also profiled by length and by words. Whether a column is also profiled by
+words depends on the values alone. It does not depend on the order of the values or on how profiles are merged. Values
+without spaces (codes, Chinese) are profiled by length only.
 
 All counts are row counts, not word counts, because the words of one row are not independent of each other.
 """
@@ -44,8 +44,8 @@ class Words(Model):
 
     :param rows: number of rows with at least one word
     :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
-    :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash, and it is
-        identified by this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
+    :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash. The key of a
+        drawn word is this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept
     :param below: only words with a hash below this hash are counted in ``drawn``; ``None`` if all words are counted
     :param frequent: frequent words and their approximate row counts, most frequent first
     """
@@ -160,7 +160,7 @@ class TextCounter:
 
 
 def as_text(column: CategoricalColumn) -> TextColumn:
-    """Convert a categorical profile to a text profile. This is exact, because a categorical profile keeps all values."""
+    """Convert a categorical profile to a text profile. The result is exact, because the profile keeps all values."""
     if isinstance(column, TextColumn):
         return column
     counter = TextCounter()

@@ -15,6 +15,10 @@ from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
     """Fit a pipeline of preprocessing and estimator. An Explainable Boosting Machine is fitted without preprocessing.
 
+    :param spec: the trainer, with the import path of the estimator
+    :param data: features and labels of the rows to train on
+    :param seed: ``random_state`` of the estimator, unless ``params`` sets one
+    :param run: not used
     :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
     :raises TrainingError: the estimator does not suit the ML task, or cannot be fitted to the data
     """

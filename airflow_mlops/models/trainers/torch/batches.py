@@ -103,7 +103,14 @@ class Batches:
 def validation_rows(
     dataset: Dataset, part: str, columns: Sequence[str], validation: float, seed: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that :class:`Batches` holds out for validation, without encoding them."""
+    """Yield the rows that :class:`Batches` holds out for validation, without encoding them.
+
+    :param dataset: the training set
+    :param part: name of the split part to read, such as ``train``
+    :param columns: names of the columns to read
+    :param validation: fraction of the rows that is held out, between 0 and 1
+    :param seed: seed of the training, which determines the held-out rows
+    """
     for group, place in enumerate(dataset.row_groups(part)):
         rows = dataset.read_row_group(place, columns)
         yield rows.filter(pa.array(_held_out(seed, group, len(rows), validation)))

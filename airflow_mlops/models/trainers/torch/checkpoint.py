@@ -42,7 +42,11 @@ class State:
 
 
 def write_checkpoint(store: ArtifactStore, key: str, content: dict[str, Any]) -> None:
-    """Store a checkpoint. The store writes it atomically, so a killed pod never leaves half a checkpoint."""
+    """Store a checkpoint. The store writes files atomically, so a killed pod never leaves half a checkpoint.
+
+    :param key: key of the checkpoint in the artifact store
+    :param content: the state of the training, including tensors
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
     store.write_bytes(key, buffer.getvalue())

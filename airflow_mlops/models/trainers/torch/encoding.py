@@ -31,8 +31,8 @@ class Encoding:
 
     :param means: mean of each numeric feature over its values that are not null, shape (number of numeric features,)
     :param scales: standard deviation of each numeric feature, same shape; 1 for a constant feature
-    :param vocabularies: for each text feature, its texts in the training data, sorted. The category code of a text is its
-        position in this list plus 1
+    :param vocabularies: for each text feature, the sorted list of its texts in the training data. The category code of
+        a text is the position of the text in this list plus 1
     :param label: regression: mean and standard deviation of the label; classification: (0, 1)
     :param rows: number of training rows
     :param repeatable: true, because a row always gives the same inputs
@@ -75,6 +75,9 @@ class Encoding:
     ) -> Encoding:
         """Learn the encoding in one pass over the split part ``part``.
 
+        :param dataset: the training set
+        :param label: name of the label column
+        :param classes: class labels; empty for a regression
         :raises TrainingError: a feature has infinite values, or values beyond single precision
         """
         numeric = [feature.name for feature in features if feature.kind != "string"]

@@ -22,7 +22,12 @@ OPSET = 18
 
 
 def export(network: torch.nn.Module, reader: Reader) -> bytes:
-    """Export to ONNX. The output is ``probabilities`` of the classes, or ``value`` for a regression."""
+    """Export to ONNX. The output is ``probabilities`` of the classes, or ``value`` for a regression.
+
+    :param network: the trained network
+    :param reader: the reader that encoded the training rows
+    :return: the serialised ONNX model
+    """
     import onnx
     from onnx import compose
 

@@ -70,6 +70,8 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
 def run_workers(task: TrainingTask, run: TrainingRun) -> None:
     """Run the training processes of this node with torchrun.
 
+    :param task: the training that every process runs
+    :param run: the log functions, which this process calls for the training processes
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """

@@ -100,6 +100,9 @@ class Reader(Protocol):
 def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArray[np.int64]:
     """Return the position of each row's label in ``classes``.
 
+    :param label: name of the label column
+    :param classes: the class labels
+    :return: int64, shape (n,)
     :raises TrainingError: a label is null
     """
     values = column(data, label)

@@ -36,6 +36,8 @@ class TrainingTask:
 def make_network(spec: TorchTrainerSpec, reader: Reader) -> torch.nn.Module:
     """Create the untrained network.
 
+    :param spec: the trainer, with the import path and the ``params`` of the network
+    :param reader: the reader, which determines the numbers of inputs and outputs
     :raises SpecError: the module does not exist, or does not accept the parameters
     :raises TrainingError: the module does not return a ``torch.nn.Module``
     """

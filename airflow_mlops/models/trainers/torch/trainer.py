@@ -36,6 +36,11 @@ def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun)
 
     A retry continues from the last checkpoint. On a CPU, the retry gives the same result as an uninterrupted training.
 
+    :param spec: the trainer, with the settings of the training
+    :param data: features of a sample of the rows, and labels of all rows. The training streams all rows from the
+        training set
+    :param seed: seed of the weights, the order of the rows and the dropout
+    :param run: the training set, the checkpoint and the log functions
     :raises SpecError: the module or the device does not exist
     :raises TrainingError: the network cannot be created or trained, or its loss is infinite or NaN
     """

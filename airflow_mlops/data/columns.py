@@ -1,4 +1,4 @@
-"""Names and definitions of columns that several stages use. Specs import this module, so it imports nothing heavy."""
+"""Names and definitions of columns that several stages use. Specs import this module, so it must import quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ LABEL, LABEL_AT = "label", "label_at"
 
 
 def reserved_message(names: Iterable[str], where: str) -> str | None:
-    """Describe the columns with the name of a column that scoring or the join of labels adds; ``None`` if there are none.
+    """Return an error message if a column has a reserved name, otherwise ``None``.
+
+    Reserved are the names of the columns that scoring and JoinLabelsOperator add to predictions.
 
     :param names: names of features, keys, event time and watched columns
     :param where: the start of the message, such as ``Dataset 'rows'``
@@ -25,7 +27,8 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
         return None
     return (
         f"{where} has the column {', '.join(map(repr, taken))}, but predictions, which copy this column, have a column of "
-        "their own with this name. Rename it where the data is ingested, in SQL with `AS`, or in Feast with `field_mapping`."
+        "their own with this name. Rename the column where the data is ingested, in SQL with `AS`, or in Feast with "
+        "`field_mapping`."
     )
 
 

@@ -1,6 +1,6 @@
-"""The syntax of expressions over columns: Python's, without function calls, and with pandas' backticks around names.
+"""Parser of expressions over columns. The syntax is that of Python without function calls.
 
-A name that is not a Python identifier, such as ``arrival delay``, is written between backticks, as in
+A column name that is not a Python identifier, such as ``arrival delay``, is written between backticks, as in
 :meth:`pandas.DataFrame.query`. A backtick inside a name is doubled.
 """
 
@@ -27,8 +27,8 @@ _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`(?P<name>(?:[^`]|`
 class Expression:
     """A parsed expression.
 
-    :param tree: Python's syntax tree of the expression. Names between backticks are replaced by other identifiers
-    :param names: the column of each identifier in the tree
+    :param tree: Python's syntax tree of the expression. Each name between backticks is replaced by a new identifier
+    :param names: name of the column by identifier in the tree
     """
 
     tree: ast.expr
@@ -40,12 +40,12 @@ class Expression:
         return sorted({self.column(node) for node in ast.walk(self.tree) if isinstance(node, ast.Name)})
 
     def column(self, node: ast.Name) -> str:
-        """Return the column that a name in the tree stands for."""
+        """Return the name of the column that an identifier in the tree stands for."""
         return self.names[node.id]
 
 
 def parse(expression: str) -> Expression:
-    """Parse an expression.
+    """Parse the text of an expression over columns.
 
     :raises SpecError: ``expression`` contains syntax that is not supported
     """

@@ -45,9 +45,11 @@ def columns(expression: str) -> list[str]:
 def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     """Evaluate ``expression`` for every row of ``data``.
 
+    :param data: the rows. They must have all columns that the expression uses
     :return: an Arrow array with one value per row
     :raises SpecError: ``expression`` contains syntax that is not supported
-    :raises SchemaError: a column is absent, an operator does not support its type, or a result exceeds int64
+    :raises SchemaError: a column is missing, an operator does not support the type of a column, or a result exceeds
+        int64
     """
     parsed = parse(expression)
     try:
@@ -97,7 +99,7 @@ def _evaluate(node: ast.expr, expression: Expression, data: pa.Table | pa.Record
 
 
 def _same_scale(left: Any, right: Any) -> list[Any]:
-    """Give two decimals the same number of decimal places, without more digits than Arrow supports."""
+    """Convert two decimals to a common number of decimal places, or to doubles if Arrow has no decimal that large."""
     if not (pa.types.is_decimal(left.type) and pa.types.is_decimal(right.type)):
         return [left, right]
     kind = common_type(left.type, right.type)
@@ -110,7 +112,8 @@ def _same_scale(left: Any, right: Any) -> list[Any]:
 def _column(name: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     if name not in data.schema.names:
         raise SchemaError(
-            f"The expression uses the column {name!r}, which is absent. Use one of: {', '.join(data.schema.names)}."
+            f"The expression uses the column {name!r}, which is absent from the data. Use one of: "
+            f"{', '.join(data.schema.names)}."
         )
     column = data.column(name)
     if pa.types.is_floating(column.type):
@@ -119,5 +122,5 @@ def _column(name: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.Chunked
 
 
 def _widened(value: Any) -> Any:
-    """Cast integers to int64, because 5 - 10 of an unsigned column is -5."""
+    """Cast integers to int64, so that 5 - 10 is -5 for unsigned columns too."""
     return pc.cast(value, pa.int64()) if pa.types.is_integer(value.type) else value

@@ -1,4 +1,4 @@
-"""Converts Arrow tables to pandas without rounding ids."""
+"""Conversion of Arrow tables to pandas that does not round ids."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LARGEST_EXACT = 2**53
 
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
-    """Convert a table to a DataFrame whose numbers are those of the table.
+    """Convert a table to a DataFrame without changing large integers.
 
-    By default pandas converts integers with nulls to doubles, which changes ids beyond 2**53. They become ``Int64`` or
-    ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Only decimals of more
-    than 15 digits without a fraction, which are ids, become Python integers.
+    pandas converts integers with nulls to doubles by default, which changes ids beyond 2**53. Such columns become
+    ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
+    of whole decimals beyond 2**53 are usually ids, and become Python integers.
     """
     import pandas as pd
 

@@ -1,9 +1,9 @@
-"""Columns of moments: the only module that converts Arrow columns to points in time.
+"""Conversion of Arrow columns to points in time. No other module converts them.
 
-Timestamps of any unit and time zone, dates (which mean midnight) and ISO 8601 text (:mod:`airflow_mlops.core.moments`)
+Timestamps of any unit and time zone, dates (read as midnight) and ISO 8601 text (:mod:`airflow_mlops.core.moments`)
 become ``timestamp[us, tz=UTC]``. Values without a time zone are read as UTC. One column may have values with and without
-a time zone. Nanoseconds are rounded down to microseconds, unless a function says otherwise. Values before the year 1 or
-after the year 9999 are errors. No value wraps around.
+a time zone. Nanoseconds are rounded down to microseconds, unless a function says otherwise. A value before the year 1
+or after the year 9999 raises an error. Integer overflow does not occur.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Instants(NamedTuple):
 
     :param micros: microseconds since 1970, int64
     :param nanos: further nanoseconds, int64; ``None`` if they are all 0
-    :param naive: boolean array that is true for values without a time zone; or one boolean for all values
+    :param naive: boolean array that is true for values without a time zone, or one boolean for the whole column
     """
 
     micros: Any
@@ -51,7 +51,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_utc(values: Any, what: str, *, round_up: bool = False, first_row: int = 0) -> Any:
-    """Convert a column to moments.
+    """Convert a column to points in time in UTC.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
     :param what: subject of error messages: the column and its origin, such as ``Column 'time' of dataset flights``
@@ -72,12 +72,13 @@ def as_utc(values: Any, what: str, *, round_up: bool = False, first_row: int = 0
 
 
 def ranks(values: Any, what: str) -> pa.Array:
-    """Return the rank of each value of a column in the order of time, exact to the nanosecond.
+    """Rank the values of a column by time, exact to the nanosecond.
 
-    Equal times have the same rank, from 1. Nulls have the rank 0.
+    The earliest time has the rank 1. Equal times have the same rank. Nulls have the rank 0.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
-    :param what: subject of error messages
+    :param what: subject of error messages: the column and its origin
+    :return: an int64 array of the same length
     :raises SchemaError: a value is not a point in time in the years 1 to 9999
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
@@ -91,27 +92,30 @@ def ranks(values: Any, what: str) -> pa.Array:
 
 
 def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
-    """Convert a column to a type of timestamps or dates.
+    """Convert a column to an Arrow timestamp or date type.
 
-    Values without a time zone are read as local times of the time zone of ``kind``, or as UTC if it has none. An hour
-    that occurs twice, at the end of summer time, is read as the first of the two.
+    Values without a time zone are read as local times in the time zone of ``kind``, or as UTC if ``kind`` has no time
+    zone. A local time that occurs twice, at the end of summer time, is read as the first of the two instants.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
-    :param kind: type of timestamps or dates. Nanoseconds are rounded down if its unit is microseconds
-    :param what: subject of error messages
+    :param kind: timestamp or date type. Nanoseconds are rounded down if the unit of ``kind`` is microseconds
+    :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
-    :raises SchemaError: a value is not a point in time in the years 1 to 9999, or ``kind`` cannot hold it: it is no
-        midnight, has a fraction of a second, or is outside the years 1677 to 2262 of nanoseconds
+    :raises SchemaError: a value is not a point in time in the years 1 to 9999, or ``kind`` cannot store it. A date
+        cannot store a time of day, a unit longer than microseconds cannot store smaller fractions, and nanoseconds can
+        only store the years 1677 to 2262
     """
     return _by_chunk(values, lambda array, row: _fit(array, kind, what, row), kind, first_row)
 
 
 def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
-    """Convert integers, in units since 1970, to timestamps.
+    """Convert integers that count time units since 1970 to timestamps.
 
     :param values: an Arrow array or chunked array of integers
-    :param kind: type of timestamps, whose unit is that of the integers
-    :raises SchemaError: a value is outside the years 1 to 9999, or all look like dates, such as 20240305 or 2024
+    :param kind: timestamp type with the unit of the integers
+    :param what: subject of error messages: the column and its origin
+    :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :raises SchemaError: a value is outside the years 1 to 9999, or all values look like dates, such as 20240305 or 2024
     """
 
     def convert(array: pa.Array, row: int) -> pa.Array:
@@ -133,7 +137,7 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
 
 
 def _looks_like_date(numbers: pa.Array) -> pa.Array:
-    """Return whether numbers have the form YYYY or YYYYMMDD, from 1900 to 2100. As seconds, they would be in 1970."""
+    """Return whether each number has the form YYYY or YYYYMMDD, from 1900 to 2100. As seconds, it would be in 1970."""
     month, day = _remainder(_floor_divide(numbers, 100), 100), _remainder(numbers, 100)
     is_day = pc.and_(pc.is_in(month, pa.array(range(1, 13))), pc.is_in(day, pa.array(range(1, 32))))
     return pc.or_(_is_between(numbers, 1900, 2100), pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day))
@@ -224,9 +228,10 @@ def _read(array: pa.Array, what: str, row: int) -> _Instants:
 
 
 def _in_range(ticks: Any, array: pa.Array, what: str, row: int, per_tick: int = 1) -> Any:
-    """Check that all values are in the years 1 to 9999, and return them.
+    """Check that all values are in the years 1 to 9999, and return ``ticks``.
 
     :param ticks: the values of ``array`` in units of ``per_tick`` microseconds since 1970
+    :raises SchemaError: a value is outside these years
     """
     bounds = pc.min_max(ticks).as_py()
     if bounds["min"] is not None:
@@ -238,7 +243,7 @@ def _in_range(ticks: Any, array: pa.Array, what: str, row: int, per_tick: int = 
 
 
 def _read_text(array: pa.Array, what: str, row: int) -> _Instants:
-    """Read text with Arrow and, where Arrow does not know its form, with :func:`parse_instant`."""
+    """Parse a column of text with Arrow or, if Arrow cannot parse a value, with :func:`parse_instant`."""
     if pa.types.is_string_view(array.type):
         array = array.cast(pa.large_string())
     found = _read_simple(array)
@@ -264,7 +269,10 @@ def _read_text(array: pa.Array, what: str, row: int) -> _Instants:
 
 
 def _read_simple(array: pa.Array) -> _Instants | None:
-    """Read text with Arrow. Return ``None`` if a value is not of the form :data:`_ARROW_FORM`, or is refused, such as 24:00."""
+    """Parse a column of text with Arrow.
+
+    The result is ``None`` if a value does not match :data:`_ARROW_FORM`, or Arrow refuses it, such as 24:00.
+    """
     if pc.any(pc.invert(pc.match_substring_regex(array, _ARROW_FORM))).as_py():
         return None
     nanos = None
@@ -283,7 +291,7 @@ def _read_simple(array: pa.Array) -> _Instants | None:
 
 
 def _local(micros: Any, naive: Any, zone: str, array: pa.Array, what: str, row: int) -> Any:
-    """Shift the values without a time zone from local time to UTC.
+    """Convert the values without a time zone from local time in ``zone`` to UTC.
 
     :raises SchemaError: a local time does not exist, because summer time begins
     """
@@ -298,7 +306,8 @@ def _local(micros: Any, naive: Any, zone: str, array: pa.Array, what: str, row: 
     except pa.ArrowInvalid as error:
         raise SchemaError(
             f"{what} is declared with the time zone {zone!r}, which is not known where the step runs "
-            f"({str(error).splitlines()[0]}). Correct its name, or install the time zone database (tzdata)."
+            f"({str(error).splitlines()[0]}). Correct the name of the time zone, or install the time zone database "
+            "(tzdata)."
         ) from None
     naive = naive if isinstance(naive, pa.Array) else pa.repeat(naive, len(micros))
     absent = pc.and_(naive, pc.not_equal(first, last))
@@ -321,7 +330,11 @@ def _remainder(values: Any, divisor: int) -> Any:
 
 
 def _refuse(array: pa.Array, refused: Any, what: str, reason: str, row: int) -> NoReturn:
-    """Raise the error for the first value for which ``refused`` is true."""
+    """Raise an error that names the first value of ``array`` for which ``refused`` is true.
+
+    :param reason: why the value is refused, as a clause such as ``is before the year 1 in UTC``
+    :raises SchemaError: always
+    """
     index = pc.index(refused.fill_null(False), True).as_py()
     # Arrow formats every value, while Python's datetime has only the years 1 to 9999.
     shown = array.slice(index, 1).cast(pa.string())[0].as_py()

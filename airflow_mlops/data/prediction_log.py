@@ -1,16 +1,17 @@
-"""The prediction log: the current and all replaced predictions of each model version for each window.
+"""The prediction log: the current and the replaced predictions of each model version, for each time window.
 
 The log stores no rows itself. It reads the datasets that scoring wrote under one name, for example
-``flight_delays_predictions``. In addition to the layout described in :mod:`airflow_mlops.data.datasets`, such a name has::
+``flight_delays_predictions``. In addition to the layout described in :mod:`airflow_mlops.data.datasets`, the folder of
+such a name contains::
 
     datasets/NAME/files/window=2013-04/version=3/UUID.parquet    one folder for each window and version
     datasets/NAME/slots/WINDOW-MODEL-v3.json                     the current predictions of a version for a window
     datasets/NAME/claims/HASH.json                               the task of a DAG run that may write a slot
 
-A *slot* is identified by a window and a model version, and points at their current predictions. Predictions become part
-of the log's history when their manifest is written, and become current when the slot points at them. If a task crashes
-before that, its predictions are never read as current ones. Its retry writes all rows again and updates the slot, so
-the current predictions contain each row once.
+A *slot* is a pointer to the current predictions of one model version for one window. Predictions belong to the history
+of the log when their manifest is written. They become current when the slot points at them. If a task crashes before it
+updates the slot, its predictions are never read as current predictions. The retry of the task writes all rows again and
+updates the slot, so the current predictions contain each row once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _NO_WINDOW = "__HIVE_DEFAULT_PARTITION__"
 class PredictionLog:
     """Finds and reads the predictions of one model.
 
+    :param store: artifact store with the predictions
     :param model: name of the registered model
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
     """
@@ -49,9 +51,10 @@ class PredictionLog:
     def entries(self, within: Window | None = None) -> list[Manifest]:
         """Return the manifests of all current predictions, ordered by window and version.
 
-        They include manifests of purged predictions.
+        Manifests of purged predictions are included.
 
-        :param within: only windows inside this one; by default all predictions, also those without a window
+        :param within: time window. Only predictions whose window lies completely inside it are returned. By default all
+            predictions are returned, also predictions without a window
         """
         found = []
         for slot, window in slot_windows(self.store, self.name, within).items():
@@ -62,7 +65,10 @@ class PredictionLog:
         return sorted(found, key=_order)
 
     def history(self, within: Window | None = None) -> list[Manifest]:
-        """Return the manifests of all predictions ever written, current and replaced ones, oldest first."""
+        """Return the manifests of all predictions ever written, oldest first. Replaced predictions are included.
+
+        :param within: time window. Only predictions whose window lies completely inside it are returned
+        """
         found = [
             manifest
             for manifest in read_manifests(self.store, self.name)
@@ -74,7 +80,8 @@ class PredictionLog:
     def present(self, within: Window | None = None) -> list[Dataset]:
         """Return the datasets of current predictions that are not purged.
 
-        :raises DatasetPurgedError: all of them are purged
+        :param within: time window. Only predictions whose window lies completely inside it are returned
+        :raises DatasetPurgedError: all current predictions are purged
         """
         entries = self.entries(within)
         readable = [Dataset(self.store, manifest) for manifest in entries if manifest.purged is None]
@@ -83,21 +90,27 @@ class PredictionLog:
             raise DatasetPurgedError(
                 f"All predictions of model {self.model!r}{f' in the window {within.label}' if within else ''} were "
                 f"deleted by PurgePredictionsOperator or `airflow mlops purge`, the last of them on {last:%Y-%m-%d}. If "
-                "you need them, score the window again."
+                "you need the predictions, score the window again."
             )
         return readable
 
     def files(self, within: Window | None = None) -> list[str]:
-        """Return the URLs of the Parquet files with the current predictions."""
+        """Return the URLs of the Parquet files with the current predictions.
+
+        :param within: time window. Only predictions whose window lies completely inside it are returned
+        :raises DatasetPurgedError: all current predictions are purged
+        """
         return [self.store.url_of(file.path) for dataset in self.present(within) for file in dataset.files()]
 
     def arrow(self, within: Window | None = None) -> ds.Dataset:
         """Open the current predictions as one :class:`pyarrow.dataset.Dataset`.
 
-        It has the additional columns ``window`` and ``version``. A column that is absent in some windows is null there.
-        The hashes of the files are not checked.
+        The dataset has the additional columns ``window`` and ``version``. In windows that lack a column of other
+        windows, the column is null. The hashes of the files are not checked.
 
-        :raises SchemaError: a column has different types in different windows
+        :param within: time window. Only predictions whose window lies completely inside it are included
+        :raises DatasetPurgedError: all current predictions are purged
+        :raises SchemaError: the types of a column in different windows have no common type
         """
         import pyarrow as pa
         import pyarrow.dataset as ds
@@ -125,7 +138,12 @@ class PredictionLog:
     def batches(
         self, within: Window | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the current predictions in batches of at most ``batch_rows`` rows."""
+        """Stream the current predictions in batches of at most ``batch_rows`` rows.
+
+        :param within: time window. Only predictions whose window lies completely inside it are read
+        :param columns: columns to read; all by default
+        :raises DatasetPurgedError: all current predictions are purged
+        """
         for dataset in self.present(within):
             yield from dataset.batches(columns=columns, batch_rows=batch_rows)
 
@@ -141,11 +159,13 @@ def folder(window: Window | None, version: int | None = None) -> str:
 
 
 def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dataset], part: str | None) -> str:
-    """Return the name of the slot for a version's predictions.
+    """Return the name of a slot, the pointer to the current predictions of a model version.
 
-    It is derived from the version and the window or, without a window, from the ids of the scored datasets and the
-    split part.
+    The name is derived from the version and the window. Without a window, it is derived from the version, the ids of
+    the scored datasets and the split part.
 
+    :param version: model version that scores
+    :param window: time window of the scored rows; ``None`` if they have no window
     :param datasets: the scored datasets
     :param part: the scored split part (``train`` or ``test``); ``None`` for all
     """
@@ -156,11 +176,11 @@ def slot(version: ModelVersionRef, window: Window | None, datasets: Sequence[Dat
 def claim(
     store: ArtifactStore, name: str, slot: str, datasets: Sequence[Dataset], part: str | None, provenance: Provenance
 ) -> None:
-    """Reserve a slot for a task.
+    """Reserve a slot, the pointer to the current predictions of a model version, for a task.
 
-    No other task of the same DAG run can then replace its predictions by predictions of other rows. The slot can still
-    be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for example with
-    another map index after a clear.
+    In the same DAG run, a different task that scores different rows can no longer replace the predictions of the task.
+    The slot can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows,
+    for example with another map index after a clear.
 
     :param name: name of the dataset of predictions
     :param slot: name of the slot, from :func:`slot`
@@ -180,7 +200,7 @@ def claim(
     other = store.read_json(key)
     if other["task"] != own["task"] and other["rows"] != own["rows"]:
         raise SpecError(
-            f"Task {task!r} would replace the predictions of task {other['task']!r}, which scores other rows of the "
-            f"same window in this DAG run (dataset {name!r}). Set a separate `window` or `name` for each task, "
-            "or score all rows in one task."
+            f"Task {task!r} would replace the predictions of task {other['task']!r} in dataset {name!r}, because both "
+            "tasks score different rows of the same window in this DAG run. Set a separate `window` or `name` for each "
+            "task, or score all rows in one task."
         )

@@ -27,14 +27,16 @@ def prefetch(
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
     Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the main
-    thread, and only between calls into C. The main thread waits in Python, so the timeout of a task and its end by a user
-    take effect while a query runs.
+    thread, and only between calls into C. The main thread waits in Python code, so that a task that times out or is
+    ended by a user stops while a query runs.
 
-    Leaving the block stops the thread, which closes ``batches``. If the thread is waiting for the query, ``cancel`` is
-    called.
+    At the end of the block the thread stops and closes ``batches``. If the thread still waits for the query, ``cancel``
+    is called.
 
-    :param cancel: function that makes the query end with an error, or returns ``False`` if it cannot. It is called in a
-        third thread, and may block
+    :param batches: generator that runs the query and yields its rows
+    :param cancel: function that makes the query end with an error, or returns ``False`` if the query cannot be
+        cancelled. The function is called in a third thread, and may block
+    :param max_bytes: size in bytes of the batches that are read ahead
     """
     queue = _BoundedQueue(batches, max_bytes)
     reader = threading.Thread(target=queue.fill, name="mlops-read", daemon=True)
@@ -49,7 +51,7 @@ def prefetch(
 
 
 def _end(reader: threading.Thread, cancel: Callable[[], object] | None) -> None:
-    """Cancel the query for which the thread waits, and wait for the end of the thread."""
+    """Cancel the query that ``reader`` waits for, and wait until this thread ends or the deadline passes."""
     useless = threading.Event()
 
     def ask() -> None:
@@ -65,7 +67,7 @@ def _end(reader: threading.Thread, cancel: Callable[[], object] | None) -> None:
     while reader.is_alive() and not useless.is_set() and time.monotonic() < deadline:
         reader.join(0.05)
     if reader.is_alive():
-        log.warning("The query could not be cancelled. It ends with this process.")
+        log.warning("The query could not be cancelled. The query ends when this process ends.")
 
 
 class _BoundedQueue:

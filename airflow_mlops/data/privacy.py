@@ -1,4 +1,4 @@
-"""Pseudonymisation of predictions: replaces the values of columns by keyed hashes, and drops columns.
+"""Pseudonymisation of predictions: the values of columns are replaced by keyed hashes, and other columns are dropped.
 
 The hash is HMAC-SHA256 (RFC 2104) with a secret key, the password of an Airflow connection. Equal values have equal
 hashes, so rows can still be counted, grouped and joined. The secret key is not stored with the data. Without the key,
@@ -107,7 +107,7 @@ class Privacy:
     pseudonymizer: Pseudonymizer | None = None
 
     def require(self, columns: Sequence[str], dataset: str) -> None:
-        """Check that all columns to hash or drop exist. A misspelled name would otherwise leave a column readable.
+        """Check that all columns to hash or drop exist. With a misspelled name, a column would stay readable.
 
         :param columns: the columns of the predictions
         :param dataset: name of the scored dataset, for the error message
@@ -120,7 +120,7 @@ class Privacy:
             )
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Hash and drop the columns of ``batch``."""
+        """Return ``batch`` with hashed columns and without dropped columns."""
         kept = [name for name in batch.schema.names if name not in self.dropped]
         arrays = [self._column(name, batch.column(name)) for name in kept]
         fields = [pa.field(name, array.type) for name, array in zip(kept, arrays, strict=True)]
@@ -145,9 +145,9 @@ KEEP_ALL = Privacy()
 
 
 def hashed_or_dropped(details: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hashed and dropped columns of a dataset of predictions.
+    """Return the names of the hashed and dropped columns of a dataset of predictions.
 
     :param details: ``details`` of the dataset's manifest
-    :return: ``hashed`` or ``dropped`` by column
+    :return: for each of these columns, ``hashed`` or ``dropped``
     """
     return {name: reason for reason in ("hashed", "dropped") for name in details.get(reason, ())}

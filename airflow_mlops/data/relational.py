@@ -1,4 +1,4 @@
-"""DuckDB databases with a memory limit, which continue in temporary files when the limit is reached."""
+"""DuckDB databases with a memory limit. DuckDB continues in temporary files when the limit is reached."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @contextmanager
 def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
-    """Open an empty in-memory database. It is closed and its temporary files are deleted at the end of the block.
+    """Open an empty in-memory database. The end of the block closes the database and deletes its temporary files.
 
     Timestamps without a time zone are read as UTC.
 

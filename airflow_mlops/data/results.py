@@ -11,34 +11,39 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 def result_key(step: str, spec: dict[str, Any], provenance: Provenance, series: str = "0") -> str:
-    """Return the key of a step's result.
+    """Return the key of a step's result in the artifact store.
 
-    All retries of a task have the same key. A different spec, or a user who clears the task, changes the key.
+    All retries of a task have the same key. The key changes if the spec changes, or if a user clears the task.
 
     :param step: name of the step
     :param spec: spec of the step as JSON
-    :param series: identifier of the tries that share a result, without hyphens. Each clear of the task begins a series
+    :param provenance: Airflow task that runs the step
+    :param series: identifier, without hyphens, of the tries that share a result. A new series begins when the task is
+        cleared
     """
     folder = f"{task_folder(provenance)}/{provenance.map_index}"
     return f"results/{folder}/{series}-{fingerprint([step, spec])[:16]}.json"
 
 
 def task_folder(provenance: Provenance) -> str:
-    """Return the folder for one task of one DAG run. All mapped instances of the task have the same folder."""
+    """Return the folder of a task in one DAG run. All mapped instances of the task have the same folder."""
     parts = [provenance.dag_id, provenance.run_id, provenance.task_id]
     # quote() keeps ".", so "../" in a run id could leave the folder.
     return "/".join(quote(part, safe="").replace(".", "%2E") for part in parts)
 
 
 def earlier_results(store: ArtifactStore, key: str) -> int:
-    """Count the stored results with the same task and spec, except ``key``. They stem from earlier clears."""
+    """Count the other stored results of the same task and spec. They were written before the task was cleared.
+
+    :param key: key of the task's own result, from :func:`result_key`
+    """
     folder, _, name = key.rpartition("/")
     _, _, own = name.partition("-")
     return sum(found != key and found.endswith(f"-{own}") for found in store.keys(folder)) if own else 0
 
 
 def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
-    """Read the result stored under ``key``. Return ``None`` if there is none, because the step has not finished."""
+    """Read the result stored under ``key``. Return ``None`` if the step has not finished, so that no result exists."""
     try:
         return dict(store.read_json(key))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Row ids, which identify the same row in different datasets."""
+"""Row ids: hashes that identify the same row in different datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Numbers = np.ndarray[Any, Any]
 def identity_columns(dataset: Dataset) -> list[str]:
     """Return the columns that identify a row of a training set.
 
-    They are its keys and event time or, if it has no keys, all columns except the label.
+    These columns are the keys and the event time or, if the training set has no keys, all columns except the label.
     """
     details = dataset.manifest.details
     if keys := details.get("keys"):
@@ -33,7 +33,7 @@ def identity_columns(dataset: Dataset) -> list[str]:
 def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 
-    A row's hash depends only on its own values. Equal values of types with different widths (int32, int64) have the
+    The hash of a row does not depend on other rows. Equal values of types with different widths (int32, int64) have the
     same hash.
 
     :return: an array of uint64 with one hash per row

@@ -1,4 +1,4 @@
-"""Functions that find the datasets that a step reads, and what is recorded about them."""
+"""Functions that find the datasets that a step reads, and describe their windows for the manifest."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _NAMED = 5
 
 
 def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None) -> list[Dataset]:
-    """Open the datasets that references name or selections describe, ordered by time.
+    """Open the datasets that references or selections name, ordered by time.
 
-    Of a dataset that reaches beyond the selected window, only the rows with a time in the window are read.
+    If a dataset reaches beyond the selected window, only the rows with a time in the window are read.
 
-    :param time_column: column with the time of each row, for windows that are cut in two, if neither the selection nor the
-        dataset names one
+    :param chosen: references to datasets, or selections by name
+    :param time_column: column with the time of each row, used if a dataset reaches beyond the window and neither the
+        selection nor the dataset names a time column
     :raises DatasetNotFoundError: there is no such dataset
-    :raises IncompleteWindowError: no dataset covers a part of the selected window
-    :raises SchemaError: a dataset must be cut in two, and it is not known which column has the times
+    :raises IncompleteWindowError: a part of the selected window is not covered by any dataset
+    :raises SchemaError: a dataset reaches beyond the window, and its time column is not known
     :raises SpecError: a dataset is given twice, or the windows of two given datasets overlap
     """
 
@@ -40,9 +41,9 @@ def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None)
 
 
 def select_whole(store: ArtifactStore, chosen: Chosen) -> list[Dataset]:
-    """Open the datasets that references name or selections describe, ordered by time, without cutting any.
+    """Open the datasets that references or selections name, ordered by time, with all their rows.
 
-    The datasets may reach beyond the selected window. The errors are those of :func:`select`.
+    The datasets may reach beyond the selected window. The errors are the same as in :func:`select`.
     """
     return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window))
 
@@ -59,17 +60,17 @@ def _select(store: ArtifactStore, chosen: Chosen, find: _Find) -> list[Dataset]:
 
 
 def select_one(store: ArtifactStore, chosen: Chosen) -> Dataset:
-    """Open the only dataset that a reference names or a selection describes.
+    """Open the dataset that a reference or selection names, for steps that read one whole dataset.
 
     :raises DatasetNotFoundError: there is no such dataset
-    :raises SpecError: the selection describes several datasets, or only some rows of one
+    :raises SpecError: the selection contains several datasets, or only some rows of a dataset
     """
     found = select(store, chosen)
     if len(found) == 1 and found[0].window == found[0].manifest.window:
         return found[0]
     name = found[0].manifest.name
     raise SpecError(
-        f"This step reads one whole dataset, but the selection of {name!r} describes "
+        f"This step reads one whole dataset, but the selection of dataset {name!r} contains "
         f"{_listed([dataset.window for dataset in found if dataset.window])}. Choose the window of one dataset, or map the task "
         "over the windows with .expand(dataset=...)."
     )
@@ -82,16 +83,16 @@ def _selected(store: ArtifactStore, chosen: DatasetSelection, find: _Find) -> li
     if wanted is None and (written := snapshot_keys(store, name)):
         raise SpecError(
             f"Dataset {name!r} has windows and {len(written)} snapshot{'s' if len(written) > 1 else ''} without a window, so "
-            "its name alone does not say which are meant. Set `window` for the windows, or `at` to a time for the snapshot "
-            "that was valid then."
+            "the name alone does not select one of the two. Set `window` to read windows, or set `at` to a time to "
+            "read the snapshot that was valid then."
         )
     try:
         found = find(chosen)
     except DatasetNotFoundError as error:
         if wanted is not None and not window_keys(store, name) and snapshot(store, name) is not None:
             raise DatasetNotFoundError(
-                f"Dataset {name!r} has no windows, because it was written without one. Remove `window` to read the newest "
-                "snapshot, or set `at` to a time for the one that was valid then."
+                f"Dataset {name!r} has only snapshots, because it was written without a window. Remove `window` to "
+                "read the newest snapshot, or set `at` to a time to read the snapshot that was valid then."
             ) from error
         raise
     if wanted is not None and chosen.gaps == "fail":
@@ -110,8 +111,8 @@ def _snapshot(store: ArtifactStore, chosen: DatasetSelection) -> Dataset:
             "first, or correct the name."
         )
     raise DatasetNotFoundError(
-        f"Dataset {chosen.name!r} has no snapshot from before {chosen.at}: the first was written later. Set `at` to a later "
-        "time, or remove it to read the newest snapshot."
+        f"Dataset {chosen.name!r} has no snapshot from before {chosen.at}: its first snapshot was written later. Set "
+        "`at` to a later time, or remove `at` to read the newest snapshot."
     )
 
 
@@ -119,8 +120,9 @@ def _check_complete(name: str, wanted: Window, found: Sequence[Dataset]) -> None
     gaps = missing(wanted, [dataset.window for dataset in found if dataset.window is not None])
     if gaps:
         raise IncompleteWindowError(
-            f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing. Run the task that writes this dataset for the missing windows, correct the window, or set "
-            "gaps='allow' in the selection to read what there is."
+            f"Dataset {name!r} does not cover the whole window {wanted.label}: {_listed(gaps)} is missing. Run the "
+            "task that writes this dataset for the missing windows, correct the window, or set gaps='allow' in the "
+            "selection to read the existing windows only."
         )
 
 
@@ -145,12 +147,15 @@ def _check_distinct(found: Sequence[Dataset]) -> None:
             if first.overlaps(second):
                 raise SpecError(
                     f"Dataset {name!r} is given with the overlapping windows {first.label} and {second.label}, so rows would "
-                    "be read twice. Give only one of them."
+                    "be read twice. Give windows that do not overlap."
                 )
 
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
-    """Return the window from the earliest start to the latest end, or ``None`` if any dataset has no window."""
+    """Return the window from the earliest start to the latest end of all datasets.
+
+    The result is ``None`` if a dataset has no window.
+    """
     windows = [dataset.window for dataset in datasets if dataset.window is not None]
     if not windows or len(windows) < len(datasets):
         return None
@@ -160,9 +165,10 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 
 
 def coverage(datasets: Sequence[Dataset]) -> dict[str, Any]:
-    """Return what a manifest records about the windows of its parents: nothing if they cover its window without a gap.
+    """Describe the gaps between the windows of datasets, for the manifest of a dataset that is computed from them.
 
-    :return: otherwise, ``windows`` with the parts of the window that were there, and ``gaps`` with those that were not
+    :return: empty if there are no gaps. Otherwise ``windows`` with the windows of the datasets, and ``gaps`` with the
+        windows that no dataset covers
     """
     window = window_of(datasets)
     windows = [dataset.window for dataset in datasets if dataset.window is not None]

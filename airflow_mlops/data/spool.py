@@ -1,4 +1,4 @@
-"""Large Arrow tables in a temporary file instead of memory."""
+"""Storage of large Arrow tables in a temporary file instead of memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pyarrow as pa
 def spooled(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Write tables with equal schemas to a temporary file, and map the file into memory as one table.
 
-    The operating system reads pages of the file when they are used, and can release their memory afterwards. The table
-    is valid only inside the block.
+    The operating system loads a page of the file when the page is used, and can release its memory afterwards. The
+    table is valid only inside the block.
+
+    :param tables: at least one table
     """
     iterator = iter(tables)
     first = next(iterator)

@@ -1,4 +1,4 @@
-"""The artifact store: files under an fsspec URL, written atomically."""
+"""The artifact store: files under an fsspec URL that are written atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import StoreError
 
 
 class HashingFile:
-    """A binary file opened for writing, which computes the SHA-256 and the length in bytes of its content."""
+    """A binary file opened for writing that computes the SHA-256 and the length in bytes of the written content."""
 
     def __init__(self, file: BinaryIO, failed: Callable[[OSError], StoreError]) -> None:
         self._file = file
@@ -106,10 +106,10 @@ class ArtifactStore:
 
     @contextmanager
     def create(self, key: str) -> Iterator[HashingFile]:
-        """Open the file ``key`` for writing. It becomes visible when the block ends without an error.
+        """Open the file ``key`` for writing. The file becomes visible when the block ends without an error.
 
         An existing file is replaced atomically. If two writers write the same key at the same time, the file has the
-        complete content of one of them.
+        complete content of one of the two writers.
 
         :raises StoreError: the store is full or cannot be written
         """
@@ -180,9 +180,9 @@ class ArtifactStore:
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write the file ``key`` only if it does not exist.
 
-        If several writers try at the same time, exactly one succeeds.
+        If several writers try to write the file at the same time, exactly one writer succeeds.
 
-        :return: ``True`` if this call wrote the file, ``False`` if the file already existed
+        :return: ``True`` if the file was written, ``False`` if the file already existed
         :raises StoreError: the store is full or cannot be written
         """
         with self._guard(key):
@@ -232,8 +232,8 @@ class ArtifactStore:
             return json.loads(data)
         except ValueError as error:
             raise StoreError(
-                f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore it, or delete "
-                "it and clear the task that wrote it."
+                f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore the file, or "
+                "delete it and clear the task that wrote it."
             ) from error
 
     def exists(self, key: str) -> bool:
@@ -299,7 +299,7 @@ class ArtifactStore:
             self.fs.rm_file(self.path(key))
 
     def sha256(self, key: str) -> str:
-        """Compute the SHA-256 of the content of ``key``, which is read in blocks of 1 MiB."""
+        """Compute the SHA-256 of the content of ``key``. The file is read in blocks of 1 MiB."""
         digest = hashlib.sha256()
         with self.fs.open(self.path(key), "rb") as file:
             while block := file.read(1 << 20):

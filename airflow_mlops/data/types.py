@@ -1,4 +1,4 @@
-"""The column types of datasets. Ingestion converts the types of all sources to them, and all stages can read them.
+"""The column types of datasets. Ingestion converts all columns of a source to these types, and all stages read them.
 
 ========================  ======================================================================================
 stored as                 converted from
@@ -15,8 +15,8 @@ stored as                 converted from
 ``list``, ``struct``      lists and arrays of any kind, maps (as lists of keys and values), structs
 ========================  ======================================================================================
 
-Dictionaries (categoricals) are stored as their values, and ``{}`` without any field as null. All conversions keep the
-value, except that nanoseconds are rounded down to microseconds.
+Dictionaries (categoricals) are stored as their values. A struct without fields is stored as null. All conversions keep
+the value, except that nanoseconds are rounded down to microseconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.moments import UTC, as_type, as_utc, is_text, is_time
 
 DECIMAL_DIGITS = 38
-"""The most digits of a decimal128."""
+"""The maximum number of digits of a decimal128."""
 
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=([^\]]+))?\]$")
 _DECIMAL = re.compile(r"decimal(?:32|64|128|256)?\((\d+), ?(-?\d+)\)$")
@@ -41,7 +41,10 @@ _LIST = re.compile(r"(?:large_)?list<\w+: (.+?)(?: not null)?>$")
 
 
 def find_type(name: str) -> pa.DataType | None:
-    """Find an Arrow type by its name in a manifest or in ``types``. Return ``None`` for unknown names and structs."""
+    """Return the Arrow type with a given name, as in a manifest or in the parameter ``types`` of IngestOperator.
+
+    The result is ``None`` for unknown names and for structs.
+    """
     name = name.strip()
     if found := _TIMESTAMP.match(name):
         return pa.timestamp(found[1], found[2])
@@ -76,7 +79,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
-    """Return the type in which values of the type ``kind`` are stored, or ``None`` if they cannot be stored."""
+    """Return the type in which datasets store values of the type ``kind``, or ``None`` if they cannot store them."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.string() if isinstance(kind, pa.UuidType) else stored_type(kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -124,7 +127,7 @@ def as_stored(values: Any, what: str, *, first_row: int = 0) -> Any:
     :param values: an Arrow array or chunked array
     :param what: subject of error messages: the column and its origin, such as ``Column 'time'``
     :param first_row: number of rows before ``values``, for the row numbers in error messages
-    :raises SchemaError: the type, or a value, cannot be stored
+    :raises SchemaError: the type cannot be stored, or a value cannot be converted
     """
     wanted = stored_type(values.type)
     if wanted is None:
@@ -139,8 +142,8 @@ def as_column(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) 
     """Convert a column to the type ``kind``.
 
     :param values: an Arrow array or chunked array
-    :param kind: any type
-    :param what: subject of error messages
+    :param kind: Arrow type to which the column is converted
+    :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
     :raises SchemaError: a value cannot be converted
     """
@@ -154,10 +157,10 @@ def as_column(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) 
 
 
 def cast(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
-    """Convert a column like :func:`as_column`, but raise Arrow's own error if a value is not converted to a time.
+    """Convert a column like :func:`as_column`, but let Arrow's own errors pass.
 
-    :raises SchemaError: a value is not a point in time
-    :raises pyarrow.ArrowException: another value cannot be converted
+    :raises SchemaError: a value cannot be converted to a point in time
+    :raises pyarrow.ArrowException: a value cannot be converted to a type that is not a time
     """
     if isinstance(values, pa.ChunkedArray):
         chunks, row = [], first_row
@@ -181,7 +184,7 @@ def one_sentence(error: BaseException) -> str:
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """Replace the arrays that only encode other values by these values."""
+    """Decode an extension, dictionary or run-end encoded array to a plain array of its values."""
     if isinstance(values, pa.ExtensionArray):
         return _uuid_text(values.storage) if isinstance(values.type, pa.UuidType) else _plain(values.storage)
     if pa.types.is_dictionary(values.type):
@@ -251,10 +254,10 @@ def _cast_struct(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the stored type that holds the values of both types, or ``None`` if they are columns of different kinds.
+    """Return the type in which datasets can store the values of both types, or ``None`` if there is no such type.
 
-    Text, dictionaries of text and large text are one kind, as are integers of all widths, timestamps of all units, and
-    decimals of all sizes. A column of nulls is of any kind. Integers and decimals are also floats.
+    All text types have a common type, and so have all integers, all decimals, and all dates and timestamps. Integers
+    and decimals have a common type with floats. A column of nulls has a common type with every column.
     """
     left, right = stored_type(one), stored_type(other)
     if left is None or right is None:
@@ -280,9 +283,10 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def is_same_kind(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether two types are types of the same column, in different windows of a dataset.
+    """Return whether a column can have the two types in different windows of one dataset.
 
-    They are if the stored types are equal, if both are integers, both are numbers with decimals, or one is null.
+    This is so if the stored types are equal, if both types are integers, if both are floats or decimals, or if one type
+    is null. Lists and structs must have a common type, see :func:`common_type`.
     """
     left, right = stored_type(one), stored_type(other)
     if left is None or right is None:
@@ -310,20 +314,21 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _digits(kind: pa.DataType) -> tuple[int, int]:
-    """Return the number of digits before and after the decimal point."""
+    """Return the maximum number of digits of a type before and after the decimal point."""
     if pa.types.is_decimal(kind):
         return kind.precision - kind.scale, kind.scale
     return (20 if pa.types.is_uint64(kind) else 19), 0
 
 
 def concatenated(tables: Sequence[pa.Table], what: str, fix: str) -> pa.Table:
-    """Concatenate tables of windows in which the same column may have different types of one kind.
+    """Concatenate tables, and convert columns of different types to their common type.
 
-    A column that is absent in some tables is null there.
+    If a table lacks a column of the other tables, the column is null in the rows of this table.
 
+    :param tables: tables of different windows
     :param what: subject of the error message, such as ``The windows of dataset 'flights'``
     :param fix: last sentence of the error message
-    :raises SchemaError: a column is of different kinds
+    :raises SchemaError: the types of a column have no common type
     """
     if len(tables) == 1:
         return tables[0]
@@ -332,13 +337,13 @@ def concatenated(tables: Sequence[pa.Table], what: str, fix: str) -> pa.Table:
 
 
 def common_schema(schemas: Iterable[pa.Schema], what: str, fix: str) -> pa.Schema:
-    """Return the schema with all columns of ``schemas``, in the types that hold the values of all of them.
+    """Return the schema with all columns of ``schemas``. Columns of different types get their common type.
 
-    Types that are equal in all schemas are kept.
+    A type that is equal in all schemas stays unchanged.
 
-    :param what: subject of the error message
+    :param what: subject of the error message, such as ``The windows of dataset 'flights'``
     :param fix: last sentence of the error message
-    :raises SchemaError: a column is of different kinds
+    :raises SchemaError: the types of a column have no common type
     """
     found: dict[str, pa.DataType] = {}
     for schema in schemas:
@@ -354,8 +359,9 @@ def common_schema(schemas: Iterable[pa.Schema], what: str, fix: str) -> pa.Schem
 
 
 def conformed(data: Any, schema: pa.Schema, what: str) -> Any:
-    """Convert the columns of a table or record batch to those of ``schema``. Absent columns become null.
+    """Convert a table or record batch to ``schema``. Columns that ``data`` does not have become null.
 
+    :param what: subject of the error message, such as ``The windows of dataset 'flights'``
     :raises SchemaError: a value cannot be converted
     """
     if data.schema.equals(schema):
@@ -370,7 +376,7 @@ def conformed(data: Any, schema: pa.Schema, what: str) -> Any:
 
 
 def as_numbers(values: Any) -> Any:
-    """Convert decimals to numbers: to ``int64`` if they have no fraction and fit, otherwise to ``double``.
+    """Convert a column of decimals to ``int64`` if all values are whole and fit, otherwise to ``double``.
 
     Columns of other types are returned unchanged.
     """
@@ -385,9 +391,9 @@ def as_numbers(values: Any) -> Any:
 
 
 def as_doubles(values: Any) -> Any:
-    """Convert decimals or other numbers to the nearest ``double``.
+    """Convert a column of numbers to ``double``. Decimals are converted to the nearest double.
 
-    :raises pyarrow.ArrowInvalid: an integer cannot be represented exactly
+    :raises pyarrow.ArrowInvalid: a double cannot represent an integer of the column exactly
     """
     if pa.types.is_decimal(values.type):
         # Arrow's own conversion is not exact: 106.85 would become 106.85000000000001.
@@ -396,7 +402,7 @@ def as_doubles(values: Any) -> Any:
 
 
 def decimal_text(values: Any) -> Any:
-    """Convert decimals to text without zeros at the end, so equal decimals of different scales have the same text."""
+    """Convert decimals to text without trailing zeros, so that equal decimals have the same text at any scale."""
     return _without_final_zeros(pc.cast(values, pa.string()))
 
 

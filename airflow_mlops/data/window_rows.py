@@ -1,4 +1,4 @@
-"""Selects the rows of a time window by a column of times."""
+"""Selection of the rows whose time lies in a time window."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _DATE = r"^\d{4}-\d\d-\d\d$"
 
 
 def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any:
-    """Return for each time whether it lies in the window, or null if the time is null.
+    """Return for each time whether it lies in the window.
 
-    A date is a day of the window's time zone. Other values are read by :func:`airflow_mlops.data.moments.as_utc`.
+    A date is read as the start of the day in the window's time zone. All other values are read as in
+    :func:`airflow_mlops.data.moments.as_utc`.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
-    :param what: subject of error messages
+    :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :return: an array of booleans, with null for a null time
     :raises SchemaError: a value is not a point in time
     """
     found = _between(as_utc(values, what, first_row=first_row), window.start, window.end)

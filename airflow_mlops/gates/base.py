@@ -1,6 +1,6 @@
 """The base classes of all gates.
 
-This module imports no heavy library, because DAG files that declare gates import it while they are parsed.
+This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """
 
 from __future__ import annotations

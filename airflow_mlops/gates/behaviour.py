@@ -1,4 +1,4 @@
-"""Gates that test how predictions react to a change of one feature, on held-out rows.
+"""Gates that test on held-out rows how predictions react to a change of one feature.
 
 The gates implement the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin and S. Singh, "Beyond
 Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020).

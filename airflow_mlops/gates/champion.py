@@ -23,7 +23,7 @@ class BetterThanChampion(MetricGate):
     Selecting the best of several candidates is a multiple comparison. Bonferroni's correction divides the error
     probability among the candidates, so with n candidates each bound has the confidence ``1 - (1 - confidence) / n``.
     Holm's refinement would select the same winner, because Holm's first step is identical. Bonferroni's bounds hold for
-    all candidates simultaneously, so the verdict can report them.
+    all candidates simultaneously, so the verdict can report all bounds.
 
     :param better_than_champion_by: the margin: a difference of the metric, or a percentage of the champion's value
         (``"2%"``). With a negative margin, the gate is a non-inferiority test: the candidate may be worse by less than

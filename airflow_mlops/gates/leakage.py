@@ -21,7 +21,7 @@ TRAINED_ON = "train"
 
 
 class Leakage(Gate):
-    """A gate that requires that no feature is too predictive, and that the candidate was not trained on held-out rows.
+    """A gate that fails if a feature is too predictive, or if the candidate was trained on held-out rows.
 
     Example: ``{"max_single_feature_score": 0.99}``. BuildTrainingSetOperator checks the features in the same way
     when it builds a training set.

@@ -21,7 +21,7 @@ class OnnxParity(Gate):
     Examples: ``{"max_onnx_difference": 1e-5}``,
     ``{"max_onnx_difference": 1e-6, "quantile": "p99", "label_flips": 0.001}``.
 
-    TrainOperator measured the difference on held-out rows when it exported the model, see
+    TrainOperator measured the difference on held-out rows during the export of the model, see
     :class:`airflow_mlops.core.contract.Parity`. A model that TrainOperator did not train has no ONNX export and passes.
 
     :param max_onnx_difference: the largest allowed difference of the probabilities, or of the predicted value

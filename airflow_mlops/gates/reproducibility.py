@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Reproducible(Gate):
-    """A gate that requires that training again with the same data, code and seed gives the same metrics.
+    """A gate that fails if training again with the same data, code and seed gives different metrics.
 
     Example: ``{"reproducible": true}``.
 

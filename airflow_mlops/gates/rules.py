@@ -2,7 +2,7 @@
 
 A gate is a class with the fields of its declaration and a method ``check(evidence) -> GateResult``. The keys of a
 declaration determine the class, see :data:`GATES`. This module imports no heavy library, because DAG files that declare
-gates import it while they are parsed.
+gates import this module during parsing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | 
     """Return the gates, and add a gate that requires a candidate not to be worse than the champion.
 
     No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or ignore the champion. A
-    gate on slices does not replace the added gate, because slices that are too small for a decision do not fail it.
+    gate on slices is not sufficient, because slices that are too small for a decision do not fail such a gate.
 
     :param metric: name of the compared metric, which is the metric that ranks the candidates
     :param greater_is_better: whether greater values of a custom metric are better

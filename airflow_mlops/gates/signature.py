@@ -1,4 +1,4 @@
-"""A gate that requires the columns of training and scoring data to match."""
+"""A gate that requires scoring data to have the features of the candidate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 1_000
 
 
 class Signature(Gate):
-    """A gate that requires that ScoreOperator can score a given dataset with the candidate.
+    """A gate that fails if ScoreOperator cannot score a given dataset with the candidate.
 
     Example: ``{"can_score": {"name": "flights_to_score", "window": "2013-04"}}``.
 

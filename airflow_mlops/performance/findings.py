@@ -92,8 +92,8 @@ class LossChange(Model):
     :param fallen: number of segments with worse performance
     :param false_alarm_rate: the limit on the expected share of false alarms among the ``fallen`` segments
         (Benjamini-Hochberg). If nothing has changed, at most this share of windows has a false alarm
-    :param min_rise: the smallest rise of a segment's mean loss that counts. For ``roc_auc`` and ``accuracy``, it is an
-        absolute difference, and otherwise a share of the loss at training
+    :param min_rise: the smallest rise of a segment's mean loss that counts. For ``roc_auc`` and ``accuracy``, the rise
+        is an absolute difference. Otherwise, the rise is a share of the loss at training
     :param shifts: one decomposition for each feature, ordered by the absolute value of ``mix``, the largest first
     """
 
@@ -115,7 +115,7 @@ class Change(Model):
     :param window: the first window at the new level
     :param before: the level before ``window``: the mean metric value, or the mean effect of the drift (a share of rows)
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability of at least such a clear change if the level is constant
+    :param p_value: probability of a change that is at least as clear if the level is constant
     """
 
     kind: Literal["performance", "drift"]

@@ -21,7 +21,7 @@ Decision = Literal["healthy", "watch", "retrain"]
 
 
 class Verdict(Model):
-    """The decision about a window and the reasons for it.
+    """The decision about a window and the reasons for the decision.
 
     :param headline: the main reason in at most 90 characters; empty in reports of old versions, which had no headline
     :param details: the facts behind the decision, one sentence each, with numbers and units

@@ -38,7 +38,7 @@ def listed(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
 
 
 def number(value: float) -> str:
-    """Format a metric's value: three decimals, or three significant digits if it is very large or very small."""
+    """Format a metric's value: three decimals, or three significant digits for very large and very small values."""
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100_000 else f"{value:.3g}"
 
 

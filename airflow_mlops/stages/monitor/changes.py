@@ -35,7 +35,7 @@ def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
     Only windows with predictions of the same version are compared, because a different version has different metrics at
     training. Windows whose performance cannot be judged are left out.
 
-    The value that is searched for drift of a feature is the effect, which is a share of rows. The standard error of an
+    For drift of a feature, the search uses the effect of the drift, which is a share of rows. The standard error of an
     effect on n rows is at most ``0.5 / sqrt(n)``. An unchanged feature has a small effect by chance. If a feature has
     not drifted in a window, the effect therefore counts as at most ``min_effect`` of the policy.
 

@@ -110,7 +110,8 @@ def estimated(
 ) -> Estimated:
     """Estimate performance from the scores without labels, and compare the estimate with realised performance.
 
-    :param calibration: the relation between scores and labels on the held-out part, from the version's profile
+    :param calibration: the relation between scores and labels on the held-out split part, from the profile of the
+        version; ``None`` if the profile has no calibration
     :param judged: realised performance; ``None`` if performance cannot be judged. With realised performance, the
         estimate covers the labelled rows only
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model

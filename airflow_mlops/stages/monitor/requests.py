@@ -21,7 +21,7 @@ from airflow_mlops.stages.monitor.report import metrics, page_url
 def request_retraining(findings: Findings, earlier: Sequence[Findings], context: StepContext) -> RetrainingPlan:
     """Decide whether the window requests retraining, and record a new request in the ledger.
 
-    A window makes at most one request, even if it is checked again.
+    A window makes at most one request, even if the window is checked again.
 
     :param earlier: findings of earlier windows, ordered by time
     :raises RegistryError: an entry of the ledger was changed or removed

@@ -105,7 +105,7 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
 
     :param check: the check of the predictions of one version
     :param whole: the check of the predictions of all versions. Age of the rows and label delay are measured on all
-        predictions, because they do not depend on the version
+        predictions, because neither depends on the version
     :param reference: the training reference of the version
     """
     realised = performance.realised(check, reference.contract)

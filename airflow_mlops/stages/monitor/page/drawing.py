@@ -34,7 +34,7 @@ BADGES: dict[Decision, Badge] = {
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """Build an SVG element; children and attributes are escaped unless they are markup.
+    """Build an SVG element. Text in children and attributes is escaped, and markup is not.
 
     :param name: name of the element, such as ``rect``
     :param children: text or elements inside the element

@@ -100,7 +100,10 @@ class PyfuncModel:
         except EvaluationError:
             raise
         except Exception as error:
-            raise EvaluationError(f"{self._name} raised {one_line(error, 300)}") from error
+            raise EvaluationError(
+                f"{self._name} raised {one_line(error, 300)}. The model was called with {len(frame):,} rows. Check that "
+                "the features have the types that the model was trained with, and nulls only where the model accepts nulls."
+            ) from error
 
     def _predictions(self, found: NDArray[Any], rows: int) -> Predictions:
         contract = self.contract

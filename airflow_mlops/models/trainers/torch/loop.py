@@ -145,8 +145,8 @@ class Loop:
                 self._train_epoch()
                 if not state.epoch_rows:
                     raise TrainingError(
-                        f"No row is left for training with validation={spec.validation:g}. Use more rows, or a smaller "
-                        "`validation`."
+                        f"No row of training set {self.task.dataset.manifest.name!r} is left for training with "
+                        f"validation={spec.validation:g}. Use more rows, or a smaller `validation`."
                     )
                 seconds = max(1e-9, time.monotonic() - started)
                 found = {"train_loss": state.epoch_loss / state.epoch_rows}
@@ -260,7 +260,8 @@ class Loop:
         total, seen = self._sum(total, rows)
         if not seen:
             raise TrainingError(
-                "No row is held out for validation. Use more rows, set a larger `validation`, or set validation=0."
+                f"No row of training set {self.task.dataset.manifest.name!r} is held out for validation. Use more rows, set a "
+                "larger `validation`, or set validation=0."
             )
         return total / seen
 

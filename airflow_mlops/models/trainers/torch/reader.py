@@ -103,7 +103,7 @@ def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArr
     :param label: name of the label column
     :param classes: the class labels
     :return: int64, shape (n,)
-    :raises TrainingError: a label is null
+    :raises TrainingError: a label is null, or not in ``classes``
     """
     values = column(data, label)
     if pa.types.is_dictionary(values.type):
@@ -112,5 +112,8 @@ def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArr
         values = pc.cast(pc.cast(values, pa.float64()), pa.int64())
     found = pc.index_in(values, pa.array(classes, values.type))
     if found.null_count:
-        raise TrainingError(f"Label {label!r} is null in some rows. Remove these rows from the training set.")
+        raise TrainingError(
+            f"Label {label!r} is null in some rows, or is not one of the {len(classes)} classes of the training set. Remove "
+            "these rows from the training set."
+        )
     return np.asarray(found.to_numpy(zero_copy_only=False).astype(np.int64))

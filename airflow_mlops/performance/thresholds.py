@@ -17,8 +17,8 @@ class PerformanceThresholds(DriftThresholds):
         :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
-        tolerance is an absolute difference. Otherwise (errors and losses), the tolerance
-        is a share of the value at training
+        tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
+        training
     :param confidence: confidence level of the interval of the metric, from 0.5 to below 1
     :param min_labels: the smallest number of labels for which performance is judged
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1

@@ -1,4 +1,4 @@
-"""The options of CSV files, by their names in pandas.read_csv."""
+"""The options of the CSV format, with the names of ``pandas.read_csv``."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ _ELSEWHERE = {
 
 
 class CsvOptions(Model):
-    """How CSV files are written. The names and meanings are those of ``pandas.read_csv``, except for missing values.
+    """Options of the CSV format. Names and meanings are those of ``pandas.read_csv``, except for missing values.
 
-    An empty cell that is not quoted is null, a quoted one is the empty text, and no other text is null by default.
-    Blank lines are skipped. A byte order mark is recognised, and takes precedence over ``encoding``. A first line
+    An empty cell without quotes is null. An empty cell with quotes is the empty text. No other text is null by default.
+    Blank lines are skipped. A byte order mark sets the encoding, and takes precedence over ``encoding``. A first line
     ``sep=;``, as Excel writes it, sets the separator.
 
     :param sep: character that separates the values of a row; by default a comma
     :param quotechar: character around quoted values; ``None`` if quotes are ordinary characters
     :param doublequote: whether two quotes in a quoted value mean one quote
-    :param escapechar: character before a character that is to be read literally, such as a backslash; by default none
-    :param comment: lines that begin with this character are skipped
+    :param escapechar: escape character, such as a backslash. The character after it is read literally. By default there
+        is no escape character
+    :param comment: first character of comment lines, which are skipped; by default there are no comment lines
     :param skiprows: number of lines to skip at the start of each file
-    :param header: ``0`` if the first row contains the names of the columns, or ``None`` if it does not. By default
+    :param header: ``0`` if the first row contains the column names, ``None`` if the file has no header. By default
         ``None`` if ``names`` is set, otherwise ``0``
-    :param names: names of the columns, instead of those in the file
-    :param encoding: name of a Python codec, such as ``latin-1`` or ``cp1252``; by default UTF-8, or what the byte order
-        mark says
-    :param decimal: decimal point of numbers
-    :param thousands: character between groups of three digits of numbers
-    :param na_values: texts that are read as null where they are not quoted, in addition to the empty text
-    :param true_values: texts that are read as true in a column of type bool, instead of ``true`` and ``1``
-    :param false_values: texts that are read as false in a column of type bool, instead of ``false`` and ``0``
-    :param on_bad_lines: ``error`` (default) to fail if a row has more or fewer values than the header, or ``skip`` to
-        leave out these rows. Their number and lines are logged and recorded in the manifest
+    :param names: column names to use instead of the names in the file
+    :param encoding: name of a Python codec, such as ``latin-1`` or ``cp1252``; by default UTF-8
+    :param decimal: decimal point in numbers
+    :param thousands: character between groups of three digits in numbers; by default there are no groups
+    :param na_values: texts that mean null if they are not quoted, in addition to the empty text
+    :param true_values: texts that mean true in columns of type bool, instead of ``true`` and ``1``
+    :param false_values: texts that mean false in columns of type bool, instead of ``false`` and ``0``
+    :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.
+        ``skip`` leaves out the row. The number of skipped rows and the first line numbers are logged and recorded in
+        the manifest
     """
 
     sep: _Character | None = None
@@ -67,7 +68,7 @@ class CsvOptions(Model):
 
     @property
     def has_header(self) -> bool:
-        """Whether the first row contains the names of the columns."""
+        """Return whether the first row of a file contains the column names."""
         return self.header == 0 or (self.header == "infer" and self.names is None)
 
     @model_validator(mode="before")

@@ -23,22 +23,23 @@ _PLACEHOLDER = re.compile(rf"{_LITERAL}|:(?P<bound>start|end)\b", re.DOTALL)
 
 
 def bind_placeholders(sql: str, names: Mapping[str, str]) -> str:
-    """Replace the placeholders ``:start`` and ``:end`` of a query by a driver's own parameter syntax.
+    """Return a query with the placeholders ``:start`` and ``:end`` replaced by the parameter syntax of a driver.
 
-    :param names: parameter syntax of the driver, for the keys ``start`` and ``end``
+    :param sql: query with the placeholders
+    :param names: text that replaces each placeholder, for the keys ``start`` and ``end``
     """
     return _PLACEHOLDER.sub(lambda found: names[found["bound"]] if found["bound"] else found[0], sql)
 
 
 def placeholders(sql: str) -> set[str]:
-    """Return the names of the placeholders in a query: ``start``, ``end``, both or none."""
+    """Return the names of the placeholders that a query contains: a subset of ``{"start", "end"}``."""
     return {found["bound"] for found in _PLACEHOLDER.finditer(sql) if found["bound"]}
 
 
 class IngestSpec(Spec):
-    """Parameters of ingestion, which reads the rows of a query or of files into a dataset.
+    """Parameters of ingestion, which reads rows from a database query or from files, and writes the rows as a dataset.
 
-    Either ``conn_id`` and ``sql`` or ``files`` must be set.
+    Set either ``conn_id`` and ``sql``, or ``files``.
 
     :param name: name of the dataset to write
     :param window: time window of the rows; ``None`` (default) for a snapshot
@@ -47,15 +48,17 @@ class IngestSpec(Spec):
         (not included)
     :param files: fsspec URLs of files, folders or zip archives, which may contain glob patterns
     :param format: format of the files; by default derived from the suffix of each file name
-    :param time_column: column of the files with the time of each row. Only rows with a time inside ``window`` are
+    :param time_column: column of the files with the time of each row. Only the rows with a time in ``window`` are
         ingested
-    :param csv: how CSV files are written
+    :param csv: options of the CSV format, such as the separator and the encoding
     :param delimiter: short form of the option ``sep`` in ``csv``
     :param null_values: short form of the option ``na_values`` in ``csv``
-    :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it
-    :param columns: columns to ingest; all by default
+    :param record_path: key of the array of records in a JSON file; for a nested array, the list of keys from the
+        outermost to the innermost
+    :param columns: columns to ingest; by default all columns
     :param types: Arrow type by column, for example ``{"dep_delay": "float64", "time_hour": "timestamp[us, tz=UTC]"}``;
-        by default taken from the source. Values without a time zone are local times of the zone of the declared type
+        by default the type comes from the source. A time without a time zone is a local time in the zone of the
+        declared type
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """
@@ -113,9 +116,9 @@ class IngestSpec(Spec):
 class IngestResult(Result):
     """Result of ingestion.
 
-    :param dataset: reference to the dataset of the window
-    :param unchanged: ``True`` if the same rows had already been ingested for the window, so nothing was written
-    :param notes: what readers of the data should know, one sentence each, such as rows that were skipped
+    :param dataset: reference to the dataset, of the ingested window if ``window`` is set
+    :param unchanged: ``True`` if the same rows had already been ingested for the window. No dataset was written then
+    :param notes: sentences for the user about the data, for example how many malformed rows were skipped
     """
 
     dataset: DatasetRef

@@ -1,4 +1,4 @@
-"""Ingests rows from a database or from files into an immutable dataset."""
+"""Reads rows from a database or from files, and writes the rows as an immutable dataset."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ PROGRESS_ROWS = 1_000_000
 
 
 def run(spec: IngestSpec, context: StepContext) -> IngestResult:
-    """Stream the rows of the source into a dataset. The dataset becomes visible when all rows are written.
+    """Read the rows of the source, and write the rows as a dataset. The dataset is visible after all rows are written.
 
     :raises EmptyWindowError: the source has no rows in the window
-    :raises SchemaError: a column of a neighbouring window is absent or has a different type
+    :raises SchemaError: a column of a neighbouring window is absent or has a different type, or a value does not have
+        the type of its column
     :raises SourceError: the source cannot be read
     """
     started = time.monotonic()
@@ -67,7 +68,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
 
 
 def _converted(batches: Iterable[pa.RecordBatch], spec: IngestSpec, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-    """Select and convert the columns of each batch."""
+    """Yield the batches with the columns to ingest, converted to the declared types."""
     row = 0
     for batch in batches:
         if spec.columns is not None:
@@ -85,7 +86,7 @@ def _checked(
     earlier: Manifest | None,
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
-    """Compare the columns with a neighbouring window, before the first batch."""
+    """Yield the batches. Before the first batch, compare the columns with those of a neighbouring window."""
     first = True
     for batch in batches:
         if first and earlier is not None:
@@ -114,12 +115,13 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
 
 
 def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: IngestSpec, context: StepContext) -> None:
-    """Check that the columns and types are those of a neighbouring window.
+    """Check that a window has the columns of a neighbouring window, with types of the same kind.
 
-    Several windows of a dataset are read as one table, which needs equal columns and types of the same kinds.
+    Downstream steps read several windows of a dataset as one table, so the windows need compatible columns. If the user
+    set ``columns``, absent columns are accepted. A type that the user declared in ``types`` is accepted.
 
-    If ``columns`` is set, absent columns are accepted. Types declared in ``types`` are accepted too.
-
+    :param earlier: manifest of the dataset of the neighbouring window
+    :param found: columns of the window that is ingested
     :raises SchemaError: a column disappeared or its type changed
     """
     assert earlier.window is not None  # neighbouring_manifest() only finds datasets with a window
@@ -170,7 +172,7 @@ def _no_rows(spec: IngestSpec) -> str:
         return f"The source of dataset {spec.name!r} ({what}) has no rows. Check the query or the files."
     return (
         f"The source of dataset {spec.name!r} ({what}) has no rows in the window {spec.window.label}. "
-        "Check that the data has arrived, and that its times are in UTC, as the bounds of the window are."
+        "Check that the data has arrived, and that the times of the rows are in UTC, like the bounds of the window."
     )
 
 

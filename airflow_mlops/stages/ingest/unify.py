@@ -1,7 +1,8 @@
-"""Gives all batches of a source the same column types.
+"""Converts all batches of a source to the same column types.
 
-The batches of a source can have different types: a column is null in one file and text in another, or the scale of
-decimals and the types of CSV columns are known only after the last row. Such batches wait in a temporary file.
+The batches of a source can have different types. For example, a column is null in one file and text in another file.
+The scale of decimals and the types of CSV columns are known only after the last row. Until then, the batches are stored
+in temporary files.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ def unified(
     """Convert batches to a common schema.
 
     :param batches: batches with the same columns in the same order
-    :param is_settled: returns after the first batch whether its types are those of all batches. Then no batch waits
-    :param progress: reports columns of numbers that are kept as text
-    :return: the batches, all with the same schema; only valid inside the block
-    :raises SchemaError: a column contains values of different kinds
+    :param types: column types that are known before the first batch
+    :param is_settled: function that is called after the first batch, and returns whether all batches have the types of
+        the first batch. If so, no temporary file is needed
+    :param progress: function that logs a message for each column of numbers that is kept as text
+    :return: the batches, all with the same schema; valid only inside the ``with`` block
+    :raises SchemaError: a column contains values that have no common type
+    :raises ComputeError: the temporary files cannot be written
     """
     iterator = iter(batches)
     columns = _Columns(types)
@@ -61,7 +65,10 @@ def _settled(first: pa.RecordBatch, others: Iterator[pa.RecordBatch], columns: _
 
 
 class _Columns:
-    """The types of the columns, which widen from batch to batch."""
+    """The type of each column: the common type of all batches so far.
+
+    :param types: column types that are known before the first batch
+    """
 
     def __init__(self, types: ColumnTypes) -> None:
         self._types = types
@@ -69,7 +76,12 @@ class _Columns:
         self._text: dict[str, TextColumn] = {}
 
     def widen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Widen the types to those of a batch. Return the batch in the types so far, where it can be converted."""
+        """Widen the column types to include the types of a batch, and return the batch in the types so far.
+
+        Text columns whose types are inferred stay text.
+
+        :raises SchemaError: a column of the batch has no common type with the earlier batches
+        """
         arrays, fields = [], []
         for field, array in zip(batch.schema, batch.columns, strict=True):
             if is_untyped(field):
@@ -88,9 +100,9 @@ class _Columns:
         return self._text[field.name]
 
     def require(self, batch: pa.RecordBatch) -> None:
-        """Check that the types so far can hold the values of a batch.
+        """Check that the values of a batch can be converted to the column types so far.
 
-        :raises SchemaError: a column has a type that differs from the first batch
+        :raises SchemaError: a column has a type that cannot be converted
         """
         for field in batch.schema:
             if not field.type.equals(kind := self._kinds[field.name]) and not self._common(field).equals(kind):
@@ -110,8 +122,9 @@ class _Columns:
         return found
 
     def infer(self, progress: Callable[[str], None]) -> None:
-        """Decide the types of text columns, after all batches.
+        """Set the types of text columns from all of their values, after the last batch.
 
+        :param progress: function that logs a message for each column of numbers that is kept as text
         :raises SchemaError: a column cannot be read as the type that it has in the neighbouring window
         """
         for name, text in self._text.items():
@@ -125,12 +138,12 @@ class _Columns:
             self._kinds[name] = found
             if text.lost is not None:
                 progress(
-                    f"Column {name!r} contains numbers, but is kept as text, because {text.lost!r} cannot be "
-                    f"restored from a number. Declare types={{{name!r}: 'float64'}} to read it as numbers."
+                    f"Column {name!r} contains numbers, but is kept as text, because {text.lost!r} would change if "
+                    f"it was read as a number. Declare types={{{name!r}: 'float64'}} to read the column as numbers."
                 )
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Convert a batch to the final types."""
+        """Return a batch converted to the final column types."""
         arrays = [
             self._text[name].read(array, self._kinds[name], f"Column {name!r}")
             if name in self._text
@@ -147,7 +160,7 @@ class _Columns:
 
 
 class _Spool:
-    """Batches in temporary files. A new file begins when the schema changes."""
+    """Batches in temporary files in ``folder``. A new file begins when the schema of the batches changes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -191,6 +204,11 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 
 def known_types(columns: Iterable[tuple[str, pa.DataType | None]]) -> dict[str, pa.DataType]:
-    """Return the stored types of a neighbouring window's columns, without null columns and types that have no name."""
+    """Return the types in which a dataset stores the columns of a neighbouring window, by name of the column.
+
+    Columns without a value and columns of unknown types are left out.
+
+    :param columns: name and type of each column; the type is ``None`` if it is unknown
+    """
     found = {name: stored_type(kind) for name, kind in columns if kind is not None}
     return {name: kind for name, kind in found.items() if kind is not None and not pa.types.is_null(kind)}

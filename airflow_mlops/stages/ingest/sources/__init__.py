@@ -1,4 +1,4 @@
-"""Sources of rows: databases and files. A source streams Arrow batches, and describes its origin as JSON."""
+"""Sources of rows: database queries and files. A source streams the rows as Arrow batches."""
 
 from __future__ import annotations
 
@@ -17,32 +17,38 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A source of rows, which can be read once."""
+    """A source of rows: a database query or files. A source can be read only once."""
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         """Stream the rows in batches of bounded size.
 
-        :param types: column types that are already known. Sources that would otherwise guess their types use them
+        :param types: column types that are declared or known from another window. A source that cannot determine the
+            type of a column, such as a CSV file, uses these types
         :raises SourceError: the source cannot be read
         """
 
     def is_settled(self) -> bool:
-        """Return whether all batches have the types of the first batch, after which this is called."""
+        """Return whether all batches have the column types of the first batch. Call this after the first batch."""
 
     def cancel(self) -> bool:
-        """Make a blocked query of :meth:`batches` end with an error. A different thread calls this method.
+        """Cancel the query that :meth:`batches` is running in another thread. The query then ends with an error.
 
-        :return: whether the source can do this. A query that cannot be cancelled ends with the process
+        :return: whether the source can cancel a query. Otherwise, the query runs until the process ends
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return the origin of the rows as JSON, without credentials. It is complete after all rows were read."""
+        """Return the origin of the rows for the manifest, as a JSON object without credentials.
+
+        The description is complete only after all rows are read.
+        """
 
 
 def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Create the source that ``spec`` describes, without reading it.
+    """Create the source that ``spec`` describes, without reading from the source.
 
-    :raises ConnectionNotFoundError: the connection is not defined
+    :param connection: function that returns an Airflow connection by its id
+    :raises ConnectionNotFoundError: the Airflow connection is not defined
+    :raises SpecError: the type of the connection names no database
     """
     if spec.files:
         from airflow_mlops.stages.ingest.sources.files import FileSource
@@ -52,7 +58,7 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Create the source of a query, with the database's ADBC driver if it is installed, otherwise with SQLAlchemy."""
+    """Create the source of a query, which uses an ADBC driver if the driver is installed, otherwise SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
     _check_type(info)
@@ -70,7 +76,7 @@ def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _check_type(info: ConnectionInfo) -> None:
-    """Check that the connection's type names a database.
+    """Check that the type of an Airflow connection names a database.
 
     :raises SpecError: the type is ``generic`` or empty
     """

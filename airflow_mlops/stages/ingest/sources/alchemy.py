@@ -1,4 +1,4 @@
-"""Reads databases that have an SQLAlchemy dialect through a server-side cursor, and converts the rows to Arrow."""
+"""Reads the result of a query with SQLAlchemy through a server-side cursor, and converts the rows to Arrow batches."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _POSTGRES_TYPES = """
 
 
 class AlchemySource(QuerySource):
-    """A query that SQLAlchemy runs."""
+    """A query on any database with an SQLAlchemy dialect."""
 
     engine = "SQLAlchemy"
     _cancel: Callable[[], object] | None = None
 
     def is_settled(self) -> bool:
-        """Return ``False``, because the types of each batch are those of its Python values."""
+        """Return ``False``, because the column types of each batch are inferred from the Python values of the batch."""
         return False
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
@@ -111,7 +111,7 @@ class AlchemySource(QuerySource):
     def _postgres_columns(
         self, connection: Connection, parameters: Mapping[str, Any], types: ColumnTypes
     ) -> PostgresColumns:
-        """Describe the columns of the query's result, without running the query for its rows."""
+        """Return the PostgreSQL types of the result's columns, without reading rows of the query."""
         description = f"SELECT * FROM (\n{self.sql}\n) AS mlops_query LIMIT 0"  # noqa: S608
         described = connection.execute(_clause(description), parameters)
         columns: Sequence[Any] = described.cursor.description
@@ -143,9 +143,10 @@ class AlchemySource(QuerySource):
 
 
 def _cancellation(connection: Connection) -> Callable[[], object] | None:
-    """Return a function that cancels the running query of the connection from a different thread.
+    """Return a function that cancels the running query of a connection from a different thread.
 
-    :return: ``None`` if the driver has no such function. The database then notices that the client has gone
+    :return: the function; ``None`` if the driver has no such function. The query then runs until the database notices
+        that the client has disconnected
     """
     from sqlalchemy import text
 
@@ -164,7 +165,7 @@ def _cancellation(connection: Connection) -> Callable[[], object] | None:
 
 
 def _clause(sql: str) -> TextClause:
-    """Convert a query with the placeholders ``:start`` and ``:end`` to one of SQLAlchemy.
+    """Convert a query with the placeholders ``:start`` and ``:end`` to an SQLAlchemy text clause with these parameters.
 
     SQLAlchemy reads ``:name`` as a parameter, so all colons except those of the placeholders are escaped.
     """
@@ -199,7 +200,13 @@ def _batch(
 
 
 def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataType | None) -> pa.Array:
-    """Convert values to the type that Arrow infers. With a type given, Arrow would truncate 1.5 to an integer."""
+    """Convert values to an Arrow array of the type that Arrow infers.
+
+    The type in a neighbouring window (``earlier``) is used only if no number changes. Arrow itself would truncate 1.5
+    to an integer if the integer type was given.
+
+    :raises SchemaError: the values have several types
+    """
     declared = types.declared.get(name)
     if declared is not None and is_time(declared):
         # Times are read as text, which is converted to the declared type later.
@@ -244,7 +251,7 @@ def _large_integers(values: list[Any]) -> pa.Array:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a value for Arrow. UUIDs and JSON become text."""
+    """Convert a value of a database driver to a value that Arrow accepts. UUIDs and JSON objects become text."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, memoryview):

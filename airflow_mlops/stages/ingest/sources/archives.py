@@ -1,4 +1,4 @@
-"""The members of zip archives as files."""
+"""Files in zip archives."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _INNER: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 
 
 class ArchiveMember(OpenFile):  # type: ignore[misc] # fsspec has no types
-    """A member of a zip archive, opened lazily.
+    """A file in a zip archive. The file is opened when it is read.
 
     :param archive: the archive
-    :param member: name of the member
-    :param is_alone: whether the archive has no other member. Then the URL of the member is that of the archive
+    :param member: name of the file in the archive
+    :param is_alone: whether the archive contains no other file. If so, the URL of the archive is used as URL of the
+        file
     """
 
     def __init__(self, archive: OpenFile, member: str, *, is_alone: bool) -> None:
@@ -33,7 +34,7 @@ class ArchiveMember(OpenFile):  # type: ignore[misc] # fsspec has no types
 
     @property
     def full_name(self) -> str:
-        """Return the URL of the member."""
+        """Return the URL of the file in the archive, such as ``zip://rows.csv::s3://bucket/rows.zip``."""
         url = str(super().full_name)
         return url if self.is_alone else f"zip://{self.member}::{url}"
 
@@ -52,9 +53,10 @@ class ArchiveMember(OpenFile):  # type: ignore[misc] # fsspec has no types
 
 
 def members(archive: OpenFile) -> list[ArchiveMember]:
-    """Return the files in a zip archive in the order of their names, without those that programs add unasked.
+    """Return the files in a zip archive, sorted by name, without hidden files such as ``__MACOSX``.
 
-    :raises MalformedFileError: the archive is damaged, contains no file, or its files are encrypted or archives
+    :raises MalformedFileError: the archive is damaged or contains no file, or a file in the archive is encrypted or is
+        an archive itself
     """
     try:
         with archive.fs.open(archive.path, mode="rb") as raw, zipfile.ZipFile(raw) as opened:

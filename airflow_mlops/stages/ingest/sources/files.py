@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FileSource:
-    """The rows of the files that match the spec's URLs. The files of one URL are read in the order of their names."""
+    """The rows of all files that match the URLs of the spec. The files of a URL are read in order of their names."""
 
     def __init__(self, spec: IngestSpec) -> None:
         self.spec = spec
@@ -33,11 +33,11 @@ class FileSource:
         self._settled = False
 
     def is_settled(self) -> bool:
-        """Return whether the types are those of a single Parquet file."""
+        """Return whether the source is a single Parquet file, so that the column types are known from the file."""
         return self._settled
 
     def cancel(self) -> bool:
-        """Return ``False``, because reading a file cannot be interrupted. It ends with the process."""
+        """Return ``False``, because reading a file cannot be cancelled. The reading ends when the process ends."""
         return False
 
     def describe(self) -> dict[str, Any]:
@@ -49,7 +49,10 @@ class FileSource:
         return {**description, "notes": self.notes} if self.notes else description
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in the window. All files must have the same columns as the first file."""
+        """Stream the rows of the window in batches. All files must have the columns of the first file.
+
+        :raises SchemaError: the columns of a file differ from those of the first file
+        """
         first: pa.Schema | None = None
         files = self._find()
         for found in files:
@@ -74,14 +77,12 @@ class FileSource:
             for found in find_files(url):
                 name = str(found.file.full_name)
                 if name in files:
-                    raise SpecError(
-                        f"`files` names {file_url(found.file)} twice. Its rows would be read twice. Remove one."
-                    )
+                    raise SpecError(f"`files` names {file_url(found.file)} twice. Remove one of the two entries.")
                 files[name] = found
         return list(files.values())
 
     def _in_window(self, batch: pa.RecordBatch, file: OpenFile, row: int) -> pa.RecordBatch:
-        """Select the rows with a time in the window.
+        """Return the rows of a batch that have a time in the window.
 
         :param row: number of rows before ``batch`` in the file
         """
@@ -95,10 +96,11 @@ class FileSource:
 
 
 def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.RecordBatch:
-    """Reorder the columns of a batch as in the first file. Their types may differ.
+    """Return a batch with the columns in the order of the first file. The column types can differ.
 
     :param first: schema of the first file
-    :raises SchemaError: columns are absent or new
+    :param file: file of the batch, for the error message
+    :raises SchemaError: a column of the first file is absent, or the batch has a column that the first file lacks
     """
     if batch.schema.names == first.names:
         return batch
@@ -114,9 +116,10 @@ def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.Reco
 
 
 def read_file(form: str, file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of a file.
+    """Stream the rows of a file in batches.
 
-    :raises MalformedFileError: the file is not what its format says. A library's exception becomes this error
+    :param form: format of the file: ``csv``, ``json``, ``jsonl`` or ``parquet``
+    :raises MalformedFileError: the content of the file does not match the format
     """
     try:
         yield from READERS[form](file)
@@ -131,7 +134,7 @@ def read_file(form: str, file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 
 def _with_partition(batch: pa.RecordBatch, found: FoundFile) -> pa.RecordBatch:
-    """Append the columns that the names of the folders contain. A column of the same name in the file is kept."""
+    """Append the partition columns from the folder names, except columns that the file itself contains."""
     new = {name: value for name, value in found.partition.items() if name not in batch.schema.names}
     if not new:
         return batch

@@ -1,6 +1,7 @@
-"""Infers the types of text columns, such as those of CSV files, from all of their values.
+"""Infers the types of text columns, such as the columns of CSV files, from all values of a column.
 
-Text becomes a number only if the number can be written back as the same text, so ids keep their zeros and digits:
+Text becomes a number only if the number can be written back as the same text. Ids therefore keep leading zeros and all
+digits:
 
 =========================================  ====================  =================================================
 all values are                             type                  for example
@@ -47,14 +48,14 @@ _NOTATIONS = {
     "1.5": r"\.\d",
 }
 _DOUBLE_DIGITS = 15
-"""All numbers with at most this many significant digits survive as doubles."""
+"""Number of significant digits up to which a number that is read as a double can be written back unchanged."""
 
 
 @dataclass(frozen=True)
 class Notation:
-    """How numbers are written in text.
+    """The notation of numbers in text.
 
-    :param decimal: the decimal point
+    :param decimal: character of the decimal point
     :param thousands: character between groups of three digits; empty if there is none
     """
 
@@ -62,7 +63,7 @@ class Notation:
     thousands: str = ""
 
     def normalised(self, values: pa.Array) -> pa.Array:
-        """Write numbers with a decimal point and without groups. Other text remains something other than a number."""
+        """Return numbers with the decimal point ``.`` and without digit groups. Other text does not become a number."""
         values = pc.utf8_trim_whitespace(values)
         if self.thousands:
             group, point = re.escape(self.thousands), re.escape(self.decimal)
@@ -77,23 +78,23 @@ class Notation:
 
 
 def untyped(name: str, notation: Notation = Notation()) -> pa.Field:
-    """Return the field of a text column whose type is inferred from all of its values."""
+    """Return an Arrow field for a text column, marked so that the type is inferred from all values of the column."""
     metadata = {_UNTYPED: b"", _DECIMAL: notation.decimal.encode(), _THOUSANDS: notation.thousands.encode()}
     return pa.field(name, pa.string(), metadata=metadata)
 
 
 def is_untyped(field: pa.Field) -> bool:
-    """Return whether the type of the column is inferred from all of its values."""
+    """Return whether ``field`` is marked by :func:`untyped`."""
     return bool(field.metadata and _UNTYPED in field.metadata)
 
 
 class TextColumn:
-    """Finds the type of one text column from a stream of its values.
+    """Infers the type of one text column, whose values are added batch by batch.
 
-    :param field: field of the column, from :func:`untyped`
-    :ivar kept_as_text: the first number that a double would not restore; ``None`` if there is none
-    :ivar not_whole: the first value that is not a whole number; ``None`` if there is none
-    :ivar not_number: the first value that is not a number; ``None`` if there is none
+    :param field: Arrow field of the column, from :func:`untyped`
+    :ivar kept_as_text: the first number that would change if it was read as a double; ``None`` if no number changes
+    :ivar not_whole: the first value that is not a whole number; ``None`` if all values are whole numbers
+    :ivar not_number: the first value that is not a number; ``None`` if all values are numbers
     """
 
     def __init__(self, field: pa.Field) -> None:
@@ -172,7 +173,7 @@ class TextColumn:
             self.kept_as_text = (lost if len(lost) else values)[0].as_py()
 
     def result(self) -> pa.DataType:
-        """Return the type of all values so far. It is ``null`` if all of them are null."""
+        """Return the type of all values so far. The type is ``null`` if all values are null."""
         if self._empty:
             return pa.null()
         if self._bool:
@@ -187,18 +188,21 @@ class TextColumn:
 
     @property
     def _may_be_powers(self) -> bool:
-        """Whether text such as ``1E5`` may be an id, because no number has decimals."""
+        """Return whether values such as ``1E5`` may be ids, because no other number has decimals."""
         return "1e5" in self._notations and "1.5" not in self._notations
 
     @property
     def lost(self) -> str | None:
-        """The first value that would not be restored, if all values are numbers and are kept as text."""
+        """Return the first number that would change if it was read as a number.
+
+        The value is ``None`` if the column contains other text, or if its type is not text.
+        """
         if self.not_number is not None or not pa.types.is_string(self.result()):
             return None
         return self.kept_as_text or self._power
 
     def fits(self, kind: pa.DataType) -> bool:
-        """Return whether all values so far can be read as ``kind``, the type of another window or file."""
+        """Return whether all values so far can be read as ``kind``, the type of the column in another window."""
         found = self.result()
         if pa.types.is_string(kind) or pa.types.is_null(found) or found.equals(kind):
             return True
@@ -210,7 +214,7 @@ class TextColumn:
         return not (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
     def misfit(self, kind: pa.DataType) -> str | None:
-        """Return the first value that cannot be read as ``kind``, if it is known."""
+        """Return the first value that cannot be read as ``kind``; ``None`` if no such value is known."""
         if pa.types.is_integer(kind):
             return self.not_whole
         return self.not_number or self.kept_as_text or self._power
@@ -218,7 +222,7 @@ class TextColumn:
     def read(self, values: pa.Array, kind: pa.DataType, what: str) -> pa.Array:
         """Convert values of the column to ``kind``.
 
-        :param what: subject of error messages
+        :param what: description of the column, as the subject of error messages
         :raises SchemaError: a value cannot be converted
         """
         if not (pa.types.is_string(kind) or is_time(kind)):
@@ -231,7 +235,7 @@ def _all(mask: pa.Array) -> bool:
 
 
 def _whole(values: pa.Array) -> pa.Array:
-    """Return for each value whether it is a 64-bit integer in its usual notation."""
+    """Return for each value whether it is a 64-bit integer without leading zeros or a plus sign."""
     try:
         return pc.equal(values.cast(pa.int64()).cast(values.type), values)
     except pa.ArrowInvalid:
@@ -244,7 +248,7 @@ def _whole(values: pa.Array) -> pa.Array:
 
 
 def _survive(values: pa.Array) -> pa.Array:
-    """Return for each number whether a double holds all of its digits."""
+    """Return for each number whether it can be read as a double without losing digits."""
     digits = pc.utf8_ltrim(pc.replace_substring_regex(values, r"[eE].*$|[-.]", ""), "0")
     few = pc.less_equal(pc.utf8_length(digits), _DOUBLE_DIGITS)
     # Only numbers with an exponent, or with very many zeros, may be too large or too small.

@@ -1,6 +1,6 @@
-"""Finds the files that URLs name: single files, glob patterns, folders and zip archives.
+"""Lists the files for a URL of a single file, a glob pattern, a folder or a zip archive.
 
-In folders, and where a glob pattern matches, files whose names begin with ``_`` or ``.`` are not data.
+Files with names that begin with ``_`` or ``.`` are skipped in folders and in the matches of glob patterns.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 class FoundFile:
     """A file to read.
 
-    :param file: opened lazily by fsspec
-    :param partition: values of the columns that the names of the folders contain, by column name
+    :param file: the file, which fsspec opens when it is read
+    :param partition: value of each partition column by column name, from folder names such as ``year=2024``
     """
 
     file: OpenFile
@@ -42,11 +42,13 @@ class FoundFile:
 
 
 def find_files(url: str) -> list[FoundFile]:
-    """Return the files that a URL names, in the order of their names.
+    """Return the files that match a URL, sorted by name.
 
-    :raises FilesNotReadyError: there is no such file
-    :raises SourceError: the file cannot be listed
-    :raises SpecError: fsspec cannot open the URL, or the folder is a table of Delta, Hudi or Iceberg
+    :param url: fsspec URL of a file, a glob pattern, a folder or a zip archive
+    :raises FilesNotReadyError: no file matches, or a program is still writing to the folder
+    :raises SourceError: the files cannot be listed
+    :raises SpecError: fsspec cannot open the URL, or the folder is a Delta, Hudi or Iceberg table
+    :raises MalformedFileError: a zip archive cannot be read
     """
     public = without_credentials(url)
     with _listing_errors(public):
@@ -81,9 +83,10 @@ def _paths(fs: Any, path: str, public: str) -> list[str]:
 
 
 def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
-    """Return the data files in a folder and its folders.
+    """Return the data files in a folder and its subfolders.
 
-    :raises SpecError: the folder is a table
+    :param public: URL of the folder without credentials, for error messages
+    :raises SpecError: the folder is a Delta, Hudi or Iceberg table
     :raises FilesNotReadyError: a program is still writing to the folder
     """
     found = sorted(fs.find(folder))
@@ -105,7 +108,7 @@ def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
 
 
 def _with_literal_folders(fs: Any, path: str) -> str:
-    """Escape brackets and question marks that belong to the names of folders, so that only the rest is a pattern."""
+    """Return a glob pattern in which brackets and question marks in the names of existing folders are escaped."""
     literal, pattern = "", ""
     parts = path.split("/")
     for index, part in enumerate(parts):
@@ -119,7 +122,7 @@ def _with_literal_folders(fs: Any, path: str) -> str:
 
 
 def _split(pattern: str) -> tuple[str, str, str]:
-    """Split a pattern after the last folder that is not a pattern itself."""
+    """Split a glob pattern into the folder without wildcards, the slash, and the rest with wildcards."""
     parts = pattern.split("/")
     fixed = next(index for index, part in enumerate(parts) if _GLOB.search(re.sub(r"\[[*?[]\]", "", part)))
     before = "/".join(parts[:fixed])
@@ -127,7 +130,7 @@ def _split(pattern: str) -> tuple[str, str, str]:
 
 
 def _partition(file: OpenFile) -> dict[str, str | None]:
-    """Return the values in the names of folders such as ``year=2024/month=03``, as text."""
+    """Return the values in folder names such as ``year=2024/month=03`` as text, by column name."""
     path = str(file.path).partition("?")[0]
     if isinstance(file, ArchiveMember):
         path = f"{path}/{file.member}"
@@ -153,9 +156,7 @@ def _listing_errors(public: str) -> Iterator[None]:
             f"{public} cannot be opened where the step runs: {error}. Install the missing package there."
         ) from None
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise MalformedFileError(
-            f"{public} names an archive that cannot be read: {error}. Check the archive."
-        ) from None
+        raise MalformedFileError(f"The archive {public} cannot be read: {error}. Check the archive.") from None
     except ValueError as error:
         raise SpecError(f"{public} is not a URL that fsspec can open: {error}. Correct `files`.") from None
     except FileNotFoundError:

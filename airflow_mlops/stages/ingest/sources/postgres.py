@@ -1,4 +1,4 @@
-"""Reads PostgreSQL through ADBC, which streams the result as binary COPY."""
+"""Reads the result of a PostgreSQL query with ADBC, which streams the rows in the binary format of COPY."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval"
 
 
 class PostgresSource(QuerySource):
-    """A query on PostgreSQL."""
+    """A query on a PostgreSQL database, which the ADBC driver runs."""
 
     engine = "ADBC"
     _connection: Any = None
     _columns: PostgresColumns | None = None
 
     def is_settled(self) -> bool:
-        """Return whether no column is a ``numeric`` without a declared scale."""
+        """Return whether all column types are known. The scale of ``numeric`` without a declared scale is not known."""
         return self._columns is not None and self._columns.is_settled()
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
@@ -93,7 +93,7 @@ class PostgresSource(QuerySource):
 
 
 def _column(field: pa.Field) -> PostgresColumn:
-    """Describe a column of the result by the metadata that the driver adds to its Arrow type."""
+    """Return the PostgreSQL type of a result column, from the metadata that the driver adds to the Arrow field."""
     metadata = field.metadata or {}
     kind = metadata.get(b"POSTGRESQL:type", b"unknown").decode()
     if pa.types.is_list(field.type):

@@ -1,4 +1,4 @@
-"""The types of PostgreSQL: how a query has to return a column, so that every driver gives the same values."""
+"""The types of PostgreSQL, and the SQL that returns a column of each type with the same values in every driver."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SESSION = (
     "SET IntervalStyle = 'postgres'",
     "SET extra_float_digits = 3",
 )
-"""Statements that the session starts with."""
+"""SQL statements to run at the start of a session."""
 
 NOTICE_LOST_CLIENT = (
     "SELECT set_config(name, '5s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
 )
-"""Statement after which PostgreSQL 14 and newer cancels a query within seconds after its client was killed.
+"""SQL statement with which PostgreSQL 14 and newer cancels a query a few seconds after the client was killed.
 
-It fails on operating systems that do not report closed connections.
+The statement fails on operating systems that do not report closed connections.
 """
 
 # Types that all drivers return without loss, and their types in the dataset.
@@ -51,10 +51,10 @@ class PostgresColumn:
     """A column of a query's result.
 
     :param name: name of the column
-    :param type: name of its type in ``pg_type``, such as ``int4``. For an array, the type of its elements
-    :param is_array: whether it is an array
-    :param precision: number of digits of a ``numeric``; ``None`` if it is not declared
-    :param scale: number of digits after the decimal point of a ``numeric``; ``None`` if it is not declared
+    :param type: name of the column type in ``pg_type``, such as ``int4``; for an array, the name of the element type
+    :param is_array: whether the column contains arrays
+    :param precision: declared number of digits of a ``numeric``; ``None`` if no precision is declared
+    :param scale: declared number of digits after the decimal point of a ``numeric``; ``None`` if no scale is declared
     """
 
     name: str
@@ -65,17 +65,17 @@ class PostgresColumn:
 
     @property
     def is_decimal(self) -> bool:
-        """Whether the column is stored as a decimal."""
+        """Return whether the column is stored as a decimal."""
         return self.type in ("numeric", "money") and not self.is_array
 
     @property
     def is_time(self) -> bool:
-        """Whether the column is a date or a timestamp."""
+        """Return whether the column contains dates or timestamps."""
         return self.type in _TIMES and not self.is_array
 
     @property
     def stored(self) -> pa.DataType | None:
-        """Return the type in the dataset, or ``None`` for decimals whose scale depends on the values."""
+        """Return the Arrow type in the dataset; ``None`` for decimals if the scale depends on the values."""
         if self.is_decimal:
             if self.precision is None or self.scale is None or not 0 <= self.scale <= self.precision <= DECIMAL_DIGITS:
                 return None
@@ -86,9 +86,9 @@ class PostgresColumn:
         return kind or _TIMES.get(self.type) or pa.string()
 
     def expression(self, as_text: bool) -> str:
-        """Build the SQL expression that returns the column.
+        """Return the SQL expression that selects the column.
 
-        :param as_text: whether the column is returned as text if it is not plain
+        :param as_text: whether to select the column as text, if not all drivers return its type without loss
         """
         name, array = quoted(self.name), "[]" if self.is_array else ""
         if as_text and (self.is_array or self.type not in _PLAIN):
@@ -106,8 +106,9 @@ class PostgresColumns:
     """The columns of a query's result.
 
     :param columns: the columns, in the order of the query
-    :param declared: the types that the user declared, by column
-    :param times_as_text: whether times are returned as text, because the driver would change infinity
+    :param declared: Arrow types that the user declared, by column
+    :param times_as_text: whether to select dates and timestamps as text, because the driver does not return infinity
+        unchanged
     """
 
     def __init__(
@@ -121,15 +122,18 @@ class PostgresColumns:
 
     @property
     def width(self) -> int:
-        """The number of columns. In the query, the dimensions of arrays follow them."""
+        """Return the number of columns without the array dimensions, which :meth:`query` selects at the end."""
         return len(self._columns)
 
     def is_settled(self) -> bool:
-        """Return whether the types of the dataset's columns are known before the first row."""
+        """Return whether the types of all columns are known before the first row is read."""
         return all(column.stored is not None or column.name in self._declared for column in self._columns)
 
     def query(self, sql: str) -> str:
-        """Build the query that returns all columns in a form that every driver reads, and the dimensions of arrays."""
+        """Return a query around ``sql`` that selects each column in a form that all drivers can read.
+
+        The query also selects the number of dimensions of each array, in columns at the end.
+        """
         columns = [
             column.expression(column.name in self._text or (column.is_time and self._times_as_text))
             for column in self._columns
@@ -139,9 +143,10 @@ class PostgresColumns:
         return f"SELECT {', '.join(columns)} FROM (\n{sql}\n) AS mlops_query"  # noqa: S608
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Convert a batch of the query's result to the types of the dataset.
+        """Convert a batch of the result of :meth:`query` to the types of the dataset.
 
-        :raises SchemaError: a value cannot be stored: infinity, not-a-number, or an array of several dimensions
+        :raises SchemaError: a date or timestamp is infinity, a decimal is NaN or has too many digits, or an array has
+            several dimensions
         """
         self.require_one_dimension([batch.column(i).to_pylist() for i in range(len(self._columns), batch.num_columns)])
         arrays = [self._array(column, array) for column, array in zip(self._columns, batch.columns, strict=False)]
@@ -150,7 +155,7 @@ class PostgresColumns:
     def require_one_dimension(self, found: Sequence[Sequence[int | None]]) -> None:
         """Check that no array has several dimensions.
 
-        :param found: the last columns of the query: the number of dimensions of each array, by column and row
+        :param found: number of dimensions of each array, from the last columns of :meth:`query`, by column and row
         :raises SchemaError: an array has several dimensions
         """
         for column, values in zip(self._arrays, found, strict=True):
@@ -194,7 +199,10 @@ def _require_in_range(name: str, array: pa.Array) -> None:
 
 
 def _decimals(column: PostgresColumn, text: pa.Array) -> pa.Array:
-    """Convert text to decimals. Without a declared scale, the scale is that of the value with the most decimals."""
+    """Convert text to decimals. If no scale is declared, the scale is the largest number of decimals in ``text``.
+
+    :raises SchemaError: a number has too many digits
+    """
     kind = column.stored
     if kind is None:
         decimals = pc.if_else(
@@ -214,7 +222,10 @@ def _decimals(column: PostgresColumn, text: pa.Array) -> pa.Array:
 
 
 def numeric_modifier(modifier: int) -> tuple[int | None, int | None]:
-    """Return the precision and scale of a ``numeric`` from its type modifier; both are ``None`` without one."""
+    """Return the precision and the scale of a ``numeric`` column. Both are ``None`` if they are not declared.
+
+    :param modifier: type modifier of the column (``atttypmod``)
+    """
     if modifier < 4:
         return None, None
     modifier -= 4

@@ -1,4 +1,4 @@
-"""The base class of sources that run a query on an Airflow connection."""
+"""The base class of sources that run a query on the database of an Airflow connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class QuerySource(ABC):
-    """A query on an Airflow connection. Each subclass implements one driver."""
+    """A query on the database of an Airflow connection. Each subclass uses one driver."""
 
     engine: str
 
@@ -33,18 +33,18 @@ class QuerySource(ABC):
         """Stream the rows of the query's result."""
 
     def is_settled(self) -> bool:
-        """Return whether all batches have the types of the first batch."""
+        """Return whether all batches have the column types of the first batch."""
         return True
 
     @abstractmethod
     def cancel(self) -> bool:
-        """Cancel the running query in the database. A different thread calls this method.
+        """Cancel the query that :meth:`batches` is running in another thread.
 
-        :return: whether the driver can do this
+        :return: whether the driver can cancel a query
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return the connection's id and type, the query and the engine."""
+        """Return the connection id, the connection type, the query and the engine (``ADBC`` or ``SQLAlchemy``)."""
         return {
             "kind": "sql",
             "conn_id": self.info.conn_id,
@@ -54,7 +54,7 @@ class QuerySource(ABC):
         }
 
     def driver_message(self, error: BaseException) -> str:
-        """Format a driver's exception on one line, without the query and the password."""
+        """Return the message of a driver's exception on one line, without the query and the password."""
         text = str(error)
         for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
             text = text.partition(echo)[0]
@@ -68,7 +68,7 @@ class QuerySource(ABC):
         )
 
     def read_error(self, error: BaseException) -> SourceError:
-        """Create the error for a database that cannot be reached, or that fails while it is read."""
+        """Create the error for a database that cannot be reached, or that fails while rows are read."""
         return SourceError(
             f"The database of connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: "
             f"{self.driver_message(error)}. Nothing was written, and a retry starts from the beginning. Check that the "
@@ -77,7 +77,7 @@ class QuerySource(ABC):
 
     @contextmanager
     def adbc_errors(self) -> Iterator[None]:
-        """Convert exceptions of ADBC drivers to errors of this package."""
+        """Convert exceptions of ADBC drivers in the ``with`` block to :class:`SpecError` or :class:`SourceError`."""
         import adbc_driver_manager
 
         try:
@@ -89,7 +89,7 @@ class QuerySource(ABC):
             raise self.read_error(error) from None
 
     def check_names(self, schema: pa.Schema) -> None:
-        """Check that the column names of the result are unique.
+        """Check that the column names of the query's result are unique.
 
         :raises SchemaError: two columns have the same name
         """

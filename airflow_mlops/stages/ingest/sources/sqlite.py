@@ -1,9 +1,9 @@
-"""Reads SQLite through ADBC.
+"""Reads the result of an SQLite query with ADBC.
 
 In SQLite, values have a type but columns do not. The driver therefore infers column types from the first rows: a column
-that starts with nulls becomes ``int64``, and text in a later row is an error. To avoid this, a first row with the right
-types is added to the query's result. The types come from ``types``, from the table's definition, or from a neighbouring
-window.
+that starts with nulls becomes ``int64``, and text in a later row is an error. To avoid this error, a first row with
+values of the expected types is added to the result of the query. The expected types come from the parameter ``types``,
+from the definition of the table, or from a neighbouring window of the dataset.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 
 
 def database_path(info: ConnectionInfo) -> Path:
-    """Return the path of the SQLite database file.
+    """Return the path of the SQLite database file of an Airflow connection.
 
-    As in Airflow's SqliteHook, the path is the connection's host, or the path part of its URI.
+    As in Airflow's SqliteHook, the path is the host of the connection, or the path in the URI of the connection.
 
-    :raises SourceError: the file does not exist. SQLite itself would create an empty database
+    :raises SourceError: the file does not exist
     """
     parts = [part for part in (info.host, info.schema_) if part]
     path = Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
@@ -49,13 +49,13 @@ def database_path(info: ConnectionInfo) -> Path:
 
 
 class SQLiteSource(QuerySource):
-    """A query on an SQLite file, which is opened read-only."""
+    """A query on an SQLite database file, which is opened read-only."""
 
     engine = "ADBC"
     _guessed: frozenset[str] = frozenset()
 
     def is_settled(self) -> bool:
-        """Return whether the types of all columns are known. A column of nulls may become any type later."""
+        """Return whether the types of all columns are known. Later rows can have any type in other columns."""
         return not self._guessed
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
@@ -86,11 +86,11 @@ class SQLiteSource(QuerySource):
                 raise types.mismatch(name, reader.schema.types[int(found[1])], f"a {found[3]} value") from None
 
     def cancel(self) -> bool:
-        """Return ``False``, because the driver cannot interrupt SQLite. The query runs in this process and ends with it."""
+        """Return ``False``, because the driver cannot cancel a query. The query ends when the process ends."""
         return False
 
     def _expected(self, cursor: Any, types: ColumnTypes) -> tuple[list[str], dict[str, pa.DataType]]:
-        """Return the column names of the result, and the storage types that are known before the result is read."""
+        """Return the column names of the result, and by column the SQLite types that are known before rows are read."""
         # Views cannot have parameters, and the columns do not depend on them.
         cursor.execute(
             f"CREATE TEMP VIEW mlops_columns AS\n{bind_placeholders(self.sql, {'start': 'NULL', 'end': 'NULL'})}"
@@ -107,7 +107,7 @@ class SQLiteSource(QuerySource):
         return [name for name, _ in columns], {name: kind for name, kind in known.items() if kind is not None}
 
     def _without_guesses(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Remove the type ``int64`` from columns that contain only nulls and have no known type."""
+        """Return a batch in which columns of unknown type have the type ``null`` if they contain only nulls."""
         arrays = [
             pa.nulls(len(array)) if name in self._guessed and array.null_count == len(array) else array
             for name, array in zip(batch.schema.names, batch.columns, strict=True)
@@ -128,16 +128,16 @@ class SQLiteSource(QuerySource):
 
 
 def sqlite_text(instant: datetime) -> str:
-    """Format an instant as SQLite's own functions do.
+    """Return a point in time as text, in the format of SQLite's date functions.
 
-    Midnight is written without a time, so that as text it sorts before all times of the day.
+    Midnight is written as a date only, so that it sorts before every time of the day when texts are compared.
     """
     text = instant.replace(tzinfo=None).isoformat(" ", "seconds")
     return text.removesuffix(" 00:00:00")
 
 
 def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
-    """Return the type in which SQLite stores values that are later converted to ``wanted``."""
+    """Return the type in which SQLite stores values of the Arrow type ``wanted``; ``None`` if it is not known."""
     if wanted is None or pa.types.is_null(wanted):
         return None
     if pa.types.is_integer(wanted) or pa.types.is_boolean(wanted):
@@ -150,10 +150,12 @@ def _storage(wanted: pa.DataType | None) -> pa.DataType | None:
 
 
 def _affinity(declared: str) -> pa.DataType | None:
-    """Return the type that SQLite's rules of column affinity imply, or ``None`` if they do not determine it.
+    """Return the type that SQLite's column affinity implies; ``None`` if the column can contain values of any type.
 
-    Columns with numeric affinity (``DATE``, ``BOOLEAN``, ...) may contain any value. Columns declared without a type
+    Columns with numeric affinity (``DATE``, ``BOOLEAN``, ...) can contain any value. Columns without a declared type
     have the affinity ``BLOB``.
+
+    :param declared: declared type of the column, such as ``VARCHAR(10)``; empty if there is none
     """
     declared = declared.upper()
     if "INT" in declared:

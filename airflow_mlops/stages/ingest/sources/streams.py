@@ -1,4 +1,4 @@
-"""Regroups a stream of Arrow batches to a fixed size."""
+"""Regroups a stream of Arrow batches into batches of a fixed number of rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pyarrow as pa
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 << 20) -> Iterator[pa.RecordBatch]:
-    """Regroup a stream into batches of ``rows`` rows.
+    """Regroup a stream of batches into batches of ``rows`` rows.
 
-    The written files then do not depend on the batch size of the source.
-
-    The last batch may be shorter. A batch also ends if it reaches ``max_bytes``, which limits memory.
+    The files of a dataset therefore do not depend on the batch size of the source. The last batch can be shorter. A
+    batch of ``max_bytes`` bytes is also shorter, to limit memory use.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0

@@ -1,4 +1,4 @@
-"""Column types, which are declared by the user, known from a neighbouring window, or taken from the source."""
+"""Column types: declared by the user, known from a neighbouring window of the dataset, or determined by the source."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
-    """Convert the names of the declared types to Arrow types.
+    """Return the Arrow types that the user declared, by column.
 
-    :param names: name of an Arrow type by column
+    :param names: name of an Arrow type by column, for example ``{"dep_delay": "float64"}``
     :raises SpecError: a name is not the name of an Arrow type
     """
     types = {}
@@ -35,10 +35,10 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
 class ColumnTypes:
     """The column types that are known before the first row is read.
 
-    :param declared: types that the user declared in ``types``. Rows are converted to them
-    :param earlier: types in a neighbouring window of the same dataset. They are used if the types of the source would
-        otherwise be guessed
-    :param window: label of that neighbouring window, for messages
+    :param declared: types that the user declared in ``types``, by column. Values are converted to these types
+    :param earlier: types in a neighbouring window of the same dataset, by column. They are used if the source does not
+        define the type of a column, as in a CSV file
+    :param window: label of the neighbouring window, for error messages
     """
 
     declared: Mapping[str, pa.DataType] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class ColumnTypes:
     window: str = ""
 
     def get(self, column: str) -> pa.DataType | None:
-        """Return the expected type of a column, or ``None`` if the source determines it."""
+        """Return the declared type of a column, or else its type in the neighbouring window, or else ``None``."""
         return self.declared.get(column, self.earlier.get(column))
 
     def mismatch(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:
@@ -54,8 +54,8 @@ class ColumnTypes:
 
         :param column: name of the column
         :param expected: expected type
-        :param found: the contents of the column, as a noun phrase such as ``'abc'`` or ``string values``
-        :param hint: a further remedy, which is appended to the error message
+        :param found: description of the value or values found, such as ``'abc'`` or ``string values``
+        :param hint: a further remedy, as text that is appended to the last sentence of the message
         """
         if column in self.declared:
             return SchemaError(
@@ -72,12 +72,12 @@ class ColumnTypes:
         )
 
     def convert(self, batch: pa.RecordBatch, row: int = 0, origin: str = "") -> pa.RecordBatch:
-        """Convert the columns of ``batch`` to the declared types, and other columns to the types of datasets.
+        """Return ``batch`` with declared columns in the declared types, and other columns in types that can be stored.
 
-        Text whose type has to be inferred is left unchanged. Converting a batch twice has no effect.
+        Text columns whose types are inferred later are left unchanged. A second conversion does not change the batch.
 
-        :param row: number of rows before ``batch`` in the source, for error messages
-        :param origin: the file that the rows come from, for error messages
+        :param row: number of rows before ``batch`` in the source, for the row numbers in error messages
+        :param origin: URL of the file of the rows, for error messages; empty if the source is a query
         :raises SchemaError: a value cannot be converted to the declared type, or a type cannot be stored
         """
         arrays, fields = [], []
@@ -94,9 +94,9 @@ class ColumnTypes:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
-        """Return the type to which a column is converted, or ``None`` if the source determines it.
+        """Return the type to which a column is converted before its type is stored; ``None`` if it is not converted.
 
-        A neighbouring window determines whether text is read as times.
+        A column is converted if its type is declared, or if it is text and contains times in the neighbouring window.
         """
         expected = self.get(name)
         if name in self.declared or (expected is not None and is_time(expected) and is_text(found)):
@@ -117,7 +117,7 @@ class ColumnTypes:
 
 
 def _as_integers(array: pa.Array) -> pa.Array:
-    """Convert text to integers if all values are whole numbers."""
+    """Convert text to integers if all values are whole numbers; otherwise return the text unchanged."""
     if array.null_count == len(array):
         return array
     try:

@@ -1,4 +1,4 @@
-"""Functions that remove credentials from URLs of files, before the URLs appear in manifests, logs and messages."""
+"""Removes credentials from the URLs of files, before the URLs appear in manifests, logs and error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
 
 
 def without_credentials(text: str) -> str:
-    """Remove credentials from all URLs in ``text``, which is a URL or an error message."""
+    """Return a text, such as a URL or an error message, without the credentials in its URLs."""
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("//", text))
 
 

@@ -1,4 +1,4 @@
-"""Readers of file formats, one module per format. A reader streams the rows of a file and records its hash."""
+"""Readers of file formats, one module per format. A reader streams the rows of a file, and records the file's hash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 
 def format_of(file: OpenFile) -> str:
-    """Derive the format from the suffix of a file's name. A suffix of a compressed file, such as ``.gz``, is ignored.
+    """Return the format that the suffix of a file name implies. A suffix of a compressed file, such as ``.gz``, is ignored.
 
     :raises SpecError: the suffix is unknown
     """

@@ -1,7 +1,8 @@
 """Reads CSV files.
 
-The rows are divided into blocks here and parsed by Arrow, one block at a time. Arrow's own streaming reader would call
-the Python file from a thread of its own, which aborts the process if the interpreter exits meanwhile.
+This module splits a file into blocks of whole rows, and Arrow parses one block at a time. Arrow's streaming reader is
+not used, because it reads the Python file in a separate thread. If the interpreter exits at this time, the process
+aborts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _SEPARATOR_LINE = re.compile(rb'"?sep=([\x00-\x7f])"?(\r?\n|\Z)', re.IGNORECASE)
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a CSV file.
 
-    :raises MalformedFileError: quotes or the number of values in a row are wrong, or the text is not in its encoding
+    :raises MalformedFileError: a quote is misplaced, a row has too many or too few values, or the file is not text in
+        the expected encoding
     :raises SchemaError: a value does not have the type of its column
     """
     with file.hashed() as raw:
@@ -44,7 +46,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 
 class _Reader:
-    """Reads one file block by block.
+    """Reader of one CSV file, which parses the file block by block.
 
     :param file: the file
     """
@@ -60,7 +62,7 @@ class _Reader:
         self._bad_lines: list[tuple[int, int]] = []
 
     def batches(self, raw: HashingReader) -> Iterator[pa.RecordBatch]:
-        """Stream the rows.
+        """Stream the rows of the file in batches.
 
         :param raw: the opened file
         """
@@ -88,7 +90,7 @@ class _Reader:
             self._file.notes.extend(text for text in columns.notes() if text not in self._file.notes)
 
     def _blocks(self, raw: HashingReader) -> Iterator[Block]:
-        """Read blocks of whole rows that are not blank, without the lines before the header and comments."""
+        """Yield blocks of whole rows, without skipped lines and comment lines."""
         chunks = _without_lines(decode(self._file, raw, self._options.encoding), self._options.skiprows)
         first, line = next(chunks, b""), 1 + self._options.skiprows
         if self._options.skiprows == 0 and (found := _SEPARATOR_LINE.match(first)):
@@ -117,9 +119,10 @@ class _Reader:
         return Block(block.text[:end], block.line), Block(body, block.line_at(end + len(text) - len(body)))
 
     def _header(self, header: Block) -> list[str]:
-        """Return the names of the columns.
+        """Return the column names in the header of the file.
 
-        :raises SchemaError: a name is missing, or the separator seems to be another one
+        :raises SchemaError: a column has no name, or the file seems to use a different separator
+        :raises MalformedFileError: the header is not UTF-8
         """
         from pyarrow import csv
 
@@ -135,7 +138,7 @@ class _Reader:
         if len(names) == 1 and others and self._options.sep is None:
             raise SchemaError(
                 f"The header of {self._file.url} has one column, {names[0][:80]!r}, because the separator is a comma. "
-                f"Set csv={{'sep': {others[0]!r}}}, or csv={{'sep': ','}} if this is its name."
+                f"Set csv={{'sep': {others[0]!r}}}, or csv={{'sep': ','}} if the file has only this column."
             )
         unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
         if unnamed and self._file.spec.columns is None:
@@ -148,7 +151,7 @@ class _Reader:
         return names
 
     def _typed(self, block: Block, columns: _Columns) -> pa.Table:
-        """Parse a block with the types of the columns.
+        """Return the rows of a block as a table with the types of ``columns``.
 
         :raises SchemaError: a value does not have the type of its column
         """
@@ -181,7 +184,12 @@ class _Reader:
         kinds: Mapping[str, pa.DataType],
         wanted: Sequence[str],
     ) -> pa.Table:
-        """Parse a block, without the rows that have too many or too few values, which are counted."""
+        """Return the rows of a block as a table. Rows with too many or too few values are skipped and counted.
+
+        :param names: names of all columns of the file
+        :param kinds: Arrow type by column
+        :param wanted: names of the columns to read
+        """
         from pyarrow import csv
 
         bad: list[tuple[int, int]] = []
@@ -229,7 +237,7 @@ class _Reader:
         )
 
     def _line_of(self, block: Block, number: int) -> int:
-        """Return the line in the file of a row of a block.
+        """Return the line number in the file of a row of a block.
 
         :param number: number of the row in the block, from 1
         """
@@ -237,14 +245,19 @@ class _Reader:
         return found[0] if found else block.line
 
     def _refuse_bad_rows(self, rest: Iterator[Block], names: Sequence[str]) -> None:
-        """Count the rows with a wrong number of values in the rest of the file, and raise an error."""
+        """Count the rows with too many or too few values in the rest of the file, and raise an error with the number.
+
+        :param rest: the remaining blocks of the file
+        :param names: names of the columns
+        :raises MalformedFileError: always
+        """
         for block in rest:
             with suppress(pa.ArrowInvalid):
                 self._parse(block, names, dict.fromkeys(names, pa.binary()), names[:1])
         header = "`names`" if self._options.names else "the header"
         rows = "row has" if self._bad_rows == 1 else "rows have"
         raise self._file.malformed(
-            f"is not regular: {self._bad_rows:,} {rows} another number of values than the {len(names)} of {header} "
+            f"has irregular rows: {self._bad_rows:,} {rows} more or fewer values than the {len(names)} of {header} "
             f"({', '.join(f'line {line}: {found}' for line, found in self._bad_lines)}"
             f"{', …' if self._bad_rows > len(self._bad_lines) else ''})",
             "Correct the rows or the options in `csv` (sep, quotechar, skiprows), or leave these rows out with "
@@ -256,15 +269,18 @@ class _Reader:
         self._file.facts["bad_lines"] = {"rows": self._bad_rows, "lines": lines}
         more = ", …" if self._bad_rows > len(lines) else ""
         self._file.notes.append(
-            f"Skipped {self._bad_rows:,} rows of {self._file.url} with another number of values than the header "
+            f"Skipped {self._bad_rows:,} rows of {self._file.url} with more or fewer values than the header "
             f"(lines {', '.join(map(str, lines))}{more})."
         )
 
 
 class _Columns:
-    """The columns of a file and the types as which they are read.
+    """The columns of a CSV file, and the types as which Arrow reads them.
 
-    Columns whose types are not declared are read as text. Their types are inferred later, from all rows.
+    Columns without a declared type are read as text. The types of these columns are inferred later, from all rows.
+
+    :param options: options of the CSV format
+    :param names: names of all columns of the file
     """
 
     def __init__(self, file: SourceFile, options: CsvOptions, names: Sequence[str]) -> None:
@@ -288,7 +304,7 @@ class _Columns:
         )
 
     def converted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Convert declared columns with grouped digits, and mark the columns whose types are inferred later.
+        """Return a batch with the declared types. Columns without a declared type are marked for type inference.
 
         :raises SchemaError: a value is not a number of its column's type
         """
@@ -305,8 +321,9 @@ class _Columns:
     def mismatch(self, name: str, line: int, value: str | None, reason: str) -> SchemaError:
         """Create the error for a value that does not have the declared type of its column.
 
-        :param value: the value, if Arrow's message contains it
-        :param reason: otherwise Arrow's reason
+        :param line: line number of the value in the file
+        :param value: the value; ``None`` if Arrow's message does not contain the value
+        :param reason: the reason in Arrow's message, which is used if ``value`` is ``None``
         """
         where = f"in line {line} of {self._file.url}"
         found = f"a value {where} that does not fit ({reason.rstrip('.')})" if value is None else f"{value!r} {where}"
@@ -314,7 +331,7 @@ class _Columns:
         return self._file.types.mismatch(name, self._declared[name], found, hint)
 
     def notes(self) -> Iterator[str]:
-        """Return notes about the columns that look like numbers but are text."""
+        """Return notes for the user about columns that look like numbers but are text."""
         for column in self._notes.values():
             if sentence := column.sentence():
                 yield sentence
@@ -333,7 +350,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _without_lines(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Leave out the first ``count`` lines."""
+    """Yield the bytes of a file without the first ``count`` lines."""
     for chunk in chunks:
         while count and (end := chunk.find(b"\n") + 1):
             chunk, count = chunk[end:], count - 1

@@ -1,4 +1,4 @@
-"""Notes about CSV columns that are text, although most of their values look like numbers."""
+"""Notes for the user about CSV columns that are text although most values look like numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MOST_VALUES = 10_000
 
 
 class ColumnNotes:
-    """Finds out whether a column may have been meant as numbers.
+    """Detects whether a text column was probably meant as a column of numbers.
 
     :param name: name of the column
-    :param notation: how numbers are written according to the options
+    :param notation: notation of numbers that the user set
     """
 
     def __init__(self, name: str, notation: Notation) -> None:
@@ -33,7 +33,7 @@ class ColumnNotes:
         self._is_text = False
 
     def update(self, values: pa.Array) -> None:
-        """Take further values into account."""
+        """Add the values of a further batch."""
         texts = values.drop_null() if pa.types.is_string(values.type) else values.slice(0, 0)
         if self._is_text or not len(texts):
             return
@@ -55,7 +55,10 @@ class ColumnNotes:
             self._is_text = rarely or len(self._others) > _MOST_TOKENS
 
     def sentence(self) -> str | None:
-        """Return a note if the column is text because of few texts, or commas, among numbers."""
+        """Return a note for the user; ``None`` if the column is not text or was not meant as numbers.
+
+        A note is returned if the column contains numbers with commas, or mostly numbers and up to three other texts.
+        """
         if not self._others or self._is_text:
             return None
         if self._comma_groups or self._decimal_comma:

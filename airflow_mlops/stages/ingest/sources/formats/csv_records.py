@@ -1,4 +1,4 @@
-"""Finds the rows of CSV files, and quotes that Arrow's parser would misread without an error."""
+"""Finds the ends of rows in CSV text, and misplaced quotes that Arrow's parser would misread without an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 
 @dataclass(frozen=True)
 class Rows:
-    """The rules by which text is divided into rows and values.
+    """Splits CSV text into rows, according to the options of the file.
 
     :param file: the file, for error messages
-    :param options: options of the file
-    :param sep: separator of the values
+    :param options: options of the CSV format
+    :param sep: character that separates the values of a row
     """
 
     file: SourceFile
@@ -24,7 +24,7 @@ class Rows:
     sep: bytes
 
     def end(self, text: bytes, line: int) -> int:
-        """Return the length of the whole rows at the start of ``text``, which begins with a row.
+        """Return the length in bytes of the whole rows at the start of ``text``, which begins at the start of a row.
 
         :param line: number of the first line of ``text``, for error messages
         :raises MalformedFileError: a quoted value is followed by text, as in ``"say \\"hi\\""`` without an escape
@@ -39,6 +39,8 @@ class Rows:
     def check_end(self, text: bytes, line: int) -> None:
         """Check that the last row of a file does not end inside a quoted value.
 
+        :param text: the last row
+        :param line: number of the first line of ``text``
         :raises MalformedFileError: a quote is not closed
         """
         quote, masked = self._quote(), self._masked(text)
@@ -52,14 +54,17 @@ class Rows:
                 )
 
     def first_end(self, text: bytes) -> int:
-        """Return the length of the first row of ``text`` and its line break."""
+        """Return the length in bytes of the first row of ``text``, including the line break."""
         for offset, part, inside in self._parts(self._masked(text)):
             if not inside and (found := re.search(rb"\r\n|\n|\r", part)):
                 return offset + found.end()
         return len(text)
 
     def lines(self, text: bytes, line: int) -> Iterator[tuple[int, bytes]]:
-        """Return each row of ``text`` that is not blank, and the number of its first line."""
+        """Yield the number of the first line and the text of each row that is not blank.
+
+        :param line: number of the first line of ``text``
+        """
         start = 0
         for offset, part, inside in self._parts(self._masked(text)):
             for found in () if inside else re.finditer(rb"\r\n|\n|\r", part):
@@ -71,7 +76,7 @@ class Rows:
             yield line, text[start:]
 
     def without_comments(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Replace the lines that are comments by blank lines, which keeps the numbers of the other lines."""
+        """Yield the text with blank lines instead of comment lines, which keeps the line numbers of the other lines."""
         comment = (self.options.comment or "").encode()
         if not comment:
             yield from chunks
@@ -110,13 +115,13 @@ class Rows:
         return self.sep, b"\n", b"\r"
 
     def _masked(self, text: bytes) -> bytes:
-        """Replace escaped characters by ordinary ones. The length does not change."""
+        """Return text in which escape characters and escaped characters are replaced by ``x``, with the same length."""
         if not self.options.escapechar:
             return text
         return re.sub(re.escape(self.options.escapechar.encode()) + b".", b"xx", text, flags=re.DOTALL)
 
     def _is_regular(self, parts: list[bytes]) -> bool:
-        """Return whether all quotes are around values or doubled, which is checked quickly.
+        """Return whether every quote surrounds a value or is doubled. If not, the text needs the slower :meth:`_scan`.
 
         :param parts: the text, split at the quotes
         """
@@ -130,10 +135,10 @@ class Rows:
         )
 
     def _parts(self, masked: bytes, inside: bool = False) -> Iterator[tuple[int, bytes, bool]]:
-        """Split text at its quotes. A quote inside a value that is not quoted is an ordinary character.
+        """Split text at the quotes. A quote inside a value without quotes is an ordinary character.
 
         :param inside: whether the text begins inside a quoted value
-        :return: for each part its offset, the part, and whether it is inside a quoted value
+        :return: offset of each part in the text, the part, and whether the part is inside a quoted value
         """
         parts = masked.split(self._quote()) if self._quote() else [masked]
         offset, ordinary = 0, False
@@ -148,9 +153,11 @@ class Rows:
             offset += len(part) + 1
 
     def _scan(self, masked: bytes, line: int) -> tuple[int, int | None]:
-        """Read text value by value.
+        """Find the whole rows and the open quote in text. The text is read value by value.
 
-        :return: the length of the whole rows, and the line of the quote that is still open at the end
+        :param line: number of the first line of the text
+        :return: the length in bytes of the whole rows; and the line of the quote that is not closed at the end, or
+            ``None``
         :raises MalformedFileError: a quoted value is followed by text
         """
         end, opened, was_inside, before = 0, line, False, b""
@@ -177,9 +184,10 @@ class Rows:
 
 
 def _end_of_regular(parts: list[bytes], length: int) -> int:
-    """Return the length of the whole rows, if every second part is inside quotes.
+    """Return the length in bytes of the whole rows in a text. Every second part of the text must be inside quotes.
 
-    :param parts: text of the given length, split at the quotes
+    :param parts: the text, split at the quotes
+    :param length: length of the text in bytes
     """
     offset = length
     for index in reversed(range(len(parts))):

@@ -1,4 +1,4 @@
-"""Reads JSON files: JSON Lines, or one document with an array of records."""
+"""Reads JSON files, which contain JSON Lines, or one document with an array of records."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Stream the records of a JSON file.
+    """Stream the records of a JSON file in batches.
 
     :raises MalformedFileError: the file is not JSON
-    :raises SchemaError: a value does not have the type of its column, or ``record_path`` must be set
+    :raises SchemaError: a value does not have the type of its column, or the user must set ``record_path``
     """
     path = file.spec.record_path
     path = [path] if isinstance(path, str) else path
@@ -35,7 +35,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 
 def _is_lines(start: bytes) -> bool:
-    """Return whether the first two lines are objects."""
+    """Return whether the first line is a JSON object and the second line begins with an object."""
     first, _, rest = start.lstrip().partition(b"\n")
     try:
         return isinstance(json.loads(first), dict) and rest.lstrip()[:1] == b"{"

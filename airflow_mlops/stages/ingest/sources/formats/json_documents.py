@@ -1,4 +1,7 @@
-"""Finds the records in JSON documents: the elements of an array, which may be under a key, or a sequence of objects."""
+"""Finds the records in JSON documents.
+
+The records are the elements of an array, which can be the value of a key, or a sequence of objects.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,16 @@ _SPACE = " \t\n\r"
 
 
 def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | None) -> Iterator[Block]:
-    """Return the records of a document, one on each line.
+    """Yield the records of a JSON document as JSON lines, in blocks.
 
-    :param chunks: the document in UTF-8
-    :param path: keys that lead to the array of records; ``None`` if the document is an array or a sequence of objects
-    :return: blocks in which ``line`` is the number of the first record, from 1
+    :param file: the file, for error messages
+    :param chunks: content of the file in UTF-8
+    :param path: keys from the outermost object to the array of records; ``None`` if the document is an array or a
+        sequence of objects; empty if the document is one record
+    :return: blocks of lines. ``line`` of a block is the number of its first record in the document, from 1
     :raises MalformedFileError: the document is not JSON
-    :raises SchemaError: an element of the array is not an object, or ``path`` must be set
+    :raises SchemaError: an element of the array is not an object, or the user must set ``record_path``
+    :raises SpecError: the document has no key of ``path``
     """
     block: list[bytes] = []
     first, size = 1, 0
@@ -41,7 +47,8 @@ def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | Non
 class _Document:
     """A JSON document that is decoded value by value.
 
-    :param chunks: the document in UTF-8
+    :param file: the file, for error messages
+    :param chunks: content of the file in UTF-8
     """
 
     def __init__(self, file: SourceFile, chunks: Iterator[bytes]) -> None:
@@ -54,7 +61,7 @@ class _Document:
         self._ended = False
 
     def records(self, path: Sequence[str] | None) -> Iterator[bytes]:
-        """Return the JSON text of each record, on one line."""
+        """Yield the JSON text of each record, without line breaks."""
         if path:
             yield from self._under(path)
         elif self._peek() == "[":
@@ -65,7 +72,7 @@ class _Document:
             raise self._malformed("has text after the end of the document")
 
     def _under(self, path: Sequence[str]) -> Iterator[bytes]:
-        """Return the records of the array at ``path`` in the object that begins here."""
+        """Yield the records of the array at the keys ``path`` in the object at the current position."""
         if not path:
             yield from self._array()
             return
@@ -121,7 +128,7 @@ class _Document:
             raise self._malformed("does not contain objects, or an array of objects")
 
     def _peek(self) -> str:
-        """Return the next character that is not space, or an empty text at the end."""
+        """Return the next character that is not whitespace, without consuming it; empty at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _SPACE:
                 self._at += 1
@@ -137,7 +144,7 @@ class _Document:
         self._at += 1
 
     def _value(self) -> tuple[Any, bytes]:
-        """Decode a value, and return it and its text on one line."""
+        """Decode the next value. Return the value and its JSON text without line breaks."""
         self._peek()
         while True:
             try:
@@ -156,7 +163,7 @@ class _Document:
                     return value, text.replace("\n", " ").replace("\r", " ").encode("utf-8", "surrogatepass")
 
     def _fill(self) -> bool:
-        """Read further text. Return whether there was any."""
+        """Read more text from the file, and return whether the file had more text."""
         if self._ended:
             return False
         waiting = self._text[self._at :]
@@ -187,7 +194,7 @@ def _short(path: list[str]) -> str | list[str]:
 
 
 def _arrays(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
-    """Find the paths of the arrays of objects in an object."""
+    """Yield the path of each array of objects in a JSON object: the keys from the outermost object to the array."""
     for key, item in value.items():
         if isinstance(item, dict):
             yield from _arrays(item, (*path, key))

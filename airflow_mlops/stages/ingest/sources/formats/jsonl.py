@@ -1,7 +1,7 @@
 """Reads JSON Lines files, which contain one JSON object per line.
 
-Arrow parses one block of lines at a time. Its own streaming reader would call the Python file from a thread of its own,
-which aborts the process if the interpreter exits meanwhile.
+Arrow parses one block of lines at a time. Arrow's streaming reader is not used, because it reads the Python file in a
+separate thread. If the interpreter exits at this time, the process aborts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NULL_AFTER = re.compile(rb"\}[ \t\r]*null")
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of a JSON lines file.
+    """Stream the rows of a JSON Lines file.
 
     :raises MalformedFileError: a line is not a JSON object
     :raises SchemaError: a value does not have the type of its column, or a later line has a new field
@@ -43,7 +43,8 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 def read_lines(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[pa.RecordBatch]:
     """Stream the rows of JSON lines.
 
-    :param chunks: the lines in UTF-8
+    :param file: the file that contains the lines
+    :param chunks: content of the file in UTF-8
     """
     blocks = whole_records(file, chunks, lambda text, _: text.rfind(b"\n") + 1)
     return read_blocks(file, blocks, "line")
@@ -52,7 +53,9 @@ def read_lines(file: SourceFile, chunks: Iterator[bytes]) -> Iterator[pa.RecordB
 def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterator[pa.RecordBatch]:
     """Stream the rows of blocks of JSON lines.
 
-    :param unit: what the line numbers of the blocks count, for error messages
+    :param file: the file that contains the rows
+    :param blocks: blocks of JSON lines
+    :param unit: what ``line`` of a block counts, for error messages: ``line`` or ``record``
     """
     from pyarrow import json as arrow_json
 
@@ -82,9 +85,9 @@ def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterato
 
 
 class _Records:
-    """The records of a block, one on each line.
+    """The records of a block, with one JSON object on each line.
 
-    :param unit: what ``block.line`` counts: lines or records
+    :param unit: what ``block.line`` counts: ``line`` or ``record``
     """
 
     def __init__(self, file: SourceFile, block: Block, unit: str) -> None:
@@ -93,9 +96,10 @@ class _Records:
         self._unit = unit
 
     def check(self) -> None:
-        """Check what Arrow does not, or crashes at: the encoding, values that are not objects, and the nesting.
+        """Check the lines for problems that Arrow does not detect or that crash Arrow.
 
-        :raises MalformedFileError: a line is not an object
+        :raises MalformedFileError: a line is not UTF-8, is not an object, has more than one value, or is nested too
+            deeply
         """
         check_utf8(self._file, self._block)
         for number, line in enumerate(self._block.text.split(b"\n"), self._block.line):
@@ -107,9 +111,9 @@ class _Records:
                 raise self._malformed(number, "has more than one value")
 
     def parse(self, options: Any, kinds: dict[str, pa.DataType]) -> pa.Table:
-        """Parse the block.
+        """Return the records of the block as a table.
 
-        :param options: Arrow's options
+        :param options: parse options of Arrow; ``None`` to infer the types
         :param kinds: types of the columns; empty if they are not known yet
         :raises MalformedFileError: a line is not JSON
         :raises SchemaError: a value does not have the type of its column, or a line has an unexpected field
@@ -126,7 +130,7 @@ class _Records:
             raise self._malformed(self._row_number(problem), f"could not be read: {reason}") from None
 
     def require_exact(self, batch: pa.RecordBatch) -> None:
-        """Check that no number was rounded. Arrow reads whole numbers of more than 64 bits as floating-point numbers.
+        """Check that no number is rounded. Arrow reads whole numbers of more than 64 bits as floating-point numbers.
 
         :raises SchemaError: a column contains whole numbers that float64 cannot represent
         """
@@ -148,8 +152,10 @@ class _Records:
         return next((value for value in whole if int(float(value)) != int(value)), None)
 
     def _explain(self, kinds: dict[str, pa.DataType], problem: str) -> None:
-        """Raise an error that names the field, if the cause can be found in Arrow's message.
+        """Raise an error that names the field, if Arrow's message tells the cause. Otherwise, return.
 
+        :param kinds: types of the columns
+        :param problem: Arrow's message
         :raises SchemaError: the type of a field changes, or a later line has a new field
         """
         file = self._file
@@ -163,8 +169,9 @@ class _Records:
         if "unexpected field" in problem:
             name, number = self._field_not_in(set(kinds))
             raise SchemaError(
-                f"{self._unit.capitalize()} {number} of {file.url} has the field {name!r}, which is absent in the first "
-                f"ones. Declare its type with types={{{name!r}: ...}}, or list the columns to ingest in `columns`."
+                f"{self._unit.capitalize()} {number} of {file.url} has the field {name!r}, which is absent in the "
+                f"first {self._unit}s. Declare its type with types={{{name!r}: ...}}, or list the columns to ingest in "
+                "`columns`."
             ) from None
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -172,7 +179,7 @@ class _Records:
         return ((number, line) for number, line in lines if line.strip())
 
     def _row_number(self, problem: str) -> int:
-        """Return the number of the line of the row that Arrow's message names. Arrow counts the rows from 0."""
+        """Return the number of the line or record that Arrow's message names. Arrow counts from 0 in each block."""
         found = _ROW.search(problem)
         row = int(found[1]) if found else 0
         return next((number for number, _ in islice(self._lines(), row, None)), self._block.line)
@@ -183,7 +190,7 @@ class _Records:
                 yield number, json.loads(line, parse_float=str, parse_int=str)
 
     def _field_with_value(self, names: Sequence[str], value: str) -> tuple[str, int]:
-        """Find the first of the fields ``names`` that contains ``value``. Arrow's message does not name the field."""
+        """Return the first of the fields ``names`` that contains ``value``, and the number of the line or record."""
         found = ((name, number) for number, record in self._values() for name in names if record.get(name) == value)
         return next(found, (names[0] if names else "?", self._block.line))
 
@@ -199,7 +206,7 @@ class _Records:
 
 
 def _levels(line: bytes) -> int:
-    """Return how deep the values of a line are nested."""
+    """Return the nesting depth of the JSON value in a line."""
     level = most = 0
     for found in _BRACKET.finditer(line):
         level += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found[0], 0)

@@ -22,9 +22,9 @@ BATCH_BYTES = 64 << 20
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
-    """Stream the rows of a Parquet file.
+    """Stream the rows of a Parquet file in batches.
 
-    :raises MalformedFileError: the rows are too large
+    :raises MalformedFileError: the rows are larger than the limit of 64 MB
     """
     import pyarrow.parquet as pq
 
@@ -42,12 +42,15 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 
 def _batch_rows(file: SourceFile, metadata: pq.FileMetaData) -> int:
-    """Return the number of rows in a batch. It is smaller if the rows are large, which limits memory."""
+    """Return the number of rows to read at once. The number is smaller for larger rows, to limit memory use.
+
+    :raises MalformedFileError: a row group has rows of more than 64 MB on average
+    """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
     if largest > source_file.MAX_RECORD_BYTES:
         raise file.malformed(
-            f"has rows of {largest >> 20:,} MB on average, and up to {source_file.MAX_RECORD_BYTES >> 20} MB can be read",
+            f"has rows of {largest >> 20:,} MB on average, and the limit is {source_file.MAX_RECORD_BYTES >> 20} MB",
             "Store the large values as files, and their paths in a column.",
         )
     return min(BATCH_ROWS, max(1, BATCH_BYTES // max(largest, 1)))
@@ -55,7 +58,10 @@ def _batch_rows(file: SourceFile, metadata: pq.FileMetaData) -> int:
 
 @contextmanager
 def _local_copy(file: SourceFile) -> Iterator[str]:
-    """Provide a path on this machine. A remote or compressed file is copied, because Parquet needs random access."""
+    """Return the path of the file on this machine.
+
+    A remote or compressed file is copied to a temporary folder first, because Parquet needs random access.
+    """
     with tempfile.TemporaryDirectory(prefix="mlops-ingest-") as folder:
         local = isinstance(file.file.fs, LocalFileSystem) and file.file.compression is None
         path = Path(file.file.path) if local else Path(folder) / "copy.parquet"

@@ -1,4 +1,4 @@
-"""A file of a source, with its expected columns and types and its hash."""
+"""A file to ingest, with the expected columns and column types, and with the hash of the content."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImpleme
 
 @dataclass
 class SourceFile:
-    """A file of a source.
+    """A file to ingest.
 
-    :param file: opened lazily by fsspec
+    :param file: the file, which fsspec opens when it is read
     :param spec: parameters of the ingestion
     :param types: column types that are known before the file is read
-    :param first: schema of the first file, which all files must have; ``None`` for the first file
-    :param files_read: list to which the file's URL, SHA-256 and size are appended after the file was read completely
-    :param partition: values of the columns that the names of the folders contain, by column name
+    :param first: schema of the first file; ``None`` if this is the first file. All files must have the same columns
+    :param files_read: list to which the URL, SHA-256 and size of the file are appended after all rows are read
+    :param partition: value of each partition column by column name, from folder names such as ``year=2024``
+    :param facts: further facts about the file for the manifest, such as the number of skipped rows
+    :param notes: sentences for the user about the data
     """
 
     file: OpenFile
@@ -51,7 +53,6 @@ class SourceFile:
     first: pa.Schema | None
     files_read: list[dict[str, Any]]
     partition: Mapping[str, str | None] = field(default_factory=dict)
-    # Further facts about the file for the manifest, and sentences about it for the user.
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -61,15 +62,16 @@ class SourceFile:
         return file_url(self.file)
 
     def known_types(self) -> dict[str, pa.DataType]:
-        """Return the types of the first file by column; empty if this is the first file."""
+        """Return the column types of the first file, by column; empty if this is the first file."""
         return dict(zip(self.first.names, self.first.types, strict=True)) if self.first else {}
 
     def column_types(self, guessed: pa.Schema) -> dict[str, pa.DataType]:
-        """Return the type by column with which Arrow reads a JSON file.
+        """Return for each column of a JSON file the type as which Arrow must read the column.
 
-        Columns that Arrow would parse as dates or times are read as text, because raw data is archived unchanged.
+        Columns that Arrow would parse as dates or times are read as text, so that the dataset contains the original
+        values.
 
-        :param guessed: schema that Arrow inferred from the first block
+        :param guessed: schema that Arrow inferred from the first block of the file
         """
         known = {**self.types.earlier, **self.known_types()}
         kinds = {}
@@ -85,11 +87,11 @@ class SourceFile:
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
-        """Return the columns to read: those of ``columns`` (by default all) and the time column.
+        """Return the names of the columns to read: the columns to ingest and the time column.
 
-        If all of them are names of folders, the first column of the file is read too, for the number of its rows.
+        If all of these columns come from folder names, the first column of the file is read, to count the rows.
 
-        :param present: columns of the file
+        :param present: names of the columns of the file
         :raises SchemaError: a column to read is absent, or two columns have the same name
         """
         columns, time = self.spec.columns, self.spec.time_column
@@ -112,9 +114,10 @@ class SourceFile:
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file for sequential reading. Record its URL, SHA-256 and size when the block ends.
+        """Open the file for sequential reading. When the block ends, record the URL, SHA-256 and size of the file.
 
         :raises SourceError: the file cannot be opened or read
+        :raises MalformedFileError: the compressed data is damaged
         """
         with _read_errors(self.file):
             raw = self.file.__enter__()
@@ -127,16 +130,16 @@ class SourceFile:
         self.files_read.append({"file": self.url, "sha256": sha256, "bytes": reader.bytes, **self.facts})
 
     def malformed(self, problem: str, remedy: str) -> MalformedFileError:
-        """Create the error for content that cannot be read.
+        """Create the error for a file with content that cannot be read.
 
-        :param problem: what is wrong, as the end of a sentence that starts with the URL of the file
-        :param remedy: what to do, one or several sentences
+        :param problem: predicate of the first sentence, which starts with the URL of the file, such as ``is not JSON``
+        :param remedy: one or several sentences that tell the user what to do
         """
         return MalformedFileError(f"{self.url} {problem}. {remedy}")
 
 
 class HashingReader:
-    """A binary file opened for reading, which computes the SHA-256 and the number of the bytes read.
+    """A binary file opened for reading, which counts and hashes the bytes that are read.
 
     :param file: the file, for error messages
     :param raw: the opened file
@@ -149,7 +152,7 @@ class HashingReader:
         self.bytes = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read the next bytes; empty at the end of the file.
+        """Read and return the next bytes. The result is empty at the end of the file.
 
         :raises MalformedFileError: the compressed data is damaged
         :raises SourceError: the file cannot be read
@@ -161,7 +164,7 @@ class HashingReader:
         return data
 
     def drain(self) -> str:
-        """Read the rest of the file, and return the SHA-256 of all its bytes."""
+        """Read the rest of the file, and return the SHA-256 of the whole file as hexadecimal text."""
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()
@@ -169,7 +172,11 @@ class HashingReader:
 
 @contextmanager
 def _read_errors(file: OpenFile) -> Iterator[None]:
-    """Convert exceptions of fsspec and of decompression to a :class:`SourceError` that names the file."""
+    """Convert exceptions of fsspec and of decompression in the ``with`` block to an error that names the file.
+
+    :raises MalformedFileError: the compressed data is damaged or encrypted
+    :raises SourceError: the file does not exist or cannot be read
+    """
     try:
         yield
     except MLOpsError:
@@ -206,14 +213,14 @@ def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:
 
 
 def read_as(kind: pa.DataType) -> pa.DataType:
-    """Return the type as which a text file's column of the type ``kind`` is read, before it is converted to ``kind``."""
+    """Return the type as which a column of a text file is read, before the values are converted to ``kind``."""
     if is_time(kind) or pa.types.is_dictionary(kind):
         return pa.string()
     return pa.float32() if pa.types.is_float16(kind) else kind
 
 
 def _times_as_text(kind: pa.DataType) -> pa.DataType:
-    """Replace dates and times by text in a type, also inside structs and lists."""
+    """Return a type in which text replaces dates and times, also inside structs and lists."""
     if pa.types.is_temporal(kind):
         return pa.string()
     if pa.types.is_struct(kind):

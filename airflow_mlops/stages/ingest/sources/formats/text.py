@@ -1,4 +1,4 @@
-"""Decodes text files to UTF-8, and groups their bytes into blocks of whole records."""
+"""Converts text files to UTF-8, and splits the text into blocks of whole records (rows or JSON objects)."""
 
 from __future__ import annotations
 
@@ -38,25 +38,28 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class Block:
-    """Whole records of a text file.
+    """A block of whole records of a text file.
 
     :param text: the records in UTF-8
-    :param line: number of the first line of the block in the file; the first line of a file is 1
+    :param line: line number in the file of the first line of the block, from 1
     """
 
     text: bytes
     line: int
 
     def line_at(self, offset: int) -> int:
-        """Return the number of the line that contains the byte at ``offset``."""
+        """Return the line number in the file of the byte at ``offset`` in the block."""
         return self.line + self.text.count(b"\n", 0, offset)
 
 
 def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) -> Iterator[bytes]:
-    """Read a file as UTF-8, without its byte order mark.
+    """Yield the content of a file in UTF-8, without a byte order mark.
 
-    :param encoding: encoding of a file without a byte order mark; by default UTF-8, which is not validated here
-    :raises MalformedFileError: the file is compressed, or is not text in its encoding
+    :param raw: the opened file
+    :param encoding: encoding of a file without a byte order mark; by default UTF-8. The function does not check that
+        UTF-8 text is valid
+    :raises MalformedFileError: the content is compressed or of a different format, or the file is not text in the
+        encoding
     """
     start = raw.read(source_file.BLOCK_BYTES)
     for signature, what in _SIGNATURES.items():
@@ -99,9 +102,9 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
 
 
 def check_utf8(file: SourceFile, block: Block) -> None:
-    """Check that a block is UTF-8.
+    """Check that the text of a block is valid UTF-8.
 
-    :raises MalformedFileError: it is not
+    :raises MalformedFileError: the text is not valid UTF-8
     """
     try:
         block.text.decode()
@@ -112,7 +115,7 @@ def check_utf8(file: SourceFile, block: Block) -> None:
 
 
 def native(text: bytes) -> pa.BufferReader:
-    """Copy text to memory of Arrow. Threads of Arrow then never touch Python objects, also while Python exits."""
+    """Return a copy of the text in Arrow's memory, so that Arrow's threads never access Python objects."""
     stream = pa.BufferOutputStream()
     stream.write(text)
     return pa.BufferReader(stream.getvalue())
@@ -125,12 +128,15 @@ def whole_records(
     line: int = 1,
     check_end: Callable[[bytes, int], None] | None = None,
 ) -> Iterator[Block]:
-    """Regroup the bytes of a text file into blocks of whole records.
+    """Yield the text of a file in blocks of whole records.
 
-    :param end_of_records: function that returns the length of the whole records at the start of its argument; the
-        second argument is the number of the first line
-    :param line: number of the first line of ``chunks``
-    :param check_end: function that raises an error if the last record is not complete; with the same arguments
+    :param file: the file, for error messages
+    :param chunks: content of the file in UTF-8
+    :param end_of_records: function that takes a text and the number of its first line, and returns the length in bytes
+        of the whole records at the start of the text
+    :param line: line number in the file of the first line of ``chunks``
+    :param check_end: function that takes the same arguments for the last record, and raises an error if it is not
+        complete
     :raises MalformedFileError: a record is too long
     """
     waiting = b""

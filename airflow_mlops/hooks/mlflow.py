@@ -50,6 +50,8 @@ class MLflowHook(BaseHook):
         If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
 
         :param model: name of the registered model
+        :raises ConnectionNotFoundError: the connection is not defined in Airflow
+        :raises requests.RequestException: the server does not answer or refuses the request
         """
         import requests
 

@@ -1,7 +1,7 @@
 """Definitions of all exported metrics, and the conversion of step results to samples.
 
-All metrics are gauges with the result of the last run, because batch tasks have no long-lived process that could keep
-counters. The word after ``mlops.`` in the name of a metric is its group. A task exports all metrics of a group for one
+All metrics are gauges with the result of the last run, because batch tasks have no long-lived process for counters. The
+word after ``mlops.`` in the name of a metric is the group of the metric. A task exports all metrics of a group for one
 model at once.
 """
 
@@ -42,7 +42,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Return the name of the metric in Prometheus, which is the same for all exporters."""
+        """Return the name of the metric in Prometheus. All exporters use the same name."""
         return f"airflow_{self.name.replace('.', '_')}"
 
 

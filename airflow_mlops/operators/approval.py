@@ -27,8 +27,7 @@ _STATE = "mlops.approval"
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """Describes who must approve the promotion of a model.
-
+    """The approval that the promotion of a model needs: who can answer, and what happens if nobody answers.
     The request for approval appears under *Required Actions* in Airflow. While the task waits, it occupies neither a
     worker nor the triggerer.
 

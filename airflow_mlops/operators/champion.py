@@ -66,7 +66,7 @@ class ChampionOperator(StepOperator):
         events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(1)
         last = (events[0].extra or {}).get("version") if len(events) else None
         if last != champion["version"]:
-            self._emit(result, context, last, "The champion was changed before without an event.")
+            self._emit(result, context, last, "An earlier change of the champion emitted no event.")
 
     def _emit(self, result: dict[str, Any], context: Context, replaced: Any, reason: str, **measured: Any) -> None:
         champion = result["champion"]

@@ -116,10 +116,10 @@ class IngestOperator(StepOperator):
             return
         waited = datetime.now(timezone.utc) - self._waiting_since(context)
         if waited >= self.timeout:
-            raise EmptyWindowError(f"{error} The task has waited for {self.timeout}, which is its timeout.") from None
+            raise EmptyWindowError(f"{error} The task has waited for {self.timeout}, the value of timeout=.") from None
         from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
-        self.log.info("%s The task looks again in %s.", error, self.poke_interval)
+        self.log.info("%s The task checks the source again in %s.", error, self.poke_interval)
         self.defer(trigger=TimeDeltaTrigger(self.poke_interval), method_name="look_again")
 
     def _waiting_since(self, context: Context) -> datetime:

@@ -23,7 +23,7 @@ class SearchOperator(StepOperator):
     :param worker: index of this worker, from 0; workers with different indices sample different parameters
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
-    :param seed: random seed of the search and of the trainer. The result is reproducible if there is only one worker
+    :param seed: random seed of the search and of the trainer. With only one worker, the result is reproducible
     :param tags: additional tags of the MLflow run
     :raises SpecError: the search is invalid
     """

@@ -23,7 +23,7 @@ class TrainOperator(StepOperator):
     :param model: name of the registered model
     :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a :class:`~airflow_mlops.trainers.TorchTrainer`,
         a :class:`~airflow_mlops.trainers.FunctionTrainer`, a :class:`~airflow_mlops.trainers.Search` over one of them,
-        a dict with the same fields, or the output of a SearchOperator, from which the best parameters are taken
+        a dict with the same fields, or the output of a SearchOperator, which contains the best parameters
     :param metrics: import paths of custom metrics, ``package.module:function``. They are measured on the split part
         `test` and logged in addition to the built-in metrics
     :param experiment: name of the MLflow experiment; by default ``model``

@@ -37,8 +37,9 @@ class BuildTrainingSetOperator(StepOperator):
     :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
-    :param split: ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (0.3, or ``14D``
-        for the last 14 days), ``group`` and ``seed``; ``None`` for the single split part `data`
+    :param split: split method ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (a
+        share such as 0.3, or ``14D`` for the last 14 days), ``group`` (name of the group column) and ``seed``; ``None``
+        for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: memory that the join may use before it continues on disk, such as ``2GB``. The events, and

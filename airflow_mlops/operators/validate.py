@@ -20,10 +20,10 @@ class ValidateOperator(StepOperator):
     :param suite: the suite as a dict, the path of its JSON file on the machine on which the step runs, or the import
         path ``package.module:function`` of a function that returns an ``ExpectationSuite``
     :param on_failure: what happens if an expectation is not met. ``fail`` fails the task. ``warn`` logs a warning, and
-        the result is the whole dataset. ``quarantine`` writes the rows that fail to the dataset ``NAME_quarantine``,
-        together with the expectations that they fail, and writes the other rows to the dataset ``NAME_valid``, which is
-        the result. With ``quarantine``, an expectation about the whole table still fails the task, because removing
-        rows cannot meet it
+        the result is the whole dataset. ``quarantine`` writes the rows that do not meet an expectation to the dataset
+        ``NAME_quarantine``, together with the names of these expectations. The other rows are written to the dataset
+        ``NAME_valid``, and the result refers to this dataset. With ``quarantine``, an unmet expectation about the whole
+        table still fails the task, because removing rows cannot meet the expectation
     :raises SpecError: ``on_failure`` is unknown
     """
 

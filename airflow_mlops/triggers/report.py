@@ -106,7 +106,8 @@ class MonitorReportTrigger(BaseEventTrigger):
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]
             except ValueError:
                 self.log.warning(
-                    "Several assets share this watcher. Therefore reports that are written while no triggerer runs are missed."
+                    "Several assets share this AssetWatcher. Therefore reports that are written while no triggerer runs are "
+                    "missed. Use a separate MonitorReportTrigger for each asset, for example with a different poke_interval."
                 )
                 self.asset_state_store = None
         return None

@@ -156,7 +156,7 @@ class _Columns:
         try:
             return as_column(array, kind, f"Column {name!r}")
         except SchemaError as error:
-            raise SchemaError(f"{error} Declare its type with types={{{name!r}: ...}}.") from None
+            raise SchemaError(f"{error} Declare the type of the column with types={{{name!r}: ...}}.") from None
 
 
 class _Spool:

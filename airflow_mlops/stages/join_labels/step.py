@@ -123,7 +123,8 @@ def _pseudonymizers(
     """Return the pseudonymizer for each column of ``on`` that scoring hashed, by name of the column.
 
     :raises SchemaError: scoring dropped a column of ``on``, or hashed it only in some windows
-    :raises SpecError: ``hash_conn_id`` is not set, or its secret key differs from the secret key that scoring used
+    :raises SpecError: ``hash_conn_id`` is not set, or the secret key of the connection differs from the key that
+        scoring used
     """
     details = [dataset.manifest.details for dataset in predictions]
     name = predictions[0].manifest.name

@@ -21,9 +21,9 @@ def make_folds(
 ) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Divide the rows of the split part ``train`` into folds.
 
-    The method depends on how the training set was split. If it was split by time, each fold validates on rows that are
-    later than the training rows. If it was split by group, all rows of a group are in the same fold. Otherwise, the
-    rows are shuffled. Folds for a classification are stratified by class, except for a split by time.
+    The folds follow the split of the training set. After a split by time, the validation rows of each fold are later
+    than its training rows. After a split by group, all rows of a group are in the same fold. After any other split, the
+    rows are shuffled. For a classification, the folds are stratified by class, except after a split by time.
 
     :param dataset: the training set
     :param data: rows of the split part ``train``

@@ -1,4 +1,6 @@
-"""The objective functions of a search. They train a model on the split part ``train``, and return its metric.
+"""The objective functions of a search.
+
+An objective function trains a model on the split part ``train``, and returns a metric of the model.
 
 Part of the rows of ``train`` is held out for the measurement. The split part ``test`` is not read.
 """

@@ -122,7 +122,7 @@ class Study:
 
         :param step: number of the step, from 0
         :param value: value after this step, which Optuna compares with the values of other trials
-        :param last: whether the step is the last one. The trial is not pruned after its last step
+        :param last: whether the step is the last step of the trial, after which the trial is not pruned
         :raises optuna.TrialPruned: the trial is worse than the median of the other trials
         """
         trial.report(value, step)
@@ -197,7 +197,7 @@ class Study:
 def _counts(trial: FrozenTrial) -> bool:
     """Return whether a finished trial counts towards the number of trials.
 
-    Complete, pruned and failed trials count. A trial whose worker died does not count, because it is repeated.
+    Complete, pruned and failed trials count. A trial whose worker died does not count.
     """
     if trial.state == TrialState.FAIL:
         return ERROR in trial.user_attrs

@@ -20,7 +20,7 @@ class TrainSpec(Spec):
 
     :param dataset: a training set with the split parts ``train`` and ``test``
     :param model: name of the registered model to which the version is added
-    :param trainer: the trainer, or the result of a search, whose best parameters are then used
+    :param trainer: the trainer, or the result of a search, which stands for the trainer with the best parameters
     :param metrics: import paths of custom metrics, which are computed and logged in addition to the built-in metrics, see
         :mod:`airflow_mlops.metrics.custom`
     :param seed: random seed. The same data, code and seed give the same model
@@ -54,8 +54,8 @@ class TrainSpec(Spec):
 class TrainResult(Result):
     """Result of a training.
 
-    :param candidate: the model version of the candidate. If an earlier training made an identical version, it is that
-        earlier version
+    :param candidate: the model version that the training registered, or the identical model version of an earlier
+        training
     :param run_id: id of the MLflow run of the training
     :param run_url: URL of the run in the MLflow UI; ``None`` if the tracking server has no UI
     :param metrics: metrics on the split part ``test``, by name

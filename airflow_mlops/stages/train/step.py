@@ -41,7 +41,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     returns the version that an earlier try registered.
 
     :raises TrainingError: no model can be trained on the data, or the training fails
-    :raises ModelFormatError: the model cannot be stored or exported in a format that runs no code when it is loaded
+    :raises ModelFormatError: the model cannot be exported to ONNX, or cannot be stored in a format that loads without
+        running code
     :raises RegistryError: MLflow cannot be used
     """
     context = context.for_call()

@@ -41,8 +41,8 @@ class Split(Model):
     :param method: ``random`` puts a random share of the rows into ``test``. ``hash`` assigns each row by a hash of the
         row, so a row keeps its split part when other rows are added. ``time`` puts the latest rows into ``test``.
         ``group`` puts all rows with the same value in the column ``group`` into the same split part
-    :param test_size: share of rows in ``test`` (0 to 1). For the method ``time`` it can also be a duration, for example
-        ``14D`` for the last 14 days
+    :param test_size: share of rows in ``test`` (0 to 1). For the method ``time``, ``test_size`` can also be a duration,
+        for example ``14D`` for the last 14 days
     :param group: name of the group column; required for the method ``group``
     :param seed: random seed of all methods except ``time``
     """
@@ -98,8 +98,8 @@ class TrainingSetSpec(Spec):
         split
     :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
         feature with a higher score is rejected as leakage
-    :param memory_limit: memory that the join may use before it continues in temporary files, for example ``500MB`` or
-        ``2GB``. The events, Python and its libraries need additional memory
+    :param memory_limit: memory limit of the join of features, for example ``500MB`` or ``2GB``. Above this limit, the
+        join uses temporary files. The events, Python and its libraries need additional memory
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """

@@ -41,7 +41,7 @@ class FileSource:
         return False
 
     def describe(self) -> dict[str, Any]:
-        """Return the URLs of the spec and, for each file read so far, its URL, SHA-256 and size in bytes."""
+        """Return the URLs of the spec, and the URL, SHA-256 and size in bytes of each file read so far."""
         urls = [without_credentials(url) for url in self.spec.files]
         description: dict[str, Any] = {"kind": "files", "files": urls, "read": self.files_read}
         if self.rows_without_time:
@@ -128,8 +128,8 @@ def read_file(form: str, file: SourceFile) -> Iterator[pa.RecordBatch]:
     except Exception as error:  # noqa: BLE001 - libraries raise many types for malformed files
         reason = without_credentials(one_line(error, 300))
         raise MalformedFileError(
-            f"{file.url} could not be read as {form}: {reason}. Check that the file is complete, and that `format` is its "
-            "format."
+            f"{file.url} could not be read as {form}: {reason}. Check that the file is complete, and that `format` "
+            "is the format of the file."
         ) from None
 
 

@@ -101,8 +101,8 @@ def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
             )
         if "_temporary" in name.split("/"):
             raise FilesNotReadyError(
-                f"{public} contains a folder _temporary, so a Spark or Hadoop job is still writing to it, or has failed. "
-                "Wait for the end of the job, or remove the folder."
+                f"{public} contains a folder _temporary, so a Spark or Hadoop job is still writing files, or has "
+                "failed. Wait for the end of the job, or remove the folder _temporary."
             )
     return [name for name, relative in zip(found, inside, strict=True) if not is_hidden(relative)]
 

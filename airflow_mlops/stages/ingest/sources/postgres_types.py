@@ -163,8 +163,8 @@ class PostgresColumns:
             if dimensions > 1:
                 raise SchemaError(
                     f"Column {column.name!r} contains an array of {dimensions} dimensions, but only arrays of one "
-                    f"dimension can be stored. Read it as text with types={{{column.name!r}: 'string'}}, or convert it "
-                    "in `sql`."
+                    f"dimension can be stored. Read the column as text with types={{{column.name!r}: 'string'}}, or "
+                    "convert the arrays in `sql`."
                 )
 
     def _array(self, column: PostgresColumn, array: pa.Array) -> pa.Array:
@@ -216,8 +216,8 @@ def _decimals(column: PostgresColumn, text: pa.Array) -> pa.Array:
     except pa.ArrowInvalid as error:
         raise SchemaError(
             f"Column {column.name!r} contains a number that a decimal of {DECIMAL_DIGITS} digits cannot hold "
-            f"({one_sentence(error)}). Read it as a floating-point number with types={{{column.name!r}: 'float64'}}, "
-            f"as text with 'string', or round it in `sql`."
+            f"({one_sentence(error)}). Read the column as floating-point numbers with "
+            f"types={{{column.name!r}: 'float64'}}, as text with 'string', or round the numbers in `sql`."
         ) from None
 
 

@@ -29,7 +29,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 
 def format_of(file: OpenFile) -> str:
-    """Return the format that the suffix of a file name implies. A suffix of a compressed file, such as ``.gz``, is ignored.
+    """Return the format that the suffix of a file name implies. A compression suffix, such as ``.gz``, is ignored.
 
     :raises SpecError: the suffix is unknown
     """

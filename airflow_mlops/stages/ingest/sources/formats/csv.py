@@ -257,7 +257,8 @@ class _Reader:
         header = "`names`" if self._options.names else "the header"
         rows = "row has" if self._bad_rows == 1 else "rows have"
         raise self._file.malformed(
-            f"has irregular rows: {self._bad_rows:,} {rows} more or fewer values than the {len(names)} of {header} "
+            f"has irregular rows: {self._bad_rows:,} {rows} more or fewer values than the {len(names)} columns "
+            f"of {header} "
             f"({', '.join(f'line {line}: {found}' for line, found in self._bad_lines)}"
             f"{', …' if self._bad_rows > len(self._bad_lines) else ''})",
             "Correct the rows or the options in `csv` (sep, quotechar, skiprows), or leave these rows out with "

@@ -66,15 +66,15 @@ class ColumnNotes:
             if not self._comma_groups and self._decimal_points:
                 option["thousands"] = "."
             return (
-                f"Column {self._name!r} is text, because it contains numbers with commas. If they are numbers, set "
-                f"csv={option!r}."
+                f"Column {self._name!r} is text, because it contains numbers with commas. To read the column as "
+                f"numbers, set csv={option!r}."
             )
         if len(self._others) > _MOST_TOKENS or 2 * self._numbers <= self._values:
             return None
         tokens = sorted(self._others)
         return (
-            f"Column {self._name!r} is text, because it contains {', '.join(map(repr, tokens))} among numbers. If this "
-            f"means a missing value, set csv={{'na_values': {tokens!r}}}."
+            f"Column {self._name!r} is text, because it contains {', '.join(map(repr, tokens))} among numbers. If such "
+            f"a text means a missing value, set csv={{'na_values': {tokens!r}}}."
         )
 
 

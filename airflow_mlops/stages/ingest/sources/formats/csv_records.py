@@ -95,9 +95,9 @@ class Rows:
             yield waiting
 
     def without_null_escapes(self, text: bytes) -> bytes:
-        """Remove ``\\N``, which MySQL and PostgreSQL write for null, if a backslash is the escape character.
+        """Return text without ``\\N``, if a backslash is the escape character.
 
-        Arrow would read it as the text ``N``.
+        MySQL and PostgreSQL write ``\\N`` for null. Arrow would read it as the text ``N``.
         """
         if self.options.escapechar != "\\" or b"\\N" not in text:
             return text

@@ -29,7 +29,8 @@ def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | Non
         sequence of objects; empty if the document is one record
     :return: blocks of lines. ``line`` of a block is the number of its first record in the document, from 1
     :raises MalformedFileError: the document is not JSON
-    :raises SchemaError: an element of the array is not an object, or the user must set ``record_path``
+    :raises SchemaError: an element of the array is not an object, or the document is one object with an array of
+        objects and ``record_path`` is not set
     :raises SpecError: the document has no key of ``path``
     """
     block: list[bytes] = []
@@ -186,7 +187,9 @@ class _Document:
 
     def _malformed(self, problem: str) -> Exception:
         line = self._line + self._text.count("\n", 0, self._at)
-        return self._file.malformed(f"{problem} (line {line})", "Correct the file, or set `format` to its format.")
+        return self._file.malformed(
+            f"{problem} (line {line})", "Correct the file, or set `format` to the format of the file."
+        )
 
 
 def _short(path: list[str]) -> str | list[str]:

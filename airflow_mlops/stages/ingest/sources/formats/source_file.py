@@ -193,8 +193,8 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
         encrypted = isinstance(error, RuntimeError) and "password" in reason
         if isinstance(error, _DAMAGED) or (compressed and without_number) or encrypted:
             raise MalformedFileError(
-                f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that its suffix "
-                "is that of its compression."
+                f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that the suffix "
+                "of its name matches the compression."
             ) from None
         raise SourceError(
             f"{file_url(file)} could not be read: {reason}. Check that the file exists and can be read."

@@ -65,8 +65,8 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
     for signature, what in _SIGNATURES.items():
         if start[:20].lower().startswith(signature.lower()):
             raise file.malformed(
-                f"is a text file by its name or `format`, but its content is that of a {what}",
-                "Rename the file to the suffix of its format, or set `format`.",
+                f"must be a text file according to its name or `format`, but the content is that of a {what}",
+                "Give the file name the suffix of the actual format, or set `format`.",
             )
     for mark, found in _MARKS.items():
         if start.startswith(mark):
@@ -77,7 +77,7 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
         if start[:4096].count(b"\0") > len(start[:4096]) // 20:
             raise file.malformed(
                 "contains NUL bytes, so it is not UTF-8 text",
-                "Set its encoding, for example csv={'encoding': 'utf-16-le'}, or correct `format`.",
+                "Set the encoding of the file, for example csv={'encoding': 'utf-16-le'}, or correct `format`.",
             )
         while start:
             yield start

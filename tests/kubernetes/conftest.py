@@ -124,6 +124,8 @@ def cluster() -> Iterator[Cluster]:
     build = Path(os.environ.get("MLOPS_TEST_IMAGE_BUILD", "/none"))
     while build.exists():
         time.sleep(1)
+    if build.with_suffix(".failed").exists():
+        pytest.fail("The runner image could not be built.")
     contexts, _ = config.list_kube_config_contexts(kubeconfig)
     api = config.new_client_from_config(kubeconfig)
     core = client.CoreV1Api(api)

@@ -103,7 +103,7 @@ def test_a_sql_file_is_rendered_and_run_on_an_airflow_connection(ingest, tmp_pat
             'sql="SELECT 1", conn_id="nowhere_db"',
             "ConnectionNotFoundError: Connection 'nowhere_db'",
         ),
-        ('files="/nowhere/*.csv"', "SourceError: No file matches /nowhere/*.csv"),
+        ('files="/nowhere/*.csv"', "FilesNotReadyError: No file matches /nowhere/*.csv"),
         (
             'files="/nowhere/x.csv", csv={"separator": ";"}',
             "SpecError: Task 'ingest' cannot run as it is configured: csv: 'separator'",

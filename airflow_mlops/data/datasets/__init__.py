@@ -1,4 +1,4 @@
-"""Immutable datasets, which consist of Parquet files and a manifest that lists the files with their hashes.
+"""Immutable datasets. A dataset consists of Parquet files and a manifest that lists the files with their hashes.
 
 Layout in the artifact store, for a dataset called NAME::
 

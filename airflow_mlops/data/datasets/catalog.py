@@ -47,19 +47,20 @@ def find_datasets(
     time_column: str | None = None,
     default_time_column: str | None = None,
 ) -> list[Dataset]:
-    """Open the current datasets of the windows of ``name``, ordered by time, so that no time is covered twice.
+    """Open the current datasets of a name, ordered by time. No two of them cover the same time.
 
-    Where windows overlap, the dataset that was written last has precedence: days that are written after their month
-    replace these days of the month, and a month that is written after its days replaces the days. Of a dataset that is
-    partly replaced, or that reaches beyond ``within``, only the rows with a time in the remaining window are read.
+    Where windows overlap, the dataset that was written last has precedence. For example, days that are written after
+    their month replace these days of the month, and a month that is written after its days replaces the days. If a
+    dataset is partly replaced, or reaches beyond ``within``, only the rows with a time in the remaining window are
+    read.
 
-    :param within: time window of the rows; by default all windows. If it is set, the result includes purged
-        datasets, and reading them raises :class:`DatasetPurgedError`. By default, purged datasets are left out, unless
-        all datasets are purged
-    :param time_column: column with the time of each row; by default the column that each dataset records
-    :param default_time_column: column with the time of each row of datasets that record none
+    :param within: time window of the rows; by default all windows. If ``within`` is set, the result includes purged
+        datasets, and reading a purged dataset raises :class:`DatasetPurgedError`. By default, purged datasets are left
+        out, unless all datasets are purged
+    :param time_column: column with the time of each row; by default the time column that each dataset records
+    :param default_time_column: column with the time of each row, for datasets that record no time column
     :raises DatasetNotFoundError: there is no such dataset
-    :raises SchemaError: a dataset must be cut in two, and it is not known which column has the times
+    :raises SchemaError: only a part of a dataset must be read, and its time column is not known
     """
     found = _visible(store, name, within)
     if within is None:
@@ -77,12 +78,12 @@ def find_datasets(
 
 
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open the current datasets of ``name`` that have a time in common with ``within``, as a whole and ordered by time.
+    """Open the current datasets of a name whose windows overlap ``within``, ordered by time, with all their rows.
 
-    Datasets that are completely replaced by newer ones of other windows are left out.
+    A dataset is left out if newer datasets of other windows replace it completely.
 
     :raises DatasetNotFoundError: there is no such dataset
-    :raises SchemaError: a dataset is partly replaced by newer ones
+    :raises SchemaError: newer datasets replace only a part of a dataset
     """
     found = _visible(store, name, within)
     if found and within is not None:
@@ -94,9 +95,9 @@ def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None =
     for dataset, part in found:
         if dataset.window is not None and part != dataset.window:
             raise SchemaError(
-                f"Dataset {name!r} of the window {dataset.window.label} is replaced by newer datasets, but not completely: "
-                f"{part.label} is not. Write the windows that are missing, or withdraw one of the overlapping windows with "
-                "`airflow mlops datasets`."
+                f"Newer datasets replace only a part of dataset {name!r} of the window {dataset.window.label}: "
+                f"{part.label} is not replaced. Run the task that writes this dataset for {part.label}, or withdraw "
+                "one of the overlapping windows with `airflow mlops datasets`."
             )
     return [dataset for dataset, _ in found]
 
@@ -111,17 +112,17 @@ def _absent(store: ArtifactStore, name: str, within: Window | None) -> DatasetNo
 def _unknown(dataset: Dataset, window: Window) -> NoReturn:
     whole = dataset.window.label if dataset.window else ""
     raise SchemaError(
-        f"Only the rows of {window.label} are wanted of dataset {dataset.manifest.name!r} of the window {whole}, but the dataset "
-        "does not record which column has the time of a row. Name the column in the selection, as in "
+        f"Only the rows of {window.label} must be read from dataset {dataset.manifest.name!r} of the window {whole}, "
+        "but the dataset does not record which column has the time of a row. Name the column in the selection, as in "
         '{"name": ..., "window": ..., "time_column": ...}, choose a window that contains the whole dataset, or withdraw one '
         "of two overlapping windows with `airflow mlops datasets`."
     )
 
 
 def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dataset]:
-    """Open the current datasets of ``name`` whose windows lie completely in ``within``, ordered by time.
+    """Open the current datasets of a name whose windows lie completely in ``within``, ordered by time.
 
-    Datasets that are completely replaced by newer ones of other windows are left out.
+    A dataset is left out if newer datasets of other windows replace it completely.
     """
     found = [
         dataset for dataset, _ in _visible(store, name, within) if dataset.window and within.contains(dataset.window)
@@ -132,7 +133,8 @@ def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dat
 def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tuple[Dataset, Window]]:
     """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces it.
 
-    A dataset that is replaced in the middle of its window occurs twice.
+    If newer datasets replace the middle of a window, the older dataset is returned twice, for the time before and
+    after.
     """
     pointers = [read(store, key) for key in window_keys(store, name, within)]
     windows = [(pointer, pointer.window) for pointer in pointers if pointer is not None and pointer.window is not None]
@@ -164,9 +166,10 @@ def _overlap(windows: list[Window]) -> bool:
 
 
 def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dataset | None:
-    """Open the newest snapshot of ``name``, which is a dataset without a window. Return ``None`` if there is none.
+    """Open the newest snapshot of a name. A snapshot is a dataset without a time window.
 
-    :param at: the snapshot that was valid at this time, which is the last one written until then; by default the newest
+    :param at: time for which the snapshot is opened: the last snapshot written until this time; by default the newest
+    :return: ``None`` if there is no such snapshot
     """
     keys = snapshot_keys(store, name)
     if not keys:
@@ -178,9 +181,9 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last window of ``name`` before ``window``, or else of the first window after it.
+    """Read the manifest of the last dataset of a name before ``window`` or, without one, of the first dataset after it.
 
-    :return: ``None`` if ``name`` has no other window
+    :return: ``None`` if the name has no dataset with a different window
     """
     own = window_key(name, window)
     keys = [key for key in window_keys(store, name) if key != own]
@@ -192,15 +195,16 @@ def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Ma
 
 
 def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
-    """Open the current dataset of a slot. Return ``None`` if the slot does not exist."""
+    """Open the current dataset of a slot, a pointer with a name. Return ``None`` if the slot does not exist."""
     found = current_id(store, slot_key(name, slot))
     return Dataset(store, read_manifest(store, name, found)) if found else None
 
 
 def slot_windows(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Window | None]:
-    """Return the window of the current dataset by slot. It is ``None`` for a dataset without a window.
+    """Return the window of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
 
-    :param within: only slots whose window may overlap this one. Slots whose name begins with another window are not read
+    :param within: time window. Slots whose name begins with a window that does not overlap it are left out
+    :return: windows by slot; ``None`` for a dataset without a window
     """
     found = {}
     keys = store.keys(slots_folder(name))

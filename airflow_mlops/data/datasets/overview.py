@@ -1,4 +1,4 @@
-"""Lists what the artifact store has under a name: windows, snapshots, and what was withdrawn."""
+"""Lists the datasets of a name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ State = Literal["current", "partly replaced", "replaced", "earlier", "withdrawn"
 
 @dataclass(frozen=True)
 class Names:
-    """What the store has under one name, from the names of its pointers.
+    """A summary of the datasets of one name.
 
-    :param first: start of the first window
-    :param last: end of the last window
+    :param windows: number of windows
+    :param snapshots: number of snapshots
+    :param first: start of the first window; ``None`` if there are no windows
+    :param last: end of the last window; ``None`` if there are no windows
     """
 
     name: str
@@ -37,11 +39,13 @@ class Names:
 class Entry:
     """A window or snapshot of a dataset.
 
-    :param pointer: the pointer; ``None`` if it was withdrawn
-    :param written: time at which the dataset became the current one of its window
-    :param state: ``current``; ``replaced`` or ``partly replaced`` by newer datasets of overlapping windows; for snapshots,
-        ``current`` for the newest and ``earlier`` for the others; or ``withdrawn``
-    :param withdrawn: time, person and reason of the withdrawal
+    :param manifest: manifest of the dataset
+    :param window: time window of the dataset; ``None`` for a snapshot
+    :param written: time at which the dataset became the current dataset of its window
+    :param state: for a window, ``current``, or ``replaced`` or ``partly replaced`` by newer datasets of overlapping
+        windows. For a snapshot, ``current`` if it is the newest, otherwise ``earlier``. For both, ``withdrawn``
+    :param pointer: pointer to the dataset; ``None`` if the window or snapshot was withdrawn
+    :param withdrawn: time, person and reason of the withdrawal; empty if the window or snapshot was not withdrawn
     """
 
     manifest: Manifest
@@ -53,7 +57,7 @@ class Entry:
 
 
 def all_names(store: ArtifactStore) -> list[Names]:
-    """Return the names of all datasets with windows or snapshots, in alphabetical order. No dataset is read."""
+    """Summarise the datasets of each name, in alphabetical order. Only file names are read, not the datasets."""
     found = []
     for key in store.keys("datasets"):
         name = key.rpartition("/")[2]
@@ -75,7 +79,7 @@ def all_names(store: ArtifactStore) -> list[Names]:
 
 
 def entries(store: ArtifactStore, name: str) -> list[Entry]:
-    """Return the windows of a dataset ordered by time, its snapshots oldest first, and what was withdrawn.
+    """Return the windows of a dataset by time, then its snapshots oldest first, then withdrawn windows and snapshots.
 
     :raises DatasetNotFoundError: there is no dataset with this name
     """
@@ -139,12 +143,14 @@ def _withdrawn(store: ArtifactStore, name: str, tombstone: dict[str, Any]) -> En
 
 
 def choose(found: Sequence[Entry], text: str, name: str) -> list[Entry]:
-    """Choose the entries that a window or an id names.
+    """Return the entries that a window or an id selects.
 
+    :param found: entries of a dataset, from :func:`entries`
     :param text: the window of one dataset, a range (``2013-01..2013-03``) for all windows inside it, or at least 6
         characters of an id
+    :param name: name of the dataset, for error messages
     :raises DatasetNotFoundError: there is no such window or id
-    :raises SpecError: the text names several datasets that are not a range
+    :raises SpecError: ``text`` is not a range, but selects several datasets
     """
     chosen = [
         entry for entry in found if entry.manifest.id == text or (len(text) >= 6 and entry.manifest.id.startswith(text))
@@ -169,12 +175,12 @@ def choose(found: Sequence[Entry], text: str, name: str) -> list[Entry]:
         ]
     elif len({(entry.manifest.id, str(entry.window)) for entry in chosen}) > 1:
         raise SpecError(
-            f"{text!r} names several datasets {name!r}: {', '.join(_title(entry) for entry in chosen[:5])}. Write the whole "
-            "window with its time zone, or more characters of the id."
+            f"{text!r} selects several datasets of {name!r}: {', '.join(_title(entry) for entry in chosen[:5])}. Write "
+            "the whole window with its time zone, or more characters of the id."
         )
     if not chosen:
         raise DatasetNotFoundError(
-            f"Dataset {name!r} has no window or id {text!r}. `airflow mlops datasets {name}` lists those that it has."
+            f"Dataset {name!r} has no window or id {text!r}. `airflow mlops datasets {name}` lists its windows and ids."
         )
     return chosen
 

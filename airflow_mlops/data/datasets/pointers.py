@@ -1,7 +1,7 @@
 """Pointers to the current datasets of a name: one for each time window, and one for each snapshot.
 
-The names of the pointers carry the windows and the times of the snapshots, so one listing finds what a request needs,
-however long the history is.
+The file name of a pointer contains the window or the time of the snapshot. So one listing of the folder finds the right
+pointers, and no pointer has to be read for this.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Pointer:
     :param key: key of the pointer in the artifact store
     :param id: id of the dataset
     :param window: time window of the dataset; ``None`` for a snapshot
-    :param written: time at which the dataset became the current one; ``None`` if an older version of this package wrote
-        the pointer
+    :param written: time at which the dataset became the current dataset; ``None`` if an older version of this package
+        wrote the pointer
     """
 
     key: str
@@ -45,16 +45,17 @@ class Pointer:
 def window_keys(store: ArtifactStore, name: str, within: Window | None = None) -> list[str]:
     """List the keys of the pointers to windows, ordered by time.
 
-    :param within: only windows that have an instant in common with this one
+    :param within: time window. Only pointers to windows that may overlap it are listed, see :func:`may_overlap`
     """
     keys = store.keys(windows_folder(name))
     return keys if within is None else [key for key in keys if may_overlap(key, within)]
 
 
 def may_overlap(key: str, within: Window) -> bool:
-    """Return whether the window that the name of a pointer begins with may have an instant in common with ``within``.
+    """Return whether the window in the name of a pointer may overlap ``within``.
 
-    The content of the pointer decides, because names have whole seconds. It also decides if the name is not a window.
+    Names have whole seconds, so only the content of the pointer gives the exact window. The result is also ``True`` if
+    the name does not begin with a window.
     """
     found = Window.from_file_name("-".join(_stem(key).split("-")[:2]))
     return found is None or (found.start < within.end and within.start < found.end + _SECOND)
@@ -66,12 +67,12 @@ def snapshot_keys(store: ArtifactStore, name: str) -> list[str]:
 
 
 def snapshot_time(key: str) -> datetime:
-    """Return the time at which a snapshot became the current one, from the key of its pointer."""
+    """Return the time at which a snapshot became the current snapshot. The key of its pointer contains the time."""
     return datetime.strptime(_stem(key).partition("-")[0], _TIME).replace(tzinfo=timezone.utc)
 
 
 def read(store: ArtifactStore, key: str) -> Pointer | None:
-    """Read a pointer. Return ``None`` if it does not exist."""
+    """Read a pointer. Return ``None`` if the pointer does not exist."""
     try:
         content = store.read_json(key)
     except FileNotFoundError:
@@ -86,14 +87,14 @@ def read(store: ArtifactStore, key: str) -> Pointer | None:
 
 
 def point_window(store: ArtifactStore, manifest: Manifest) -> None:
-    """Make a dataset the current one of its window. It then takes precedence over older datasets of other windows."""
+    """Make a dataset the current dataset of its window, with precedence over older datasets of overlapping windows."""
     assert manifest.window is not None
     content = {"id": manifest.id, "window": str(manifest.window), "written": _now().isoformat()}
     store.write_json(window_key(manifest.name, manifest.window), content)
 
 
 def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
-    """Make a dataset without a window the newest snapshot, unless it is the newest already."""
+    """Make a dataset without a window the newest snapshot. If it is the newest snapshot already, nothing is written."""
     index_snapshots(store, manifest.name)
     keys = snapshot_keys(store, manifest.name)
     newest = read(store, keys[-1]) if keys else None
@@ -102,7 +103,7 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def index_snapshots(store: ArtifactStore, name: str) -> None:
-    """Write the pointers to snapshots from the manifests if there are none, as in stores of older versions."""
+    """Write the pointers to the snapshots of a name if an older version of this package did not write them."""
     if snapshot_keys(store, name):
         return
     for key in store.keys(manifests_folder(name)):
@@ -118,10 +119,14 @@ def _write_snapshot(store: ArtifactStore, manifest: Manifest, written: datetime)
 
 
 def withdraw(store: ArtifactStore, name: str, pointer: Pointer, reason: str, user: str) -> str:
-    """Withdraw a window or snapshot: its pointer is replaced by a tombstone, and no selection finds it any more.
+    """Withdraw a window or snapshot: replace its pointer by a tombstone, so that no selection finds the dataset.
 
-    The dataset itself stays readable by its id, so the provenance of what was computed from it is complete. Writing the
-    window again makes it current again; the tombstone stays.
+    The dataset itself stays readable by its id, so the lineage of datasets and models that were computed from it stays
+    complete. If the window is written again, the new dataset becomes current, and the tombstone stays.
+
+    :param pointer: pointer to the dataset
+    :param reason: why the dataset is withdrawn
+    :param user: name of the person who withdraws the dataset
 
     :return: key of the tombstone
     """

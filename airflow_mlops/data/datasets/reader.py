@@ -46,11 +46,11 @@ class Dataset:
 
     @property
     def time_column(self) -> str | None:
-        """Return the name of the column with the time of each row, or ``None`` if the dataset does not record it."""
+        """Return the name of the column with the time of each row, or ``None`` if the dataset does not record one."""
         return self.manifest.time_column or self.manifest.details.get("timestamp")
 
     def within(self, window: Window, time_column: str) -> Dataset:
-        """Return the rows of the dataset whose time lies in ``window``.
+        """Return a dataset with only the rows of this dataset whose time lies in ``window``.
 
         :param time_column: name of the column with the time of each row
         :raises SchemaError: the dataset has no such column
@@ -130,7 +130,7 @@ class Dataset:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns) if columns is not None else None)
 
     def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
-        """List the row groups of all files. Each is a pair of the file and the number of the row group in the file."""
+        """List the row groups of all files, as pairs of a file and the number of the row group in this file."""
         found = []
         for file in self.files(part):
             with self._open(file) as handle:
@@ -138,7 +138,7 @@ class Dataset:
         return found
 
     def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
-        """Read one row group.
+        """Read some columns of one row group.
 
         :param place: file and number of the row group, from :meth:`row_groups`
         """
@@ -224,7 +224,7 @@ class DatasetSlice(Dataset):
         what = f"The time column {self._time_column!r} of dataset {self.manifest.name!r}"
         if times.null_count:
             raise SchemaError(
-                f"{what} is null in {times.null_count:,} rows, so it is not known whether they lie in the window "
+                f"{what} is null in {times.null_count:,} rows, so it is not known whether these rows lie in the window "
                 f"{self._window.label}. Choose a window that contains the whole dataset."
             )
         return inside(times, self._window, what)

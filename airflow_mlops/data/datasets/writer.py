@@ -27,7 +27,7 @@ ROW_GROUP_ROWS = 131_072
 
 
 class DatasetWriter:
-    """Writes one dataset. Use it as a context manager and call :meth:`commit` at the end of the block.
+    """A context manager that writes one dataset. Call :meth:`commit` at the end of the block.
 
     Leaving the block without a commit deletes the files that were written.
 
@@ -74,7 +74,7 @@ class DatasetWriter:
             self._schema = data.schema.remove_metadata()
         elif not data.schema.equals(self._schema):
             raise SchemaError(
-                f"The rows of dataset {self.name!r} do not have equal columns: "
+                f"The rows written to dataset {self.name!r} differ in their columns: "
                 f"{schema_difference(self._schema, data.schema)}. Write rows with the same columns and types only."
             )
         if part not in self._open:
@@ -111,10 +111,10 @@ class DatasetWriter:
         slots: Iterable[str] = (),
         time_column: str | None = None,
     ) -> tuple[Manifest, bool]:
-        """Write the manifest, and make the dataset the current one of its window and slots, or the newest snapshot.
+        """Write the manifest, and make the dataset the current dataset of its window and slots, or the newest snapshot.
 
-        If an identical dataset already exists, it becomes the current one, and the files just written are deleted when
-        the block ends.
+        If an identical dataset already exists, the existing dataset becomes the current dataset. The files just written
+        are then deleted when the block ends.
 
         :param window: time window of the rows; ``None`` for a snapshot
         :param source: origin of the rows, without credentials
@@ -122,7 +122,8 @@ class DatasetWriter:
         :param details: facts for the manifest, such as label, features and split
         :param provenance: Airflow task that wrote the dataset
         :param slots: slots that will point at this dataset, see :mod:`airflow_mlops.data.datasets`
-        :param time_column: column with the time of each row, by which a window that cuts the dataset in two selects rows
+        :param time_column: column with the time of each row, for readers whose window contains only a part of the
+            dataset
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """
@@ -196,7 +197,7 @@ class DatasetWriter:
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
-    """Describe how two schemas differ, in words that complete a sentence of an error message."""
+    """Return a clause for an error message that describes how two schemas differ."""
     expected_types = {field.name: str(field.type) for field in expected}
     found_types = {field.name: str(field.type) for field in found}
     problems = [f"column {name!r} is absent" for name in expected_types if name not in found_types]
@@ -210,7 +211,10 @@ def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
 
 
 def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
-    """Return the manifest of an identical dataset in the store, or ``None`` if there is none with unchanged files."""
+    """Return the manifest of an identical dataset in the store.
+
+    The result is ``None`` if there is no such dataset, or if its files were changed or purged.
+    """
     try:
         dataset = open_dataset(store, manifest.ref)
         dataset.verify()

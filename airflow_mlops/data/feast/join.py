@@ -22,7 +22,7 @@ BATCH_ROWS = 65_536
 def join(
     store: FeatureStore, request: FeatureRequest, events: pa.Table, timestamp: str, memory_limit: str = "2GB"
 ) -> Iterator[pa.Table]:
-    """Look up each requested feature for each event.
+    """Join the requested features to the events, with the values that were known at the time of each event.
 
     DuckDB joins feature views whose source is Parquet files (:mod:`airflow_mlops.data.feast.point_in_time`). Feast's
     offline store joins all other views. Feast computes on-demand feature views, for all events at once.
@@ -32,8 +32,9 @@ def join(
     :param timestamp: name of the event time column
     :param memory_limit: memory that DuckDB may use before it continues in temporary files
     :return: tables with the columns ``request.refs``, for consecutive slices of the events
-    :raises FeatureStoreError: Feast or DuckDB failed, a column is absent, or a join key has different types
-    :raises LeakageError: the join returned a value that is newer than its event
+    :raises FeatureStoreError: Feast or DuckDB failed, a column is missing, or a join key has different types in the
+        events and in the source
+    :raises LeakageError: the join returned a feature value that is newer than the event
     """
     sources, others = [], {}
     for view in request.views:
@@ -103,8 +104,8 @@ def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Ta
                 computed = item.view.transform_arrow(pa.table(inputs), full_feature_names=False)
         except Exception as error:
             raise FeatureStoreError(
-                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}. Correct its "
-                "function."
+                f"On-demand feature view {item.view.name!r} could not be computed: {one_line(error)}. Correct the "
+                "function of this feature view."
             ) from error
         columns.update({f"{item.alias}:{name}": computed[name] for name in item.features})
     return pa.table(columns)

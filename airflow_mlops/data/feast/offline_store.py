@@ -21,8 +21,8 @@ _EVENT_TIME, _EVENT = "event_timestamp", "mlops_event"
 def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timestamp: str) -> dict[str, pa.ChunkedArray]:
     """Look up the features of one view for every event.
 
-    Some offline stores drop events with equal keys and time, so only distinct events are queried. The ages of the
-    returned values are not verified.
+    Some offline stores drop events with equal keys and time, so only distinct events are queried. The times of the
+    returned values are not compared with the event times.
 
     :param request: the view and its features
     :param events: table with the join keys and the event times

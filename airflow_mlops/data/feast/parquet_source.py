@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 OLDEST = -(2**63)
-"""Replaces a null creation time. It is earlier than any other creation time."""
+"""The value for a null creation time. It is earlier than every other creation time."""
 
 # The latest time in nanoseconds since 1970 that fits into 64 bits.
 _MOST_NANOSECONDS = 2**63 - 1
@@ -54,10 +54,10 @@ class ParquetSource:
 
     :param request: feature view and features to read
     :param dataset: Parquet files as an Arrow dataset
-    :param names: column in the files by join key or feature
+    :param names: name of the column in the files, by name of the join key or feature
     :param time: column with the event time of each row
     :param created: column with the creation time of each row; ``None`` if the source declares no such column
-    :param times_in_keys: join keys that hold points in time, with different types here and in the events
+    :param times_in_keys: join keys that are points in time and have different types in the files and in the events
     """
 
     request: ViewRequest
@@ -173,7 +173,10 @@ class ParquetSource:
 
 
 def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
-    """Return whether DuckDB joins the view, because its source is Parquet files that Feast would read with Dask."""
+    """Return whether DuckDB joins the feature view.
+
+    DuckDB does so if the source of the view is Parquet files and the offline store of the repository is Dask.
+    """
     from feast import FileSource
     from feast.data_format import ParquetFormat
 
@@ -220,15 +223,15 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
         if not _comparable(own, other):
             raise FeatureStoreError(
                 f"Join key {column!r} is {other} in the events, but {own} in the source of feature view "
-                f"{request.view.name!r}. Convert one of them, so that both have the same type."
+                f"{request.view.name!r}. Convert one of the two columns, so that both have the same type."
             )
     return replace(found, times_in_keys=frozenset(times_in_keys))
 
 
 def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
-    """Check that the event times of a Parquet source are timestamps. Feast itself, which materializes them, needs this type.
+    """Check that the event times of a Parquet source are timestamps. Feast materializes features only with this type.
 
-    Files that cannot be read are not checked, because another try may find them.
+    Files that cannot be read are not checked, because a retry may find the files.
 
     :raises FeatureStoreError: the event times have a different type
     """
@@ -242,12 +245,12 @@ def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
         raise FeatureStoreError(
             f"The event time {name!r} in the source of feature view {request.view.name!r}, {source.path}, has the type "
             f"{schema.field(name).type}, but Feast materializes only timestamps. Convert the column, or ingest the files "
-            "and publish the dataset with `sources`, which converts it."
+            "and publish the dataset with `sources`, which converts the column."
         )
 
 
 def _columns(source: Any) -> dict[str, str]:
-    """Return the columns of the files by the names to which the source's field mapping changes them."""
+    """Return the name of each column in the files, by the name that the field mapping of the source gives to it."""
     return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
 
 
@@ -282,7 +285,7 @@ def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
 
 
 def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether columns of two types are compared as points in time: one holds times, the other times or text."""
+    """Return whether columns of two types are compared as points in time: one is a time type, the other time or text."""
     one, other = _value_type(one), _value_type(other)
     return (is_time(one) and (is_time(other) or is_text(other))) or (is_text(one) and is_time(other))
 
@@ -345,7 +348,7 @@ def _micros(column: str, kind: pa.DataType) -> str:
 
 
 def _within(field: pa.Field, span: Span) -> pc.Expression | None:
-    """Build an Arrow filter for rows within ``span``, or return ``None`` if the type does not allow one."""
+    """Build an Arrow filter for rows within ``span``, or return ``None`` if the column's type allows no filter."""
     if not pa.types.is_timestamp(field.type) or _is_nanoseconds(field.type):
         return None
 

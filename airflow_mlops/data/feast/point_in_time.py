@@ -1,9 +1,9 @@
 """The point-in-time join of events with Parquet sources, by DuckDB's ``ASOF JOIN``.
 
 An event is joined to the newest row that has the same join keys and is not newer than the event. If the view has a time
-to live (TTL), the row's age must not exceed it. Both bounds are inclusive. Ties between rows with the same time are
-broken by the latest creation time, and then by the position in the source (order of file paths, then of rows in a
-file): the last row is joined. A row without a time is never joined, and a null join key matches no row.
+to live (TTL), the age of the row must not exceed the TTL. Both bounds are inclusive. Of several rows with the same
+time, the row with the latest creation time is joined. If the creation times are equal too, the last row in the order of
+file paths and rows is joined. A row without a time is never joined, and a null join key matches no row.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _batches(
 
 
 class _Part:
-    """One source in the query of the join: its SQL, and its features in the result."""
+    """One source of the join. It builds the SQL for the source, and reads the source's features from the result."""
 
     def __init__(self, number: int, source: ParquetSource) -> None:
         self._source = source

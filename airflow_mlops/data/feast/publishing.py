@@ -30,7 +30,7 @@ _ORIGIN = b"mlops.dataset"
 
 @dataclass(frozen=True)
 class SourceColumns:
-    """The columns of a file source that its feature views declare.
+    """The columns of a file source that the feature views of the source declare.
 
     :param timestamp: column with the event time of each row
     :param created: column with the creation time of each row; ``None`` if the source declares no such column
@@ -96,9 +96,9 @@ class SourceFolder:
         self.datasets = datasets
 
     def publish(self, dataset: Dataset, valid_from: datetime | None) -> int | None:
-        """Write the dataset as the file of its window, and replace the rows that were published for the window before.
+        """Write the dataset to the file of its window. The file replaces rows that were published for the same window.
 
-        :param valid_from: for a snapshot without a timestamp column, the event time of all its rows
+        :param valid_from: for a snapshot without a timestamp column, the event time of all rows
         :return: number of rows written; ``None`` if the same dataset is already published
         :raises SchemaError: the dataset does not have the columns or types that the feature views declare
         """
@@ -112,9 +112,14 @@ class SourceFolder:
         return self._write(key, dataset, schema, valid_from)
 
     def replaced_by(self, datasets: Sequence[Dataset]) -> list[str]:
-        """Return the files of other windows whose time the windows of ``datasets`` cover, such as a month by its days.
+        """Return the files of other windows that ``datasets`` replace.
 
-        :raises FeatureStoreError: they cover only a part of a file's window, so rows would be published twice
+        A file is replaced if the windows of ``datasets`` cover the whole window of the file, for example all days of
+        the file's month.
+
+        :return: keys of the files
+        :raises FeatureStoreError: the windows of ``datasets`` cover only a part of a file's window, so rows would be
+            published twice
         """
         windows = [dataset.window for dataset in datasets if dataset.window is not None]
         found = []
@@ -125,8 +130,8 @@ class SourceFolder:
             if missing(window, windows):
                 raise FeatureStoreError(
                     f"The source {self.name!r} has the rows of {window.label} in {self.files.url_of(key)}, and only a part "
-                    "of this window is published now, so rows would be there twice. Publish windows that cover all of it, or "
-                    "delete the file."
+                    "of this window is published now, so the source would contain rows twice. Publish windows that "
+                    "cover all of this window, or delete the file."
                 )
             found.append(key)
         return found
@@ -158,7 +163,8 @@ class SourceFolder:
         if absent:
             raise SchemaError(
                 f"{where} has no column {', '.join(map(repr, absent))}, which the feature views declare. "
-                f"Add it to the dataset, or correct the feature views. The columns are: {', '.join(present.names)}."
+                f"Add the column to the dataset, or correct the feature views. The columns of the dataset are: "
+                f"{', '.join(present.names)}."
             )
         fields = [
             pa.field(name, self.columns.types.get(name) or _without_decimals(present.field(name).type))
@@ -202,7 +208,7 @@ class SourceFolder:
                 if times_read.null_count and column.name == self.columns.timestamp:
                     raise SchemaError(
                         f"{what} is null in {times_read.null_count:,} rows, but every row needs an event time. Drop "
-                        "these rows from the dataset, or correct them."
+                        "these rows from the dataset, or correct their event times."
                     )
                 arrays.append(times_read)
             else:
@@ -231,12 +237,12 @@ class SourceFolder:
             try:
                 dataset = open_dataset(self.datasets, DatasetRef(name=name or "unknown", id=dataset_id, rows=0))
             except DatasetNotFoundError:
-                why = f"dataset {name!r}, from which it was made, is no longer in the artifact store"
+                why = f"dataset {name!r}, from which the file was written, is no longer in the artifact store"
                 raise FeatureStoreError(
                     f"The columns of {self.files.url_of(key)} differ from those that the feature views of source "
                     f"{self.name!r} declare now. The file cannot be rewritten, because "
-                    f"{why if name else 'it does not name the dataset from which it was made'}. Delete the file, or "
-                    "run MaterializeFeaturesOperator for its window again."
+                    f"{why if name else 'the file does not name the dataset from which it was written'}. Delete the "
+                    "file, or run MaterializeFeaturesOperator for the window of the file again."
                 ) from None
             self._write(key, dataset, self._schema(dataset, valid_from), valid_from)
 
@@ -245,7 +251,7 @@ class SourceFolder:
 
 
 def _without_decimals(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which a column is published that no view declares. Feast has no decimals."""
+    """Return the type for publishing a column that no feature view declares. Feast has no decimals."""
     if pa.types.is_decimal(kind):
         return pa.float64() if kind.scale > 0 else pa.int64()
     return kind

@@ -32,8 +32,8 @@ def lean_imports() -> Iterator[None]:
     """Make the import of Feast inside the block about four times as fast.
 
     Most of the import time is spent on PyTorch, which Feast needs only to return tensors, and on typeguard, which
-    compiles Feast's classes a second time to check the types of arguments. Steps need neither, so both are disabled
-    inside the block. Afterwards they can be imported as usual.
+    compiles Feast's classes a second time to check the types of arguments. Steps need neither PyTorch nor typeguard, so
+    both are disabled inside the block. After the block, they can be imported as usual.
     """
     import typeguard
 
@@ -101,7 +101,7 @@ def _registry_file(store: FeatureStore) -> Path | None:
 
 @contextmanager
 def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
-    """Lock the registry file of the repository during the block, and read the registry again at its start.
+    """Lock the registry file of the repository during the block, and read the registry again when the block starts.
 
     Feast reads the whole registry file, changes it and writes it back in place. Without a lock, a task could overwrite
     the changes of a concurrent task, or read an incomplete file. Registries in a database or an object store are not
@@ -195,7 +195,7 @@ def parse_repo(store: FeatureStore) -> RepoContents:
 
 
 def apply(store: FeatureStore, contents: RepoContents) -> None:
-    """Register definitions, and remove all definitions that are not among them, as ``feast apply`` does.
+    """Register the definitions of a repository and remove all others from the registry, as ``feast apply`` does.
 
     :param contents: definitions of the repository, from :func:`parse_repo`
     :raises FeatureStoreError: Feast rejects the definitions
@@ -216,7 +216,8 @@ def apply(store: FeatureStore, contents: RepoContents) -> None:
 def _imports_of(folder: Path, files_of: Callable[[Path], list[Path]]) -> Iterator[None]:
     """Make the modules in ``folder`` importable inside the block, and unload them afterwards.
 
-    Feast imports them by short names such as ``definitions``, which other repositories or the DAGs folder may use too.
+    Feast imports the modules by short names such as ``definitions``. Other repositories or the DAGs folder may use the
+    same names.
     """
     names = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files_of(folder)}
     cwd, bytecode = Path.cwd(), sys.dont_write_bytecode

@@ -20,8 +20,8 @@ class ViewRequest:
     :param view: Feast's feature view
     :param alias: name of the view in references ``alias:feature``. It differs from the view's own name if a feature
         service renames the view
-    :param join_keys: column of the events by join key of the view
-    :param features: Arrow type by feature
+    :param join_keys: name of the column in the events, by join key of the view
+    :param features: Arrow type by name of the feature
     """
 
     view: Any
@@ -104,7 +104,7 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
         if getattr(view, "batch_source", None) is None or not hasattr(view, "entity_columns"):
             raise FeatureStoreError(
                 f"Feature view {name!r} has no batch source, so it has no history to join. Add a batch source, or "
-                "remove its features."
+                "remove the features of this feature view."
             )
         own_keys = [entities.get(entity, entity) for entity in view.entities]
         join_keys = {key: join_key_map.get(key, key) for key in own_keys if not key.startswith("__dummy")}
@@ -123,7 +123,7 @@ def arrow_type(dtype: Any, field: str, view: str) -> pa.DataType:
     """Convert the type of a feature view's field to an Arrow type.
 
     :param dtype: a type of :mod:`feast.types`
-    :raises FeatureStoreError: Feast has no Arrow type for it
+    :raises FeatureStoreError: Feast has no Arrow type for ``dtype``
     """
     from feast.types import from_feast_to_pyarrow_type
 

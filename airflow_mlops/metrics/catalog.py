@@ -61,14 +61,14 @@ METRICS: dict[str, Metric] = {
 """The built-in metrics."""
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
-"""The main metric of each ML task, which is used by default."""
+"""The default metric of each ML task."""
 
 REALISED: dict[Task, tuple[str, ...]] = {
     "binary": ("roc_auc", "accuracy", "log_loss", "brier"),
     "multiclass": ("accuracy",),
     "regression": ("rmse", "mae"),
 }
-"""The built-in metrics of each ML task that can be computed from logged predictions and labels; the first is the default."""
+"""Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
 
 
 def is_custom(name: str) -> bool:
@@ -96,13 +96,15 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
             "'package.module:function'"
         )
     if greater_is_better is not None:
-        raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove it")
+        raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
     return METRICS[name]
 
 
 def check_metric(name: str | None, greater_is_better: bool | None) -> None:
-    """Check an optional metric and its direction.
+    """Check the name of an optional metric and its direction.
 
+    :param name: name or import path of the metric; ``None`` if no metric is set
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` if it is not set
     :raises ValueError: the metric is not valid (see :func:`find_metric`), or ``greater_is_better`` is set without a metric
     """
     if name is not None:

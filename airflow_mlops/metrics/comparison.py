@@ -31,9 +31,10 @@ _CREDIBLE = NormalDist().inv_cdf(0.95)
 class Estimate:
     """An estimated number (a metric or an improvement) with its standard error and one-sided confidence bounds.
 
-    A bound is the normal bound or the bootstrap percentile, whichever is further from the value. Each of them is accurate
-    only for many rows. With few rows the normal bound ignores the skewness of the error, and the percentile interval is
-    too narrow (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 12 and 13).
+    A bound is the normal bound or the bootstrap percentile, whichever is further from the value. Both the normal bound
+    and the percentile are accurate only for many rows. With few rows the normal bound ignores the skewness of the
+    error, and the percentile interval is too narrow (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap",
+    1993, chapters 12 and 13).
 
     The percentile is taken at a confidence of at most ``1 - 10 / rounds``, so that at least ten rounds lie beyond it. A
     percentile with fewer rounds beyond it depends too much on chance. At a higher confidence, the bound is the normal
@@ -43,10 +44,11 @@ class Estimate:
     The normal bound uses the largest credible standard error, which is larger if the difference depends on few rows or if
     few rounds were drawn. A few changed rows among thousands therefore give no significant improvement.
 
-    :param value: the number, computed on all rows
-    :param standard_error: standard error of ``value``; infinite if unknown
-    :param doubt: relative standard error of ``standard_error``
-    :param draws: the number in each bootstrap round, in ascending order; empty if the standard error has a closed form
+    :param value: the estimated number, computed on all rows
+    :param standard_error: standard error of ``value``; infinite if it is unknown
+    :param doubt: relative standard error of ``standard_error``, such as 0.1 for 10%
+    :param draws: the estimated number in each bootstrap round, in ascending order; empty if ``standard_error`` was
+        computed without a bootstrap
     """
 
     value: float
@@ -58,8 +60,10 @@ class Estimate:
     def from_draws(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
         """Create an estimate from a bootstrap. The standard error is infinite if more than 5% of the rounds are undefined.
 
-        :param draws: the number in each round, shape (rounds,); NaN if it is undefined, for example with only one class
-        :param influence: the derivative of the number with respect to the weight of each row or group of rows
+        :param value: the estimated number, computed on all rows
+        :param draws: the estimated number in each round, shape (rounds,); NaN if it is undefined, for example because
+            only one class occurs
+        :param influence: the derivative of the estimated number with respect to the weight of each row or group of rows
         """
         defined = np.sort(draws[np.isfinite(draws)])
         if not math.isfinite(value) or len(defined) < (1 - _UNDEFINED) * len(draws):
@@ -69,13 +73,13 @@ class Estimate:
         return cls(value, float(defined.std(ddof=1)), doubt, defined)
 
     def lower(self, confidence: float) -> float:
-        """Return the one-sided lower confidence bound."""
+        """Return the one-sided lower confidence bound at a confidence such as 0.95."""
         bound = self.value - NormalDist().inv_cdf(confidence) * self._credible
         level = self._level(confidence)
         return bound if level is None else min(bound, float(np.quantile(self.draws, 1 - level)))
 
     def upper(self, confidence: float) -> float:
-        """Return the one-sided upper confidence bound."""
+        """Return the one-sided upper confidence bound at a confidence such as 0.95."""
         bound = self.value + NormalDist().inv_cdf(confidence) * self._credible
         level = self._level(confidence)
         return bound if level is None else max(bound, float(np.quantile(self.draws, level)))
@@ -94,7 +98,7 @@ class Estimate:
         return self.standard_error * (1 + _CREDIBLE * self.doubt)
 
     def _level(self, confidence: float) -> float | None:
-        """Return the level of the percentile; ``None`` if there are too few rounds for a percentile."""
+        """Return the level of the bootstrap percentile, or ``None`` if there are too few rounds for a percentile."""
         if len(self.draws) <= 2 * _TAIL:
             return None
         return min(confidence, 1 - _TAIL / len(self.draws))
@@ -104,10 +108,11 @@ class Estimate:
 class Comparison:
     """The values of one metric for a candidate and a champion on the same rows, and the improvement.
 
+    :param metric: name of the metric
+    :param rows: number of rows
     :param candidate: metric of the candidate
     :param champion: metric of the champion
-    :param improvement: estimated difference of the two values; positive if the candidate is better
-    :param rows: number of rows
+    :param improvement: estimated difference between candidate and champion; positive if the candidate is better
     """
 
     metric: str
@@ -129,9 +134,11 @@ def compare(
     The area under the ROC curve is compared by DeLong's test. Every other metric is compared by a paired bootstrap, in
     which each round draws the same rows for both models.
 
+    :param candidate: labels and predictions of the candidate
+    :param champion: labels and predictions of the champion for the same rows
     :param resampling: the bootstrap weights of the rows
     :param parts: row positions of each subset; ``None`` stands for all rows
-    :return: the comparison for each subset
+    :return: one comparison for each subset
     """
     if metric.name == "roc_auc":
         return [_areas(candidate.take(index), champion.take(index)) for index in parts]
@@ -164,10 +171,10 @@ def _areas(candidate: Rows, champion: Rows) -> Comparison:
 
 
 def relative_error(influence: NDArray[np.float64]) -> float:
-    """Compute the relative standard error of the standard error of a sum.
+    """Compute how precise the standard error of a sum is, as a relative standard error.
 
-    It is half the relative error of the variance, which grows with the kurtosis of the summands (R. Miller, "Beyond
-    ANOVA", 1986, chapter 7).
+    The relative error of a standard error is half the relative error of the variance. The error of the variance grows
+    with the kurtosis of the summands (R. Miller, "Beyond ANOVA", 1986, chapter 7).
 
     :param influence: the summands, shape (n,)
     """

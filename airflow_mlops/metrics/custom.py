@@ -1,6 +1,6 @@
-"""Custom metrics, which are user-defined functions that are given by their import path.
+"""Custom metrics: user-defined functions that a DAG names by their import path.
 
-The function is called with two arrays of n rows and returns a number::
+A custom metric takes two arrays of n rows and returns a number::
 
     def cost(y_true, y_pred):
         return float((10 * (y_true > y_pred) + (y_pred > y_true)).mean())
@@ -60,7 +60,10 @@ class CustomMetric:
     takes_scores: bool
 
     def applies_to(self, rows: Rows) -> bool:
-        """Return whether the function can be called with these rows. They lack probabilities if the model predicts none."""
+        """Return whether the function can be called with the predictions in ``rows``.
+
+        A function that takes probabilities cannot be called if the model does not predict probabilities.
+        """
         return rows.score is not None or not self.takes_scores
 
     def measure(self, rows: Rows) -> float:
@@ -76,9 +79,10 @@ class CustomMetric:
         return value
 
     def measure_or_nan(self, rows: Rows) -> float:
-        """Compute the metric on a sample of rows, for which it may be undefined.
+        """Compute the metric on a sample of rows. The metric may be undefined on a sample.
 
-        :return: NaN if the sample contains only one class, or if the function returns no finite number
+        :return: NaN if the sample has no rows or only one class, or if the function returns no finite number
+        :raises MetricError: the function raises an exception, or does not return a number
         """
         if not len(rows) or (rows.task != "regression" and (rows.truth == rows.truth[0]).all()):
             return math.nan
@@ -108,7 +112,8 @@ class CustomMetric:
 def load(path: str) -> CustomMetric:
     """Import a custom metric.
 
-    :raises SpecError: the function does not exist, or does not take two arrays
+    :param path: import path of the function, ``package.module:function``
+    :raises SpecError: the function does not exist, or cannot be called with two arguments
     """
     function = imports.load(path, "metric")
     if not callable(function):
@@ -129,5 +134,5 @@ def load(path: str) -> CustomMetric:
 
 
 def source_hashes(paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of the source file of each custom metric, by import path."""
+    """Return the SHA-256 of the source file of each custom metric, by import path of the metric."""
     return {path: imports.source_hash(load(path).function) for path in paths}

@@ -1,4 +1,4 @@
-"""The losses of single rows, whose mean is a metric (log loss, Brier score, errors)."""
+"""Losses of single rows. The mean of the losses is a metric, such as log loss or Brier score."""
 
 from __future__ import annotations
 
@@ -35,12 +35,24 @@ def binary_log_losses(positive: NDArray[np.bool_], probability: NDArray[np.float
 
 
 def squared_errors(truth: NDArray[Any] | float, value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the squared error of each row. For the probability of the positive class, it is the Brier score."""
+    """Compute the squared error of each row.
+
+    If ``value`` is the probability of the positive class, the mean of the squared errors is the Brier score.
+
+    :param truth: true values, or 1 for the positive class and otherwise 0, shape (n,)
+    :param value: predicted values or probabilities, shape (n,)
+    :return: losses, shape (n,)
+    """
     found: NDArray[np.float64] = np.square(value - truth)
     return found
 
 
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the absolute error of each row."""
+    """Compute the absolute error of each row.
+
+    :param truth: true values, shape (n,)
+    :param value: predicted values, shape (n,)
+    :return: losses, shape (n,)
+    """
     found: NDArray[np.float64] = np.abs(value - truth)
     return found

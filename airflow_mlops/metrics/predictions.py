@@ -1,4 +1,4 @@
-"""A model's predictions."""
+"""The predictions of a model for a batch of rows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Predictions:
     :param prediction: the predicted class label or value, shape (n,)
     :param score: float64, shape (n,): the probability of the positive class (binary), the largest probability
         (multiclass), or the value (regression). For a classifier without probabilities: 1 for the positive and 0 for the
-        negative class (binary), or the position of the label among the classes of the model contract (multiclass), which
-        is -1 for a label that is not one of them
+        negative class (binary), or the position of the predicted label among the classes of the model contract
+        (multiclass). The position of a label that is not one of these classes is -1
     :param probabilities: float64, shape (n, k), in the order of the classes of the model contract; ``None`` for a
         regression and for a classifier without probabilities
     """
@@ -35,8 +35,11 @@ class Predictions:
 def concatenate(parts: Sequence[Predictions], contract: ModelContract) -> Predictions:
     """Concatenate the predictions of several batches of rows.
 
-    A binary model may answer with numbers that are labels in one batch, such as 0 and 1, and probabilities in another one.
-    The labels then count as the probabilities 0 and 1.
+    A binary model may return the labels 0 and 1 for one batch and probabilities for another batch. The labels then
+    count as the probabilities 0 and 1.
+
+    :param parts: predictions of each batch, in order
+    :param contract: contract of the model
     """
     whole = Predictions(
         np.concatenate([part.prediction for part in parts]), np.concatenate([part.score for part in parts]), None

@@ -80,12 +80,14 @@ def _delong(positive: NDArray[np.bool_], placed: NDArray[np.float64]) -> tuple[f
 
 
 def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the placement of each row, which is the share of correctly ranked pairs with rows of the other class.
+    """Compute the placement of each row: the share of correctly ranked pairs of this row with rows of the other class.
 
     A tie counts as half a correctly ranked pair. The mean placement over the rows of either class is the area under the
     ROC curve. Placements are computed from midranks in O(n log n), see X. Sun and W. Xu, "Fast Implementation of DeLong's
     Algorithm" (IEEE Signal Processing Letters 21, 2014).
 
+    :param positive: whether each row belongs to the positive class, shape (n,)
+    :param score: the model's score of each row, shape (n,)
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score)
@@ -99,13 +101,15 @@ def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArr
 def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the contribution of each row to average precision.
 
-    The sum of the contributions, divided by the number of positive rows, is average precision. Average precision is the
-    mean, over the positive rows, of the precision among all rows with at least the same score. The contribution of a row
-    consists of its precision and its effect on the precision of rows with a lower score. The sum of the contributions has
-    the same derivative with respect to the rows' weights as average precision, so average precision can be bootstrapped
-    as a ratio of sums (infinitesimal jackknife, B. Efron, "The Jackknife, the Bootstrap and Other Resampling Plans", 1982,
-    chapter 6).
+    Average precision is the sum of the contributions, divided by the number of positive rows. By definition, it is the
+    mean precision over the positive rows. The precision of a row is the share of positive rows among all rows with at
+    least the same score. The contribution of a row consists of its own precision and its effect on the precision of
+    rows with a lower score. The ratio has the same derivative with respect to the weight of each row as average
+    precision, so average precision can be bootstrapped as a ratio of sums (infinitesimal jackknife, B. Efron, "The
+    Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
+    :param positive: whether each row belongs to the positive class, shape (n,)
+    :param score: the model's score of each row, shape (n,)
     :return: contributions, shape (n,)
     """
     tied = _Ties(positive, score)
@@ -137,7 +141,7 @@ class _Ties:
         self.negatives_here = last - self.first - self.positives_here
 
     def unsorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return ``values``, which are in the order of the sorted rows, in the original order of the rows."""
+        """Return ``values`` in the original order of the rows. ``values`` are in the order of the sorted rows."""
         original = np.empty(self.rows)
         original[self._order] = values
         return original

@@ -1,4 +1,4 @@
-"""Measure realised performance, which is a metric of logged predictions and their labels with a confidence interval."""
+"""Measure realised performance: a metric of logged predictions and their labels, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class UnmeasurableError(EvaluationError):
 
 @dataclass(frozen=True)
 class Interval:
-    """The value of a metric with the ends of its two-sided confidence interval."""
+    """The value of a metric, and the lower and upper end of its two-sided confidence interval."""
 
     value: float
     low: float
@@ -52,10 +52,11 @@ class Outcomes:
     :param score: score of the prediction, shape (n,)
     :param right: whether the predicted class equals the label, shape (n,); always false for a regression
     :param skipped: number of labelled rows that were left out because label or score is not a finite number
-    :param codes: multiclass: positions of the label and of the prediction among the classes, shape (2, n). Labels outside the
-        classes have the position after the last class, and predictions outside them the position after that
-    :param unknown: multiclass: number of rows whose label is not one of the model's classes. Their predictions are wrong
-    :param example: one of these labels; ``None`` without such a label
+    :param codes: multiclass: positions of the label and of the prediction among the k classes of the model, shape (2,
+        n). The position of a label that is not one of the classes is k, and the position of such a prediction is k + 1
+    :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
+        these rows count as wrong
+    :param example: a label that is not one of the model's classes; ``None`` if there is no such label
     """
 
     truth: npt.NDArray[Any]
@@ -84,8 +85,9 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
     """Collect the rows that have a label.
 
     :param batches: record batches with the columns :data:`COLUMNS`
-    :raises UnmeasurableError: a label of a regression is not a number, a label of a binary task is not one of the model's
-        classes, or no label of a multiclass task is
+    :param contract: contract of the model
+    :raises UnmeasurableError: for a regression, a label is not a number. For a binary task, a label is not one of the
+        model's classes. For a multiclass task, none of the labels is one of the model's classes
     """
     parts: list[Outcomes] = []
     for batch in batches:
@@ -190,8 +192,9 @@ def _listed(classes: list[Any]) -> str:
 def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
     """Measure ``metric`` with its two-sided confidence interval.
 
-    The method of the interval is DeLong's for ``roc_auc``, Wilson's for ``accuracy``, the normal approximation of a mean
-    for ``log_loss``, ``brier``, ``mae`` and ``rmse`` (on squared errors), and a bootstrap over rows for a custom metric.
+    The interval is computed with DeLong's method for ``roc_auc`` and with Wilson's method for ``accuracy``. For
+    ``log_loss``, ``brier`` and ``mae`` it is the normal approximation of a mean, for ``rmse`` that of the mean squared
+    error. For a custom metric, the interval comes from a bootstrap over rows.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
     :param outcomes: the labelled predictions
@@ -268,8 +271,8 @@ def _mean(losses: Floats, z: float) -> Interval:
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    The mean loss is the metric, or 1 minus the metric for ``accuracy`` and ``roc_auc``, or the mean squared error for
-    ``rmse``.
+    For ``log_loss``, ``brier`` and ``mae``, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, it is 1
+    minus the metric. For ``rmse``, it is the mean squared error.
 
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore 1 minus the area, minus n times
     the influence of the row on the area (infinitesimal jackknife). DeLong's variance is the variance of the mean of these

@@ -1,4 +1,4 @@
-"""Bootstrap metrics, by recomputing them on random samples that are drawn with replacement."""
+"""Bootstrap of metrics: a metric is recomputed on random samples of rows that are drawn with replacement."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _AT_ONCE = 200
 
 
 class Resampling:
-    """A bootstrap of sums over the rows. Rows are not copied, because a round is represented by a weight for each group.
+    """A bootstrap of sums over the rows. Each round is a set of weights of groups of rows, so no rows are copied.
 
-    In every round, as many groups as exist are drawn with replacement (B. Efron, "Bootstrap Methods: Another Look at the
-    Jackknife", Annals of Statistics 7, 1979). The weight of a group is the number of times that it was drawn. If there are
-    at most ``groups`` rows, each row is a group. Otherwise rows are assigned to groups at random, so that the cost does not
-    grow with the number of rows. The variance of every sum is then unbiased, with a relative standard error of
-    sqrt(2 / groups), which is 1.4% by default (random groups, K. Wolter, "Introduction to Variance Estimation", 2007,
-    chapter 2).
+    If there are G groups, each round draws G groups with replacement (B. Efron, "Bootstrap Methods: Another Look at the
+    Jackknife", Annals of Statistics 7, 1979). The weight of a group is the number of times that the group was drawn. If
+    there are at most ``groups`` rows, each row is a group. Otherwise rows are assigned to groups at random, so that the
+    cost does not grow with the number of rows. The estimated variance of a sum is then unbiased. Its relative standard
+    error is sqrt(2 / groups), which is 1.4% by default (random groups, K. Wolter, "Introduction to Variance
+    Estimation", 2007, chapter 2).
 
     :param rows: number of rows
     :param rounds: number of bootstrap samples
@@ -68,7 +68,7 @@ class Resampling:
         return np.stack([np.bincount(group, weights=term, minlength=self.groups) for term in terms], axis=1)
 
     def draw(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute each sum in each round.
+        """Compute each sum in each bootstrap round.
 
         :param totals: the result of :meth:`totals`; the results for several metrics and slices can be concatenated along
             the second axis
@@ -114,6 +114,7 @@ def resample_rows(
     :param models: the predictions of each model for the same rows
     :param rounds: number of bootstrap samples
     :param groups: number of jackknife groups
+    :param seed: seed of the random samples and groups
     """
     random, size = np.random.default_rng(seed), len(models[0])
     groups = min(size, groups)

@@ -25,7 +25,7 @@ class Rows:
     :param task: the ML task (binary, multiclass, regression)
     :param truth: the labels, shape (n,). Binary: whether the label is the positive class; multiclass: the position of the
         label among the sorted classes (class code); regression: the value
-    :param predicted: the predictions in the same form as ``truth``
+    :param predicted: the predicted labels or values in the same form as ``truth``
     :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code, shape
         (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     """
@@ -129,8 +129,8 @@ def _binary(
         raise EvaluationError(_one_class(truth))
     if unknown := unseen(prediction, classes):
         raise EvaluationError(
-            f"The model predicted the label {unknown[0]!r}, which is not one of its labels {_listed(classes)}. Use a model "
-            "that predicts only these labels."
+            f"The model predicted the label {unknown[0]!r}, which is not one of the model's labels {_listed(classes)}. "
+            "Use a model that predicts only these labels."
         )
     return Rows("binary", y, is_positive(prediction, classes, positive), probability)
 
@@ -165,7 +165,10 @@ def encode(labels: ArrayLike, classes: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def is_positive(labels: ArrayLike, classes: Sequence[Any], positive: Any = None) -> NDArray[np.bool_]:
-    """Return whether each label of a binary ML task is the positive class, shape (n,)."""
+    """Return whether each label of a binary ML task is the positive class, as booleans of shape (n,).
+
+    :param positive: the positive class label; by default the last of ``classes``
+    """
     label = classes[-1] if positive is None else positive
     matches: NDArray[np.bool_] = encode(labels, [label]) == 0
     return matches

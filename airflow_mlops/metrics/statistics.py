@@ -46,9 +46,10 @@ class Statistic(NamedTuple):
 
 
 def statistic(metric: str, rows: Rows) -> Statistic:
-    """Return a built-in metric as a function of sums, for the ML task of ``rows``.
+    """Return a built-in metric as a function of sums over the rows.
 
     :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    :param rows: any rows of the ML task for which the metric is computed
     """
     return _MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric]
 
@@ -59,10 +60,10 @@ def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def row_losses(rows: Rows) -> NDArray[np.float64]:
-    """Compute the loss of each row, which slice search uses to find groups of rows with high loss.
+    """Compute the loss of each row. Slice search uses the losses to find groups of rows with a high mean loss.
 
-    For classifiers with probabilities the loss is the Brier score, for regressions the squared error, and for
-    classifiers without probabilities 0 (correct) or 1 (wrong).
+    The loss is the Brier score for classifiers with probabilities, and the squared error for regressions. For
+    classifiers without probabilities, it is 0 for a correct and 1 for a wrong prediction.
 
     :return: losses, shape (n,)
     """

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
-    """Compute all built-in metrics of the ML task, and custom metrics.
+    """Compute all built-in metrics of the rows' ML task, and custom metrics.
 
     For a classifier without probabilities, only metrics of predicted labels are computed.
+
+    :param rows: labels and predictions of a model
 
     :param own: import paths of custom metrics
     :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
@@ -45,6 +47,7 @@ def measure_one(metric: str, rows: Rows) -> float:
     """Compute a single metric.
 
     :param metric: name of a built-in metric, or import path of a custom metric
+    :param rows: labels and predictions of a model
     """
     return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
 
@@ -60,9 +63,12 @@ def compute(
     positive: Any = None,
     own: Iterable[str] = (),
 ) -> dict[str, float]:
-    """Check predictions and compute their metrics. :func:`airflow_mlops.metrics.rows.prepare` documents the arguments.
+    """Check labels and predictions, and compute all metrics.
+
+    :func:`airflow_mlops.metrics.rows.prepare` describes the other parameters and the errors.
 
     :param own: import paths of custom metrics
+    :return: the metrics by name
     """
     return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive), own)
 
@@ -72,9 +78,11 @@ def baseline(
 ) -> dict[str, float]:
     """Compute the metrics of a baseline model that uses no features.
 
-    The baseline predicts the most frequent class, with the class frequencies as probabilities, or the mean value.
+    For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
+    a regression, it predicts the mean value.
 
     :param own: import paths of custom metrics. A metric that is undefined for the baseline is left out
+    :return: the metrics by name
     """
     truth = np.asarray(y_true)
     if task == "regression":
@@ -94,12 +102,12 @@ def baseline(
 def reliability(
     truth: NDArray[np.bool_], probability: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Compute the reliability diagram.
+    """Compute a reliability diagram, which compares predicted probabilities with observed frequencies in bins.
 
     :param truth: whether each label is the positive class, shape (n,)
     :param probability: predicted probability of the positive class, shape (n,)
-    :return: mean predicted probability, observed share of the positive class, and number of rows of each non-empty bin;
-        the bins have equal width
+    :return: three arrays with one element for each non-empty bin: the mean predicted probability, the observed share of
+        the positive class, and the number of rows. The bins have equal width
     """
     bins = calibration_bins(probability)
     rows = np.bincount(bins, minlength=CALIBRATION_BINS)

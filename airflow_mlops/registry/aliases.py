@@ -1,12 +1,14 @@
 """Move the aliases of the champion in MLflow to the version that the ledger names.
 
-A task writes the ledger entry first and moves the aliases afterwards. If the task crashes in between, its retry or the next
-decision moves the aliases. Therefore every alias move has a ledger entry, and every entry is carried out eventually.
+A task writes the ledger entry first and moves the aliases afterwards. If the task crashes between these two actions,
+its retry or the next decision moves the aliases. Therefore every alias move has a ledger entry, and every entry is
+carried out eventually.
 
-A delayed task may overwrite a newer alias. It re-reads the ledger afterwards and repairs the alias. If it crashes before the
-repair, the next decision repairs the alias. The next decision recognises the crash by a tag of the registered model, which a
-task sets before it moves the aliases and removes afterwards. If another task removes the tag in between, the crash is not
-detected, and the alias seems to have been moved by a person. A rollback to the right version repairs the alias.
+A delayed task may overwrite a newer alias. The delayed task re-reads the ledger afterwards and repairs the alias. If
+the delayed task crashes before the repair, the next decision repairs the alias. The next decision recognises the crash
+by a tag of the registered model. A task sets this tag before it moves the aliases, and removes the tag afterwards. If
+another task removes the tag before the repair, the crash is not detected, and the alias seems to have been moved by a
+person. A rollback to the right version then repairs the alias.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
     """Move the alias ``champion`` to the champion of the last promotion or rollback in the ledger.
 
-    Does nothing if the alias was already moved for this entry. The new champion gets tags with the time, the replaced
-    version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced version.
-    Earlier moves are always complete, because every decision first carries out the previous decision.
+    Nothing is done if the alias was already moved for this entry. The new champion gets tags with the time, the
+    replaced version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced
+    version. Earlier moves are always complete, because every decision first carries out the previous decision.
 
     :raises RegistryError: the version does not exist any more, or MLflow refuses the change
     """
@@ -108,7 +110,12 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 
 
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
-    """Return whether the aliases are not yet moved as ``move`` requires, because its task crashed or is still running."""
+    """Return whether the aliases are not yet moved as ``move`` requires.
+
+    In this case, the task that wrote the entry has crashed or is still running.
+
+    :param move: entry of the last promotion or rollback
+    """
     assert move.champion is not None
     model, version = move.champion.model, str(move.champion.version)
     since = client.get_model_version(model, version).tags.get(SINCE_TAG)
@@ -175,12 +182,12 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version that ``now`` replaced when it was last promoted.
+    """Return the version that the current champion replaced when the current champion was last promoted.
+
+    Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
 
     :param now: the current champion
     :return: ``None`` if the ledger contains no such version
-
-    Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
     """
     for entry in reversed(entries):
         if entry.decision == "promoted" and entry.champion is not None and entry.champion.version == now.version:

@@ -24,6 +24,7 @@ class ApprovalRecord(Model):
 
     @property
     def granted(self) -> bool:
+        """Return whether the answer is ``approved``."""
         return self.decision == "approved"
 
     def __str__(self) -> str:

@@ -36,11 +36,14 @@ _set_here: dict[str, str] = {}
 
 
 def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
-    """Connect to the MLflow server of ``target``, and make it MLflow's default in this process.
+    """Connect to the MLflow server of ``target``, and make this server MLflow's default in the process.
 
-    The connection's host is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``, ``databricks``). For a
-    host without a scheme, the scheme is the connection's schema, by default HTTP. Login and password are used for basic
-    authentication, a password alone as a bearer token.
+    The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
+    ``databricks``). If the host has no scheme, the connection's schema is used as scheme, by default HTTP. Login and
+    password are used for basic authentication. A password without a login is used as a bearer token.
+
+    :param target: MLflow server and experiment
+    :param connection: function that returns an Airflow connection by its id
 
     :raises SpecError: the connection has no valid host
     :raises RegistryUnavailableError: the server does not respond
@@ -70,7 +73,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
 
 def tracking_uri(info: ConnectionInfo) -> str:
-    """Return the tracking URI of a connection of type ``mlflow``.
+    """Return the MLflow tracking URI of an Airflow connection of type ``mlflow``.
 
     :raises SpecError: the connection has no host
     """

@@ -35,8 +35,9 @@ from airflow_mlops.registry.verdict import CandidateVerdict
 class Origin(Model):
     """The training set, code and environment of a model version, from the tags of its MLflow run.
 
-    A field is empty if the run does not have the tag.
+    A field is empty if the run does not have the corresponding tag.
 
+    :param version: number of the model version
     :param dataset: id of the training set
     :param package: version of ``airflow_mlops`` that trained the model version
     :param code: hash of the trainer's code
@@ -51,7 +52,7 @@ class Origin(Model):
 
 
 def folder_name(name: str) -> str:
-    """Convert the name of a registered model, which may contain any characters, to the name of a single folder."""
+    """Return a folder name for a registered model. The name of the model may contain any characters."""
     return quote(name, safe="").replace(".", "%2E")
 
 
@@ -63,6 +64,8 @@ class Decision(Model):
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
+    :param dataset_name: name of the dataset on which the candidates were evaluated; ``None`` without an evaluation
+    :param dataset_id: id of this dataset
     :param code: version of ``airflow_mlops``, and the tags of the new champion's MLflow run
     :param origins: training set, code and environment of each candidate, or of the champion after a rollback
     :param reason: the reason in one sentence
@@ -91,7 +94,9 @@ class Entry(Decision):
     """A numbered entry of the ledger, which contains a decision.
 
     :param seq: number of the entry, from 1 without gaps
-    :param id: key of the task that made the decision (:attr:`StepContext.key`), by which its retry finds the entry
+    :param id: key of the task that made the decision (:attr:`StepContext.key`). A retry of the task finds the entry by
+        this key
+    :param model: name of the registered model
     :param time: time at which the entry was written, UTC
     :param previous: SHA-256 of the previous entry's file; empty for the first entry
     :param sha256: SHA-256 of this entry's file; not stored in the file
@@ -111,7 +116,11 @@ class Entry(Decision):
 
 
 class Ledger:
-    """The ledger of one registered model."""
+    """The ledger of one registered model: a record of decisions and retraining requests that is only appended to.
+
+    :param store: artifact store with the files of the ledger
+    :param model: name of the registered model
+    """
 
     def __init__(self, store: ArtifactStore, model: str) -> None:
         self.store = store
@@ -154,12 +163,13 @@ class Ledger:
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
         """Append a decision to the ledger, at most once for each ``entry_id``.
 
-        If two tasks append an entry at the same time, only one of them succeeds. The other task calls ``decide`` again
-        with the new entry included.
+        If two tasks append an entry at the same time, only one task succeeds. The second task calls ``decide`` again
+        with the entry of the first task included.
 
         :param entry_id: the ``id`` of the entry. If the ledger already contains an entry with this id, nothing is appended
         :param decide: function that takes the existing entries and returns the decision, or ``None`` to append nothing
         :return: the new or existing entry; ``None`` if ``decide`` returned ``None``
+        :raises RegistryError: an existing entry was changed, removed or inserted
         """
         while True:
             entries = self.entries()

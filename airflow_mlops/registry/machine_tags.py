@@ -11,7 +11,7 @@ from airflow_mlops.registry.names import GPU_TAG
 
 
 def machine_tags() -> dict[str, str]:
-    """Return tags with the names of the pod, its node and the GPUs. A name that is unknown has no tag."""
+    """Return MLflow tags with the names of the pod, the node and the GPUs. An unknown name gets no tag."""
     found = {
         "mlops.pod": os.environ.get("MLOPS_POD"),
         "mlops.node": os.environ.get("MLOPS_NODE"),
@@ -21,7 +21,7 @@ def machine_tags() -> dict[str, str]:
 
 
 def usage_tags() -> dict[str, str]:
-    """Return tags with the resources that the step has used so far, such as the peak memory in MB."""
+    """Return MLflow tags with the resources that the step has used so far. The only tag is the peak memory in MiB."""
     return {"mlops.peak_memory_mb": f"{peak_memory() / 2**20:.0f}"}
 
 

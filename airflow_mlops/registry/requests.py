@@ -39,15 +39,16 @@ def record(
 ) -> Request | None:
     """Record a request for retraining, at most once for each id.
 
-    If several tasks record a request at the same time, only one of them succeeds. The other tasks call ``propose`` again
-    with the new request included.
+    If several tasks record a request at the same time, only one task succeeds. Each of the other tasks calls
+    ``propose`` again with the new request included.
 
-    :param request_id: id of the request; a retry uses the same id
+    :param request_id: id of the request. A retry uses the same id
     :param propose: function that takes all requests and the refused requests, and returns the request to record or
         ``None``
     :param champion: the current champion; ``None`` if the model has no champion
-    :return: the request that this call or an earlier call with the same id recorded; ``None`` if ``propose`` returned
-        ``None``
+    :param provenance: Airflow task that records the request
+    :return: the request in the ledger with the id ``request_id``, new or recorded earlier; ``None`` if ``propose``
+        returned ``None``
     :raises RegistryError: the ledger was tampered with
     """
 

@@ -1,4 +1,4 @@
-"""Create or resume MLflow runs. A task and its retries share one run, which is found by its key."""
+"""Create or resume MLflow runs. A task and its retries share one run, and find the run by a key in its tags."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ KEY = "mlops.key"
 def run_for(
     client: MlflowClient, experiment: str, key: str, name: str, tags: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Create the MLflow run with the tag ``mlops.key`` = ``key`` in ``experiment``, or resume it in a retry.
+    """Create the MLflow run with the tag ``mlops.key`` = ``key`` in ``experiment``, or resume the run in a retry.
 
-    At the end of the block, the status of the run becomes ``FINISHED``. It becomes ``FAILED`` if the block raises an
-    exception, and ``KILLED`` if the block is interrupted.
+    At the end of the block, the status of the run becomes ``FINISHED``. If the block raises an exception, the status
+    becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``.
 
-    :param key: :attr:`StepContext.key`, which is the same for each retry of a task
+    :param experiment: name of the MLflow experiment
+    :param key: :attr:`StepContext.key`, which is the same in all retries of a task
     :param name: name of the run in MLflow
     :param tags: tags of the run, in addition to ``mlops.key``
     :return: id of the run
@@ -58,7 +59,7 @@ def run_for(
 
 
 def experiment_for(client: MlflowClient, name: str) -> str:
-    """Return the id of the experiment ``name``, which is created if it does not exist.
+    """Return the id of the MLflow experiment ``name``. If the experiment does not exist, create it.
 
     :raises RegistryError: the experiment was deleted
     """
@@ -89,7 +90,7 @@ def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
 
 
 def run_url(client: MlflowClient, run_id: str) -> str | None:
-    """Return the URL of the run's page; ``None`` if the tracking server has no web pages."""
+    """Return the URL of the page of an MLflow run, or ``None`` if the tracking URI is not an HTTP server."""
     uri = without_credentials(client.tracking_uri).rstrip("/")
     if not uri.startswith(("http://", "https://")):
         return None

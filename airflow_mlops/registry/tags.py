@@ -12,9 +12,12 @@ from airflow_mlops.registry.machine_tags import machine_tags
 def run_tags(
     model: str, seed: int, manifest: Manifest, provenance: Provenance, user_tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return tags with the data, the machine, the Airflow task and the request for retraining of a run.
+    """Return the MLflow tags of a run: the data, the machine, the Airflow task and the request for retraining.
 
-    :param user_tags: tags that the user has set, which take precedence
+    :param model: name of the registered model
+    :param manifest: manifest of the training set
+    :param provenance: Airflow task that created the run
+    :param user_tags: tags that the user has set. They override the other tags
     """
     tags = {
         "mlops.model": model,

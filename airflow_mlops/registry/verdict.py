@@ -31,8 +31,8 @@ class SliceResult(Model):
     :param improvement: improvement of the candidate over the champion; negative if the candidate is worse
     :param low: lower confidence bound of the improvement
     :param high: upper confidence bound of the improvement
-    :param state: ``worse`` if the candidate is significantly worse by more than the tolerance, ``fine`` if its difference
-        is significantly within the tolerance, otherwise ``uncertain``
+    :param state: ``worse`` if the candidate is significantly worse than the champion by more than the tolerance,
+        ``fine`` if a loss of more than the tolerance is significantly ruled out, otherwise ``uncertain``
     """
 
     name: str
@@ -49,8 +49,9 @@ class GateResult(Model):
     """The result of one gate for one candidate. Only some gates set the fields after ``explanation``.
 
     :param gate: the requirement, such as ``roc_auc at least 0.6``
-    :param measured: the measured value of the candidate; ``None`` if it could not be measured
+    :param measured: the measured value of the candidate; ``None`` if the value could not be measured
     :param asked: the required value; ``None`` if the gate has no required value in this evaluation
+    :param passed: whether the candidate passed the gate
     :param explanation: the reason why the gate was passed or failed, in one sentence
     :param improvement: improvement of the candidate over the champion; positive if the candidate is better
     :param low: lower confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
@@ -82,8 +83,10 @@ class CandidateVerdict(Model):
     :param gates: the result of each gate
     :param passed: whether the candidate passed every gate
     :param reason: the reason why the candidate won or did not win, in one sentence
-    :param contract_sha256: SHA-256 of the model contract that EvaluateOperator wrote for a foreign version; ``None`` for a
-        version that TrainOperator trained, because its own files contain a contract
+    :param candidate: the evaluated model version
+    :param contract_sha256: SHA-256 of the model contract that EvaluateOperator wrote for a version that TrainOperator
+        did not train. ``None`` for a version that TrainOperator trained, because the files of such a version contain a
+        contract
     """
 
     candidate: ModelVersionRef
@@ -97,15 +100,18 @@ class CandidateVerdict(Model):
 class Verdict(Model):
     """The result of an evaluation: the metrics and gate results of all candidates, and the winner.
 
-    :param dataset_id: id of the dataset that all models were measured on
+    :param model: name of the registered model
+    :param dataset_name: name of the dataset on which all models were measured
+    :param dataset_id: id of the dataset on which all models were measured
     :param part: name of the held-out split part of this dataset, such as ``test``
     :param metric: name of the metric that ranks the candidates that pass every gate
     :param winner: the best candidate that passed every gate; ``None`` if no candidate passed
     :param champion: the champion at the time of the evaluation; ``None`` if the model had no champion
-    :param champion_metrics: metrics of the champion on the same rows; empty if they could not be measured
+    :param champion_metrics: metrics of the champion on the same rows; empty if the champion could not be measured
     :param baseline_metrics: metrics of a model that always predicts the mean or the class frequencies
-    :param tree_metrics: metrics of a decision tree of depth 3 that was fitted to the split part ``train``; empty if no tree
-        could be fitted
+    :param tree_metrics: metrics of a decision tree of depth 3 that was fitted to the split part ``train``; empty if no
+        tree could be fitted
+    :param candidates: metrics and gate results of each candidate
     :param reason: the reason why the winner won, or why no candidate won, in one sentence
     :param policy: how the champion was taken into account, in one sentence
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
@@ -127,7 +133,7 @@ class Verdict(Model):
     metric_code: dict[str, str] = Field(default_factory=dict)
 
     def for_candidate(self, candidate: ModelVersionRef) -> CandidateVerdict:
-        """Return the verdict on ``candidate``, which must be one of the evaluated candidates."""
+        """Return the verdict on ``candidate``. It must be one of the evaluated candidates."""
         return next(item for item in self.candidates if item.candidate == candidate)
 
 

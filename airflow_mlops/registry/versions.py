@@ -25,7 +25,7 @@ IDENTITY = "mlops.identity"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
-    """Return the version of ``model`` with the alias ``champion``; ``None`` if no version or no such model exists."""
+    """Return the version of ``model`` with the alias ``champion``, or ``None`` if there is no such version or model."""
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"The champion of {model!r} cannot be looked up"):
@@ -38,7 +38,7 @@ def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
 
 
 def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
-    """Look up the version number ``version`` of ``model``.
+    """Return a reference to version number ``version`` of ``model``.
 
     :raises RegistryError: the version does not exist
     """
@@ -47,7 +47,9 @@ def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
 
 
 def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
-    """Download a version's files, and return their folder. Downloads are cached in a private temporary folder of the user.
+    """Download the files of a model version, and return the folder with the files.
+
+    Downloads are cached in a private temporary folder of the user.
 
     :raises RegistryError: the version or its files do not exist any more
     """
@@ -90,8 +92,8 @@ def _cache() -> Path:
     # A folder of another user could contain manipulated models.
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
         raise RegistryError(
-            f"The cache folder {folder.parent} belongs to another user, is writable by others, or is a link. Remove it, or "
-            "set the environment variable TMPDIR to another folder."
+            f"The cache folder {folder.parent} belongs to another user, is writable by others, or is a link. Remove "
+            "this folder, or set the environment variable TMPDIR to another folder."
         )
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -100,9 +102,14 @@ def _cache() -> Path:
 def register(
     client: MlflowClient, model: str, run_id: str, model_id: str, tags: Mapping[str, str] | None = None
 ) -> ModelVersionRef:
-    """Register the logged model ``model_id`` as a version of ``model``, or return the version that the run already has.
+    """Register a logged model as a version of ``model``, and return the version.
 
-    :param run_id: the run that logged the model
+    If a version was already registered from the run, it is returned instead.
+
+    :param run_id: id of the MLflow run that logged the model
+    :param model_id: id of the logged model in MLflow
+    :param tags: tags of the new version
+    :raises RegistryError: MLflow refuses to register the model
     """
     from mlflow.exceptions import MlflowException
 
@@ -123,9 +130,10 @@ def register(
 
 
 def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRef | None:
-    """Return the newest version of ``model`` with the tag ``mlops.identity`` = ``identity``; ``None`` if there is none.
+    """Return the newest version of ``model`` with the tag ``mlops.identity`` = ``identity``.
 
-    :param identity: fingerprint of everything that makes up a version
+    :param identity: fingerprint of the version's export, contract, code and environment
+    :return: ``None`` if no version has this tag
     """
     with registry_errors(f"The versions of {model!r} cannot be searched"):
         found = client.search_model_versions(f"name = '{model}' and tags.`{IDENTITY}` = '{identity}'")
@@ -133,7 +141,7 @@ def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRe
 
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
-    """Return the first version of ``model`` that the MLflow run registered; ``None`` if it registered none."""
+    """Return the first version of ``model`` that was registered from the MLflow run, or ``None`` if there is none."""
     found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 

@@ -285,7 +285,7 @@ def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
 
 
 def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether columns of two types are compared as points in time: one is a time type, the other time or text."""
+    """Return whether columns of two types are compared as points in time: one holds times, the other times or text."""
     one, other = _value_type(one), _value_type(other)
     return (is_time(one) and (is_time(other) or is_text(other))) or (is_text(one) and is_time(other))
 

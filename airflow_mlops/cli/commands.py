@@ -1,4 +1,4 @@
-"""The commands of ``airflow mlops``. A failing command prints its error to standard error and exits with status 1."""
+"""The commands of ``airflow mlops``. A command that fails prints an error to standard error and exits with status 1."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
         except MLOpsError as error:
             raise SystemExit(_with_flags(str(error), args)) from None
 
-    # action_cli records the command and its user in Airflow's audit log.
+    # action_cli records the command and the user in Airflow's audit log.
     command: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
     return command
 

@@ -60,8 +60,8 @@ _COMMANDS = (
     ActionCommand(
         name="reproduce",
         help="Train a version again and compare the result, without registering it",
-        description="Train a version again in a separate process, with the data, trainer and seed recorded in its MLflow run, "
-        "and compare metrics, code and environment with the recorded ones. The exit status is 1 if anything differs.",
+        description="Train a version again in a separate process, with the data, trainer and seed that its MLflow run records, and "
+        "compare metrics, code and environment with the recorded values. The exit status is 1 if anything differs.",
         func=lazy_load_command("airflow_mlops.cli.commands.reproduce"),
         args=(
             _MODEL,

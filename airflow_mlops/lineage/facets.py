@@ -110,7 +110,7 @@ def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
 def source(name: str, uri: str | None = None) -> Facets:
     """Return the facet ``dataSource``, which names the storage of a dataset.
 
-    :param name: name of the storage, such as its namespace
+    :param name: name of the storage, such as the OpenLineage namespace
     :param uri: URI of the storage; by default derived from ``name``
     """
     uri = uri or (name if "://" in name else f"{name}://")

@@ -23,7 +23,7 @@ class Models:
 
     The namespace of these datasets is the tracking URI of the server.
 
-    :param target: the MLflow server, named by its Airflow connection
+    :param target: the Airflow connection to the MLflow server
     """
 
     def __init__(self, target: MLflowTarget) -> None:

@@ -81,7 +81,7 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
     except MLOpsError:
         return None, DatabaseInfo(scheme=connection_namespace(conn_id)), None, None
     if known.conn_type == "sqlite":
-        # The SQLite provider does not name its databases; they are files.
+        # SQLite databases are files, and the SQLite provider has no OpenLineage names for them.
         return None, DatabaseInfo(scheme="sqlite", authority=str(database_path(known).absolute())), "sqlite", "main"
     try:
         hook = BaseHook.get_hook(conn_id)

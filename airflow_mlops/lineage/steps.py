@@ -141,7 +141,7 @@ def _features(made: Manifest) -> list[InputDataset]:
         return []
     types = {column.name: column.type for column in made.columns}
     refs = [ref.partition(":") for ref in made.details["feature_refs"]]
-    # The task that materializes a view emits its schema; a training set may use only some of its features.
+    # The task that materializes a view emits the schema. A training set can use only some features of the view.
     views: dict[str, dict[str, str]] = {view: {} for view, _, _ in refs}
     if service:
         views[service] = {name: types.get(f"{view}__{name}") or types[name] for view, _, name in refs}

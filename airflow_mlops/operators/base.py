@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Provenance, Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
-# Keys in the task state store: the key of the call whose event was sent, and the series of tries that share a result.
+# Keys in the task state store: the key of the step call for which an event was sent, and the current series of tries.
 _NOTIFIED, _SERIES = "mlops.told", "mlops.series"
 # Airflow stores 250 characters as the name of a task instance. Some are left for a template of the author.
 _LONGEST_DECISION = 200
@@ -226,7 +226,7 @@ class StepOperator(SpecParameters, BaseOperator):
     def _send_event(self, notify: Notify, result: dict[str, Any], key: str, context: Context) -> None:
         states = context["task_state_store"]
         try:
-            # A retry that finds the finished result must not send its event again.
+            # A retry that finds a finished result must not send the event again.
             if states.get(_NOTIFIED) != key and (event := self.event(result, context)) is not None:
                 notify.send(event, context, self.log)
                 states.set(_NOTIFIED, key)

@@ -143,12 +143,12 @@ def _starts(timetable: Any, start: datetime) -> Iterator[datetime]:
     if isinstance(timetable, CronPartitionTimetable):
         from airflow.timetables.trigger import CronPartitionTimetable as Scheduled
 
-        # The class for DAG files describes a timetable; only the scheduler's class computes its partitions.
+        # The class for DAG files describes a timetable. Only the scheduler's class computes the partitions.
         timetable = Scheduled(timetable.expression, timezone=timetable.timezone)
     if not hasattr(timetable, "iter_partition_dagrun_infos"):
         return
     zone = getattr(timetable, "_timezone", timezone.utc)
-    # The timetable reads the local time of its bounds, which occurs twice when clocks are turned back.
+    # The timetable reads the local time of the bounds. A local time occurs twice when clocks are turned back.
     first = (start - timedelta(hours=3)).astimezone(zone)
     last = first.replace(year=min(first.year + 50, 9998), day=min(first.day, 28))
     try:

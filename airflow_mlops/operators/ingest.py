@@ -25,9 +25,9 @@ class IngestOperator(StepOperator):
     """Reads the rows of one time window from a database or from files into an immutable raw dataset.
 
     The dataset consists of Parquet files and a manifest with owner, description, source, window, schema, number of rows
-    and SHA-256. Rows are streamed, so memory use does not grow with the data. The dataset becomes visible when all of
-    its rows are written. Ingesting the same rows for the same window again gives the same dataset. The field
-    ``dataset`` of the result is also added to the events of the asset outlets.
+    and SHA-256. Rows are streamed, so memory use does not grow with the data. The dataset becomes visible when all rows
+    are written. Ingesting the same rows for the same window again gives the same dataset. The events of the task's
+    asset outlets contain the field ``dataset`` of the result.
 
     :param name: name of the dataset
     :param window: the time window of the rows, such as ``2013-04`` or ``{{ partition_key }}``, in the time zone of the

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.core.calls import Spec
 
-# Parameters and the attributes that hold them. Airflow uses the attribute ``label`` for the text of a task in the graph.
+# Attribute names by parameter name. Airflow uses the attribute ``label`` for the text of a task in the graph.
 _ATTRIBUTES = {"label": "label_column"}
 
 

@@ -173,7 +173,7 @@ def check_interval(value: Any, context: Context) -> None:
 
 @contextmanager
 def template_errors(where: str) -> Iterator[None]:
-    """Convert Jinja's exceptions to errors that name the task and its parameter.
+    """Convert exceptions of Jinja to errors that name the task and the parameter.
 
     :param where: start of the message, such as ``Task 'ingest', window=``
     :raises SpecError: a template is invalid, or refers to a value that does not exist

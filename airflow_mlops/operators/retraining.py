@@ -18,7 +18,7 @@ _EVENTS = 200
 
 
 def retrain_asset(model: str) -> Asset:
-    """Return the asset whose events request retraining of ``model``."""
+    """Return the asset ``mlops://MODEL/retrain``. Events of this asset request retraining of ``model``."""
     return Asset(f"mlops://{model}/retrain")
 
 
@@ -56,7 +56,7 @@ def triggering_requests(context: Context) -> list[Request]:
     from airflow_mlops.core.calls import Request
 
     events = context.get("triggering_asset_events") or {}
-    # Airflow lists an event under the aliases of its asset as well.
+    # Airflow lists an event under the asset and under the aliases of the asset.
     found = [(asset, event) for asset in events if isinstance(asset, Asset) for event in events[asset]]
     requests = []
     for asset, event in sorted(found, key=lambda item: item[1].timestamp):

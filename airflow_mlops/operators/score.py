@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class ScoreOperator(StepOperator):
     """Scores a dataset with the champion and writes a dataset of predictions.
 
-    A champion that TrainOperator registered scores with its ONNX model. Any other champion scores with its MLflow
-    flavour.
+    If TrainOperator registered the champion, the ONNX model of this version is used for scoring, otherwise the MLflow
+    flavour of the version.
 
     :param model: name of the registered model
     :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``

@@ -18,7 +18,7 @@ class SearchOperator(StepOperator):
 
     :param dataset: the training set, which is the output of BuildTrainingSetOperator. Only the split part `train` is
         read
-    :param model: name of the model whose parameters are searched
+    :param model: name of the model for which parameters are searched
     :param search: a :class:`~airflow_mlops.trainers.Search`, or a dict with the same fields
     :param worker: index of this worker, from 0; workers with different indices sample different parameters
     :param experiment: name of the MLflow experiment; by default ``model``

@@ -26,7 +26,7 @@ class BuildTrainingSetOperator(StepOperator):
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
-    :param feature_service: name of the Feast feature service whose features are joined
+    :param feature_service: name of the Feast feature service with the features to join
     :param features: references of features, such as ``weather:temp``, instead of a feature service
     :param columns: names of columns in ``entities`` that are features, too. The values must be known at the event time
     :param keys: names of columns in ``entities`` that identify a row and are kept; join keys are always kept
@@ -42,8 +42,8 @@ class BuildTrainingSetOperator(StepOperator):
         for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
-    :param memory_limit: memory that the join may use before it continues on disk, such as ``2GB``. The events, and
-        Python with its libraries, need additional memory
+    :param memory_limit: largest memory of the join, such as ``2GB``. If the join needs more, it continues on disk. The
+        events and the Python process need additional memory
     :param description: description of the dataset
     :raises SpecError: the split method is unknown, or both ``feature_service`` and ``features`` are set
     """

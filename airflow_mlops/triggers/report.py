@@ -118,7 +118,7 @@ class MonitorReportTrigger(BaseEventTrigger):
 
 
 class _Reports:
-    """Reads the monitoring reports on a model. A report is read again only if its file has changed."""
+    """Reads the monitoring reports on a model. A report is read again only if the file of the report has changed."""
 
     def __init__(self, store: str, model: str) -> None:
         self._url = store

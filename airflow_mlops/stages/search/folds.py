@@ -40,8 +40,8 @@ def make_folds(
     method, rows = split.get("method"), np.arange(len(data.labels))
     if len(rows) < 2 * folds:
         raise TrainingError(
-            f"Split part {TRAIN!r} has {len(rows):,} rows, which are too few for {folds} folds. Set a smaller `folds`, or use "
-            "a longer window."
+            f"Split part {TRAIN!r} of training set {dataset.manifest.name!r} has {len(rows):,} rows, which are too "
+            f"few for {folds} folds. Set a smaller `folds`, or use a longer window."
         )
     regression = data.task == "regression"
     shuffled: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": seed}
@@ -53,8 +53,8 @@ def make_folds(
         groups = _codes(_column(dataset, split["group"]))
         if (known := groups.max() + 1) < folds:
             raise TrainingError(
-                f"Split part {TRAIN!r} has {known} groups, which are too few for {folds} folds. Set a smaller `folds`, or use "
-                "a longer window."
+                f"Split part {TRAIN!r} of training set {dataset.manifest.name!r} has {known} groups, which are too "
+                f"few for {folds} folds. Set a smaller `folds`, or use a longer window."
             )
         kind = model_selection.GroupKFold if regression else model_selection.StratifiedGroupKFold
         found = list(kind(**shuffled).split(rows, classes, groups))

@@ -140,7 +140,10 @@ class Validation:
                 labels.append(label_values(column, data.task, f"Label {data.label!r} in split part {TRAIN!r}"))
                 answers.append(model.predict(frame(rows, data.features)))
         if not labels:
-            raise TrainingError("No row is held out for validation. Use more rows, or set a larger `validation`.")
+            raise TrainingError(
+                f"No row of training set {self._dataset.manifest.name!r} is held out for validation. Use more rows, or "
+                "set a larger `validation`."
+            )
         return np.concatenate(labels), np.concatenate(answers)
 
 

@@ -96,6 +96,6 @@ class QuerySource(ABC):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise SchemaError(
-                f"The query returns more than one column {', '.join(map(repr, twice))}. "
-                "Rename all but one of them in `sql` with AS."
+                f"The query on connection {self.info.conn_id!r} returns more than one column "
+                f"{', '.join(map(repr, twice))}. Rename all but one of them in `sql` with AS."
             )

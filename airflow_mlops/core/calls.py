@@ -95,7 +95,7 @@ class Result(Model):
 class StepCall(Model):
     """A step with its input, ready to run in any process or pod.
 
-    :param step: name of the step, which is also its folder in ``airflow_mlops.stages``
+    :param step: name of the step. The folder of the step in ``airflow_mlops.stages`` has the same name
     :param spec: the step's spec as JSON
     :param store: URL of the artifact store
     :param key: key of the result in the artifact store

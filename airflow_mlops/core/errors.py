@@ -7,7 +7,7 @@ class MLOpsError(Exception):
     """Base class of all errors of this package.
 
     :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
-        without a retry.
+        without a retry
     """
 
     retryable: bool = False

@@ -69,6 +69,7 @@ class Span(NamedTuple):
 def parse(text: str, calendar: Calendar = UTC_CALENDAR) -> Span:
     """Parse the text of a window.
 
+    :param calendar: properties of the DAG run. By default, a text without a time zone is read as UTC
     :raises ValueError: the text is not a window, or the length of the window is unknown
     """
     text = text.strip()
@@ -154,6 +155,7 @@ def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR)
     """Parse a point in time. A year, quarter, month, week, day or hour stands for its first instant.
 
     :param name: time zone of a text without an offset
+    :param calendar: properties of the DAG run
     :raises ValueError: the text is not a point in time
     """
     text = text.strip()

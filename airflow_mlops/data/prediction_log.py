@@ -153,7 +153,11 @@ def _order(manifest: Manifest) -> tuple[str, int, str]:
 
 
 def folder(window: Window | None, version: int | None = None) -> str:
-    """Return the subfolder of ``files`` for a window and version, in Hive's partition format."""
+    """Return the subfolder of ``files`` for a window and a model version, in Hive's partition format.
+
+    :param window: time window of the predictions; ``None`` if they have no window
+    :param version: number of the model version; ``None`` for the folder of all versions
+    """
     label = window.file_name if window else _NO_WINDOW
     return f"window={label}" + (f"/version={version}" if version is not None else "")
 

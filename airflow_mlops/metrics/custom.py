@@ -98,7 +98,9 @@ class CustomMetric:
         try:
             value = self.function(truth, second)
         except Exception as error:
-            raise MetricError(f"Custom metric {self.path!r} raised {one_line(error)}.") from error
+            raise MetricError(
+                f"Custom metric {self.path!r} raised {one_line(error)}. Correct the function of this metric."
+            ) from error
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
         if not isinstance(value, numbers.Real):

@@ -72,7 +72,7 @@ class Outcomes:
         return len(self.truth)
 
     def prepared(self, task: Task) -> Rows:
-        """Convert the rows to the form that custom metrics are computed from."""
+        """Convert the labelled predictions to the form from which custom metrics are computed."""
         if task == "regression":
             return Rows(task, self.truth, self.score, self.score)
         if task == "binary":
@@ -116,6 +116,7 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
     """Yield the rows that :func:`outcomes` collects, in the same order, with all their columns.
 
     :param batches: record batches with at least the columns :data:`LABEL` and ``score``
+    :param contract: contract of the model
     """
     for batch in batches:
         rows = _labelled(batch)
@@ -279,6 +280,7 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     losses.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param outcomes: the labelled predictions
     :return: losses, shape (n,)
     :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows
     """

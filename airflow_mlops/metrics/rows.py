@@ -1,4 +1,4 @@
-"""Check labels and predictions of a model, and convert them to the form that all metrics are computed from."""
+"""Check the labels and predictions of a model, and convert them to :class:`Rows`, the input of all metrics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def prepare(
     *,
     positive: Any = None,
 ) -> Rows:
-    """Check labels and predictions, and convert them to the form that metrics are computed from.
+    """Check labels and predictions, and convert them to :class:`Rows`, the input of all metrics.
 
     :param task: the ML task (binary, multiclass, regression)
     :param y_true: the true labels or values, shape (n,)
@@ -85,7 +85,7 @@ def prepare(
 
 
 def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
-    """Check and convert labels and predictions like :func:`prepare`.
+    """Check the labels and predictions of a model with a contract, and convert them like :func:`prepare`.
 
     :param truth: the true labels or values, shape (n,)
     :param predictions: the predictions for the same rows

@@ -1,7 +1,7 @@
 """Express each metric as a function of sums over the rows.
 
-The terms of the sums are computed once. The sums over all rows, over a slice, and over each bootstrap sample then give the
-metric on these rows.
+The summands of each row are computed once. The sums of the summands over all rows, over a slice, or over a bootstrap
+sample then give the metric on these rows.
 
 Most metrics are functions of sums by definition. Three metrics depend on the order of the rows or on bins:
 
@@ -55,7 +55,7 @@ def statistic(metric: str, rows: Rows) -> Statistic:
 
 
 def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the number of the calibration bin of each probability, shape (n,)."""
+    """Return the number of the calibration bin of each probability, from 0, as integers of shape (n,)."""
     return np.minimum((probability * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 

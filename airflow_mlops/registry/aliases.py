@@ -75,7 +75,7 @@ def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
             newest = last_move(ledger.entries())
             if newest is None or newest.seq == move.seq:
                 break
-            # Another task has decided in the meantime, and this task may have overwritten the alias of that decision.
+            # Another task has recorded a newer decision, and this task may have overwritten the alias of that decision.
             move = newest
         client.delete_registered_model_tag(ledger.model, MOVING_TAG)
 
@@ -144,7 +144,7 @@ def _complete(client: MlflowClient, ledger: Ledger) -> None:
     except RegistryUnavailableError:
         raise
     except RegistryError:
-        # The version was deleted in the meantime. The caller looks up the current champion.
+        # The version was deleted after the decision. The caller looks up the current champion.
         return
 
 

@@ -18,7 +18,9 @@ CODE_VERSION = "mlops.code_version"
 
 
 def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
-    """Return training set, code and environment of ``ref``. All fields are empty if the version has no MLflow run.
+    """Return training set, code and environment of a model version.
+
+    All fields are empty if the version has no MLflow run.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """
@@ -33,7 +35,9 @@ def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
 
 
 def code_version(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """Return the version of the user's training code; ``None`` if the MLflow run of ``ref`` has no such tag.
+    """Return the version of the user's training code, from the MLflow tag ``mlops.code_version``.
+
+    The result is ``None`` if the MLflow run of ``ref`` does not have this tag.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """

@@ -15,12 +15,18 @@ from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 
 
 def all_requests(entries: Sequence[Entry]) -> list[Request]:
-    """Return all requests for retraining, oldest first."""
+    """Return all requests for retraining in the ledger, oldest first.
+
+    :param entries: entries of the ledger, oldest first
+    """
     return [entry.requested for entry in entries if entry.decision == "requested" and entry.requested is not None]
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """Return the requests whose candidates were refused since the champion last changed, newest first."""
+    """Return the requests that led to a refused candidate since the last promotion or rollback, newest first.
+
+    :param entries: entries of the ledger, oldest first
+    """
     refused = []
     for entry in reversed(entries):
         if entry.moves:
@@ -37,14 +43,15 @@ def record(
     champion: ModelVersionRef | None,
     provenance: Provenance,
 ) -> Request | None:
-    """Record a request for retraining, at most once for each id.
+    """Record a request for retraining in the ledger, at most once for each id.
 
     If several tasks record a request at the same time, only one task succeeds. Each of the other tasks calls
     ``propose`` again with the new request included.
 
     :param request_id: id of the request. A retry uses the same id
-    :param propose: function that takes all requests and the refused requests, and returns the request to record or
-        ``None``
+    :param ledger: ledger of the model
+    :param propose: function that takes all requests (oldest first) and the refused requests (newest first), and returns
+        the request to record or ``None``
     :param champion: the current champion; ``None`` if the model has no champion
     :param provenance: Airflow task that records the request
     :return: the request in the ledger with the id ``request_id``, new or recorded earlier; ``None`` if ``propose``

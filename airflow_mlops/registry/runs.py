@@ -28,7 +28,7 @@ def run_for(
     :param key: :attr:`StepContext.key`, which is the same in all retries of a task
     :param name: name of the run in MLflow
     :param tags: tags of the run, in addition to ``mlops.key``
-    :return: id of the run
+    :return: context manager that yields the id of the run
     :raises RegistryError: the run can be neither found nor created
     """
     with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):

@@ -75,7 +75,7 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
             try:
                 partial.rename(folder)
             except OSError:
-                # Another task has downloaded the same version in the meantime.
+                # Another task has downloaded the same version at the same time.
                 if not folder.is_dir():
                     raise
         except OSError as error:

@@ -44,6 +44,9 @@ class Manifest(Model):
     ``rows`` and ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
     ``time_column`` do not affect ``id``.
 
+    :param format: version of the manifest's format
+    :param window: time window of the rows; ``None`` for a snapshot
+    :param rows: number of rows in all files together
     :param parents: ids of the datasets from which this dataset was computed
     :param details: facts recorded by the step that wrote the dataset, such as label, features and split
     :param source: origin of the rows, without credentials
@@ -94,7 +97,7 @@ def windows_folder(name: str) -> str:
 
 
 def snapshots_folder(name: str) -> str:
-    """Return the folder that contains a pointer to each snapshot, which is a dataset without a window."""
+    """Return the folder that contains a pointer to each snapshot. A snapshot is a dataset without a window."""
     return f"datasets/{name}/snapshots"
 
 
@@ -104,7 +107,7 @@ def withdrawn_folder(name: str) -> str:
 
 
 def slots_folder(name: str) -> str:
-    """Return the folder that contains a pointer to the current dataset of each slot."""
+    """Return the folder that contains the slots. A slot is a pointer with a name to a current dataset."""
     return f"datasets/{name}/slots"
 
 

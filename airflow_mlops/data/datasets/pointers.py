@@ -56,6 +56,8 @@ def may_overlap(key: str, within: Window) -> bool:
 
     Names have whole seconds, so only the content of the pointer gives the exact window. The result is also ``True`` if
     the name does not begin with a window.
+
+    :param key: key of the pointer
     """
     found = Window.from_file_name("-".join(_stem(key).split("-")[:2]))
     return found is None or (found.start < within.end and within.start < found.end + _SECOND)

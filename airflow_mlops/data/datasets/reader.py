@@ -130,7 +130,10 @@ class Dataset:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns) if columns is not None else None)
 
     def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
-        """List the row groups of all files, as pairs of a file and the number of the row group in this file."""
+        """List the row groups of the files, as pairs of a file and the number of the row group in this file.
+
+        :param part: name of a split part; by default all files
+        """
         found = []
         for file in self.files(part):
             with self._open(file) as handle:
@@ -149,7 +152,12 @@ class Dataset:
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
     def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read all rows, or the rows of a split part, as one Arrow table."""
+        """Read all rows, or the rows of a split part, as one Arrow table.
+
+        :param part: name of a split part; by default all rows are read
+        :param columns: columns to read; all by default
+        :raises SchemaError: one of ``columns`` is absent
+        """
         self.require_columns(columns or ())
         tables = []
         for file in self.files(part):
@@ -158,7 +166,12 @@ class Dataset:
         return pa.concat_tables(tables)
 
     def to_pandas(self, part: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read all rows, or the rows of a split part, as a pandas DataFrame."""
+        """Read all rows, or the rows of a split part, as a pandas DataFrame.
+
+        :param part: name of a split part; by default all rows are read
+        :param columns: columns to read; all by default
+        :raises SchemaError: one of ``columns`` is absent
+        """
         return self.table(part, columns).to_pandas()
 
     def require_columns(self, columns: Iterable[str]) -> None:

@@ -117,6 +117,8 @@ class DatasetWriter:
         are then deleted when the block ends.
 
         :param window: time window of the rows; ``None`` for a snapshot
+        :param owner: person or team that is responsible for the dataset
+        :param description: description of the dataset for people
         :param source: origin of the rows, without credentials
         :param parents: datasets from which this dataset was computed
         :param details: facts for the manifest, such as label, features and split

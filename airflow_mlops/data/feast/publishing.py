@@ -1,4 +1,4 @@
-"""Publishes datasets as the rows of a Feast file source, which is a folder with one Parquet file per window."""
+"""Publishes datasets as the rows of a Feast file source. The source is a folder with one Parquet file per window."""
 
 from __future__ import annotations
 

@@ -123,6 +123,8 @@ def arrow_type(dtype: Any, field: str, view: str) -> pa.DataType:
     """Convert the type of a feature view's field to an Arrow type.
 
     :param dtype: a type of :mod:`feast.types`
+    :param field: name of the field, for the error message
+    :param view: name of the feature view, for the error message
     :raises FeatureStoreError: Feast has no Arrow type for ``dtype``
     """
     from feast.types import from_feast_to_pyarrow_type

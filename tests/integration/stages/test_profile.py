@@ -32,7 +32,7 @@ from airflow_mlops.operators import JoinLabelsOperator, MonitorOperator, Profile
 with DAG("shards_{model}_{number}", default_args={{"model": "{model}"}}):
     joined = JoinLabelsOperator(
         task_id="join_labels",
-        predictions={{"name": "{model}_predictions", "window": "2013-04"}}, labels={{"name": "flights_{model}"}},
+        predictions={{"name": "{model}_predictions", "window": "2013-04", "gaps": "allow"}}, labels={{"name": "flights_{model}"}},
         on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}}, on_missing="skip",
     )
     profiles = ProfileOperator.partial(task_id="profile", dataset=joined.output, shards=4).expand(shard=list(range(4)))

@@ -25,7 +25,9 @@ _ELSEWHERE = {
 class CsvOptions(Model):
     """Options of the CSV format. Names and meanings are those of ``pandas.read_csv``, except for missing values.
 
-    An empty cell without quotes is null. An empty cell with quotes is the empty text. No other text is null by default.
+    An empty cell without quotes is null. An empty cell with quotes is the empty text, but null in columns that are
+    declared as another type than text. No other text is null by default. In columns that are declared as text, a cell
+    with quotes is never null.
     Blank lines are skipped. A byte order mark sets the encoding, and takes precedence over ``encoding``. A first line
     ``sep=;``, as Excel writes it, sets the separator.
 
@@ -42,7 +44,8 @@ class CsvOptions(Model):
     :param encoding: name of a Python codec, such as ``latin-1`` or ``cp1252``; by default UTF-8
     :param decimal: decimal point in numbers
     :param thousands: character between groups of three digits in numbers; by default there are no groups
-    :param na_values: texts that mean null if they are not quoted, in addition to the empty text
+    :param na_values: texts that mean null, in addition to an empty cell without quotes. ``""`` is an empty cell with
+        quotes
     :param true_values: texts that mean true in columns of type bool, instead of ``true`` and ``1``
     :param false_values: texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.

@@ -50,7 +50,11 @@ def rows(ingestion, written):
         ('"a\nb",c\n3,4\n', {"names": ["x", "y"], "header": 0}, [{"x": 3, "y": 4}]),
         ("a,b\n1,NA\n\\N,-\n", {"na_values": ["NA", "\\N", "-"]}, [{"a": 1, "b": None}, {"a": None, "b": None}]),
         ('a,b\n1,x\n\\N,"y, \\N, z"\n', {"escapechar": "\\"}, [{"a": 1, "b": "x"}, {"a": None, "b": "y, N, z"}]),
-        ('a,b\n1,"NA"\n2,NA\n', {"na_values": ["NA"]}, [{"a": 1, "b": "NA"}, {"a": 2, "b": None}]),
+        ('a,b\n1,"NA"\n2,NA\n', {"na_values": ["NA"]}, [{"a": 1, "b": None}, {"a": 2, "b": None}]),
+        ('"a"\n""\n"2"\n', {}, [{"a": ""}, {"a": "2"}]),
+        ('"a"\n""\n"2"\n', {"na_values": [""]}, [{"a": None}, {"a": 2}]),
+        ('"a","b"\n"","x"\n"2",""\n', {"na_values": [""]}, [{"a": None, "b": "x"}, {"a": 2, "b": None}]),
+        ('"a","b"\n"NULL",""\n"2","x"\n', {"na_values": ["NULL"]}, [{"a": None, "b": ""}, {"a": 2, "b": "x"}]),
         ("\n\r\na,b\n\n1,2\n\n", {}, [{"a": 1, "b": 2}]),
         ("a,b\r1,2\r3,4\r", {}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
         ("a,b\n1,2", {}, [{"a": 1, "b": 2}]),
@@ -66,6 +70,30 @@ def rows(ingestion, written):
 )
 def test_a_file_is_read_as_its_program_wrote_it(content, options, expected, rows):
     assert rows(content, **options) == expected
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64", "bool", "date32", "timestamp[us]", "decimal128(9, 2)"])
+@pytest.mark.parametrize("options", [{}, {"thousands": "'"}])
+def test_a_quoted_null_text_is_null_in_a_column_of_another_type_than_text(kind, options, rows):
+    content = '"s","v","t","u"\n"NULL","","NULL",""\n"","NULL","",""\n"x","","y","1"\n'
+    found = rows(content, {"s": "string", "v": kind}, na_values=["NULL"], **options)
+    assert [row["v"] for row in found] == [None] * 3
+    assert [row["s"] for row in found] == ["NULL", "", "x"]
+    assert [row["t"] for row in found] == [None, "", "y"]
+    assert [list(row) for row in found] == [["s", "v", "t", "u"]] * 3
+
+
+def test_bad_rows_of_a_file_with_quoted_nulls_are_counted_once(ingestion, written):
+    path = written("a.csv", '"a","b"\n"","x"\n"1"\n"2","y"\n')
+    result = ingestion.run(path, types={"a": "int64"}, csv={"on_bad_lines": "skip"})
+    assert [note for note in result.notes if "Skipped 1 rows" in note]
+
+
+def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_works(ingestion, written):
+    path = written("a.csv", '"id","v"\n"0",""\n"1","2"\n')
+    (note,) = ingestion.run(path, name="a").notes
+    assert "csv={'na_values': ['']}" in note
+    assert [row["v"] for row in ingestion.rows(path, name="b", csv={"na_values": [""]})] == [None, 2]
 
 
 @pytest.mark.parametrize(

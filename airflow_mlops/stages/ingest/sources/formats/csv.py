@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.types import as_column
@@ -156,7 +157,7 @@ class _Reader:
         :raises SchemaError: a value does not have the type of its column
         """
         try:
-            return self._parse(block, columns.names, columns.kinds, columns.wanted)
+            return self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)
         except pa.ArrowInvalid as error:
             # Arrow cannot pass a row to Python that is not UTF-8.
             if found := _ROW.search(str(error)):
@@ -183,12 +184,15 @@ class _Reader:
         names: Sequence[str],
         kinds: Mapping[str, pa.DataType],
         wanted: Sequence[str],
+        quoted: Mapping[str, bool] | None = None,
     ) -> pa.Table:
         """Return the rows of a block as a table. Rows with too many or too few values are skipped and counted.
 
         :param names: names of all columns of the file
         :param kinds: Arrow type by column
         :param wanted: names of the columns to read
+        :param quoted: the columns in which a quoted text can mean null: ``True`` for every null text, ``False`` for the
+            texts in ``na_values``
         """
         from pyarrow import csv
 
@@ -204,24 +208,53 @@ class _Reader:
             # Arrow would remove it. Arrow skips blank lines.
             text = b"\n" + text
         booleans = {"true_values": options.true_values, "false_values": options.false_values}
-        table = csv.read_csv(
-            native(text),
-            csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
-            self._parse_options(skip if _is_utf8(text) else None),
-            csv.ConvertOptions(
-                column_types=kinds,
-                include_columns=wanted,
-                decimal_point=options.decimal,
-                null_values=["", *options.na_values],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                **{name: values for name, values in booleans.items() if values},
-            ),
-        )
+
+        def parse(columns: Sequence[str], handler: Any, *, quoted_null: bool) -> pa.Table:
+            return csv.read_csv(
+                native(text),
+                csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+                self._parse_options(handler),
+                csv.ConvertOptions(
+                    column_types=kinds,
+                    include_columns=columns,
+                    decimal_point=options.decimal,
+                    null_values=["", *options.na_values],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=quoted_null,
+                    **{name: values for name, values in booleans.items() if values},
+                ),
+            )
+
+        handler = skip if _is_utf8(text) else None
+        if not quoted or not self._has_quoted_null(text):
+            table = parse(wanted, handler, quoted_null=False)
+        else:
+            kept = [name for name in wanted if not quoted.get(name)]
+            tables = [parse(kept, handler, quoted_null=False)] if kept else []
+            if len(kept) < len(wanted):
+                others = [name for name in wanted if quoted.get(name)]
+                again = None if handler is None else (lambda _: "skip") if kept else handler
+                tables.append(parse(others, again, quoted_null=True))
+            arrays = {
+                name: column for one in tables for name, column in zip(one.column_names, one.columns, strict=True)
+            }
+            untyped_names = {name for name in kept if name in quoted}
+            table = pa.table(
+                {name: self._without_tokens(arrays[name]) if name in untyped_names else arrays[name] for name in wanted}
+            )
         self._bad_rows += len(bad)
         for number, found in bad[: _MOST_LINES - len(self._bad_lines)]:
             self._bad_lines.append((self._line_of(block, number), found))
         return table
+
+    def _has_quoted_null(self, text: bytes) -> bool:
+        quote = (self._options.quotechar or "").encode()
+        return bool(quote) and any(quote + token.encode() + quote in text for token in ("", *self._options.na_values))
+
+    def _without_tokens(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return text with null instead of the texts in ``na_values``."""
+        tokens = pa.array(self._options.na_values, texts.type)
+        return pc.if_else(pc.is_in(texts, value_set=tokens), pa.scalar(None, texts.type), texts)
 
     def _parse_options(self, handler: Any = None) -> Any:
         from pyarrow import csv
@@ -294,6 +327,12 @@ class _Columns:
         # Arrow does not know grouped digits.
         self._grouped = [name for name, kind in self.kinds.items() if options.thousands and _is_number(kind)]
         self.kinds.update(dict.fromkeys(self._grouped, pa.string()))
+        # Quoted values of columns declared as text are always text.
+        self.quoted_nulls = {
+            name: name in self._declared
+            for name in self.wanted
+            if name not in self._declared or not _is_text(self._declared[name])
+        }
         self._notes = {name: ColumnNotes(name, self._notation) for name in self.wanted if file.types.get(name) is None}
         self._schema = pa.schema(
             [
@@ -344,6 +383,14 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -51,13 +51,14 @@ class ColumnNotes:
         others = pc.unique(texts.filter(pc.invert(is_number)))
         self._others.update(others.slice(0, _MOST_TOKENS + 1).to_pylist())
         if not (self._comma_groups or self._decimal_comma):
-            rarely = self._values > _MOST_VALUES and 2 * self._numbers < self._values
+            rarely = self._values > _MOST_VALUES and 2 * self._numbers < self._values and self._others != {""}
             self._is_text = rarely or len(self._others) > _MOST_TOKENS
 
     def sentence(self) -> str | None:
         """Return a note for the user; ``None`` if the column is not text or was not meant as numbers.
 
-        A note is returned if the column contains numbers with commas, or mostly numbers and up to three other texts.
+        A note is returned if the column contains numbers with commas, or mostly numbers and up to three other texts, or
+        numbers and the empty text.
         """
         if not self._others or self._is_text:
             return None
@@ -69,7 +70,8 @@ class ColumnNotes:
                 f"Column {self._name!r} is text, because it contains numbers with commas. To read the column as "
                 f"numbers, set csv={option!r}."
             )
-        if len(self._others) > _MOST_TOKENS or 2 * self._numbers <= self._values:
+        least = 0 if self._others == {""} else self._values // 2
+        if len(self._others) > _MOST_TOKENS or self._numbers <= least:
             return None
         tokens = sorted(self._others)
         return (

@@ -41,25 +41,25 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
         window=earlier.window.label if earlier and earlier.window else "",
     )
     source = open_source(spec, context.connection)
+    kept_as_text: list[str] = []
     with DatasetWriter(context.store, spec.name) as writer:
         with (
             prefetch(source.batches(types), source.cancel) as read,
-            unified(_converted(read, spec, types), types, source.is_settled, context.progress) as batches,
+            unified(_converted(read, spec, types), types, source.is_settled, kept_as_text.append) as batches,
         ):
             rows = _write(writer, _checked(batches, spec, types, earlier, context), context)
         if not rows:
             raise EmptyWindowError(_no_rows(spec))
+        description = source.describe()
+        notes = [*description.get("notes", []), *kept_as_text]
         manifest, unchanged = writer.commit(
             window=spec.window,
             owner=spec.owner,
             description=spec.description,
-            source=source.describe(),
+            source={**description, "notes": notes} if notes else description,
             provenance=context.provenance,
             time_column=spec.time_column,
         )
-    if skipped := manifest.source.get("rows_without_time"):
-        context.progress(f"Skipped {skipped:,} rows in which the time column {spec.time_column!r} is null.")
-    notes = source.describe().get("notes", [])
     for note in notes:
         context.progress(note)
     return IngestResult(

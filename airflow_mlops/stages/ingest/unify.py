@@ -25,7 +25,7 @@ def unified(
     batches: Iterable[pa.RecordBatch],
     types: ColumnTypes,
     is_settled: Callable[[], bool],
-    progress: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Convert batches to a common schema.
 
@@ -33,7 +33,7 @@ def unified(
     :param types: column types that are known before the first batch
     :param is_settled: function that is called after the first batch, and returns whether all batches have the types of
         the first batch. If so, no temporary file is needed
-    :param progress: function that logs a message for each column of numbers that is kept as text
+    :param note: function that receives a sentence for each column of numbers that is kept as text
     :return: the batches, all with the same schema; valid only inside the ``with`` block
     :raises SchemaError: a column contains values that have no common type
     :raises ComputeError: the temporary files cannot be written
@@ -52,7 +52,7 @@ def unified(
             for batch in iterator:
                 spool.write(columns.widen(batch))
             spool.close()
-            columns.infer(progress)
+            columns.infer(note)
             yield (columns.convert(batch) for batch in spool.batches())
 
 
@@ -121,10 +121,10 @@ class _Columns:
             raise self._types.mismatch(field.name, before, f"{field.type} values")
         return found
 
-    def infer(self, progress: Callable[[str], None]) -> None:
+    def infer(self, note: Callable[[str], None]) -> None:
         """Set the types of text columns from all of their values, after the last batch.
 
-        :param progress: function that logs a message for each column of numbers that is kept as text
+        :param note: function that receives a sentence for each column of numbers that is kept as text
         :raises SchemaError: a column cannot be read as the type that it has in the neighbouring window
         """
         for name, text in self._text.items():
@@ -137,7 +137,7 @@ class _Columns:
                 raise self._types.mismatch(name, earlier, repr(value))
             self._kinds[name] = found
             if text.lost is not None:
-                progress(
+                note(
                     f"Column {name!r} contains numbers, but is kept as text, because {text.lost!r} would change if "
                     f"it was read as a number. Declare types={{{name!r}: 'float64'}} to read the column as numbers."
                 )

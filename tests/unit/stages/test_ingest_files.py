@@ -181,7 +181,9 @@ def test_rows_without_a_time_are_skipped_and_counted(tmp_path, context, ingest, 
     pq.write_table(pa.table({"t": [None, "2013-04-01"]}), tmp_path / "a.parquet")
     result = ingest(tmp_path / "a.parquet", window="2013-04", time_column="t")
     assert manifest(context, result).source["rows_without_time"] == 1
-    assert "1 rows in which the time column 't' is null" in caplog.text
+    assert result.notes == ["Skipped 1 row in which the time column 't' is null."]
+    assert manifest(context, result).source["notes"] == result.notes
+    assert result.notes[0] in caplog.text
 
 
 def test_the_error_for_an_invalid_time_shows_it(tmp_path, context, ingest):

@@ -41,12 +41,15 @@ class FileSource:
         return False
 
     def describe(self) -> dict[str, Any]:
-        """Return the URLs of the spec, and the URL, SHA-256 and size in bytes of each file read so far."""
+        """Return the URLs of the spec, the URL, SHA-256 and size in bytes of each file read so far, and notes."""
         urls = [without_credentials(url) for url in self.spec.files]
         description: dict[str, Any] = {"kind": "files", "files": urls, "read": self.files_read}
-        if self.rows_without_time:
-            description["rows_without_time"] = self.rows_without_time
-        return {**description, "notes": self.notes} if self.notes else description
+        notes = list(self.notes)
+        if skipped := self.rows_without_time:
+            description["rows_without_time"] = skipped
+            rows = "1 row" if skipped == 1 else f"{skipped:,} rows"
+            notes.append(f"Skipped {rows} in which the time column {self.spec.time_column!r} is null.")
+        return {**description, "notes": notes} if notes else description
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
         """Stream the rows of the window in batches. All files must have the columns of the first file.

@@ -295,3 +295,23 @@ def read_text(content, options):
     spec = IngestSpec(name="a", files=["a.csv"], csv=options)
     file = source_file.SourceFile(OpenFile(store, "/test_csv/a.csv"), spec, ColumnTypes(), None, [])
     return [row for batch in csv_format.read(file) for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("price;n\n12.5;1\n7.50;2\n9;3\n", {}, [12.5, 7.5, 9]),
+        ("price;n\n12,5;1\n7,50;2\n9;3\n", {"decimal": ","}, [12.5, 7.5, 9]),
+        ("price;n\n1.234,50;1\n7,5;2\n", {"decimal": ",", "thousands": "."}, [1234.5, 7.5]),
+    ],
+)
+def test_a_note_names_a_column_of_numbers_that_is_kept_as_text(content, options, expected, ingestion, written):
+    path, options = written("a.csv", content), {"sep": ";", **options}
+    (note,) = ingestion.run(path, csv=options, window="2013-01").notes
+    assert "'price'" in note
+    assert "types={'price': 'float64'}" in note
+    assert ingestion.manifest().source["notes"] == [note]
+    for window in ("2013-01", "2013-02"):
+        rows = ingestion.rows(path, csv=options, window=window, types={"price": "float64"})
+        assert [row["price"] for row in rows] == expected
+    assert not ingestion.result.notes

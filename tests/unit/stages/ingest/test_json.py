@@ -50,6 +50,22 @@ def test_an_object_with_an_array_is_a_question(ingestion, written):
 
 
 @pytest.mark.parametrize(
+    "document",
+    [
+        {"a": {"0": 1, "1": 2}, "s": {"0": "x", "1": "y"}},
+        {"a": {"0": 1, "1": 2}},
+        {"0": {"a": 1, "s": "x"}, "1": {"a": 2, "s": "y"}},
+    ],
+)
+def test_a_table_by_column_is_not_a_row(document, ingestion, written):
+    path = written("a.json", json.dumps(document))
+    with pytest.raises(SchemaError, match=r"a\.json .*orient='records'.*record_path=\[\]"):
+        ingestion.run(path)
+    assert ingestion.rows(path, record_path=[]) == [document]
+    assert ingestion.rows(written("b.json", '{"a": {"x": 1}, "b": {"y": 2}}'), name="b")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "options", "error", "facts"),
     [
         ("a.json", "[1, 2]", {}, SchemaError, ["Element 1"]),

@@ -29,8 +29,8 @@ def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | Non
         sequence of objects; empty if the document is one record
     :return: blocks of lines. ``line`` of a block is the number of its first record in the document, from 1
     :raises MalformedFileError: the document is not JSON
-    :raises SchemaError: an element of the array is not an object, or the document is one object with an array of
-        objects and ``record_path`` is not set
+    :raises SchemaError: an element of the array is not an object; or ``record_path`` is not set, and the document is
+        one object with an array of objects, or one object whose values are objects with the same keys
     :raises SpecError: the document has no key of ``path``
     """
     block: list[bytes] = []
@@ -124,6 +124,12 @@ class _Document:
                     f"{self._file.url} contains one object with an array of objects. Set record_path={_short(paths[0])!r} to "
                     "read the records of the array, or record_path=[] to read the object as one row."
                 )
+            if number == 1 and not is_row and not self._peek() and _is_by_column(value):
+                raise SchemaError(
+                    f"{self._file.url} contains one object whose values are objects with the same keys, as pandas writes a "
+                    "table by default. Write the file with to_json(orient='records'), or set record_path=[] to read the "
+                    "object as one row."
+                )
             yield text
         if following:
             raise self._malformed("does not contain objects, or an array of objects")
@@ -194,6 +200,14 @@ class _Document:
 
 def _short(path: list[str]) -> str | list[str]:
     return path[0] if len(path) == 1 else path
+
+
+def _is_by_column(value: dict[str, Any]) -> bool:
+    """Return whether a JSON object is a table, as ``{"column": {"0": 1, "1": 2}}`` of ``pandas.DataFrame.to_json``."""
+    items = list(value.values())
+    if not items or not all(isinstance(item, dict) and item and item.keys() == items[0].keys() for item in items):
+        return False
+    return len(items) > 1 or list(items[0]) == [str(number) for number in range(len(items[0]))]
 
 
 def _arrays(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:

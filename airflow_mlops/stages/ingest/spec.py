@@ -92,6 +92,10 @@ class IngestSpec(Spec):
             )
         elif self.time_column and self.window is None:
             raise ValueError("`time_column` selects the rows of a window. Set `window`, or remove `time_column`.")
+        if self.columns is not None and (
+            twice := sorted({name for name in self.columns if self.columns.count(name) > 1})
+        ):
+            raise ValueError(f"`columns` contains {', '.join(map(repr, twice))} more than once. Name each column once.")
         if self.csv.sep is not None and self.delimiter not in (",", self.csv.sep):
             raise ValueError("`delimiter` and `sep` in `csv` are different. Remove `delimiter`.")
         return self

@@ -315,3 +315,37 @@ def test_a_note_names_a_column_of_numbers_that_is_kept_as_text(content, options,
         rows = ingestion.rows(path, csv=options, window=window, types={"price": "float64"})
         assert [row["price"] for row in rows] == expected
     assert not ingestion.result.notes
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "advice"),
+    [
+        ("1,5", "float64", "set csv={'decimal': ','}."),
+        ("1.234,50", "float64", "set csv={'decimal': ',', 'thousands': '.'}."),
+        ("1,234", "float64", "set csv={'decimal': ','} or csv={'thousands': ','}."),
+        ("1,234", "int64", "set csv={'thousands': ','}."),
+        ("1.5", "int64", "types={'v': 'float64'}."),
+        ("12 km", "float64", "types={'v': 'string'}."),
+        ("yes", "bool", "'true', '1', 'false', '0', with csv={'true_values': [...], 'false_values': [...]}."),
+        ("N/A", "float64", "null_values=['N/A']."),
+        ("-", "bool", "null_values=['-']."),
+        ("#N/A", "int64", "null_values=['#N/A']."),
+        ("NULL", "int64", "null_values=['NULL']."),
+    ],
+)
+def test_the_error_for_a_wrong_value_suggests_a_remedy_that_fits_the_value(value, kind, advice, rows):
+    with pytest.raises(SchemaError) as raised:
+        rows(f"v;w\n{value};1\n", {"v": kind}, sep=";")
+    assert str(raised.value).endswith(advice)
+    assert ("null_values" in str(raised.value)) == ("null_values" in advice)
+
+
+@pytest.mark.parametrize("kind", ["list<item: string>", "large_list<item: int64>"])
+def test_a_type_that_csv_cannot_contain_is_refused(kind, rows):
+    with pytest.raises(SpecError, match=r"'a' is declared .*, which a CSV file cannot contain.*types={'a': 'string'}"):
+        rows("a,b\nx,1\n", {"a": kind})
+
+
+def test_a_column_can_be_selected_only_once(rows):
+    with pytest.raises(SpecError, match="`columns` contains 'a' more than once"):
+        rows("a,b\n1,2\n", columns=["a", "a"])

@@ -31,6 +31,10 @@ _MOST_LINES = 10
 _CELL = re.compile(
     r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
 )
+# Texts that usually mean a missing value.
+_NULL_TEXT = re.compile(
+    r"(?i)\s*(|[^\w\s]{1,3}|[#<(\\]?n[/.]?a\.?[>)]?|[#<(\\]?(nan|null|none|nil|missing|unknown)[>)]?|\\n)\s*\Z"
+)
 _ROW = re.compile(r"CSV parse error: Row #(\d+): Expected \d+ columns, got (\d+)")
 _SEPARATOR_LINE = re.compile(rb'"?sep=([\x00-\x7f])"?(\r?\n|\Z)', re.IGNORECASE)
 
@@ -155,9 +159,18 @@ class _Reader:
         """Return the rows of a block as a table with the types of ``columns``.
 
         :raises SchemaError: a value does not have the type of its column
+        :raises SpecError: a declared type cannot be read from CSV
         """
         try:
             return self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)
+        except pa.ArrowNotImplementedError as error:
+            names = [name for name, kind in columns.kinds.items() if f" {kind} is not" in str(error)]
+            if not names:
+                raise
+            raise SpecError(
+                f"Column {names[0]!r} is declared {columns.kinds[names[0]]}, which a CSV file cannot contain. Declare it as "
+                f"text, number, bool, date or timestamp, for example with types={{{names[0]!r}: 'string'}}."
+            ) from None
         except pa.ArrowInvalid as error:
             # Arrow cannot pass a row to Python that is not UTF-8.
             if found := _ROW.search(str(error)):
@@ -321,6 +334,7 @@ class _Columns:
         self.names = list(names)
         self.wanted = file.wanted_columns(names)
         self._file = file
+        self._options = options
         self._declared = {name: kind for name, kind in file.types.declared.items() if name in self.wanted}
         self._notation = Notation(options.decimal, options.thousands or "")
         self.kinds = {name: read_as(self._declared.get(name, pa.string())) for name in self.wanted}
@@ -367,8 +381,27 @@ class _Columns:
         """
         where = f"in line {line} of {self._file.url}"
         found = f"a value {where} that does not fit ({reason.rstrip('.')})" if value is None else f"{value!r} {where}"
-        hint = "" if value is None else f", or read this text as null with null_values=[{value!r}]"
+        hint = "" if value is None else self._hint(name, value)
         return self._file.types.mismatch(name, self._declared[name], found, hint)
+
+    def _hint(self, name: str, value: str) -> str:
+        """Return what else the user can do about a value that does not have the declared type of its column."""
+        kind = self._declared[name]
+        if _NULL_TEXT.match(value):
+            return f", or read this text as null with null_values=[{value!r}]"
+        if pa.types.is_boolean(kind):
+            true, false = self._options.true_values or ["true", "1"], self._options.false_values or ["false", "0"]
+            return (
+                f", or name the texts for true and false, which are now {', '.join(map(repr, [*true, *false]))}, with "
+                "csv={'true_values': [...], 'false_values': [...]}"
+            )
+        if _is_number(kind) and self._notation == Notation() and (options := _notations_of(value)):
+            if pa.types.is_integer(kind):
+                options = [option for option in options if "decimal" not in option]
+            if options:
+                return f", or set csv={' or csv='.join(map(repr, options))}"
+        is_decimal = pa.types.is_integer(kind) and re.fullmatch(r"\s*[+-]?\d+([.,]\d*)?\s*", value)
+        return f", for example with types={{{name!r}: {'float64' if is_decimal else 'string'!r}}}"
 
     def notes(self) -> Iterator[str]:
         """Return notes for the user about columns that look like numbers but are text."""
@@ -383,6 +416,13 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _notations_of(value: str) -> list[dict[str, str]]:
+    """Return the options with which ``value`` is a number, if the number is written with commas."""
+    notations = [{"decimal": ","}, {"thousands": ","}, {"decimal": ",", "thousands": "."}]
+    patterns = [r"-?\d*,\d+", r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d{1,3}(\.\d{3})+,\d+"]
+    return [option for option, form in zip(notations, patterns, strict=True) if re.fullmatch(form, value.strip())]
 
 
 def _is_text(kind: pa.DataType) -> bool:

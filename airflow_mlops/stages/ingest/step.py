@@ -49,7 +49,7 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
         ):
             rows = _write(writer, _checked(batches, spec, types, earlier, context), context)
         if not rows:
-            raise EmptyWindowError(_no_rows(spec))
+            raise EmptyWindowError(" ".join([_no_rows(spec), *source.describe().get("notes", [])]))
         description = source.describe()
         notes = [*description.get("notes", []), *kept_as_text]
         manifest, unchanged = writer.commit(

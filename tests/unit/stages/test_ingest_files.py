@@ -184,6 +184,8 @@ def test_rows_without_a_time_are_skipped_and_counted(tmp_path, context, ingest, 
     assert result.notes == ["Skipped 1 row in which the time column 't' is null."]
     assert manifest(context, result).source["notes"] == result.notes
     assert result.notes[0] in caplog.text
+    with pytest.raises(EmptyWindowError, match=r"no rows in the window 2013-05.*Skipped 1 row in which .* 't' is null"):
+        ingest(tmp_path / "a.parquet", window="2013-05", time_column="t")
 
 
 def test_the_error_for_an_invalid_time_shows_it(tmp_path, context, ingest):

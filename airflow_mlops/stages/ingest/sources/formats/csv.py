@@ -381,6 +381,8 @@ class _Columns:
         """
         where = f"in line {line} of {self._file.url}"
         found = f"a value {where} that does not fit ({reason.rstrip('.')})" if value is None else f"{value!r} {where}"
+        if value is None and (quoted := re.search("'(.*)'", reason, re.DOTALL)):
+            value = quoted[1]
         hint = "" if value is None else self._hint(name, value)
         return self._file.types.mismatch(name, self._declared[name], found, hint)
 
@@ -400,8 +402,13 @@ class _Columns:
                 options = [option for option in options if "decimal" not in option]
             if options:
                 return f", or set csv={' or csv='.join(map(repr, options))}"
-        is_decimal = pa.types.is_integer(kind) and re.fullmatch(r"\s*[+-]?\d+([.,]\d*)?\s*", value)
-        return f", for example with types={{{name!r}: {'float64' if is_decimal else 'string'!r}}}"
+        wider = "string"
+        if number := re.fullmatch(r"\s*[+-]?\d{1,30}(?:[.,](\d{0,8}))?\s*", value):
+            if pa.types.is_integer(kind) and number[1] is not None:
+                wider = "float64"
+            elif pa.types.is_decimal(kind):
+                wider = f"decimal128(38, {max(kind.scale, len(number[1] or ''))})"
+        return f", for example with types={{{name!r}: {wider!r}}}"
 
     def notes(self) -> Iterator[str]:
         """Return notes for the user about columns that look like numbers but are text."""

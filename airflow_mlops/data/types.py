@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +38,7 @@ DECIMAL_DIGITS = 38
 _TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=([^\]]+))?\]$")
 _DECIMAL = re.compile(r"decimal(?:32|64|128|256)?\((\d+), ?(-?\d+)\)$")
 _DICTIONARY = re.compile(r"dictionary<values=(.+), indices=\w+, ordered=[01]>$")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
 _LIST = re.compile(r"(?:large_)?list<\w+: (.+?)(?: not null)?>$")
 
 
@@ -216,14 +218,85 @@ def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return pc.cast(values.cast(pa.int64()), kind)
     if pa.types.is_time(own) and is_text(kind):
         return pc.cast(_without_final_zeros(pc.cast(values, pa.string())), kind)
+    if pa.types.is_decimal(kind) and is_text(own):
+        return decimals_of_text(values, kind)
     if pa.types.is_decimal(own) and pa.types.is_floating(kind):
-        values = as_doubles(values)
+        values = _exact_doubles(values)
     if pa.types.is_float16(own):
         values = values.cast(pa.float32())
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return _narrowed(values, kind)
+    if pa.types.is_boolean(kind) and (pa.types.is_integer(own) or pa.types.is_floating(own)):
+        _require_zero_or_one(values)
     if is_time(kind) and pa.types.is_integer(own):
         # Integers count from 1970, in the unit of the type.
         return pc.cast(pc.cast(values, pa.int32() if pa.types.is_date32(kind) else pa.int64()), kind)
     return pc.cast(values, kind)
+
+
+def decimals_of_text(text: Any, kind: pa.DataType) -> Any:
+    """Convert an array of text to decimals. Unlike Arrow's own conversion, numbers that are too large raise an error.
+
+    :raises pyarrow.ArrowInvalid: a value is not a number, or ``kind`` cannot represent it exactly
+    """
+    whole = min(max(kind.precision - kind.scale, 0), DECIMAL_DIGITS)
+    short = rf"^[+-]?[0-9]{{0,{whole}}}(\.[0-9]{{0,{DECIMAL_DIGITS - whole}}})?$"
+    if pc.all(pc.match_substring_regex(text, short)).as_py() is not False:
+        return pc.cast(text, kind)
+    return pa.array([None if value is None else exact_decimal(value, kind) for value in text.to_pylist()], kind)
+
+
+def exact_decimal(text: str, kind: pa.DataType) -> Decimal:
+    """Convert text to a number with the scale of a decimal type.
+
+    :raises pyarrow.ArrowInvalid: the text is not a number, or ``kind`` cannot represent it exactly
+    """
+    if not _NUMBER.fullmatch(text):
+        raise pa.ArrowInvalid(f"{text[:80]!r} is not a number")
+    number = Decimal(text)
+    if number and number.adjusted() >= kind.precision - kind.scale:
+        raise pa.ArrowInvalid(f"{text[:80]} has too many digits for {kind}")
+    sign, digits, exponent = number.as_tuple()
+    kept = len(digits) + int(exponent) + kind.scale
+    if number and any(digits[max(kept, 0) :]):
+        raise pa.ArrowInvalid(f"{text[:80]} has too many digits after the decimal point for {kind}")
+    shifted = (*digits[: max(kept, 0)], *[0] * (kept - len(digits) if number else 0))
+    return Decimal((sign, shifted or (0,), -kind.scale))
+
+
+def _exact_doubles(values: pa.Array) -> pa.Array:
+    """Convert decimals to doubles like :func:`as_doubles`, but refuse large numbers that would be rounded.
+
+    :raises pyarrow.ArrowInvalid: a number beyond 2**53 would be rounded. Integers are refused likewise
+    """
+    doubles = as_doubles(values)
+    large = pc.fill_null(pc.greater_equal(pc.abs(doubles), 2.0**53), False)
+    if pc.any(large).as_py():
+        for exact, double in zip(values.filter(large).to_pylist(), doubles.filter(large).to_pylist(), strict=True):
+            if exact != double:
+                raise pa.ArrowInvalid(f"double cannot represent {exact} exactly")
+    return doubles
+
+
+def _narrowed(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Convert numbers or text to half or single precision.
+
+    :raises pyarrow.ArrowInvalid: a number is too large and would become infinity
+    """
+    if is_text(values.type):
+        values = pc.cast(values, pa.float64())
+    found = pc.cast(values, kind)
+    before, after = (pc.is_inf(pc.cast(side, pa.float64(), safe=False)) for side in (values, found))
+    lost = pc.fill_null(pc.and_not(after, before), False)
+    if pc.any(lost).as_py():
+        raise pa.ArrowInvalid(f"{values.filter(lost)[0]} is too large for {kind}")
+    return found
+
+
+def _require_zero_or_one(values: pa.Array) -> None:
+    other = pc.fill_null(pc.and_(pc.not_equal(values, 0), pc.not_equal(values, 1)), False)
+    if pc.any(other).as_py():
+        raise pa.ArrowInvalid(f"{values.filter(other)[0]} is neither 0 nor 1")
 
 
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}

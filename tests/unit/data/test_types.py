@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.types import (
+    as_column,
     as_numbers,
     as_stored,
     common_type,
@@ -179,3 +180,47 @@ def test_decimals_are_numbers():
     assert as_numbers(pa.array([Decimal("12"), None], pa.decimal128(38, 0))).type == pa.int64()
     assert as_numbers(pa.array([Decimal(10) ** 20], pa.decimal128(38, 0))).to_pylist() == [1e20]
     assert as_numbers(pa.array(["a"])).to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("9" * 38, pa.decimal128(38, 0), Decimal("9" * 38)), ("007.50", pa.decimal128(3, 1), Decimal("7.5")),
+        ("0" * 50 + "1", pa.decimal128(38, 0), Decimal(1)), ("-1.5e3", pa.decimal128(5, 1), Decimal("-1500.0")),
+        ("0e500", pa.decimal128(5, 1), Decimal("0.0")), ("1" + "0" * 39, pa.decimal128(38, 0), "too many digits"),
+        ("9" * 30, pa.decimal128(38, 10), "too many digits"), ("1e400", pa.decimal128(38, 0), "too many digits"),
+        ("123456789012345", pa.decimal128(20, 10), "too many digits"), ("1" * 80, pa.decimal128(38, 2), "too many digits"),
+        ("1.25e1", pa.decimal128(5, 0), "after the decimal point"), ("NaN", pa.decimal128(5, 0), "'NaN' is not a number"),
+    ],
+)  # fmt: skip
+def test_text_becomes_a_decimal_of_the_same_value_or_is_refused(text, kind, value):
+    if isinstance(value, Decimal):
+        assert as_column(pa.array([text, None]), kind, "Column 'x'").to_pylist() == [value, None]
+    else:
+        with pytest.raises(SchemaError, match=f"Column 'x' .*{value}"):
+            as_column(pa.array([text, None]), kind, "Column 'x'")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "problem"),
+    [
+        (pa.array([1.0, 1e300]), pa.float32(), r"1e\+300 is too large for float"),
+        (pa.array(["1e300"]), pa.float32(), r"1e\+300 is too large for float"),
+        (pa.array([70000.0]), pa.float16(), "70000.0 is too large for halffloat"),
+        (pa.array([0, 1, 2, None]), pa.bool_(), "2 is neither 0 nor 1"),
+        (pa.array([0.5]), pa.bool_(), "0.5 is neither 0 nor 1"),
+        (pa.array([Decimal(12345678901234567891)]), pa.float64(), "cannot represent 12345678901234567891 exactly"),
+    ],
+)
+def test_values_that_another_type_cannot_hold_are_refused(values, kind, problem):
+    with pytest.raises(SchemaError, match=f"Column 'x' .*{problem}"):
+        as_column(values, kind, "Column 'x'")
+
+
+def test_values_that_another_type_holds_are_converted():
+    numbers = pa.array([float("inf"), None, 0.5])
+    assert as_column(numbers, pa.float32(), "Column 'x'").to_pylist() == [float("inf"), None, 0.5]
+    assert as_column(numbers, pa.float16(), "Column 'x'").to_pylist() == [float("inf"), None, 0.5]
+    assert as_column(pa.array([0, 1, None]), pa.bool_(), "Column 'x'").to_pylist() == [False, True, None]
+    decimals = pa.array([Decimal("106.85"), Decimal(2**60), None], pa.decimal128(38, 2))
+    assert as_column(decimals, pa.float64(), "Column 'x'").to_pylist() == [106.85, 2.0**60, None]

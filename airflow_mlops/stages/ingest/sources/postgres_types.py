@@ -12,7 +12,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.moments import FIRST, LAST
 from airflow_mlops.data.moments import is_text
 from airflow_mlops.data.relational import quoted
-from airflow_mlops.data.types import DECIMAL_DIGITS, cast, one_sentence
+from airflow_mlops.data.types import DECIMAL_DIGITS, cast, decimals_of_text, one_sentence
 
 SESSION = (
     # With this setting on, scans of a large table may start at different rows, so the order of rows would vary.
@@ -212,7 +212,7 @@ def _decimals(column: PostgresColumn, text: pa.Array) -> pa.Array:
         )
         kind = pa.decimal128(DECIMAL_DIGITS, min(pc.max(decimals).as_py() or 0, DECIMAL_DIGITS))
     try:
-        return text.cast(kind)
+        return decimals_of_text(text, kind)
     except pa.ArrowInvalid as error:
         raise SchemaError(
             f"Column {column.name!r} contains a number that a decimal of {DECIMAL_DIGITS} digits cannot hold "

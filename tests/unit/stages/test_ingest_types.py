@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.sources.alchemy import _array
 from airflow_mlops.stages.ingest.sources.formats import parquet, source_file
 from airflow_mlops.stages.ingest.sources.inference import Notation, TextColumn, untyped
+from airflow_mlops.stages.ingest.sources.postgres_types import PostgresColumn, PostgresColumns
+from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 
@@ -83,6 +86,28 @@ class TestDeclaredTypes:
 
     def test_are_kept_where_they_are_not_types_of_datasets(self, ingest):
         assert ingest("n\n1\n", types={"n": "int16"}).schema.types == [pa.int16()]
+
+    @pytest.mark.parametrize("kind", ["decimal128(10, -2)", "decimal128(3, 4)", "list<item: decimal128(10, -2)>"])
+    def test_decimals_with_an_impossible_scale_are_refused(self, kind, ingest):
+        with pytest.raises(SpecError, match=r"types=\{'n': .*datasets cannot store"):
+            ingest("n\n100\n", types={"n": kind})
+
+
+class TestLongNumbersOfDatabases:
+    @pytest.mark.parametrize("texts", [["1" + "0" * 39], [f"0.{'3' * 20}", "12345678901234567890123"]])
+    def test_of_postgres_are_refused(self, texts):
+        columns = PostgresColumns([PostgresColumn("a", "numeric")], {})
+        with pytest.raises(SchemaError, match=r"'a' .*38 digits .*types=\{'a': 'float64'\}"):
+            columns.convert(pa.record_batch({"a": texts}))
+
+    @pytest.mark.parametrize("values", [["1e39", None], ["1e60", "1e-30"]])
+    def test_of_other_databases_are_refused_or_become_text(self, values):
+        numbers = [None if value is None else Decimal(value) for value in values]
+        with pytest.raises(SchemaError, match=r"'a' .*38 digits .*types=\{'a': 'string'\}"):
+            _array("a", numbers, ColumnTypes(), None)
+        found = _array("a", numbers, ColumnTypes({"a": pa.string()}), None).to_pylist()
+        assert [None if text is None else Decimal(text) for text in found] == numbers
+        assert found[0].isdigit()
 
 
 class TestSeveralFiles:

@@ -216,18 +216,36 @@ def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataTyp
     except OverflowError:
         found = _large_integers(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        if all(value is None or isinstance(value, Decimal) for value in values):
+            return _long_decimals(name, values, declared)
         if declared is None or not is_text(declared):
             raise _several_types(name, values) from None
         found = pa.array([None if value is None else str(value) for value in values])
     if pa.types.is_decimal(found.type):
         # Otherwise the precision would depend on the values.
-        return found.cast(pa.decimal128(DECIMAL_DIGITS, found.type.scale))
+        try:
+            return found.cast(pa.decimal128(DECIMAL_DIGITS, found.type.scale))
+        except pa.ArrowInvalid:
+            return _long_decimals(name, values, declared)
     if earlier is not None and _are_numbers(found.type, earlier):
         try:
             return found.cast(earlier)
         except pa.ArrowInvalid:
             pass
     return found
+
+
+def _long_decimals(name: str, values: list[Any], declared: pa.DataType | None) -> pa.Array:
+    """Convert numbers of more than 38 digits to text, if the column is declared as text.
+
+    :raises SchemaError: the column is not declared as text
+    """
+    if declared is None or not is_text(declared):
+        raise SchemaError(
+            f"Column {name!r} contains numbers that a decimal of {DECIMAL_DIGITS} digits cannot hold. Read the column as "
+            f"text with types={{{name!r}: 'string'}}, or round the numbers in `sql`."
+        ) from None
+    return pa.array([None if value is None else f"{value:f}" for value in values], pa.string())
 
 
 def _are_numbers(*kinds: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import from_integers, is_text, is_time
-from airflow_mlops.data.types import as_stored, cast, find_type, one_sentence
+from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_sentence
 from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
 
@@ -17,7 +17,7 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
     """Return the Arrow types that the user declared, by column.
 
     :param names: name of an Arrow type by column, for example ``{"dep_delay": "float64"}``
-    :raises SpecError: a name is not the name of an Arrow type
+    :raises SpecError: a name is not the name of an Arrow type, or the scale of a decimal cannot be stored
     """
     types = {}
     for column, name in names.items():
@@ -27,8 +27,19 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
                 f"types={{{column!r}: {name!r}}} does not name an Arrow type. Use int64, float64, string, bool, "
                 "date32, timestamp[us], timestamp[us, tz=UTC] or decimal128(10, 2)."
             )
+        if _has_odd_scale(found):
+            raise SpecError(
+                f"types={{{column!r}: {name!r}}} has a number of decimals below 0 or above the number of digits, which "
+                "datasets cannot store. Use for example decimal128(10, 2)."
+            )
         types[column] = found
     return types
+
+
+def _has_odd_scale(kind: pa.DataType) -> bool:
+    if is_list(kind) or pa.types.is_dictionary(kind):
+        return _has_odd_scale(kind.value_type)
+    return bool(pa.types.is_decimal(kind) and not 0 <= kind.scale <= kind.precision)
 
 
 @dataclass(frozen=True)

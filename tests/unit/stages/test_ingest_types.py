@@ -87,6 +87,31 @@ class TestDeclaredTypes:
     def test_are_kept_where_they_are_not_types_of_datasets(self, ingest):
         assert ingest("n\n1\n", types={"n": "int16"}).schema.types == [pa.int16()]
 
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+    @pytest.mark.parametrize(
+        ("value", "kind"),
+        [
+            ("1234567890123456", "decimal128(18, 4)"), ("123456789012345", "decimal128(20, 10)"),
+            ("9" * 30, "decimal128(38, 10)"), ("1" + "0" * 39, "decimal128(38, 0)"), ("1e39", "decimal128(38, 0)"),
+            ("9" * 80, "decimal128(38, 2)"), ("0.125", "decimal128(38, 2)"), ("1e300", "float32"), ("7e4", "float16"),
+        ],
+    )  # fmt: skip
+    def test_numbers_that_the_type_cannot_hold_are_refused(self, value, kind, suffix, ingest):
+        text = f"a,b\n1,x\n{value},x\n" if suffix == "csv" else f'{{"a": 1, "b": 1}}\n{{"a": {value}, "b": 1}}\n'
+        text = f"[{','.join(text.splitlines())}]" if suffix == "json" else text
+        with pytest.raises(SchemaError, match=r"'a' .*declared (decimal128|float|halffloat)"):
+            ingest(text, suffix=suffix, types={"a": kind})
+
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_decimals_of_text_files_are_exact(self, suffix, ingest):
+        texts = ["12345678901234567890123456789012345678", "-1", "2e3", "007" if suffix == "csv" else "7", "5.0"]
+        lines = ["a,b", *(f" {text},x" for text in texts), ",x"]
+        if suffix == "jsonl":
+            lines = [f'{{"a": {text}}}' for text in [*texts, "null"]]
+        found = ingest("\n".join(lines), suffix=suffix, types={"a": "decimal128(38, 0)"})["a"]
+        assert found.to_pylist() == [*(Decimal(text) for text in texts), None]
+        assert found.type == pa.decimal128(38, 0)
+
     @pytest.mark.parametrize("kind", ["decimal128(10, -2)", "decimal128(3, 4)", "list<item: decimal128(10, -2)>"])
     def test_decimals_with_an_impossible_scale_are_refused(self, kind, ingest):
         with pytest.raises(SpecError, match=r"types=\{'n': .*datasets cannot store"):

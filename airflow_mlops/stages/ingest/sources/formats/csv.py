@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.types import as_column
+from airflow_mlops.data.types import as_column, cast, one_sentence
 from airflow_mlops.stages.ingest.csv_options import CsvOptions
 from airflow_mlops.stages.ingest.sources.formats.csv_notes import ColumnNotes
 from airflow_mlops.stages.ingest.sources.formats.csv_records import Rows
@@ -88,7 +88,7 @@ class _Reader:
             if self._bad_rows and self._options.on_bad_lines == "error":
                 self._refuse_bad_rows(blocks, names)
             for batch in table.to_batches():
-                yield columns.converted(batch)
+                yield self._converted(block, columns, batch)
         if self._bad_rows:
             self._record_bad_rows()
         if columns is not None:
@@ -190,6 +190,19 @@ class _Reader:
                     f"types={{{name!r}: 'binary'}}."
                 ) from None
             raise columns.mismatch(name, line, found[3], found[4]) from None
+
+    def _converted(self, block: Block, columns: _Columns, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a batch of a block with the declared types.
+
+        :raises SchemaError: a value does not have the type of its column
+        """
+        try:
+            return columns.converted(batch)
+        except SchemaError:
+            # In most cases, Arrow can tell the line.
+            columns.kinds.update(columns.decimals)
+            self._typed(block, columns)
+            raise
 
     def _parse(
         self,
@@ -338,19 +351,24 @@ class _Columns:
         self._declared = {name: kind for name, kind in file.types.declared.items() if name in self.wanted}
         self._notation = Notation(options.decimal, options.thousands or "")
         self.kinds = {name: read_as(self._declared.get(name, pa.string())) for name in self.wanted}
-        # Arrow does not know grouped digits.
-        self._grouped = [name for name, kind in self.kinds.items() if options.thousands and _is_number(kind)]
-        self.kinds.update(dict.fromkeys(self._grouped, pa.string()))
         # Quoted values of columns declared as text are always text.
         self.quoted_nulls = {
             name: name in self._declared
             for name in self.wanted
             if name not in self._declared or not _is_text(self._declared[name])
         }
+        # Arrow does not know grouped digits, and would return wrong values for decimals that are too large.
+        self._numbers = [
+            name
+            for name, kind in self.kinds.items()
+            if pa.types.is_decimal(kind) or (options.thousands and _is_number(kind))
+        ]
+        self.decimals = {} if options.thousands else {name: self.kinds[name] for name in self._numbers}
+        self.kinds.update(dict.fromkeys(self._numbers, pa.string()))
         self._notes = {name: ColumnNotes(name, self._notation) for name in self.wanted if file.types.get(name) is None}
         self._schema = pa.schema(
             [
-                pa.field(name, self._declared[name] if name in self._grouped else self.kinds[name])
+                pa.field(name, self._declared[name] if name in self._numbers else self.kinds[name])
                 if name in self._declared
                 else untyped(name, self._notation)
                 for name in self.wanted
@@ -365,12 +383,20 @@ class _Columns:
         for name, column in self._notes.items():
             column.update(batch.column(name))
         arrays = [
-            as_column(self._notation.normalised(array), field.type, f"Column {field.name!r} of {self._file.url}")
-            if field.name in self._grouped
-            else array
+            self._number(field, self._notation.normalised(array)) if field.name in self._numbers else array
             for field, array in zip(self._schema, batch.columns, strict=True)
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _number(self, field: pa.Field, text: pa.Array) -> pa.Array:
+        what = f"Column {field.name!r} of {self._file.url}"
+        if not pa.types.is_decimal(field.type):
+            return as_column(text, field.type, what)
+        try:
+            return cast(text, field.type, what)
+        except pa.ArrowException as error:
+            found = f"a value of {self._file.url} that does not fit: {one_sentence(error)}"
+            raise self._file.types.mismatch(field.name, field.type, found) from None
 
     def mismatch(self, name: str, line: int, value: str | None, reason: str) -> SchemaError:
         """Create the error for a value that does not have the declared type of its column.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.types import DECIMAL_DIGITS, exact_decimal, one_sentence
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
 from airflow_mlops.stages.ingest.sources.formats.text import Block, check_utf8, decode, native, whole_records
 
@@ -26,6 +27,8 @@ _WHOLE = re.compile(r"-?\d+$")
 _KIND_CHANGED = re.compile(r"Column\(/([^/)]+)[^)]*\) changed from (\w+) to (\w+)")
 _VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
 _ROW = re.compile(r" in row (\d+)$")
+# Numbers that Arrow might read as a different number, if their column is declared as a decimal.
+_LONG_NUMBER = re.compile(rb"[0-9]{39}|[0-9.][eE][+-]?[0-9]")
 _BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _NULL_AFTER = re.compile(rb"\}[ \t\r]*null")
 
@@ -61,6 +64,7 @@ def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterato
 
     parse = None
     kinds: dict[str, pa.DataType] = {}
+    decimals: dict[str, pa.DataType] = {}
     for block in blocks:
         records = _Records(file, block, unit)
         records.check()
@@ -75,13 +79,16 @@ def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterato
             if not present:
                 raise SchemaError(f"{file.url} contains objects without any field. Correct the file.")
             wanted = file.wanted_columns(present)
+            decimals = {name: kinds[name] for name in wanted if pa.types.is_decimal(kinds[name])}
+            # Arrow would read a number that is too large for decimal128 as a different number.
+            kinds.update({name: pa.decimal256(76, kind.scale) for name, kind in decimals.items()})
             parse = arrow_json.ParseOptions(
                 explicit_schema=pa.schema([(name, kinds[name]) for name in wanted]),
                 unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
             )
         for batch in records.parse(parse, kinds).to_batches():
             records.require_exact(batch)
-            yield batch
+            yield records.with_decimals(batch, decimals)
 
 
 class _Records:
@@ -146,6 +153,36 @@ class _Records:
                         "to round it."
                     )
 
+    def with_decimals(self, batch: pa.RecordBatch, kinds: Mapping[str, pa.DataType]) -> pa.RecordBatch:
+        """Convert the columns that Arrow has read as decimal256 to decimal128.
+
+        :param kinds: types of the columns
+        :raises SchemaError: a type cannot represent a value
+        """
+        if not kinds:
+            return batch
+        if _LONG_NUMBER.search(self._block.text):
+            self._require_decimals(kinds)
+        for name, kind in kinds.items():
+            index = batch.schema.get_field_index(name)
+            try:
+                batch = batch.set_column(index, name, batch.column(index).cast(kind))
+            except pa.ArrowInvalid as error:
+                self._require_decimals({name: kind})
+                found = f"a value of {self._file.url} that does not fit: {one_sentence(error)}"
+                raise self._file.types.mismatch(name, kind, found) from None
+        return batch
+
+    def _require_decimals(self, kinds: Mapping[str, pa.DataType]) -> None:
+        for number, record in self._values():
+            for name, kind in kinds.items():
+                if isinstance(value := record.get(name), str):
+                    try:
+                        exact_decimal(value, kind)
+                    except pa.ArrowInvalid:
+                        found = f"{value[:80]!r} in {self._unit} {number} of {self._file.url}"
+                        raise self._file.types.mismatch(name, kind, found) from None
+
     def _rounded_integer(self, name: str) -> str | None:
         values = (record.get(name) for _, record in self._values())
         whole = (value for value in values if isinstance(value, str) and _WHOLE.match(value))
@@ -159,13 +196,19 @@ class _Records:
         :raises SchemaError: the type of a field changes, or a later line has a new field
         """
         file = self._file
+        if "JSON to decimal" in problem:
+            decimals = {name: kind for name, kind in kinds.items() if pa.types.is_decimal(kind)}
+            narrow = {name: pa.decimal128(DECIMAL_DIGITS, kind.scale) for name, kind in decimals.items()}
+            self._require_decimals({name: file.types.declared.get(name, kind) for name, kind in narrow.items()})
         if found := _KIND_CHANGED.search(problem):
             where = f"in {self._unit} {self._row_number(problem)} of {file.url}"
-            raise file.types.mismatch(found[1], kinds.get(found[1], found[2]), f"a {found[3]} {where}") from None
+            expected = file.types.declared.get(found[1], kinds.get(found[1], found[2]))
+            raise file.types.mismatch(found[1], expected, f"a {found[3]} {where}") from None
         if found := _VALUE_REFUSED.search(_ROW.sub("", problem)):
             names = [name for name, kind in kinds.items() if str(kind) == found[1]]
             name, number = self._field_with_value(names, found[2])
-            raise file.types.mismatch(name, found[1], f"{found[2]!r} in {self._unit} {number} of {file.url}") from None
+            expected = file.types.declared.get(name, found[1])
+            raise file.types.mismatch(name, expected, f"{found[2]!r} in {self._unit} {number} of {file.url}") from None
         if "unexpected field" in problem:
             name, number = self._field_not_in(set(kinds))
             raise SchemaError(

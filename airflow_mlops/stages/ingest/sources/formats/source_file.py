@@ -216,7 +216,8 @@ def read_as(kind: pa.DataType) -> pa.DataType:
     """Return the type as which a column of a text file is read, before the values are converted to ``kind``."""
     if is_time(kind) or pa.types.is_dictionary(kind):
         return pa.string()
-    return pa.float32() if pa.types.is_float16(kind) else kind
+    # Arrow's parsers would return infinity for numbers that are too large.
+    return pa.float64() if pa.types.is_float16(kind) or pa.types.is_float32(kind) else kind
 
 
 def _times_as_text(kind: pa.DataType) -> pa.DataType:

@@ -8,6 +8,7 @@ segments, one batch at a time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -20,10 +21,12 @@ import pyarrow.compute as pc
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.metrics.catalog import REALISED
-from airflow_mlops.metrics.realised import Outcomes, losses
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
 from airflow_mlops.profiles.columns.numeric import NumericColumn
+
+log = logging.getLogger(__name__)
 
 BINS, VALUES = 5, 10
 
@@ -137,12 +140,25 @@ def held_out(
 ) -> SegmentLosses:
     """Compute the losses of held-out rows by segment, for every metric of the model that has a loss per row.
 
+    A metric whose losses cannot be measured on these rows is left out, and the log says why.
+
     :param cuts: the segments by feature name
     :param contract: model contract with the ML task and the metrics
     :param features: features of the held-out rows
     :param known: labelled predictions of these rows, in the same order
     """
-    costs = {metric: losses(metric, known) for metric in REALISED[contract.task] if metric in contract.metrics}
+    costs: dict[str, Floats] = {}
+    for metric in REALISED[contract.task]:
+        if metric not in contract.metrics:
+            continue
+        try:
+            costs[metric] = losses(metric, known)
+        except UnmeasurableError as error:
+            log.warning(
+                "The profile has no losses by segment for %s, because in the %s held-out rows of dataset %r with the "
+                "label %r, %s. Monitoring will not compare segments by this metric. Hold out more rows to have them.",
+                metric, f"{known.rows:,}", contract.dataset_name, contract.label, error,
+            )  # fmt: skip
     return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs))
 
 

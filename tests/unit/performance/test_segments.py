@@ -206,6 +206,16 @@ def test_at_most_ten_segments_are_listed_and_all_are_counted():
     assert excess == sorted(excess, reverse=True)
 
 
+def test_a_metric_that_the_held_out_rows_cannot_measure_is_left_out_and_logged(caplog):
+    table, known = flights(60, 5)
+    rare = Outcomes(np.arange(60) == 7, known.score, known.right)
+    found = reference(table, rare, roc_auc=0.7, brier=0.1)
+    assert set(found.losses) == {"brier"}
+    assert "no losses by segment for roc_auc" in caplog.text
+    assert "only one label is of the positive class" in caplog.text
+    assert all(word in caplog.text for word in ("dataset 'd'", "label 'late'", "Hold out more rows"))
+
+
 def test_new_values_and_missing_columns_are_handled():
     then, (_, known) = flights(4_000, 1), flights(4_000, 2)
     found = reference(*then, brier=0.2)

@@ -228,6 +228,11 @@ def test_the_seed_becomes_random_state_unless_params_set_it(store):
         ({"estimator": "sklearn.nowhere.Model"}, SpecError, "there is no module 'sklearn.nowhere'"),
         ({"estimator": "sklearn.linear_model.Nothing"}, SpecError, "module 'sklearn.linear_model' .* 'Nothing'"),
         (
+            {"estimator": "sklearn.model_selection.TunedThresholdClassifierCV", "params": {"estimator": "x"}},
+            SpecError,
+            "'sklearn.model_selection.TunedThresholdClassifierCV' with params=.* must be an estimator, .* FunctionTrainer",
+        ),
+        (
             {"estimator": LOGISTIC, "params": {"c": 1}},
             SpecError,
             "cannot be created with .* unexpected keyword argument 'c'",

@@ -71,15 +71,23 @@ def _make_estimator(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> 
         raise SpecError(
             f"The estimator {spec.estimator!r} cannot be created with params={spec.params}: {error}. Change `params`."
         ) from None
+    try:
+        classifier, regressor = is_classifier(estimator), is_regressor(estimator)
+    except (TypeError, AttributeError):
+        raise SpecError(
+            f"scikit-learn cannot tell whether {spec.estimator!r} with params={spec.params} is a classifier or a regressor. "
+            "If a parameter in `params` must be an estimator, create the estimator in Python and use FunctionTrainer. "
+            "Otherwise, set `estimator` to a scikit-learn estimator."
+        ) from None
     if needs_seed:
         estimator.set_params(random_state=seed)
     if data.task == "regression":
-        if not is_regressor(estimator):
+        if not regressor:
             raise TrainingError(
                 f"The estimator {spec.estimator!r} is not a regressor, but the label {data.label!r} is a regression label. "
                 "Set `estimator` to a regressor."
             )
-    elif not is_classifier(estimator):
+    elif not classifier:
         raise TrainingError(
             f"The estimator {spec.estimator!r} is not a classifier, but the label {data.label!r} has classes ({data.task}). "
             "Set `estimator` to a classifier."

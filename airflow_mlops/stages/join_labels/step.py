@@ -17,9 +17,10 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc, is_text, is_time, ranks
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.data.types import as_numbers, as_stored, common_schema, common_type, concatenated, conformed
+from airflow_mlops.data.types import as_numbers, as_stored, common_schema, concatenated, conformed
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.choice import Found
+from airflow_mlops.stages.join_labels.keys import comparable
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
@@ -172,9 +173,10 @@ def _label_columns(
         no column says which label is valid
     """
     times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
-    left = _read(predictions, spec.on, spec.on, times_in_keys)
-    right, values, times, order = _label_table(labels, left.schema, spec, pseudonymizers, times_in_keys)
-    left = left.cast(right.schema)
+    keys = list(dict.fromkeys(spec.on))
+    left = _read(predictions, keys, keys, times_in_keys)
+    right, values, times, order = _label_table(labels, spec, pseudonymizers, times_in_keys)
+    left, right = comparable(left, right, labels[0].manifest.name)
     joined = _numbered(left, _PREDICTION_ROW).join(
         _numbered(right, _LABEL_ROW), keys=_places(left), join_type="left outer"
     )
@@ -212,6 +214,11 @@ def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[st
     table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
     for column in keys:
         stored = as_stored(table[column], f"Column {column!r} of dataset {name!r}")
+        if pa.types.is_nested(stored.type):
+            raise SchemaError(
+                f"The key column {column!r} of dataset {name!r} has the type {stored.type}, which cannot be a key. Set "
+                "`on` to columns of numbers, text, booleans or times."
+            )
         table = table.set_column(table.schema.get_field_index(column), column, stored)
     return table
 
@@ -235,7 +242,6 @@ def _with_times(dataset: Dataset, table: pa.Table, keys: Sequence[str]) -> pa.Ta
 
 def _label_table(
     labels: Sequence[Dataset],
-    keys: pa.Schema,
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
     times_in_keys: Sequence[str],
@@ -243,13 +249,12 @@ def _label_table(
     """Read the labels in descending order of ``labels_timestamp``, so the row with the earliest time is the last row.
 
     :param labels: the windows of the dataset of labels
-    :param keys: schema of the key columns of the predictions
     :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
     :param times_in_keys: key columns that are compared as UTC timestamps
-    :return: the key columns, in types that can represent the keys of predictions and of labels; the labels; the times
-        at which the labels became known, or ``None`` if ``labels_timestamp`` is not set or does not contain times; and
-        the rank of each row by ``labels_version`` or ``labels_timestamp``, or ``None`` if neither parameter is set
-    :raises SchemaError: key columns have incomparable types, or the values of a column have no order
+    :return: the key columns; the labels; the times at which the labels became known, or ``None`` if
+        ``labels_timestamp`` is not set or does not contain times; and the rank of each row by ``labels_version`` or
+        ``labels_timestamp``, or ``None`` if neither parameter is set
+    :raises SchemaError: the type of a column cannot be a key or a label, or the values of a column have no order
     """
     times = None
     expression = spec.label.expression or spec.label.name
@@ -271,31 +276,15 @@ def _label_table(
     values = expressions.evaluate(expression, table) if spec.label.expression else table[spec.label.name]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    cast = []
-    for field in keys:
-        found = table[field.name]
-        if field.name in pseudonymizers:
-            found = pseudonymizers[field.name].hash_column(found)
-        try:
-            if is_text(found.type) and not pa.types.is_null(field.type):
-                # Text without numbers is not a key of numbers.
-                pc.cast(found, field.type)
-            cast.append(pc.cast(found, _key_type(field.type, found.type)))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise SchemaError(
-                f"The key column {field.name!r} is {field.type} in the predictions but {found.type} in dataset "
-                f"{labels[0].manifest.name!r}, and these types cannot be compared. Ingest both with the same type."
-            ) from None
-    return pa.table(cast, names=keys.names), as_numbers(values), times, order
-
-
-def _key_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return the type to which two key columns are converted for the comparison."""
-    found = common_type(one, other)
-    if found is None and (is_text(one) or is_text(other)):
-        # As integers, 7 and 007 would be the same key.
-        return pa.string()
-    return found or one
+    if pa.types.is_nested(values.type):
+        raise SchemaError(
+            f"The label {expression!r} of dataset {name!r} has the type {values.type}, which cannot be a label. Set "
+            "`label` to a column of numbers, text or booleans, or to an expression."
+        )
+    keys = {
+        key: pseudonymizers[key].hash_column(table[key]) if key in pseudonymizers else table[key] for key in spec.on
+    }
+    return pa.table(keys), as_numbers(values), times, order
 
 
 def _ranks(column: pa.ChunkedArray, what: str) -> pa.Array:

@@ -211,6 +211,31 @@ def test_keys_of_different_types_are_compared_if_they_can_be_cast(store):
         join(store, predictions(store, flight=[1]), labels(store, flight=["UA1"], arr_delay=[20.0]))
 
 
+def test_integers_and_doubles_with_a_null_are_joined_exactly(store):
+    made = predictions(store, flight=[2**53 + 1, 2, 3])
+    result = join(store, made, labels(store, flight=[2.0, None, 3.0], n=[1, 2, 3]), label="n")
+    assert joined(store, result)["label"] == [None, 1, 3]
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}])
+def test_nested_columns_are_neither_keys_nor_labels(value, store):
+    nested, there = pa.array([value]), labels(store, flight=[1], n=pa.array([value]))
+    made = predictions(store, flight=nested)
+    with pytest.raises(
+        SchemaError, match="The key column 'flight' of dataset 'predictions' has the type (list|struct)"
+    ):
+        join(store, made, there, label="n")
+    with pytest.raises(SchemaError, match="The key column 'flight' of dataset 'flights' has the type (list|struct)"):
+        join(store, predictions(store, flight=[1]), labels(store, flight=nested, n=[1]), label="n")
+    with pytest.raises(SchemaError, match="The label 'n' of dataset 'flights' has the type (list|struct)"):
+        join(store, predictions(store, flight=[1]), labels(store, flight=[1], n=nested), label="n")
+
+
+def test_a_key_may_be_named_twice(store):
+    result = join(store, predictions(store, flight=[1]), labels(store, flight=[1], n=[4]), label="n", on=["flight"] * 2)
+    assert joined(store, result)["label"] == [4]
+
+
 def test_an_empty_dataset_of_predictions_is_joined_to_an_empty_dataset(store):
     made = write(store, "p", pa.table({"flight": pa.array([], pa.int64())}), "2013-04")
     result = join(store, made, labels(store, flight=[1], arr_delay=[20.0]))

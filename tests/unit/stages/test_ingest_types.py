@@ -102,6 +102,14 @@ class TestDeclaredTypes:
         with pytest.raises(SchemaError, match=r"'a' .*declared (decimal128|float|halffloat)"):
             ingest(text, suffix=suffix, types={"a": kind})
 
+    def test_lists_of_decimals_are_exact_or_refused(self, ingest):
+        types = {"a": "list<item: decimal128(18, 4)>"}
+        found = ingest('{"a": [1.5, null]}\n{"a": null}\n', suffix="jsonl", types=types)["a"].to_pylist()
+        assert found == [[Decimal("1.5000"), None], None]
+        for value in ("1234567890123456", "9" * 90, "0.12345"):
+            with pytest.raises(SchemaError, match=f"'a' .*'{value[:80]}' in line 2"):
+                ingest(f'{{"a": [1]}}\n{{"a": [2, {value}]}}\n', suffix="jsonl", types=types)
+
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
     def test_decimals_of_text_files_are_exact(self, suffix, ingest):
         texts = ["12345678901234567890123456789012345678", "-1", "2e3", "007" if suffix == "csv" else "7", "5.0"]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.data.types import DECIMAL_DIGITS, exact_decimal, one_sentence
+from airflow_mlops.data.types import cast, exact_decimal, is_list, one_sentence
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
 from airflow_mlops.stages.ingest.sources.formats.text import Block, check_utf8, decode, native, whole_records
 
@@ -79,9 +79,10 @@ def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterato
             if not present:
                 raise SchemaError(f"{file.url} contains objects without any field. Correct the file.")
             wanted = file.wanted_columns(present)
-            decimals = {name: kinds[name] for name in wanted if pa.types.is_decimal(kinds[name])}
             # Arrow would read a number that is too large for decimal128 as a different number.
-            kinds.update({name: pa.decimal256(76, kind.scale) for name, kind in decimals.items()})
+            wide = {name: _wide(kinds[name]) for name in wanted}
+            decimals = {name: kinds[name] for name in wanted if not kinds[name].equals(wide[name])}
+            kinds.update(wide)
             parse = arrow_json.ParseOptions(
                 explicit_schema=pa.schema([(name, kinds[name]) for name in wanted]),
                 unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
@@ -166,8 +167,8 @@ class _Records:
         for name, kind in kinds.items():
             index = batch.schema.get_field_index(name)
             try:
-                batch = batch.set_column(index, name, batch.column(index).cast(kind))
-            except pa.ArrowInvalid as error:
+                batch = batch.set_column(index, name, cast(batch.column(index), kind, f"Column {name!r}"))
+            except (SchemaError, pa.ArrowInvalid) as error:
                 self._require_decimals({name: kind})
                 found = f"a value of {self._file.url} that does not fit: {one_sentence(error)}"
                 raise self._file.types.mismatch(name, kind, found) from None
@@ -176,12 +177,9 @@ class _Records:
     def _require_decimals(self, kinds: Mapping[str, pa.DataType]) -> None:
         for number, record in self._values():
             for name, kind in kinds.items():
-                if isinstance(value := record.get(name), str):
-                    try:
-                        exact_decimal(value, kind)
-                    except pa.ArrowInvalid:
-                        found = f"{value[:80]!r} in {self._unit} {number} of {self._file.url}"
-                        raise self._file.types.mismatch(name, kind, found) from None
+                if (value := _misfit(record.get(name), kind)) is not None:
+                    found = f"{value[:80]!r} in {self._unit} {number} of {self._file.url}"
+                    raise self._file.types.mismatch(name, kind, found)
 
     def _rounded_integer(self, name: str) -> str | None:
         values = (record.get(name) for _, record in self._values())
@@ -197,9 +195,7 @@ class _Records:
         """
         file = self._file
         if "JSON to decimal" in problem:
-            decimals = {name: kind for name, kind in kinds.items() if pa.types.is_decimal(kind)}
-            narrow = {name: pa.decimal128(DECIMAL_DIGITS, kind.scale) for name, kind in decimals.items()}
-            self._require_decimals({name: file.types.declared.get(name, kind) for name, kind in narrow.items()})
+            self._require_decimals({name: file.types.declared.get(name, kind) for name, kind in kinds.items()})
         if found := _KIND_CHANGED.search(problem):
             where = f"in {self._unit} {self._row_number(problem)} of {file.url}"
             expected = file.types.declared.get(found[1], kinds.get(found[1], found[2]))
@@ -246,6 +242,27 @@ class _Records:
             f"is not valid JSON: {self._unit} {number} {problem}",
             "Correct the file, or set format='json' if it is one document.",
         )
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    """Return a type with decimal256 instead of decimal128, also in lists."""
+    if is_list(kind):
+        value = _wide(kind.value_type)
+        return kind if value.equals(kind.value_type) else pa.list_(value)
+    return pa.decimal256(76, kind.scale) if pa.types.is_decimal(kind) else kind
+
+
+def _misfit(value: Any, kind: pa.DataType) -> str | None:
+    """Return the first number in a JSON value that a decimal type, or the decimal type of a list, cannot represent."""
+    if is_list(kind) and isinstance(value, list):
+        return next((found for one in value if (found := _misfit(one, kind.value_type)) is not None), None)
+    if not (pa.types.is_decimal(kind) and isinstance(value, str)):
+        return None
+    try:
+        exact_decimal(value, kind)
+    except pa.ArrowInvalid:
+        return value
+    return None
 
 
 def _levels(line: bytes) -> int:

@@ -49,6 +49,15 @@ def test_an_object_with_an_array_is_a_question(ingestion, written):
     assert ingestion.rows(written("b.json", '{"a": {"b": [1]}}'), name="b") == [{"a": {"b": [1]}}]
 
 
+@pytest.mark.parametrize("kind", ["decimal128(5, 2)", "list<item: decimal128(5, 2)>"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_decimal_that_does_not_fit_is_a_wrong_type(kind, name, ingestion, written):
+    value = "[1234.567]" if kind.startswith("list") else "1234.567"
+    path = written(name, f'{{"x": 1, "a": null}}\n{{"x": 2, "a": {value}}}\n')
+    with pytest.raises(SchemaError, match=r"'a' is declared .*decimal128\(5, 2\).* but contains .*1234\.567.*`types`"):
+        ingestion.run(path, types={"a": kind})
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -71,7 +71,7 @@ def test_mapped_shards_give_the_report_of_one_pass(run_dag, client, tmp_path):
     key = f"reports/{model}/2013-04"
     report, page = store.read_json(f"{key}.json"), store.read_bytes(f"{key}.html").decode()
     spec = {
-        "predictions": {"name": f"{model}_predictions", "window": "2013-04"}, "labels": labels, "on": ["flight"],
+        "predictions": {"name": f"{model}_predictions", "window": "2013-04", "gaps": "allow"}, "labels": labels, "on": ["flight"],
         "label": {"name": "late", "expression": "arr_delay > 15"}, "name": f"{model}_outcomes",
     }  # fmt: skip
     joined = join_labels.run(JoinLabelsSpec(**spec), context).dataset

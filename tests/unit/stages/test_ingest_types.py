@@ -142,6 +142,14 @@ class TestLongNumbersOfDatabases:
         assert [None if text is None else Decimal(text) for text in found] == numbers
         assert found[0].isdigit()
 
+    @pytest.mark.parametrize("digits", [45, 90])
+    def test_that_are_whole_are_refused_or_become_text(self, digits):
+        number = int("123456789" * (digits // 9))
+        with pytest.raises(SchemaError, match=r"'a' .*38 digits .*types=\{'a': 'string'\}"):
+            _array("a", [number, None], ColumnTypes(), None)
+        found = _array("a", [number, None], ColumnTypes({"a": pa.string()}), None)
+        assert found.to_pylist() == [str(number), None]
+
 
 class TestSeveralFiles:
     def test_the_same_column_may_have_types_of_one_kind(self, ingest):

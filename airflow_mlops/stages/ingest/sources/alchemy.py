@@ -214,7 +214,10 @@ def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataTyp
     try:
         found = pa.array(values)
     except OverflowError:
-        found = _large_integers(values)
+        try:
+            found = _large_integers(values)
+        except pa.ArrowInvalid:
+            return _long_decimals(name, values, declared)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         if all(value is None or isinstance(value, Decimal) for value in values):
             return _long_decimals(name, values, declared)
@@ -245,7 +248,7 @@ def _long_decimals(name: str, values: list[Any], declared: pa.DataType | None) -
             f"Column {name!r} contains numbers that a decimal of {DECIMAL_DIGITS} digits cannot hold. Read the column as "
             f"text with types={{{name!r}: 'string'}}, or round the numbers in `sql`."
         ) from None
-    return pa.array([None if value is None else f"{value:f}" for value in values], pa.string())
+    return pa.array([None if value is None else f"{Decimal(value):f}" for value in values], pa.string())
 
 
 def _are_numbers(*kinds: pa.DataType) -> bool:

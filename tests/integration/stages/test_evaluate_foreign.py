@@ -91,7 +91,7 @@ def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, mod
     # MLflow makes no run for a model that is logged outside of one.
     assert (result.run_id, result.reports, verdict.winner.run_id) == ("", [], "")
     assert "has no MLflow run" in caplog.text
-    assert "is unknown. If it contains held-out rows" in caplog.text
+    assert "trained on an unknown dataset" in caplog.text
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]

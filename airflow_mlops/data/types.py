@@ -218,6 +218,11 @@ def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return pc.cast(values.cast(pa.int64()), kind)
     if pa.types.is_time(own) and is_text(kind):
         return pc.cast(_without_final_zeros(pc.cast(values, pa.string())), kind)
+    if pa.types.is_decimal(kind) and pa.types.is_floating(own):
+        # The shortest text of a float is the number that is meant. Arrow would round it to the scale.
+        return decimals_of_text(
+            pc.cast(values.cast(pa.float32()) if pa.types.is_float16(own) else values, pa.string()), kind
+        )
     if pa.types.is_decimal(kind) and is_text(own):
         return decimals_of_text(values, kind)
     if pa.types.is_decimal(own) and pa.types.is_floating(kind):

@@ -224,3 +224,14 @@ def test_values_that_another_type_holds_are_converted():
     assert as_column(pa.array([0, 1, None]), pa.bool_(), "Column 'x'").to_pylist() == [False, True, None]
     decimals = pa.array([Decimal("106.85"), Decimal(2**60), None], pa.decimal128(38, 2))
     assert as_column(decimals, pa.float64(), "Column 'x'").to_pylist() == [106.85, 2.0**60, None]
+
+
+@pytest.mark.parametrize("value", [0.125, 1e30, float("nan"), float("inf")])
+def test_a_double_that_a_decimal_would_round_is_refused(value):
+    with pytest.raises(SchemaError):
+        as_column(pa.array([0.5, value]), pa.decimal128(10, 2), "Column 'a'")
+
+
+def test_a_double_becomes_the_decimal_of_its_shortest_text():
+    found = as_column(pa.array([0.1, -12.5, 1e3, None]), pa.decimal128(10, 2), "Column 'a'")
+    assert [None if item is None else str(item) for item in found.to_pylist()] == ["0.10", "-12.50", "1000.00", None]

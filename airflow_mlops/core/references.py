@@ -43,7 +43,7 @@ class DatasetSelection(Model):
 
     :param name: name of the datasets
     :param window: time window of the rows. If only a part of a dataset's window lies in ``window``, the rows are
-        selected by their time. By default all windows or, if no dataset of the name has a window, the newest snapshot
+        selected by their time. By default all windows or, if no dataset with this name has a window, the newest snapshot
     :param at: time for which the snapshot is read: the last snapshot written before this time
     :param gaps: what happens if a part of ``window`` is not covered by any dataset. ``fail`` (default) raises an error
         that names the missing part. ``allow`` reads the existing datasets and records the missing part
@@ -60,7 +60,9 @@ class DatasetSelection(Model):
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSelection:
         if self.at is not None and self.window is not None:
-            raise ValueError("`at` selects a snapshot, which has no window. Set either `at` or `window`.")
+            raise ValueError(
+                "`at` and `window` are both set, but `at` selects a snapshot, which has no window. Remove one of them."
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -84,5 +84,5 @@ def read(store: ArtifactStore, key: str) -> ReportSummary | None:
     except ValidationError as error:
         raise StoreError(
             f"The file {key} in the artifact store {store.url} is not a report ({error.errors()[0]['msg']}). "
-            "Check the window again to replace the file."
+            "Run MonitorOperator for the window of this report again to replace the file."
         ) from None

@@ -69,7 +69,7 @@ def plan(
     broken = broken_inputs(findings)
     if planned.request is not None or not broken:
         return planned
-    says = f"{listed(broken, 10)}; no model can learn from such inputs, so repair them and check the window again"
+    says = f"{listed(broken, 10)}; no model can learn from such inputs, so repair them and run MonitorOperator again"
     limits = [*planned.limits, Limit(name="inputs", says=says, reached=True)]
     return RetrainingPlan(triggers=planned.triggers, limits=limits)
 

@@ -48,9 +48,10 @@ class Budget(Model):
 
 
 class NewData(Model):
-    """The amount of new data that triggers retraining. Data are new after the end of the champion's training data.
+    """The amount of new data that triggers retraining.
 
-    Exactly one of ``windows`` and ``share`` must be set.
+    A window of ``dataset`` is new if it lies between the end of the champion's training data and the end of the
+    monitored window. Exactly one of ``windows`` and ``share`` must be set.
 
     :param dataset: name of the dataset in which new data arrive
     :param windows: number of new windows
@@ -63,8 +64,10 @@ class NewData(Model):
 
     @model_validator(mode="after")
     def _one(self) -> NewData:
-        if (self.windows is None) == (self.share is None):
-            raise ValueError("set either windows or share, and not both")
+        if self.windows is None and self.share is None:
+            raise ValueError("neither windows nor share is set; set one of them")
+        if self.windows is not None and self.share is not None:
+            raise ValueError("windows and share are both set; remove one of them")
         return self
 
 

@@ -78,8 +78,12 @@ class CategoricalSpec(Model):
 
     @model_validator(mode="after")
     def _check(self) -> CategoricalSpec:
-        if len(set(self.labels)) < len(self.choices):
-            raise ValueError("two choices are equal (True equals 1); remove one of them")
+        labels = self.labels
+        for position, label in enumerate(labels):
+            if (first := labels.index(label)) < position:
+                raise ValueError(
+                    f"the choices {self.choices[first]!r} and {self.choices[position]!r} are equal; remove one of them"
+                )
         return self
 
     @property

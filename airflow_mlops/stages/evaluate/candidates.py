@@ -111,8 +111,9 @@ def for_positive(candidate: Candidate, positive: Any) -> Candidate:
         return candidate
     if positive not in contract.classes:
         raise SchemaError(
-            f"{candidate.ref} predicts the classes {' and '.join(map(repr, contract.classes))}, but the positive class is "
-            f"{positive!r}. Set another `dataset`."
+            f"{candidate.ref} predicts the classes {' and '.join(map(repr, contract.classes))}, but all models are "
+            f"measured for the positive class {positive!r}. Set `dataset` to a dataset whose positive class this model "
+            "predicts."
         )
     candidate.model.contract = contract.with_positive(positive)
     return candidate
@@ -128,7 +129,7 @@ def check_contract(candidate: Candidate, data: HeldOut) -> None:
     if (contract.task, contract.label) != (data.task, data.label):
         raise SchemaError(
             f"{candidate.ref} predicts the label {contract.label!r} ({contract.task}), but dataset {name!r} has the label "
-            f"{data.label!r} ({data.task}). Set another `dataset`."
+            f"{data.label!r} ({data.task}). Set `dataset` to a dataset with the label and ML task of this model."
         )
     if taken := reserved_message([feature.name for feature in contract.features], f"The signature of {candidate.ref}"):
         raise SchemaError(taken)

@@ -27,8 +27,10 @@ class FeatureFreshnessSpec(Spec):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> FeatureFreshnessSpec:
-        if (self.window is None) == (self.max_age is None):
-            raise ValueError("Set either `window` or `max_age`, but not both.")
+        if self.window is None and self.max_age is None:
+            raise ValueError("Neither `window` nor `max_age` is set. Set one of them.")
+        if self.window is not None and self.max_age is not None:
+            raise ValueError("`window` and `max_age` are both set. Remove one of them.")
         return self
 
 

@@ -97,7 +97,7 @@ class CsvOptions(Model):
     @model_validator(mode="after")
     def _consistent(self) -> CsvOptions:
         if self.header is None and self.names is None:
-            raise ValueError("header=None needs the names of the columns. Set `names`.")
+            raise ValueError("`header` is None, but `names` is not set. Set `names` to the names of the columns.")
         if self.names and len(set(self.names)) < len(self.names):
             raise ValueError("`names` contains a name twice. Rename one of them.")
         used = [self.sep or ",", self.quotechar, self.escapechar, self.comment]

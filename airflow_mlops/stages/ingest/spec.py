@@ -91,7 +91,10 @@ class IngestSpec(Spec):
                 "the environment."
             )
         elif self.time_column and self.window is None:
-            raise ValueError("`time_column` selects the rows of a window. Set `window`, or remove `time_column`.")
+            raise ValueError(
+                "`time_column` is set, but `window` is not. `time_column` selects the rows of a window. Set `window`, or "
+                "remove `time_column`."
+            )
         if self.columns is not None and (
             twice := sorted({name for name in self.columns if self.columns.count(name) > 1})
         ):

@@ -67,9 +67,12 @@ class Split(Model):
                 f"`test_size` is {self.test_size}. Set it to a share between 0 and 1 (not included) or, for the method "
                 "'time', to a duration such as 14D."
             )
-        if (self.method == "group") != (self.group is not None):
+        if self.method == "group" and self.group is None:
+            raise ValueError("The method is 'group', but `group` is not set. Set `group` to the name of a column.")
+        if self.method != "group" and self.group is not None:
             raise ValueError(
-                "The method 'group' needs a column in `group`, and no other method uses it. Set both or neither."
+                f"`group` is set, but the method {self.method!r} does not use it. Remove `group`, or set `method` to "
+                "'group'."
             )
         return self
 

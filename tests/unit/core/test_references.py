@@ -64,7 +64,7 @@ def test_an_optional_dataset_may_be_absent(value):
         (One, [{"dataset": REF}, {"dataset": MAY}], "expand"),
         (One, [None], "skipped"),
         (Many, [], "at least 1"),
-        (Many, {"name": "rows", "window": "2013-04", "at": "2013"}, "either `at` or `window`"),
+        (Many, {"name": "rows", "window": "2013-04", "at": "2013"}, "`at` and `window` are both set"),
         (Many, {"name": "rows", "gaps": "some"}, "gaps"),
         (Many, "{'name': 'rows'}", "name"),
     ],

@@ -30,8 +30,8 @@ TREE = SklearnTrainer("sklearn.tree.DecisionTreeClassifier")
         ({"a": Float(1, float("inf"))}, "space.a.float.high: Input should be a finite number"),
         ({"a": Int(1, 2, step=0)}, "space.a.int.step: Input should be greater than or equal to 1"),
         ({"a": Categorical([])}, "space.a.categorical.choices: List should have at least 1 item"),
-        ({"a": Categorical([True, 1])}, "two choices are equal"),
-        ({"a": Categorical([[1], [1]])}, "two choices are equal"),
+        ({"a": Categorical([True, 1])}, "choices True and 1 are equal"),
+        ({"a": Categorical([[1], 2, [1]])}, "choices [1] and [1] are equal"),
         (
             {"a": {"kind": "normal", "mean": 1}},
             "space.a: each parameter in space must be a Float, an Int or a Categorical",

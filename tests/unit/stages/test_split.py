@@ -133,8 +133,8 @@ def test_a_group_that_is_not_a_column_is_named():
         ({"test_size": 1.5}, "between 0 and 1"),
         ({"test_size": "14D"}, "`test_size` is a duration, .*'random'.* 'time'"),
         ({"method": "time", "test_size": "0D"}, "longer than zero"),
-        ({"method": "group"}, "Set both or neither"),
-        ({"method": "random", "group": "plane"}, "Set both or neither"),
+        ({"method": "group"}, "'group', but `group` is not set"),
+        ({"method": "random", "group": "plane"}, "`group` is set, but the method 'random'"),
         ({"method": "time", "test_size": "soon"}, "test_size"),
     ],
 )

@@ -132,7 +132,7 @@ class _Document:
                 )
             yield text
         if following:
-            raise self._malformed("does not contain objects, or an array of objects")
+            raise self._malformed("is neither a sequence of JSON objects nor an array of JSON objects")
 
     def _peek(self) -> str:
         """Return the next character that is not whitespace, without consuming it; empty at the end."""

@@ -92,7 +92,12 @@ class PromoteOperator(ChampionOperator):
         try:
             present = MLflowHook(self.mlflow_conn_id).champion(verdict.model)
         except Exception as error:  # noqa: BLE001 - the step checks again
-            self.log.warning("The champion of model %r cannot be read from this worker: %s", verdict.model, error)
+            self.log.warning(
+                "Approval is requested without checking whether the champion of model %r has changed since the evaluation, "
+                "because this worker cannot read the champion: %s",
+                verdict.model,
+                error,
+            )
             return True
         return present == (verdict.champion and verdict.champion.version)
 

@@ -66,7 +66,11 @@ def triggering_requests(context: Context) -> list[Request]:
         try:
             requests.append(Request.model_validate(content))
         except ValidationError as error:
-            log.warning("The request in an event of asset %s is invalid: %s", expected, error.errors()[0]["msg"])
+            log.warning(
+                "An event of asset %s contains an invalid request, which is ignored: %s",
+                expected,
+                error.errors()[0]["msg"],
+            )
     return requests
 
 

@@ -45,10 +45,12 @@ class Compared:
 
     :param baseline: metrics of a model without features, which always predicts the mean or the class frequencies
     :param tree: metrics of a decision tree of depth 3; ``None`` if no tree could be fitted
-    :param champion: the champion's version; ``None`` if the model has no champion
-    :param rival: metrics of the champion; ``None`` if the model has no champion, or if it could not be measured
-    :param problem: the reason why the champion could not be measured, in one sentence; ``None`` if there is no such
-        reason
+    :param champion: version of the champion; ``None`` if the model has no champion
+    :param measured_champion: metrics of the champion; ``None`` if the model has no champion, or if the champion could
+        not be measured
+    :param problem: a sentence that says why the champion could not be measured; ``None`` if the champion was measured
+        or the model has no champion
+    :param resampling: bootstrap resampling of the rows, the same for all models
     """
 
     data: HeldOut
@@ -56,7 +58,7 @@ class Compared:
     baseline: Measurement
     tree: Measurement | None
     champion: ModelVersionRef | None
-    rival: Measurement | None
+    measured_champion: Measurement | None
     problem: str | None
     resampling: Resampling
 
@@ -94,12 +96,12 @@ def compare(
         "two different labels."
     )
     ref = champion(client, model)
-    rival, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)
-    if rival is not None:
-        context.progress(f"Champion {rival.name}: {_numbers(rival.metrics)}")
+    measured_champion, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)
+    if measured_champion is not None:
+        context.progress(f"Champion {measured_champion.name}: {_numbers(measured_champion.metrics)}")
     elif problem is not None:
         context.progress(problem)
-    return Compared(data, measured, dummy, tree, ref, rival, problem, Resampling(len(data.truth)))
+    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, Resampling(len(data.truth)))
 
 
 def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:

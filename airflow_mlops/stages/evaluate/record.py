@@ -113,7 +113,7 @@ def log(
             compared.data.truth,
             candidate.contract,
             measurement,
-            compared.rival,
+            compared.measured_champion,
             facts.importance,
             verdict.metric,
         )

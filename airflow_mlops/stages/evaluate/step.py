@@ -146,7 +146,7 @@ def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: S
         truth=compared.data.truth,
         candidate=item.measurement,
         baseline=compared.baseline,
-        champion=compared.rival,
+        champion=compared.measured_champion,
         champion_problem=compared.problem,
         tree=compared.tree,
         model=item.candidate.model,

@@ -76,11 +76,11 @@ def decide(
         metric=metric.name,
         winner=first.candidate if first.passed else None,
         champion=compared.champion,
-        champion_metrics=dict(compared.rival.metrics) if compared.rival else {},
+        champion_metrics=dict(compared.measured_champion.metrics) if compared.measured_champion else {},
         baseline_metrics=dict(compared.baseline.metrics),
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
-        reason=_reason(candidates, first, metric.name, compared.champion, compared.rival),
+        reason=_reason(candidates, first, metric.name, compared.champion, compared.measured_champion),
         policy=_policy(compared.champion, compared.problem, ignored),
         metric_code=dict(metric_code),
     )
@@ -118,15 +118,16 @@ def _reason(
     best: CandidateVerdict,
     metric: str,
     ref: ModelVersionRef | None,
-    rival: Measurement | None,
+    measured_champion: Measurement | None,
 ) -> str:
     if best.passed:
         if ref is None:
             champion = "no champion yet"
-        elif rival is None:
+        elif measured_champion is None:
             champion = f"champion v{ref.version} could not be measured"
         else:
-            value = f"{rival.metrics[metric]:.4g}" if metric in rival.metrics else "unknown"
+            metrics = measured_champion.metrics
+            value = f"{metrics[metric]:.4g}" if metric in metrics else "unknown"
             champion = f"champion v{ref.version}: {value}"
         return f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({champion})."
     refused = "; ".join(f"v{item.candidate.version}: {_failures(item.gates)}" for item in judged)

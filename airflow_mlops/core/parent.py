@@ -22,7 +22,10 @@ _GRACE_SECONDS = 30.0
 
 
 def add_modules() -> None:
-    """Append the worker's module folders to ``sys.path``: as in Airflow, after all installed packages."""
+    """Append the folders from which the Airflow worker imports user modules to ``sys.path``.
+
+    The folders come after all installed packages, as on the worker.
+    """
     folders = os.environ.pop(MODULES_VARIABLE, "").split(os.pathsep)
     sys.path.extend(folder for folder in folders if folder and folder not in sys.path)
 

@@ -101,12 +101,12 @@ def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArr
 def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the contribution of each row to average precision.
 
-    Average precision is the sum of the contributions, divided by the number of positive rows. By definition, it is the
-    mean precision over the positive rows. The precision of a row is the share of positive rows among all rows with at
-    least the same score. The contribution of a row consists of its own precision and its effect on the precision of
-    rows with a lower score. The ratio has the same derivative with respect to the weight of each row as average
-    precision, so average precision can be bootstrapped as a ratio of sums (infinitesimal jackknife, B. Efron, "The
-    Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
+    Average precision is the sum of the contributions, divided by the number of positive rows. By definition, average
+    precision is the mean precision over the positive rows. The precision of a row is the share of positive rows among
+    all rows with at least the same score. The contribution of a row consists of its own precision and its effect on the
+    precision of rows with a lower score. The ratio has the same derivative with respect to the weight of each row as
+    average precision, so average precision can be bootstrapped as a ratio of sums (infinitesimal jackknife, B. Efron,
+    "The Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)

@@ -272,12 +272,12 @@ def _mean(losses: Floats, z: float) -> Interval:
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier`` and ``mae``, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, it is 1
-    minus the metric. For ``rmse``, it is the mean squared error.
+    For ``log_loss``, ``brier`` and ``mae``, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
+    loss is 1 minus the metric. For ``rmse``, the mean loss is the mean squared error.
 
-    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore 1 minus the area, minus n times
-    the influence of the row on the area (infinitesimal jackknife). DeLong's variance is the variance of the mean of these
-    losses.
+    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
+    where n is the number of rows, and the influence of the row on the area is computed by the infinitesimal jackknife.
+    The variance of the mean of these losses is DeLong's variance of the area.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
     :param outcomes: the labelled predictions

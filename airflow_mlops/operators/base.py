@@ -303,8 +303,8 @@ class StepOperator(SpecParameters, BaseOperator):
 def show_decision(text: str | None, context: Context) -> None:
     """Show a decision in Airflow's UI: in the column *Map Index* of a run's task instances.
 
-    A running task cannot set a note. It can set the text that names a mapped task instance, which Airflow stores for
-    tasks that are not mapped, too. A ``map_index_template`` of the DAG's author takes precedence and can use
+    A running task cannot set a note, but it can set the text that names a mapped task instance. Airflow also stores this
+    text for tasks that are not mapped. A ``map_index_template`` of the DAG's author takes precedence and can use
     ``{{ mlops_decision }}``.
 
     :param text: the decision; ``None`` to show nothing

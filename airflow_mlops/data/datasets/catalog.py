@@ -47,7 +47,7 @@ def find_datasets(
     time_column: str | None = None,
     default_time_column: str | None = None,
 ) -> list[Dataset]:
-    """Open the current datasets of a name, ordered by time. No two of them cover the same time.
+    """Open the current datasets named ``name``, ordered by time. No two of them cover the same time.
 
     Where windows overlap, the dataset that was written last has precedence. For example, days that are written after
     their month replace these days of the month, and a month that is written after its days replaces the days. If a
@@ -78,7 +78,7 @@ def find_datasets(
 
 
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open the current datasets of a name whose windows overlap ``within``, ordered by time, with all their rows.
+    """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time, with all their rows.
 
     A dataset is left out if newer datasets of other windows replace it completely.
 
@@ -120,7 +120,7 @@ def _unknown(dataset: Dataset, window: Window) -> NoReturn:
 
 
 def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dataset]:
-    """Open the current datasets of a name whose windows lie completely in ``within``, ordered by time.
+    """Open the current datasets named ``name`` with windows that lie completely in ``within``, ordered by time.
 
     A dataset is left out if newer datasets of other windows replace it completely.
     """
@@ -166,7 +166,7 @@ def _overlap(windows: list[Window]) -> bool:
 
 
 def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dataset | None:
-    """Open the newest snapshot of a name. A snapshot is a dataset without a time window.
+    """Open the newest snapshot named ``name``. A snapshot is a dataset without a time window.
 
     :param at: time for which the snapshot is opened: the last snapshot written until this time; by default the newest
     :return: ``None`` if there is no such snapshot
@@ -181,9 +181,10 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last dataset of a name before ``window`` or, without one, of the first dataset after it.
+    """Read the manifest of the last dataset before ``window`` or, without one, of the first dataset after ``window``.
 
-    :return: ``None`` if the name has no dataset with a different window
+    :param name: name of the datasets
+    :return: ``None`` if no dataset with this name has a different window
     """
     own = window_key(name, window)
     keys = [key for key in window_keys(store, name) if key != own]

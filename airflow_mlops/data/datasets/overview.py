@@ -1,4 +1,4 @@
-"""Lists the datasets of a name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
+"""Lists the datasets with the same name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pointers to the current datasets of a name: one for each time window, and one for each snapshot.
+"""Pointers to the current datasets with the same name: one for each time window, and one for each snapshot.
 
 The file name of a pointer contains the window or the time of the snapshot. So one listing of the folder finds the right
 pointers, and no pointer has to be read for this.
@@ -105,7 +105,7 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def index_snapshots(store: ArtifactStore, name: str) -> None:
-    """Write the pointers to the snapshots of a name if an older version of this package did not write them."""
+    """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them."""
     if snapshot_keys(store, name):
         return
     for key in store.keys(manifests_folder(name)):

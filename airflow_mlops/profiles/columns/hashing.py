@@ -60,7 +60,7 @@ class HashedCounts:
 
     @property
     def distinct(self) -> float:
-        """Return the number of distinct values. It is exact below :data:`SAMPLE`, and has a standard error of 3% above.
+        """Return the number of distinct values: exact below :data:`SAMPLE`, otherwise with a standard error of 3%.
 
         After K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation
         Under Multiset Operations", SIGMOD 2007.
@@ -90,11 +90,13 @@ class HashedCounts:
 
 
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
-    """Count the rows of two columns for the values in their common sample.
+    """Return the row counts of two columns for the same sample of values.
+
+    The sample consists of the values with the smallest hashes among the values of both columns.
 
     :param first: row counts of one column
     :param second: row counts of the other column
-    :return: the share of all distinct values that are in the common sample, and the row count of each value
+    :return: the share of all distinct values that are in the sample, and the rows of each sampled value in both columns
     """
     both = HashedCounts()
     for part in (first, second):

@@ -1,4 +1,4 @@
-"""A check: the model, the window, and the predictions that are checked."""
+"""A check by MonitorOperator: the model, the window, and the predictions that are checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERSION = "model_version"
 
 @dataclass(frozen=True)
 class Check:
-    """A check of the predictions of one model in one window.
+    """A check by MonitorOperator of the predictions of one model in one window.
 
     :param created: time at which the check started
     :param policy: the retraining policy that judges the window

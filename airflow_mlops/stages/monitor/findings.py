@@ -1,4 +1,4 @@
-"""Combine the measurements of a check into findings."""
+"""Combine the measurements of a check by MonitorOperator into findings, from which the policy decides."""
 
 from __future__ import annotations
 

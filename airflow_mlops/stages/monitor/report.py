@@ -1,4 +1,4 @@
-"""Write the report of a check as HTML and as JSON, and summarise the report as the result of the step."""
+"""Write the monitoring report as HTML and as JSON, and summarise the report as the result of the step."""
 
 from __future__ import annotations
 

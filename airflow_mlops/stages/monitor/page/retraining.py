@@ -1,4 +1,7 @@
-"""Build the section on retraining, with the retraining triggers by window and the limits on requests."""
+"""Build the section of the monitoring report on retraining.
+
+The section shows the retraining triggers by window and the limits on requests.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,12 @@ class Row:
 
 @dataclass(frozen=True)
 class RetrainingSection:
-    """The section on retraining.
+    """The section of the monitoring report on retraining.
 
-    :param outcome: sentences about the decision
-    :param windows: labels of the windows
-    :param limits: name and state of each limit
+    :param outcome: one or two sentences that say whether retraining is requested, and why
+    :param windows: labels of the reported window and of the windows before it, ordered by time: the columns of the table
+    :param rows: rows of the table: one for each retraining trigger, and one for requests
+    :param limits: name and state of each limit on requests
     """
 
     outcome: str

@@ -180,6 +180,15 @@ def cast(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> An
     return values if own.equals(kind, check_metadata=True) else _cast(values, kind)
 
 
+def can_cast(values: pa.Array, kind: pa.DataType) -> bool:
+    """Return whether :func:`cast` can convert all values."""
+    try:
+        cast(values, kind, "A value")
+    except (SchemaError, pa.ArrowException):
+        return False
+    return True
+
+
 def one_sentence(error: BaseException) -> str:
     """Return the first sentence of an Arrow error, on one line and without a full stop."""
     return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
@@ -225,6 +234,10 @@ def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
         )
     if pa.types.is_decimal(kind) and is_text(own):
         return decimals_of_text(values, kind)
+    if is_text(own) and pa.types.is_integer(kind):
+        return _integers_of_text(values, kind)
+    if is_text(own) and pa.types.is_floating(kind):
+        values = doubles_of_text(values)
     if pa.types.is_decimal(own) and pa.types.is_floating(kind):
         values = _exact_doubles(values)
     if pa.types.is_float16(own):
@@ -269,6 +282,32 @@ def exact_decimal(text: str, kind: pa.DataType) -> Decimal:
     return Decimal((sign, shifted or (0,), -kind.scale))
 
 
+def _integers_of_text(text: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Convert text to integers. A whole number can have decimals that are zeros, such as ``12.0``.
+
+    :raises pyarrow.ArrowInvalid: a value is not a whole number, or does not fit in ``kind``
+    """
+    try:
+        return pc.cast(text, kind)
+    except pa.ArrowInvalid:
+        return pc.cast(pc.replace_substring_regex(text, r"^(\s*[+-]?\d+)\.0+(\s*)$", r"\1\2"), kind)
+
+
+def doubles_of_text(text: pa.Array) -> pa.Array:
+    """Convert text to doubles. Unlike Arrow's own conversion, numbers that are too large raise an error.
+
+    :raises pyarrow.ArrowInvalid: a value is not a number, or is too large
+    """
+    found = pc.cast(text, pa.float64())
+    infinite = pc.fill_null(pc.is_inf(found), False)
+    if pc.any(infinite).as_py():
+        texts = text.filter(infinite)
+        lost = texts.filter(pc.match_substring_regex(texts, r"\d"))
+        if len(lost):
+            raise pa.ArrowInvalid(f"{lost[0].as_py()[:80]!r} is too large for double")
+    return found
+
+
 def _exact_doubles(values: pa.Array) -> pa.Array:
     """Convert decimals to doubles like :func:`as_doubles`, but refuse large numbers that would be rounded.
 
@@ -288,8 +327,6 @@ def _narrowed(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
     :raises pyarrow.ArrowInvalid: a number is too large and would become infinity
     """
-    if is_text(values.type):
-        values = pc.cast(values, pa.float64())
     found = pc.cast(values, kind)
     before, after = (pc.is_inf(pc.cast(side, pa.float64(), safe=False)) for side in (values, found))
     lost = pc.fill_null(pc.and_not(after, before), False)

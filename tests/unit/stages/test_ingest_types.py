@@ -184,6 +184,14 @@ class TestSeveralFiles:
         found = ingest("n,s\n1,1\n", "n,s\n1.5,\n", "n,s\n,a\n")
         assert found.to_pydict() == {"n": [1.0, 1.5, None], "s": ["1", None, "a"]}
 
+    def test_integers_and_doubles_are_doubles_if_every_integer_is_exact(self, ingest):
+        for contents in ([{"n": [1.0, None]}, {"n": [1, 2]}], [{"n": [1, 2]}, {"n": [1.0, None]}]):
+            found = ingest(*contents)["n"]
+            assert found.type == pa.float64()
+            assert sorted(found.to_pylist(), key=str) == [1.0, 1.0, 2.0, None]
+        with pytest.raises(SchemaError, match=r"'n' .*9007199254740993 .*types=\{'n': "):
+            ingest({"n": [1.0, None]}, {"n": [2**53 + 1]})
+
     def test_json_numbers_may_get_fractions(self, ingest):
         found = ingest('{"n": 1, "s": null}\n', '{"n": 1.5, "s": "x"}\n', suffix="jsonl")
         assert found.to_pydict() == {"n": [1.0, 1.5], "s": [None, "x"]}
@@ -215,6 +223,62 @@ class TestLaterWindows:
         ingest(f"x,n\n{before},1\n", window="2024-01")
         found = ingest(f"x,n\n{now},1\n", window="2024-02")
         assert (found["x"].type, found["x"].to_pylist()) == (kind, [value])
+
+    @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.int32()])
+    def test_whole_numbers_that_pandas_writes_as_doubles_stay_integers(self, kind, ingest, monkeypatch):
+        monkeypatch.setattr(parquet, "BATCH_ROWS", 1)
+        ingest({"n": pa.array([1, 2], kind)}, window="2024-01")
+        found = ingest({"n": [1.0, None, float(2**53 - 1)]}, window="2024-02")["n"]
+        assert found.type == (pa.uint64() if kind == pa.uint64() else pa.int64())
+        assert found.to_pylist() == [1, None, 2**53 - 1]
+        found = ingest({"n": [3.0]}, {"n": [None]}, {"n": pa.array([4], kind)}, window="2024-03")["n"]
+        assert (found.type.bit_width, found.to_pylist()) == (64, [3, None, 4])
+
+    @pytest.mark.parametrize(
+        ("value", "fact"),
+        [
+            (1.5, r"1\.5 in row 2 of .*types=\{'n': 'float64'\}"), (float("nan"), "nan in row 2"),
+            (float("inf"), "inf in row 2"), (2.0**53, "row 2 of .*, which may be a rounded integer"), (-1e300, "row 2"),
+        ],
+    )  # fmt: skip
+    def test_other_doubles_in_a_column_of_integers_are_named(self, value, fact, ingest):
+        ingest({"n": [1]}, window="2024-01")
+        with pytest.raises(SchemaError, match=f"'n' is int64 in the window 2024-01 but now contains .*{fact}"):
+            ingest({"n": pa.array([1.0, value])}, window="2024-02")
+        found = ingest({"n": pa.array([1.0, value])}, window="2024-02", types={"n": "float64"})["n"].to_pylist()
+        assert repr(found[1]) == repr(value)
+
+    def test_integers_in_a_column_of_doubles_become_doubles_if_they_are_exact(self, ingest):
+        ingest({"n": [1.5, None]}, window="2024-01")
+        found = ingest({"n": [1, 2**53]}, window="2024-02")["n"]
+        assert (found.type, found.to_pylist()) == (pa.float64(), [1.0, 2.0**53])
+        with pytest.raises(
+            SchemaError, match="is double in .* but now contains 9007199254740993 in row 2 .* represent"
+        ):
+            ingest({"n": [1, 2**53 + 1]}, window="2024-02")
+
+    @pytest.mark.parametrize(
+        ("suffix", "text"), [("csv", "n,s\n1.0,a\n,b\n2,c\n"), ("jsonl", '{"n": 1.0}\n{"n": null}\n')]
+    )
+    def test_the_same_holds_for_text_files(self, suffix, text, ingest):
+        ingest({"n": [7], "s": ["x"]} if suffix == "csv" else {"n": [7]}, window="2024-01")
+        found = ingest(text, suffix=suffix, window="2024-02")["n"]
+        assert (found.type, found.to_pylist()) == (pa.int64(), [1, None, 2] if suffix == "csv" else [1, None])
+        text = text.replace("1.0", "1.5")
+        with pytest.raises(SchemaError, match=r"'n' is int64 in the window 2024-01 .*1\.5"):
+            ingest(text, suffix=suffix, window="2024-02")
+
+    def test_an_error_names_the_type_of_the_window_or_that_of_the_first_rows(self, ingest):
+        ingest({"n": [1], "t": pa.array([1], UTC)}, window="2024-01")
+        text = {"n": ["x"], "t": pa.array([1], UTC)}
+        with pytest.raises(SchemaError, match="'n' is string in the first rows, but then contains int64 values"):
+            ingest(text, {"n": [1], "t": pa.array([1], UTC)}, window="2024-02")
+        with pytest.raises(SchemaError, match="'n' is int64 in the window 2024-01 but now contains string values"):
+            ingest({"n": [1], "t": pa.array([1], UTC)}, text, window="2024-02")
+        with pytest.raises(
+            SchemaError, match="'t' is a string in the first rows, but then contains a number in line 2"
+        ):
+            ingest('{"n": 1, "t": "2024-01-01"}\n{"n": 1, "t": 5}\n', suffix="jsonl", window="2024-02")
 
     @pytest.mark.parametrize(("before", "now"), [("7", "007"), ("7", "1.5"), ("1.5", "x"), ("1.5", str(10**19 + 1))])
     def test_text_that_would_lose_something_is_named(self, before, now, ingest):

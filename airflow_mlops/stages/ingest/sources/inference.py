@@ -34,6 +34,8 @@ _DECIMAL, _THOUSANDS = b"mlops.decimal", b"mlops.thousands"
 
 _BOOLEANS = (("true", "false"), ("True", "False"), ("TRUE", "FALSE"))
 _NOT_FINITE = ("nan", "NaN", "NAN", "-nan", "inf", "-inf", "Inf", "-Inf", "INF", "-INF", "Infinity", "-Infinity")
+# Whole numbers as pandas writes them if a value of the column is missing. A double holds 15 digits exactly.
+_INTEGRAL = r"^-?(0|[1-9]\d{0,14})(\.0)?$"
 _FIXED = r"^-?(0|[1-9]\d*)\.\d+$"
 # Numbers in general, and those whose decimals do not end with zeros.
 _NUMBER = r"^-?((0|[1-9]\d*)?\.\d+|0|[1-9]\d*)([eE][+-]?\d+)?$"
@@ -93,14 +95,15 @@ class TextColumn:
 
     :param field: Arrow field of the column, from :func:`untyped`
     :ivar kept_as_text: the first number that would change if it was read as a double; ``None`` if no number changes
-    :ivar not_whole: the first value that is not a whole number; ``None`` if all values are whole numbers
+    :ivar not_integral: the first value that is not a whole number with or without the decimals ``.0``; ``None`` if there
+        is no such value
     :ivar not_number: the first value that is not a number; ``None`` if all values are numbers
     """
 
     def __init__(self, field: pa.Field) -> None:
         self._notation = Notation(field.metadata[_DECIMAL].decode(), field.metadata[_THOUSANDS].decode())
         self.kept_as_text: str | None = None
-        self.not_whole: str | None = None
+        self.not_integral: str | None = None
         self.not_number: str | None = None
         self._empty = self._whole = self._double = self._number = self._exact = self._bool = True
         self._spelling: tuple[str, str] | None = None
@@ -129,7 +132,10 @@ class TextColumn:
                 self._fixed = False
                 self._notations.add("2")
                 return
-            self._whole, self.not_whole = False, values.filter(pc.invert(whole))[0].as_py()
+            self._whole = False
+        if self.not_integral is None:
+            other = pc.invert(pc.or_(pc.match_substring_regex(values, _INTEGRAL), _whole(values)))
+            self.not_integral = next(iter(values.filter(other).slice(0, 1).to_pylist()), None)
         finite = values.filter(pc.invert(pc.is_in(values, value_set=pa.array(_NOT_FINITE, values.type))))
         number = pc.match_substring_regex(finite, _NUMBER)
         if not _all(number):
@@ -208,6 +214,8 @@ class TextColumn:
             return True
         if pa.types.is_floating(kind):
             return self._number and self._exact and not self._may_be_powers
+        if pa.types.is_int64(kind) and self._number and self.not_integral is None:
+            return True
         if pa.types.is_decimal(kind):
             return self._whole or (pa.types.is_decimal(found) and found.scale <= kind.scale)
         # Other types, such as timestamps, are tried.
@@ -216,7 +224,7 @@ class TextColumn:
     def misfit(self, kind: pa.DataType) -> str | None:
         """Return the first value that cannot be read as ``kind``; ``None`` if no such value is known."""
         if pa.types.is_integer(kind):
-            return self.not_whole
+            return self.not_integral
         return self.not_number or self.kept_as_text or self._power
 
     def read(self, values: pa.Array, kind: pa.DataType, what: str) -> pa.Array:

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import from_integers, is_text, is_time
 from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_sentence
 from airflow_mlops.stages.ingest.sources.inference import is_untyped
+
+_MOST_EXACT = 2.0**53
+"""Integers up to this number have an exact floating-point number. A larger one may be the result of rounding."""
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
@@ -63,23 +67,27 @@ class ColumnTypes:
     def mismatch(self, column: str, expected: pa.DataType | str, found: str, hint: str = "") -> SchemaError:
         """Create the error for a column whose values do not have the expected type.
 
+        If the column is declared, the message names the declared type.
+
         :param column: name of the column
-        :param expected: expected type
+        :param expected: type of the column so far: the type in the neighbouring window, or the type of the first rows
         :param found: description of the value or values found, such as ``'abc'`` or ``string values``
         :param hint: a further remedy, as text that is appended to the last sentence of the message
         """
         if column in self.declared:
             return SchemaError(
-                f"Column {column!r} is declared {expected} but contains {found}. Correct its type in `types`{hint}."
+                f"Column {column!r} is declared {self.declared[column]} but contains {found}. Correct its type in "
+                f"`types`{hint}."
             )
         remedy = f"Declare its type with types={{{column!r}: ...}}"
-        if column in self.earlier:
+        # The first rows can have another type than the neighbouring window.
+        if column in self.earlier and str(self.earlier[column]) == str(expected):
             return SchemaError(
                 f"Column {column!r} is {expected} in the window {self.window} but now contains {found}. "
                 f"{remedy}, and ingest the other windows again if their type differs{hint}."
             )
         return SchemaError(
-            f"Column {column!r} is {expected} in the first rows but contains {found} later. {remedy}{hint}."
+            f"Column {column!r} is {expected} in the first rows, but then contains {found}. {remedy}{hint}."
         )
 
     def convert(self, batch: pa.RecordBatch, row: int = 0, origin: str = "") -> pa.RecordBatch:
@@ -94,11 +102,10 @@ class ColumnTypes:
         arrays, fields = [], []
         for old, array in zip(batch.schema, batch.columns, strict=True):
             wanted = self._wanted(old.name, array.type)
-            what = f"Column {old.name!r}{f' of {origin}' if origin else ''}"
             if wanted is not None:
-                array = self._as(old.name, array, wanted, what, row)
+                array = self._as(old.name, array, wanted, origin, row)
             elif not is_untyped(old):
-                array = as_stored(array, what, first_row=row)
+                array = as_stored(array, _subject(old.name, origin), first_row=row)
             metadata = old.metadata if wanted is None and is_untyped(old) else None
             arrays.append(array)
             fields.append(pa.field(old.name, array.type, metadata=metadata))
@@ -107,24 +114,57 @@ class ColumnTypes:
     def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
         """Return the type to which a column is converted before its type is stored; ``None`` if it is not converted.
 
-        A column is converted if its type is declared, or if it is text and contains times in the neighbouring window.
+        A column is converted if its type is declared. It is also converted to its type in the neighbouring window, if it
+        is text and contains times there, or if one of the two types is an integer and the other is a floating-point number.
         """
         expected = self.get(name)
-        if name in self.declared or (expected is not None and is_time(expected) and is_text(found)):
+        if name in self.declared or expected is None:
+            return expected
+        if (is_time(expected) and is_text(found)) or is_integer_and_float(expected, found):
             return expected
         return None
 
-    def _as(self, name: str, array: pa.Array, wanted: pa.DataType, what: str, row: int) -> pa.Array:
+    def _as(self, name: str, array: pa.Array, wanted: pa.DataType, origin: str, row: int) -> pa.Array:
         which = f"is declared {wanted}" if name in self.declared else f"is {wanted} in the window {self.window}"
-        what = f"{what} {which}, but"
+        what = f"{_subject(name, origin)} {which}, but"
         if pa.types.is_timestamp(wanted) and is_text(array.type):
             array = _as_integers(array)
         if pa.types.is_timestamp(wanted) and pa.types.is_integer(array.type):
             return from_integers(array, wanted, what, first_row=row)
+        if name not in self.declared and is_integer_and_float(wanted, array.type):
+            return self._as_other_window(name, array, wanted, row, origin)
         try:
             return cast(array, wanted, what, first_row=row)
         except pa.ArrowException as error:
             raise self.mismatch(name, wanted, f"{array.type} values: {one_sentence(error)}") from None
+
+    def _as_other_window(self, name: str, array: pa.Array, kind: pa.DataType, row: int, origin: str) -> pa.Array:
+        """Convert integers to ``double``, or whole floating-point numbers to integers, as in the neighbouring window.
+
+        :raises SchemaError: an integer is beyond 2**53; or a floating-point number is not whole, may be a rounded
+            integer, or does not fit in ``kind``
+        """
+        found = array.cast(kind, safe=False)
+        doubles = array.cast(pa.float64(), safe=False)
+        is_whole = pa.types.is_integer(array.type)
+        small = (pc.less_equal if is_whole else pc.less)(pc.abs(doubles), _MOST_EXACT)
+        exact = pc.and_(small, pc.equal(found.cast(array.type, safe=False), array))
+        index = pc.index(exact, False).as_py()
+        if index < 0:
+            return found
+        if is_whole:
+            reason = ", which a double cannot represent"
+        elif not small[index].as_py() and pc.is_finite(doubles[index]).as_py():
+            reason = ", which may be a rounded integer"
+        else:
+            reason = ""
+        where = f"in row {row + index + 1}{f' of {origin}' if origin else ''}"
+        hint = f", for example types={{{name!r}: '{'int64' if is_whole else 'float64'}'}}"
+        raise self.mismatch(name, kind, f"{array[index].as_py()} {where}{reason}", hint)
+
+
+def _subject(name: str, origin: str) -> str:
+    return f"Column {name!r}{f' of {origin}' if origin else ''}"
 
 
 def _as_integers(array: pa.Array) -> pa.Array:
@@ -135,3 +175,12 @@ def _as_integers(array: pa.Array) -> pa.Array:
         return array.cast(pa.int64())
     except pa.ArrowInvalid:
         return array
+
+
+def is_integer_and_float(one: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether one type is an integer and the other is a floating-point number.
+
+    pandas writes a column of integers as floating-point numbers if a value is missing.
+    """
+    kinds = (one, other)
+    return any(map(pa.types.is_integer, kinds)) and any(map(pa.types.is_floating, kinds))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import date
+from decimal import Decimal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,6 +50,107 @@ def test_an_object_with_an_array_is_a_question(ingestion, written):
         ingestion.run(path)
     assert ingestion.rows(path, record_path=[]) == [{"page": {"items": ROWS}}]
     assert ingestion.rows(written("b.json", '{"a": {"b": [1]}}'), name="b") == [{"a": {"b": [1]}}]
+
+
+def lines(*values):
+    return "".join(f'{{"a": {value}, "b": 0}}\n' for value in values)
+
+
+@pytest.mark.parametrize("block", [16, 1 << 20])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_column_declared_as_text_keeps_the_json_text_of_each_value(
+    name, late, block, ingestion, written, monkeypatch
+):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", block)
+    values = {
+        "1": "1", '"a"': "a", "true": "true", '{"k": 1.50, "a": "x"}': '{"k": 1.50, "a": "x"}', "[1, null]": "[1, null]",
+        "null": None, "12345678901234567890": "12345678901234567890", "1e400": "1e400", '"1"': "1", '"\\u00e9"': "\u00e9",
+        "-0.0": "-0.0",
+    }  # fmt: skip
+    texts = (['"s"', '"t"'] if late else []) + list(values)
+    expected = (["s", "t"] if late else []) + list(values.values())
+    content = lines(*texts) if name == "a.jsonl" else f"[{','.join(lines(*texts).splitlines())}]"
+    found = ingestion.rows(written(name, content), types={"a": "string"})
+    assert [row["a"] for row in found] == expected
+    assert [row["b"] for row in found] == [0] * len(expected)
+
+
+def test_a_column_of_several_kinds_asks_for_its_type(ingestion, written):
+    path = written("a.jsonl", lines("1", '"x"'))
+    with pytest.raises(SchemaError, match=r"'a' is a number in .* a string in line 2 of .*types=\{'a': 'string'\}"):
+        ingestion.run(path)
+    assert [row["a"] for row in ingestion.rows(path, types={"a": "string"})] == ["1", "x"]
+    path = written("b.jsonl", lines('{"x": 1}', '{"x": [1]}'))
+    with pytest.raises(
+        SchemaError, match=r"'a' of .* a number and, in line 2, an array at a/x.*types=\{'a': 'string'\}"
+    ):
+        ingestion.run(path, name="b")
+    assert ingestion.rows(path, name="b", types={"a": "string"})[1]["a"] == '{"x": [1]}'
+
+
+@pytest.mark.parametrize("block", [16, 1 << 20])
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("float64", ['"12.50"', "12.5", '"1e3"', "null", '"-inf"'], [12.5, 12.5, 1000.0, None, -math.inf]),
+        ("float64", ["12.5", '"12.50"'], [12.5, 12.5]),
+        ("float32", ['"0.5"'], [0.5]),
+        ("int64", ['"12"', "3", '"4.0"', "5.0"], [12, 3, 4, 5]),
+        ("decimal128(10, 2)", ['"12.50"', "3.25", "7"], [Decimal("12.50"), Decimal("3.25"), Decimal("7.00")]),
+        ("bool", ["1", "true", '"false"', "0"], [True, True, False, False]),
+        ("date32", ['"2024-03-05"'], [date(2024, 3, 5)]),
+    ],
+)
+def test_text_in_a_column_of_numbers_is_converted(kind, values, expected, block, ingestion, written, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", block)
+    found = ingestion.rows(written("a.jsonl", lines(*values)), types={"a": kind})
+    assert [row["a"] for row in found] == expected
+
+
+@pytest.mark.parametrize("kind", ["list<item: float64>", "list<item: decimal128(5, 2)>"])
+def test_lists_are_read_beside_columns_that_are_read_as_text(kind, ingestion, written):
+    content = '{"a": "1.5", "l": [1.25]}\n{"a": 2, "l": null}\n'
+    found = ingestion.rows(written("a.jsonl", content), types={"a": "float64", "l": kind})
+    assert [(row["a"], row["l"]) for row in found] == [(1.5, [1.25]), (2.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("float64", ['"x"', "1"], "declared double but contains 'x' in line 1 "),
+        ("float64", ["1", '"1,5"'], "declared double but contains '1,5' in line 2 "),
+        ("float64", ["true", "1"], "declared double but contains 'true' in line 1 "),
+        ("float64", ["1", '{"k": 1}'], "declared double but contains '{\"k\": 1}' in line 2 "),
+        ("float64", ["1", "1e400"], "declared double but contains '1e400' in line 2 "),
+        ("float64", ["1", '"1e400"'], "declared double but contains '1e400' in line 2 "),
+        ("float32", ["1", '"1e39"'], "declared float but contains '1e39' in line 2 "),
+        ("int64", ["1", "1.5"], "declared int64 but contains '1.5' in line 2 "),
+        ("int64", ["99999999999999999999"], "declared int64 but contains '99999999999999999999' in line 1 "),
+        ("bool", ["true", "2"], "declared bool but contains '2' in line 2 "),
+        ("bool", ["2", "true"], "declared bool but contains '2' in line 1 "),
+        ("decimal128(10, 2)", ['"1.125"'], "declared decimal128(10, 2) but contains '1.125' in line 1 "),
+        ("list<item: int64>", ["1", "[1]"], "declared list<item: int64> but contains a number in line 1 "),
+        ("list<item: int64>", ["[1]", "1"], "declared list<item: int64> but contains a number in line 2 "),
+        ("list<item: int64>", ["[1]", '["x"]'], "declared list<item: int64> but contains a string at a/[] in line 2 "),
+        ("list<item: int64>", ["[1]", "[1.5]"], "declared list<item: int64> but contains '1.5' in line 2 "),
+        ("date32", ["1", '"2024-03-05"'], "declared date32[day], but contains '1' in row 1"),
+    ],
+)
+def test_the_error_names_the_declared_type_and_the_value_that_does_not_fit(kind, values, message, ingestion, written):
+    with pytest.raises(SchemaError) as raised:
+        ingestion.run(written("a.jsonl", lines(*values)), types={"a": kind})
+    assert f"is {message}" in str(raised.value)
+    assert "a.jsonl" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[12345678901234567890]", '{"k": [12345678901234567890]}', "1" + "0" * 30 + "1", "1" + "0" * 400]
+)
+def test_whole_numbers_in_lists_and_structs_are_not_rounded_either(text, ingestion, written):
+    with pytest.raises(SchemaError, match=r"'a' of .* in line 1, which float64 cannot represent.*types=\{'a': "):
+        ingestion.run(written("a.jsonl", lines(text)))
+    assert ingestion.rows(written("b.jsonl", lines(text)), name="b", types={"a": "string"})[0]["a"] == text
 
 
 @pytest.mark.parametrize("kind", ["decimal128(5, 2)", "list<item: decimal128(5, 2)>"])

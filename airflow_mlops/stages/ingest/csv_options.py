@@ -5,11 +5,17 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from airflow_mlops.core.base import Model, choices
 
 _Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f]$")]
+# A character between groups of digits: also a no-break space, narrow no-break space, thin space or apostrophe.
+_Group = Annotated[
+    str, Field(min_length=1, max_length=1, pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f\u00a0\u2009\u202f\u2019]$")
+]
+Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""A list of texts. A single text is a list with one element, as in pandas."""
 
 # Options of pandas.read_csv that are parameters of the ingestion here.
 _ELSEWHERE = {
@@ -36,18 +42,24 @@ class CsvOptions(Model):
     :param doublequote: whether two quotes in a quoted value mean one quote
     :param escapechar: escape character, such as a backslash. The character after it is read literally. By default there
         is no escape character
+    :param escape_sequences: meaning of a backslash before a letter or a digit, if ``escapechar`` is a backslash.
+        ``True``: ``\\b``, ``\\f``, ``\\n``, ``\\r``, ``\\t``, ``\\v`` and ``\\0`` are control characters, as PostgreSQL and
+        MySQL write them, and other letters and digits are an error. ``False``: the letter is read literally, as in pandas.
+        By default such a backslash is an error. A cell ``\\N`` is null in all cases
     :param comment: first character of comment lines, which are skipped; by default there are no comment lines
+    :param skipinitialspace: whether spaces after a separator are removed, also before a quote
     :param skiprows: number of lines to skip at the start of each file
     :param header: ``0`` if the first row contains the column names, ``None`` if the file has no header. By default
         ``None`` if ``names`` is set, otherwise ``0``
     :param names: column names to use instead of the names in the file
     :param encoding: name of a Python codec, such as ``latin-1`` or ``cp1252``; by default UTF-8
     :param decimal: decimal point in numbers
-    :param thousands: character between groups of three digits in numbers; by default there are no groups
-    :param na_values: texts that mean null, in addition to an empty cell without quotes. ``""`` is an empty cell with
+    :param thousands: character between groups of three digits in numbers, such as ``.`` or a no-break space; by default
+        there are no groups
+    :param na_values: text or texts that mean null, in addition to an empty cell without quotes. ``""`` is an empty cell with
         quotes
-    :param true_values: texts that mean true in columns of type bool, instead of ``true`` and ``1``
-    :param false_values: texts that mean false in columns of type bool, instead of ``false`` and ``0``
+    :param true_values: text or texts that mean true in columns of type bool, instead of ``true`` and ``1``
+    :param false_values: text or texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.
         ``skip`` leaves out the row. The number of skipped rows and the first line numbers are logged and recorded in
         the manifest
@@ -57,16 +69,18 @@ class CsvOptions(Model):
     quotechar: _Character | None = '"'
     doublequote: bool = True
     escapechar: _Character | None = None
+    escape_sequences: bool | None = None
     comment: _Character | None = None
+    skipinitialspace: bool = False
     skiprows: int = Field(default=0, ge=0)
     header: Literal["infer", 0] | None = "infer"
     names: list[str] | None = Field(default=None, min_length=1)
     encoding: str | None = None
     decimal: _Character = "."
-    thousands: _Character | None = None
-    na_values: list[str] = Field(default_factory=list)
-    true_values: list[str] = Field(default_factory=list)
-    false_values: list[str] = Field(default_factory=list)
+    thousands: _Group | None = None
+    na_values: Texts = Field(default_factory=list)
+    true_values: Texts = Field(default_factory=list)
+    false_values: Texts = Field(default_factory=list)
     on_bad_lines: Literal["error", "skip"] = "error"
 
     @property
@@ -104,6 +118,8 @@ class CsvOptions(Model):
         special = [character for character in used if character is not None]
         if len(set(special)) < len(special):
             raise ValueError("`sep`, `quotechar`, `escapechar` and `comment` must be different characters.")
+        if self.escape_sequences is not None and self.escapechar != "\\":
+            raise ValueError("`escape_sequences` needs a backslash as `escapechar`. Set escapechar='\\\\'.")
         if self.thousands == self.decimal:
             raise ValueError("`thousands` and `decimal` must be different characters.")
         return self

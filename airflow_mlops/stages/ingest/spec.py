@@ -12,7 +12,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.stages.ingest.csv_options import CsvOptions
+from airflow_mlops.stages.ingest.csv_options import CsvOptions, Texts
 
 # Parts of SQL in which a colon does not start a placeholder: strings, quoted names, comments, dollar quotes and casts.
 _LITERAL = (
@@ -72,7 +72,7 @@ class IngestSpec(Spec):
     time_column: str | None = None
     csv: CsvOptions = Field(default_factory=CsvOptions)
     delimiter: str = Field(default=",", min_length=1, max_length=1)
-    null_values: list[str] = Field(default_factory=list)
+    null_values: Texts = Field(default_factory=list)
     record_path: str | list[str] | None = None
     columns: list[str] | None = None
     types: dict[str, str] = Field(default_factory=dict)

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SpecError, one_line
 from airflow_mlops.data.window_rows import inside
-from airflow_mlops.stages.ingest.sources.formats import READERS, format_of
+from airflow_mlops.stages.ingest.sources.formats import READERS
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.inference import untyped
 from airflow_mlops.stages.ingest.sources.listing import FoundFile, find_files
+from airflow_mlops.stages.ingest.sources.suffixes import format_of, known_format
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
+
+# Number of ignored files that a note names.
+_MOST_NAMES = 10
 
 
 class FileSource:
@@ -29,6 +33,7 @@ class FileSource:
         self.spec = spec
         self.files_read: list[dict[str, Any]] = []
         self.rows_without_time = 0
+        self.ignored: list[str] = []
         self.notes: list[str] = []
         self._settled = False
 
@@ -41,9 +46,11 @@ class FileSource:
         return False
 
     def describe(self) -> dict[str, Any]:
-        """Return the URLs of the spec, the URL, SHA-256 and size in bytes of each file read so far, and notes."""
+        """Return the URLs of the spec, the URL, SHA-256 and size in bytes of each file read so far, ignored files and notes."""
         urls = [without_credentials(url) for url in self.spec.files]
         description: dict[str, Any] = {"kind": "files", "files": urls, "read": self.files_read}
+        if self.ignored:
+            description["ignored"] = self.ignored
         notes = list(self.notes)
         if skipped := self.rows_without_time:
             description["rows_without_time"] = skipped
@@ -77,12 +84,32 @@ class FileSource:
     def _find(self) -> list[FoundFile]:
         files: dict[str, FoundFile] = {}
         for url in self.spec.files:
-            for found in find_files(url):
+            for found in self._data_files(find_files(url)):
                 name = str(found.file.full_name)
                 if name in files:
                     raise SpecError(f"`files` names {file_url(found.file)} twice. Remove one of the two entries.")
                 files[name] = found
         return list(files.values())
+
+    def _data_files(self, found: list[FoundFile]) -> list[FoundFile]:
+        """Return the files of a URL that have the suffix of a data format, and note the others.
+
+        If ``format`` is set, only its own suffixes count. If no file has such a suffix, all files are data.
+        """
+        formats = [known_format(one.file) for one in found]
+        is_data = [form is not None and self.spec.format in (None, form) for form in formats]
+        if all(is_data) or not any(is_data):
+            return found
+        ignored = [file_url(one.file) for one, data in zip(found, is_data, strict=True) if not data]
+        self.ignored += ignored
+        more = ", …" if len(ignored) > _MOST_NAMES else ""
+        files = "1 file" if len(ignored) == 1 else f"{len(ignored):,} files"
+        suffix = f"of the format {self.spec.format}" if self.spec.format else "of a data format"
+        self.notes.append(
+            f"Ignored {files} without a suffix {suffix}: {', '.join(ignored[:_MOST_NAMES])}{more}. Name such a file in "
+            "`files`, and set `format`, to read it."
+        )
+        return [one for one, data in zip(found, is_data, strict=True) if data]
 
     def _in_window(self, batch: pa.RecordBatch, file: OpenFile, row: int) -> pa.RecordBatch:
         """Return the rows of a batch that have a time in the window.

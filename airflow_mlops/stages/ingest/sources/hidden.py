@@ -1,11 +1,16 @@
-"""Recognises files that are not data, such as ``_SUCCESS`` of Spark and ``__MACOSX`` in zip archives."""
+"""Recognises files that are not data, such as ``_SUCCESS`` of Spark, ``__MACOSX`` in zip archives and ``Thumbs.db``."""
 
 from __future__ import annotations
+
+# Files that Windows writes in folders.
+_WINDOWS = ("thumbs.db", "desktop.ini")
 
 
 def is_hidden(path: str) -> bool:
     """Return whether the name of a file, or of a folder in its path, begins with ``_`` or ``.``, as in Spark and Hive.
 
-    A partition folder such as ``_year=2024`` is not hidden.
+    A partition folder such as ``_year=2024`` is not hidden. ``Thumbs.db`` and ``desktop.ini`` of Windows are hidden.
     """
+    if path.lower().rpartition("/")[2] in _WINDOWS:
+        return True
     return any(part[:1] in ("_", ".") and part not in (".", "..") and "=" not in part for part in path.split("/"))

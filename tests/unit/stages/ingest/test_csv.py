@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 
 import pytest
@@ -49,12 +50,39 @@ def rows(ingestion, written):
         ("1,2\n3,4\n", {"names": ["x", "y"]}, [{"x": 1, "y": 2}, {"x": 3, "y": 4}]),
         ('"a\nb",c\n3,4\n', {"names": ["x", "y"], "header": 0}, [{"x": 3, "y": 4}]),
         ("a,b\n1,NA\n\\N,-\n", {"na_values": ["NA", "\\N", "-"]}, [{"a": 1, "b": None}, {"a": None, "b": None}]),
-        ('a,b\n1,x\n\\N,"y, \\N, z"\n', {"escapechar": "\\"}, [{"a": 1, "b": "x"}, {"a": None, "b": "y, N, z"}]),
+        (
+            'a,b\n1,x\n\\N,"y, \\N, z"\n',
+            {"escapechar": "\\", "escape_sequences": False},
+            [{"a": 1, "b": "x"}, {"a": None, "b": "y, N, z"}],
+        ),
         ('a,b\n1,"NA"\n2,NA\n', {"na_values": ["NA"]}, [{"a": 1, "b": None}, {"a": 2, "b": None}]),
         ('"a"\n""\n"2"\n', {}, [{"a": ""}, {"a": "2"}]),
         ('"a"\n""\n"2"\n', {"na_values": [""]}, [{"a": None}, {"a": 2}]),
         ('"a","b"\n"","x"\n"2",""\n', {"na_values": [""]}, [{"a": None, "b": "x"}, {"a": 2, "b": None}]),
         ('"a","b"\n"NULL",""\n"2","x"\n', {"na_values": ["NULL"]}, [{"a": None, "b": ""}, {"a": 2, "b": "x"}]),
+        (
+            'a, b\n1, "x, y"\n2,  "z ""q"" "\n',
+            {"skipinitialspace": True},
+            [{"a": 1, "b": "x, y"}, {"a": 2, "b": 'z "q" '}],
+        ),
+        (
+            'a, b\n 1, "x\n y, z", \n',
+            {"skipinitialspace": True, "names": ["a", "b", "c"], "header": 0},
+            [{"a": 1, "b": "x\n y, z", "c": None}],
+        ),
+        (
+            "a\tb\n1\t x\\\n  y\n",
+            {"sep": "\t", "escapechar": "\\", "skipinitialspace": True},
+            [{"a": 1, "b": "x\n  y"}],
+        ),
+        ("a, b\n1,  'x\n", {"quotechar": None, "skipinitialspace": True}, [{"a": 1, "b": "'x"}]),
+        ("a,b\nNA,NA\n1,N\n", {"na_values": "NA"}, [{"a": None, "b": None}, {"a": 1, "b": "N"}]),
+        (
+            "a;b\n1\u00a0234,5;x\n2,25;y\n",
+            {"sep": ";", "decimal": ",", "thousands": "\u00a0"},
+            [{"a": 1234.5, "b": "x"}, {"a": 2.25, "b": "y"}],
+        ),
+        ("a;b\n1\u202f234\u202f567;x\n", {"sep": ";", "thousands": "\u202f"}, [{"a": 1234567, "b": "x"}]),
         ("\n\r\na,b\n\n1,2\n\n", {}, [{"a": 1, "b": 2}]),
         ("a,b\r1,2\r3,4\r", {}, [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
         ("a,b\n1,2", {}, [{"a": 1, "b": 2}]),
@@ -70,6 +98,120 @@ def rows(ingestion, written):
 )
 def test_a_file_is_read_as_its_program_wrote_it(content, options, expected, rows):
     assert rows(content, **options) == expected
+
+
+COPY = {"sep": "\t", "quotechar": None, "escapechar": "\\", "names": ["a", "b"]}
+
+
+@pytest.mark.parametrize("block", [16, 1 << 20])
+def test_the_text_format_of_postgres_is_decoded(block, rows, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", block)
+    content = "1\tx\\ty\\nz\\\\w\n2\t\\N\n3\tC:\\\\new\n4\ta\\bb\\fb\\rr\\vv\\0\n5\t\\\\N\n"
+    found = rows(content, escape_sequences=True, **COPY)
+    assert [row["b"] for row in found] == ["x\ty\nz\\w", None, "C:\\new", "a\bb\fb\rr\vv\0", "\\N"]
+    assert [row["a"] for row in found] == [1, 2, 3, 4, 5]
+
+
+def test_the_names_in_the_header_are_decoded_as_well(rows):
+    assert rows("a\\tb\tc\n1\t2\n", sep="\t", escapechar="\\", escape_sequences=True) == [{"a\tb": 1, "c": 2}]
+
+
+def test_a_backslash_before_a_letter_is_not_dropped_in_silence(rows):
+    content = "1\tx\n2\tx\\ty\n"
+    with pytest.raises(MalformedFileError, match=r"a\.csv contains \\t in line 2, .*'escape_sequences': True.* False"):
+        rows(content, **COPY)
+    assert [row["b"] for row in rows(content, **COPY, escape_sequences=False)] == ["x", "xty"]
+    with pytest.raises(MalformedFileError, match=r"escape sequence \\d in line 1"):
+        rows("1\t\\d\n", **COPY, escape_sequences=True)
+    assert rows("a,b\n1,x\\ty\n") == [{"a": 1, "b": "x\\ty"}]
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "tab", "TSV"])
+def test_the_suffix_of_a_file_with_tabs_sets_the_separator(suffix, ingestion, written):
+    assert ingestion.rows(written(f"a.{suffix}", "a\tb\n1\tx, y\n")) == [{"a": 1, "b": "x, y"}]
+    assert ingestion.rows(written(f"b.{suffix}", "a;b\n1;x\n"), name="b", csv={"sep": ";"}) == [{"a": 1, "b": "x"}]
+    assert ingestion.rows(written(f"c.{suffix}", "sep=;\na;b\n1;x\n"), name="c") == [{"a": 1, "b": "x"}]
+    with pytest.raises(SchemaError, match=r"'a,b', because the separator is '\\t'.*'sep': ','"):
+        ingestion.run(written(f"d.{suffix}", "a,b\n1,x\n"))
+
+
+def test_a_text_file_needs_a_format(ingestion, written):
+    path = written("a.txt", "a\tb\n1\tx\n")
+    with pytest.raises(SpecError, match=r"a\.txt .*format='csv' and csv=\{'sep': '\\t'\}"):
+        ingestion.run(path)
+    assert ingestion.rows(path, format="csv", csv={"sep": "\t"}) == [{"a": 1, "b": "x"}]
+
+
+def test_a_single_null_text_is_one_text(ingestion, written):
+    path = written("a.csv", "a,b\nNA,1\nN,2\n")
+    assert [row["a"] for row in ingestion.rows(path, null_values="NA")] == [None, "N"]
+    content = "b\nyes\nno\n"
+    found = ingestion.rows(
+        written("b.csv", content), name="b", types={"b": "bool"}, csv={"true_values": "yes", "false_values": "no"}
+    )
+    assert [row["b"] for row in found] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [
+        (["1 234", "12 345 678.5", "7"], {"thousands": " "}),
+        (["1\u00a0234,5", "7"], {"thousands": "\u00a0", "decimal": ","}),
+        (["1\u202f234", "7"], {"thousands": "\u202f"}),
+        (["1\u2019234.5", "7"], {"thousands": "\u2019"}),
+        (["1 234", "1'234"], None),
+        (["1 2345", "7 1"], None),
+    ],
+)
+def test_a_number_column_that_is_text_because_of_its_groups_is_noted(values, option, ingestion, written):
+    path = written("a.csv", "\n".join(["n;s", *(f"{value};x" for value in values)]))
+    found = ingestion.rows(path, csv={"sep": ";"})
+    assert [row["n"] for row in found] == values
+    notes = ingestion.result.notes
+    if option is None:
+        assert not [note for note in notes if "grouped" in note]
+    else:
+        assert [repr(option) in note for note in notes] == [True]
+        assert not isinstance(ingestion.rows(path, name="b", csv={"sep": ";", **option})[0]["n"], str)
+
+
+def test_a_declared_integer_may_be_written_with_decimals_that_are_zeros(rows):
+    types = {"v": "int64"}
+    assert [row["v"] for row in rows("v,w\n1,1\n2.0,1\n,1\n", types)] == [1, 2, None]
+    assert [row["v"] for row in rows("v;w\n2,0;1\n", types, sep=";", decimal=",")] == [2]
+    with pytest.raises(SchemaError, match=r"'v' is declared int64 .*'1\.5' in line 5 .*float64"):
+        rows("v,w\n1.0,1\n1\n\n1.5,1\n", types, on_bad_lines="skip")
+
+
+def test_a_number_that_is_too_large_is_not_infinity(rows):
+    assert rows("v,w\ninf,1\n-Infinity,2\n1.5,3\n", {"v": "float64"})[1]["v"] == -math.inf
+    with pytest.raises(SchemaError, match=r"'v' is declared double .*'1e400' in line 3 "):
+        rows("v,w\ninf,1\n1e400,1\n", {"v": "float64"})
+
+
+def test_bad_rows_of_a_file_with_infinity_are_counted_once(ingestion, written):
+    path = written("a.csv", "a,b\ninf,x\n1\n2,y\n")
+    result = ingestion.run(path, types={"a": "float64"}, csv={"on_bad_lines": "skip"})
+    assert [note for note in result.notes if "Skipped 1 rows" in note]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.text(st.sampled_from("a, \n'\""), max_size=5)), min_size=2, max_size=2
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    block=st.sampled_from([16, 1000]),
+)
+def test_spaces_after_separators_are_removed_and_others_are_kept(table, block, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", block)
+    lines = [",".join(" " * spaces + '"' + text.replace('"', '""') + '"' for spaces, text in row) for row in table]
+    content = "\n".join(["first,  second", *lines]).encode()
+    found = [list(row.values()) for row in read_text(content, CsvOptions(skipinitialspace=True))]
+    assert found == [[text for _, text in row] for row in table]
 
 
 @pytest.mark.parametrize("kind", ["int64", "float64", "bool", "date32", "timestamp[us]", "decimal128(9, 2)"])
@@ -241,6 +383,8 @@ def test_an_unclosed_quote_does_not_read_the_whole_file_into_memory(rows, monkey
         ({"header": None}, "`names`"),
         ({"names": ["a", "a"]}, "twice"),
         ({"on_bad_lines": "warn"}, "on_bad_lines"),
+        ({"escape_sequences": True}, "`escapechar`"),
+        ({"thousands": "\u00e9"}, "csv.thousands"),
     ],
 )
 def test_an_option_that_does_not_exist_or_contradicts_another_is_refused(options, fact, rows):

@@ -68,7 +68,7 @@ class TestArchives:
     @pytest.mark.parametrize(
         ("members", "error", "fact"),
         [
-            ({"a.csv": "a\n1\n", "README.txt": "hello"}, SpecError, "zip://README.txt::"),
+            ({"a.txt": "a\n1\n", "README": "hello"}, SpecError, "zip://README::"),
             ({"a.csv": "a\n1\n", "b.csv": "b\n1\n"}, SchemaError, "zip://b.csv::"),
             ({"a.zip": "x"}, MalformedFileError, "'a.zip'"),
             ({"__MACOSX/._a.csv": "x"}, MalformedFileError, "no files"),
@@ -114,6 +114,36 @@ class TestFolders:
         assert ingestion.rows(tmp_path / "*.csv") == [{"a": 2}]
         assert ingestion.rows(tmp_path / "_a.csv", name="b") == [{"a": 1}]
         assert ingestion.rows(tmp_path / "_*.csv", name="c") == [{"a": 1}]
+
+    def test_other_files_beside_data_are_ignored_and_named(self, written, zipped, ingestion, tmp_path):
+        others = {"README.txt": "hello", "report.xlsx": "x", "Thumbs.db": "x", "desktop.ini": "x", ".DS_Store": "x"}
+        for name, content in {"a.csv": "a\n1\n", "b.tsv": "a\n2\n", **others}.items():
+            written(f"out/{name}", content)
+        archive = zipped("out.zip", {"a.csv": "a\n1\n", "b.tsv": "a\n2\n", **others})
+        for url in (tmp_path / "out", tmp_path / "out" / "*", archive):
+            assert ingestion.table(url)["a"].to_pylist() == [1, 2]
+            (note,) = ingestion.result.notes
+            assert note.startswith("Ignored 2 files")
+            assert all(name in note for name in ("README.txt", "report.xlsx"))
+            assert len(ingestion.manifest().source["ignored"]) == 2
+
+    def test_a_format_has_its_own_suffixes(self, written, ingestion, tmp_path):
+        written("out/a.csv", "a\n1\n")
+        written("out/b.json", '{"a": 2}')
+        written("out/c.dat", "a\n3\n")
+        assert ingestion.table(tmp_path / "out", format="csv")["a"].to_pylist() == [1]
+        assert "2 files without a suffix of the format csv" in ingestion.result.notes[0]
+        assert ingestion.table(tmp_path / "out" / "*.dat", name="b", format="csv")["a"].to_pylist() == [3]
+        assert ingestion.result.notes == []
+        both = [tmp_path / "out" / "a.csv", tmp_path / "out" / "c.dat"]
+        assert ingestion.table(both, name="c", format="csv")["a"].to_pylist() == [1, 3]
+
+    def test_files_without_a_suffix_are_data_of_the_format(self, written, ingestion, tmp_path):
+        written("out/part-0", "a\n1\n")
+        written("out/Thumbs.db", "x")
+        assert ingestion.table(tmp_path / "out", format="csv")["a"].to_pylist() == [1]
+        with pytest.raises(SpecError, match="`format`"):
+            ingestion.run(tmp_path / "out", name="b")
 
     def test_a_folder_that_is_being_written_is_tried_again(self, written, ingestion, tmp_path):
         written("out/_temporary/0/part-0.csv", "a\n1\n")

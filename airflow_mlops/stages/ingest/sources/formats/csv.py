@@ -18,22 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.types import as_column, cast, one_sentence
-from airflow_mlops.stages.ingest.csv_options import CsvOptions
-from airflow_mlops.stages.ingest.sources.formats.csv_notes import ColumnNotes
+from airflow_mlops.stages.ingest.sources.formats.csv_columns import Columns, MisfitError
+from airflow_mlops.stages.ingest.sources.formats.csv_escapes import Escapes
 from airflow_mlops.stages.ingest.sources.formats.csv_records import Rows
-from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReader, SourceFile, read_as
+from airflow_mlops.stages.ingest.sources.formats.csv_spaces import without_initial_spaces
+from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReader, SourceFile
 from airflow_mlops.stages.ingest.sources.formats.text import Block, decode, native, whole_records
-from airflow_mlops.stages.ingest.sources.inference import Notation, untyped
+from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 
 # Number of lines that messages and the manifest name.
 _MOST_LINES = 10
 _CELL = re.compile(
     r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
-)
-# Texts that usually mean a missing value.
-_NULL_TEXT = re.compile(
-    r"(?i)\s*(|[^\w\s]{1,3}|[#<(\\]?n[/.]?a\.?[>)]?|[#<(\\]?(nan|null|none|nil|missing|unknown)[>)]?|\\n)\s*\Z"
 )
 _ROW = re.compile(r"CSV parse error: Row #(\d+): Expected \d+ columns, got (\d+)")
 _SEPARATOR_LINE = re.compile(rb'"?sep=([\x00-\x7f])"?(\r?\n|\Z)', re.IGNORECASE)
@@ -60,11 +56,18 @@ class _Reader:
         self._file = file
         csv = file.spec.csv
         separator = csv.sep or (file.spec.delimiter if file.spec.delimiter != "," else None)
+        self._default_sep = "\t" if has_tabs(file.file) else ","
         self._options = csv.model_copy(
             update={"sep": separator, "na_values": list(dict.fromkeys([*file.spec.null_values, *csv.na_values]))}
         )
         self._bad_rows = 0
         self._bad_lines: list[tuple[int, int]] = []
+        # Numbers of the skipped rows in the current block.
+        self._skipped: list[int] = []
+
+    @property
+    def _sep(self) -> str:
+        return self._options.sep or self._default_sep
 
     def batches(self, raw: HashingReader) -> Iterator[pa.RecordBatch]:
         """Stream the rows of the file in batches.
@@ -73,7 +76,7 @@ class _Reader:
         """
         blocks = self._blocks(raw)
         names = self._options.names or []
-        columns: _Columns | None = None
+        columns: Columns | None = None
         at_header = self._options.has_header
         for block in blocks:
             if at_header:
@@ -83,12 +86,14 @@ class _Reader:
                 self._file.wanted_columns(names)
                 if not block.text:
                     continue
-            columns = columns or _Columns(self._file, self._options, names)
+            columns = columns or Columns(self._file, self._options, names)
             table = self._typed(block, columns)
             if self._bad_rows and self._options.on_bad_lines == "error":
                 self._refuse_bad_rows(blocks, names)
+            row = 0
             for batch in table.to_batches():
-                yield self._converted(block, columns, batch)
+                yield self._converted(block, columns, batch, row)
+                row += batch.num_rows
         if self._bad_rows:
             self._record_bad_rows()
         if columns is not None:
@@ -101,8 +106,11 @@ class _Reader:
         if self._options.skiprows == 0 and (found := _SEPARATOR_LINE.match(first)):
             self._use_separator(found[1].decode())
             first, line = first[found.end() :], line + 1
-        self._rows = rows = Rows(self._file, self._options, (self._options.sep or ",").encode())
+        self._rows = rows = Rows(self._file, self._options, self._sep.encode())
+        self._escapes = Escapes(self._file, self._options)
         chunks = rows.without_comments(_chain(first, chunks))
+        if self._options.skipinitialspace:
+            chunks = without_initial_spaces(chunks, rows)
         for block in whole_records(self._file, chunks, rows.end, line, rows.check_end):
             # Arrow would read a blank line at the start as the header.
             text = block.text.lstrip(b"\r\n") if block.text[:1] in b"\r\n" else block.text
@@ -131,19 +139,20 @@ class _Reader:
         """
         from pyarrow import csv
 
+        text = self._escapes.decoded(header.text.rstrip(b"\r\n"), header.line)
         try:
             options = {"read_options": csv.ReadOptions(use_threads=False), "parse_options": self._parse_options()}
-            names: list[str] = csv.read_csv(native(header.text.rstrip(b"\r\n") + b"\n"), **options).column_names
+            names: list[str] = csv.read_csv(native(text + b"\n"), **options).column_names
         except UnicodeDecodeError:
             raise self._file.malformed(
                 "has a header that is not UTF-8",
                 "Set the encoding of the file, for example csv={'encoding': 'latin-1'}.",
             ) from None
-        others = [sep for sep in ";\t|" if sep in names[0]]
+        others = [sep for sep in ",;\t|" if sep in names[0]]
         if len(names) == 1 and others and self._options.sep is None:
             raise SchemaError(
-                f"The header of {self._file.url} has one column, {names[0][:80]!r}, because the separator is a comma. "
-                f"Set csv={{'sep': {others[0]!r}}}, or csv={{'sep': ','}} if the file has only this column."
+                f"The header of {self._file.url} has one column, {names[0][:80]!r}, because the separator is "
+                f"{self._sep!r}. Set csv={{'sep': {others[0]!r}}}, or csv={{'sep': {self._sep!r}}} if the file has only this column."
             )
         unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
         if unnamed and self._file.spec.columns is None:
@@ -155,14 +164,21 @@ class _Reader:
             )
         return names
 
-    def _typed(self, block: Block, columns: _Columns) -> pa.Table:
+    def _typed(self, block: Block, columns: Columns) -> pa.Table:
         """Return the rows of a block as a table with the types of ``columns``.
 
         :raises SchemaError: a value does not have the type of its column
         :raises SpecError: a declared type cannot be read from CSV
         """
         try:
-            return self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)
+            counted = self._bad_rows, len(self._bad_lines)
+            table = self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)
+            if infinite := columns.with_infinity(table):
+                for name in infinite:
+                    columns.read_as_text(name)
+                self._bad_rows, self._bad_lines = counted[0], self._bad_lines[: counted[1]]
+                table = self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)
+            return table
         except pa.ArrowNotImplementedError as error:
             names = [name for name, kind in columns.kinds.items() if f" {kind} is not" in str(error)]
             if not names:
@@ -183,6 +199,9 @@ class _Reader:
             if found is None:
                 raise
             name, line = columns.names[int(found[1])], self._line_of(block, int(found[2]))
+            if found[3] and columns.is_whole(name, found[3]):
+                columns.read_as_text(name)
+                return self._typed(block, columns)
             if "UTF8" in (found[4] or ""):
                 raise SchemaError(
                     f"Column {name!r} of {self._file.url} contains text that is not UTF-8 in line {line}. Set the encoding "
@@ -191,18 +210,19 @@ class _Reader:
                 ) from None
             raise columns.mismatch(name, line, found[3], found[4]) from None
 
-    def _converted(self, block: Block, columns: _Columns, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _converted(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
         """Return a batch of a block with the declared types.
 
+        :param row: number of rows of the block before ``batch``
         :raises SchemaError: a value does not have the type of its column
         """
         try:
             return columns.converted(batch)
-        except SchemaError:
-            # In most cases, Arrow can tell the line.
-            columns.kinds.update(columns.decimals)
-            self._typed(block, columns)
-            raise
+        except MisfitError as misfit:
+            number = row + misfit.row + 1
+            for skipped in self._skipped:
+                number += skipped <= number
+            raise columns.mismatch(misfit.name, self._line_of(block, number), misfit.value, "") from None
 
     def _parse(
         self,
@@ -229,7 +249,7 @@ class _Reader:
             return "skip"
 
         options = self._options
-        text = self._rows.without_null_escapes(block.text)
+        text = self._escapes.decoded(self._rows.without_null_escapes(block.text), block.line)
         if text.startswith(codecs.BOM_UTF8):
             # Arrow would remove it. Arrow skips blank lines.
             text = b"\n" + text
@@ -268,6 +288,7 @@ class _Reader:
             table = pa.table(
                 {name: self._without_tokens(arrays[name]) if name in untyped_names else arrays[name] for name in wanted}
             )
+        self._skipped = sorted(number for number, _ in bad)
         self._bad_rows += len(bad)
         for number, found in bad[: _MOST_LINES - len(self._bad_lines)]:
             self._bad_lines.append((self._line_of(block, number), found))
@@ -287,7 +308,7 @@ class _Reader:
 
         options = self._options
         return csv.ParseOptions(
-            delimiter=options.sep or ",",
+            delimiter=self._sep,
             quote_char=options.quotechar or False,
             double_quote=options.doublequote,
             escape_char=options.escapechar or False,
@@ -320,7 +341,7 @@ class _Reader:
             f"of {header} "
             f"({', '.join(f'line {line}: {found}' for line, found in self._bad_lines)}"
             f"{', …' if self._bad_rows > len(self._bad_lines) else ''})",
-            "Correct the rows or the options in `csv` (sep, quotechar, skiprows), or leave these rows out with "
+            "Correct the rows or the options in `csv` (sep, quotechar, skipinitialspace, skiprows), or leave these rows out with "
             "csv={'on_bad_lines': 'skip'}.",
         )
 
@@ -334,140 +355,12 @@ class _Reader:
         )
 
 
-class _Columns:
-    """The columns of a CSV file, and the types as which Arrow reads them.
-
-    Columns without a declared type are read as text. The types of these columns are inferred later, from all rows.
-
-    :param options: options of the CSV format
-    :param names: names of all columns of the file
-    """
-
-    def __init__(self, file: SourceFile, options: CsvOptions, names: Sequence[str]) -> None:
-        self.names = list(names)
-        self.wanted = file.wanted_columns(names)
-        self._file = file
-        self._options = options
-        self._declared = {name: kind for name, kind in file.types.declared.items() if name in self.wanted}
-        self._notation = Notation(options.decimal, options.thousands or "")
-        self.kinds = {name: read_as(self._declared.get(name, pa.string())) for name in self.wanted}
-        # Quoted values of columns declared as text are always text.
-        self.quoted_nulls = {
-            name: name in self._declared
-            for name in self.wanted
-            if name not in self._declared or not _is_text(self._declared[name])
-        }
-        # Arrow does not know grouped digits, and would return wrong values for decimals that are too large.
-        self._numbers = [
-            name
-            for name, kind in self.kinds.items()
-            if pa.types.is_decimal(kind) or (options.thousands and _is_number(kind))
-        ]
-        self.decimals = {} if options.thousands else {name: self.kinds[name] for name in self._numbers}
-        self.kinds.update(dict.fromkeys(self._numbers, pa.string()))
-        self._notes = {name: ColumnNotes(name, self._notation) for name in self.wanted if file.types.get(name) is None}
-        self._schema = pa.schema(
-            [
-                pa.field(name, self._declared[name] if name in self._numbers else self.kinds[name])
-                if name in self._declared
-                else untyped(name, self._notation)
-                for name in self.wanted
-            ]
-        )
-
-    def converted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return a batch with the declared types. Columns without a declared type are marked for type inference.
-
-        :raises SchemaError: a value is not a number of its column's type
-        """
-        for name, column in self._notes.items():
-            column.update(batch.column(name))
-        arrays = [
-            self._number(field, self._notation.normalised(array)) if field.name in self._numbers else array
-            for field, array in zip(self._schema, batch.columns, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-
-    def _number(self, field: pa.Field, text: pa.Array) -> pa.Array:
-        what = f"Column {field.name!r} of {self._file.url}"
-        if not pa.types.is_decimal(field.type):
-            return as_column(text, field.type, what)
-        try:
-            return cast(text, field.type, what)
-        except pa.ArrowException as error:
-            found = f"a value of {self._file.url} that does not fit: {one_sentence(error)}"
-            raise self._file.types.mismatch(field.name, field.type, found) from None
-
-    def mismatch(self, name: str, line: int, value: str | None, reason: str) -> SchemaError:
-        """Create the error for a value that does not have the declared type of its column.
-
-        :param line: line number of the value in the file
-        :param value: the value; ``None`` if Arrow's message does not contain the value
-        :param reason: the reason in Arrow's message, which is used if ``value`` is ``None``
-        """
-        where = f"in line {line} of {self._file.url}"
-        found = f"a value {where} that does not fit ({reason.rstrip('.')})" if value is None else f"{value!r} {where}"
-        if value is None and (quoted := re.search("'(.*)'", reason, re.DOTALL)):
-            value = quoted[1]
-        hint = "" if value is None else self._hint(name, value)
-        return self._file.types.mismatch(name, self._declared[name], found, hint)
-
-    def _hint(self, name: str, value: str) -> str:
-        """Return what else the user can do about a value that does not have the declared type of its column."""
-        kind = self._declared[name]
-        if _NULL_TEXT.match(value):
-            return f", or read this text as null with null_values=[{value!r}]"
-        if pa.types.is_boolean(kind):
-            true, false = self._options.true_values or ["true", "1"], self._options.false_values or ["false", "0"]
-            return (
-                f", or name the texts for true and false, which are now {', '.join(map(repr, [*true, *false]))}, with "
-                "csv={'true_values': [...], 'false_values': [...]}"
-            )
-        if _is_number(kind) and self._notation == Notation() and (options := _notations_of(value)):
-            if pa.types.is_integer(kind):
-                options = [option for option in options if "decimal" not in option]
-            if options:
-                return f", or set csv={' or csv='.join(map(repr, options))}"
-        wider = "string"
-        if number := re.fullmatch(r"\s*[+-]?\d{1,30}(?:[.,](\d{0,8}))?\s*", value):
-            if pa.types.is_integer(kind) and number[1] is not None:
-                wider = "float64"
-            elif pa.types.is_decimal(kind):
-                wider = f"decimal128(38, {max(kind.scale, len(number[1] or ''))})"
-        return f", for example with types={{{name!r}: {wider!r}}}"
-
-    def notes(self) -> Iterator[str]:
-        """Return notes for the user about columns that look like numbers but are text."""
-        for column in self._notes.values():
-            if sentence := column.sentence():
-                yield sentence
-
-
 def _is_utf8(text: bytes) -> bool:
     try:
         text.decode()
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _notations_of(value: str) -> list[dict[str, str]]:
-    """Return the options with which ``value`` is a number, if the number is written with commas."""
-    notations = [{"decimal": ","}, {"thousands": ","}, {"decimal": ",", "thousands": "."}]
-    patterns = [r"-?\d*,\d+", r"-?\d{1,3}(,\d{3})+(\.\d+)?", r"-?\d{1,3}(\.\d{3})+,\d+"]
-    return [option for option, form in zip(notations, patterns, strict=True) if re.fullmatch(form, value.strip())]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _without_lines(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ class Rows:
         :raises MalformedFileError: a quoted value is followed by text, as in ``"say \\"hi\\""`` without an escape
             character. Arrow's parser would drop quotes and split the value
         """
-        quote, masked = self._quote(), self._masked(text)
+        quote, masked = self.quote(), self.masked(text)
         if not quote or quote not in masked:
             return max(masked.rfind(b"\n"), masked.rfind(b"\r", 0, -1) if b"\n" not in masked else -1) + 1
         parts = masked.split(quote)
@@ -43,7 +43,7 @@ class Rows:
         :param line: number of the first line of ``text``
         :raises MalformedFileError: a quote is not closed
         """
-        quote, masked = self._quote(), self._masked(text)
+        quote, masked = self.quote(), self.masked(text)
         if quote and quote in masked:
             _, opened = self._scan(masked, line)
             if opened is not None:
@@ -55,7 +55,7 @@ class Rows:
 
     def first_end(self, text: bytes) -> int:
         """Return the length in bytes of the first row of ``text``, including the line break."""
-        for offset, part, inside in self._parts(self._masked(text)):
+        for offset, part, inside in self._parts(self.masked(text)):
             if not inside and (found := re.search(rb"\r\n|\n|\r", part)):
                 return offset + found.end()
         return len(text)
@@ -66,7 +66,7 @@ class Rows:
         :param line: number of the first line of ``text``
         """
         start = 0
-        for offset, part, inside in self._parts(self._masked(text)):
+        for offset, part, inside in self._parts(self.masked(text)):
             for found in () if inside else re.finditer(rb"\r\n|\n|\r", part):
                 row, start = text[start : offset + found.end()], offset + found.end()
                 if stripped := row.rstrip(b"\r\n"):
@@ -88,8 +88,8 @@ class Rows:
             for index, text in enumerate(lines):
                 if not inside and text.startswith(comment):
                     lines[index] = b""
-                elif self._quote() and self._quote() in text:
-                    *_, (_, _, inside) = self._parts(self._masked(text), inside)
+                elif self.quote() and self.quote() in text:
+                    *_, (_, _, inside) = self._parts(self.masked(text), inside)
             yield b"".join(text + b"\n" for text in lines)
         if waiting and (inside or not waiting.startswith(comment)):
             yield waiting
@@ -103,18 +103,18 @@ class Rows:
             return text
         ends = re.escape(self.sep)
         null = re.compile(rb"(?<![^\n" + ends + rb"])\\N(?![^\r\n" + ends + rb"])")
-        parts = self._parts(self._masked(text))
+        parts = self._parts(self.masked(text))
         kept = [(text[at : at + len(part)], inside) for at, part, inside in parts]
-        return self._quote().join(part if inside else null.sub(b"", part) for part, inside in kept)
+        return self.quote().join(part if inside else null.sub(b"", part) for part, inside in kept)
 
-    def _quote(self) -> bytes:
+    def quote(self) -> bytes:
         return (self.options.quotechar or "").encode()
 
     @property
     def _ends(self) -> tuple[bytes, ...]:
         return self.sep, b"\n", b"\r"
 
-    def _masked(self, text: bytes) -> bytes:
+    def masked(self, text: bytes) -> bytes:
         """Return text in which escape characters and escaped characters are replaced by ``x``, with the same length."""
         if not self.options.escapechar:
             return text
@@ -140,7 +140,7 @@ class Rows:
         :param inside: whether the text begins inside a quoted value
         :return: offset of each part in the text, the part, and whether the part is inside a quoted value
         """
-        parts = masked.split(self._quote()) if self._quote() else [masked]
+        parts = masked.split(self.quote()) if self.quote() else [masked]
         offset, ordinary = 0, False
         for index, part in enumerate(parts):
             if index and inside:

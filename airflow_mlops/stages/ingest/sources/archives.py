@@ -61,10 +61,13 @@ def members(archive: OpenFile) -> list[ArchiveMember]:
     try:
         with archive.fs.open(archive.path, mode="rb") as raw, zipfile.ZipFile(raw) as opened:
             found = opened.infolist()
+            size = raw.seek(0, 2)
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise MalformedFileError(
             f"{file_url(archive)} is not a complete zip archive: {str(error).rstrip('.')}. Check the file."
         ) from None
+    if any(not info.filename or not 0 <= info.header_offset < size for info in found):
+        raise MalformedFileError(f"{file_url(archive)} has a damaged list of members. Check the archive.")
     files = [info for info in found if not info.is_dir() and not is_hidden(info.filename)]
     if not files:
         raise MalformedFileError(f"{file_url(archive)} contains no files. Check the archive.")

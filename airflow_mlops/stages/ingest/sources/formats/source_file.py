@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import lzma
 import zipfile
@@ -187,11 +188,12 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
         ) from None
     except Exception as error:  # noqa: BLE001 - file systems raise many types
         reason = without_credentials(" ".join(str(error).split())).rstrip(".") or type(error).__name__
-        # The modules gzip and bz2, and Arrow, raise an OSError without a number for damaged data.
-        compressed = file.compression is not None or file.path.endswith(tuple(ARROW_CODECS))
-        without_number = isinstance(error, OSError) and error.errno is None
+        # The modules gzip and bz2, and Arrow, raise an OSError without a number for damaged data. A damaged zip archive
+        # can lead to a position before the start of the file.
+        compressed = file.compression is not None or file.path.endswith(tuple(ARROW_CODECS)) or _is_zip(file.fs)
+        damaged = isinstance(error, OSError) and error.errno in (None, errno.EINVAL)
         encrypted = isinstance(error, RuntimeError) and "password" in reason
-        if isinstance(error, _DAMAGED) or (compressed and without_number) or encrypted:
+        if isinstance(error, _DAMAGED) or (compressed and damaged) or encrypted:
             raise MalformedFileError(
                 f"{file_url(file)} could not be read: {reason}. Check that the file is complete, and that the suffix "
                 "of its name matches the compression."
@@ -199,6 +201,10 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
         raise SourceError(
             f"{file_url(file)} could not be read: {reason}. Check that the file exists and can be read."
         ) from None
+
+
+def _is_zip(fs: Any) -> bool:
+    return "zip" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 # Compressions that Arrow decompresses. fsspec knows them only if further packages are installed.

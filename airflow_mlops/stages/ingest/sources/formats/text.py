@@ -139,9 +139,11 @@ def whole_records(
         complete
     :raises MalformedFileError: a record is too long
     """
-    waiting = b""
+    waiting, least = b"", 0
     for chunk in chunks:
         waiting += chunk
+        if len(waiting) < least:
+            continue
         end = end_of_records(waiting, line)
         if end:
             yield Block(waiting[:end], line)
@@ -152,6 +154,8 @@ def whole_records(
                 f"contains a row of more than {source_file.MAX_RECORD_BYTES >> 20} MB, which begins in line {line}",
                 "Check for a quote that is not closed, and that `format` is the format of the file.",
             )
+        # A long row is searched again from its beginning, so the text must grow in proportion.
+        least = 0 if end else min(2 * len(waiting), source_file.MAX_RECORD_BYTES + 1)
     if waiting:
         if check_end is not None:
             check_end(waiting, line)

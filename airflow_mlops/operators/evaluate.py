@@ -130,6 +130,12 @@ def _from_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SpecError(f"The gates (gates=) are not valid YAML: {' '.join(str(error).split())}.") from None
+    if isinstance(found, str):
+        raise SpecError(
+            f"gates={found!r} is text and not a list of gates. Write the name of a YAML file without a template, so that the "
+            "file next to the DAG file is read, or write the list."
+        )
+    return found

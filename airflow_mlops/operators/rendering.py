@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import jinja2.nativetypes
 
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import SpecError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -184,6 +184,11 @@ def template_errors(where: str) -> Iterator[None]:
         raise SpecError(f"{where}: {error}") from None
     except jinja2.TemplateSyntaxError as error:
         raise SpecError(f"{where}: the template is not valid Jinja: {error.message}, line {error.lineno}.") from None
+    except jinja2.TemplateNotFound as error:
+        raise SpecError(
+            f"{where}: the file {error.name!r}, which the template includes, does not exist. Correct the path. It is relative "
+            "to the folder of the DAG file or to the template_searchpath of the DAG."
+        ) from None
     except jinja2.UndefinedError as error:
         why = ""
         if _OF_LOGICAL_DATE.search(str(error)):
@@ -192,3 +197,5 @@ def template_errors(where: str) -> Iterator[None]:
                 "{{ partition_key }} in a DAG with partitions, or a DAG parameter such as {{ params.window }}"
             )
         raise SpecError(f"{where}: {error}{why}.") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise SpecError(f"{where}: the template fails with {one_line(error)}. Correct the template.") from None

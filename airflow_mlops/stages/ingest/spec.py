@@ -19,6 +19,7 @@ _LITERAL = (
     r"[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/"
     r"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|::"
 )
+_SQL_FILE = re.compile(r"\S+\.sql", re.IGNORECASE)
 _PLACEHOLDER = re.compile(rf"{_LITERAL}|:(?P<bound>start|end)\b", re.DOTALL)
 
 
@@ -104,6 +105,13 @@ class IngestSpec(Spec):
         return self
 
     def _check_query(self, used: set[str]) -> None:
+        assert self.sql is not None
+        # IngestOperator has replaced the names of files that exist when the DAG is parsed by the contents of the files.
+        if _SQL_FILE.fullmatch(self.sql.strip()):
+            raise ValueError(
+                f"`sql` is {self.sql.strip()!r}, which is the name of a file and not a query. Write the name without a "
+                "template, so that the file next to the DAG file is read, or write the query itself."
+            )
         if not self.conn_id:
             raise ValueError("`sql` is set without a database. Set `conn_id` to the id of an Airflow connection.")
         if self.time_column:

@@ -173,6 +173,9 @@ def test_a_template_can_have_a_default_for_runs_without_a_partition_key(template
         ("{{ data_interval_start }}/{{ data_interval_end }}", "'data_interval_start' is undefined. This run has no"),
         ("{{ params.nothing }}", "nothing"),
         ("{{ params.window", "not valid Jinja"),
+        ("{% include 'nope.txt' %}", "the file 'nope.txt', which the template includes, does not exist"),
+        ("{{ 1 / 0 }}", "the template fails with ZeroDivisionError"),
+        ("{{ params.window + 1 }}", "the template fails with TypeError"),
     ],
 )
 def test_other_templates_that_cannot_be_rendered_are_errors_of_one_sentence(template, fact):

@@ -112,6 +112,14 @@ def test_a_sql_file_is_rendered_and_run_on_an_airflow_connection(ingest, tmp_pat
             'files="/nowhere/x.csv", window="{{ none }}"',
             "SpecError: Task 'ingest'",
         ),
+        (
+            'sql="{{ \'nope\' }}.sql", conn_id="x"',
+            "`sql` is 'nope.sql', which is the name of a file and not a query",
+        ),
+        (
+            'sql="{% include \'nope.sql\' %}", conn_id="x"',
+            "SpecError: Task 'ingest', sql=: the file 'nope.sql', which the template includes, does not exist",
+        ),
     ],
 )
 def test_a_failing_task_logs_the_error_type_and_its_cause(arguments, message, ingest, capfd):
@@ -126,6 +134,7 @@ def test_a_failing_task_logs_the_error_type_and_its_cause(arguments, message, in
         ('name="x"', "sql=.*files="),
         ('name="x", sql="SELECT 1", files="x.csv"', "sql=.*files="),
         ('name="x", files="x.csv", format="xml"', "format=.*xml.*csv"),
+        ('name="x", sql="nope.sql", conn_id="x"', "the file 'nope.sql' does not exist: correct sql="),
     ],
 )
 def test_a_mistake_in_the_dag_file_is_an_import_error(arguments, message, ingest):

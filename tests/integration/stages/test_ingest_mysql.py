@@ -115,3 +115,27 @@ def test_an_unreachable_database_is_named_without_the_password(ingest):
 def test_a_missing_driver_is_named(ingest):
     with pytest.raises(SpecError, match=r"mysql\+pymysql"):
         ingest("SELECT 1", {"extra": {"sqlalchemy_scheme": "mysql+nodriver"}})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 18446744073709551615 + seq AS a FROM seq_1_to_3",
+        # After 60,000 rows were sent.
+        "SELECT 18446744073709491615 + seq AS a FROM seq_1_to_100000",
+        "SELECT (SELECT seq FROM seq_1_to_3) AS a",
+        "SELECT nope() AS a",
+    ],
+)
+def test_a_query_that_fails_on_its_data_is_not_retried(sql, ingest, context):
+    with pytest.raises(SpecError, match="'shop' rejected the query: .*Correct `sql`, or the data") as raised:
+        ingest(sql)
+    assert not raised.value.retryable
+    assert context.store.fs.find(context.store.root) == []
+
+
+def test_a_query_that_takes_too_long_is_retried(ingest):
+    slow = "SELECT count(*) AS a FROM seq_1_to_100000 x, seq_1_to_100000 y, seq_1_to_100000 z"
+    with pytest.raises(SourceError, match="max_statement_time") as raised:
+        ingest(f"SET STATEMENT max_statement_time=0.3 FOR {slow}")
+    assert raised.value.retryable

@@ -293,3 +293,33 @@ def test_a_column_whose_type_changes_is_named(postgres, ingest):  # noqa: F811
     postgres.execute("ALTER TABLE changing DROP n")
     with pytest.raises(SchemaError, match="2013-03 has the column 'n'"):
         ingest(query, window="2013-04")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 / 0 AS a",
+        # After 60,000 rows were sent.
+        "SELECT 1 / (60000 - g) AS a FROM generate_series(1, 100000) g",
+        "SELECT 'x'::int AS a",
+        "SELECT nope",
+        "SELECT (SELECT g FROM generate_series(1, 2) g) AS a",
+        "SELECT pg_read_file('/etc/passwd') AS a",
+    ],
+)
+def test_a_query_that_fails_on_its_text_or_its_data_is_not_retried(sql, ingest, context, engine):
+    with pytest.raises(SpecError, match="'pg' rejected the query: .*Correct `sql`, or the data") as raised:
+        ingest(sql)
+    assert not raised.value.retryable
+    assert "Traceback" not in str(raised.value)
+    assert store_is_empty(context)
+
+
+def test_a_cancelled_query_is_retried(postgres, ingest, engine):  # noqa: F811
+    postgres.execute("ALTER ROLE ingest SET statement_timeout = '300ms'")
+    try:
+        with pytest.raises(SourceError, match="statement timeout") as raised:
+            ingest("SELECT pg_sleep(60)::text AS a")
+    finally:
+        postgres.execute("ALTER ROLE ingest RESET statement_timeout")
+    assert raised.value.retryable

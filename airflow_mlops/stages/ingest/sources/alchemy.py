@@ -16,6 +16,7 @@ from airflow_mlops.core.connections import sqlalchemy_url
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import DECIMAL_DIGITS
+from airflow_mlops.stages.ingest.sources.failures import is_final
 from airflow_mlops.stages.ingest.sources.postgres_types import (
     NOTICE_LOST_CLIENT,
     SESSION,
@@ -38,8 +39,6 @@ _SESSION = {
     "mysql": ("SET time_zone = '+00:00'",),
     "mariadb": ("SET time_zone = '+00:00'",),
 }
-# Errors in queries that MySQL's drivers report as operational errors: an ambiguous or unknown column.
-_MYSQL_QUERY_ERRORS = (1052, 1054)
 _POSTGRES_TYPES = """
     SELECT t.oid, coalesce(e.typname, t.typname), e.oid IS NOT NULL
     FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
@@ -98,13 +97,11 @@ class AlchemySource(QuerySource):
                         postgres.require_one_dimension(list(zip(*rows, strict=True))[postgres.width :])
                     batch = _batch(names, rows, types, earlier)
                     yield postgres.convert(batch) if postgres else batch
-        except (exc.ProgrammingError, exc.ResourceClosedError) as error:
-            raise self.query_error(error) from None
         except exc.SQLAlchemyError as error:
-            code = next(iter(getattr(getattr(error, "orig", None), "args", ())), None)
-            if dialect in ("mysql", "mariadb") and code in _MYSQL_QUERY_ERRORS:
-                raise self.query_error(error) from None
-            raise self.read_error(error) from None
+            cause = getattr(error, "orig", None) or error
+            # ResourceClosedError: the statement returns no rows.
+            final = isinstance(error, exc.ResourceClosedError) or is_final(cause, dialect)
+            raise (self.query_error(error) if final else self.read_error(error)) from None
         finally:
             engine.dispose()
 

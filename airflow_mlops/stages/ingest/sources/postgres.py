@@ -73,7 +73,9 @@ class PostgresSource(QuerySource):
             self._columns = columns = PostgresColumns([_column(field) for field in schema], types.declared)
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(columns.query(sql))
-            for batch in cursor.fetch_record_batch():
+            # fetch_record_batch() would return a reader whose errors have no SQLSTATE.
+            results: Any = cursor._results
+            for batch in results.reader:
                 yield columns.convert(batch)
 
     def cancel(self) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo, redact
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
+from airflow_mlops.stages.ingest.sources.failures import is_final
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
@@ -61,14 +62,14 @@ class QuerySource(ABC):
         return redact(text, self.info)
 
     def query_error(self, error: BaseException) -> SpecError:
-        """Create the error for a query that the database rejects."""
+        """Create the error for a query that fails because of its text or its data. The error is not retried."""
         return SpecError(
             f"The database of connection {self.info.conn_id!r} rejected the query: {self.driver_message(error)}. "
-            "Correct `sql`."
+            "Correct `sql`, or the data that it reads."
         )
 
     def read_error(self, error: BaseException) -> SourceError:
-        """Create the error for a database that cannot be reached, or that fails while rows are read."""
+        """Create the error for a database that cannot be reached, or that fails while rows are read. It is retried."""
         return SourceError(
             f"The database of connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: "
             f"{self.driver_message(error)}. Nothing was written, and a retry starts from the beginning. Check that the "
@@ -82,11 +83,10 @@ class QuerySource(ABC):
 
         try:
             yield
-        except adbc_driver_manager.ProgrammingError as error:
-            raise self.query_error(error) from None
-        # While a result is streamed, Arrow raises errors of the driver as OSError.
+        # While a result is streamed, Arrow raises errors of some drivers as OSError.
         except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
-            raise self.read_error(error) from None
+            final = is_final(error, self.info.conn_type)
+            raise (self.query_error(error) if final else self.read_error(error)) from None
 
     def check_names(self, schema: pa.Schema) -> None:
         """Check that the column names of the query's result are unique.

@@ -64,18 +64,40 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
     if not content.get("expectations"):
         raise SpecError(f"{what} has no expectations. Add at least one to its key `expectations`.")
     try:
         # Expectations are created one by one. If a suite creates them, it skips invalid ones and only logs them.
-        expectations = [ExpectationConfiguration(**given).to_domain_obj() for given in content["expectations"]]
+        expectations = [_expectation(given, what) for given in content["expectations"]]
         return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
+    except SpecError:
+        raise
     except Exception as error:
         raise SpecError(
             f"{what} is not a valid suite of Great Expectations: {one_line(error)}. Correct the suite."
         ) from error
+
+
+def _expectation(given: dict[str, Any], what: str) -> Any:
+    """Create one expectation.
+
+    :param what: what contains the expectation, for the error message
+    :raises SpecError: a bound is neither a number nor a date or time
+    """
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    try:
+        return ExpectationConfiguration(**given).to_domain_obj()
+    except ValueError as error:
+        # pydantic lists one problem for each type that the bound could have.
+        found = [item["loc"][0] for item in error.errors()] if hasattr(error, "errors") else []
+        if bounds := [name for name in found if name in ("min_value", "max_value")]:
+            value = given["kwargs"][bounds[0]]
+            raise SpecError(
+                f"{what} is not valid: `{bounds[0]}` of {given['type']} is {value!r}, which is neither a number nor a date or "
+                "time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z. Correct the suite."
+            ) from None
+        raise
 
 
 def _copy(name: str, expectations: list[Any], meta: dict[str, Any] | None, notes: Any) -> ExpectationSuite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -271,3 +272,98 @@ def test_ids_and_decimals_are_validated_exactly(context):
     assert result.success
     assert result.quarantined is not None
     assert result.quarantined.rows == 0
+
+
+OLD, NEW = date(1, 1, 1), date(9999, 12, 31)
+
+
+def times(context: StepContext, *days: date | None) -> DatasetRef:
+    """A dataset with these days as dates, and their midnights as timestamps."""
+    with DatasetWriter(context.store, "times") as writer:
+        dates = pa.array(days, pa.date32())
+        writer.write(pa.table({"day": dates, "at": dates.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))}))
+        return writer.commit()[0].ref
+
+
+@pytest.mark.parametrize("column", ["day", "at"])
+@pytest.mark.parametrize(
+    ("kind", "bounds", "unexpected"),
+    [
+        ("values", {"min_value": "2024-01-02"}, 2),
+        ("values", {"min_value": "2024-01-02T00:00:00"}, 2),
+        ("values", {"min_value": "2024-01-02T00:00:00Z"}, 2),
+        ("values", {"min_value": "2024-01-02T02:00:00+02:00", "strict_min": True}, 3),
+        ("values", {"min_value": "0001-01-01", "max_value": "9999-12-31"}, 0),
+        ("values", {"min_value": "1600-01-01", "max_value": "9999-12-30"}, 2),
+        ("min", {"min_value": "0001-01-01", "max_value": "0001-01-01"}, 0),
+        ("max", {"min_value": "9999-12-31T00:00:00Z"}, 0),
+        ("max", {"max_value": "2024-12-31"}, 1),
+    ],
+)
+def test_dates_and_times_are_compared_with_text_of_any_form(context, column, kind, bounds, unexpected):
+    dataset = times(context, OLD, date(1600, 2, 29), date(2024, 1, 2), None, NEW)
+    where = {"values": "expect_column_values_to_be_between", "min": "expect_column_min_to_be_between"}
+    check = expectation(where.get(kind, "expect_column_max_to_be_between"), column=column, **bounds)
+    if not unexpected:
+        assert validate(context, dataset, check).success
+    elif kind == "values":
+        result = validate(context, dataset, check, on_failure="quarantine")
+        assert result.quarantined.rows == unexpected
+        # Quarantined rows keep their types.
+        assert open_dataset(context.store, result.quarantined).schema.field("day").type == pa.date32()
+    else:
+        with pytest.raises(ValidationError, match="0 of 1"):
+            validate(context, dataset, check)
+
+
+def test_dates_and_times_of_a_function_are_bounds_too(context):
+    import great_expectations.expectations as gxe
+
+    dataset = times(context, date(2024, 1, 2))
+    for low in (date(2024, 1, 2), datetime(2024, 1, 2), datetime(2024, 1, 2, tzinfo=timezone.utc)):
+        checks = [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=low) for name in ("day", "at")]
+        assert validate(context, dataset, *(check.configuration.to_json_dict() for check in checks)).success
+    pair = expectation("expect_column_pair_values_to_be_equal", column_A="day", column_B="at")
+    assert validate(context, dataset, pair).success
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (
+            expectation("expect_column_values_to_be_between", column="day", min_value="yesterday"),
+            "`min_value` of expect_column_values_to_be_between is 'yesterday', which is neither a number nor a date",
+        ),
+        (
+            expectation("expect_column_values_to_be_between", column="at", max_value=20240102),
+            r"`max_value` of expect_column_values_to_be_between\(at\) is the number .*'2024-03-05'",
+        ),
+        (
+            expectation("expect_column_values_to_be_in_set", column="day", value_set=["2024-01-02"]),
+            r"expect_column_values_to_be_in_set\(day\) has a `value_set`, which .* not support for a column of dates",
+        ),
+        (
+            expectation(
+                "expect_column_quantile_values_to_be_between",
+                column="at",
+                quantile_ranges={"quantiles": [0.5], "value_ranges": [["2024-01-01", None]]},
+            ),
+            r"expect_column_quantile_values_to_be_between\(at\) has a `quantile_ranges`",
+        ),
+    ],
+)
+def test_bounds_that_are_no_times_are_refused_in_a_sentence(context, check, message):
+    with pytest.raises(SpecError, match=message) as refused:
+        validate(context, times(context, date(2024, 1, 2)), check)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("highest", "passes"), [(1500, True), (600, False), (None, True)])
+def test_quantiles_are_validated(context, flights, highest, passes):
+    ranges = {"quantiles": [0.25, 0.5], "value_ranges": [[10, highest], [17, highest]]}
+    check = expectation("expect_column_quantile_values_to_be_between", column="distance", quantile_ranges=ranges)
+    if passes:
+        assert validate(context, flights, check).success
+    else:
+        with pytest.raises(ValidationError, match="0 of 1"):
+            validate(context, flights, check)

@@ -1,0 +1,81 @@
+"""Dates and times in expectations.
+
+Great Expectations compares Python objects: a date with a date, a time with a time zone only with another such time. Here
+every column of dates or times is a column of UTC timestamps, in which a date is its midnight, and so are the bounds of
+the expectations for such a column.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.moments import parse
+from airflow_mlops.data.moments import as_utc, is_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from great_expectations import ExpectationSuite
+
+# Expectations with bounds that are values of the column. The bounds of other expectations are numbers, such as counts.
+_BOUNDED = frozenset({
+    "expect_column_values_to_be_between", "expect_column_min_to_be_between", "expect_column_max_to_be_between",
+})  # fmt: skip
+_BOUNDS = ("min_value", "max_value")
+# Great Expectations compares times with the text of the listed values, so no time is ever equal to one of them.
+_LISTS = ("value_set", "quantile_ranges")
+
+
+def with_timestamps(table: pa.Table) -> pa.Table:
+    """Return the table with its columns of dates and times converted to UTC timestamps."""
+    for index, field in enumerate(table.schema):
+        if is_time(field.type):
+            table = table.set_column(index, field.name, as_utc(table.column(index), f"Column {field.name!r}"))
+    return table
+
+
+def with_time_bounds(suite: ExpectationSuite, table: pa.Table) -> ExpectationSuite:
+    """Return the suite with the bounds of columns of dates and times converted to UTC times.
+
+    :param table: the rows to validate
+    :raises SpecError: an expectation compares a column of dates or times with a number or with a list of values
+    """
+    from great_expectations import ExpectationSuite
+
+    times = {field.name for field in table.schema if is_time(field.type)}
+    expectations = [_converted(item) if getattr(item, "column", None) in times else item for item in suite.expectations]
+    return ExpectationSuite(name=suite.name, expectations=expectations, meta=suite.meta, notes=suite.notes)
+
+
+def _converted(expectation: Any) -> Any:
+    where = f"{expectation.expectation_type}({expectation.column})"
+    for name in _LISTS:
+        if getattr(expectation, name, None):
+            raise SpecError(
+                f"The expectation {where} has a `{name}`, which Great Expectations does not support for a column of dates or "
+                "times. Use expect_column_values_to_be_between with `min_value` and `max_value` instead."
+            )
+    if expectation.expectation_type not in _BOUNDED:
+        return expectation
+    bounds = {name: _time(getattr(expectation, name), f"`{name}` of {where}") for name in _BOUNDS}
+    return expectation.copy(update=bounds)
+
+
+def _time(value: Any, what: str) -> Any:
+    if isinstance(value, str):
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise SpecError(f"{what}: {error}") from None
+    if isinstance(value, int | float):
+        raise SpecError(
+            f"{what} is the number {value:g}, but the column contains dates or times. Write a date or time in ISO 8601 with "
+            "hyphens, such as '2024-03-05' or '2024-03-05T06:30:00Z'."
+        )
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    # Nothing, or a parameter of the suite.
+    return value

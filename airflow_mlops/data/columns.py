@@ -13,6 +13,19 @@ LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
 
 
+_RESERVED = frozenset({*PREDICTION_COLUMNS, LABEL, LABEL_AT})
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether scoring or JoinLabelsOperator adds a column with this name to predictions."""
+    return name in _RESERVED
+
+
+def event_column(name: str) -> str:
+    """Return the name that a column of the events has in a training set: ``event__NAME`` if ``NAME`` is reserved."""
+    return f"event__{name}" if is_reserved(name) else name
+
+
 def reserved_message(names: Iterable[str], where: str) -> str | None:
     """Return an error message if a column has a reserved name, otherwise ``None``.
 
@@ -21,8 +34,7 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
     :param names: names of features, keys, event time and watched columns
     :param where: the start of the message, such as ``Dataset 'rows'``
     """
-    added = {*PREDICTION_COLUMNS, LABEL, LABEL_AT}
-    taken = [name for name in dict.fromkeys(names) if name in added]
+    taken = [name for name in dict.fromkeys(names) if is_reserved(name)]
     if not taken:
         return None
     return (

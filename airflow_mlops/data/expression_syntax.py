@@ -35,6 +35,12 @@ class Expression:
     names: dict[str, str]
 
     @property
+    def texts(self) -> list[str]:
+        """Return the quoted texts that the expression compares with columns."""
+        nodes = ast.walk(self.tree)
+        return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+    @property
     def columns(self) -> list[str]:
         """Return the names of the columns that the expression uses, sorted."""
         return sorted({self.column(node) for node in ast.walk(self.tree) if isinstance(node, ast.Name)})
@@ -77,7 +83,44 @@ def parse(expression: str) -> Expression:
             names.setdefault(node.id, written or node.id)
     if "" in names.values():
         raise _unsupported(expression)
+    _check_quotes(tree, expression)
     return Expression(tree, names)
+
+
+def _check_quotes(tree: ast.expr, expression: str) -> None:
+    """Check that quoted text is used as a value. In SQL, double quotes are the quotes of column names.
+
+    :raises SpecError: text is an operand of an operator other than a comparison, or is compared only with other values
+    """
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        raise _quotes(expression, tree.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            wrong = [] if any(map(_has_columns, operands)) else operands
+        elif isinstance(node, ast.BinOp):
+            wrong = [node.left, node.right]
+        elif isinstance(node, ast.BoolOp):
+            wrong = node.values
+        else:
+            wrong = [node.operand] if isinstance(node, ast.UnaryOp) else []
+        for operand in wrong:
+            if isinstance(operand, ast.Constant) and isinstance(operand.value, str):
+                raise _quotes(expression, operand.value)
+
+
+def _has_columns(node: ast.expr) -> bool:
+    return any(isinstance(item, ast.Name) for item in ast.walk(node))
+
+
+def quotes_hint(text: str) -> str:
+    """Return two sentences that explain the quotes of text and of column names, with ``text`` as the example."""
+    quoted = text.replace("`", "``")
+    return f"Text in quotes is a value. To use the column {text!r}, write `{quoted}` with backticks."
+
+
+def _quotes(expression: str, text: str) -> SpecError:
+    return SpecError(f"The expression {expression!r} uses the quoted text {text!r} like a column. {quotes_hint(text)}")
 
 
 def _unsupported(expression: str) -> SpecError:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.data.expression_syntax import Expression, parse
+from airflow_mlops.data.expression_syntax import Expression, parse, quotes_hint
 from airflow_mlops.data.types import as_doubles, common_type
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -56,9 +56,10 @@ def evaluate(expression: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.
         value = _evaluate(parsed.tree, parsed, data)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         types = ", ".join(f"{name!r} is {data.schema.field(name).type}" for name in parsed.columns)
+        quoted = next((text for text in parsed.texts if text in data.schema.names), None)
+        todo = "Change the expression, or the types of the columns." if quoted is None else quotes_hint(quoted)
         raise SchemaError(
-            f"The expression {expression!r} cannot be computed ({str(error).splitlines()[0]}). Column types: {types}. "
-            "Change the expression, or the types of the columns."
+            f"The expression {expression!r} cannot be computed ({str(error).splitlines()[0]}). Column types: {types}. {todo}"
         ) from None
     return pa.repeat(value, data.num_rows) if isinstance(value, pa.Scalar) else value
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.data.columns import reserved_message
+from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.spool import spooled
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
@@ -61,7 +61,7 @@ class FeatureSource:
         The joined features are in a temporary file, which exists only inside the ``with`` block.
 
         :param events: the events, with the event time and the columns :attr:`event_columns`
-        :raises SchemaError: a feature has the name of a column that scoring or joining labels adds
+        :raises SchemaError: two columns of the training set would have the same name
         """
         if self._store is None or self._request is None:
             yield JoinedFeatures({}, [], [])
@@ -70,8 +70,12 @@ class FeatureSource:
 
         spec, refs = self._spec, self._request.refs
         names = _names(refs, [*events.column_names, *([spec.label.name] if spec.label else [])])
-        if taken := reserved_message(names, "The training set"):
-            raise SchemaError(taken)
+        others = {*map(event_column, events.column_names), *([spec.label.name] if spec.label else [])}
+        if twice := [name for name in names if names.count(name) > 1 or name in others]:
+            raise SchemaError(
+                f"The training set would have several columns {twice[0]!r}. Rename the feature in Feast with `field_mapping`, or "
+                "the column where the data is ingested, in SQL with `AS`."
+            )
         with spooled(join(self._store, self._request, events, spec.timestamp, spec.memory_limit)) as table:
             columns = {name: table[ref] for name, ref in zip(names, refs, strict=True)}
             yield JoinedFeatures(columns, refs, self._request.join_keys)
@@ -87,13 +91,15 @@ class FeatureSource:
 
 
 def _names(refs: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Return the column name of each feature: the name of the feature, or ``view__feature`` if the name is not unique.
+    """Return the column name of each feature: the name of the feature, or ``view__feature``.
+
+    The second form is used if the name is not unique, or is the name of a column of predictions.
 
     :param refs: Feast references ``view:feature``
     :param taken: names of other columns
     """
     short = [ref.partition(":")[2] for ref in refs]
     return [
-        ref.replace(":", "__") if short.count(name) > 1 or name in taken else name
+        ref.replace(":", "__") if short.count(name) > 1 or name in taken or is_reserved(name) else name
         for ref, name in zip(refs, short, strict=True)
     ]

@@ -154,8 +154,8 @@ class TrainingSetSpec(Spec):
                 f"The label {self.label.name!r} is also the event time, or is in `columns`, `keys` or `watched`. "
                 "Remove the column from this parameter, or set a different name for the label."
             )
-        kept = (*self.columns, *self.keys, self.timestamp, *self.watched)
-        if taken := reserved_message(kept, "The training set"):
+        # Keys and event times keep their names, by which labels are joined later. Other columns are renamed.
+        if taken := reserved_message((*self.keys, self.timestamp), "The training set"):
             raise ValueError(taken)
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.row_identity import row_ids
@@ -57,6 +58,9 @@ def _write(
 ) -> TrainingSetResult:
     from airflow_mlops.stages.training_set import leakage, splits
 
+    if taken := reserved_message(joined.keys, "The training set"):
+        raise SchemaError(taken)
+    spec, events = _renamed(spec, events)
     label = spec.label.name if spec.label else None
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
     features = [*spec.columns, *joined.columns]
@@ -132,6 +136,32 @@ def _write(
             spec, rows_by_part, features, dropped["label_unknown"], rate, positive, details.get("gaps", [])
         )
         + _told(repeated),
+    )
+
+
+def _renamed(spec: TrainingSetSpec, events: pa.Table) -> tuple[TrainingSetSpec, pa.Table]:
+    """Rename the features and watched columns of the events that have the names of columns of predictions.
+
+    :raises SchemaError: a column with the new name exists already
+    """
+    names = {name: event_column(name) for name in (*spec.columns, *spec.watched) if is_reserved(name)}
+    if not names:
+        return spec, events
+    if taken := [new for new in names.values() if new in events.column_names]:
+        raise SchemaError(
+            f"The training set would have several columns {taken[0]!r}. Rename the column where the data is ingested, in "
+            "SQL with `AS`."
+        )
+    split = spec.split
+    if split is not None and split.group in names:
+        split = split.model_copy(update={"group": names[split.group]})
+    renamed = {
+        "columns": [names.get(name, name) for name in spec.columns],
+        "watched": [names.get(name, name) for name in spec.watched],
+        "split": split,
+    }
+    return spec.model_copy(update=renamed), events.rename_columns(
+        [names.get(name, name) for name in events.column_names]
     )
 
 

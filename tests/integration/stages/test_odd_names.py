@@ -1,4 +1,4 @@
-"""Columns of any name pass through the whole lifecycle, and names that predictions need are refused at its start."""
+"""Columns of any name pass through the whole lifecycle, and names that predictions need are converted or refused at its start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.stages.context import StepContext
@@ -108,12 +108,77 @@ def test_columns_of_any_name_pass_through_the_whole_lifecycle(client, store, con
     assert {item.feature for item in logged.features} == {*NUMBERS, *TEXTS}
 
 
-@pytest.mark.parametrize("role", ["columns", "keys", "watched"])
-@pytest.mark.parametrize("name", ["score", "prediction", "label", "label_at", "model_version", "scored_at"])
-def test_a_column_that_predictions_have_themselves_is_refused_before_training(name, role, store, context):
+OURS = ("score", "prediction", "label", "model_name", "model_version", "scored_at", "latency_ms", "label_at")
+
+
+def test_features_with_the_names_of_columns_of_predictions_pass_through_the_whole_lifecycle(client, store, context):
+    model = f"ours_{uuid.uuid4().hex[:8]}"
+
+    def events(count: int, seed: int) -> pa.Table:
+        random = np.random.default_rng(seed)
+        numbers = {name: random.normal(size=count) for name in OURS}
+        return pa.table(
+            {
+                KEY: np.arange(count),
+                TIME: pa.array(np.full(count, 1_365_000_000_000_000), pa.timestamp("us", "UTC")),
+                **numbers,
+                "late": (2 * numbers["score"] - numbers["label"] + random.logistic(size=count) > 0).astype(int),
+            }
+        )
+
+    fields = {"columns": list(OURS), "label": "late", "split": {"method": "group", "group": "label"}}
+    built = build(context, write(store, "raw", events(1_500, 0), "2013-03"), **fields)
+    names = [f"event__{name}" for name in OURS]
+    assert built.features == names
+    trainer = {"estimator": "sklearn.linear_model.LogisticRegression"}
+    made = train.run(TrainSpec(dataset=built.dataset, model=model, trainer=trainer), context).candidate
+    gates = [{"metric": "roc_auc", "min": 0.8}]
+    verdict = evaluate.run(EvaluateSpec(candidates=[made], gates=gates), context).verdict
+    assert promote.run(PromoteSpec(verdict=verdict), context).promoted
+
+    later = events(1_500, 1)
+    scoring = build(
+        context, write(store, "raw", later, "2013-04"), name="scoring", columns=list(OURS), label=None, split=None
+    )
+    scored = score.run(ScoreSpec(model=model, dataset=scoring.dataset), context)
+    spec = {
+        "predictions": scored.dataset, "labels": {"name": "raw", "window": "2013-04"}, "on": [KEY], "label": "late",
+        "labels_timestamp": TIME, "name": f"{model}_outcomes",
+    }  # fmt: skip
+    joined = join_labels.run(JoinLabelsSpec(**spec), context)
+    found = open_dataset(store, joined.dataset).table().sort_by(KEY)
+    assert found["label"].to_pylist() == later["late"].to_pylist()
+    assert found["event__label"].to_pylist() == later["label"].to_pylist()
+    assert found["event__score"].to_pylist() == later["score"].to_pylist()
+    assert 0 <= min(found["score"].to_pylist()) < max(found["score"].to_pylist()) <= 1
+    watched = monitor.run(MonitorSpec(model=model, dataset=joined.dataset), context)
+    assert watched.metrics["roc_auc"] == pytest.approx(
+        verdict.for_candidate(verdict.winner).metrics["roc_auc"], abs=0.06
+    )
+    assert watched.metrics["features_drifted"] == 0
+    logged = summary(PredictionLog(store, model), f"{model}_outcomes")
+    assert {item.feature for item in logged.features} == set(names)
+
+
+def test_a_watched_column_with_such_a_name_is_renamed(store, context):
+    table = rows(50).append_column("scored_at", pa.array(np.arange(50), pa.timestamp("s", "UTC")))
+    built = build(context, write(store, "raw", table, "2013-03"), columns=["dep"], watched=["scored_at"])
+    assert "event__scored_at" in open_dataset(store, built.dataset).manifest.column_names
+
+
+def test_two_columns_of_one_name_are_refused(store, context):
+    table = (
+        rows(50).append_column("score", pa.array(np.arange(50))).append_column("event__score", pa.array(np.arange(50)))
+    )
+    with pytest.raises(SchemaError, match="several columns 'event__score'"):
+        build(context, write(store, "raw", table, "2013-03"), columns=["score", "event__score"])
+
+
+@pytest.mark.parametrize("name", ["score", "label", "scored_at"])
+def test_a_key_that_predictions_have_themselves_is_refused_before_training(name, store, context):
     entities = write(store, "raw", rows(50).append_column(name, pa.array(np.arange(50))), "2013-03")
     with pytest.raises(SpecError, match=rf"'{name}'.*`AS`"):
-        build(context, entities, **{role: [name]}, **({} if role == "columns" else {"columns": ["dep"]}))
+        build(context, entities, keys=[name], columns=["dep"])
 
 
 def test_a_training_set_with_such_a_feature_is_refused(client, store, context):

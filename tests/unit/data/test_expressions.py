@@ -111,6 +111,32 @@ def test_other_syntax_is_refused(expression):
         expressions.evaluate(expression, DATA)
 
 
+@pytest.mark.parametrize(
+    ("expression", "quoted"),
+    [
+        ("'b' > 15", "'b'"),
+        ('"b" > 15', "'b'"),
+        ("'s' == 'x'", "'s'"),
+        ("'s'", "'s'"),
+        ("-'b'", "'b'"),
+        ("'b' + 1 > 2", "'b'"),
+        ("a > 1 and 'b'", "'b'"),
+        ("a > 1 and 'b c' > 2", "'b c'"),
+        ("not 'b'", "'b'"),
+    ],
+)
+def test_the_quotes_of_sql_are_refused_and_backticks_are_named(expression, quoted):
+    with pytest.raises(SpecError, match=f"quoted text {quoted} like a column.*write `{quoted[1:-1]}` with backticks"):
+        expressions.columns(expression)
+
+
+def test_a_quoted_column_that_is_compared_with_a_number_column_is_named():
+    with pytest.raises(SchemaError, match="To use the column 's', write `s` with backticks"):
+        expressions.evaluate("a > 's'", DATA)
+    with pytest.raises(SchemaError, match="Change the expression"):
+        expressions.evaluate("a > 'other'", DATA)
+
+
 def test_missing_columns_and_wrong_types_are_named():
     with pytest.raises(SchemaError, match="'c'.* a, b, s"):
         expressions.evaluate("c > 1", DATA)

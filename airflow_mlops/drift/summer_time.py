@@ -1,7 +1,7 @@
 """Summer time: events that follow local time occur one hour earlier in UTC during summer time.
 
-Profiles count rows by hour in UTC and do not know the time zone of the events. For the summer-time rule of each region,
-however, the share ``s`` of summer time in the time span of a sample is known. The counts of this sample are a mixture:
+Profiles count rows by hour in UTC and do not know the time zone of the events. If the monitored window states a time
+zone, the rule of this time zone applies. Otherwise the rules of four regions are tried. For each rule, the share ``s`` of summer time in the time span of a sample is known. The counts of this sample are a mixture:
 a share ``1 - s`` of the rows lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the
 counts of each sample are mixed once more with the share of the other sample. Then both samples contain the same
 mixture, and any remaining difference is drift.
@@ -10,12 +10,12 @@ mixture, and any remaining difference is drift.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
+from airflow_mlops.core import zones
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.timestamps import TimestampColumn
 
@@ -40,15 +40,18 @@ class SummerTime(NamedTuple):
     current: float
 
 
-def differing(reference: TimestampColumn, current: TimestampColumn) -> Iterator[SummerTime]:
-    """Yield the shares of summer time for each rule that gives the time spans of two columns different shares."""
-    for zone in _RULES:
+def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Iterator[SummerTime]:
+    """Yield the shares of summer time for each rule that gives the time spans of two columns different shares.
+
+    :param zone: time zone of the events, whose rule is the only one; ``None`` if the time zone is unknown
+    """
+    for name in _RULES if zone is None else (zone,):
         try:
-            shares = [_share(column, ZoneInfo(zone)) for column in (reference, current)]
-        except ZoneInfoNotFoundError:
+            shares = [_share(column, zones.zone(name)) for column in (reference, current)]
+        except ValueError:
             continue
         if abs(shares[0] - shares[1]) > _LEAST_DIFFERENCE:
-            yield SummerTime(zone, *shares)
+            yield SummerTime(name, *shares)
 
 
 def mixed(counts: Floats, share: float) -> Floats:
@@ -60,7 +63,7 @@ def mixed(counts: Floats, share: float) -> Floats:
     return (1 - share) * counts + share * np.roll(counts.ravel(), -1).reshape(counts.shape)
 
 
-def _share(column: TimestampColumn, zone: ZoneInfo) -> float:
+def _share(column: TimestampColumn, zone: tzinfo) -> float:
     """Return the share of summer time in the time span of a column."""
     if column.span is None:
         return 0.0

@@ -34,24 +34,25 @@ _UNLIKELY = 0.05
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def compare(reference: TimestampColumn, current: TimestampColumn) -> Comparison:
+def compare(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Comparison:
     """Compare two timestamp columns, or two date columns.
 
     PSI and Jensen-Shannon distance are computed from the hours of the day, or from the weekdays for date columns.
 
     :param reference: profile of the reference column, with at least one value
     :param current: profile of the column in the window
+    :param zone: time zone of the events; ``None`` if it is unknown
     """
     found = _compare(reference, current)
     hours = _hours(found)
     if hours is None or hours.p_value > _UNLIKELY:
         return found
     most = hours.effect / 2
-    for summer in summer_time.differing(reference, current):
+    for summer in summer_time.differing(reference, current, zone):
         other = _compare(reference, current, summer)
         after = _hours(other)
         if after is not None and after.effect < most:
-            found = replace(other, note="compared without the change to or from summer time")
+            found = replace(other, note=f"compared without the change to or from summer time, as in {summer.zone}")
             most = after.effect
     return found
 

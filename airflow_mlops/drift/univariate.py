@@ -53,7 +53,11 @@ def compare(reference: Profile, current: Profile, thresholds: DriftThresholds) -
 
 
 def measure(
-    reference: Profile, current: Profile, thresholds: DriftThresholds, reference_name: str = TRAINING
+    reference: Profile,
+    current: Profile,
+    thresholds: DriftThresholds,
+    reference_name: str = TRAINING,
+    zone: str | None = None,
 ) -> list[Drift]:
     """Measure and test, separately, every column that exists in both profiles.
 
@@ -61,10 +65,11 @@ def measure(
     :param current: profile of the window
     :param thresholds: ``min_rows`` and ``min_effect`` are used here
     :param reference_name: ``training``, or the label of earlier windows, such as ``2012-12``
+    :param zone: time zone of the events, for the change to and from summer time; ``None`` if it is unknown
     :return: the drift of each column; :func:`decide` decides which of them have drifted
     """
     return [
-        _column(name, column, current.columns[name], thresholds, reference_name)
+        _column(name, column, current.columns[name], thresholds, reference_name, zone)
         for name, column in reference.columns.items()
         if name in current.columns
     ]
@@ -120,14 +125,19 @@ def tests_summary(drifts: Sequence[Drift], thresholds: DriftThresholds) -> Drift
 
 
 def _column(
-    name: str, reference: ColumnProfile, current: ColumnProfile, thresholds: DriftThresholds, reference_name: str
+    name: str,
+    reference: ColumnProfile,
+    current: ColumnProfile,
+    thresholds: DriftThresholds,
+    reference_name: str,
+    zone: str | None,
 ) -> Drift:
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
         current = current.with_dimension(reference.dimension)
     when = at_reference(reference_name)
     comparison, decision, note = Comparison(), Decision(), _too_little(reference, current, thresholds.min_rows, when)
     if note is None:
-        found = _compared(reference, current if current.valid else all_missing(reference, current.rows))
+        found = _compared(reference, current if current.valid else all_missing(reference, current.rows), zone)
         if found is None:
             note = f"not measured: it was {reference.kind} {when} and is {current.kind} now"
         else:
@@ -169,7 +179,7 @@ def _too_little(reference: ColumnProfile, current: ColumnProfile, min_rows: int,
     return None if reference.valid else f"not measured: no row had a value {when}"
 
 
-def _compared(reference: ColumnProfile, current: ColumnProfile) -> Comparison | None:
+def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None) -> Comparison | None:
     """Compare two columns by the tests for their kind. Return ``None`` if the columns are of different kinds."""
     if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn):
         return numeric.compare(reference, current)
@@ -180,7 +190,7 @@ def _compared(reference: ColumnProfile, current: ColumnProfile) -> Comparison | 
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
         return embeddings.compare(reference, current)
     if isinstance(reference, TimestampColumn) and isinstance(current, TimestampColumn):
-        return timestamps.compare(reference, current) if reference.kind == current.kind else None
+        return timestamps.compare(reference, current, zone) if reference.kind == current.kind else None
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.zones import UTC
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift import schema
 from airflow_mlops.drift import univariate as drift
@@ -69,9 +70,14 @@ def measure(
     :param judge_labels: whether the labels are complete enough to measure their drift
     """
 
+    # Windows in UTC say nothing about the time zone of the events.
+    zone = check.window.zone if check.window.zone != UTC else None
+
     def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
         return [
-            item for name, before in baseline.items() for item in drift.measure(before, current, check.policy, name)
+            item
+            for name, before in baseline.items()
+            for item in drift.measure(before, current, check.policy, name, zone)
         ]
 
     groups = [

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_mlops.drift import summer_time
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.drift.univariate import compare
+from airflow_mlops.drift.univariate import compare, decide, measure
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import Profile, profile
 from tests.support.columns import times
@@ -60,6 +60,27 @@ def test_the_note_says_that_summer_time_was_considered():
     assert (same.drifted, same.note) == (False, None)
 
 
+@pytest.mark.parametrize(
+    ("stated", "drifted"),
+    [
+        (None, False),
+        ("Europe/Berlin", False),
+        # Zones without summer time, or with summer time in the other half of the year, explain nothing.
+        ("Asia/Kolkata", True),
+        ("+01:00", True),
+        ("Australia/Sydney", True),
+    ],
+)
+def test_the_stated_time_zone_decides(stated, drifted):
+    random = np.random.default_rng(1)
+    winter, summer = (local(random, 20_000, first, 31, "Europe/Berlin") for first in ("2013-01-01", "2013-07-01"))
+    policy = Policy(min_rows=1)
+    (found,) = decide(measure(winter, summer, policy, zone=stated), policy)
+    assert found.drifted == drifted
+    if stated == "Europe/Berlin":
+        assert found.note.endswith("as in Europe/Berlin")
+
+
 def test_a_shift_of_one_hour_within_a_season_is_drift():
     random = np.random.default_rng(1)
     before = local(random, 20_000, "2013-06-01", 30, "Europe/Berlin")
@@ -96,11 +117,11 @@ def test_the_shares_of_summer_time_are_those_of_the_calendar():
 
 def test_without_a_time_zone_database_hours_are_compared_as_they_are(monkeypatch):
     def missing(name):
-        raise summer_time.ZoneInfoNotFoundError(name)
+        raise ValueError(name)
 
     random = np.random.default_rng(1)
     winter, summer = (local(random, 20_000, first, 31, "Europe/Berlin") for first in ("2013-01-01", "2013-07-01"))
-    monkeypatch.setattr(summer_time, "ZoneInfo", missing)
+    monkeypatch.setattr(summer_time.zones, "zone", missing)
     assert only(winter, summer).drifted
 
 

@@ -265,6 +265,7 @@ def datasets(args: Namespace) -> None:
     """Run ``airflow mlops datasets [NAME]``, which lists, shows and withdraws datasets."""
     from airflow_mlops.cli.tables import dataset_names, dataset_rows
     from airflow_mlops.data.datasets import overview, pointers
+    from airflow_mlops.data.datasets.catalog import slots_with
 
     store, chosen = _store(args), args.show or args.withdraw
     if args.name is None:
@@ -288,3 +289,8 @@ def datasets(args: Namespace) -> None:
         pointers.withdraw(store, args.name, entry.pointer, args.reason, getuser())
         what = f"window {entry.window.label}" if entry.window else f"snapshot of {entry.written:%F %T} UTC"
         print(f"Withdrew the {what} of dataset {args.name} ({entry.manifest.id[:12]}). Its files and manifest stay.")
+        if slots_with(store, entry.manifest):
+            task = "labels are joined to it" if "labelled" in entry.manifest.details else "the window is scored"
+            print(
+                f"The prediction log still contains it until {task} again, or `airflow mlops purge` deletes its rows."
+            )

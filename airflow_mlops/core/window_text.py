@@ -33,6 +33,25 @@ FORMS = (
 )
 
 
+INSTANT_FORMS = (
+    "Write a date or time in ISO 8601, such as 2013-04-01, 2013-04-01T06:00Z or 2013-04-01T06:00+02:00. A year, quarter, "
+    "month, ISO week or day stands for its first instant"
+)
+
+
+class UnreadableError(ValueError):
+    """Raised if a text is not a time.
+
+    :param text: the text
+    :param reason: the reason, as a clause
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"{text!r} is not a time window: {reason}. {FORMS}.")
+        self.text = text
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Calendar:
     """The properties of a DAG run that determine how the text of a window is read.
@@ -169,11 +188,25 @@ def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR)
         if text in ("", "None"):
             reason = _NO_KEY if calendar.key is None else "a template has no value."
             raise ValueError(f"{text!r} is not a window: {reason}") from None
-        raise ValueError(f"{text!r} is not a time window: it {error}. {FORMS}.") from None
+        raise UnreadableError(text, f"it {error}") from None
     if moment.nanos:
         raise ValueError(f"{text!r} has more than 6 digits of a second. Write whole microseconds.")
     utc = moments.EPOCH + timedelta(microseconds=moment.micros)
     return _to_utc(utc.replace(tzinfo=None), name, text) if moment.naive else utc
+
+
+def parse_moment(text: str, calendar: Calendar = UTC_CALENDAR) -> datetime:
+    """Parse a point in time that is not the end of a window, such as the time for which a snapshot is read.
+
+    The forms are those of :func:`parse_instant`.
+
+    :param calendar: properties of the DAG run
+    :raises ValueError: the text is not a point in time. The message names the forms
+    """
+    try:
+        return parse_instant(text, calendar.zone, calendar)
+    except UnreadableError as error:
+        raise ValueError(f"{error.text!r} is not a point in time: {error.reason}. {INSTANT_FORMS}.") from None
 
 
 _NO_KEY = (
@@ -224,7 +257,7 @@ def _days(text: str) -> tuple[date, date | None] | None:
         if _DAY.fullmatch(text):
             return _plus(_iso_date(text), 1)
     except ValueError as error:
-        raise ValueError(f"{text!r} is not a time window: {error}.") from error
+        raise UnreadableError(text, str(error)) from error
     return None
 
 

@@ -25,7 +25,9 @@ def _utc(value: datetime) -> datetime:
 
 
 def _from_text(value: Any) -> Any:
-    # pydantic would read "20240305" as seconds since 1970.
+    # pydantic would read "20240305" and the number 20240305 as seconds since 1970.
+    if isinstance(value, int | float):
+        raise ValueError(f"{value!r} is a number and not a point in time. Write text, such as '2024-03-05T06:30:00Z'.")
     return parse(value) if isinstance(value, str) else value
 
 
@@ -41,7 +43,7 @@ def _calendar(info: ValidationInfo) -> Calendar:
 
 def _moment(value: Any, info: ValidationInfo) -> Any:
     calendar = _calendar(info)
-    return window_text.parse_instant(value, calendar.zone, calendar) if isinstance(value, str) else value
+    return window_text.parse_moment(value, calendar) if isinstance(value, str) else value
 
 
 Moment = Annotated[UtcDatetime, BeforeValidator(_moment)]

@@ -11,6 +11,7 @@ from airflow_mlops.core.references import Chosen, DatasetRef, DatasetSelection
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets import Dataset, find_datasets, find_whole_datasets, open_dataset, snapshot
 from airflow_mlops.data.datasets.pointers import snapshot_keys, window_keys
+from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
 
 _Find = Callable[[DatasetSelection], list[Dataset]]
@@ -18,7 +19,9 @@ _Find = Callable[[DatasetSelection], list[Dataset]]
 _NAMED = 5
 
 
-def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None) -> list[Dataset]:
+def select(
+    store: ArtifactStore, chosen: Chosen, time_column: str | None = None, kept: KeptSelections | None = None
+) -> list[Dataset]:
     """Open the datasets that references or selections name, ordered by time.
 
     If a dataset reaches beyond the selected window, only the rows with a time in the window are read.
@@ -26,6 +29,7 @@ def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None)
     :param chosen: references to datasets, or selections by name
     :param time_column: column with the time of each row, used if a dataset reaches beyond the window and neither the
         selection nor the dataset names a time column
+    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     :raises DatasetNotFoundError: there is no such dataset
     :raises IncompleteWindowError: a part of the selected window is not covered by any dataset
     :raises SchemaError: a dataset reaches beyond the window, and its time column is not known
@@ -37,35 +41,42 @@ def select(store: ArtifactStore, chosen: Chosen, time_column: str | None = None)
             store, item.name, item.window, time_column=item.time_column, default_time_column=time_column
         )
 
-    return _select(store, chosen, find)
+    return _select(store, chosen, find, kept, ["rows", time_column])
 
 
-def select_whole(store: ArtifactStore, chosen: Chosen) -> list[Dataset]:
+def select_whole(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> list[Dataset]:
     """Open the datasets that references or selections name, ordered by time, with all their rows.
 
     The datasets may reach beyond the selected window. The errors are the same as in :func:`select`.
+
+    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     """
-    return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window))
+    return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window), kept, ["datasets"])
 
 
-def _select(store: ArtifactStore, chosen: Chosen, find: _Find) -> list[Dataset]:
+def _select(
+    store: ArtifactStore, chosen: Chosen, find: _Find, kept: KeptSelections | None, how: Sequence[str | None]
+) -> list[Dataset]:
     if isinstance(chosen, DatasetRef):
         return [open_dataset(store, chosen)]
     if isinstance(chosen, DatasetSelection):
-        return _selected(store, chosen, find)
-    found = [dataset for item in chosen for dataset in _select(store, item, find)]
+        if kept is None:
+            return _selected(store, chosen, find)
+        return kept.find(chosen, how, lambda item: _selected(store, item, find))
+    found = [dataset for item in chosen for dataset in _select(store, item, find, kept, how)]
     _check_distinct(found)
     # The sort is stable, so snapshots keep their order.
     return sorted(found, key=lambda dataset: dataset.window.key if dataset.window else "")
 
 
-def select_one(store: ArtifactStore, chosen: Chosen) -> Dataset:
+def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> Dataset:
     """Open the dataset that a reference or selection names, for steps that read one whole dataset.
 
+    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     :raises DatasetNotFoundError: there is no such dataset
     :raises SpecError: the selection contains several datasets, or only some rows of a dataset
     """
-    found = select(store, chosen)
+    found = select(store, chosen, kept=kept)
     if len(found) == 1 and found[0].window == found[0].manifest.window:
         return found[0]
     name = found[0].manifest.name
@@ -105,6 +116,12 @@ def _snapshot(store: ArtifactStore, chosen: DatasetSelection) -> Dataset:
     if found is not None:
         return found
     first = snapshot(store, chosen.name)
+    if first is None and (windows := window_keys(store, chosen.name)):
+        last = Window.from_file_name(windows[-1].rpartition("/")[2].removesuffix(".json"))
+        raise DatasetNotFoundError(
+            f"Dataset {chosen.name!r} has windows and no snapshots, so `at` finds nothing. Remove `at`, and set `window` to "
+            f"the window to read{f', for example {last.label}' if last else ''}."
+        )
     if first is None:
         raise DatasetNotFoundError(
             f"There is no dataset {chosen.name!r} in the artifact store {store.url}. Run the task that writes this dataset "

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
+from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
 
 log = logging.getLogger("airflow_mlops.stages")
@@ -44,6 +45,11 @@ class StepContext:
     def is_adhoc(self) -> bool:
         """Return whether the step runs without an Airflow task. No later run then looks up the result of the step."""
         return not self.key or self.key.startswith(f"{_ADHOC}/")
+
+    @property
+    def kept(self) -> KeptSelections | None:
+        """Return the selections of datasets that all tries of the task share; ``None`` without an Airflow task."""
+        return None if self.is_adhoc else KeptSelections(self.store, self.key)
 
     def progress(self, message: str) -> None:
         """Write a message about progress to the task's log."""

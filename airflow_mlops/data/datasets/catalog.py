@@ -216,6 +216,12 @@ def slot_windows(store: ArtifactStore, name: str, within: Window | None = None) 
     return found
 
 
+def slots_with(store: ArtifactStore, manifest: Manifest) -> list[str]:
+    """Return the names of the slots whose current dataset is the dataset of ``manifest``."""
+    slots = slot_windows(store, manifest.name, manifest.window)
+    return [slot for slot in slots if current_id(store, slot_key(manifest.name, slot)) == manifest.id]
+
+
 def read_manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
     """Yield the manifests of all datasets ever written with this name, current and replaced, in no particular order."""
     for key in store.keys(manifests_folder(name)):

@@ -14,11 +14,11 @@ from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.selection import select_one
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
 
@@ -34,7 +34,7 @@ class Candidate:
         return self.model.contract
 
 
-def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store: ArtifactStore) -> HeldOut:
+def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], context: StepContext) -> HeldOut:
     """Open the split part ``spec.part`` of ``spec.dataset`` and return the held-out rows.
 
     If ``spec.dataset`` is not set, the training set of the candidates is opened.
@@ -44,7 +44,7 @@ def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], store:
         training set
     :raises EvaluationError: the split part has no rows
     """
-    dataset = select_one(store, spec.dataset or _trained_on(folders))
+    dataset = select_one(context.store, spec.dataset or _trained_on(folders), context.kept)
     name, details = dataset.manifest.name, dataset.manifest.details
     if not details.get("label"):
         raise SpecError(

@@ -47,7 +47,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     client = connect(spec.mlflow, context.connection)
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
-    data = held_out(spec, folders, context.store)
+    data = held_out(spec, folders, context)
     candidates = [load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc) for ref, folder in folders.items()]
     metric = find_metric(spec.metric or MAIN_METRIC[data.task], spec.greater_is_better)
     gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)

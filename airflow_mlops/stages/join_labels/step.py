@@ -39,8 +39,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key
     """
     try:
-        predictions = select(context.store, spec.predictions)
-        labels = select(context.store, spec.labels)
+        predictions = select(context.store, spec.predictions, kept=context.kept)
+        labels = select(context.store, spec.labels, kept=context.kept)
     except DatasetNotFoundError as error:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")

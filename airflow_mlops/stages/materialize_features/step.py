@@ -106,7 +106,7 @@ def _publish(
             f"File sources: {', '.join(map(repr, sorted(known))) or 'none'}."
         )
     folder = SourceFolder(store, known[name], source_columns(known[name], contents), context.store)
-    datasets = select_whole(context.store, source.dataset)
+    datasets = select_whole(context.store, source.dataset, context.kept)
     replaced = folder.replaced_by(datasets)
     rows = [folder.publish(dataset, source.valid_from) for dataset in datasets]
     folder.remove(replaced)

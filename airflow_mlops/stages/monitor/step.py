@@ -11,7 +11,6 @@ from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select, window_of
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import training_reference
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.models import contracts
@@ -41,7 +40,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     :raises SpecError: the window is unknown, or a parameter does not fit the predictions
     """
     store = context.store
-    check = _check(spec, store)
+    check = _check(spec, context)
     client = connect(spec.mlflow, context.connection)
     present = versions.champion(client, spec.model)
     facts, measured = ChampionFacts(), Measurements()
@@ -66,19 +65,19 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     return report.result(written, url, store)
 
 
-def _check(spec: MonitorSpec, store: ArtifactStore) -> Check:
-    datasets = _datasets(spec, store)
+def _check(spec: MonitorSpec, context: StepContext) -> Check:
+    datasets = _datasets(spec, context)
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:
         raise SpecError("The dataset to monitor has no time window. Set window= to the window of the report.")
-    return Check(spec.model, window, datetime.now(timezone.utc), spec.policy, datasets, store)
+    return Check(spec.model, window, datetime.now(timezone.utc), spec.policy, datasets, context.store)
 
 
-def _datasets(spec: MonitorSpec, store: ArtifactStore) -> list[Dataset]:
+def _datasets(spec: MonitorSpec, context: StepContext) -> list[Dataset]:
     if spec.dataset is None:
         return []
     try:
-        return select(store, spec.dataset)
+        return select(context.store, spec.dataset, kept=context.kept)
     except DatasetNotFoundError:
         # A dataset that is given by its id must exist. For a name and a window there may be no data yet.
         if isinstance(spec.dataset, DatasetSelection):

@@ -26,7 +26,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
     """
     try:
-        datasets = select(context.store, spec.dataset)
+        datasets = select(context.store, spec.dataset, kept=context.kept)
     except DatasetNotFoundError as error:
         if spec.on_missing == "skip":
             return ProfileResult(profile=None, summary=f"Nothing was profiled. {error}")

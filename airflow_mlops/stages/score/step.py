@@ -48,7 +48,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
     """
-    datasets = select(context.store, spec.dataset)
+    datasets = select(context.store, spec.dataset, kept=context.kept)
     client = connect(spec.mlflow, context.connection)
     champion = models.champion(client, spec.model)
     if champion is None:

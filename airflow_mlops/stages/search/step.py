@@ -76,7 +76,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
             "A search needs Optuna, which is not installed where the step runs. Install airflow-mlops[search] there."
         ) from None
 
-    search, dataset = spec.search, select_one(context.store, spec.dataset)
+    search, dataset = spec.search, select_one(context.store, spec.dataset, context.kept)
     streamed = isinstance(search.trainer, TorchTrainerSpec)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
     check_parts(dataset, {TRAIN: train})

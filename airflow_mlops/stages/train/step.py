@@ -50,7 +50,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     for path in spec.metrics:
         custom.load(path)
     # What is recorded names the dataset itself, because another one may have its name later.
-    spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset).ref})
+    spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset, context.kept).ref})
     spec = _search_parameters(spec, context)
     dataset, train, test = load_data(spec, context.store)
     client = connect(spec.mlflow, context.connection)
@@ -124,7 +124,7 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
             f"The trainer {spec.trainer.label!r} cannot train on several nodes, because only TorchTrainer supports them. Use "
             "one node."
         )
-    dataset = select_one(context.store, spec.dataset)
+    dataset = select_one(context.store, spec.dataset, context.kept)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
     torch.assist(spec.trainer, train, spec.seed, run)

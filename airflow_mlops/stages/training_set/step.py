@@ -39,7 +39,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
     """
-    datasets = select(context.store, spec.entities, spec.timestamp)
+    datasets = select(context.store, spec.entities, spec.timestamp, context.kept)
     source = FeatureSource(spec)
     events, dropped = read_events(spec, datasets, source.event_columns)
     context.progress(f"Joining features to {events.num_rows:,} events.")

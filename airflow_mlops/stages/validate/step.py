@@ -41,7 +41,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
-    dataset = select_one(context.store, spec.dataset)
+    dataset = select_one(context.store, spec.dataset, context.kept)
     suite = load_suite(spec.suite)
     table = dataset.table()
     with tempfile.TemporaryDirectory() as site:

@@ -9,8 +9,11 @@ import pytest
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.selection import select
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
+from tests.support.predictions import model_in_memory, score_rows
+from tests.support.predictions import rows as rows_of
 from tests.unit.data.test_selection import put
 
 JANUARY = DatasetSelection(name="rows", window=Window.model_validate("2013-01"))
@@ -52,6 +55,17 @@ def test_a_window_is_shown_and_withdrawn(airflow, store, capsys):  # noqa: F811
     assert json.loads(capsys.readouterr().out)["id"] == manifest.id
     with pytest.raises(SystemExit, match="2013-01"):
         airflow("datasets", "rows", "--withdraw", "2013-01", "--reason", "Again.")
+
+
+def test_the_command_says_that_the_prediction_log_still_contains_what_was_withdrawn(airflow, store, capsys):  # noqa: F811
+    made = score_rows(store, model_in_memory(), 1, "2013-01", rows_of(0, 1, 2))
+    name = made.name
+    airflow("datasets", name, "--withdraw", "2013-01", "--reason", "The clock was wrong.")
+    assert "The prediction log still contains it until the window is scored again" in capsys.readouterr().out
+    assert [item.id for item in PredictionLog(store, "delays", name).entries()] == [made.id]
+    put(store, "2013-01")
+    airflow("datasets", "rows", "--withdraw", "2013-01", "--reason", "The clock was wrong.")
+    assert "prediction log" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

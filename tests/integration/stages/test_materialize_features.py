@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, S
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.publishing import SourceFolder
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesSpec
@@ -295,6 +296,39 @@ def test_all_windows_of_a_name_can_be_published_at_once(flights, store, tmp_path
     sources = {"weather": {"name": "weather", "window": "2013-01..2013-02"}, "planes": planes_source(store, N1=1)}
     assert materialize(store, flights, "2013", sources=sources).published["weather"] == 2
     assert len(published(tmp_path)) == 2
+
+
+def test_days_that_replace_a_month_replace_its_published_rows(flights, store, tmp_path, monkeypatch):
+    replay(store, flights, "2013-02", 30.5, planes=planes_source(store, N1=1))
+    days = [f"2013-02-{day:02}" for day in range(1, 29)]
+    for day in days[:-1]:
+        weather(("EWR", f"{day}T12:00:00Z", int(day[-2:])), window=day, store=store)
+    sources = {"weather": {"name": "weather", "window": "2013-02"}}
+    # A part of the month is still that of the month, so its rows would be published twice.
+    with pytest.raises(SchemaError, match="replace only a part of dataset 'weather' of the window 2013-02: 2013-02-28"):
+        materialize(store, flights, "2013-02", key="results/part.json", sources=sources)
+    with pytest.raises(FeatureStoreError, match="'weather' has the rows of 2013-02 in .* only a part"):
+        one = {"weather": {"name": "weather", "window": "2013-02-03"}}
+        materialize(store, flights, "2013-02-03", key="results/day.json", sources=one)
+    assert published(tmp_path) == ["20130201T000000Z-20130301T000000Z.parquet"]
+    weather(("EWR", "2013-02-28T12:00:00Z", 28), window=days[-1], store=store)
+
+    # A task that fails before the file of the month is deleted does so when it is retried.
+    with monkeypatch.context() as broken:
+        broken.setattr(SourceFolder, "remove", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            materialize(store, flights, "2013-02", key="results/days.json", sources=sources)
+    assert len(published(tmp_path)) == 29
+    materialize(store, flights, "2013-02", key="results/days.json", sources=sources)
+    assert len(published(tmp_path)) == 28
+    assert "20130201T000000Z-20130301T000000Z.parquet" not in published(tmp_path)
+    rows = pq.read_table(tmp_path / "home" / "feast" / "sources" / "weather")
+    assert sorted(rows["temp"].to_pylist()) == list(range(1, 29))
+    assert online(flights, "weather:temp", origin="EWR") == 28
+
+    # The month replaces its days in the same way.
+    replay(store, flights, "2013-02", 31.5, key="results/month.json")
+    assert published(tmp_path) == ["20130201T000000Z-20130301T000000Z.parquet"]
 
 
 def test_after_a_change_of_a_view_earlier_windows_get_the_new_columns(store, tmp_path, monkeypatch):

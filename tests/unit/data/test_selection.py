@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
     IncompleteWindowError,
@@ -20,6 +21,7 @@ from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, pointers
 from airflow_mlops.data.datasets.overview import all_names, choose, entries
+from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.selection import coverage, select, select_one, select_whole, window_of
 from airflow_mlops.data.store import ArtifactStore
 
@@ -61,6 +63,77 @@ def test_a_range_with_a_gap_fails_and_names_what_is_missing(store):
         pick(store, window="2013-03..2013-04")
     with pytest.raises(DatasetNotFoundError, match="2013-02"):
         pick(store, window="2013-02")
+
+
+def test_a_name_with_windows_is_no_snapshot_and_the_error_says_how_to_select_it(store):
+    put(store, "2013-01")
+    put(store, "2013-02")
+    with pytest.raises(
+        DatasetNotFoundError, match="'rows' has windows and no snapshots.*set `window`.*example 2013-02"
+    ):
+        pick(store, at="2013-03-01")
+    with pytest.raises(DatasetNotFoundError, match="no dataset 'nothing'"):
+        pick(store, name="nothing", at="2013-03-01")
+
+
+@pytest.mark.parametrize(
+    ("at", "why"),
+    [
+        ("yesterday", "is not a date or a point in time in ISO 8601"),
+        ("2013-02-30", "day is out of range for month"),
+        ("3/1/2013", "is not a date"),
+        ("2013-01..2013-02", "is not a date"),
+        ("2013-13", "month must be in"),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_an_error_with_the_forms(at, why):
+    with pytest.raises(
+        SpecError, match="is not a point in time: .*Write a date or time in ISO 8601, such as 2013-04-01"
+    ) as failed:
+        parse(DatasetSelection, {"name": "rows", "at": at}, "The test")
+    assert why in str(failed.value)
+
+
+@pytest.mark.parametrize("at", [20130301, 1362096000.0, True])
+def test_a_number_is_no_point_in_time(at):
+    with pytest.raises(SpecError, match=f"{at} is a number and not a point in time"):
+        parse(DatasetSelection, {"name": "rows", "at": at}, "The test")
+
+
+def test_a_retry_reads_what_the_first_try_selected(store):
+    first = KeptSelections(store, "results/task.json")
+
+    def read_by(kept):
+        return {
+            text: [(item.manifest.id, item.window, item.rows) for item in select(store, selection, kept=kept)]
+            for text, selection in selections.items()
+        }
+
+    def everything(tag):
+        put(store, "2013-01", tag)
+        put(store, "2013-01-10", tag)
+        put(store, None, tag, name="customers")
+
+    everything("first")
+    selections = {
+        "newest": DatasetSelection(name="customers"),
+        "all": DatasetSelection(name="rows"),
+        "part": DatasetSelection(name="rows", window=Window.model_validate("2013-01-05/2013-01-20")),
+    }
+    found = read_by(first)
+    assert [rows for _, _, rows in found["part"]] == [5, 1, 9]
+    everything("second")
+    for pointer in (pointers.read(store, key) for key in pointers.window_keys(store, "rows")):
+        pointers.withdraw(store, "rows", pointer, "wrong", "ann")
+    assert read_by(KeptSelections(store, "results/task.json")) == found
+    # A cleared task has another key, and selects again.
+    cleared = KeptSelections(store, "results/cleared.json")
+    assert select(store, selections["newest"], kept=cleared)[0].manifest.id != found["newest"][0][0]
+    with pytest.raises(DatasetNotFoundError):
+        select(store, selections["all"], kept=cleared)
+    # What was not found is not kept.
+    put(store, "2013-01", "third")
+    assert len(select(store, selections["all"], kept=cleared)) == 1
 
 
 def test_a_gap_that_is_allowed_is_recorded(store):

@@ -426,3 +426,22 @@ def test_windows_with_different_types_of_one_kind_are_one_table(store):
     write(store, second.set_column(0, "flight", second["tailnum"]), window=Window.model_validate("2013-03"))
     with pytest.raises(SchemaError, match="'flights' .*'flight' is int64 and "):
         build(store, {"name": "flights"})
+
+
+def test_a_retry_reads_the_snapshot_that_the_first_try_selected(store, monkeypatch):
+    """The newest snapshot becomes another one between the two tries."""
+    first = write(store, events(seed=1))
+    spec = {
+        "name": "training", "timestamp": "time_hour", "columns": ["distance"], "keys": ["flight"],
+        "entities": {"name": "flights"}, "label": {"name": "late", "expression": "arr_delay > 15"},
+    }  # fmt: skip
+    context = StepContext(store=store, key="results/dag/run/task/-1/0-abc.json")
+    with monkeypatch.context() as broken:
+        broken.setattr(DatasetWriter, "commit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(parse(TrainingSetSpec, spec, "The step"), context)
+    second = write(store, events(seed=2))
+    retried = run(parse(TrainingSetSpec, spec, "The step"), context)
+    assert open_dataset(store, retried.dataset).manifest.parents == [first.id]
+    cleared = run(parse(TrainingSetSpec, spec, "The step"), StepContext(store=store, key="results/cleared.json"))
+    assert open_dataset(store, cleared.dataset).manifest.parents == [second.id]

@@ -71,6 +71,7 @@ class Loop:
             validation=spec.validation,
             seed=task.seed,
             share=self.share,
+            pinned=device.type == "cuda",
         )
         self.state = State()
         self._last_message = time.monotonic()
@@ -239,25 +240,22 @@ class Loop:
         return loss
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _validate(self) -> float:
         self.network.eval()
-        total, rows = 0.0, 0
+        total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
         with torch.inference_mode():
             for batch in self.batches.validation():
-                total += float(self._forward(self.network, batch)) * len(batch)
+                total += self._forward(self.network, batch).double() * len(batch)
                 rows += len(batch)
-        total, seen = self._sum(total, rows)
+        loss, seen = self._sum(total, rows)
         if not seen:
             raise TrainingError(
                 f"No row of training set {self.task.dataset.manifest.name!r} is held out for validation. Use more rows, set a "
                 "larger `validation`, or set validation=0."
             )
-        return total / seen
+        return loss / seen
 
     def _update_best(self, loss: float) -> None:
         state = self.state

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 BUFFER_ROWS = 262_144
 # Memory for encoded rows that are cached between epochs. Without the cache, reading takes longer than a GPU's computation.
 CACHE_BYTES = 512 * 2**20
-# Threads that read and encode the next row groups, and batches that are prepared while the network computes. With fewer, a
-# GPU waits for rows.
+# Threads that read and encode the next row groups, and batches that are prepared while the network computes.
 _READERS, _PREPARED = 3, 8
 
 

@@ -114,7 +114,8 @@ class TorchTrainer(dict[str, Any]):
     :param batch_size: number of rows in a batch, summed over all processes
     :param learning_rate: learning rate of AdamW
     :param weight_decay: weight decay of AdamW
-    :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision
+    :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision. On a GPU, ``32`` multiplies matrices in TF32, which
+        has 10 bits of mantissa
     :param accumulate: number of batches whose gradients are accumulated for one optimizer step
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
         less than 1
@@ -123,7 +124,7 @@ class TorchTrainer(dict[str, Any]):
     :param checkpoint_every: number of optimizer steps between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if one is available
     :param processes: number of training processes on each node (torchrun, DistributedDataParallel); by default one
-        process for each GPU
+        process for each GPU. Each process needs its own GPU, or ``device="cpu"``
     :param name: name of the candidate in MLflow; by default the name of the module
     """
 

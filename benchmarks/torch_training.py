@@ -201,6 +201,8 @@ def ours(arguments: argparse.Namespace) -> tuple[float, float]:
             precision=arguments.precision,
             validation=0.0,
             patience=None,
+            # The loop uses one GPU.
+            processes=1,
         )
     )
     seconds: list[float] = []

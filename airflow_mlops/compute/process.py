@@ -41,7 +41,20 @@ _INHERITED = (
 # Seconds that the process has after SIGTERM to end its query and to write a checkpoint. Airflow kills a task 5 s after a
 # user ended it, and would leave the process behind.
 _GRACE_AFTER_TIMEOUT, _GRACE_AFTER_KILL = 10.0, 3.5
-_INHERITED_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_", "MLFLOW_", "FEAST_", "OMP_", "CUDA_", "NVIDIA_")
+_INHERITED_PREFIXES = (
+    "AWS_",
+    "GOOGLE_",
+    "AZURE_",
+    "FSSPEC_",
+    "MLFLOW_",
+    "FEAST_",
+    "OMP_",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "PYTORCH_",
+    "TORCH_",
+)
 
 
 @dataclass

@@ -27,15 +27,36 @@ def usage_tags() -> dict[str, str]:
 
 def _gpus() -> str | None:
     """Return the number and names of the GPUs that this process can use; ``None`` if it can use no GPU."""
-    # nvidia-smi is used, because importing torch would take seconds.
+    # nvidia-smi is used, because importing torch would take seconds. It lists GPUs that CUDA_VISIBLE_DEVICES hides, too.
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     try:
         listed = subprocess.run(  # noqa: S603
-            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=True
+            [tool, "--query-gpu=index,uuid,name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    names = [line.strip() for line in listed.stdout.splitlines() if line.strip()]
+    gpus = [line.strip().split(", ", 2) for line in listed.stdout.splitlines() if line.strip()]
+    names = [name for index, uuid, name in gpus if _is_visible(index, uuid)]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or None
+
+
+def _is_visible(index: str, uuid: str) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES allows this process to use a GPU.
+
+    :param index: number of the GPU in nvidia-smi
+    :param uuid: identifier such as ``GPU-8f6d...``
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return True
+    for chosen in map(str.strip, visible.split(",")):
+        # nvidia-smi's list does not contain the parts of a GPU, such as MIG-5f2a...
+        if chosen == index or chosen.startswith("MIG-") or (chosen.startswith("GPU-") and uuid.startswith(chosen)):
+            return True
+    return False

@@ -103,3 +103,16 @@ def dying_network(**shape):
     if os.environ.get("RANK") == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     return slow_network(**shape)
+
+
+def network_with_256_mib(**shape):
+    """The built-in network, in a process that may use 256 MiB of the GPU memory."""
+    import torch
+
+    from airflow_mlops.models.trainers.torch.network import TabularNetwork
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(2**28 / whole)
+    return TabularNetwork(**shape)

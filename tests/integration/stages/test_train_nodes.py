@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
-    made, port = call(TorchTrainer(epochs=3, batch_size=64)), free_port()
+    made, port = call(TorchTrainer(device="cpu", epochs=3, batch_size=64)), free_port()
     nodes = [start(made, rank, port) for rank in (0, 1)]
     first, second = (node.communicate(timeout=HANGS)[0] for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], first + second
@@ -84,7 +84,7 @@ def test_two_nodes_train_one_candidate(mlflow_connection, store, call):
 
 
 def test_a_waiting_node_ends_once_the_result_is_stored(mlflow_connection, store, call):
-    made, port = call(TorchTrainer(epochs=1, batch_size=64)), free_port()
+    made, port = call(TorchTrainer(device="cpu", epochs=1, batch_size=64)), free_port()
     # The first node finds a candidate that an earlier try registered, and does not train.
     helper = start(made, 1, port)
     assert helper.stdout is not None

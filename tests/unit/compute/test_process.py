@@ -87,6 +87,14 @@ def test_airflow_settings_and_unrelated_secrets_are_not_inherited(monkeypatch):
     assert env["MINE"] == "1"
 
 
+def test_settings_of_the_gpus_are_inherited(monkeypatch):
+    gpus = {"CUDA_VISIBLE_DEVICES": "1", "NCCL_DEBUG": "WARN", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    for name, value in gpus.items():
+        monkeypatch.setenv(name, value)
+    env = ProcessRunner(Process(python="python"), log)._environment(set(), {})
+    assert gpus.items() <= env.items()
+
+
 def test_environment_is_not_shown_when_rendered():
     assert "hunter2" not in repr(Process(python="python", env={"TOKEN": "hunter2"}))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from airflow_mlops.models.trainers.torch.reader import Batch, Reader, Share
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 BUFFER_ROWS = 262_144
 # Memory for encoded rows that are cached between epochs. Without the cache, reading takes longer than a GPU's computation.
 CACHE_BYTES = 512 * 2**20
+# Threads that read and encode the next row groups, and batches that are prepared while the network computes.
+_READERS, _PREPARED = 3, 8
 
 
 class Batches:
@@ -34,6 +40,8 @@ class Batches:
     :param batch_size: rows per batch, summed over all processes
     :param validation: fraction of the rows to hold out, between 0 and 1
     :param share: the rows that this process reads
+    :param pinned: whether to put the training batches into pinned memory, from which they are copied to a GPU while the CPU
+        goes on
     """
 
     def __init__(
@@ -46,9 +54,10 @@ class Batches:
         validation: float,
         seed: int,
         share: Share,
+        pinned: bool = False,
     ) -> None:
         self._dataset, self._part, self._reader = dataset, part, reader
-        self._validation, self._seed, self._share = validation, seed, share
+        self._validation, self._seed, self._share, self._pinned = validation, seed, share, pinned
         self._batch_size = max(1, batch_size // share.processes)
         self._groups = dataset.row_groups(part)
         self._cache: dict[tuple[int, bool], Batch] = {}
@@ -62,42 +71,65 @@ class Batches:
         order = random.permutation(len(self._groups))
         return _prefetch(self._shuffled(order, random, skip))
 
-    def _shuffled(self, order: NDArray[np.int64], random: np.random.Generator, skip: int) -> Iterator[Batch]:
+    def _shuffled(self, order: NDArray[np.int64], random: np.random.Generator, skip: int) -> Generator[Batch]:
         buffer: list[Batch] = []
-        for place, group in enumerate(order):
-            buffer.append(self._group(int(group), validation=False))
+        for place, group in enumerate(self._read_groups(order, validation=False)):
+            buffer.append(group)
             full = sum(map(len, buffer)) * self._share.processes >= BUFFER_ROWS
             last = place == len(order) - 1
             if not (full or last):
                 continue
             rows = _concatenate(buffer)
-            rows = rows.take(random.permutation(len(rows)))
+            shuffled = random.permutation(len(rows))
             # Rows that do not fill a batch go into the next buffer. The last batch of an epoch may be smaller.
             end = len(rows) if last else len(rows) - len(rows) % self._batch_size
             for start in range(0, end, self._batch_size):
                 if skip:
                     skip -= 1
                     continue
-                yield rows.take(slice(start, min(start + self._batch_size, end)))
-            buffer = [rows.take(slice(end, None))]
+                # Shuffling a whole buffer at once takes so long that the network would wait.
+                batch = rows.take(shuffled[start : min(start + self._batch_size, end)])
+                yield _pin(batch) if self._pinned else batch
+            buffer = [rows.take(shuffled[end:])]
 
     def validation(self) -> Iterator[Batch]:
         """Yield the rows that are held out for validation, in their original order."""
-        for group in range(len(self._groups)):
-            rows = self._group(group, validation=True)
+        for rows in self._read_groups(range(len(self._groups)), validation=True):
             for start in range(0, len(rows), self._batch_size):
                 yield rows.take(slice(start, start + self._batch_size))
 
-    def _group(self, group: int, *, validation: bool) -> Batch:
+    def _read_groups(self, groups: Iterable[int], *, validation: bool) -> Iterator[Batch]:
+        """Yield the encoded rows of each row group. Threads read the next row groups ahead."""
+        if not self._reader.repeatable:
+            # The random numbers that a Dataset draws need an order.
+            yield from (self._read(int(group), validation=validation) for group in groups)
+            return
+        ahead: deque[tuple[int, Future[Batch]]] = deque()
+        pool = ThreadPoolExecutor(_READERS, "row-groups")
+        try:
+            for group in map(int, groups):
+                ahead.append((group, pool.submit(self._read, group, validation=validation)))
+                if len(ahead) > _READERS:
+                    yield self._cached(*ahead.popleft(), validation=validation)
+            while ahead:
+                yield self._cached(*ahead.popleft(), validation=validation)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _cached(self, group: int, read: Future[Batch], *, validation: bool) -> Batch:
+        batch = read.result()
+        # Only one thread changes the cache.
+        if batch.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
+            self._cache.setdefault((group, validation), batch)
+        return batch
+
+    def _read(self, group: int, *, validation: bool) -> Batch:
         if (cached := self._cache.get((group, validation))) is not None:
             return cached
         rows = self._dataset.read_row_group(self._groups[group], self._reader.columns)
         held_out = _held_out(self._seed, group, len(rows), self._validation)
         rows = rows.filter(pa.array(held_out if validation else ~held_out))
-        batch = self._reader.batch(rows, self._share, even=not validation)
-        if self._reader.repeatable and batch.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
-            self._cache[group, validation] = batch
-        return batch
+        return self._reader.batch(rows, self._share, even=not validation)
 
 
 def validation_rows(
@@ -129,7 +161,14 @@ def _concatenate(batches: list[Batch]) -> Batch:
     )
 
 
-def _prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
+def _pin(batch: Batch) -> Batch:
+    return Batch(
+        tuple(torch.from_numpy(values).pin_memory().numpy() for values in batch.inputs),
+        torch.from_numpy(batch.labels).pin_memory().numpy(),
+    )
+
+
+def _prefetch(batches: Generator[Batch], depth: int = _PREPARED) -> Iterator[Batch]:
     """Prepare the next batches in a thread while the network computes."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
@@ -145,9 +184,10 @@ def _prefetch(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
     def work() -> None:
         try:
-            for batch in batches:
-                if not put(batch):
-                    return
+            with closing(batches):
+                for batch in batches:
+                    if not put(batch):
+                        return
             put(None)
         except BaseException as error:  # noqa: BLE001 - raised again in the consuming thread
             put(error)

@@ -52,12 +52,13 @@ def write_checkpoint(store: ArtifactStore, key: str, content: dict[str, Any]) ->
     store.write_bytes(key, buffer.getvalue())
 
 
-def read_checkpoint(store: ArtifactStore, key: str, device: torch.device) -> dict[str, Any] | None:
-    """Read the stored checkpoint. Return ``None`` if no checkpoint exists."""
+def read_checkpoint(store: ArtifactStore, key: str) -> dict[str, Any] | None:
+    """Read the stored checkpoint into main memory. Return ``None`` if no checkpoint exists."""
     try:
         content = store.read_bytes(key)
     except FileNotFoundError:
         return None
-    # With weights_only, loading a checkpoint cannot run code.
-    saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    # With weights_only, loading a checkpoint cannot run code. AdamW counts steps on the CPU: on the GPU, the CPU would
+    # wait for each count.
+    saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return saved

@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from airflow_mlops.core.errors import TrainingError, one_line
+from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.models.trainers.torch.batches import Batches
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint, write_checkpoint
 from airflow_mlops.models.trainers.torch.reader import Batch, Share
@@ -71,6 +71,7 @@ class Loop:
             validation=spec.validation,
             seed=task.seed,
             share=self.share,
+            pinned=device.type == "cuda",
         )
         self.state = State()
         self._last_message = time.monotonic()
@@ -78,7 +79,7 @@ class Loop:
 
     def resume(self) -> None:
         """Continue from the checkpoint, if a checkpoint exists."""
-        saved = read_checkpoint(self._store, self.task.checkpoint, self.device)
+        saved = read_checkpoint(self._store, self.task.checkpoint)
         if saved is None:
             return
         self.network.load_state_dict(saved["network"])
@@ -97,9 +98,9 @@ class Loop:
             torch.manual_seed(hash((self.task.seed, self.state.step, self.share.rank)))
             return
         processor, gpu = saved["random"][self.share.rank]
-        torch.set_rng_state(processor.cpu())
+        torch.set_rng_state(processor)
         if gpu is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(gpu.cpu(), self.device)
+            torch.cuda.set_rng_state(gpu, self.device)
 
     def save(self) -> None:
         """Write the checkpoint, with the random state of every process. All processes must call this method."""
@@ -173,14 +174,8 @@ class Loop:
         self.wrapped.train()
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.batches.training(state.epoch, skip=state.batch)
-        try:
-            while group := list(itertools.islice(batches, spec.accumulate)):
-                self._step(group)
-        except torch.cuda.OutOfMemoryError as error:
-            raise TrainingError(
-                f"The GPU memory is too small for batches of {spec.batch_size:,} rows ({one_line(error, 300)}). Use a "
-                "smaller `batch_size` and a larger `accumulate`."
-            ) from None
+        while group := list(itertools.islice(batches, spec.accumulate)):
+            self._step(group)
 
     def _step(self, group: list[Batch]) -> None:
         """Make one optimizer step with the mean gradient of all rows in ``group``."""
@@ -245,25 +240,22 @@ class Loop:
         return loss
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def _validate(self) -> float:
         self.network.eval()
-        total, rows = 0.0, 0
+        total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
         with torch.inference_mode():
             for batch in self.batches.validation():
-                total += float(self._forward(self.network, batch)) * len(batch)
+                total += self._forward(self.network, batch).double() * len(batch)
                 rows += len(batch)
-        total, seen = self._sum(total, rows)
+        loss, seen = self._sum(total, rows)
         if not seen:
             raise TrainingError(
                 f"No row of training set {self.task.dataset.manifest.name!r} is held out for validation. Use more rows, set a "
                 "larger `validation`, or set validation=0."
             )
-        return total / seen
+        return loss / seen
 
     def _update_best(self, loss: float) -> None:
         state = self.state

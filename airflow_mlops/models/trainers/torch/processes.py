@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from airflow_mlops.core import errors as exceptions
-from airflow_mlops.core.errors import MLOpsError, TrainingError
+from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint
 from airflow_mlops.models.trainers.torch.task import TrainingTask
@@ -41,12 +41,22 @@ def nodes() -> int:
 
 
 def count(spec: TorchTrainerSpec) -> int:
-    """Return the number of training processes over all nodes."""
+    """Return the number of training processes over all nodes.
+
+    :raises SpecError: the node has fewer GPUs than processes
+    """
     return _on_this_node(spec) * nodes()
 
 
 def _on_this_node(spec: TorchTrainerSpec) -> int:
     gpus = torch.cuda.device_count() if spec.device != "cpu" else 0
+    # NCCL refuses two processes on one GPU.
+    if gpus and spec.processes and spec.processes > gpus:
+        raise SpecError(
+            f"The trainer has processes={spec.processes}, but PyTorch finds only {gpus} GPU{'s' if gpus > 1 else ''}, and "
+            f"each process needs its own. Request more GPUs (gpus={spec.processes}), remove `processes`, or set "
+            "device='cpu'."
+        )
     return spec.processes or max(1, gpus)
 
 
@@ -57,7 +67,7 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
     run_workers(task, run)
-    saved = read_checkpoint(task.dataset.store, task.checkpoint, torch.device("cpu"))
+    saved = read_checkpoint(task.dataset.store, task.checkpoint)
     if saved is None:
         raise TrainingError(
             f"The training processes ended without writing the checkpoint {task.checkpoint!r}. The log above shows their "
@@ -72,6 +82,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
 
     :param task: the training that every process runs
     :param run: the log functions, which this process calls for the training processes
+    :raises SpecError: the node has fewer GPUs than processes
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """

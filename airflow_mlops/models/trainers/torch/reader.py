@@ -35,8 +35,12 @@ class Batch:
     def nbytes(self) -> int:
         return sum(values.nbytes for values in (*self.inputs, self.labels))
 
-    def take(self, rows: Any) -> Batch:
-        return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows])
+    def take(self, rows: NDArray[np.int64] | slice) -> Batch:
+        """Return some rows: the rows with these indices, or a slice."""
+        if isinstance(rows, slice):
+            return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows])
+        # For rows of several columns, take() is faster than an index.
+        return Batch(tuple(values.take(rows, axis=0) for values in self.inputs), self.labels.take(rows))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from airflow_mlops.core import imports
-from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.core.errors import SpecError, TrainingError, one_line
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch.network import TabularNetwork
 from airflow_mlops.models.trainers.torch.reader import Reader
@@ -73,3 +75,18 @@ def find_device(name: str, gpu: int = 0) -> torch.device:
             "or set device='auto'."
         )
     return torch.device("cuda", gpu)
+
+
+@contextmanager
+def gpu_memory(spec: TorchTrainerSpec) -> Iterator[None]:
+    """Create a context manager that turns PyTorch's error about the GPU memory into a clear error.
+
+    :raises TrainingError: the GPU memory is too small for the network or a batch
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"The GPU memory is too small for the network and batches of {spec.batch_size:,} rows "
+            f"({one_line(error, 300)}). Use a smaller `batch_size` and a larger `accumulate`, or a smaller network."
+        ) from None

@@ -20,7 +20,7 @@ from airflow_mlops.models.trainers.torch.checkpoint import State
 from airflow_mlops.models.trainers.torch.encoding import Encoding
 from airflow_mlops.models.trainers.torch.loop import Loop
 from airflow_mlops.models.trainers.torch.reader import Reader
-from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, make_network
+from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,17 +41,19 @@ def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun)
         training set
     :param seed: seed of the weights, the order of the rows and the dropout
     :param run: the training set, the checkpoint and the log functions
-    :raises SpecError: the module or the device does not exist
-    :raises TrainingError: the network cannot be created or trained, or its loss is infinite or NaN
+    :raises SpecError: the module or the device does not exist, or there are fewer GPUs than processes
+    :raises TrainingError: the network cannot be created or trained, its loss is infinite or NaN, or the GPU memory is too
+        small
     """
     task = _task(spec, data, seed, run)
     device, count = find_device(spec.device), processes.count(spec)
     torch.manual_seed(seed)
     network = make_network(spec, task.reader)
     if count == 1:
-        loop = Loop(task, network, device, run.progress, run.log)
-        loop.resume()
-        loop.train()
+        with gpu_memory(spec):
+            loop = Loop(task, network, device, run.progress, run.log)
+            loop.resume()
+            loop.train()
         state = loop.state
     else:
         run.progress(f"Training in {count} processes.")

@@ -15,7 +15,7 @@ from torch import distributed
 
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.models.trainers.torch.loop import Loop
-from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, make_network
+from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
 
 
 def main(file: str) -> int:
@@ -43,16 +43,17 @@ def _train(task: TrainingTask, parent: Connection) -> None:
         # All processes start with the same weights, but use different dropout.
         if rank := distributed.get_rank():
             torch.manual_seed(hash((task.seed, rank)))
-        loop = Loop(
-            task,
-            network,
-            device,
-            progress=lambda message: parent.send(("progress", message)),
-            log=lambda epoch, metrics: parent.send(("metrics", epoch, metrics)),
-        )
-        loop.resume()
-        loop.train()
-        loop.save()
+        with gpu_memory(task.spec):
+            loop = Loop(
+                task,
+                network,
+                device,
+                progress=lambda message: parent.send(("progress", message)),
+                log=lambda epoch, metrics: parent.send(("metrics", epoch, metrics)),
+            )
+            loop.resume()
+            loop.train()
+            loop.save()
     finally:
         distributed.destroy_process_group()
 

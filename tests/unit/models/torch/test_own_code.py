@@ -15,6 +15,7 @@ from airflow_mlops.trainers import TorchTrainer
 from tests.support.networks import BINARY, Record, data, exported, rows, train
 
 MODULE = """
+import torch
 from torch import nn
 
 class Linear(nn.Module):
@@ -23,6 +24,10 @@ class Linear(nn.Module):
         self.layer = nn.Linear(numbers, outputs, bias=bias)
     def forward(self, numbers, texts):
         return self.layer(numbers)
+
+class Large(Linear):
+    def forward(self, numbers, texts):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 is full.")
 
 def nothing(numbers, texts, outputs):
     return 7
@@ -57,9 +62,14 @@ def test_a_users_network_is_trained_and_exported(dataset, mine):
         ),
         ({"module": "my_networks:nothing"}, TrainingError, "type int, .* torch.nn.Module"),
         ({"device": "cuda"}, SpecError, "finds no GPU"),
+        (
+            {"module": "my_networks:Large", "batch_size": 4096},
+            TrainingError,
+            r"GPU memory .* 4,096 rows .*20\.00 GiB.* smaller `batch_size` and a larger `accumulate`",
+        ),
         ({"learning_rate": 1e30, "params": {"dropout": 0.0}}, TrainingError, "smaller `learning_rate`"),
     ],
-    ids=["params", "module", "device", "loss"],
+    ids=["params", "module", "device", "memory", "loss"],
 )
 def test_invalid_trainers_are_refused(dataset, mine, options, kind, message):
     if options.get("device") == "cuda":
@@ -134,6 +144,7 @@ def test_a_users_dataset_feeds_a_users_network(dataset, own, task, processes):
     trainer = TorchTrainer(
         "own_data:Net", {"outputs": outputs, "hidden": 16}, dataset="own_data:Rows", dataset_params={"repeat": 2},
         epochs=6, batch_size=128, learning_rate=0.05, patience=None, processes=processes,
+        device="cpu" if processes > 1 else "auto",
     )  # fmt: skip
     spec = TorchTrainerSpec.model_validate(trainer)
     model = torch.fit(spec, numeric(*task), 0, Record().run(dataset, f"checkpoints/own-{task[1]}-{processes}.pt"))

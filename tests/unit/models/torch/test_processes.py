@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.core.errors import SpecError, TrainingError
 from tests.support.networks import (
     Record,
     train,
@@ -16,7 +16,10 @@ from tests.support.networks import (
 
 pytestmark = pytest.mark.slow
 
-TOGETHER = {"epochs": 2, "batch_size": 256, "params": {"dropout": 0.0}, "validation": 0.0, "patience": None}
+# Several processes need several GPUs, or the CPU.
+TOGETHER = {
+    "epochs": 2, "batch_size": 256, "params": {"dropout": 0.0}, "validation": 0.0, "patience": None, "device": "cpu"
+}  # fmt: skip
 
 
 def test_several_processes_learn_the_same_as_one(dataset):
@@ -45,7 +48,8 @@ def test_an_exception_in_the_metrics_callback_ends_the_training_in_all_processes
     for processes in (1, 2):
         record.metrics.clear()
         with pytest.raises(Enough):
-            train(dataset, key=f"checkpoints/enough-{processes}.pt", record=record, processes=processes, epochs=500)
+            options = {"processes": processes, "device": "cpu", "epochs": 500}
+            train(dataset, key=f"checkpoints/enough-{processes}.pt", record=record, **options)
         assert set(record.metrics) == {0}
 
 
@@ -60,6 +64,19 @@ def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(
 
 def test_a_process_that_dies_or_fails_ends_all_processes(dataset):
     with pytest.raises(TrainingError, match="ended with exit status"):
-        train(dataset, module="tests.support.networks:dying_network", processes=2, key="checkpoints/dies.pt")
+        train(
+            dataset, module="tests.support.networks:dying_network", processes=2, device="cpu", key="checkpoints/dies.pt"
+        )
     with pytest.raises(TrainingError, match="smaller `learning_rate`"):
-        train(dataset, processes=2, learning_rate=1e30, params={"dropout": 0.0}, key="checkpoints/fails.pt")
+        options = {"learning_rate": 1e30, "params": {"dropout": 0.0}}
+        train(dataset, processes=2, device="cpu", key="checkpoints/fails.pt", **options)
+
+
+@pytest.mark.parametrize(("gpus", "found"), [(1, "1 GPU, "), (3, "3 GPUs, ")])
+def test_more_processes_than_gpus_are_refused(dataset, monkeypatch, gpus, found):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(SpecError, match=f"processes=4, but PyTorch finds only {found}.*gpus=4.*device='cpu'"):
+        train(dataset, processes=4, key="checkpoints/few-gpus.pt")

@@ -102,7 +102,7 @@ url, ref, key, slow = sys.argv[1:]
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 os.environ["TEST_SLOW"] = slow
 spec = TorchTrainerSpec.model_validate(
-    TorchTrainer("tests.support.networks:slow_network", epochs=3, batch_size=256, processes=2, checkpoint_every=10**6)
+    TorchTrainer("tests.support.networks:slow_network", epochs=3, batch_size=256, processes=2, device="cpu", checkpoint_every=10**6)
 )
 record = Record()
 class Lines(list):

@@ -100,6 +100,30 @@ def test_the_cache_between_epochs_changes_nothing(dataset, monkeypatch):
     assert weights(cached) == weights(read_again)
 
 
+def test_the_number_of_reading_threads_changes_nothing(dataset, monkeypatch):
+    from airflow_mlops.models.trainers.torch import batches
+
+    monkeypatch.setattr(batches, "BUFFER_ROWS", 4000)
+    found = []
+    for readers in (1, 5):
+        monkeypatch.setattr(batches, "_READERS", readers)
+        found.append(weights(train(dataset, key=f"checkpoints/readers-{readers}.pt")))
+    assert found[0] == found[1]
+
+
+def test_an_error_while_rows_are_read_ahead_is_raised(dataset, monkeypatch):
+    original = type(dataset).read_row_group
+
+    def read(self, place, columns):
+        if place == self.row_groups("train")[-1]:
+            raise OSError("the store is gone")
+        return original(self, place, columns)
+
+    monkeypatch.setattr(type(dataset), "read_row_group", read)
+    with pytest.raises(OSError, match="the store is gone"):
+        train(dataset, key="checkpoints/gone.pt")
+
+
 def test_memory_does_not_grow_with_the_number_of_rows(store, tmp_path):
     code = """
 import resource, sys

@@ -6,13 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.live import LiveAirflow
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
 
@@ -29,22 +32,34 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
-    Files share no fixtures, so each is a group. All tests on the cluster are one group, because it has one node. All that
-    start a whole Airflow are one group, because two of them would slow each other down.
+    Most files share no fixtures, so each is a group. The files in a folder ``live`` share an Airflow, and those on the
+    cluster an MLflow server.
 
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
-    if parts[1] == "kubernetes":
-        return "kubernetes"
-    return "live" if "live" in parts else path
+    shared = [part for part in ("kubernetes", "live") if part in parts]
+    return "/".join(shared) or path
 
 
 class Groups(LoadScopeScheduling):
-    """Distributes whole groups, in the order of collection."""
+    """Distributes whole groups, in the order of collection; those on the cluster once the image of its pods is there."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group(str(nodeid).partition("::")[0])
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if image_is_being_built():
+            # The next group that does not need the image, if there is one, is the first of the queue now.
+            ready = [name for name in self.workqueue if not name.startswith("kubernetes")]
+            for name in ready[:1]:
+                self.workqueue.move_to_end(name, last=False)
+        super()._assign_work_unit(node)
+
+
+def image_is_being_built() -> bool:
+    """Whether the tests of the cluster would wait for the image of their pods; see tests/kubernetes/conftest.py."""
+    return Path(os.environ.get("MLOPS_TEST_IMAGE_BUILD", "/none")).exists()
 
 
 @pytest.hookimpl(optionalhook=True)

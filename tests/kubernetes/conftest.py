@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ import pytest
 import yaml
 
 from tests.integration.conftest import DagRunOutcome, RunDag, airflow_db, mlflow_server, run_dag, run_mlflow
-from tests.support.live import LiveAirflow
 
 __all__ = ["airflow_db", "mlflow_server", "run_dag"]
 
@@ -191,9 +190,11 @@ def evict(cluster: Cluster) -> None:
     cluster.core.create_namespaced_pod_eviction(pod.metadata.name, cluster.namespace, eviction)
 
 
-def mlflow_for_pods(cluster: Cluster, folder: Path) -> AbstractContextManager[str]:
-    """Run an MLflow server that pods reach, with its files in ``folder``; gives its address."""
-    return run_mlflow(folder, cluster.host, "--allowed-hosts", "*")
+@pytest.fixture(scope="session")
+def server(cluster: Cluster) -> Iterator[str]:
+    """The address of an MLflow server that pods reach."""
+    with run_mlflow(cluster.folder / "mlflow", cluster.host, "--allowed-hosts", "*") as address:
+        yield address
 
 
 @contextmanager
@@ -273,22 +274,3 @@ def run_probe(cluster: Cluster, probe_dag: ProbeDag, run_dag: RunDag, monkeypatc
 def counter(cluster: Cluster) -> Path:
     """A file to which every run of the probe adds a line."""
     return cluster.folder / f"runs-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture(scope="module")
-def airflow(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    """A scheduler, a triggerer and workers with short heartbeats, so that a dead one is noticed soon."""
-    home = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    env = {
-        "AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection,
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
-        "KUBECONFIG": "",
-    }
-    with LiveAirflow(home, home / "dags", env) as running:
-        yield running

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-from tests.kubernetes.conftest import Cluster, mlflow_for_pods
 
 PLACES = ("worker", "process", "pod")
 
@@ -39,8 +35,7 @@ from airflow_mlops.compute import Pod, Process, Worker
 from airflow_mlops.operators import *
 from airflow_mlops.trainers import SklearnTrainer, TorchTrainer
 
-MODEL = "sales"
-with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/store", "model": MODEL}}):
+with DAG("contract", default_args={{"run_on": {place}, "store": "file://{root}/store", "model": "{model}"}}):
     rows = IngestOperator(task_id="ingest", name="days", files="{root}/days.csv", time_column="time", window="2024")
     valid = ValidateOperator(
         task_id="validate",
@@ -94,19 +89,13 @@ TASKS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def servers(cluster: Cluster) -> Iterator[dict[str, str]]:
-    """One MLflow server for each place, at an address that pods reach."""
-    with ExitStack() as running:
-        yield {place: running.enter_context(mlflow_for_pods(cluster, cluster.folder / place)) for place in PLACES}
-
-
 def prepare(root: Path) -> None:
     import random
 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    root.mkdir()
     random.seed(0)
     lines = ["id,time,shop,price,sold"]
     for number in range(600):
@@ -128,17 +117,16 @@ def prepare(root: Path) -> None:
         "entity_key_serialization_version: 3\n"
     )
     for path in (root, *root.rglob("*")):
-        if "mlflow" not in path.name:
-            path.chmod(0o777)
+        path.chmod(0o777)
 
 
-def comparable(results: dict, root: Path, server: str) -> dict:
-    """Remove what differs between runs: paths, addresses, times, durations and MLflow's random names."""
+def comparable(results: dict, root: Path, model: str) -> dict:
+    """Remove what differs between runs: paths, names of models, times, durations and MLflow's random names."""
     text = json.dumps(results, indent=1, sort_keys=True)
     # Predictions contain the time at which they were made, and a profile contains the id of its dataset.
     timed = [results[task]["dataset"]["id"] for task in ("score", "join_labels")]
     timed.append(results["profile"]["profile"]["id"])
-    for different in (str(root), server, *timed, *(identity[:12] for identity in timed)):
+    for different in (str(root), model, *timed, *(identity[:12] for identity in timed)):
         text = text.replace(different, "DIFFERENT")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(\+00:00|Z)", "TIME", text)
     text = re.sub(r"\d{8}T\d{6}\.\d+Z", "TIME", text)
@@ -172,13 +160,13 @@ def results() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_every_step_gives_the_same_result_wherever_it_runs(place, cluster, servers, results, run_dag, monkeypatch):
+def test_every_step_gives_the_same_result_wherever_it_runs(place, cluster, server, results, run_dag, monkeypatch):
     from kubernetes import client
 
     monkeypatch.delenv("KUBECONFIG")
-    root = cluster.folder / place
+    root, model = cluster.folder / place, f"sales_{place}"
     prepare(root)
-    mlflow = json.dumps({"conn_type": "mlflow", "host": servers[place]})
+    mlflow = json.dumps({"conn_type": "mlflow", "host": server})
     name = "mlops-connections"
     if place == "pod":
         secret = client.V1Secret(
@@ -191,15 +179,15 @@ def test_every_step_gives_the_same_result_wherever_it_runs(place, cluster, serve
         "pod": cluster.pod(env_from=[name], memory="2Gi"),
     }[place]
     run = run_dag(
-        DAG.format(place=text, root=root),
+        DAG.format(place=text, root=root, model=model),
         connections={"kubernetes_default": cluster.connection, "mlflow_default": mlflow},
     )
     assert set(run.states().values()) == {"success"}, run.states()
-    results[place] = comparable({task: run.xcom(task) for task in TASKS}, root, servers[place])
+    results[place] = comparable({task: run.xcom(task) for task in TASKS}, root, model)
     assert all(results[place][task]["summary"] for task in TASKS)
     results[place]["predicted"] = predicted(root, run.xcom("score")["dataset"])
     if place == "pod":
-        tags = tags_of(servers[place], run.xcom("train_one")["run_id"])
+        tags = tags_of(server, run.xcom("train_one")["run_id"])
         assert tags["mlops.pod"].startswith("contract-train-one-")
         assert tags["mlops.node"]
         assert tags["mlops.image"] == cluster.image

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import yaml
 
 from airflow_mlops.data.store import ArtifactStore
 from tests.integration.conftest import BUNDLE
-from tests.kubernetes.conftest import ROOT, Cluster, advertised, evict, meanwhile, mlflow_for_pods
+from tests.kubernetes.conftest import ROOT, Cluster, advertised, evict, meanwhile
 from tests.support.training import training_set
 
 SLOW = """
@@ -49,12 +47,6 @@ with DAG("evicted", default_args={{"store": {store!r}, "retry_delay": timedelta(
             trainer=TorchTrainer("slow_network:network", epochs=8, batch_size=64, checkpoint_every=4, patience=None),
         )
 """
-
-
-@pytest.fixture(scope="module")
-def server(cluster: Cluster) -> Iterator[str]:
-    with mlflow_for_pods(cluster, cluster.folder / "training") as address:
-        yield address
 
 
 def connections(cluster: Cluster, server: str) -> dict[str, str]:

@@ -49,6 +49,7 @@ class LiveAirflow:
         all_admins: bool = True,
     ) -> None:
         self.home = home
+        self.dags = dags
         self.python = str(python)
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.env = {
@@ -62,7 +63,8 @@ class LiveAirflow:
             "AIRFLOW__CORE__FERNET_KEY": "",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(all_admins),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            # On a busy machine a writer waits longer than the usual 5 s for the lock.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__PORT": self.url.rpartition(":")[2],
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
@@ -221,6 +223,12 @@ class LiveAirflow:
 
     def get(self, path: str, *, token: bool = True) -> Any:
         return self.call("GET", path, token=token)
+
+    def connect(self, conn_id: str, **fields: Any) -> None:
+        """Add a connection; ``extra`` may be a dictionary."""
+        if "extra" in fields:
+            fields["extra"] = json.dumps(fields["extra"])
+        self.call("POST", "/api/v2/connections", {"connection_id": conn_id, **fields})
 
     def parsed(self, dag_id: str) -> None:
         """Wait until Airflow knows the DAG."""

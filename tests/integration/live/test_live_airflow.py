@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,30 +61,15 @@ with DAG("report", schedule=PartitionedAssetTimetable(assets=Asset("mlops://live
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
-    folder = tmp_path_factory.mktemp("live")
-    (folder / "numbers.csv").write_text(
-        "time,n\n2013-04-02T00:00:00Z,1\n2013-04-03T00:00:00Z,2\n2013-05-01T00:00:00Z,3\n"
-    )
-    (folder / "home").mkdir()
-    dags = folder / "dags"
-    dags.mkdir()
-    (dags / "numbers.py").write_text(textwrap.dedent(NUMBERS.format(files=str(folder / "numbers.csv"))))
-    (dags / "report.py").write_text(textwrap.dedent(REPORT))
-    modules = folder / "modules"
-    modules.mkdir()
-    (modules / "preloaded_for_test.py").write_text("")
-    env = {
-        "PYTHONPATH": str(modules),
-        "AIRFLOW__MLOPS__PRELOAD": "airflow.sdk.execution_time.task_runner,no_such_module,preloaded_for_test",
-    }
-    with LiveAirflow(folder / "home", dags, env, all_admins=False) as running:
-        yield running
-    shutil.rmtree(folder / "home")
+def dags(airflow: LiveAirflow) -> None:
+    csv = airflow.home / "numbers.csv"
+    csv.write_text("time,n\n2013-04-02T00:00:00Z,1\n2013-04-03T00:00:00Z,2\n2013-05-01T00:00:00Z,3\n")
+    (airflow.dags / "numbers.py").write_text(textwrap.dedent(NUMBERS.format(files=str(csv))))
+    (airflow.dags / "report.py").write_text(textwrap.dedent(REPORT))
 
 
 @pytest.fixture(scope="module")
-def april(airflow: LiveAirflow) -> str:
+def april(airflow: LiveAirflow, dags: None) -> str:
     """A run of ``numbers`` for April that has ended well, on its second try."""
     run_id = airflow.trigger("numbers", partition_key="2013-04")
     assert airflow.wait("numbers", run_id) == "success", airflow.logs("numbers", run_id, "ingest")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -79,22 +77,12 @@ dag("later", UnluckyPromoteOperator, approval=Approval(timeout=timedelta(hours=1
 """
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Iterator[LiveAirflow]:
-    home = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    (home / "dags" / "approve.py").write_text(textwrap.dedent(DAGS))
-    env = {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,ada:op,eve:op",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
-        "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server}),
-    }
-    with LiveAirflow(home, home / "dags", env, all_admins=False) as running:
-        yield running
-    shutil.rmtree(home)
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow) -> Path:
+    """The file of the DAGs."""
+    file = airflow.dags / "approve.py"
+    file.write_text(textwrap.dedent(DAGS))
+    return file
 
 
 class Model:
@@ -222,13 +210,13 @@ def test_clearing_asks_again_but_never_under_the_words_of_another_request(airflo
     assert model.champion() == 1
 
 
-def test_the_serialized_dag_stays_the_same_however_often_it_is_parsed(airflow, model):
+def test_the_serialized_dag_stays_the_same_however_often_it_is_parsed(dags):
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization
 
     found = []
     for _ in range(2):
-        bag = DagBag(airflow.home / "dags")
+        bag = DagBag(dags)
         assert not bag.import_errors, bag.import_errors
         found.append(json.dumps(DagSerialization.to_dict(bag.dags["approve"]), sort_keys=True, default=str))
     assert found[0] == found[1]

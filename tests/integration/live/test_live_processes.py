@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import textwrap
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
@@ -76,35 +73,25 @@ with DAG("counted"):
 """
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[LiveAirflow]:  # noqa: F811
-    folder = tmp_path_factory.mktemp("live")
-    (folder / "home").mkdir()
-    dags = folder / "dags"
-    dags.mkdir()
-    (dags / "tasks.py").write_text(textwrap.dedent(DAGS))
-    (dags / "later.py").write_text(textwrap.dedent(LATER))
-    write_counted(dags, folder, retries=0)
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow, postgres: Postgres) -> None:  # noqa: F811
     for name in ("first", "second"):
-        (folder / f"{name}.csv").write_text(f"which\n{name}\n")
-    sqlite3.connect(folder / "empty.db").execute("CREATE TABLE t (x int)")
-    env = {
-        "AIRFLOW__CORE__PARALLELISM": "8",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(connection(name, folder, postgres)) for name in BLOCKED},
-    }
-    with LiveAirflow(folder / "home", dags, env) as running:
-        yield running
-    shutil.rmtree(folder / "home")
+        (airflow.home / f"{name}.csv").write_text(f"which\n{name}\n")
+    sqlite3.connect(airflow.home / "empty.db").execute("CREATE TABLE t (x int)")
+    for name in BLOCKED:
+        airflow.connect(name, **connection(name, airflow, postgres))
+    (airflow.dags / "later.py").write_text(textwrap.dedent(LATER))
+    (airflow.dags / "tasks.py").write_text(textwrap.dedent(DAGS))
+    write_counted(airflow, retries=0)
 
 
-def write_counted(dags: Path, folder: Path, retries: int) -> None:
-    (dags / "counted.py").write_text(COUNTED.format(files=str(folder / "first.csv"), retries=retries))
+def write_counted(airflow: LiveAirflow, retries: int) -> None:
+    (airflow.dags / "counted.py").write_text(COUNTED.format(files=str(airflow.home / "first.csv"), retries=retries))
 
 
-def connection(name: str, folder: Path, postgres: Postgres) -> dict:  # noqa: F811
+def connection(name: str, airflow: LiveAirflow, postgres: Postgres) -> dict:  # noqa: F811
     if name.endswith("sqlite"):
-        return {"conn_type": "sqlite", "host": str(folder / "empty.db")}
+        return {"conn_type": "sqlite", "host": str(airflow.home / "empty.db")}
     if name.endswith("adbc"):
         return postgres.connection(extra={"application_name": name})
     # A type of connection that has no ADBC driver.
@@ -124,7 +111,7 @@ def steps(airflow: LiveAirflow) -> list[psutil.Process]:
     # The processes of steps have sessions of their own. They know the folder of the DAG file.
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if str(airflow.home.parent / "dags") in process.environ().get("MLOPS_MODULES", ""):
+            if str(airflow.dags) in process.environ().get("MLOPS_MODULES", ""):
                 found.append(process)
     return found
 
@@ -167,7 +154,7 @@ def airflow_log(airflow: LiveAirflow, dag_id: str, run_id: str) -> str:
 
 
 def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
-    folder = airflow.home.parent
+    folder = airflow.home
     airflow.call("POST", "/api/v2/variables", {"key": "source", "value": str(folder / "first.csv")})
     run_id = airflow.trigger("deferred", {"file": str(tmp_path / "go")})
     airflow.until_deferred("deferred", run_id, "ingest")
@@ -176,7 +163,10 @@ def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
     assert airflow.wait("deferred", run_id) == "success"
     assert ingested(airflow, "deferred", run_id) == [str(folder / "first.csv")]
     # A cleared task begins anew.
+    (tmp_path / "go").unlink()
     airflow.clear("deferred", run_id, "ingest")
+    airflow.until_deferred("deferred", run_id, "ingest")
+    (tmp_path / "go").touch()
     assert airflow.wait("deferred", run_id) == "success"
     assert ingested(airflow, "deferred", run_id) == [str(folder / "second.csv")]
 
@@ -197,11 +187,11 @@ def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airf
     assert airflow.wait("counted", run_id) == "success"
     assert results(airflow) == 1
     # Airflow counts with the retries of the DAG's version of the run.
-    write_counted(airflow.home.parent / "dags", airflow.home.parent, retries=1)
+    write_counted(airflow, retries=1)
     airflow.clear("counted", run_id, "ingest")
     assert airflow.wait("counted", run_id) == "success"
     assert results(airflow) == 2
-    write_counted(airflow.home.parent / "dags", airflow.home.parent, retries=0)
+    write_counted(airflow, retries=0)
     airflow.clear("counted", run_id, "ingest")
     assert airflow.wait("counted", run_id) == "success"
     assert results(airflow) == 3

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-
 import pytest
 
 from airflow_mlops.data.store import ArtifactStore
@@ -42,16 +38,10 @@ with DAG("train", schedule=wanted, catchup=False, default_args=args):
 """
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Iterator[LiveAirflow]:
-    home = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    dataset = training_set(ArtifactStore(f"file://{home}/artifacts")).model_dump(mode="json")
-    (home / "dags" / "retraining.py").write_text(DAGS.format(dataset=dataset))
-    env = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server})}
-    with LiveAirflow(home, home / "dags", env) as running:
-        yield running
-    shutil.rmtree(home)
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow) -> None:
+    dataset = training_set(ArtifactStore(f"file://{airflow.home}/artifacts")).model_dump(mode="json")
+    (airflow.dags / "retraining.py").write_text(DAGS.format(dataset=dataset))
 
 
 def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:

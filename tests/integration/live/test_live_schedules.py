@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -42,21 +40,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, shop: Path) -> Iterator[LiveAirflow]:
-    folder = tmp_path_factory.mktemp("schedules")
-    dags = folder / "dags"
-    dags.mkdir()
-    env = {"AIRFLOW_CONN_SHOP": json.dumps({"conn_type": "sqlite", "host": str(shop)})}
-    with LiveAirflow(folder, dags, env) as live:
-        # Only now: the scheduler would start what is due before the API server answers the tasks.
-        start = f"start_date=datetime({START.year}, {START.month}, {START.day})"
-        for number, (_, language, block) in enumerate(BLOCKS):
-            if language == "python":
-                block = block.replace("start_date=datetime(2024, 1, 1)", start)
-                (dags / f"page_{number}.py").write_text(block.replace("timedelta(minutes=10)", "timedelta(seconds=2)"))
-        live.parsed("orders_by_day")
-        yield live
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow, shop: Path) -> None:
+    airflow.connect("shop", conn_type="sqlite", host=str(shop))
+    start = f"start_date=datetime({START.year}, {START.month}, {START.day})"
+    for number, (_, language, block) in enumerate(BLOCKS):
+        if language == "python":
+            block = block.replace("start_date=datetime(2024, 1, 1)", start)
+            block = block.replace("timedelta(minutes=10)", "timedelta(seconds=5)")
+            (airflow.dags / f"page_{number}.py").write_text(block)
+    airflow.parsed("orders_by_day")
 
 
 def ended(airflow: LiveAirflow, dag_id: str, count: int) -> list[dict[str, Any]]:

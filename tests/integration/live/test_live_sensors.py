@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,22 +50,15 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Iterator[LiveAirflow]:
-    folder = tmp_path_factory.mktemp("live_sensors")
-    home, dags = folder / "home", folder / "dags"
-    home.mkdir()
-    dags.mkdir()
-    (dags / "waiting.py").write_text(WAITING.format(repo=str(repo)))
-    (dags / "watching.py").write_text(WATCHING)
-    publish(ArtifactStore(f"file://{home}/artifacts"), "2013-01", "retrain")
-    # After this many seconds without a sign of life a triggerer's work is another's.
-    with LiveAirflow(home, dags, {"AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10"}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def store(airflow: LiveAirflow) -> ArtifactStore:
     return ArtifactStore(f"file://{airflow.home}/artifacts")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow, repo: Path, store: ArtifactStore) -> None:
+    publish(store, "2013-01", "retrain")
+    (airflow.dags / "waiting.py").write_text(WAITING.format(repo=str(repo)))
+    (airflow.dags / "watching.py").write_text(WATCHING)
 
 
 def states(airflow: LiveAirflow, run_id: str) -> dict[str, str]:

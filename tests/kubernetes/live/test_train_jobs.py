@@ -21,9 +21,8 @@ import pytest
 
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE
-from tests.kubernetes.conftest import Cluster
+from tests.kubernetes.conftest import Cluster, meanwhile
 from tests.kubernetes.faults import FaultyApi
-from tests.kubernetes.test_pods import meanwhile
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MODES = pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])

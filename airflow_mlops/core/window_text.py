@@ -92,7 +92,7 @@ def parse(text: str, calendar: Calendar = UTC_CALENDAR) -> Span:
     :raises ValueError: the text is not a window, or the length of the window is unknown
     """
     text = text.strip()
-    named = _ZONED.fullmatch(text) if text != calendar.key else None
+    named = None if _has_own_format(text, calendar) else _ZONED.fullmatch(text)
     name = named[2].strip() if named else calendar.zone
     zone(name)
     if named is None:
@@ -120,11 +120,16 @@ def _check_day(text: str, calendar: Calendar) -> None:
     )
 
 
+def _has_own_format(text: str, calendar: Calendar) -> bool:
+    """Return whether ``text`` is a partition key with a known start. Its format may contain slashes and brackets."""
+    return text == calendar.key and calendar.key_start is not None
+
+
 def _bounds(text: str, name: str, calendar: Calendar) -> tuple[datetime, datetime]:
     if ".." in text:
         first, _, last = (part.strip() for part in text.partition(".."))
         return _bounds(first, name, calendar)[0], _bounds(last, name, calendar)[1]
-    if "/" in text and text != calendar.key:
+    if "/" in text and not _has_own_format(text, calendar):
         first, _, last = (part.strip() for part in text.partition("/"))
         start = parse_instant(first, name, calendar)
         return start, _later(start, last, name) if is_period(last) else parse_instant(last, name, calendar)

@@ -264,3 +264,11 @@ def test_text_of_a_time_is_iso_8601_and_never_a_number_of_seconds(text):
     assert adapter.validate_python(text) == datetime(2024, 3, 5, tzinfo=timezone.utc)
     with pytest.raises(ValidationError, match="1709596800"):
         adapter.validate_python("1709596800")
+
+
+@pytest.mark.parametrize(
+    "key", ["2013-04-01T06:00:00Z/2013-04-08T06:00:00Z", "2013-04-01T06:00Z/P7D", "2013-04[Europe/Berlin]"]
+)
+def test_a_partition_key_without_a_known_start_is_read_like_any_other_text(key):
+    """Keys with a known start may have a format of their own, such as 2013/04."""
+    assert Window.model_validate(key, context={"calendar": Calendar(key=key)}) == Window.model_validate(key)

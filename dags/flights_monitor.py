@@ -20,9 +20,9 @@ with DAG(
 
 **join_labels** joins the arrivals to the logged predictions. **monitor** compares the month with the profile and the
 performance at training, writes the drift report (the button on the task), and decides: `healthy`, `watch` or `retrain`.
-Only `retrain` emits the asset `mlops://{MODEL}/retrain`, which starts `flights_train` and holds the reason. If the gates
-refuse the new model, retraining is requested again with the next month of data, and one month later after two refusals
-in a row.
+Only `retrain` sends an event of the asset `mlops://{MODEL}/retrain`, which starts `flights_train`. The event holds the
+reason, and its partition key is the month. If the gates refuse the new model, retraining is requested again with the
+next month of data, and one month later after two refusals in a row.
 """,
 ):
     outcomes = JoinLabelsOperator(

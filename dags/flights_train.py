@@ -28,15 +28,18 @@ with DAG(
 ### {__doc__}
 
 The asset `mlops://flight_delays/retrain` starts this DAG. The reason is in the event, in the tags of the MLflow runs
-(`mlops.retrain.reason`) and in the ledger. The partition key is the last month of the training set. The challengers and
-the champion are measured on the same held-out days. The gates decide, and the ledger records the decision with its
-numbers.
+(`mlops.retrain.reason`) and in the ledger. The monitored month is the last month of the training set, and the partition
+key of the run. To train by hand, enter a month as partition key. The challengers and the champion are measured on the
+same held-out days. The gates decide, and the ledger records the decision with its numbers.
 """,
 ):
     data = BuildTrainingSetOperator(
         task_id="training_set",
         name="flight_delays_training",
-        entities={"name": "flights_valid", "window": "{{ params.first_month }}..{{ partition_key }}"},
+        entities={
+            "name": "flights_valid",
+            "window": "{{ params.first_month }}..{{ mlops_request.window or partition_key }}",
+        },
         label=LABEL,
         split={"method": "time", "test_size": "{{ params.held_out }}"},
         **JOIN,

@@ -66,9 +66,12 @@ def _with_flags(message: str, args: Namespace) -> str:
 
 @_command
 def ledger(args: Namespace) -> None:
-    """Run ``airflow mlops ledger MODEL``, which shows or verifies the ledger of a model."""
+    """Run ``airflow mlops ledger MODEL``, which shows or verifies the ledger of a model, or its requests."""
     found = _ledger(args)
     entries = found.entries()
+    if args.requests:
+        _show_requests(found, entries, args)
+        return
     _require(entries, found)
     if args.verify:
         entries, warning = _verify(found, args)
@@ -78,6 +81,21 @@ def ledger(args: Namespace) -> None:
         )
         return
     AirflowConsole().print_as([_row(entry) for entry in entries], args.output)
+
+
+def _show_requests(found: Ledger, entries: list[Entry], args: Namespace) -> None:
+    """Show the requests for retraining and the DAGs that listen to them. Exit with status 1 if nothing listens."""
+    from airflow_mlops.cli.tables import listeners, request_rows
+    from airflow_mlops.registry.requests import read_answer, recorded_requests
+
+    recorded = recorded_requests(found.store, args.model, entries)
+    rows = request_rows(recorded, {item.request.id: read_answer(found.store, item.request) for item in recorded})
+    if rows or args.output == "json":
+        AirflowConsole().print_as(rows, args.output)
+    consumers = server.retraining_consumers(args.model)
+    print(listeners(args.model, consumers), file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
+    if all(dag.paused for dag in consumers):
+        raise SystemExit(1)
 
 
 def _ledger(args: Namespace) -> Ledger:

@@ -31,11 +31,19 @@ _COMMANDS = (
         name="ledger",
         help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. The chain of hashes in the ledger is always "
-        "verified. --verify also compares the ledger with MLflow and detects whether the last entries were removed.",
+        "verified. --verify also compares the ledger with MLflow and detects whether the last entries were removed. --requests "
+        "shows the requests for retraining: answered (a training started, or its candidate was judged), moot (the champion changed "
+        "before), expired (a later window requested retraining before) or open; and the DAGs that are scheduled on the asset "
+        "mlops://MODEL/retrain. The exit status is then 1 if nothing listens.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
         args=(
             _MODEL,
             Arg(("--verify",), action="store_true", help="Verify the ledger instead of showing its entries"),
+            Arg(
+                ("--requests",),
+                action="store_true",
+                help="Show the requests for retraining with their states, and the DAGs that listen to them",
+            ),
             ARG_OUTPUT,
             *_COMMON,
         ),

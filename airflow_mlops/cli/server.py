@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
+from airflow_mlops.assets import Consumer, consumers, retrain_uri
 from airflow_mlops.compute.connections import look_up
 from airflow_mlops.core.errors import MLOpsError
 
@@ -31,6 +32,21 @@ def connection(conn_id: str) -> ConnectionInfo:
 def dags_folder() -> str:
     """Return the path of Airflow's DAGs folder; empty if it is not configured."""
     return str(conf.get("core", "dags_folder", fallback="") or "")
+
+
+def retraining_consumers(model: str) -> list[Consumer]:
+    """Return the DAGs that are scheduled on the asset ``mlops://MODEL/retrain``, by name.
+
+    :raises MLOpsError: the database could not be read
+    """
+    from airflow.utils.session import create_session
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with create_session() as session:
+            return consumers(retrain_uri(model), session)
+    except SQLAlchemyError as error:
+        raise MLOpsError(f"Airflow's database could not be read ({type(error).__name__}).") from error
 
 
 def emit_champion(result: RollbackResult) -> None:

@@ -1,14 +1,16 @@
-"""Tables for the terminal: the summary of a prediction log, and lists of datasets."""
+"""Tables for the terminal: the summary of a prediction log, lists of datasets, and requests for retraining."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.assets import Consumer, retrain_uri
 from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary, OutcomeSummary
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets.overview import Entry, Names
+    from airflow_mlops.registry.requests import Answer, RecordedRequest
 
 Rows = list[dict[str, Any]]
 
@@ -128,3 +130,34 @@ def _same_columns(rows: Rows) -> Rows:
     """Return the rows with empty values added. All rows then have the same columns, as Airflow's console requires."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name, "") for name in columns} for row in rows]
+
+
+def request_rows(recorded: Iterable[RecordedRequest], answers: Mapping[str, Answer | None]) -> Rows:
+    """Return one row for each request for retraining.
+
+    :param answers: the training step that answered a request, by the id of the request
+    """
+    return [
+        {
+            "window": item.request.window.label,
+            "created (UTC)": f"{item.request.created:%Y-%m-%d %H:%M}",
+            "state": item.state,
+            "triggers": ", ".join(item.request.triggers),
+            "training": f"{found.dag_id} {found.run_id}".strip() if (found := answers.get(item.request.id)) else "",
+            "reason": item.request.reason,
+        }
+        for item in recorded
+    ]
+
+
+def listeners(model: str, consumers: Sequence[Consumer]) -> str:
+    """Return a sentence about the DAGs that are scheduled on the asset of requests for retraining."""
+    uri = retrain_uri(model)
+    awake = [dag.dag_id for dag in consumers if not dag.paused]
+    paused = [dag.dag_id for dag in consumers if dag.paused]
+    if awake:
+        others = f" Paused: {', '.join(paused)}." if paused else ""
+        return f"A request to {uri} starts {', '.join(awake)}.{others}"
+    if paused:
+        return f"Nothing listens to {uri}, because all DAGs that are scheduled on it are paused: {', '.join(paused)}."
+    return f"Nothing listens to {uri}. Schedule a training DAG on this asset."

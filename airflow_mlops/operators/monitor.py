@@ -8,9 +8,10 @@ from airflow.sdk import AssetAlias
 
 from airflow_mlops.links import ReportLink
 from airflow_mlops.notifications import Event
-from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.base import StepOperator, show_decision
+from airflow_mlops.operators.calendar import calendar
 from airflow_mlops.operators.rendering import is_template
-from airflow_mlops.operators.retraining import emit_request
+from airflow_mlops.operators.retraining import send_request
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class MonitorOperator(StepOperator):
     """Compares the predictions of a window with training or with earlier windows, and decides about retraining.
 
-    The decision is ``healthy``, ``watch`` or ``retrain``. For ``retrain`` the task emits an event of the asset
-    ``mlops://MODEL/retrain``.
+    The decision is ``healthy``, ``watch`` or ``retrain``. For ``retrain`` the task sends an event of the asset
+    ``mlops://MODEL/retrain``, whose partition key is the window. The result says whether the event was sent.
 
     :param model: name of the registered model
     :param dataset: labelled predictions: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``. If the
@@ -93,5 +94,12 @@ class MonitorOperator(StepOperator):
     def finish(self, result: dict[str, Any], context: Context) -> None:
         extra = {key: result.get(key) for key in ("decision", "headline", "reason", "window", "metrics")}
         self.describe_outlets(context, extra)
-        if result["decision"] == "retrain":
-            emit_request(self.retrain_alias, context, result, extra)
+        if result["request"] is None:
+            return
+        times = calendar(context, self.period)
+        delivery = send_request(self, self.retrain_alias, context, result, extra, times)
+        # XCom contains the result with these fields.
+        result.update(delivery.fields())
+        if not delivery.sent or delivery.note:
+            doubt = "request may start no training" if delivery.sent else "request was sent before"
+            show_decision(f"{self.decision(result)} ({doubt})", context)

@@ -8,7 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_mlops.operators.failures import no_retry_of_final_errors
-from airflow_mlops.operators.rendering import check_interval, defined, template_errors, with_expressions, with_missing
+from airflow_mlops.operators.rendering import (
+    REQUEST,
+    check_interval,
+    defined,
+    is_template,
+    template_errors,
+    with_expressions,
+    with_missing,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -97,7 +105,7 @@ class SpecParameters:
         if parent is not self:
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)  # type: ignore[misc]
             return
-        context = with_missing(context, jinja_env)
+        context = with_missing(self._with_request(context), jinja_env)
         # Airflow's own loop would log a traceback for each template that cannot be rendered.
         for name in template_fields:
             with no_retry_of_final_errors(), template_errors(f"Task {self.task_id!r}, {name}="):
@@ -108,6 +116,14 @@ class SpecParameters:
                 else:
                     value = self.render_template(value, context, jinja_env, seen_oids)
                 setattr(self, name, defined(value))
+
+    def _with_request(self, context: Context) -> Context:
+        """Return the context with the newest request for retraining that started the run, for templates."""
+        from airflow_mlops.operators.retraining import newest_request, triggering_requests
+
+        model = getattr(self, "model", None)
+        known = model if isinstance(model, str) and not is_template(model) else None
+        return {**context, REQUEST: newest_request(triggering_requests(context), known)}  # type: ignore[misc]
 
 
 def _without_laziness(value: Any) -> Any:

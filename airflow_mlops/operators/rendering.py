@@ -116,6 +116,10 @@ def with_expressions(
     return value
 
 
+REQUEST = "mlops_request"
+"""Name in templates of the request for retraining that started the DAG run."""
+
+
 class Missing(jinja2.StrictUndefined):
     """Placeholder in templates for a value that the DAG run does not have, such as a partition key.
 
@@ -136,17 +140,37 @@ class Missing(jinja2.StrictUndefined):
         return hash(None)
 
 
+class MissingRequest(Missing):
+    """Placeholder for the request for retraining in a run that no request started. Its fields are missing, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
 def with_missing(context: Context, environment: jinja2.Environment) -> Context:
-    """Return the context for rendering: a partition key or date that the run does not have is :class:`Missing`."""
+    """Return the context for rendering: a partition key, date or request that the run does not have is missing.
+
+    :param context: the context, with the request for retraining, or ``None``, under the name :data:`REQUEST`
+    """
     absent = [name for name in ("partition_key", "partition_date") if context.get(name) is None]
-    if not absent:
+    requested = context.get(REQUEST) is not None
+    if not absent and requested:
         return context
     environment.tests["none"] = lambda value: value is None or isinstance(value, Missing)
     what = (
         "this run has no partition key. Trigger the DAG with a partition key, or write a default for runs without one, such "
         "as {{ partition_key or params.window }}"
     )
-    return {**context, **{name: Missing(hint=what, name=name) for name in absent}}  # type: ignore[typeddict-item]
+    missing: dict[str, Missing] = {name: Missing(hint=what, name=name) for name in absent}
+    if not requested:
+        hint = (
+            "no request for retraining started this run. Write a default for such runs, such as "
+            f"{{{{ {REQUEST}.window or params.window }}}}"
+        )
+        missing[REQUEST] = MissingRequest(hint=hint, name=REQUEST)
+    return {**context, **missing}  # type: ignore[typeddict-item]
 
 
 def defined(value: Any) -> Any:

@@ -3,50 +3,193 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import Asset
+
+from airflow_mlops.assets import retrain_uri
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import AssetAlias, BaseOperator, Context
+    from airflow.sdk.execution_time.comms import AssetEventResult
+    from airflow.sdk.types import OutletEventAccessorProtocol
 
     from airflow_mlops.core.calls import Request
+    from airflow_mlops.core.window_text import Calendar
+    from airflow_mlops.core.windows import Window
 
 log = logging.getLogger("airflow_mlops.operators")
 # Number of the newest asset events that are searched for an earlier event with the same request.
 _EVENTS = 200
+# The time that Airflow's scheduler may need to create a DAG run for an asset event.
+_SCHEDULING = timedelta(minutes=2)
 
 
-def retrain_asset(model: str) -> Asset:
-    """Return the asset ``mlops://MODEL/retrain``. Events of this asset request retraining of ``model``."""
-    return Asset(f"mlops://{model}/retrain")
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a request: whether and where it was sent.
 
-
-def emit_request(alias: AssetAlias, context: Context, result: dict[str, Any], extra: dict[str, Any]) -> None:
-    """Emit an asset event that requests retraining, unless the same request was sent before.
-
-    A second check of a window therefore does not start a second training. Earlier requests are looked up in Airflow's
-    asset events. If a task fails before Airflow stores the event, a retry emits the event again.
-
-    :param alias: asset alias in the outlets of the task
-    :param result: the result of the check, with ``model`` and ``request``
-    :param extra: additional fields of the event
+    :param sent: whether this task sends the request as an asset event
+    :param asset: URI of the asset
+    :param key: partition key of the event; ``None`` if nothing is sent, or if Airflow gives the event no key
+    :param note: why the request is not sent, or why it may start no training
     """
-    asset, request = retrain_asset(result["model"]), result["request"]
-    # Ids repeat after the artifact store was emptied. Therefore the creation times are compared as well.
-    if (request["id"], request["created"]) in _sent(asset):
-        log.info("Retraining was already requested for this window: %s. No second event is sent.", request["id"])
-        return
-    context["outlet_events"][alias].add(asset, extra={**extra, "request": request})
+
+    sent: bool
+    asset: str
+    key: str | None = None
+    note: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of the result of the check."""
+        asset = self.asset if self.sent else None
+        return {
+            "request_sent": self.sent,
+            "request_asset": asset,
+            "request_key": self.key,
+            "request_note": self.note,
+        }
 
 
-def _sent(asset: Asset) -> set[tuple[Any, Any]]:
+def send_request(
+    task: BaseOperator,
+    alias: AssetAlias,
+    context: Context,
+    result: dict[str, Any],
+    extra: dict[str, Any],
+    calendar: Calendar,
+) -> Delivery:
+    """Send an asset event that requests retraining, unless another task has sent the request.
+
+    The partition key of the event is the monitored window. Airflow stores the event when the task succeeds, so a retry
+    sends the request again, and Airflow stores it once. If a user clears the task, the request is sent again.
+
+    :param task: the running task. Its outlets contain ``alias``; the asset is added to them if that is needed
+    :param alias: asset alias in the outlets of the task
+    :param result: the result of the check, with ``model``, ``window`` and ``request``
+    :param extra: additional fields of the event
+    :param calendar: calendar of the DAG run
+    """
+    from airflow_mlops.core.windows import Window
+
+    request = result["request"]
+    uri = retrain_uri(result["model"])
+    events = _events_of_active(uri, context)
+    # The DAG that is scheduled on the asset may give it another name than its URI.
+    asset = Asset(uri) if events is None else Asset(name=events.key.name, uri=uri)
+    earlier = _earlier_events(asset)
+    if (other := _sent_by_another_task(earlier, request, context)) is not None:
+        note = f"{other} has sent this request. To send it again, clear that task"
+        log.info(
+            "Retraining was already requested for this window: %s. No second event is sent: %s.", request["id"], note
+        )
+        return Delivery(False, uri, note=note)
+    content = {**extra, "request": request}
+    key: str | None = event_key(Window.model_validate(result["window"]), calendar)
+    if events is None or key is None or key == calendar.key:
+        # The event of an alias has the partition key of the run. Airflow also shows which alias leads to which asset.
+        context["outlet_events"][alias].add(asset, extra=content)
+        key = calendar.key
+    else:
+        events.extra.update(content)
+        events.add_partitions(key)
+        # Airflow stores only events of outlets. In the DAG file, the asset must not be an outlet, because Airflow would
+        # send an event whenever the task succeeds.
+        task.outlets = [*task.outlets, Asset.ref(uri=uri)]
+    log.info("The request %s is sent to %s with the partition key %s.", request["id"], uri, key)
+    if (doubt := _doubt(uri, earlier, request, is_active=events is not None)) is not None:
+        log.warning("The request %s may start no training: %s.", request["id"], doubt)
+    return Delivery(True, uri, key, doubt)
+
+
+def _doubt(uri: str, earlier: Sequence[AssetEventResult], request: dict[str, Any], *, is_active: bool) -> str | None:
+    """Return why a request may start no training; ``None`` if nothing speaks against it.
+
+    Airflow does not tell a task which DAGs are scheduled on an asset, or whether they are paused. It tells whether the
+    asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, and once an alias
+    has led to it.
+    """
+    if not is_active:
+        return f"nothing listens to {uri}: no DAG is scheduled on this asset"
+    if (window := _last_without_run(earlier, request)) is None:
+        return None
+    return (
+        f"the last request, for {window}, started no DAG run: nothing listens to {uri}, or the DAGs that are scheduled on "
+        "this asset are paused or busy"
+    )
+
+
+def event_key(window: Window, calendar: Calendar) -> str:
+    """Return the partition key of the event about ``window``: the run's own key if it names the window, or its label."""
+    from pydantic import ValidationError
+
+    from airflow_mlops.core.windows import Window
+
+    if calendar.key is not None:
+        try:
+            if Window.model_validate(calendar.key, context={"calendar": calendar}) == window:
+                return calendar.key
+        except ValidationError:
+            pass  # a key that is not a window, such as the name of a customer
+    return window.label
+
+
+def _events_of_active(uri: str, context: Context) -> OutletEventAccessorProtocol | None:
+    """Return the accessor for events of an asset; ``None`` if the asset is not active."""
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+
+    try:
+        return context["outlet_events"][Asset.ref(uri=uri)]
+    except AirflowRuntimeError as error:
+        if error.error.error != ErrorType.ASSET_NOT_FOUND:
+            raise
+        return None
+
+
+def _earlier_events(asset: Asset) -> Sequence[AssetEventResult]:
     # Reading events works only in a running task.
     from airflow.sdk.execution_time.context import InletEventsAccessor
 
-    events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(_EVENTS)
-    found = [(event.extra or {}).get("request") for event in events]
-    return {(request.get("id"), request.get("created")) for request in found if isinstance(request, dict)}
+    return InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(_EVENTS)
+
+
+def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str, Any], context: Context) -> str | None:
+    """Return the DAG run and the task that sent ``request``; ``None`` if no task did, or only this one."""
+    ti = context["ti"]
+    own = (ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
+    for event in earlier:
+        sent = _request_in(event)
+        # Ids repeat after the artifact store was emptied. Therefore the creation times are compared as well.
+        if all(sent.get(name) == request[name] for name in ("id", "created")):
+            source = (event.source_dag_id, event.source_run_id, event.source_task_id, event.source_map_index)
+            if source != own:
+                return f"task {event.source_task_id} in run {event.source_run_id} of DAG {event.source_dag_id}"
+    return None
+
+
+def _last_without_run(earlier: Sequence[AssetEventResult], request: dict[str, Any]) -> str | None:
+    """Return the window of the last other request if no DAG run was created for it; otherwise ``None``.
+
+    :param earlier: asset events, newest first
+    """
+    before = datetime.now(timezone.utc) - _SCHEDULING
+    others = [event for event in earlier if _request_in(event).get("id") not in (None, request["id"])]
+    if not others:
+        return None
+    # The plugin sends a request a second time, without a partition key.
+    last = _request_in(others[0])
+    same = [event for event in others if _request_in(event) == last]
+    if any(event.created_dagruns or event.timestamp > before for event in same):
+        return None
+    return str(last["id"]).removeprefix(f"{last['model']}/")
+
+
+def _request_in(event: AssetEventResult) -> dict[str, Any]:
+    found = (event.extra or {}).get("request")
+    return found if isinstance(found, dict) else {}
 
 
 def triggering_requests(context: Context) -> list[Request]:
@@ -61,7 +204,7 @@ def triggering_requests(context: Context) -> list[Request]:
     requests = []
     for asset, event in sorted(found, key=lambda item: item[1].timestamp):
         content = (event.extra or {}).get("request")
-        if content is None or asset.uri != (expected := f"mlops://{_model(content)}/retrain"):
+        if content is None or asset.uri != (expected := retrain_uri(_model(content))):
             continue
         try:
             requests.append(Request.model_validate(content))
@@ -71,7 +214,22 @@ def triggering_requests(context: Context) -> list[Request]:
                 expected,
                 error.errors()[0]["msg"],
             )
-    return requests
+    return _last_of_each(requests)
+
+
+def _last_of_each(requests: Sequence[Request]) -> list[Request]:
+    """Return the requests without repetitions. A request that was sent several times keeps its last place."""
+    last = {(request.id, request.created): number for number, request in enumerate(requests)}
+    return [requests[number] for number in sorted(last.values())]
+
+
+def newest_request(requests: Iterable[Request], model: str | None) -> Request | None:
+    """Return the newest request for ``model``, or the newest request if ``model`` is ``None``; ``None`` without one.
+
+    :param requests: requests, oldest first
+    """
+    found = [request for request in requests if model is None or request.model == model]
+    return found[-1] if found else None
 
 
 def _model(request: Any) -> str:

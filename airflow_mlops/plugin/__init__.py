@@ -1,4 +1,6 @@
-"""The Airflow plugin, which serves pages of the artifact store and registers the listener for ``[mlops] preload``.
+"""The Airflow plugin, which serves pages of the artifact store and registers listeners.
+
+The listeners import the modules of ``[mlops] preload``, and start DAGs without partitions on requests for retraining.
 
 Every task process imports this module, so it must import quickly.
 """
@@ -9,7 +11,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_mlops.plugin import preload
+from airflow_mlops.plugin import preload, retraining
 
 
 class _Pages:
@@ -26,4 +28,4 @@ class MLOpsPlugin(AirflowPlugin):
 
     name = "mlops"
     fastapi_apps = [{"name": "mlops", "app": _Pages(), "url_prefix": "/mlops"}]  # noqa: RUF012 - as Airflow declares it
-    listeners = [preload]  # noqa: RUF012
+    listeners = [preload, retraining]  # noqa: RUF012

@@ -4,8 +4,10 @@ A retraining trigger is a condition that may request retraining. :func:`triggers
 is met in a window. :func:`plan` decides whether these triggers lead to a request, and
 :mod:`airflow_mlops.registry.requests` records the request.
 
-All limits depend on windows and not on the clock, so a replay makes the same decisions as the first run. All limits
-also count requests by later windows, because windows may be checked late and in any order.
+All limits depend on windows and not on the clock. All limits also count requests by later windows, because windows may
+be checked late and in any order. Cooldown and budget count only the requests that are passed to :func:`plan`:
+:func:`airflow_mlops.registry.requests.counted` leaves out requests that nothing answered. The cooldown ignores requests
+after which the champion changed for another reason.
 
 A candidate that is trained on the same data and code would be refused again. After ``r`` refused requests, the next
 request is possible ``2 ** (r - 1)`` windows after the last refused request. The wait doubles with each refusal, so each
@@ -47,6 +49,7 @@ def plan(
     earlier: Sequence[Findings] = (),
     requests: Sequence[Request] = (),
     refused: Sequence[Request] = (),
+    replaced: Collection[str] = (),
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
@@ -54,8 +57,9 @@ def plan(
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
-    :param requests: all requests so far, in any order
+    :param requests: the requests that count, in any order: the window's own, and those that limit the window
     :param refused: the requests whose candidates were refused since the champion last changed
+    :param replaced: ids of the requests after which the champion changed for another reason
     """
     triggers_before = [
         triggers(item.under(findings.policy))
@@ -64,7 +68,14 @@ def plan(
         for item in earlier
     ]
     planned = limited(
-        findings.model, findings.window, findings.policy, triggers(findings), triggers_before, requests, refused
+        findings.model,
+        findings.window,
+        findings.policy,
+        triggers(findings),
+        triggers_before,
+        requests,
+        refused,
+        replaced,
     )
     broken = broken_inputs(findings)
     if planned.request is not None or not broken:
@@ -82,21 +93,24 @@ def limited(
     earlier: Sequence[Collection[Trigger]] = (),
     requests: Sequence[Request] = (),
     refused: Sequence[Request] = (),
+    replaced: Collection[str] = (),
 ) -> RetrainingPlan:
     """Apply persistence, cooldown, budget and earlier refusals to the active triggers of a window.
 
     :param active: the triggers whose condition is met in the window, each with its reason
     :param earlier: the triggers whose condition was met in each earlier window, ordered by time
-    :param requests: all requests so far, in any order
+    :param requests: the requests that count, in any order: the window's own, and those that limit the window
     :param refused: the requests whose candidates were refused since the champion last changed
+    :param replaced: ids of the requests after which the champion changed for another reason
     """
     own_id = request_id(model, window)
     own = next((request for request in requests if request.id == own_id), None)
     found = [_persistent(trigger, reason, policy, earlier) for trigger, reason in active.items()]
     if own is not None:
         return RetrainingPlan(triggers=found, request=own)
+    current = [request for request in requests if request.id not in replaced]
     limits = [
-        *([_cooldown(window, policy.cooldown, requests)] if policy.cooldown else []),
+        *([_cooldown(window, policy.cooldown, current)] if policy.cooldown else []),
         *([_budget(window, policy.budget.requests, policy.budget.period, requests)] if policy.budget else []),
         *_refusals(window, [request for request in refused if request.code == policy.code]),
     ]

@@ -152,6 +152,10 @@ class Ledger:
             entries.append(entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}))
         return entries
 
+    def count(self) -> int:
+        """Return the number of entries, without reading them."""
+        return len(self.store.keys(self.folder))
+
     def _broken_link(self, entries: list[Entry], entry: Entry) -> str:
         if not entries:
             return f"entry 1, {self.url(entry.seq)}, was written after another entry, which was removed"

@@ -1,17 +1,159 @@
-"""Read and record requests for retraining in the ledger.
+"""Read and record requests for retraining in the ledger, and record which requests were answered.
 
 :mod:`airflow_mlops.policy.retraining` decides whether to request retraining after a window. MonitorOperator sends the asset
 event of a recorded request (:mod:`airflow_mlops.operators.retraining`).
+
+A request is *answered* once the first training step of a DAG run that it started begins (:func:`answer`), or once its
+candidate is promoted or refused. Only answered requests limit later requests: nobody knows whether a training will ever
+start for any other request. The states of a request are:
+
+- ``answered``;
+- ``moot``: not answered before the champion changed for another reason;
+- ``expired``: not answered before a later window requested retraining;
+- ``open``: none of these. A model has at most one open request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Literal
+from urllib.parse import quote
 
 from airflow_mlops import __version__
+from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.core.windows import UtcDatetime, Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger, folder_name
+
+State = Literal["open", "answered", "expired", "moot"]
+
+
+class Answer(Model):
+    """The first training step that carried a request. The file ``requests/MODEL/WINDOW.json`` contains the answer.
+
+    :param request: id of the request
+    :param time: time at which the training step began, UTC
+    """
+
+    request: str
+    time: UtcDatetime
+    dag_id: str = ""
+    run_id: str = ""
+    task_id: str = ""
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A request in the ledger, and what became of it.
+
+    :param seq: number of the entry in the ledger
+    :param replaced: whether the champion has changed since the request, other than to a candidate of this request
+    """
+
+    request: Request
+    seq: int
+    state: State
+    replaced: bool
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The requests that count when a window is about to request retraining.
+
+    :param requests: the window's own earlier request, and the requests that limit the window
+    :param refused: the requests whose candidates were refused since the champion last changed, newest first
+    :param replaced: ids of the requests after which the champion changed for another reason
+    """
+
+    requests: list[Request]
+    refused: list[Request]
+    replaced: frozenset[str]
+
+
+def answer(store: ArtifactStore, provenance: Provenance) -> None:
+    """Record that a training has started for the requests that started the DAG run, unless this is already recorded.
+
+    If several requests for a model started the run, the newest is answered.
+
+    :param provenance: the task of the training step
+    :raises StoreError: the store cannot be written
+    """
+    for model in {request.model for request in provenance.requests}:
+        request = provenance.request(model)
+        assert request is not None
+        found = Answer(
+            request=request.id,
+            time=datetime.now(timezone.utc),
+            dag_id=provenance.dag_id,
+            run_id=provenance.run_id,
+            task_id=provenance.task_id,
+        )
+        if not store.exists(key := _answer_key(request)):
+            store.create_exclusive(key, found.model_dump_json(indent=1).encode())
+
+
+def read_answer(store: ArtifactStore, request: Request) -> Answer | None:
+    """Return the first training step that carried ``request``; ``None`` if there is none."""
+    try:
+        return Answer.model_validate_json(store.read_bytes(_answer_key(request)))
+    except FileNotFoundError:
+        return None
+
+
+def _answer_key(request: Request) -> str:
+    return f"requests/{folder_name(request.model)}/{quote(request.window.identity, safe='')}.json"
+
+
+def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> list[RecordedRequest]:
+    """Return all requests in the ledger with their states, oldest first.
+
+    :param entries: entries of the ledger, oldest first
+    """
+    started = set(store.keys(f"requests/{folder_name(model)}"))
+    made = [(entry, entry.requested) for entry in entries if entry.decision == "requested"]
+    requests = [(entry, request) for entry, request in made if request is not None]
+    judged = {entry.requested.id for entry in entries if entry.requested and entry.decision in ("promoted", "refused")}
+    moves = [(entry.seq, {request.id for request in entry.provenance.requests}) for entry in entries if entry.moves]
+    found = []
+    for entry, request in requests:
+        replaced = any(seq > entry.seq and request.id not in answered for seq, answered in moves)
+        later = any(other.window.end > request.window.end for _, other in requests)
+        state: State = (
+            "answered"
+            if request.id in judged or _answer_key(request) in started
+            else "moot"
+            if replaced
+            else "expired"
+            if later
+            else "open"
+        )
+        found.append(RecordedRequest(request, entry.seq, state, replaced))
+    return found
+
+
+def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
+    """Return the requests that count when ``window`` is about to request retraining.
+
+    These are the window's own request, answered requests, an open request of a later window, and requests that were
+    recorded while the window was being checked, because nobody could have answered them yet.
+
+    :param entries: entries of the ledger, oldest first
+    :param seen: number of entries in the ledger when the check of the window began
+    """
+    counting = [
+        item.request
+        for item in recorded
+        if item.request.window == window
+        or item.state == "answered"
+        or (item.state == "open" and item.request.window.end > window.end)
+        or (item.seq > seen and item.state != "moot")
+    ]
+    replaced = frozenset(item.request.id for item in recorded if item.replaced)
+    return Counted(counting, refused_requests(entries), replaced)
 
 
 def all_requests(entries: Sequence[Entry]) -> list[Request]:
@@ -39,19 +181,19 @@ def refused_requests(entries: Sequence[Entry]) -> list[Request]:
 def record(
     ledger: Ledger,
     request_id: str,
-    propose: Callable[[Sequence[Request], Sequence[Request]], Request | None],
+    propose: Callable[[Sequence[Entry]], Request | None],
     champion: ModelVersionRef | None,
     provenance: Provenance,
 ) -> Request | None:
     """Record a request for retraining in the ledger, at most once for each id.
 
     If several tasks record a request at the same time, only one task succeeds. Each of the other tasks calls
-    ``propose`` again with the new request included.
+    ``propose`` again with the new entry included.
 
     :param request_id: id of the request. A retry uses the same id
     :param ledger: ledger of the model
-    :param propose: function that takes all requests (oldest first) and the refused requests (newest first), and returns
-        the request to record or ``None``
+    :param propose: function that takes the entries of the ledger, oldest first, and returns the request to record or
+        ``None``
     :param champion: the current champion; ``None`` if the model has no champion
     :param provenance: Airflow task that records the request
     :return: the request in the ledger with the id ``request_id``, new or recorded earlier; ``None`` if ``propose``
@@ -60,7 +202,7 @@ def record(
     """
 
     def decide(entries: list[Entry]) -> Decision | None:
-        request = propose(all_requests(entries), refused_requests(entries))
+        request = propose(entries)
         if request is None:
             return None
         return Decision(

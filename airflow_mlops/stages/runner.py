@@ -16,6 +16,8 @@ from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
 
 log = logging.getLogger("airflow_mlops.stages")
+# The steps with which a training begins.
+_TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 
 
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
@@ -47,6 +49,10 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     if int(os.environ.get("PET_NODE_RANK") or 0):
         module.assist(spec, context)
         return {}
+    if call.step in _TRAINING_STEPS and call.provenance.requests:
+        from airflow_mlops.registry import requests
+
+        requests.answer(store, call.provenance)
     result: Result = module.run(spec, context)
     answer = result.model_dump(mode="json")
     write_result(store, call.key, answer)

@@ -196,7 +196,7 @@ class LiveAirflow:
             self.url + path, None if body is None else json.dumps(body).encode(), headers, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             with error:

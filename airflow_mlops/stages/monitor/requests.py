@@ -12,29 +12,40 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import retraining
 from airflow_mlops.policy.findings import Findings, RetrainingPlan
 from airflow_mlops.policy.verdict import decide
-from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.registry.requests import all_requests, record, refused_requests
+from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.requests import counted, record, recorded_requests
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor.report import metrics, page_url
 
 
-def request_retraining(findings: Findings, earlier: Sequence[Findings], context: StepContext) -> RetrainingPlan:
+def request_retraining(
+    findings: Findings, earlier: Sequence[Findings], context: StepContext, seen: int | None = None
+) -> RetrainingPlan:
     """Decide whether the window requests retraining, and record a new request in the ledger.
 
-    A window makes at most one request, even if the window is checked again.
+    A window makes at most one request, even if the window is checked again. Only answered requests of other windows
+    limit the window (:mod:`airflow_mlops.registry.requests`).
 
     :param earlier: findings of earlier windows, ordered by time
+    :param seen: number of entries in the ledger when the check began; by default the number of entries now
     :raises RegistryError: an entry of the ledger was changed or removed
     """
     ledger = Ledger(context.store, findings.model)
     entries = ledger.entries()
-    planned = retraining.plan(findings, earlier, all_requests(entries), refused_requests(entries))
+    since = len(entries) if seen is None else seen
+
+    def plan(present: Sequence[Entry]) -> RetrainingPlan:
+        recorded = recorded_requests(context.store, findings.model, present)
+        found = counted(recorded, present, findings.window, since)
+        return retraining.plan(findings, earlier, found.requests, found.refused, found.replaced)
+
+    planned = plan(entries)
     if not planned.is_requested:
         return planned
 
-    def propose(requests: Sequence[Request], refused: Sequence[Request]) -> Request | None:
+    def propose(present: Sequence[Entry]) -> Request | None:
         nonlocal planned
-        planned = retraining.plan(findings, earlier, requests, refused)
+        planned = plan(present)
         return _request(findings, planned, context.store) if planned.is_requested else None
 
     request_id = retraining.request_id(findings.model, findings.window)

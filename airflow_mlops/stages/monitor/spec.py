@@ -58,6 +58,10 @@ class MonitorResult(Result):
     :param superseded: whether a report on a later window makes this report outdated. This is the case if performance is
         judged in a later report, or if performance is not judged in this report
     :param request: the request for retraining, if the decision is ``retrain``
+    :param request_sent: whether this task sent ``request`` as an asset event. The step itself sends nothing
+    :param request_asset: URI of the asset to which ``request`` was sent; ``None`` if it was not sent
+    :param request_key: partition key of the asset event, which names the window; ``None`` if ``request`` was not sent
+    :param request_note: why ``request`` was not sent, or why it may start no training
     :param held_back: the retraining triggers that would request retraining if cooldown, budget, earlier refusals or
         broken inputs did not postpone the request
     """
@@ -78,4 +82,8 @@ class MonitorResult(Result):
     report_url: str
     superseded: bool = False
     request: Request | None = None
+    request_sent: bool = False
+    request_asset: str | None = None
+    request_key: str | None = None
+    request_note: str | None = None
     held_back: list[Trigger] = Field(default_factory=list)

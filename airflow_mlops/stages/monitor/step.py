@@ -19,6 +19,7 @@ from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import champion, columns, performance, references, replaced, report, segments, timing
 from airflow_mlops.stages.monitor.champion import ChampionFacts
@@ -41,6 +42,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     """
     store = context.store
     check = _check(spec, context)
+    # Requests of checks that run at the same time count, see request_retraining().
+    recorded = Ledger(store, spec.model).count()
     client = connect(spec.mlflow, context.connection)
     present = versions.champion(client, spec.model)
     facts, measured = ChampionFacts(), Measurements()
@@ -57,7 +60,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     earlier = report.history(findings, store)
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
-    planned = request_retraining(findings, earlier, context)
+    planned = request_retraining(findings, earlier, context, recorded)
     written = Report(**dict(findings), verdict=decide(findings, planned), retraining=planned)
     url = report.publish(written, earlier, store)
     for detail in written.verdict.details:

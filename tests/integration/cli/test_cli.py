@@ -14,6 +14,7 @@ from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.requests import answer
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote import step as promote
@@ -155,6 +156,43 @@ def test_the_ledger_shows_requests_for_retraining_and_the_decisions_on_them(airf
     assert "5 entries" in capsys.readouterr().out
     airflow("rollback", v2.model, "--reason", "Snow.")
     assert Ledger(store, v2.model).entries()[-1].champion.version == 1
+
+
+def test_the_requests_for_retraining_are_shown_with_their_states(airflow, promoted, store, capsys):
+    _, v2, v3 = promoted
+    made = [
+        Request(id=f"{v2.model}/{month}", model=v2.model, triggers=["age"], reason="It is old.", window=month,
+                created="2013-08-05")
+        for month in ("2013-04", "2013-05", "2013-06")
+    ]  # fmt: skip
+    for request in made:
+        entry = Decision(
+            decision="requested",
+            replaced=v2,
+            champion=v2,
+            provenance=Provenance(requests=[request]),
+            reason="It is old.",
+        )
+        Ledger(store, v2.model).record(request.id, lambda entries, entry=entry: entry)
+    answer(store, Provenance(dag_id="train", run_id="r1", task_id="build", requests=made[:1]))
+    promote.run(
+        PromoteSpec(verdict=verdict(None, v2, v3)),
+        StepContext(store=store, key="d", provenance=Provenance(requests=made[1:2])),
+    )
+    # No DAG is scheduled on the asset.
+    with pytest.raises(SystemExit) as ended:
+        airflow("ledger", v2.model, "--requests", "--output", "json")
+    assert ended.value.code == 1
+    output = capsys.readouterr()
+    rows = json.loads(output.out)
+    assert [(row["window"], row["state"], row["training"]) for row in rows] == [
+        ("2013-04", "answered", "train r1"), ("2013-05", "answered", ""), ("2013-06", "open", ""),
+    ]  # fmt: skip
+    assert f"mlops://{v2.model}/retrain" in output.err
+    promote.run(PromoteSpec(verdict=verdict(v3, v2)), StepContext(store=store, key="e"))
+    with pytest.raises(SystemExit):
+        airflow("ledger", v2.model, "--requests", "--output", "json")
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["answered", "answered", "moot"]
 
 
 def test_a_complete_ledger_is_verified(airflow, promoted, capsys):

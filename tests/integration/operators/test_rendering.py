@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.api.datamodels._generated import AssetEventDagRunReference, AssetReferenceAssetEventDagRun
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
 
+from airflow_mlops.core.calls import Request
 from airflow_mlops.operators import (
     BuildTrainingSetOperator,
     EvaluateOperator,
@@ -208,3 +212,67 @@ def test_the_empty_data_interval_of_a_plain_cron_is_an_error_that_says_what_to_w
     # A point in time is no interval.
     end_only = rendered(IngestOperator, name="n", files="x", window="{{ data_interval_end | ds }}", context=point)
     assert end_only.window == "2024-03-05"
+
+
+def sent(window: str, model: str, minute: int = 0) -> AssetEventDagRunReferenceResult:
+    content = Request(
+        id=f"{model}/{window}", model=model, triggers=["age"], reason="Old.", window=window, created=MAY
+    ).model_dump(mode="json")
+    reference = AssetEventDagRunReference(
+        asset=AssetReferenceAssetEventDagRun(name="a", uri=f"mlops://{model}/retrain", extra={}),
+        extra={"request": content},
+        source_aliases=[], source_task_id="m", source_dag_id="d", source_run_id="r", source_map_index=-1,
+        timestamp=MAY + timedelta(minutes=minute),
+    )  # fmt: skip
+    return AssetEventDagRunReferenceResult.from_asset_event_dag_run_reference(reference)
+
+
+def asked(*events: AssetEventDagRunReferenceResult) -> dict[str, Any]:
+    return {**NO_KEY, "triggering_asset_events": TriggeringAssetEventsAccessor.build(events)}
+
+
+MAY = datetime(2013, 5, 1, tzinfo=timezone.utc)
+
+
+def test_the_request_that_started_the_run_is_a_value_in_templates():
+    def window(template: str, context: dict[str, Any], **more: Any) -> str:
+        task = rendered(IngestOperator, name="n", files="x", window=template, context=context, **more)
+        return str(task.window)
+
+    april = "2013-04-01T00:00:00Z/2013-05-01T00:00:00Z"
+    context = asked(sent("2013-04", "delays"))
+    for template in ("{{ mlops_request.window }}", "{{ mlops_request.window or partition_key or params.window }}"):
+        assert window(template, context) == april
+    assert window("2013-01..{{ mlops_request.window or params.window }}", context) == f"2013-01..{april}"
+    assert window("{{ mlops_request.id }}", context) == "delays/2013-04"
+    # Several requests started the run.
+    several = asked(sent("2013-04", "delays"), sent("2013-03", "other", minute=1))
+    assert window("{{ mlops_request.id }}", several) == "other/2013-03"
+    train = rendered(
+        TrainOperator,
+        model="delays",
+        dataset={},
+        trainer=SklearnTrainer("a.B"),
+        tags={"w": "{{ mlops_request.id }}"},
+        context=several,
+    )
+    assert train.tags == {"w": "delays/2013-04"}
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ mlops_request.window or params.window }}", "2013"),
+        ("{{ mlops_request.window or partition_key or params.window }}", "2013"),
+        ("{{ mlops_request.window.label | default(params.window) }}", "2013"),
+        ("{% if mlops_request %}{{ mlops_request.id }}{% else %}{{ params.window }}{% endif %}", "2013"),
+        ("{{ params.window if mlops_request is none else mlops_request.id }}", "2013"),
+    ],
+)
+def test_a_template_can_have_a_default_for_runs_that_no_request_started(template, expected):
+    assert rendered(IngestOperator, name="n", files="x", window=template, context=NO_KEY).window == expected
+
+
+def test_a_run_that_no_request_started_says_so_where_the_template_has_no_default():
+    with pytest.raises(AirflowFailException, match=r"window=: no request for retraining started this run"):
+        rendered(IngestOperator, name="n", files="x", window="{{ mlops_request.window }}", context=NO_KEY)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -23,7 +24,8 @@ from airflow_mlops.policy.retraining import limited, plan, request_id, triggers
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry.ledger import Decision, Ledger
-from airflow_mlops.registry.requests import all_requests, refused_requests
+from airflow_mlops.registry.requests import all_requests, read_answer, recorded_requests, refused_requests
+from airflow_mlops.registry.requests import answer as record_answer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import report as monitor_report
 from airflow_mlops.stages.monitor.requests import request_retraining
@@ -390,6 +392,117 @@ def test_refusals_count_until_the_champion_changes(store):
     assert check("2013-06")
 
 
+LIMITED = {"cooldown": {"cooldown": "45D"}, "budget": {"budget": {"requests": 1, "period": "90D"}}}
+
+
+def check(store, window: str, limit: str = "cooldown") -> bool:
+    """Check a bad window under a limit that one earlier request reaches; whether it requests retraining."""
+    return request_retraining(findings(LIMITED[limit], window=window, **BAD), [], StepContext(store)).is_requested
+
+
+def last_request(store) -> Request:
+    return all_requests(Ledger(store, "delays").entries())[-1]
+
+
+def promotion(store, *answered: Request, kind: str = "promoted") -> None:
+    """Record that the champion changed, by a run that ``answered`` started or, without them, by a person."""
+    entry = Decision(
+        decision=kind, replaced=V1, champion=V2, reason="Gates.", provenance=Provenance(requests=list(answered))
+    )
+    ledger = Ledger(store, "delays")
+    ledger.record(f"change {len(ledger.entries())}", lambda entries: entry)
+
+
+def states(store) -> list[str]:
+    return [item.state for item in recorded_requests(store, "delays", Ledger(store, "delays").entries())]
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+def test_a_request_that_nothing_answered_does_not_limit_later_windows(limit, store):
+    assert check(store, "2013-02", limit)
+    assert states(store) == ["open"]
+    assert check(store, "2013-03", limit)
+    assert states(store) == ["expired", "open"]
+    # A training starts for the newest request.
+    answered = Provenance(dag_id="train", run_id="r", task_id="t", requests=[last_request(store)])
+    record_answer(store, answered)
+    assert states(store) == ["expired", "answered"]
+    assert not check(store, "2013-04", limit)
+    assert read_answer(store, last_request(store)).run_id == "r"
+    # A late task of the same training changes nothing.
+    record_answer(store, answered.model_copy(update={"run_id": "later"}))
+    assert read_answer(store, last_request(store)).run_id == "r"
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+@pytest.mark.parametrize("decision", ["refused", "promoted"])
+def test_a_request_whose_candidate_was_judged_limits_later_windows(limit, decision, store):
+    assert check(store, "2013-02", limit)
+    answer(store, last_request(store), decision)
+    # One refused candidate alone would not postpone this window.
+    assert not check(store, "2013-04" if limit == "budget" else "2013-03", limit)
+    assert states(store) == ["answered"]
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+@pytest.mark.parametrize("kind", ["promoted", "rolled_back"])
+def test_a_request_is_moot_after_the_champion_changed_for_another_reason(limit, kind, store):
+    assert check(store, "2013-03", limit)
+    promotion(store, kind=kind)
+    assert states(store) == ["moot"]
+    # It limits no window, not even an earlier one.
+    assert check(store, "2013-02", limit)
+
+
+@pytest.mark.parametrize(("limit", "asks"), [("cooldown", True), ("budget", False)])
+def test_after_another_promotion_an_answered_request_counts_for_the_budget_alone(limit, asks, store):
+    assert check(store, "2013-02", limit)
+    record_answer(store, Provenance(requests=[last_request(store)]))
+    assert not check(store, "2013-03", limit)
+    promotion(store)
+    assert states(store) == ["answered"]
+    assert check(store, "2013-03", limit) == asks
+
+
+def test_the_promotion_of_its_own_candidate_leaves_a_request_in_the_cooldown(store):
+    assert check(store, "2013-02")
+    promotion(store, asking("2012-12"), last_request(store))
+    assert states(store) == ["answered"]
+    assert not check(store, "2013-03")
+
+
+def test_an_open_request_of_a_later_window_limits_an_earlier_window(store):
+    assert check(store, "2013-03")
+    assert not check(store, "2013-02")
+    assert check(store, "2013-04")
+    assert states(store) == ["expired", "open"]
+
+
+def test_a_window_that_requested_retraining_does_so_whatever_happened_to_its_request(store):
+    for window in ("2013-02", "2013-03"):
+        assert check(store, window)
+    promotion(store)
+    assert states(store) == ["moot", "moot"]
+    assert check(store, "2013-02")
+    assert len(all_requests(Ledger(store, "delays").entries())) == 2
+
+
+@settings(deadline=None, max_examples=50)
+@given(POLICIES, st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12))
+def test_windows_in_time_order_decide_as_if_unanswered_requests_had_not_been_made(given_policy, windows):
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}")
+    answered: list[Request] = []
+    for number, (bad, answers) in enumerate(windows):
+        window = day(3 * number)
+        measured = BAD if bad else {}
+        made = request_retraining(findings(given_policy, window=str(window), **measured), [], StepContext(store))
+        expected = planned(window, given_policy, holds=bad, requests=answered)
+        assert made.is_requested == expected.is_requested
+        if made.is_requested and answers:
+            answered.append(made.request)
+            record_answer(store, Provenance(requests=[made.request]))
+
+
 def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
     barrier = threading.Barrier(6)
     made = []
@@ -397,7 +510,8 @@ def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
     def check(number: int) -> None:
         found = findings({"cooldown": "30D"}, window=str(day(number)), **BAD)
         barrier.wait()
-        made.append(request_retraining(found, [], StepContext(store)))
+        # All checks began before the first request was recorded, so nothing could have answered it.
+        made.append(request_retraining(found, [], StepContext(store), seen=0))
 
     threads = [threading.Thread(target=check, args=(number,)) for number in range(6)]
     for thread in threads:

@@ -1,0 +1,62 @@
+"""The assets of a model, and the DAGs that Airflow starts on their events.
+
+DAG files import this module, so it imports Airflow's database models only in functions that run in Airflow's own
+processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+def retrain_uri(model: str) -> str:
+    """Return the URI of the asset whose events request retraining of ``model``."""
+    return f"mlops://{model}/retrain"
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A DAG that is scheduled on an asset.
+
+    :param paused: whether the DAG is paused. A paused DAG misses the events of this time
+    :param partitioned: whether the DAG has a ``PartitionedAssetTimetable``. Airflow starts such a DAG only on events with
+        a partition key, and any other DAG only on events without one
+    """
+
+    dag_id: str
+    paused: bool
+    partitioned: bool
+
+
+def consumers(uri: str, session: Session) -> list[Consumer]:
+    """Return the DAGs that are scheduled on the asset ``uri``, by name. Tasks cannot call this function.
+
+    :param session: session of Airflow's metadata database
+    """
+    from airflow.models.asset import (
+        AssetModel,
+        DagScheduleAssetNameReference,
+        DagScheduleAssetReference,
+        DagScheduleAssetUriReference,
+    )
+    from airflow.models.dag import DagModel
+    from sqlalchemy import or_, select
+
+    names = select(AssetModel.name).where(AssetModel.uri == uri)
+    scheduled = (
+        select(DagScheduleAssetReference.dag_id)
+        .join(AssetModel, AssetModel.id == DagScheduleAssetReference.asset_id)
+        .where(AssetModel.uri == uri),
+        select(DagScheduleAssetUriReference.dag_id).where(DagScheduleAssetUriReference.uri == uri),
+        select(DagScheduleAssetNameReference.dag_id).where(DagScheduleAssetNameReference.name.in_(names)),
+    )
+    found = session.execute(
+        select(DagModel.dag_id, DagModel.is_paused, DagModel.timetable_partitioned)
+        .where(or_(*(DagModel.dag_id.in_(ids) for ids in scheduled)), DagModel.is_stale.is_(False))
+        .order_by(DagModel.dag_id)
+    )
+    return [Consumer(dag_id, bool(paused), bool(partitioned)) for dag_id, paused, partitioned in found]

@@ -1,0 +1,186 @@
+"""Requests for retraining in a real Airflow: between DAGs with and without partitions, unanswered, and sent again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.requests import read_answer, recorded_requests
+from tests.support.deployed import write
+from tests.support.live import LiveAirflow
+
+pytestmark = pytest.mark.slow
+
+DAGS = """
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, PartitionedAtRuntime
+from airflow_mlops.operators import BuildTrainingSetOperator, MonitorOperator
+
+for name, schedule in (("monitor_keyed", PartitionedAtRuntime()), ("monitor_plain", None)):
+    with DAG(name, schedule=schedule, catchup=False, params={"model": "", "window": ""}):
+        MonitorOperator(
+            task_id="monitor", model="{{ params.model }}", dataset=None, window="{{ params.window }}", policy={"cooldown": "60D"}
+        )
+
+for model in ("keyed_keyed", "keyed_plain", "plain_keyed", "plain_plain", "paused"):
+    wanted = Asset(f"mlops://{model}/retrain")
+    schedule = [wanted] if model.endswith("_plain") else PartitionedAssetTimetable(assets=wanted)
+    with DAG(
+        f"train_{model}", schedule=schedule, catchup=False, params={"window": ""}, is_paused_upon_creation=model == "paused"
+    ):
+        BuildTrainingSetOperator(
+            task_id="build", name=f"{model}_training", timestamp="at", columns=["x"], split=None,
+            entities={"name": "rows", "window": "2024-01..{{ mlops_request.window or partition_key or params.window }}"},
+        )
+"""
+MODELS = [f"{monitor}_{train}" for monitor, train in product(("keyed", "plain"), repeat=2)]
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Iterator[LiveAirflow]:
+    home = tmp_path_factory.mktemp("live") / "home"
+    (home / "dags").mkdir(parents=True)
+    (home / "dags" / "requests.py").write_text(DAGS)
+    for month in range(1, 8):
+        window = Window.model_validate(f"2024-{month:02}")
+        rows = pa.table({"at": [window.start + timedelta(days=day) for day in range(20)], "x": [float(month)] * 20})
+        write(ArtifactStore(f"file://{home}/artifacts"), "rows", rows, str(window))
+    env = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server})}
+    with LiveAirflow(home, home / "dags", env) as running:
+        for model in [*MODELS, "paused"]:
+            running.parsed(f"train_{model}")
+        yield running
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def store(airflow: LiveAirflow) -> ArtifactStore:
+    return ArtifactStore(f"file://{airflow.home}/artifacts")
+
+
+def start(airflow: LiveAirflow, model: str, window: str, partition_key: str | None = None) -> tuple[str, str]:
+    """Start a check in the DAG whose name the model's name begins with; the DAG and the run."""
+    dag = "monitor_plain" if model.startswith("plain") else "monitor_keyed"
+    key = partition_key if dag == "monitor_keyed" else None
+    return dag, airflow.trigger(dag, {"model": model, "window": window}, key)
+
+
+def finished(airflow: LiveAirflow, dag: str, run: str) -> dict[str, Any]:
+    assert airflow.wait(dag, run, 600) == "success", airflow.logs(dag, run, "monitor")
+    return dict(airflow.xcom(dag, run, "monitor"))
+
+
+def check(airflow: LiveAirflow, model: str, window: str) -> dict[str, Any]:
+    return finished(airflow, *start(airflow, model, window, "the key of the run"))
+
+
+def trained(airflow: LiveAirflow, model: str, number: int = 1) -> tuple[str, str, Window]:
+    """Wait for run ``number`` of the training DAG: its id, its partition key, and the window of the training set."""
+    dag = f"train_{model}"
+    run = airflow.until(lambda: airflow.runs(dag)[number - 1 :], f"run {number} of {dag} starts", 300)[0]
+    assert airflow.wait(dag, run["dag_run_id"], 600) == "success", airflow.logs(dag, run["dag_run_id"], "build")
+    result = airflow.xcom(dag, run["dag_run_id"], "build")
+    return run["dag_run_id"], run["partition_key"], Window.model_validate(result["dataset"]["window"])
+
+
+def events(airflow: LiveAirflow, model: str) -> list[dict[str, Any]]:
+    found = airflow.get("/api/v2/assets/events?limit=100")["asset_events"]
+    return [event for event in found if event["uri"] == f"mlops://{model}/retrain"]
+
+
+def states(store: ArtifactStore, model: str) -> dict[str, str]:
+    recorded = recorded_requests(store, model, Ledger(store, model).entries())
+    return {item.request.window.label: item.state for item in recorded}
+
+
+def test_a_request_starts_every_training_dag_with_its_window_whatever_the_schedules(airflow, store):
+    # The key of a run may say anything: a month, or something that is not a window.
+    keys = {"keyed_keyed": "2024-05-05", "keyed_plain": "customer 7"}
+    started = {model: start(airflow, model, "2024-04", keys.get(model)) for model in MODELS}
+    for model, (dag, run) in started.items():
+        result = finished(airflow, dag, run)
+        assert (result["decision"], result["request_sent"], result["request_note"]) == ("retrain", True, None)
+        assert (result["request_asset"], result["request_key"]) == (f"mlops://{model}/retrain", "2024-04")
+        train_run, key, window = trained(airflow, model)
+        assert key == (None if model.endswith("_plain") else "2024-04")
+        assert window == Window.model_validate("2024-01..2024-04")
+        for event in events(airflow, model):
+            assert event["extra"]["request"] == result["request"]
+            assert Window.model_validate(event["extra"]["window"]) == Window.model_validate("2024-04")
+            assert event["extra"]["reason"] == result["reason"]
+        # Only a DAG without partitions needs an event without a key.
+        sent = [event["partition_key"] for event in events(airflow, model)]
+        assert set(sent) == ({"2024-04", None} if model.endswith("_plain") else {"2024-04"})
+        assert len(sent) == len(set(sent))
+        answer = read_answer(store, recorded_requests(store, model, Ledger(store, model).entries())[0].request)
+        assert (answer.dag_id, answer.run_id, answer.task_id) == (f"train_{model}", train_run, "build")
+    assert [len(airflow.runs(f"train_{model}")) for model in MODELS] == [1, 1, 1, 1]
+    # The request was answered, so the cooldown of 60 days holds.
+    assert check(airflow, "keyed_keyed", "2024-05")["decision"] == "watch"
+
+
+def test_a_person_starts_the_same_training_dags(airflow, store):
+    runs = {
+        "train_keyed_keyed": airflow.trigger("train_keyed_keyed", partition_key="2024-02"),
+        "train_plain_plain": airflow.trigger("train_plain_plain", {"window": "2024-02"}),
+    }
+    for dag, run in runs.items():
+        assert airflow.wait(dag, run, 600) == "success", airflow.logs(dag, run, "build")
+        window = airflow.xcom(dag, run, "build")["dataset"]["window"]
+        assert Window.model_validate(window) == Window.model_validate("2024-01..2024-02")
+
+
+def test_a_cleared_check_asks_again_and_another_check_of_the_window_does_not(airflow, store):
+    before = [len(airflow.runs(f"train_{model}")) for model in ("keyed_plain", "plain_keyed")]
+    again = check(airflow, "plain_keyed", "2024-04")
+    assert (again["decision"], again["request_sent"], again["request_asset"]) == ("retrain", False, None)
+    assert "has sent this request" in again["request_note"]
+    for model, count in zip(("keyed_plain", "plain_keyed"), before, strict=True):
+        dag = f"monitor_{model.split('_')[0]}"
+        (asked,) = {event["source_run_id"] for event in events(airflow, model)}
+        airflow.clear(dag, asked, "monitor")
+        result = finished(airflow, dag, asked)
+        assert (result["request_sent"], result["request_key"]) == (True, "2024-04")
+        assert trained(airflow, model, count + 1)[2] == Window.model_validate("2024-01..2024-04")
+    assert states(store, "plain_keyed") == {"2024-04": "answered"}
+
+
+def test_what_nothing_answers_holds_nothing_back(airflow, store):
+    first, second = check(airflow, "paused", "2024-04"), check(airflow, "paused", "2024-05")
+    assert [(item["decision"], item["request_sent"]) for item in (first, second)] == [("retrain", True)] * 2
+    assert states(store, "paused") == {"2024-04": "expired", "2024-05": "open"}
+    with pytest.raises(subprocess.CalledProcessError) as nobody:
+        airflow.cli("mlops", "ledger", "paused", "--requests")
+    assert "train_paused" in nobody.value.stdout
+    assert airflow.runs("train_paused") == []
+
+    airflow.call("PATCH", "/api/v2/dags/train_paused", {"is_paused": False})
+    assert check(airflow, "paused", "2024-06")["decision"] == "retrain"
+    assert trained(airflow, "paused")[1:] == ("2024-06", Window.model_validate("2024-01..2024-06"))
+    assert states(store, "paused") == {"2024-04": "expired", "2024-05": "expired", "2024-06": "answered"}
+    assert check(airflow, "paused", "2024-07")["decision"] == "watch"
+    rows = json.loads(airflow.cli("mlops", "ledger", "paused", "--requests", "--output", "json"))
+    assert [row["state"] for row in rows] == ["expired", "expired", "answered"]
+
+
+def test_a_check_says_that_nothing_listens(airflow, store):
+    dag, run = start(airflow, "lonely", "2024-04", "2024-04")
+    result = finished(airflow, dag, run)
+    assert (result["decision"], result["request_sent"]) == ("retrain", True)
+    assert "nothing listens to mlops://lonely/retrain" in result["request_note"]
+    (task,) = airflow.task_instances(dag, run)
+    assert task["rendered_map_index"].endswith("(request may start no training)")
+    assert states(store, "lonely") == {"2024-04": "open"}
+    with pytest.raises(subprocess.CalledProcessError) as nobody:
+        airflow.cli("mlops", "ledger", "lonely", "--requests")
+    assert "Nothing listens to mlops://lonely/retrain" in nobody.value.stdout

@@ -34,12 +34,15 @@ class MonitorOperator(StepOperator):
     :param profiles: the output of a ProfileOperator for the same dataset, which may be mapped over shards. The profiles
         are merged, and the features are not read again
     :param policy: conditions and limits for retraining, as fields of :class:`~airflow_mlops.policy.spec.Policy`
+    :param trainer: the trainer of the challengers that are compared with the champion; by default the trainer of the
+        champion. A FunctionTrainer, and a trainer with functions or classes of your own, must be named here, because
+        monitoring does not run code that only an MLflow run names
     :param mlflow_conn_id: id of the Airflow connection to MLflow
-    :raises SpecError: the policy or the reference is invalid
+    :raises SpecError: the policy, the reference or the trainer is invalid
     """
 
     step = "monitor"
-    structured = frozenset({"policy", "reference"})
+    structured = frozenset({"policy", "reference", "trainer"})
     operator_extra_links = (ReportLink(),)
 
     def __init__(
@@ -51,12 +54,17 @@ class MonitorOperator(StepOperator):
         reference: str | dict[str, Any] = "training",
         profiles: Any = None,
         policy: dict[str, Any] | None = None,
+        trainer: Any = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
         self._check(policy, reference)
+        if isinstance(trainer, dict) and not is_template(trainer):
+            from airflow_mlops.models.trainers.spec import check_trainer
+
+            check_trainer(trainer, f"The trainer of task {self.task_id!r}")
         # The outlet is an alias, because only the decision ``retrain`` emits an event.
         self.retrain_alias = AssetAlias("mlops-retrain" if "{" in model else f"mlops-{model}-retrain")
         self.add_outlets([self.retrain_alias])

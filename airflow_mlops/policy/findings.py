@@ -12,6 +12,7 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.drift.findings import Drift, DriftTests, Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
+from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.findings import Change, LossChange, Performance, Segment
 from airflow_mlops.policy.spec import Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH
@@ -140,6 +141,7 @@ class Findings(Model):
     :param estimated: performance estimated from the scores without labels. If realised performance is judged, the
         estimate covers only the labelled rows, so that both values are comparable. Otherwise, the estimate covers all
         rows
+    :param challenger: comparison of the champion with challengers; ``None`` if no challenger was trained
     :param label_delay: quantiles of the time from an event to the arrival of the label; ``None`` if arrival times of
         labels are unknown
     :param prediction: drift of the scores
@@ -178,6 +180,7 @@ class Findings(Model):
     performance: Performance | None = None
     unmeasured: str | None = None
     estimated: Performance | None = None
+    challenger: Comparison | None = None
     label_delay: LabelDelay | None = None
     prediction: Drift | None = None
     label: Drift | None = None

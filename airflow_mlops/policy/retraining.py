@@ -26,7 +26,7 @@ from airflow_mlops.core.calls import Request
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import instant, local
 from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
-from airflow_mlops.policy.details import broken_inputs, change_of
+from airflow_mlops.policy.details import broken_inputs, change_of, deciding_comparison, gain_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH, counted, in_days, listed, name, share, shorten
@@ -122,6 +122,8 @@ def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     if champion is None:
         yield "no_champion", f"Model {name(findings.model)!r} has no champion yet"
         return
+    if "challenger" in policy.retrain_on and findings.challenger is not None and findings.challenger.best is not None:
+        yield "challenger", gain_of(findings.challenger, findings.challenger.best)
     if not is_replaced(findings):
         yield from _measured(findings)
     if is_too_old(findings):
@@ -137,7 +139,12 @@ def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
 
 def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     policy, judged = findings.policy, judged_performance(findings)
-    if "performance" in policy.retrain_on and judged is not None and is_worse(judged, policy):
+    if (
+        "performance" in policy.retrain_on
+        and deciding_comparison(findings) is None
+        and judged is not None
+        and is_worse(judged, policy)
+    ):
         yield "performance", change_of(judged, policy)
     estimated = findings.estimated if findings.unmeasured is not None else None
     if "estimated_performance" in policy.retrain_on and estimated is not None and is_worse(estimated, policy):

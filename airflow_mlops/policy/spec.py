@@ -11,8 +11,10 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 
-Measured = Literal["performance", "estimated_performance", "drift"]
-Trigger = Literal["no_champion", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"]
+Measured = Literal["challenger", "performance", "estimated_performance", "drift"]
+Trigger = Literal[
+    "no_champion", "challenger", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"
+]
 """The retraining triggers.
 
 The triggers in :data:`Measured` depend on measurements, so chance alone can meet their condition in a single window.
@@ -75,9 +77,15 @@ class Policy(PerformanceThresholds):
     """The retraining policy, which decides whether a window is ``healthy``, ``watch`` or ``retrain``.
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
-    :param retrain_on: the measured triggers that may request retraining. ``performance``: realised performance is
-        significantly worse than at training. ``estimated_performance``: estimated performance is significantly worse,
+    :param retrain_on: the measured triggers that may request retraining. ``challenger``: a model that the champion's
+        trainer fits to the newest rows is significantly better than the champion. ``performance``: realised performance
+        is significantly worse than at training, and no challenger was compared. ``estimated_performance``: estimated performance is significantly worse,
         and realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
+    :param probe: the shortest time between two windows for which challengers are trained. By default, challengers are
+        trained for every window with enough labels; ``None`` trains none. A window in which realised performance is
+        significantly worse than at training is probed regardless of ``probe``
+    :param min_gain: the smallest gain of a challenger that justifies retraining: the reduction of the mean loss, as a
+        share of the champion's mean loss
     :param min_importance: smallest share of the model's permutation importance that drifted features must have together
         to trigger retraining
     :param max_age: the longest time between the end of the champion's training data and the end of the window
@@ -91,7 +99,9 @@ class Policy(PerformanceThresholds):
     """
 
     max_staleness: Duration | None = None
-    retrain_on: tuple[Measured, ...] = ("performance",)
+    retrain_on: tuple[Measured, ...] = ("challenger", "performance")
+    probe: timedelta | None = Field(default=timedelta(0), ge=timedelta(0))
+    min_gain: float = Field(default=0.02, ge=0, lt=1)
     min_importance: float = Field(default=0.5, gt=0, le=1)
     max_age: timedelta | None = None
     new_data: NewData | None = None

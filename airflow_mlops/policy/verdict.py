@@ -17,8 +17,10 @@ from airflow_mlops.policy.details import (
     acceptable,
     against,
     broken_inputs,
+    challengers_of,
     change_of,
     compared_windows,
+    deciding_comparison,
     level_of,
     model_version,
     observations,
@@ -44,6 +46,7 @@ from airflow_mlops.policy.wording import (
 
 TRIGGER_NAMES: dict[Trigger, str] = {
     "no_champion": "no champion",
+    "challenger": "a better challenger",
     "performance": "realised performance",
     "estimated_performance": "estimated performance",
     "drift": "drift of important features",
@@ -76,7 +79,8 @@ def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list
     judged, policy = judged_performance(findings), findings.policy
     found = [*_postponed(planned, findings), *_active(planned.triggers, findings)]
     worse = judged is not None and is_worse(judged, policy)
-    if judged is not None and worse and all(active.trigger != "performance" for active in planned.triggers):
+    reported = {active.trigger for active in planned.triggers} & {"performance", "challenger"}
+    if judged is not None and worse and not reported:
         found.insert(0, _without_trigger(judged, findings))
     found += _others(findings, planned)
     if judged is None or worse:
@@ -84,11 +88,21 @@ def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list
     level, clause = level_of(judged, policy), acceptable(judged, policy)
     if not found:
         headline = f"No drift{against(findings.features)}, {clause}"
-        return "healthy", [Observation(headline, [level, *compared_windows(findings)])]
+        return "healthy", [Observation(headline, [level, *_challengers(findings), *compared_windows(findings)])]
     first, *rest = found
     if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
-    return "watch", [first, *rest, Observation(level, [level, *_drift_alone(planned, findings)])]
+    return "watch", [
+        first,
+        *rest,
+        Observation(level, [level, *_challengers(findings), *_drift_alone(planned, findings)]),
+    ]
+
+
+def _challengers(findings: Findings) -> list[str]:
+    """Return the comparison with challengers, if there was one and no challenger is better."""
+    compared = findings.challenger
+    return challengers_of(compared, findings.policy) if compared is not None and compared.best is None else []
 
 
 def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:
@@ -151,6 +165,12 @@ def _without_trigger(judged: Performance, findings: Findings) -> Observation:
     if (replaced := replaced_version(findings)) is not None:
         return replaced
     level, change = level_of(judged, findings.policy), change_of(judged, findings.policy)
+    if (compared := deciding_comparison(findings)) is not None:
+        unhelpful = "retraining would not help"
+        return Observation(
+            fitting(f"{change}; {unhelpful}", f"{_without_limit(change)}; {unhelpful}"),
+            [level, *challengers_of(compared, findings.policy)],
+        )
     if "performance" in findings.policy.retrain_on:
         return Observation(change, [level])
     headline = f"{_without_limit(change)}; no retraining because retrain_on lacks 'performance'"
@@ -180,6 +200,8 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     trained = model_version(champion) if champion is not None else "the champion"
     if trigger == "no_champion":
         return [f"Train and promote a first version of model {findings.model!r}."]
+    if trigger == "challenger" and findings.challenger is not None:
+        return [*challengers_of(findings.challenger, policy), *_worse_too(findings)]
     if trigger == "performance" and findings.performance is not None:
         return [level_of(findings.performance, policy), *reasons_for_worse_performance(findings)]
     if trigger == "estimated_performance" and findings.estimated is not None:
@@ -200,6 +222,14 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     return [
         f"The policy names training code {policy.code!r}, but {trained} was trained with {findings.code_version!r}."
     ]
+
+
+def _worse_too(findings: Findings) -> list[str]:
+    """Return the facts about worse performance, which a better challenger often goes together with."""
+    judged, policy = judged_performance(findings), findings.policy
+    if judged is None or not is_worse(judged, policy):
+        return []
+    return [level_of(judged, policy), *reasons_for_worse_performance(findings)]
 
 
 def _persistence(active: ActiveTrigger, findings: Findings) -> list[str]:

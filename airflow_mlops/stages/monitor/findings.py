@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.drift.findings import Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
+from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.findings import Change
 from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.profiles.spec import LabelDelay
@@ -36,6 +37,7 @@ class Measurements:
     reference: DriftReference = field(default_factory=DriftReference)
     segments: SegmentFindings = field(default_factory=SegmentFindings)
     replaced: Sequence[VersionFindings] = ()
+    challenger: Comparison | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,6 +64,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         performance=realised.performance,
         unmeasured=realised.unmeasured,
         estimated=measured.estimated.performance,
+        challenger=measured.challenger,
         label_delay=measured.label_delay,
         prediction=drift.prediction,
         label=drift.label,

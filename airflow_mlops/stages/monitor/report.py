@@ -8,6 +8,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from airflow_mlops.core.errors import StoreError
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.policy import archive
@@ -39,10 +40,10 @@ def page_url(findings: Findings, store: ArtifactStore) -> str:
     return store.url_of(archive.page(archive.key(findings.model, findings.window)))
 
 
-def history(findings: Findings, store: ArtifactStore) -> list[Report]:
-    """Return the reports on at most 36 earlier windows, ordered by time. Unreadable reports are left out."""
-    reports = (_read(store, key) for key in archive.keys(store, findings.model))
-    earlier = [report for report in reports if report is not None and report.window.start < findings.window.start]
+def history(model: str, window: Window, store: ArtifactStore) -> list[Report]:
+    """Return the reports on at most 36 windows before ``window``, ordered by time. Unreadable reports are left out."""
+    reports = (_read(store, key) for key in archive.keys(store, model))
+    earlier = [report for report in reports if report is not None and report.window.start < window.start]
     return sorted(earlier, key=lambda report: report.window.start)[-_HISTORY:]
 
 

@@ -9,6 +9,7 @@ from airflow_mlops.core.calls import Request, Result, Spec
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef, OptionalDatasetLike
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.reference import Reference
+from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.policy.findings import Decision
 from airflow_mlops.policy.spec import Policy, Trigger
 from airflow_mlops.profiles.spec import ProfilesInput
@@ -25,6 +26,7 @@ class MonitorSpec(Spec):
     :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
         the rows
     :param policy: the retraining policy
+    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs code of a user
     """
 
     model: Name
@@ -33,6 +35,7 @@ class MonitorSpec(Spec):
     reference: Reference = Reference()
     profiles: ProfilesInput = Field(default_factory=list)
     policy: Policy = Policy()
+    trainer: AnyTrainer | None = None
     mlflow: MLflowTarget = MLflowTarget()
 
 

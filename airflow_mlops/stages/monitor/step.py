@@ -21,7 +21,17 @@ from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.monitor import champion, columns, performance, references, replaced, report, segments, timing
+from airflow_mlops.stages.monitor import (
+    challengers,
+    champion,
+    columns,
+    performance,
+    references,
+    replaced,
+    report,
+    segments,
+    timing,
+)
 from airflow_mlops.stages.monitor.champion import ChampionFacts
 from airflow_mlops.stages.monitor.changes import find_changes
 from airflow_mlops.stages.monitor.check import Check
@@ -47,6 +57,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     client = connect(spec.mlflow, context.connection)
     present = versions.champion(client, spec.model)
     facts, measured = ChampionFacts(), Measurements()
+    earlier = report.history(check.model, check.window, store)
     if present is not None:
         stored = contracts.read(client, store, present)
         facts = champion.facts(check, present, stored, client)
@@ -54,10 +65,11 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             *earlier_versions, latest = check.of_each_version()
             measured = _measure(latest, check, spec, _reference(latest, present, stored, client))
             measured = replace(measured, replaced=[replaced.measure(item, client) for item in earlier_versions])
+            probed = challengers.probe(check, present, stored, measured.realised, earlier, spec.trainer, client)
+            measured = replace(measured, challenger=probed.comparison, notes=[*measured.notes, *probed.notes])
         else:
             references.forget(store, check.model, check.window)
     findings = compose(check, facts, measured)
-    earlier = report.history(findings, store)
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
     planned = request_retraining(findings, earlier, context, recorded)

@@ -327,7 +327,7 @@ def test_windows_may_be_checked_in_any_order(deployed):
     watch(deployed, made["2015-05"])
     shown = page(deployed, "2015-05")
     assert shown.index("2015-03: roc_auc") < shown.index("2015-04: roc_auc") < shown.index("2015-05: roc_auc")
-    assert [item.window.label for item in monitor_report.history(report(deployed, "2015-05"), deployed[0])][-2:] == [
+    assert [item.window.label for item in monitor_report.history(deployed[1], Window.model_validate("2015-05"), deployed[0])][-2:] == [
         "2015-03", "2015-04",
     ]  # fmt: skip
 

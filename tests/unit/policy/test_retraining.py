@@ -327,10 +327,10 @@ def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
     april = findings(TWO_OF_THREE, **BAD)
     for number in order:
         one = found[number]
-        made = request_retraining(one, monitor_report.history(one, store), StepContext(store))
+        made = request_retraining(one, monitor_report.history(one.model, one.window, store), StepContext(store))
         report = Report(**dict(one), verdict=decide(one, made), retraining=made)
         store.write_json(archive.key("delays", one.window), report.model_dump(mode="json"))
-    earlier = monitor_report.history(april, store)
+    earlier = monitor_report.history(april.model, april.window, store)
     assert [report.window.label for report in earlier] == ["2013-01", "2013-02", "2013-03"]
     assert request_retraining(april, earlier, StepContext(store)).triggers[0].windows == 2
     assert [request.window.label for request in all_requests(Ledger(store, "delays").entries())] == ["2013-04"]
@@ -525,7 +525,7 @@ def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"retrain_on": ["drfit"]}, "Input should be 'performance', 'estimated_performance' or 'drift'"),
+        ({"retrain_on": ["drfit"]}, "Input should be 'challenger', 'performance', 'estimated_performance' or 'drift'"),
         ({"persistence": {"k": 3, "n": 2}}, "k=3 must not be larger than n=2"),
         ({"persistence": {"k": 0}}, "greater than or equal to 1"),
         ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),

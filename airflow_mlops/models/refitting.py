@@ -1,0 +1,127 @@
+"""Fit the trainer of a model version to other rows, and measure the loss of each row."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import THRESHOLD, ModelContract
+from airflow_mlops.core.errors import TrainingError, one_line
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.models.inputs import feature_columns, frame
+from airflow_mlops.models.scorer import from_values
+from airflow_mlops.models.trainers import trainer_module
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
+from airflow_mlops.models.trainers.spec import TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.training_data import TRAIN, label_values
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A model that was fitted to rows in memory. The model is neither exported nor registered.
+
+    :param model: the fitted model
+    :param contract: contract with the classes of the rows that the model was fitted to
+    """
+
+    model: FittedModel
+    contract: ModelContract
+
+    def predict(self, rows: pa.Table) -> Predictions:
+        """Predict every row of ``rows``.
+
+        :raises TrainingError: the model cannot predict the rows, for example because a value is infinite
+        """
+        names = [feature.name for feature in self.contract.features]
+        inputs = frame(rows.select(names).combine_chunks(), feature_columns(rows.schema, names))
+        try:
+            found = self.model.predict(inputs)
+        except Exception as error:
+            raise TrainingError(f"{self.model.name} cannot predict the rows: {one_line(error, 300)}") from error
+        return from_values(found, self.contract)
+
+
+def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table) -> Refitted:
+    """Fit a trainer to ``rows``.
+
+    :param spec: the trainer
+    :param seed: seed of the training
+    :param contract: names the ML task, the features and the positive class
+    :param rows: the features, and the label in the column ``label``
+    :raises TrainingError: the model cannot be fitted to the rows
+    """
+    data = _training_data(contract, rows)
+    if isinstance(spec, TorchTrainerSpec):
+        with tempfile.TemporaryDirectory() as folder:
+            model = _fit(spec, seed, data, _streamed(Path(folder), contract, rows))
+    else:
+        model = _fit(spec, seed, data, None)
+    binary = contract.task == "binary"
+    threshold = model.threshold(contract.positive) if binary else THRESHOLD
+    fields = {"features": data.features, "classes": data.classes, "threshold": threshold}
+    return Refitted(model, ModelContract(**{**dict(contract), **fields}))
+
+
+def losses(
+    metric: str, contract: ModelContract, label: pa.ChunkedArray, predictions: Predictions
+) -> NDArray[np.float64]:
+    """Compute the loss of each row, shape (n,).
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param contract: contract of the model that made the predictions
+    :param label: the labels of n rows
+    :param predictions: the predictions for these rows
+    :raises UnmeasurableError: the loss is not defined on the rows, or a label or score is not a finite number
+    """
+    columns = [label.combine_chunks(), pa.array(predictions.prediction), pa.array(predictions.score)]
+    outcomes = metrics.outcomes([pa.RecordBatch.from_arrays(columns, names=list(metrics.COLUMNS))], contract)
+    if outcomes.rows != len(label):
+        raise metrics.UnmeasurableError("a label or a score is not a finite number")
+    return metrics.losses(metric, outcomes)
+
+
+def _training_data(contract: ModelContract, rows: pa.Table) -> TrainingData:
+    names = [feature.name for feature in contract.features]
+    labels = label_values(rows.column(LABEL), contract.task, f"Label {contract.label!r}")
+    classes = [] if contract.task == "regression" else np.unique(labels).tolist()
+    table = rows.select(names).combine_chunks()
+    features = feature_columns(table.schema, names)
+    return TrainingData(
+        contract.task, contract.label, features, table, frame(table, features), labels, classes, contract.positive
+    )
+
+
+def _fit(spec: TrainerSpec, seed: int, data: TrainingData, run: TrainingRun | None) -> FittedModel:
+    trainer: Any = trainer_module(spec.kind)  # type: ignore[attr-defined]
+    fitted: FittedModel = trainer.fit(spec, data, seed, run)
+    return fitted
+
+
+def _streamed(folder: Path, contract: ModelContract, rows: pa.Table) -> TrainingRun:
+    """Write the rows as a training set in a temporary store, because TorchTrainer streams the rows from files."""
+    store = ArtifactStore(folder.as_uri())
+    details = {"label": contract.label, "task": contract.task, "positive": contract.positive}
+    with DatasetWriter(store, "refitting") as writer:
+        names = [contract.label if name == LABEL else name for name in rows.column_names]
+        writer.write(rows.rename_columns(names), TRAIN)
+        manifest, _ = writer.commit(details=details)
+    return TrainingRun(
+        dataset=open_dataset(store, manifest.ref),
+        part=TRAIN,
+        checkpoint="checkpoints/refitting.pt",
+        progress=lambda message: None,
+        log=lambda epoch, metrics: None,
+        log_files=lambda folder, name: None,
+    )

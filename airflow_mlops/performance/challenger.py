@@ -1,0 +1,64 @@
+"""Models of the comparison of the champion with challengers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.references import ModelVersionRef
+
+
+class Challenger(Model):
+    """A challenger, compared with the champion on the labelled rows of a window.
+
+    :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window
+        counts, because the challenger is fitted to the other half of its rows
+    :param trained_rows: number of rows that the challenger was trained on
+    :param value: metric of the challenger
+    :param gain: mean loss of the champion minus mean loss of the challenger; positive if the challenger is better
+    :param standard_error: standard error of ``gain``
+    """
+
+    past: int | None
+    trained_rows: int
+    value: float
+    gain: float
+    standard_error: float
+
+
+class Gain(Model):
+    """The gain of one challenger, as a share of the champion's mean loss.
+
+    :param past: number of windows that the challenger was trained on; ``None`` for all windows
+    :param value: metric of the challenger in the current window
+    :param share: the gain: the reduction of the mean loss, as a share of the champion's mean loss
+    :param low: lower confidence bound of ``share``
+    :param windows: number of windows from which the gain was computed
+    """
+
+    past: int | None
+    value: float
+    share: float
+    low: float
+    windows: int
+
+
+class Comparison(Model):
+    """The comparison of the champion with all challengers on one window.
+
+    :param champion: the champion
+    :param metric: the metric, which defines the loss (see :data:`airflow_mlops.performance.findings.LOSSES`)
+    :param rows: number of compared rows
+    :param value: metric of the champion
+    :param loss: mean loss of the champion
+    :param challengers: the challengers, which differ in the windows that they were trained on
+    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is none
+    """
+
+    champion: ModelVersionRef
+    metric: str
+    rows: int
+    value: float
+    loss: float
+    challengers: list[Challenger] = Field(min_length=1)
+    best: Gain | None = None

@@ -1,0 +1,164 @@
+"""Train challengers and compare them with the champion on the same labelled rows, by two-fold cross-fitting.
+
+A challenger that is trained on rows before the compared window cannot know a change inside the window, and a challenger
+that is trained on the compared rows themselves looks too good. Therefore each challenger is trained twice: on older rows
+and one half of the window, and then predicts the other half.
+
+Source: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural parameters", The
+Econometrics Journal 21 (2018), section 3.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.types import concatenated
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models.refitting import Refitted, losses
+from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.gains import compare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger("airflow_mlops.stages")
+
+Fit = Callable[[pa.Table], Refitted]
+"""Fits the champion's trainer to rows with the features and the column ``label``."""
+PASTS: tuple[int | None, ...] = (None, 3, 1)
+"""The numbers of windows that challengers are trained on, including the compared window; ``None`` for all windows."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The champion and its predictions.
+
+    :param ref: the champion
+    :param contract: model contract of the champion
+    :param predict: returns the champion's predictions for rows of the compared window
+    """
+
+    ref: ModelVersionRef
+    contract: ModelContract
+    predict: Callable[[pa.Table], Predictions]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The challengers of a window, before the comparison with a champion.
+
+    :param losses: the loss of each row of the window by each challenger, shape (n,), by the number of windows that the
+        challenger was trained on
+    :param rows: number of rows that each challenger was trained on
+    """
+
+    losses: dict[int | None, NDArray[np.float64]]
+    rows: dict[int | None, int]
+
+
+def train(fit: Fit, current: pa.Table, older: Mapping[int | None, pa.Table], metric: str) -> Trained:
+    """Train one challenger for each set of older rows, and measure its loss on each row of ``current``.
+
+    :param fit: fits the champion's trainer
+    :param current: the labelled rows of the compared window in order of time: the features and the column ``label``
+    :param older: the labelled rows before the compared window, by the number of windows that a challenger is trained on
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :raises UnmeasurableError: no challenger can be trained
+    """
+    started = time.perf_counter()
+    found: dict[int | None, NDArray[np.float64]] = {}
+    trained: dict[int | None, int] = {}
+    failure: Exception | None = None
+    for past, rows in older.items():
+        try:
+            found[past], trained[past] = _losses(fit, halves(current), rows, metric)
+        except (TrainingError, UnmeasurableError) as error:
+            failure = error
+    if not found:
+        raise UnmeasurableError(f"no challenger could be trained ({failure})")
+    log.info("Trained %d challengers in %.1f s.", len(found), time.perf_counter() - started)
+    return Trained(found, trained)
+
+
+def champion_losses(champion: Champion, current: pa.Table, metric: str) -> NDArray[np.float64]:
+    """Measure the champion's loss on each row of ``current``, in the same halves as the losses of challengers.
+
+    :raises UnmeasurableError: the loss is not defined on the rows
+    """
+    return np.concatenate(
+        [losses(metric, champion.contract, half.column(LABEL), champion.predict(half)) for half in halves(current)]
+    )
+
+
+def compare_all(champion: ModelVersionRef, known: NDArray[np.float64], trained: Trained, metric: str) -> Comparison:
+    """Compare the champion with all challengers.
+
+    :param champion: the champion
+    :param known: losses of the champion, shape (n,)
+    :param trained: the challengers, with losses for the same rows
+    :param metric: the metric that defines the losses
+    """
+    return Comparison(
+        champion=champion,
+        metric=metric,
+        rows=len(known),
+        value=value_of(metric, known),
+        loss=float(known.mean()),
+        challengers=[
+            compare(known, found, past, trained.rows[past], value_of(metric, found))
+            for past, found in trained.losses.items()
+        ],
+    )
+
+
+def cross_fit(
+    fit: Fit, champion: Champion, current: pa.Table, older: Mapping[int | None, pa.Table], metric: str
+) -> Comparison:
+    """Train challengers with :func:`train`, and compare them with the champion.
+
+    :raises UnmeasurableError: the loss is not defined on the rows, or no challenger can be trained
+    """
+    known = champion_losses(champion, current, metric)
+    return compare_all(champion.ref, known, train(fit, current, older, metric), metric)
+
+
+def halves(current: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split rows into an earlier and a later half."""
+    middle = current.num_rows // 2
+    return current.slice(0, middle), current.slice(middle)
+
+
+def _losses(
+    fit: Fit, parts: tuple[pa.Table, pa.Table], older: pa.Table, metric: str
+) -> tuple[NDArray[np.float64], int]:
+    """Return the losses of a challenger, and the number of rows that it was trained on."""
+    found = []
+    trained = 0
+    for own, other in ((parts[1], parts[0]), (parts[0], parts[1])):
+        tables = [older, own] if older.num_rows else [own]
+        rows = concatenated(tables, "The rows of different windows", "Write the windows with the same types.")
+        model = fit(rows)
+        trained = max(trained, rows.num_rows)
+        found.append(losses(metric, model.contract, other.column(LABEL), model.predict(other)))
+    return np.concatenate(found), trained
+
+
+def value_of(metric: str, losses: NDArray[np.float64]) -> float:
+    """Compute a metric from the losses of all rows, shape (n,)."""
+    mean = float(losses.mean())
+    if metric in ("roc_auc", "accuracy"):
+        return 1 - mean
+    return math.sqrt(mean) if metric == "rmse" else mean

@@ -1,0 +1,272 @@
+"""Train challengers for a window: the champion's trainer, fitted to the newest labelled rows.
+
+The rows come from the champion's training set, and from the labelled predictions between the end of the training set
+and the end of the window. The trainer comes from the operator, or from the champion's MLflow run. Everybody who may
+write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.base import Model, parse
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError, DatasetPurgedError, SchemaError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
+from airflow_mlops.data.types import concatenated
+from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models.contracts import VersionContract
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.refitting import refit
+from airflow_mlops.models.trainers.spec import AnyTrainer, SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.cross_fitting import PASTS, Champion, cross_fit
+from airflow_mlops.performance.gains import best_gain, windows_between
+from airflow_mlops.policy.checks import is_worse
+from airflow_mlops.policy.findings import Findings
+from airflow_mlops.registry import versions
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.names import TRAINING_FILE
+from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.performance import Realised
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_ROWS = 200_000
+"""The largest number of older rows that a challenger is trained on. More rows are sampled at random."""
+_TRUSTED = ("sklearn.", "xgboost.", "lightgbm.", "catboost.", "interpret.")
+_FIX = "Write all windows with the same types."
+
+
+class Training(Model):
+    """The trainer and the seed of a training.
+
+    :param trainer: the trainer
+    :param seed: seed of the training
+    """
+
+    trainer: AnyTrainer
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The result of training challengers.
+
+    :param comparison: the comparison with the champion; ``None`` if no challenger was trained
+    :param notes: why no challenger was compared, one sentence
+    """
+
+    comparison: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Labelled rows with the time of each row, or with the window of all rows.
+
+    :param table: the features, and the label in the column ``label``
+    :param times: the time of each row; ``None`` if the rows belong to the window ``window``, or if the time is unknown
+    :param window: the window of the rows; ``None`` if unknown
+    """
+
+    table: pa.Table
+    times: pa.ChunkedArray | None = None
+    window: Window | None = None
+
+    def since(self, start: datetime) -> pa.Table:
+        """Return the rows at or after ``start``; no rows if their time is unknown."""
+        if self.times is not None:
+            return self.table.filter(
+                pc.fill_null(pc.greater_equal(self.times, pa.scalar(start, self.times.type)), False)
+            )
+        inside = self.window is not None and self.window.start >= start
+        return self.table if inside else self.table.slice(0, 0)
+
+
+def probe(
+    check: Check,
+    present: ModelVersionRef,
+    stored: VersionContract,
+    realised: Realised,
+    earlier: Sequence[Findings],
+    trainer: AnyTrainer | None,
+    client: MlflowClient,
+) -> Probe:
+    """Train challengers, and compare them with the champion on the labelled rows of the window.
+
+    Nothing is trained if the policy does not ask for challengers, if too few labels have arrived, or if challengers were
+    trained for a window less than ``policy.probe`` ago and performance is not significantly worse.
+
+    :param check: the check of the predictions of all versions
+    :param present: the champion
+    :param stored: the model contract that is stored with the champion
+    :param realised: realised performance of the window
+    :param earlier: findings of earlier windows, ordered by time
+    :param trainer: the trainer of the operator; by default the trainer of the champion
+    """
+    policy = check.policy
+    if "challenger" not in policy.retrain_on or policy.probe is None or realised.immature is not None:
+        return Probe()
+    worse = realised.judged is not None and is_worse(realised.judged, policy)
+    compared = [item for item in earlier if item.challenger is not None]
+    if compared and not worse and check.window.start - compared[-1].window.start < policy.probe:
+        return Probe()
+    try:
+        training = _training(present, trainer, client)
+        if training is None:
+            return Probe()
+        contract = stored.contract
+        older, current = _rows(check, contract)
+        comparison = cross_fit(
+            lambda rows: refit(training.trainer, training.seed, contract, rows),
+            _champion(present, contract, client),
+            current,
+            _pasts(older, check.window),
+            _metric(check, contract),
+        )
+    except UnmeasurableError as error:
+        return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
+    since = [
+        (windows_between(item.window, check.window), item.challenger)
+        for item in compared
+        if item.challenger is not None
+    ]
+    best = best_gain(comparison, since, policy.confidence, policy.min_gain)
+    return Probe(Comparison(**{**dict(comparison), "best": best}))
+
+
+def _training(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
+    """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
+
+    :return: ``None`` if TrainOperator did not train the champion
+    :raises UnmeasurableError: the recorded trainer runs code of a user
+    """
+    import mlflow
+
+    if trainer is not None:
+        return Training(trainer=trainer)
+    with registry_errors(f"The MLflow run of {present} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        if all(item.path != TRAINING_FILE for item in client.list_artifacts(present.run_id)):
+            return None
+        recorded: dict[str, Any] = mlflow.artifacts.load_dict(
+            client.download_artifacts(present.run_id, TRAINING_FILE, folder)
+        )
+    known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
+    found: Training = parse(Training, known, f"The training of {present}")
+    if not _is_trusted(found.trainer):
+        raise UnmeasurableError(
+            f"the trainer of {present} runs code of a user ({found.trainer.path}), which monitoring runs only if the "
+            "operator names it; set `trainer` to train challengers"
+        )
+    return found
+
+
+def _is_trusted(trainer: TrainerSpec) -> bool:
+    """Return whether a trainer runs only code of well-known packages."""
+    if isinstance(trainer, SklearnTrainerSpec):
+        return trainer.estimator.startswith(_TRUSTED) and trainer.preprocessing is None
+    return isinstance(trainer, TorchTrainerSpec) and trainer.module is None and trainer.dataset is None
+
+
+def _metric(check: Check, contract: ModelContract) -> str:
+    known = REALISED[contract.task]
+    return check.policy.metric if check.policy.metric in known else known[0]
+
+
+def _champion(present: ModelVersionRef, contract: ModelContract, client: MlflowClient) -> Champion:
+    loaded: list[OnnxModel] = []
+
+    def predict(rows: pa.Table) -> Any:
+        if not loaded:
+            loaded.append(OnnxModel.load(versions.download(client, present)))
+        return loaded[0].predict(rows)
+
+    return Champion(present, contract, predict)
+
+
+def _rows(check: Check, contract: ModelContract) -> tuple[list[_Rows], pa.Table]:
+    """Return the labelled rows before the window, and those of the window.
+
+    :raises UnmeasurableError: the champion was trained on rows of the window, or rows or columns are absent
+    """
+    columns = [*(feature.name for feature in contract.features), LABEL]
+    if not check.has_columns(*columns):
+        raise UnmeasurableError("the labelled predictions do not have all features")
+    current = [_labelled(dataset, columns) for dataset in check.datasets]
+    try:
+        trained = open_dataset(check.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
+        window = trained.manifest.window
+        if window is None:
+            raise UnmeasurableError("the training set of the champion has no time window")
+        if window.end > check.window.start:
+            raise UnmeasurableError("the champion was trained on rows of this window or later rows")
+        older = [_trained_rows(trained, contract)]
+    except (DatasetNotFoundError, DatasetPurgedError):
+        raise UnmeasurableError("the training set of the champion is not in the artifact store") from None
+    if window.end < check.window.start:
+        between = Window(start=window.end, end=check.window.start, zone=check.window.zone)
+        names = {dataset.manifest.name for dataset in check.datasets}
+        found = [item for name in sorted(names) for item in datasets_inside(check.store, name, between)]
+        usable = [
+            item for item in found if {*columns} <= {*item.manifest.column_names} and item.manifest.purged is None
+        ]
+        older += [_Rows(_labelled(item, columns), window=item.window) for item in usable]
+    try:
+        whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
+    except SchemaError as error:
+        raise UnmeasurableError(str(error).rstrip(".")) from None
+    schema = whole.schema
+    conformed = [
+        _Rows(concatenated([schema.empty_table(), item.table], "The windows", _FIX), item.times, item.window)
+        for item in older
+    ]
+    return conformed, concatenated([schema.empty_table(), *current], "The labelled windows", _FIX)
+
+
+def _labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+    table = dataset.table(columns=columns)
+    return table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True)))
+
+
+def _trained_rows(trained: Dataset, contract: ModelContract) -> _Rows:
+    names = [feature.name for feature in contract.features]
+    time = contract.timestamp if contract.timestamp in trained.manifest.column_names else None
+    try:
+        table = trained.table(columns=[*names, contract.label, *([time] if time else [])])
+    except SchemaError as error:
+        raise UnmeasurableError(str(error).rstrip(".")) from None
+    rows = table.select([*names, contract.label]).rename_columns([*names, LABEL])
+    return _Rows(rows, table.column(time) if time else None, trained.manifest.window)
+
+
+def _pasts(older: Sequence[_Rows], window: Window) -> dict[int | None, pa.Table]:
+    """Return the older rows of each challenger. Challengers with the same rows are trained once."""
+    length = window.end - window.start
+    found: dict[int | None, pa.Table] = {}
+    for past in PASTS:
+        tables = [item.table if past is None else item.since(window.start - (past - 1) * length) for item in older]
+        table = pa.concat_tables(tables)
+        if all(table.num_rows != known.num_rows for known in found.values()):
+            found[past] = table
+    return {past: _sampled(table) for past, table in found.items()}
+
+
+def _sampled(table: pa.Table) -> pa.Table:
+    if table.num_rows <= MAX_ROWS:
+        return table
+    chosen = np.random.default_rng(0).choice(table.num_rows, MAX_ROWS, replace=False)
+    return table.take(pa.array(np.sort(chosen)))

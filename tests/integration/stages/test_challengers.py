@@ -1,0 +1,148 @@
+"""Challengers with a real registry: monitoring trains them on the newest rows, and asks for retraining if one is better."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
+from tests.support.deployed import scoring_set, write
+
+LINEAR = SklearnTrainer("sklearn.linear_model.LogisticRegression")
+OWN = "def fit(X, y, *, params, seed):\n    from sklearn.linear_model import LogisticRegression as L\n    return L().fit(X, y)\n"
+
+
+def flights(month: int, seed: int, sign: float = 1.0, rows: int = 600) -> pa.Table:
+    """Flights of a month. ``arr_delay`` grows with ``sign * distance``."""
+    random = np.random.default_rng(seed)
+    distance = random.normal(size=rows)
+    times = np.datetime64(f"2013-{month:02}-01", "us") + np.sort(random.integers(0, 27 * 86_400, rows)).astype("m8[s]")
+    return pa.table(
+        {
+            "flight": np.arange(rows),
+            "time_hour": pa.array(times, pa.timestamp("us", "UTC")),
+            "distance": distance,
+            "wind": random.normal(size=rows),
+            "arr_delay": 15 + 10 * (sign * distance + random.logistic(size=rows)),
+        }
+    )
+
+
+def trained(client, store: ArtifactStore, trainer) -> ModelVersionRef:
+    """Train a champion on the first quarter."""
+    data = pa.concat_tables([flights(month, seed=month) for month in (1, 2, 3)])
+    late = pa.array(data["arr_delay"].to_numpy() > 15)
+    data = data.drop_columns(["arr_delay"]).append_column("late", late)
+    features = ["distance", "wind"]
+    details = {"label": "late", "task": "binary", "features": features, "timestamp": "time_hour", "keys": ["flight"]}
+    with DatasetWriter(store, "delays_training") as writer:
+        writer.write(data.slice(0, 1_200), "train")
+        writer.write(data.slice(1_200), "test")
+        ref = writer.commit(window=Window.model_validate("2013-01..2013-03"), details=details)[0].ref
+    model = f"delays_{uuid.uuid4().hex[:8]}"
+    made = train.run(
+        TrainSpec(dataset=ref, model=model, trainer=trainer), StepContext(store, f"results/{uuid.uuid4().hex}.json")
+    ).candidate
+    client.set_registered_model_alias(model, "champion", str(made.version))
+    return made
+
+
+@pytest.fixture
+def check(client, store) -> Callable[..., MonitorResult]:
+    def check(champion: ModelVersionRef, window: str, data: pa.Table, trainer=None, **policy) -> MonitorResult:
+        context = StepContext(store=store)
+        scored = scoring_set(store, data.drop_columns(["arr_delay"]), window)
+        made = score.run(ScoreSpec(model=champion.model, dataset=scored), context).dataset
+        joined = JoinLabelsSpec(
+            predictions=made, labels=write(store, "flights", data.select(["flight", "arr_delay"]), window), on=["flight"],
+            label={"name": "late", "expression": "arr_delay > 15"}, name=f"{champion.model}_outcomes",
+        )  # fmt: skip
+        labelled: DatasetRef = join_labels.run(joined, context).dataset
+        return monitor.run(MonitorSpec(model=champion.model, dataset=labelled, policy=policy, trainer=trainer), context)
+
+    return check
+
+
+def report(store, champion, window: str) -> Report:
+    return Report.model_validate(store.read_json(f"reports/{champion.model}/{window}.json"))
+
+
+def test_a_changed_relation_asks_for_retraining_and_an_unchanged_one_does_not(client, store, check):
+    champion = trained(client, store, LINEAR)
+    unchanged = check(champion, "2013-04", flights(4, seed=4))
+    assert unchanged.decision != "retrain", unchanged.reason
+    compared = report(store, champion, "2013-04").challenger
+    assert compared is not None
+    assert compared.champion == champion
+    assert [(item.past, item.trained_rows) for item in compared.challengers] == [(None, 2_100), (3, 1_500), (1, 300)]
+    assert compared.best is None
+
+    changed = check(champion, "2013-05", flights(5, seed=5, sign=-1.0))
+    assert changed.decision == "retrain", changed.reason
+    assert changed.request is not None
+    assert changed.request.triggers == ["challenger"]
+    found = report(store, champion, "2013-05").challenger
+    assert found is not None
+    assert found.best is not None
+    assert found.best.past == 1
+    # The training set, April, and half of May.
+    assert found.challengers[0].trained_rows == 1_800 + 600 + 300
+
+
+def test_worse_performance_that_retraining_would_not_improve_is_watched(client, store, check):
+    champion = trained(client, store, LINEAR)
+    noisy = flights(4, seed=4)
+    random = np.random.default_rng(0).permutation(noisy.num_rows)
+    noisy = noisy.set_column(4, "arr_delay", noisy["arr_delay"].take(pa.array(random)))
+    result = check(champion, "2013-04", noisy)
+    assert result.decision == "watch"
+    assert "retraining would not help" in result.headline
+    # Without challengers, worse performance alone asks for retraining.
+    assert check(champion, "2013-04", noisy, probe=None).decision == "retrain"
+
+
+def test_probe_limits_how_often_challengers_are_trained(client, store, check):
+    champion = trained(client, store, LINEAR)
+    for month in (4, 5, 6):
+        check(champion, f"2013-{month:02}", flights(month, seed=month), probe="P45D")
+    compared = [report(store, champion, f"2013-{month:02}").challenger is not None for month in (4, 5, 6)]
+    assert compared == [True, False, True]
+
+
+def test_code_of_a_user_runs_only_if_the_operator_names_it(client, store, check, tmp_path, monkeypatch):
+    (tmp_path / "own_fit.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = FunctionTrainer("own_fit:fit")
+    champion = trained(client, store, own)
+    check(champion, "2013-04", flights(4, seed=4))
+    written = report(store, champion, "2013-04")
+    assert written.challenger is None
+    assert any("set `trainer`" in note for note in written.notes)
+    check(champion, "2013-04", flights(4, seed=4), trainer=own)
+    assert report(store, champion, "2013-04").challenger is not None
+
+
+def test_a_window_that_the_champion_was_trained_on_is_not_compared(client, store, check):
+    champion = trained(client, store, LINEAR)
+    check(champion, "2013-03", flights(3, seed=3))
+    written = report(store, champion, "2013-03")
+    assert written.challenger is None
+    assert any("trained on rows of this window" in note for note in written.notes)

@@ -1,0 +1,124 @@
+"""The comparison of the champion with challengers: pooled gains, their significance, and the rate of false asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models.refitting import Refitted, refit
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.cross_fitting import Champion, cross_fit
+from airflow_mlops.performance.gains import best_gain, compare
+
+V1 = ModelVersionRef(model="delays", version=1, run_id="r")
+V2 = ModelVersionRef(model="delays", version=2, run_id="r")
+NAMES = [f"x{number}" for number in range(4)]
+OLD, NEW = np.array([1.0, -1.0, 0.5, 0.0]), np.array([-1.0, 1.0, 0.5, 1.0])
+LINEAR = {
+    "binary": SklearnTrainerSpec(estimator="sklearn.linear_model.LogisticRegression"),
+    "regression": SklearnTrainerSpec(estimator="sklearn.linear_model.Ridge"),
+}
+
+
+def contract(task: str) -> ModelContract:
+    return ModelContract(
+        task=task,
+        label="late",
+        features=[FeatureColumn(name=name, kind="number") for name in NAMES],
+        classes=[0, 1] if task == "binary" else [],
+        positive=1 if task == "binary" else None,
+        dataset_name="delays_training",
+        dataset_id="0" * 64,
+    )
+
+
+def rows(count: int, weights: np.ndarray, task: str = "binary", seed: int = 0) -> pa.Table:
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(count, 4))
+    signal = features @ weights
+    label = signal + random.normal(size=count)
+    if task == "binary":
+        label = (random.random(count) < 1 / (1 + np.exp(-signal))).astype(int)
+    return pa.table({**dict(zip(NAMES, features.T, strict=True)), "label": label})
+
+
+def compared(current: pa.Table, task: str = "binary", trainer: TrainerSpec | None = None) -> Comparison:
+    """Compare challengers with a champion that was trained on 2,000 rows of the old relation."""
+    older, used = rows(2_000, OLD, task, seed=1), trainer or LINEAR[task]
+
+    def fit(table: pa.Table) -> Refitted:
+        return refit(used, 0, contract(task), table)
+
+    model = fit(older)
+    pasts = {None: older, 3: older.slice(1_000), 1: older.slice(0, 0)}
+    metric = "roc_auc" if task == "binary" else "rmse"
+    return cross_fit(fit, Champion(V1, model.contract, model.predict), current, pasts, metric)
+
+
+def comparison(gain: float, error: float, champion: ModelVersionRef = V1) -> Comparison:
+    losses = np.array([1.0, 1.0])
+    challenger = compare(losses, losses, None, 100, 0.7).model_copy(update={"gain": gain, "standard_error": error})
+    return Comparison(champion=champion, metric="roc_auc", rows=100, value=0.5, loss=0.5, challengers=[challenger])
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_a_changed_relation_is_found_in_its_first_window(task):
+    found = compared(rows(500, NEW, task, seed=2), task)
+    best = best_gain(found, [], 0.95, 0.02)
+    # The old rows contradict the new ones, so the window alone is the best past.
+    assert best is not None
+    assert best.past == 1
+    assert best.low > 0.3
+    assert [item.trained_rows for item in found.challengers] == [2_250, 1_250, 250]
+
+
+def test_an_unchanged_relation_asks_for_nothing_in_most_windows():
+    asked = sum(best_gain(compared(rows(400, OLD, seed=seed)), [], 0.95, 0.02) is not None for seed in range(2, 82))
+    assert asked / 80 <= 0.05
+
+
+def test_a_network_is_a_challenger_too():
+    network = TorchTrainerSpec(epochs=2, params={"hidden": [8]}, device="cpu")
+    found = compared(rows(300, NEW, seed=2), trainer=network)
+    assert len(found.challengers) == 3
+    assert max(item.gain for item in found.challengers) > 0
+
+
+def test_the_values_are_metrics_of_the_same_rows():
+    found = compared(rows(400, OLD, "regression", seed=2), "regression")
+    everything, *_ = found.challengers
+    assert found.value**2 == pytest.approx(found.loss)
+    assert everything.value**2 == pytest.approx(found.loss - everything.gain)
+
+
+def test_a_past_that_cannot_be_fitted_is_left_out_and_none_is_an_error():
+    # The window alone has one class in each half.
+    current = rows(400, OLD, seed=2)
+    late = np.repeat([0, 1], 200)
+    one_sided = current.set_column(4, "label", pa.array(late))
+    with pytest.raises(UnmeasurableError):
+        compared(one_sided)
+
+
+def test_a_small_gain_that_lasts_is_significant_by_the_mean_of_several_windows():
+    now, before = comparison(0.02, 0.012), [(since, comparison(0.02, 0.012)) for since in (1, 2, 3)]
+    assert best_gain(now, [], 0.95, 0.02) is None
+    pooled = best_gain(now, before, 0.95, 0.02)
+    assert pooled is not None
+    assert pooled.windows == 4
+    assert pooled.share == pytest.approx(0.04)
+
+
+def test_windows_of_another_champion_do_not_count():
+    now, before = comparison(0.02, 0.012), [(since, comparison(0.02, 0.012, V2)) for since in (1, 2, 3)]
+    assert best_gain(now, before, 0.95, 0.02) is None
+
+
+@pytest.mark.parametrize(("gain", "found"), [(0.009, False), (0.011, True)])
+def test_a_certain_gain_that_is_too_small_is_not_worth_retraining(gain, found):
+    assert (best_gain(comparison(gain, 1e-6), [], 0.95, 0.02) is not None) is found

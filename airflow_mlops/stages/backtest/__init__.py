@@ -1,0 +1,1 @@
+"""Backtest: replay a retraining policy over labelled windows of the past."""

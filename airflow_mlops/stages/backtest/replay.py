@@ -1,0 +1,249 @@
+"""Replay retraining decisions over labelled windows, beside never retraining, retraining every window, and an oracle.
+
+The replay runs no Airflow tasks. It trains the models of all strategies on the same windows:
+
+- Before the first monitored window, one model is trained on all windows so far. It is the first champion of every strategy.
+- After each window, the newest window whose labels have arrived is known. A training fits one candidate for each past of
+  :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses the candidate with the smallest cross-fitted loss on
+  this window, and fits it again on all its rows. The new model predicts from the next window on.
+- ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy asks for
+  it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the window's labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.calls import Request
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.types import concatenated
+from airflow_mlops.models.refitting import Refitted, losses
+from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.cross_fitting import (
+    PASTS,
+    Champion,
+    Fit,
+    Trained,
+    champion_losses,
+    compare_all,
+    train,
+    value_of,
+)
+from airflow_mlops.performance.gains import best_gain, windows_between
+from airflow_mlops.policy.checks import days
+from airflow_mlops.policy.retraining import limited, request_id
+from airflow_mlops.policy.spec import Policy, Trigger
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+_NAME = "replay"
+
+
+@dataclass(frozen=True)
+class Period:
+    """A window with its labelled rows.
+
+    :param rows: the features and the column ``label``, in order of time
+    """
+
+    window: Window
+    rows: pa.Table
+
+
+class Step(Model):
+    """What one strategy did in one window.
+
+    :param loss: mean loss of the champion in the window
+    :param value: metric of the champion in the window
+    :param trained: whether a model was trained after the window
+    :param triggers: the retraining triggers whose condition was met
+    """
+
+    window: Window
+    loss: float
+    value: float
+    trained: bool = False
+    triggers: list[Trigger] = Field(default_factory=list)
+
+
+class Replayed(Model):
+    """The replay of one strategy.
+
+    :param strategy: ``never``, ``every window``, ``policy`` or ``oracle``
+    :param steps: the monitored windows, in order of time
+    """
+
+    strategy: str
+    steps: list[Step]
+
+    @property
+    def mean_loss(self) -> float:
+        """Return the mean over the windows of the mean loss."""
+        return sum(step.loss for step in self.steps) / len(self.steps)
+
+    @property
+    def trainings(self) -> int:
+        """Return the number of windows after which a model was trained."""
+        return sum(step.trained for step in self.steps)
+
+
+@dataclass
+class Replay:
+    """Replays strategies over labelled windows. Trainings that several strategies need are done once.
+
+    :param fit: fits the trainer to rows
+    :param contract: names the ML task and the features
+    :param periods: all windows, in order of time and without gaps
+    :param first: number of windows on which the first champion is trained
+    :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    """
+
+    fit: Fit
+    contract: ModelContract
+    periods: Sequence[Period]
+    first: int
+    delay: int
+    metric: str
+    _trained: dict[int, Trained] = field(default_factory=dict)
+    _models: dict[tuple[int, int | None], Refitted] = field(default_factory=dict)
+    _losses: dict[tuple[int, int | None, int], NDArray[np.float64]] = field(default_factory=dict)
+
+    def never(self) -> Replayed:
+        """Replay the strategy that keeps the first champion."""
+        return Replayed(strategy="never", steps=[self._step(number, self._start) for number in self._monitored])
+
+    def every_window(self) -> Replayed:
+        """Replay the strategy that trains after each window."""
+        steps, champion = [], self._start
+        for number in self._monitored:
+            known = number - self.delay
+            steps.append(self._step(number, champion, trained=known >= self.first))
+            if known >= self.first:
+                champion = known, self._winner(known)
+        return Replayed(strategy="every window", steps=steps)
+
+    def oracle(self) -> Replayed:
+        """Replay the strategy that predicts each window with the best of all models trained before it."""
+        steps = []
+        for number in self._monitored:
+            models = [self._start, *((known, self._winner(known)) for known in range(self.first, number - self.delay))]
+            steps.append(min((self._step(number, model) for model in models), key=lambda step: step.loss))
+        return Replayed(strategy="oracle", steps=steps)
+
+    def policy(self, policy: Policy) -> Replayed:
+        """Replay a retraining policy, with the triggers ``challenger`` and ``age`` and all limits."""
+        steps: list[Step] = []
+        champion, version = self._start, 1
+        compared: list[tuple[int, Comparison]] = []
+        requests: list[Request] = []
+        active_before: list[Mapping[Trigger, str]] = []
+        for number in self._monitored:
+            known = number - self.delay
+            step = self._step(number, champion)
+            if known <= champion[0] or known < self.first:
+                steps.append(step)
+                continue
+            active: dict[Trigger, str] = {}
+            due = not compared or self._span(compared[-1][0], known) >= (policy.probe or timedelta(0))
+            if "challenger" in policy.retrain_on and policy.probe is not None and due:
+                comparison = self._compare(champion, version, known)
+                earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]
+                if best_gain(comparison, earlier, policy.confidence, policy.min_gain) is not None:
+                    active["challenger"] = "a challenger is better"
+                compared.append((known, comparison))
+            age = (self._window(number).end - self._window(champion[0]).end) / timedelta(days=1)
+            if policy.max_age is not None and age > days(policy.max_age):
+                active["age"] = "the training data are old"
+            planned = limited(_NAME, self._window(number), policy, active, active_before, requests)
+            active_before.append(active)
+            if planned.is_requested:
+                requests.append(_request(self._window(number), list(active)))
+                champion, version = (known, self._winner(known)), version + 1
+            fields = {**dict(step), "trained": planned.is_requested, "triggers": list(active)}
+            steps.append(Step(**fields))
+        return Replayed(strategy="policy", steps=steps)
+
+    @property
+    def _monitored(self) -> range:
+        return range(self.first, len(self.periods))
+
+    @cached_property
+    def _start(self) -> tuple[int, int | None]:
+        return self.first - 1, self._winner(self.first - 1)
+
+    def _window(self, number: int) -> Window:
+        return self.periods[number].window
+
+    def _span(self, earlier: int, later: int) -> timedelta:
+        return self._window(later).start - self._window(earlier).start
+
+    def _rows(self, number: int, past: int | None, own: bool) -> pa.Table:
+        """Return the rows of the ``past`` windows that end with window ``number``, with or without this window's own."""
+        start = 0 if past is None else max(0, number + 1 - past)
+        tables = [period.rows for period in self.periods[start : number + own]]
+        empty = self.periods[number].rows.slice(0, 0)
+        return concatenated([empty, *tables], "The windows", "Write the windows with the same types.")
+
+    def _challengers(self, number: int) -> Trained:
+        if number not in self._trained:
+            older: dict[int | None, pa.Table] = {}
+            for past in PASTS:
+                rows = self._rows(number, past, own=False)
+                if all(rows.num_rows != other.num_rows for other in older.values()):
+                    older[past] = rows
+            self._trained[number] = train(self.fit, self.periods[number].rows, older, self.metric)
+        return self._trained[number]
+
+    def _winner(self, number: int) -> int | None:
+        """Return the past of the challenger with the smallest loss in window ``number``."""
+        found = self._challengers(number).losses
+        return min(found, key=lambda past: float(found[past].mean()))
+
+    def _model(self, model: tuple[int, int | None]) -> Refitted:
+        if model not in self._models:
+            self._models[model] = self.fit(self._rows(*model, own=True))
+        return self._models[model]
+
+    def _compare(self, model: tuple[int, int | None], version: int, number: int) -> Comparison:
+        fitted = self._model(model)
+        champion = Champion(ModelVersionRef(model=_NAME, version=version, run_id=""), fitted.contract, fitted.predict)
+        known = champion_losses(champion, self.periods[number].rows, self.metric)
+        return compare_all(champion.ref, known, self._challengers(number), self.metric)
+
+    def _step(self, number: int, model: tuple[int, int | None], trained: bool = False) -> Step:
+        key = (*model, number)
+        if key not in self._losses:
+            fitted, rows = self._model(model), self.periods[number].rows
+            self._losses[key] = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
+        found = self._losses[key]
+        return Step(
+            window=self._window(number),
+            loss=float(found.mean()),
+            value=value_of(self.metric, found),
+            trained=trained,
+        )
+
+
+def _request(window: Window, triggers: list[Trigger]) -> Request:
+    return Request(
+        id=request_id(_NAME, window),
+        model=_NAME,
+        triggers=list(triggers),
+        reason="replayed",
+        window=window,
+        created=datetime(1970, 1, 1, tzinfo=timezone.utc),
+    )

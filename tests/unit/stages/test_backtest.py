@@ -1,0 +1,79 @@
+"""Replays of strategies over windows whose truth is known."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.windows import Window
+from airflow_mlops.models.refitting import Refitted, refit
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.backtest.replay import Period, Replay
+
+START, MONTH = datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(days=30)
+CONTRACT = ModelContract(
+    task="regression",
+    label="demand",
+    features=[FeatureColumn(name="x", kind="number")],
+    dataset_name="replay",
+    dataset_id="0" * 64,
+)
+TRAINER = SklearnTrainerSpec(estimator="sklearn.linear_model.Ridge")
+
+
+def periods(slopes: list[float]) -> list[Period]:
+    """One window for each slope of the relation between ``x`` and the label."""
+    random = np.random.default_rng(0)
+    found = []
+    for number, slope in enumerate(slopes):
+        x = random.normal(size=300)
+        rows = pa.table({"x": x, "label": slope * x + random.normal(size=300)})
+        found.append(Period(Window(start=START + number * MONTH, end=START + (number + 1) * MONTH), rows))
+    return found
+
+
+def replay(slopes: list[float], delay: int = 0) -> Replay:
+    def fit(rows: pa.Table) -> Refitted:
+        return refit(TRAINER, 0, CONTRACT, rows)
+
+    return Replay(fit, CONTRACT, periods(slopes), 3, delay, "rmse")
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+def test_the_policy_trains_once_after_a_change(delay):
+    world = replay([1.0] * 6 + [-1.0] * 6, delay)
+    policy = world.policy(Policy())
+    # Window 6 is the first with the new relation; its labels arrive ``delay`` windows later.
+    assert [number for number, step in enumerate(policy.steps, 3) if step.trained] == [6 + delay]
+    assert policy.steps[3 + delay].triggers == ["challenger"]
+    assert world.every_window().trainings == 9 - delay
+    never = world.never()
+    assert never.trainings == 0
+    assert policy.mean_loss < 0.8 * never.mean_loss
+
+
+def test_no_strategy_is_better_than_the_oracle():
+    world = replay([1.0, 1.0, 1.0, 1.2, 0.8, -1.0, -1.0, 1.0, 1.0])
+    oracle = world.oracle()
+    for other in (world.never(), world.every_window(), world.policy(Policy())):
+        assert all(mine.loss <= theirs.loss for mine, theirs in zip(oracle.steps, other.steps, strict=True))
+
+
+def test_the_limits_of_the_policy_hold():
+    world = replay([1.0] * 4 + [-1.0, 1.0] * 4)
+    limited = world.policy(Policy.model_validate({"cooldown": "90D"}))
+    trained = [step.window.end for step in limited.steps if step.trained]
+    assert 1 <= len(trained) < world.policy(Policy()).trainings
+    assert all(later - earlier >= timedelta(days=90) for earlier, later in zip(trained, trained[1:], strict=False))
+
+
+def test_age_asks_without_challengers():
+    policy = Policy.model_validate({"retrain_on": [], "max_age": "P80D"})
+    steps = replay([1.0] * 9).policy(policy).steps
+    assert [step.trained for step in steps] == [False, False, True, False, False, True]
+    assert steps[2].triggers == ["age"]

@@ -21,6 +21,7 @@ _MODULES = {
     "ProfileOperator": "profile",
     "PromoteOperator": "promote",
     "PurgePredictionsOperator": "purge_predictions",
+    "RefitOperator": "refit",
     "RollbackOperator": "rollback",
     "Rolling": "windows",
     "ScoreOperator": "score",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.profile import ProfileOperator
     from airflow_mlops.operators.promote import PromoteOperator
     from airflow_mlops.operators.purge_predictions import PurgePredictionsOperator
+    from airflow_mlops.operators.refit import RefitOperator
     from airflow_mlops.operators.rollback import RollbackOperator
     from airflow_mlops.operators.score import ScoreOperator
     from airflow_mlops.operators.search import SearchOperator

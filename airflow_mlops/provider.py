@@ -15,6 +15,7 @@ _STAGES = (
     "search",
     "train",
     "evaluate",
+    "refit",
     "promote",
     "rollback",
     "score",

@@ -92,6 +92,9 @@ class ModelContract(Model):
         it was evaluated
     :param dataset_name: name of the dataset with the id ``dataset_id``
     :param timestamp: event time column of the dataset ``dataset_id``; ``None`` if the dataset has no event time column
+    :param refit_of: number of the version from which this version was fitted again on all rows of the training set, held-out
+        rows included. ``metrics`` and the scores in the profile are those of that version. ``None`` for a version that was
+        fitted to the split part ``train`` only
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column
     """
@@ -108,6 +111,7 @@ class ModelContract(Model):
     dataset_id: str
     timestamp: str | None = None
     watched: list[str] = Field(default_factory=list)
+    refit_of: int | None = None
 
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.

@@ -30,6 +30,19 @@ def identity_columns(dataset: Dataset) -> list[str]:
     return [name for name in dataset.manifest.column_names if name != details.get("label")]
 
 
+def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | None) -> int | None:
+    """Count the rows of a split part that are also rows of another training set, by their identity.
+
+    :param other_part: name of the split part of ``other``; ``None`` for all its rows
+    :return: ``None`` if the two training sets identify rows by different columns
+    """
+    keys = identity_columns(dataset)
+    if set(keys) != set(identity_columns(other)):
+        return None
+    here, there = row_ids(dataset.table(part, keys), keys), row_ids(other.table(other_part, keys), keys)
+    return int(np.isin(here, there).sum())
+
+
 def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 

@@ -181,13 +181,14 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
     return Window(start=start, end=end, zone=zones.pop()) if len(zones) == 1 else Window(start=start, end=end)
 
 
-def coverage(datasets: Sequence[Dataset]) -> dict[str, Any]:
+def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[str, Any]:
     """Describe the gaps between the windows of datasets, for the manifest of a dataset that is computed from them.
 
+    :param wanted: window that the datasets should cover; by default from the earliest start to the latest end
     :return: empty if there are no gaps. Otherwise ``windows`` with the windows of the datasets, and ``gaps`` with the
         windows that no dataset covers
     """
-    window = window_of(datasets)
+    window = wanted or window_of(datasets)
     windows = [dataset.window for dataset in datasets if dataset.window is not None]
     gaps = missing(window, windows) if window is not None else []
     return {"windows": [item.label for item in windows], "gaps": [item.label for item in gaps]} if gaps else {}

@@ -75,17 +75,17 @@ class Leakage(Gate):
 
     def _overlap(self, evidence: Evidence) -> str | None:
         """Return a clause about held-out rows that are, or may be, training rows; ``None`` if there are none."""
-        import numpy as np
-
         from airflow_mlops.data.datasets import open_dataset
-        from airflow_mlops.data.row_identity import identity_columns, row_ids
+        from airflow_mlops.data.row_identity import shared_rows
 
         contract, data = self._model(evidence).contract, self._data(evidence)
         if contract.dataset_id == data.dataset.manifest.id:
-            if data.part != TRAINED_ON:
+            if contract.refit_of is None and data.part != TRAINED_ON:
                 # BuildTrainingSetOperator has verified that the split parts have no row in common.
                 return None
             return f"the model was trained on the split part {data.part!r}"
+        # A version that was fitted again was trained on all rows of its training set.
+        trained_part = TRAINED_ON if contract.refit_of is None else None
         training_set = f"the training set of {evidence.candidate.name}"
         if not contract.dataset_id or evidence.store is None:
             return f"{training_set} is unknown, so it may contain these rows"
@@ -95,18 +95,14 @@ class Leakage(Gate):
             trained_on = open_dataset(evidence.store, ref)
         except DatasetNotFoundError:
             return f"{training_set} no longer exists, so it may have contained these rows"
-        if TRAINED_ON not in trained_on.ref.parts:
+        if trained_part is not None and trained_part not in trained_on.ref.parts:
             return f"{training_set} has no split part {TRAINED_ON!r}, so it may contain these rows"
-        keys = identity_columns(data.dataset)
-        if set(keys) != set(identity_columns(trained_on)):
+        shared = shared_rows(data.dataset, data.part, trained_on, trained_part)
+        if shared is None:
             return f"{training_set} identifies rows by different columns, so it may contain these rows"
-        here, there = (
-            row_ids(dataset.table(part, keys), keys)
-            for dataset, part in ((data.dataset, data.part), (trained_on, TRAINED_ON))
-        )
-        shared = int(np.isin(here, there).sum())
+        rows = len(data.truth)
         return (
-            f"the model was trained on {shared:,} of the {len(here):,} held-out rows ({percent(shared / len(here))})"
+            f"the model was trained on {shared:,} of the {rows:,} held-out rows ({percent(shared / rows)})"
             if shared
             else None
         )

@@ -27,6 +27,7 @@ from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
 from airflow_mlops.stages.profile.spec import ProfileSpec
 from airflow_mlops.stages.promote.spec import PromoteResult, PromoteSpec
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
+from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
 from airflow_mlops.stages.rollback.spec import RollbackResult, RollbackSpec
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 from airflow_mlops.stages.search.spec import SearchSpec
@@ -208,6 +209,18 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     return OperatorLineage(inputs=inputs, run_facets={"mlops_verdict": decision})
 
 
+def _refit(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a refit, which reads the winner and its training set and writes a model version."""
+    spec = RefitSpec.model_validate(call.spec)
+    models, winner = Models(spec.mlflow), spec.verdict.winner
+    inputs = [models.read(winner)] if winner else []
+    refit = RefitResult.model_validate(result).verdict.refit if result else None
+    if refit is None or refit.version is None:
+        return OperatorLineage(inputs=inputs)
+    known: dict[str, Any] = {"metrics": spec.verdict.for_candidate(refit.judged).metrics}
+    return OperatorLineage(inputs=inputs, outputs=[models.written(refit.version, **known)])
+
+
 def _promote(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a promotion.
 
@@ -343,6 +356,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "search": _search,
     "train": _train,
     "evaluate": _evaluate,
+    "refit": _refit,
     "promote": _promote,
     "rollback": _rollback,
     "score": _score,

@@ -13,6 +13,7 @@ from airflow_mlops.core.contract import THRESHOLD, ModelContract, Task
 from airflow_mlops.core.errors import DatasetNotFoundError, TrainingError
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 
@@ -24,13 +25,13 @@ TRAIN, TEST = "train", "test"
 SAMPLE_ROWS = 100_000
 
 
-def read_part(dataset: Dataset, part: str, sample: int | None = None) -> TrainingData:
-    """Read one split part of the training set.
+def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> TrainingData:
+    """Read one split part of the training set, or all rows.
 
     :param dataset: the training set
-    :param part: name of the split part, such as ``train``
+    :param part: name of the split part, such as ``train``; ``None`` for all rows
     :param sample: approximate number of rows to read features from, spread over the split part; by default all rows.
-        The labels are always read from all rows
+        The labels are always read from all rows, and the weights are left out
     :raises TrainingError: the dataset is not a training set, the split part does not exist, or a label is invalid
     """
     details, name = dataset.manifest.details, dataset.manifest.name
@@ -40,21 +41,27 @@ def read_part(dataset: Dataset, part: str, sample: int | None = None) -> Trainin
             f"Dataset {name!r} is not a training set, because its manifest does not name a label, an ML task and features. "
             "Build it with BuildTrainingSetOperator and set `label`."
         )
+    weights = RowWeights.of(dataset)
+    weighted = [weights.column] if weights and not sample else []
     try:
-        table = dataset.table(part, [label] if sample else [*names, label])
+        table = dataset.table(part, [label] if sample else list(dict.fromkeys([*names, label, *weighted])))
     except DatasetNotFoundError:
         raise TrainingError(
             f"Training set {name!r} has no split part {part!r}. Set `split` in BuildTrainingSetOperator."
         ) from None
-    labels = label_values(table.column(label), task, f"Label {label!r} in split part {part!r} of {name!r}")
+    where = f"split part {part!r}" if part else "all split parts"
+    labels = label_values(table.column(label), task, f"Label {label!r} in {where} of {name!r}")
+    row_weights = weights.weights(table.column(weights.column)) if weights and weighted else None
     classes = [] if task == "regression" else np.unique(labels).tolist()
     table = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
     features = feature_columns(table.schema, names)
     positive = details.get("positive", classes[-1] if classes else None) if task == "binary" else None
-    return TrainingData(task, label, features, table, frame(table, features), labels, classes, positive)
+    return TrainingData(
+        task, label, features, table, frame(table, features), labels, classes, positive, weights=row_weights
+    )
 
 
-def _sample(dataset: Dataset, part: str, names: list[str], rows: int) -> pa.Table:
+def _sample(dataset: Dataset, part: str | None, names: list[str], rows: int) -> pa.Table:
     groups = dataset.row_groups(part)
     each = -(-rows // len(groups))
     return pa.Table.from_batches(

@@ -1,4 +1,7 @@
-"""The operators, one for each stage of the lifecycle. Each operator is imported when it is first used."""
+"""The operators, one for each stage of the lifecycle, and the values of their parameters.
+
+Each name is imported when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "Approval": "approval",
     "BuildTrainingSetOperator": "training_set",
+    "Decay": "windows",
     "EvaluateOperator": "evaluate",
+    "Expanding": "windows",
     "IngestOperator": "ingest",
     "JoinLabelsOperator": "join_labels",
     "MaterializeFeaturesOperator": "materialize_features",
@@ -16,7 +21,9 @@ _MODULES = {
     "ProfileOperator": "profile",
     "PromoteOperator": "promote",
     "PurgePredictionsOperator": "purge_predictions",
+    "RefitOperator": "refit",
     "RollbackOperator": "rollback",
+    "Rolling": "windows",
     "ScoreOperator": "score",
     "SearchOperator": "search",
     "TrainOperator": "train",
@@ -34,12 +41,14 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.profile import ProfileOperator
     from airflow_mlops.operators.promote import PromoteOperator
     from airflow_mlops.operators.purge_predictions import PurgePredictionsOperator
+    from airflow_mlops.operators.refit import RefitOperator
     from airflow_mlops.operators.rollback import RollbackOperator
     from airflow_mlops.operators.score import ScoreOperator
     from airflow_mlops.operators.search import SearchOperator
     from airflow_mlops.operators.train import TrainOperator
     from airflow_mlops.operators.training_set import BuildTrainingSetOperator
     from airflow_mlops.operators.validate import ValidateOperator
+    from airflow_mlops.operators.windows import Decay, Expanding, Rolling
 
 
 def __getattr__(name: str) -> Any:

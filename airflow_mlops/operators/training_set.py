@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.rendering import is_template
+from airflow_mlops.operators.windows import check_rule, with_run_window
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,6 +24,10 @@ class BuildTrainingSetOperator(StepOperator):
     :param name: name of the dataset to write
     :param entities: the events, one per row: a dataset, the output of the task that wrote it, or
         ``{"name": ..., "window": ...}`` for the datasets of a window
+    :param window: rule for the window of the training set: a :class:`~airflow_mlops.operators.Rolling`, an
+        :class:`~airflow_mlops.operators.Expanding` or a :class:`~airflow_mlops.operators.Decay`. The training window
+        ends with the window of the run: ``window`` in ``entities``, or by default the monitored window of the retraining
+        request that started the run, or else the partition key or data interval. ``entities`` must name a dataset
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
@@ -38,19 +43,21 @@ class BuildTrainingSetOperator(StepOperator):
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
     :param split: split method ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (a
-        share such as 0.3, or ``14D`` for the last 14 days), ``group`` (name of the group column) and ``seed``; ``None``
-        for the single split part `data`
+        share such as 0.3, ``14D`` for the last 14 days, or with ``window`` the text ``window`` for the window of the run),
+        ``group`` (name of the group column) and ``seed``; ``None`` for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: largest memory of the join, such as ``2GB``. If the join needs more, it continues on disk. The
         events and the Python process need additional memory
     :param description: description of the dataset
-    :raises SpecError: the split method is unknown, or both ``feature_service`` and ``features`` are set
+    :raises SpecError: the split method is unknown, the window rule is invalid, or both ``feature_service`` and ``features`` are set
     """
 
     step = "training_set"
     structured = frozenset({"split"})
 
+    entities: Any
+    window: Any
     split: Any
 
     def __init__(
@@ -59,6 +66,7 @@ class BuildTrainingSetOperator(StepOperator):
         name: str,
         entities: Any,
         timestamp: str,
+        window: dict[str, Any] | None = None,
         repo: str | None = None,
         feature_service: str | None = None,
         features: list[str] | None = None,
@@ -84,11 +92,16 @@ class BuildTrainingSetOperator(StepOperator):
             raise SpecError(
                 f"Task {self.task_id!r} has both feature_service= and features=, which exclude each other: remove one."
             )
+        if window is not None and not is_template(window):
+            check_rule(window, f"Task {self.task_id!r}")
         self.assign_parameters(locals())
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         # split=None must reach the spec, where it means that the dataset is not split.
-        return super().build_spec(context) | {"split": self.split}
+        fields = super().build_spec(context) | {"split": self.split}
+        if self.window is not None:
+            fields["entities"] = with_run_window(self.entities, context)
+        return fields
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         self.describe_outlets(context, {"dataset": result["dataset"]})

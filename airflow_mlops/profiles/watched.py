@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def with_watched_columns(
-    known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str
+    known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str | None
 ) -> tuple[ModelProfile, ModelContract]:
     """Add the profiles of watched columns to a model's profile, and the names of these columns to the model's contract.
 
@@ -28,7 +28,7 @@ def with_watched_columns(
     :param known: the model's profile
     :param contract: model contract (features, label, ML task)
     :param dataset: the training set
-    :param part: the split part whose rows are the reference, such as `train`
+    :param part: the split part whose rows are the reference, such as `train`; ``None`` for all rows
     """
     time = contract.timestamp
     keys = set(dataset.manifest.details.get("keys") or ()) - {time}

@@ -29,7 +29,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.verdict import CandidateVerdict
+from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
 
 class Origin(Model):
@@ -70,6 +70,7 @@ class Decision(Model):
     :param origins: training set, code and environment of each candidate, or of the champion after a rollback
     :param reason: the reason in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
+    :param refit: how the winner was fitted again on all rows, with the judged version; ``None`` if it was not
     """
 
     decision: Literal["promoted", "refused", "rolled_back", "requested"]
@@ -83,6 +84,7 @@ class Decision(Model):
     provenance: Provenance = Provenance()
     reason: str
     approval: ApprovalRecord | None = None
+    refit: Refit | None = None
 
     @property
     def moves(self) -> bool:

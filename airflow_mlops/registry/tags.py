@@ -24,6 +24,7 @@ def run_tags(
         "mlops.dataset": manifest.id,
         "mlops.dataset_name": manifest.name,
         "mlops.window": manifest.window.label if manifest.window else "",
+        "mlops.window_rule": (manifest.details.get("window_rule") or {}).get("rule", ""),
         "mlops.window_gaps": ", ".join(manifest.details.get("gaps", [])),
         "mlops.parents": ",".join(manifest.parents),
         "mlops.seed": str(seed),

@@ -97,6 +97,25 @@ class CandidateVerdict(Model):
     contract_sha256: str | None = None
 
 
+class Refit(Model):
+    """A winner that was fitted again on all rows of its training set, held-out rows included.
+
+    :param judged: the version that passed the gates, which was fitted to the split part ``train``
+    :param version: the version that was fitted to all rows; ``None`` if it failed a check and was not registered
+    :param rows: number of rows to which it was fitted
+    :param checks: the comparisons with the judged version
+    :param passed: whether all checks were passed
+    :param reason: the result in one sentence
+    """
+
+    judged: ModelVersionRef
+    version: ModelVersionRef | None
+    rows: int
+    checks: list[GateResult]
+    passed: bool
+    reason: str
+
+
 class Verdict(Model):
     """The result of an evaluation: the metrics and gate results of all candidates, and the winner.
 
@@ -115,6 +134,8 @@ class Verdict(Model):
     :param reason: the reason why the winner won, or why no candidate won, in one sentence
     :param policy: how the champion was taken into account, in one sentence
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
+    :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is the
+        version that was fitted again, and the metrics are those of the judged version
     """
 
     model: str
@@ -131,9 +152,15 @@ class Verdict(Model):
     reason: str
     policy: str = ""
     metric_code: dict[str, str] = Field(default_factory=dict)
+    refit: Refit | None = None
 
     def for_candidate(self, candidate: ModelVersionRef) -> CandidateVerdict:
-        """Return the verdict on ``candidate``. It must be one of the evaluated candidates."""
+        """Return the verdict on ``candidate``, which must be one of the evaluated candidates.
+
+        For a version that was fitted again, the verdict on the judged version is returned.
+        """
+        if self.refit is not None and candidate == self.refit.version:
+            candidate = self.refit.judged
         return next(item for item in self.candidates if item.candidate == candidate)
 
 

@@ -29,6 +29,7 @@ class TrainingData:
     :param labels: the label of each row, shape (n,): int64 or text (classification), float64 (regression)
     :param classes: the distinct labels, sorted, as JSON values; empty for a regression
     :param positive: the positive class of a binary task; otherwise ``None``
+    :param weights: the weight of each row in training, shape (n,); ``None`` if all rows have the same weight
     """
 
     task: Task
@@ -39,6 +40,7 @@ class TrainingData:
     labels: NDArray[Any]
     classes: list[Any]
     positive: Any = None
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TrainingRun:
     """The training set, the checkpoint and the log functions of one training.
 
     :param dataset: the training set, from which a trainer may stream batches
-    :param part: name of the split part to train on, such as ``train``
+    :param part: name of the split part to train on, such as ``train``; ``None`` for all rows
     :param checkpoint: key of the checkpoint in the artifact store; the same on every retry of the task
     :param progress: function that writes a message to the task's log
     :param log: function that writes the metrics of one epoch to the MLflow run. An exception in this function ends the
@@ -56,7 +58,7 @@ class TrainingRun:
     """
 
     dataset: Dataset
-    part: str
+    part: str | None
     checkpoint: str
     progress: Callable[[str], None]
     log: Callable[[int, dict[str, float]], None]

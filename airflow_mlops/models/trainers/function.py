@@ -18,21 +18,27 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     :param data: features and labels of the rows to train on
     :param seed: seed that is passed to the function
     :param run: not used
-    :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)``
+    :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)`` or, if the
+        rows have weights, ``(X, y, *, params, seed, sample_weight)``
     :raises TrainingError: the function raises an exception, or does not return a fitted estimator
     """
     function = imports.load(spec.function, "function")
     if not callable(function):
         raise SpecError(f"{spec.function!r} is not a function. Set `function` to the import path of a function.")
+    options = {"params": spec.params, "seed": seed}
+    why = ""
+    if data.weights is not None:
+        options["sample_weight"] = data.weights
+        why = ", which it needs because the rows of the training set have weights (Decay)"
     try:
-        inspect.signature(function).bind(data.frame, data.labels, params=spec.params, seed=seed)
+        inspect.signature(function).bind(data.frame, data.labels, **options)
     except TypeError as error:
         raise SpecError(
-            f"Function {spec.function!r} does not have the signature (X, y, *, params, seed): {error}. Change the "
-            "function's signature."
+            f"Function {spec.function!r} does not have the signature (X, y, *, {', '.join(options)}){why}: {error}. Change "
+            "the function's signature."
         ) from None
     try:
-        estimator = function(data.frame, data.labels, params=spec.params, seed=seed)
+        estimator = function(data.frame, data.labels, **options)
     except Exception as error:
         raise TrainingError(f"Function {spec.function!r} raised {type(error).__name__}: {error}") from error
     required = "predict" if data.task == "regression" else "predict_proba"

@@ -11,14 +11,17 @@ import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
-from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import reserved_message
+from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate.common_rows import common_training_set
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 
 
@@ -37,14 +40,18 @@ class Candidate:
 def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], context: StepContext) -> HeldOut:
     """Open the split part ``spec.part`` of ``spec.dataset`` and return the held-out rows.
 
-    If ``spec.dataset`` is not set, the training set of the candidates is opened.
+    If ``spec.dataset`` is not set, the training set of the candidates is opened, see
+    :func:`airflow_mlops.stages.evaluate.common_rows.common_training_set`.
 
     :param folders: folder with the downloaded files of each candidate
     :raises SpecError: the dataset has no label, or ``spec.dataset`` is required because the candidates have no common
-        training set
+        held-out rows
     :raises EvaluationError: the split part has no rows
     """
-    dataset = select_one(context.store, spec.dataset or _trained_on(folders), context.kept)
+    if spec.dataset:
+        dataset = select_one(context.store, spec.dataset, context.kept)
+    else:
+        dataset = _trained_on(folders, spec.part, context.store)
     name, details = dataset.manifest.name, dataset.manifest.details
     if not details.get("label"):
         raise SpecError(
@@ -61,20 +68,13 @@ def held_out(spec: EvaluateSpec, folders: Mapping[ModelVersionRef, Path], contex
     return HeldOut(dataset, spec.part, label, details["task"], column.to_numpy())
 
 
-def _trained_on(folders: Mapping[ModelVersionRef, Path]) -> DatasetRef:
+def _trained_on(folders: Mapping[ModelVersionRef, Path], part: str, store: ArtifactStore) -> Dataset:
     if foreign := [str(item) for item, folder in folders.items() if not has_contract(folder)]:
         raise SpecError(
             f"TrainOperator did not train {foreign[0]}, so its training set is unknown. Set `dataset` to the dataset to "
             "evaluate it on."
         )
-    contracts = [read_contract(folder) for folder in folders.values()]
-    trained_on = {(item.dataset_name, item.dataset_id) for item in contracts}
-    if len(trained_on) > 1:
-        raise SpecError(
-            "The candidates were trained on different datasets. Set `dataset` to the dataset to evaluate them on."
-        )
-    name, dataset_id = trained_on.pop()
-    return DatasetRef(name=name, id=dataset_id, rows=0)
+    return common_training_set((read_contract(folder) for folder in folders.values()), part, store)
 
 
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:

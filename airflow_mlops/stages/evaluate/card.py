@@ -31,7 +31,7 @@ from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
 from airflow_mlops.registry.names import SEARCH_TAG
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
 MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
@@ -46,6 +46,7 @@ _LINEAGE = {
     "mlops.task_id": "Task",
     "mlops.map_index": "Map index",
     "mlops.trainer": "Trainer",
+    "mlops.window_rule": "Rule for the window of the training set",
     "mlops.seed": "Seed",
     SEARCH_TAG: "MLflow run of the search",
     "mlops.package": "Version of airflow-mlops",
@@ -105,6 +106,18 @@ class Facts:
     def other_dataset(self) -> bool:
         """Return whether the version was trained on a different dataset than the dataset of the held-out rows."""
         return self.contract.dataset_id != self.measured_on.id
+
+    @property
+    def same_held_out(self) -> bool:
+        """Return whether the training set of the version has the same held-out rows, as BuildTrainingSetOperator records."""
+        if self.trained_on is None:
+            return False
+        part = self.verdict.part
+        here, there = (
+            ((manifest.details.get("split") or {}).get("row_ids") or {}).get(part)
+            for manifest in (self.trained_on, self.measured_on)
+        )
+        return here is not None and here == there
 
     @property
     def datasets(self) -> list[tuple[str, Manifest]]:
@@ -185,6 +198,33 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
     (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
     (folder / PAGE_FILE).write_text(_page(str(facts.ref), text, folder), encoding="utf-8")
     return text.split("\n\n")[1]
+
+
+def for_refit(folder: Path, ref: ModelVersionRef, refit: Refit) -> str:
+    """Turn the model card of a judged version into the card of the version that was fitted again from it.
+
+    :param folder: folder with the card and the plots of the judged version; the card is overwritten
+    :param ref: the new version
+    :return: the first paragraph of the card, in Markdown
+    """
+    judged = refit.judged
+    about = (
+        f"{_markdown(ref)} is {_markdown(judged)}, fitted again on all {refit.rows:,} rows of its training set, held-out rows "
+        f"included. It has no metrics of its own: the metrics, gates and plots below are those of v{judged.version}."
+    )
+    rows = "".join(
+        f"| {_markdown(check.gate)} | {_markdown(check.measured)} | {_markdown(check.asked)} | {_markdown(check.explanation)} |\n"
+        for check in refit.checks
+    )
+    note = (
+        f"# {_markdown(ref)}\n\n{about}\n\n| Check | Measured | Limit | Explanation |\n| --- | --- | --- | --- |\n{rows}\n"
+        f"This command trains v{ref.version} again and compares the result:\n\n"
+        f"    airflow mlops reproduce {_command(ref.model)} {ref.version}\n\n"
+    )
+    text = note + (folder / MARKDOWN_FILE).read_text(encoding="utf-8").replace("# ", "## The judged version ", 1)
+    (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+    (folder / PAGE_FILE).write_text(_page(str(ref), text, folder), encoding="utf-8")
+    return about
 
 
 def _markdown(value: Any) -> Any:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import (
+    DatasetNotFoundError,
     EvaluationError,
     ModelFormatError,
     RegistryError,
     RegistryUnavailableError,
     SchemaError,
 )
-from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.row_identity import shared_rows
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.predictions import concatenate
@@ -22,7 +26,7 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
-from airflow_mlops.registry.versions import champion, download
+from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.baselines import small_tree
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
@@ -51,6 +55,8 @@ class Compared:
     :param problem: a sentence that says why the champion could not be measured; ``None`` if the champion was measured
         or the model has no champion
     :param resampling: bootstrap resampling of the rows, the same for all models
+    :param stand_in: the version to which ``measured_champion`` belongs, if the champion was fitted again on held-out rows;
+        otherwise ``None``
     """
 
     data: HeldOut
@@ -61,6 +67,7 @@ class Compared:
     measured_champion: Measurement | None
     problem: str | None
     resampling: Resampling
+    stand_in: ModelVersionRef | None = None
 
 
 def compare(
@@ -96,12 +103,27 @@ def compare(
         "two different labels."
     )
     ref = champion(client, model)
-    measured_champion, problem = _measure_champion(client, ref, data, first, own, allow_pyfunc) if ref else (None, None)
+    measured_champion, problem, stand_in = None, None, None
+    if ref is not None:
+        try:
+            loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
+            if (stand_in := _stand_in(client, loaded, data, context.store)) is not None:
+                context.progress(
+                    f"The champion {ref} was fitted again on all rows of its training set, which contains held-out rows. "
+                    f"{stand_in}, from which it was fitted again, is measured in its place."
+                )
+                loaded = load(download(client, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc)
+            measured_champion = _measure_champion(loaded, data, first, own)
+        except RegistryUnavailableError:
+            raise
+        except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
+            cause = str(error).rstrip(".")
+            problem = f"The champion {ref} could not be measured, so no candidate can be compared with it ({cause})."
     if measured_champion is not None:
         context.progress(f"Champion {measured_champion.name}: {_numbers(measured_champion.metrics)}")
     elif problem is not None:
         context.progress(problem)
-    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, Resampling(len(data.truth)))
+    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, Resampling(len(data.truth)), stand_in)
 
 
 def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:
@@ -126,24 +148,28 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
     return Measurement("a decision tree of depth 3", metrics, predictions, rows)
 
 
-def _measure_champion(
-    client: MlflowClient,
-    ref: ModelVersionRef,
-    data: HeldOut,
-    contract: ModelContract,
-    own: Sequence[str],
-    allow_pyfunc: bool,
-) -> tuple[Measurement | None, str | None]:
-    """Measure the champion. Return the metrics and ``None``, or ``None`` and a sentence that says why measuring failed."""
+def _measure_champion(loaded: Candidate, data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement:
+    check_contract(loaded, data)
+    return _measure(for_positive(loaded, contract.positive), data, own)
+
+
+def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:
+    """Return the version to measure in place of a champion that was fitted again on held-out rows.
+
+    :return: the version that was judged when the champion was promoted, which was fitted without its held-out rows;
+        ``None`` if the champion was not fitted again, or was not fitted to the rows of ``data``
+    """
+    contract = champion.contract
+    if contract.refit_of is None:
+        return None
     try:
-        loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
-        check_contract(loaded, data)
-        return _measure(for_positive(loaded, contract.positive), data, own), None
-    except RegistryUnavailableError:
-        raise
-    except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
-        problem = str(error).rstrip(".")
-        return None, f"The champion {ref} could not be measured, so no candidate can be compared with it ({problem})."
+        trained_on = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
+    except DatasetNotFoundError:
+        return None
+    # If rows are identified by other columns, it is not known whether the champion was fitted to them.
+    if shared_rows(data.dataset, data.part, trained_on, None) == 0:
+        return None
+    return version(client, champion.ref.model, contract.refit_of)
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:

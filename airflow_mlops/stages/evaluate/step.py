@@ -12,7 +12,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
-from airflow_mlops.gates.evidence import Evidence
+from airflow_mlops.gates.evidence import Evidence, HeldOut
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
@@ -21,6 +21,7 @@ from airflow_mlops.registry.versions import download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import record as evaluate_record
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, held_out, load
+from airflow_mlops.stages.evaluate.common_rows import refuse_training_rows
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.evaluate.verdict import best, decide, judge
@@ -31,7 +32,8 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
     :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, or no
-        dataset with a label can be chosen
+        dataset with a label can be chosen, or a candidate was trained on the held-out rows of candidates with another
+        training set
     :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails
@@ -63,7 +65,12 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     for candidate in candidates:
         check_contract(candidate, data)
         for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
-        _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
+        if spec.dataset is not None:
+            _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
+    _refuse_refits(candidates, data)
+    if spec.dataset is not None:
+        trained = {candidate.ref: candidate.contract for candidate in candidates}
+        refuse_training_rows(trained, data.dataset, data.part, context.store)
 
     compared = compare(client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc)
     judged = [
@@ -137,6 +144,17 @@ def _warn_of_other_dataset(candidate: Candidate, dataset_id: str, context: StepC
             f"{f'another dataset ({trained_on[:12]})' if trained_on else 'an unknown dataset'}. If that "
             "dataset contains held-out rows, the metrics are too optimistic."
         )
+
+
+def _refuse_refits(candidates: Sequence[Candidate], data: HeldOut) -> None:
+    for candidate in candidates:
+        contract = candidate.contract
+        if contract.refit_of is not None and contract.dataset_id == data.dataset.manifest.id:
+            raise SpecError(
+                f"{candidate.ref} was fitted to all rows of dataset {data.dataset.manifest.name!r}, held-out rows included, so "
+                f"it cannot be evaluated on them. Evaluate v{contract.refit_of}, from which it was fitted again, or set "
+                "another `dataset`."
+            )
 
 
 def _evidence(item: Measured, compared: Compared, spec: EvaluateSpec, context: StepContext) -> Evidence:

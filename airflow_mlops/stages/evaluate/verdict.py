@@ -81,12 +81,12 @@ def decide(
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
         reason=_reason(candidates, first, metric.name, compared.champion, compared.measured_champion),
-        policy=_policy(compared.champion, compared.problem, ignored),
+        policy=_policy(compared.champion, compared.problem, ignored, compared.stand_in),
         metric_code=dict(metric_code),
     )
 
 
-def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool) -> str:
+def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool, stand_in: ModelVersionRef | None) -> str:
     if ref is None:
         return (
             "The model has no champion yet. Gates that compare with the champion are passed, and the other gates and the "
@@ -99,7 +99,13 @@ def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool) -> 
         )
     if problem is not None:
         return "The champion could not be measured, so no candidate passes a gate that compares with the champion."
-    return f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."
+    policy = f"The champion v{ref.version} is replaced only by a candidate that passes every gate on the same rows."
+    if stand_in is None:
+        return policy
+    return (
+        f"{policy} The champion was fitted again on all rows of its training set, which contains held-out rows, so "
+        f"v{stand_in.version}, from which it was fitted again, was measured in its place."
+    )
 
 
 def _why(item: CandidateVerdict, best: CandidateVerdict, metric: str) -> str:

@@ -10,6 +10,7 @@ from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote.spec import PromoteResult, PromoteSpec
 
@@ -45,10 +46,11 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
             dataset_name=verdict.dataset_name,
             dataset_id=verdict.dataset_id,
             code={"airflow_mlops": __version__, **(_code(client, winner) if winner else {})},
-            origins=[origin(client, found.candidate) for found in verdict.candidates],
+            origins=[origin(client, ref) for ref in _versions(verdict)],
             provenance=context.provenance,
             reason=refusal or verdict.reason,
             approval=spec.approval,
+            refit=verdict.refit,
         )
 
     entry = ledger.record(context.key, decide)
@@ -57,6 +59,12 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
     if entry.moves:
         carry_out(client, ledger)
     return _result(spec, entry, ledger.url(entry.seq))
+
+
+def _versions(verdict: Verdict) -> list[ModelVersionRef]:
+    """Return the candidates and, if the winner was fitted again, the new version."""
+    refitted = verdict.refit.version if verdict.refit else None
+    return [*(found.candidate for found in verdict.candidates), *([refitted] if refitted else [])]
 
 
 def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:

@@ -5,30 +5,23 @@ No model version is registered.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
-from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.machine_tags import machine_tags
-from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, GPU_TAG, TRAINING_FILE
+from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, GPU_TAG, IN_SAMPLE, REFIT_OF_TAG
 from airflow_mlops.registry.versions import version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.reproduce.spec import Comparison, ReproduceResult, ReproduceSpec
 from airflow_mlops.stages.train import record
-from airflow_mlops.stages.train.candidate import fit_candidate, load_data
+from airflow_mlops.stages.train.candidate import fit_candidate, load_all, load_data
+from airflow_mlops.stages.train.recorded import run_file, training_spec
 from airflow_mlops.stages.train.runs import scratch_run
 from airflow_mlops.stages.train.spec import TrainSpec
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 # Relative tolerances for the metrics of networks. The order of additions depends on the number of threads, so the last
 # digits of the weights depend on the machine. GPUs, half precision and several processes need the larger tolerance.
@@ -49,12 +42,18 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     ref = version(client, spec.model, spec.version)
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         tags = client.get_run(ref.run_id).data.tags
-    recorded = _training_spec(client, ref)
-    code, environment = (_read(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
-    dataset, training, test = load_data(recorded, context.store)
+    recorded = training_spec(client, ref)
+    code, environment = (run_file(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
+    # A version that was fitted again was fitted to all rows, and its run contains metrics on rows that it was fitted to.
+    refit = REFIT_OF_TAG in tags
+    dataset, training, test = (load_all if refit else load_data)(recorded, context.store)
     context.progress(f"Training {ref} again on {dataset.manifest.name} ({dataset.manifest.id[:12]}).")
     with scratch_run(context, dataset) as scratch:
+        scratch = replace(scratch, part=None) if refit else scratch
         fitted = fit_candidate(recorded, context, dataset, training, test, scratch)
+    then, now = record.logged_metrics(client, ref.run_id, IN_SAMPLE if refit else ""), fitted.metrics
+    if refit:
+        now = {f"{IN_SAMPLE}{name}": value for name, value in now.items()}
     gpus = tags.get(GPU_TAG, ""), machine_tags().get(GPU_TAG, "")
     comparisons = [
         _same("data", tags.get("mlops.dataset", ""), dataset.manifest.id),
@@ -62,29 +61,9 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
         *_all("code", code, record.code(fitted.model, recorded.metrics), "differs"),
         *_all("package", environment, record.environment(fitted.model), "noted"),
         *([_same("GPU", *gpus, otherwise="noted")] if any(gpus) else []),
-        *_metrics(record.logged_metrics(client, ref.run_id), fitted.metrics, _tolerance(recorded, any(gpus))),
+        *_metrics(then, now, _tolerance(recorded, any(gpus))),
     ]
     return _result(ref, comparisons)
-
-
-def _training_spec(client: MlflowClient, ref: ModelVersionRef) -> TrainSpec:
-    found: TrainSpec = parse(TrainSpec, _read(client, ref, TRAINING_FILE), f"The training of {ref}")
-    return found
-
-
-def _read(client: MlflowClient, ref: ModelVersionRef, file: str) -> dict[str, Any]:
-    """Read a JSON file from the version's MLflow run.
-
-    :raises RegistryError: the run has no such file
-    """
-    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        if all(item.path != file for item in client.list_artifacts(ref.run_id)):
-            raise RegistryError(
-                f"{ref} cannot be reproduced, because its MLflow run {ref.run_id} has no file {file}. TrainOperator writes "
-                "this file. Train the model again with TrainOperator."
-            )
-        content: dict[str, Any] = json.loads(Path(client.download_artifacts(ref.run_id, file, folder)).read_bytes())
-    return content
 
 
 def _same(what: str, then: str, now: str, otherwise: str = "differs") -> Comparison:

@@ -163,4 +163,5 @@ def _rows(data: TrainingData, rows: NDArray[np.int64]) -> TrainingData:
         table=data.table.take(pa.array(rows)),
         frame=data.frame.iloc[rows].reset_index(drop=True),
         labels=data.labels[rows],
+        weights=None if data.weights is None else data.weights[rows],
     )

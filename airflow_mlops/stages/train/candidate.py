@@ -41,6 +41,19 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
     return dataset, train, test
 
 
+def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
+    """Read all rows of a training set, and check that a model can be trained on them.
+
+    :return: the training set, all rows (for TorchTrainer, a sample) and the rows of the split part ``test``
+    :raises TrainingError: no model can be trained on the data
+    """
+    dataset = select_one(store, spec.dataset)
+    streamed = isinstance(spec.trainer, TorchTrainerSpec)
+    rows, test = read_part(dataset, None, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
+    check_parts(dataset, {TRAIN: rows, TEST: test})
+    return dataset, rows, test
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A fitted and measured model that is not stored yet.
@@ -67,7 +80,7 @@ def fit_candidate(
     """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
     :param dataset: the training set
-    :param train: rows of the split part ``train``
+    :param train: the rows to fit the model to
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ def write_package(
     dataset: Dataset,
     train: TrainingData,
     test: TrainingData,
+    *,
+    part: str | None = TRAIN,
+    importances: Mapping[str, float] | None = None,
 ) -> Model:
     """Write a candidate into ``folder`` as an MLflow model.
 
@@ -44,8 +48,10 @@ def write_package(
 
     :param fitted: the candidate
     :param dataset: the training set
-    :param train: rows of the split part ``train``
+    :param train: the rows that the candidate was fitted to
     :param test: rows of the split part ``test``
+    :param part: name of the split part that the candidate was fitted to; ``None`` for all rows
+    :param importances: permutation importance of each feature; by default it is measured on ``test``
     :return: the MLflow description of the model (``MLmodel``)
     """
     import onnx
@@ -66,14 +72,14 @@ def write_package(
     )
     features = [feature.name for feature in contract.features]
     profile = model_profile(
-        lambda: dataset.batches(TRAIN, features),
+        lambda: dataset.batches(part, features),
         lambda: dataset.batches(TEST, features),
         contract,
         test.labels,
         fitted.predictions,
-        _importance(fitted, test),
+        _importance(fitted, test) if importances is None else importances,
     )
-    profile, contract = with_watched_columns(profile, contract, dataset, TRAIN)
+    profile, contract = with_watched_columns(profile, contract, dataset, part)
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops import __version__
 from airflow_mlops.core import imports
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics import custom
 from airflow_mlops.models import parity
@@ -79,15 +80,15 @@ def log_run(
     dataset: Dataset,
     fitted: Fitted,
     train: TrainingData,
-    test: TrainingData,
+    test: TrainingData | None,
 ) -> None:
     """Log the training set, code, environment, parameters and metrics of a candidate to the MLflow run.
 
     :param run_id: id of the MLflow run of the training
     :param dataset: the training set
     :param fitted: the candidate
-    :param train: rows of the split part ``train``
-    :param test: rows of the split part ``test``
+    :param train: the rows that the candidate was fitted to
+    :param test: rows of the split part ``test``; ``None`` if they are not held out
     """
     from mlflow.entities import Dataset as LoggedDataset
     from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -111,8 +112,10 @@ def log_run(
         "seed": spec.seed,
         "features": len(train.features),
         "train_rows": len(train.labels),
-        "test_rows": len(test.labels),
+        "test_rows": len(test.labels) if test is not None else 0,
     }
+    if rule := manifest.details.get("window_rule"):
+        params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
     # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its text.
     known = client.get_run(run_id).data.params
     new = [Param(name, str(value)) for name, value in params.items() if name not in known]
@@ -189,8 +192,12 @@ def log_model(
     return str(logged.model_id)
 
 
-def logged_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """Read the metrics on the split part ``test`` from the MLflow run of a training, by name."""
+def logged_metrics(client: MlflowClient, run_id: str, prefix: str = "") -> dict[str, float]:
+    """Read the metrics on the split part ``test`` from the MLflow run of a training, by name.
+
+    :param prefix: start of the names of the metrics to read, before the name of the metric
+    """
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics
-    return in_order(logged)
+    found = {name.removeprefix(prefix): value for name, value in logged.items() if name.startswith(prefix)}
+    return {f"{prefix}{name}": value for name, value in in_order(found).items()}

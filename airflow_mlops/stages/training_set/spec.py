@@ -11,11 +11,14 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.durations import parse_duration
-from airflow_mlops.core.references import DatasetLike, DatasetRef
+from airflow_mlops.core.references import DatasetLike, DatasetRef, DatasetSelection
+from airflow_mlops.core.training_windows import TrainingWindow
 from airflow_mlops.data.columns import LabelColumn, reserved_message
 from airflow_mlops.data.expression_syntax import parse
 
 SplitMethod = Literal["random", "time", "group", "hash"]
+RUN_WINDOW: Literal["window"] = "window"
+"""The ``test_size`` that holds out the rows of the window of the run."""
 
 
 def _as_label(value: Any) -> Any:
@@ -27,7 +30,7 @@ def _as_split(value: Any) -> Any:
 
 
 def _as_test_size(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and value != RUN_WINDOW:
         try:
             return float(value)
         except ValueError:
@@ -42,19 +45,28 @@ class Split(Model):
         row, so a row keeps its split part when other rows are added. ``time`` puts the latest rows into ``test``.
         ``group`` puts all rows with the same value in the column ``group`` into the same split part
     :param test_size: share of rows in ``test`` (0 to 1). For the method ``time``, ``test_size`` can also be a duration,
-        for example ``14D`` for the last 14 days
+        for example ``14D`` for the last 14 days, or ``window`` for the window that the run processes, if the training
+        set has a window rule
     :param group: name of the group column; required for the method ``group``
     :param seed: random seed of all methods except ``time``
     """
 
     method: SplitMethod = "random"
-    test_size: Annotated[float | timedelta, Field(union_mode="left_to_right"), BeforeValidator(_as_test_size)] = 0.3
+    test_size: Annotated[
+        Literal["window"] | float | timedelta, Field(union_mode="left_to_right"), BeforeValidator(_as_test_size)
+    ] = 0.3
     group: str | None = None
     seed: int = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Split:
-        if isinstance(self.test_size, timedelta):
+        if self.test_size == RUN_WINDOW:
+            if self.method != "time":
+                raise ValueError(
+                    f"`test_size` is 'window', but the method is {self.method!r}. Set `test_size` to a share between 0 and 1, "
+                    "or `method` to 'time'."
+                )
+        elif isinstance(self.test_size, timedelta):
             if self.method != "time":
                 raise ValueError(
                     f"`test_size` is a duration, but the method is {self.method!r}. Set `test_size` to a share between "
@@ -83,6 +95,8 @@ class TrainingSetSpec(Spec):
     :param name: name of the dataset to write
     :param entities: dataset of events, with one row per event. The columns of the dataset include the join keys, the
         event time and the columns from which the label is computed
+    :param window: rule for the window of the training set. ``entities`` then selects a dataset by name, and the window
+        in ``entities`` is the window that the run processes
     :param timestamp: event time column of ``entities``
     :param repo: path of the folder with the Feast repository; not needed if all features are in ``columns``
     :param feature_service: name of the Feast feature service whose features are joined
@@ -109,6 +123,7 @@ class TrainingSetSpec(Spec):
 
     name: Name
     entities: DatasetLike
+    window: TrainingWindow | None = None
     timestamp: str
     repo: str | None = None
     feature_service: str | None = None
@@ -165,6 +180,20 @@ class TrainingSetSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _window_of_the_run(self) -> TrainingSetSpec:
+        if self.window is not None and not (isinstance(self.entities, DatasetSelection) and self.entities.window):
+            raise ValueError(
+                "`window` is a rule, so `entities` must select a dataset by name and give the window of the run, as in "
+                '{"name": ..., "window": ...}. References to single datasets cannot be extended to another window.'
+            )
+        if self.window is None and self.split is not None and self.split.test_size == RUN_WINDOW:
+            raise ValueError(
+                "`test_size` is 'window', which is the window of the run, but `window` is not set. Set `window` to a rule such "
+                "as Rolling, or `test_size` to a duration such as 14D."
+            )
+        return self
+
     @property
     def label_columns(self) -> set[str]:
         """Return the columns of ``entities`` from which the label is computed; empty if there is no label."""
@@ -185,6 +214,7 @@ class TrainingSetResult(Result):
     :param rows: number of rows by split part
     :param dropped: number of rows that were left out because their label is null
     :param positive_rate: share of rows with the positive class (0 to 1); ``None`` if the ML task is not binary
+    :param window_rule: rule for the window of the training set, such as ``Rolling(P6M)``; ``None`` if no rule is set
     """
 
     dataset: DatasetRef
@@ -194,3 +224,4 @@ class TrainingSetResult(Result):
     rows: dict[str, int]
     dropped: int = 0
     positive_rate: float | None = None
+    window_rule: str | None = None

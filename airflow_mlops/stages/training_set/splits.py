@@ -11,14 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
+from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
-from airflow_mlops.stages.training_set.spec import Split
+from airflow_mlops.stages.training_set.spec import RUN_WINDOW, Split
 
 Numbers = np.ndarray[Any, Any]
 
 
-def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str]) -> tuple[Numbers, dict[str, Any]]:
+def divide(
+    table: pa.Table, split: Split, timestamp: str, identity: Sequence[str], run_starts: datetime | None = None
+) -> tuple[Numbers, dict[str, Any]]:
     """Assign each row to the split part ``train`` or ``test``.
 
     Rows with equal values in the columns ``identity`` get the same split part.
@@ -27,6 +30,7 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
     :param split: method and parameters of the split
     :param timestamp: name of the event time column
     :param identity: names of the columns that identify a row
+    :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :return: a boolean mask of shape (n,), true for the rows of ``test``, and the description of the split for the
         manifest
     :raises TrainingError: a split part would be empty
@@ -42,7 +46,7 @@ def divide(table: pa.Table, split: Split, timestamp: str, identity: Sequence[str
     times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
     facts: dict[str, Any] = {}
     if split.method == "time":
-        test = _by_time(times, split)
+        test = _by_time(times, split, run_starts)
     elif split.method == "group":
         test, facts = _by_group(table, split)
     else:
@@ -68,14 +72,17 @@ def _by_row(ids: Numbers, split: Split) -> Numbers:
     return held_out[inverse]
 
 
-def _by_time(times: Numbers, split: Split) -> Numbers:
-    if isinstance(split.test_size, timedelta):
+def _by_time(times: Numbers, split: Split, run_starts: datetime | None) -> Numbers:
+    if run_starts is not None and split.test_size == RUN_WINDOW:
+        cut = (run_starts - EPOCH) // timedelta(microseconds=1)
+    elif isinstance(split.test_size, timedelta):
         cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
     else:
+        share = _share(split)
         # The cut is between two different times, and the share of later rows is as close as possible to test_size.
         moments, counts = np.unique(times, return_counts=True)
         later = counts[::-1].cumsum()[::-1] / len(times)
-        cut = int(moments[1:][np.argmin(np.abs(later[1:] - split.test_size))]) if len(moments) > 1 else int(moments[0])
+        cut = int(moments[1:][np.argmin(np.abs(later[1:] - share))]) if len(moments) > 1 else int(moments[0])
     return times >= cut
 
 
@@ -127,7 +134,8 @@ def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dic
 
 
 def _share(split: Split) -> float:
-    assert not isinstance(split.test_size, timedelta)  # the spec allows a duration only for the method "time"
+    # The spec allows a duration or a window only for the method "time".
+    assert isinstance(split.test_size, float)
     return split.test_size
 
 
@@ -140,7 +148,7 @@ def _shuffle(ids: Numbers, seed: int) -> Numbers:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def _text(test_size: float | timedelta) -> float | str:
+def _text(test_size: float | timedelta | str) -> float | str:
     return f"{test_size.total_seconds() / 86400:g}D" if isinstance(test_size, timedelta) else test_size
 
 

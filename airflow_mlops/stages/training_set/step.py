@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
-from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
+from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
+from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers
@@ -27,6 +30,7 @@ from airflow_mlops.stages.training_set.events import (
 )
 from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
+from airflow_mlops.stages.training_set.windows import ResolvedWindow, resolve_window
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -38,13 +42,18 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     :raises TrainingError: the label is null in all rows, has only one value or is infinite, or a split part is empty
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
+    :raises SpecError: the window rule selects no time
+    :raises IncompleteWindowError: a part of the window is not covered by any dataset
     """
-    datasets = select(context.store, spec.entities, spec.timestamp, context.kept)
+    resolved = resolve_window(spec, context.store)
+    if resolved is not None:
+        context.progress(f"The window of the training set is {resolved.window.label}, by the rule {resolved.rule}.")
+    datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.timestamp, context.kept)
     source = FeatureSource(spec)
     events, dropped = read_events(spec, datasets, source.event_columns)
     context.progress(f"Joining features to {events.num_rows:,} events.")
     with source.join(events) as joined:
-        return _write(spec, context, datasets, source, events, joined, dropped)
+        return _write(spec, context, datasets, source, events, joined, dropped, resolved)
 
 
 def _write(
@@ -55,6 +64,7 @@ def _write(
     events: pa.Table,
     joined: JoinedFeatures,
     dropped: dict[str, int],
+    resolved: ResolvedWindow | None,
 ) -> TrainingSetResult:
     from airflow_mlops.stages.training_set import leakage, splits
 
@@ -86,7 +96,8 @@ def _write(
         "split": None,
         "dropped": dropped,
         "infinite": _count_infinite(table, features),
-        **coverage(datasets),
+        **coverage(datasets, resolved.window if resolved else None),
+        **(resolved.describe() if resolved else {}),
     }
     repeated = _repeated(table, identity, label) if keys and label else None
     if repeated:
@@ -103,11 +114,15 @@ def _write(
         )
     parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
     if spec.split is not None:
-        test, details["split"] = splits.divide(table, spec.split, spec.timestamp, identity)
+        run_starts = resolved.run.start if resolved else None
+        test, details["split"] = splits.divide(table, spec.split, spec.timestamp, identity, run_starts)
         parts = {"train": ~test, "test": test}
         if label is not None and task is not None:
             for part, mask in parts.items():
                 require_classes(table[label].filter(pa.array(mask)), task, label, f"the split part {part!r}")
+
+    if resolved is not None and resolved.half_life is not None:
+        details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
 
     with DatasetWriter(context.store, spec.name) as writer:
         for part, mask in parts.items():
@@ -132,10 +147,12 @@ def _write(
         rows=rows_by_part,
         dropped=dropped["label_unknown"],
         positive_rate=rate,
+        window_rule=str(resolved.rule) if resolved else None,
         summary=_summary(
             spec, rows_by_part, features, dropped["label_unknown"], rate, positive, details.get("gaps", [])
         )
-        + _told(repeated),
+        + _told(repeated)
+        + _about_window(resolved, details),
     )
 
 
@@ -163,6 +180,35 @@ def _renamed(spec: TrainingSetSpec, events: pa.Table) -> tuple[TrainingSetSpec, 
     return spec.model_copy(update=renamed), events.rename_columns(
         [names.get(name, name) for name in events.column_names]
     )
+
+
+def _weights(
+    table: pa.Table, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
+) -> dict[str, Any]:
+    """Describe the row weights for the manifest.
+
+    :raises TrainingError: the weights of all rows of a split part are 0 in floating-point arithmetic
+    """
+    times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
+    found = row_weights.describe(row_weights.decayed(times, half_life, until), parts, half_life, until)
+    for part, rows in found["effective_rows"].items():
+        if not rows:
+            raise TrainingError(
+                f"The weights of all rows of split part {part!r} are 0, because every row is older than a thousand "
+                f"half-lives. Use a longer `half_life` than {half_life}."
+            )
+    return found
+
+
+def _about_window(resolved: ResolvedWindow | None, details: dict[str, Any]) -> str:
+    if resolved is None:
+        return ""
+    text = f" The window {resolved.window.label} follows the rule {resolved.rule}"
+    if weights := details.get(row_weights.DETAIL):
+        effective = weights["effective_rows"]
+        part = "train" if "train" in effective else DATA
+        text += f"; the weighted rows of {part} count like {effective[part]:,.0f} rows of equal weight"
+    return text + "."
 
 
 def _repeated(table: pa.Table, identity: Sequence[str], label: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A DAG with all fourteen operators, connected as a lifecycle. The benchmark only parses it."""
+"""A DAG with all fifteen operators, connected as a lifecycle. The benchmark only parses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from airflow_mlops.operators import (
     ProfileOperator,
     PromoteOperator,
     PurgePredictionsOperator,
+    RefitOperator,
     RollbackOperator,
+    Rolling,
     ScoreOperator,
     SearchOperator,
     TrainOperator,
@@ -36,7 +38,8 @@ with DAG(
         task_id="training_set",
         name="delays_training",
         repo="features",
-        entities=valid.output,
+        entities={"name": "flights_valid"},
+        window=Rolling("P6M"),
         timestamp="time_hour",
         feature_service="delays",
         label={"name": "late", "expression": "arr_delay > 15"},
@@ -55,7 +58,8 @@ with DAG(
     verdict = EvaluateOperator(
         task_id="evaluate", dataset=data.output, candidates=fits.output, gates=[{"metric": "roc_auc", "min": 0.6}]
     )
-    promote = PromoteOperator(task_id="promote", verdict=verdict.output)
+    refit = RefitOperator(task_id="refit", verdict=verdict.output)
+    promote = PromoteOperator(task_id="promote", verdict=refit.output)
     score = ScoreOperator(task_id="score", dataset=data.output, window="{{ partition_key }}")
     joined = JoinLabelsOperator(
         task_id="join_labels", predictions=score.output, labels=valid.output, on=["flight"], label="late"
@@ -66,7 +70,7 @@ with DAG(
     )
     purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "manual"})
-    features >> data
+    [features, valid] >> data
     promote >> score
     monitor >> rollback
     monitor >> purge

@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "TrainOperator": {"dataset": DATASET, "model": "delays", "trainer": {"estimator": "a.B"}, "tags": {"m": "{{ month }}"}},
     "EvaluateOperator": {"candidates": [{"model": "{{ month }}", "version": "{{ version }}"}], "card": {"purpose": "x.yaml"}},
     "PromoteOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
+    "RefitOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RollbackOperator": {"model": "delays", "reason": "{{ month }}", "to_version": "{{ version }}"},
     "ScoreOperator": {"model": "delays", "dataset": DATASET},
     "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},

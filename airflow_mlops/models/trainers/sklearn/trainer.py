@@ -20,9 +20,10 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     :param seed: ``random_state`` of the estimator, unless ``params`` sets one
     :param run: not used
     :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
-    :raises TrainingError: the estimator does not suit the ML task, or cannot be fitted to the data
+    :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot be
+        fitted to the data
     """
-    from sklearn.pipeline import make_pipeline
+    from sklearn.pipeline import Pipeline, make_pipeline
 
     estimator = _make_estimator(spec, data, seed)
     params = estimator.get_params(deep=False)
@@ -42,9 +43,10 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
         pipeline = make_pipeline(preprocessing.by_user(make, spec.preprocessing, data), estimator)
     else:
         pipeline = make_pipeline(preprocessing.by_column_type(estimator, data), estimator)
+    weights = _weights(estimator, pipeline.steps[-1][0] if isinstance(pipeline, Pipeline) else "", spec, data)
     try:
         with ebm.no_plot_warnings():
-            pipeline.fit(data.frame, data.labels)
+            pipeline.fit(data.frame, data.labels, **weights)
     except Exception as error:
         raise TrainingError(
             f"Fitting {spec.estimator} to {len(data.frame):,} rows and {len(data.features)} features raised "
@@ -58,6 +60,24 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
         sources=sources,
         spec=spec,
     )
+
+
+def _weights(estimator: Any, step: str, spec: SklearnTrainerSpec, data: TrainingData) -> dict[str, Any]:
+    """Return the argument of ``fit`` with the weights of the rows; empty if the rows have no weights.
+
+    :param step: name of the estimator's step in the pipeline; empty without a pipeline
+    :raises TrainingError: the estimator's ``fit`` does not accept ``sample_weight``
+    """
+    from sklearn.utils.validation import has_fit_parameter
+
+    if data.weights is None:
+        return {}
+    if not has_fit_parameter(estimator, "sample_weight"):
+        raise TrainingError(
+            f"The rows of the training set have weights (Decay), but fit() of {spec.estimator} does not accept sample_weight. "
+            "Use another estimator, or build the training set with Rolling or Expanding."
+        )
+    return {f"{step}__sample_weight" if step else "sample_weight": data.weights}
 
 
 def _make_estimator(spec: SklearnTrainerSpec, data: TrainingData, seed: int) -> Any:

@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.trainers.torch.reader import Batch, Reader, Share
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Batches:
 
     A fixed share of the rows is held out for validation.
 
-    :param part: name of the split part to read, such as ``train``
+    :param part: name of the split part to read, such as ``train``; ``None`` for all rows
     :param batch_size: rows per batch, summed over all processes
     :param validation: fraction of the rows to hold out, between 0 and 1
     :param share: the rows that this process reads
@@ -47,7 +49,7 @@ class Batches:
     def __init__(
         self,
         dataset: Dataset,
-        part: str,
+        part: str | None,
         reader: Reader,
         *,
         batch_size: int,
@@ -61,6 +63,8 @@ class Batches:
         self._batch_size = max(1, batch_size // share.processes)
         self._groups = dataset.row_groups(part)
         self._cache: dict[tuple[int, bool], Batch] = {}
+        self._weights = RowWeights.of(dataset)
+        self._mean_weight = self._weights.mean(dataset, part) if self._weights else 1.0
 
     def training(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the shuffled batches of one epoch. Every process gets the same number of batches of the same sizes.
@@ -126,14 +130,28 @@ class Batches:
     def _read(self, group: int, *, validation: bool) -> Batch:
         if (cached := self._cache.get((group, validation))) is not None:
             return cached
-        rows = self._dataset.read_row_group(self._groups[group], self._reader.columns)
+        columns = [*self._reader.columns, *([self._weights.column] if self._weights else [])]
+        rows = self._dataset.read_row_group(self._groups[group], list(dict.fromkeys(columns)))
         held_out = _held_out(self._seed, group, len(rows), self._validation)
         rows = rows.filter(pa.array(held_out if validation else ~held_out))
-        return self._reader.batch(rows, self._share, even=not validation)
+        batch = self._reader.batch(rows, self._share, even=not validation)
+        if self._weights is None:
+            return batch
+        return replace(batch, weights=self._relative_weights(rows, even=not validation))
+
+    def _relative_weights(self, rows: pa.RecordBatch, *, even: bool) -> NDArray[np.float32]:
+        """Return the weights of this process's share of ``rows``, divided by the mean weight of all training rows.
+
+        The mean of the weighted losses of a random batch is then an unbiased estimate of the weighted mean loss.
+        """
+        assert self._weights is not None
+        found = self._weights.weights(rows.column(self._weights.column)) / self._mean_weight
+        share = self._share.indices(rows.num_rows, even=even)
+        return found[share.start : share.stop : share.step].astype(np.float32)
 
 
 def validation_rows(
-    dataset: Dataset, part: str, columns: Sequence[str], validation: float, seed: int
+    dataset: Dataset, part: str | None, columns: Sequence[str], validation: float, seed: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that :class:`Batches` holds out for validation, without encoding them.
 
@@ -158,14 +176,19 @@ def _concatenate(batches: list[Batch]) -> Batch:
     return Batch(
         tuple(np.concatenate(values) for values in zip(*(batch.inputs for batch in batches), strict=True)),
         np.concatenate([batch.labels for batch in batches]),
+        np.concatenate([batch.weights for batch in batches if batch.weights is not None])
+        if batches[0].weights is not None
+        else None,
     )
 
 
 def _pin(batch: Batch) -> Batch:
-    return Batch(
-        tuple(torch.from_numpy(values).pin_memory().numpy() for values in batch.inputs),
-        torch.from_numpy(batch.labels).pin_memory().numpy(),
-    )
+    def pinned(values: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = torch.from_numpy(values).pin_memory().numpy()
+        return found
+
+    weights = None if batch.weights is None else pinned(batch.weights)
+    return Batch(tuple(map(pinned, batch.inputs)), pinned(batch.labels), weights)
 
 
 def _prefetch(batches: Generator[Batch], depth: int = _PREPARED) -> Iterator[Batch]:

@@ -71,9 +71,15 @@ class Encoding:
 
     @classmethod
     def learn(
-        cls, dataset: Dataset, part: str, label: str, task: Task, features: Sequence[FeatureColumn], classes: list[Any]
+        cls,
+        dataset: Dataset,
+        part: str | None,
+        label: str,
+        task: Task,
+        features: Sequence[FeatureColumn],
+        classes: list[Any],
     ) -> Encoding:
-        """Learn the encoding in one pass over the split part ``part``.
+        """Learn the encoding in one pass over the split part ``part``, or over all rows if ``part`` is ``None``.
 
         :param dataset: the training set
         :param label: name of the label column
@@ -92,7 +98,7 @@ class Encoding:
                 values = numbers(column(batch, name), name).astype(np.float64)
                 if np.isinf(values).any():
                     raise TrainingError(
-                        f"Feature {name!r} in split part {part!r} of training set {dataset.manifest.name!r} has infinite "
+                        f"Feature {name!r} in {f'split part {part!r}' if part else 'a split part'} of training set {dataset.manifest.name!r} has infinite "
                         "values, or values beyond single precision (3.4e38). Replace them by nulls, or remove these rows."
                     )
                 moments.add(place, values)

@@ -63,6 +63,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "16")
         regression = task.reader.task == "regression"
         self.loss = torch.nn.MSELoss() if regression else torch.nn.CrossEntropyLoss()
+        self.row_loss = type(self.loss)(reduction="none")
         self.batches = Batches(
             task.dataset,
             task.part,
@@ -236,7 +237,12 @@ class Loop:
         # The loss sums many small numbers, which needs full precision.
         found = found.float()
         regression = self.task.reader.task == "regression"
-        loss: torch.Tensor = self.loss(found[:, 0] if regression else found, self._tensor(batch.labels))
+        answers, labels = found[:, 0] if regression else found, self._tensor(batch.labels)
+        loss: torch.Tensor
+        if batch.weights is None:
+            loss = self.loss(answers, labels)
+        else:
+            loss = (self.row_loss(answers, labels) * self._tensor(batch.weights)).mean()
         return loss
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:

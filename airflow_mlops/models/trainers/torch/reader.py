@@ -23,24 +23,28 @@ class Batch:
 
     :param inputs: the arguments of the network's ``forward``, each of shape (n, ...)
     :param labels: class indices (int64) or values (float32), shape (n,)
+    :param weights: the weight of each row in the loss (float32), shape (n,); ``None`` if all rows have the same weight
     """
 
     inputs: tuple[NDArray[Any], ...]
     labels: NDArray[Any]
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def nbytes(self) -> int:
-        return sum(values.nbytes for values in (*self.inputs, self.labels))
+        weights = () if self.weights is None else (self.weights,)
+        return sum(values.nbytes for values in (*self.inputs, self.labels, *weights))
 
     def take(self, rows: NDArray[np.int64] | slice) -> Batch:
         """Return some rows: the rows with these indices, or a slice."""
+        weights = None if self.weights is None else self.weights[rows]
         if isinstance(rows, slice):
-            return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows])
+            return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows], weights)
         # For rows of several columns, take() is faster than an index.
-        return Batch(tuple(values.take(rows, axis=0) for values in self.inputs), self.labels.take(rows))
+        return Batch(tuple(values.take(rows, axis=0) for values in self.inputs), self.labels.take(rows), weights)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TrainingTask:
     """The trainer, the data and the checkpoint of one training.
 
-    :param part: name of the split part to train on, such as ``train``
+    :param part: name of the split part to train on, such as ``train``; ``None`` for all rows
     :param checkpoint: key of the checkpoint in the artifact store
     """
 
@@ -31,7 +31,7 @@ class TrainingTask:
     reader: Reader
     seed: int
     dataset: Dataset
-    part: str
+    part: str | None
     checkpoint: str
 
 

@@ -12,7 +12,8 @@ import torch
 
 from airflow_mlops.core import imports
 from airflow_mlops.core.contract import THRESHOLD, Precision
-from airflow_mlops.core.errors import ModelFormatError, one_line
+from airflow_mlops.core.errors import ModelFormatError, SpecError, one_line
+from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch import processes
@@ -41,7 +42,8 @@ def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun)
         training set
     :param seed: seed of the weights, the order of the rows and the dropout
     :param run: the training set, the checkpoint and the log functions
-    :raises SpecError: the module or the device does not exist, or there are fewer GPUs than processes
+    :raises SpecError: the module or the device does not exist, there are fewer GPUs than processes, or rows have weights
+        and ``dataset`` is set
     :raises TrainingError: the network cannot be created or trained, its loss is infinite or NaN, or the GPU memory is too
         small
     """
@@ -74,6 +76,12 @@ def assist(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingR
 def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TrainingTask:
     reader: Reader
     if spec.dataset:
+        if RowWeights.of(run.dataset) is not None:
+            raise SpecError(
+                "The rows of the training set have weights (Decay), but a TorchTrainer with dataset= does not use weights, "
+                "because a Dataset may change the number of rows. Remove dataset=, or build the training set with Rolling or "
+                "Expanding."
+            )
         from airflow_mlops.models.trainers.torch.user_dataset import UserDataset
 
         reader = UserDataset(spec.dataset, spec.dataset_params, data.task, data.label, data.features, data.classes)

@@ -1,0 +1,51 @@
+"""``RefitOperator``, which fits the winner of an evaluation again on all rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.links import MLflowRunLink
+from airflow_mlops.notifications import Event
+from airflow_mlops.operators.base import StepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class RefitOperator(StepOperator):
+    """Fits the winner of an evaluation again on all rows of its training set, held-out rows included.
+
+    The new version is compared with the judged version: the signature must be the same, the predictions must be stable,
+    and the new version must not be worse on the held-out rows. If it passes, it is registered and is the winner of the
+    verdict that PromoteOperator receives. If not, the judged version stays the winner. Its metrics are those of the judged
+    version, because no rows are held out from it. Without a winner, nothing is fitted.
+
+    :param verdict: the output of an EvaluateOperator
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
+    """
+
+    step = "refit"
+    operator_extra_links = (MLflowRunLink(),)
+
+    def __init__(self, *, verdict: Any, mlflow_conn_id: str = "mlflow_default", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.assign_parameters(locals())
+
+    def decision(self, result: dict[str, Any]) -> str:
+        refit = result["verdict"].get("refit")
+        if refit is None:
+            return "unchanged: no candidate won"
+        judged = f"v{refit['judged']['version']}"
+        return (
+            f"v{refit['version']['version']} is {judged} on all rows"
+            if refit["version"]
+            else f"kept {judged}: {refit['reason']}"
+        )
+
+    def event(self, result: dict[str, Any], context: Context) -> Event | None:
+        version = (result["verdict"].get("refit") or {}).get("version")
+        # An earlier refit registered the identical version.
+        if not version or version["run_id"] != result["run_id"]:
+            return None
+        urls = self.urls(context, result["run_id"])
+        return Event("registered", version["model"], result["summary"], version["version"], urls=urls)

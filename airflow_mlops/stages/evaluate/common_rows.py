@@ -1,0 +1,118 @@
+"""Find the held-out rows that the training sets of all candidates have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.row_identity import identity_columns, row_ids, shared_rows
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.training_data import TRAIN
+
+
+def common_training_set(contracts: Iterable[ModelContract], part: str, store: ArtifactStore) -> Dataset:
+    """Open the training set of the candidates. If they have several, the held-out rows of all must be the same.
+
+    Of several training sets, the one with the most rows is opened. BuildTrainingSetOperator has verified for each that no
+    held-out row is a training row, so no candidate was trained on a held-out row.
+
+    :param contracts: the contracts of the candidates
+    :param part: name of the held-out split part, such as ``test``
+    :raises SpecError: the held-out rows of two training sets differ, or are not known to be the same
+    """
+    refs = {item.dataset_id: DatasetRef(name=item.dataset_name, id=item.dataset_id, rows=0) for item in contracts}
+    datasets = [open_dataset(store, ref) for ref in refs.values()]
+    largest = max(datasets, key=lambda dataset: (dataset.rows, dataset.manifest.id))
+    for other in datasets:
+        if other is not largest and (problem := _difference(largest, other, part)):
+            raise SpecError(
+                f"The candidates were trained on different datasets, and {problem}, so their metrics cannot be compared. "
+                'Build all training sets with the same held-out rows, for example with split={"method": "time", '
+                '"test_size": "14D"} and windows that end together, or set `dataset` to a dataset to evaluate them on that '
+                "contains none of their training rows."
+            )
+    return largest
+
+
+def refuse_training_rows(
+    contracts: Mapping[ModelVersionRef, ModelContract], dataset: Dataset, part: str, store: ArtifactStore
+) -> None:
+    """Check that no candidate was trained on the rows on which the candidates are compared.
+
+    The check is made if the candidates have different training sets, because a candidate that knows some of the rows would
+    have an advantage over the others. Training sets that no longer exist, or that identify rows by other columns, are not
+    checked.
+
+    :param contracts: the contract of each candidate
+    :raises SpecError: a candidate was trained on some of the rows
+    """
+    own = dataset.manifest.id
+    if len({contract.dataset_id for contract in contracts.values()}) < 2:
+        return
+    for ref, contract in contracts.items():
+        if not contract.dataset_id or (contract.dataset_id == own and part != TRAIN):
+            continue
+        try:
+            trained_on = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
+            shared = shared_rows(dataset, part, trained_on, TRAIN) if TRAIN in trained_on.ref.parts else None
+        except DatasetNotFoundError:
+            continue
+        if shared:
+            raise SpecError(
+                f"{ref} was trained on {shared:,} of the rows on which the candidates are compared, and the other "
+                "candidates were trained on another dataset, so their metrics cannot be compared. Leave `dataset` out if "
+                "their training sets have the same held-out rows, or set it to a dataset without their training rows."
+            )
+
+
+def _difference(first: Dataset, second: Dataset, part: str) -> str | None:
+    """Return a clause that says how the held-out rows of two training sets differ; ``None`` if they are the same."""
+    details, others = first.manifest.details, second.manifest.details
+    if (details.get("label"), details.get("task")) != (others.get("label"), others.get("task")):
+        return "their labels or ML tasks differ"
+    # The hash of the row ids covers keys and event times.
+    here, there = (((item.get("split") or {}).get("row_ids") or {}).get(part) for item in (details, others))
+    if here is None or there is None:
+        return f"it is unknown whether their split parts {part!r} have the same rows"
+    if here != there:
+        return f"the rows of their split parts {part!r} differ"
+    if _contents(first, part) == _contents(second, part):
+        return None
+    column = _different_column(first, second, part)
+    return f"the values of {column!r} in their split parts {part!r} differ" if column else None
+
+
+def _contents(dataset: Dataset, part: str) -> list[tuple[int, str]]:
+    return [(file.rows, file.sha256) for file in dataset.files(part)]
+
+
+def _different_column(first: Dataset, second: Dataset, part: str) -> str | None:
+    """Return the first label or feature with different values in the same rows, or ``None`` if there is no difference."""
+    keys = identity_columns(first)
+    details = first.manifest.details
+    both = [name for name in (details["label"], *details["features"]) if name in second.manifest.column_names]
+    wanted = list(dict.fromkeys([*keys, *both]))
+    here, there = first.table(part, wanted), second.table(part, wanted)
+    for name in both:
+        columns = list(dict.fromkeys([*keys, name]))
+        found = [
+            np.sort(row_ids(_comparable(table, name, other), columns))
+            for table, other in ((here, there), (there, here))
+        ]
+        if not np.array_equal(found[0], found[1]):
+            return str(name)
+    return None
+
+
+def _comparable(table: pa.Table, name: str, other: pa.Table) -> pa.Table:
+    """Convert an integer column to floating point if it is floating point in the other table."""
+    kind, target = table.schema.field(name).type, other.schema.field(name).type
+    if pa.types.is_integer(kind) and pa.types.is_floating(target):
+        return table.set_column(table.schema.get_field_index(name), name, table[name].cast(target))
+    return table

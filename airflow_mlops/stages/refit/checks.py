@@ -1,0 +1,96 @@
+"""Compare a version that was fitted again on all rows with the version that passed the gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.metrics.catalog import Metric
+from airflow_mlops.metrics.comparison import compare
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.resampling import Resampling
+from airflow_mlops.metrics.rows import Rows
+from airflow_mlops.registry.verdict import GateResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Largest mean difference of the predictions. The unit is a probability or, for a regression, four standard deviations of
+# the labels, which is the unit of the comparison of a model with its ONNX export.
+LIMIT, DEVIATIONS = 0.1, 4
+# Number of training rows whose predictions are compared.
+ROWS, SEED = 20_000, 0
+CONFIDENCE = 0.95
+
+
+def same_signature(judged: ModelContract, refitted: ModelContract) -> GateResult:
+    """Check that the two versions have the same features, label, ML task, classes and positive class."""
+    names = ("features", "label", "task", "classes", "positive")
+    differing = [name for name in names if getattr(judged, name) != getattr(refitted, name)]
+    explanation = "Features, label, ML task and classes are the same."
+    if differing:
+        explanation = f"The two versions have different {' and '.join(differing)}."
+        if differing == ["classes"]:
+            new = [value for value in refitted.classes if value not in judged.classes]
+            explanation = f"The held-out rows have the classes {', '.join(map(repr, new))}, which the judged version does not know."
+    return GateResult(gate="same signature", measured=None, asked=None, passed=not differing, explanation=explanation)
+
+
+def stable_predictions(judged: Predictions, refitted: Predictions, deviation: float | None) -> GateResult:
+    """Check that the two versions predict almost the same for rows to which both were fitted.
+
+    The difference of a row is the largest absolute difference between the probabilities of a class or, for a regression,
+    the absolute difference of the values divided by four standard deviations of the labels. The mean over the rows must be at
+    most :data:`LIMIT`.
+
+    :param judged: predictions of the version that passed the gates
+    :param refitted: predictions of the other version for the same rows
+    :param deviation: for a regression, the standard deviation of the training labels; otherwise ``None``
+    """
+    found = float(_differences(judged, refitted, deviation).mean())
+    unit = "probability" if deviation is None else "share of four standard deviations of the label"
+    rows = len(judged.score)
+    return GateResult(
+        gate="stable predictions",
+        measured=found,
+        asked=LIMIT,
+        passed=found <= LIMIT,
+        explanation=f"Predictions for {rows:,} training rows differ by {found:.4g} on average (limit: {LIMIT:g}, {unit}).",
+        rows=rows,
+    )
+
+
+def _differences(judged: Predictions, refitted: Predictions, deviation: float | None) -> NDArray[np.float64]:
+    if deviation is not None:
+        scale = DEVIATIONS * deviation
+        difference = np.abs(judged.score - refitted.score)
+        return np.asarray(difference / scale if scale else np.where(difference > 0, np.inf, 0.0))
+    assert judged.probabilities is not None
+    assert refitted.probabilities is not None
+    return np.asarray(np.abs(judged.probabilities - refitted.probabilities).max(axis=1))
+
+
+def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
+    """Check that the refitted version is not certainly worse than the judged version on the held-out rows.
+
+    The refitted version has seen these rows, so it should be better. The check fails if the 95% confidence interval of the
+    change lies below 0.
+    """
+    (found,) = compare(metric, refitted, judged, Resampling(len(judged)))
+    high = found.improvement.upper(CONFIDENCE)
+    # A metric that is undefined on these rows has no interval.
+    passed = not high < 0
+    return GateResult(
+        gate=f"{metric.name} not worse on the held-out rows",
+        measured=found.candidate,
+        asked=found.champion,
+        passed=passed,
+        explanation=f"{metric.name} on the held-out rows, to which the version was fitted, is {found.candidate:.4g} (judged "
+        f"version: {found.champion:.4g}), which is {'not ' if passed else ''}significantly worse.",
+        improvement=found.improvement.value,
+        high=high,
+        confidence=CONFIDENCE,
+        rows=found.rows,
+    )

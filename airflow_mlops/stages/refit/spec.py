@@ -1,0 +1,30 @@
+"""Spec and result of the stage ``refit``."""
+
+from __future__ import annotations
+
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry.verdict import Verdict, VerdictInput
+
+
+class RefitSpec(Spec):
+    """Parameters of a refit, which fits the winner of ``verdict`` again on all rows of its training set.
+
+    :param verdict: the verdict of an evaluation
+    """
+
+    verdict: VerdictInput
+    mlflow: MLflowTarget = MLflowTarget()
+
+
+class RefitResult(Result):
+    """The result of a refit.
+
+    :param verdict: the verdict of the evaluation. If the refit passed its checks, the winner is the new version
+    :param run_id: id of the MLflow run of the refit; empty if nothing was fitted
+    :param run_url: URL of the run in the MLflow UI; ``None`` if nothing was fitted, or the tracking server has no UI
+    """
+
+    verdict: Verdict
+    run_id: str = ""
+    run_url: str | None = None

@@ -1,0 +1,292 @@
+"""Fit the winner of an evaluation again on all rows of its training set, and compare it with the judged version."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import ModelFormatError, SpecError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.rows import predicted
+from airflow_mlops.models.onnx.scorer import PROFILE_FILE, OnnxModel
+from airflow_mlops.models.parity import standard_deviation
+from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
+from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG, SEARCH_TAG
+from airflow_mlops.registry.origins import CODE_VERSION
+from airflow_mlops.registry.runs import run_for, run_url
+from airflow_mlops.registry.tags import run_tags
+from airflow_mlops.registry.verdict import GateResult, Refit, Verdict
+from airflow_mlops.registry.versions import IDENTITY, download, identical, of_run, register
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import card
+from airflow_mlops.stages.evaluate.record import ARTIFACTS
+from airflow_mlops.stages.refit import checks
+from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
+from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train.candidate import Fitted, Phase, fit_candidate, load_all
+from airflow_mlops.stages.train.package import write_package
+from airflow_mlops.stages.train.recorded import training_spec
+from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run
+from airflow_mlops.stages.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# File of the MLflow run of a refit: the result of the checks.
+_FILE = "refit.json"
+# Tags of the judged version's run that hold for the refit, too.
+_KEPT = (CODE_VERSION, SEARCH_TAG)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The version that passed the gates, and how it was trained.
+
+    :param importances: each feature's share of the permutation importance, which was measured on held-out rows
+    """
+
+    ref: ModelVersionRef
+    spec: TrainSpec
+    model: OnnxModel
+    experiment: str
+    importances: dict[str, float]
+
+
+def run(spec: RefitSpec, context: StepContext) -> RefitResult:
+    """Fit the winner again on all rows of its training set, held-out rows included, and register the new version.
+
+    The new version replaces the winner in the verdict if it passes the checks in
+    :mod:`airflow_mlops.stages.refit.checks`. Otherwise it is not registered, and the judged version stays the winner.
+    Nothing is fitted if the verdict has no winner.
+
+    :raises RegistryError: MLflow cannot be used, or TrainOperator did not train the winner
+    :raises SpecError: the winner was already fitted to all rows
+    :raises DatasetNotFoundError: the training set of the winner is not in the artifact store
+    :raises TrainingError: the training fails
+    :raises ModelFormatError: the model cannot be exported to ONNX, or cannot be stored
+    """
+    context = context.for_call()
+    verdict = spec.verdict
+    if verdict.winner is None:
+        return RefitResult(verdict=verdict, summary=f"Nothing was fitted again: {verdict.reason}")
+    client = connect(spec.mlflow, context.connection)
+    judged = _open(client, verdict.winner)
+    dataset, rows, test = load_all(judged.spec, context.store)
+    tags = {
+        **run_tags(verdict.model, judged.spec.seed, dataset.manifest, context.provenance, judged.spec.tags),
+        REFIT_OF_TAG: str(judged.ref.version),
+        JUDGED_RUN_TAG: judged.ref.run_id,
+    }
+    context.progress(f"Fitting {judged.ref} again on all {len(rows.labels):,} rows of {dataset.manifest.name}.")
+    with run_for(client, judged.experiment, context.key, f"{judged.spec.trainer.label} (refit)", tags) as run_id:
+        version = of_run(client, verdict.model, run_id)
+        if version is None:
+            refit = _fit(client, context, run_id, judged, dataset, rows, test, _metric(verdict, judged))
+        else:
+            context.progress(f"An earlier try of this task has already registered {version}.")
+            refit = _recorded(client, run_id).model_copy(update={"version": version})
+        verdict = _with_refit(verdict, refit)
+        _link(client, run_id, judged, refit)
+        _write_card(client, context, judged, refit, verdict)
+    return RefitResult(
+        verdict=verdict, run_id=run_id, run_url=run_url(client, run_id), summary=_summary(refit, verdict)
+    )
+
+
+def _metric(verdict: Verdict, judged: _Judged) -> Metric:
+    # The verdict does not record whether larger values of a custom metric are better.
+    task = judged.model.contract.task
+    return find_metric(MAIN_METRIC[task] if is_custom(verdict.metric) else verdict.metric)
+
+
+def _open(client: MlflowClient, ref: ModelVersionRef) -> _Judged:
+    spec = training_spec(client, ref, "fitted again")
+    folder = download(client, ref)
+    model = OnnxModel.load(folder)
+    if model.contract.refit_of is not None:
+        raise SpecError(
+            f"{ref} was already fitted to all rows of its training set, so it cannot be fitted again. Remove this task."
+        )
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        found = client.get_run(ref.run_id)
+        experiment = client.get_experiment(found.info.experiment_id).name
+    ours = ("mlops.", "mlflow.")
+    tags = {name: value for name, value in found.data.tags.items() if name in _KEPT or not name.startswith(ours)}
+    try:
+        importances = json.loads((folder / PROFILE_FILE).read_bytes()).get("importance") or {}
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"The profile of {ref} cannot be read ({error}). Train the model again.") from None
+    return _Judged(ref, spec.model_copy(update={"tags": tags}), model, experiment, importances)
+
+
+def _fit(
+    client: MlflowClient,
+    context: StepContext,
+    run_id: str,
+    judged: _Judged,
+    dataset: Dataset,
+    rows: TrainingData,
+    test: TrainingData,
+    metric: Metric,
+) -> Refit:
+    """Fit, check and register the new version. If an identical version exists, it is used instead of a new version."""
+    training = replace(logged_run(context, dataset, client, run_id), part=None)
+    fitted = fit_candidate(judged.spec, context, dataset, rows, test, training)
+    before = judged.model.predict(test.table)
+    found = _check(judged, fitted, before, dataset, test, metric)
+    # Metrics on rows to which the model was fitted say nothing about other rows, so they have names of their own. The
+    # contract and the profile keep the metrics and scores of the judged version.
+    contract = fitted.contract.model_copy(
+        update={"metrics": judged.model.contract.metrics, "refit_of": judged.ref.version}
+    )
+    stored = replace(
+        fitted,
+        contract=contract,
+        predictions=before,
+        metrics={f"{IN_SAMPLE}{name}": value for name, value in fitted.metrics.items()},
+    )
+    failed = [check.explanation for check in found if not check.passed]
+    refit = Refit(
+        judged=judged.ref,
+        version=None,
+        rows=len(rows.labels),
+        checks=found,
+        passed=not failed,
+        reason=f"It was fitted again on all {len(rows.labels):,} rows."
+        if not failed
+        else f"The refit on all {len(rows.labels):,} rows failed its checks: {' '.join(failed)}",
+    )
+    with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
+        record.log_run(client, run_id, judged.spec, dataset, stored, rows, None)
+        client.log_dict(run_id, refit.model_dump(mode="json"), _FILE)
+    if not refit.passed:
+        drop_checkpoint(context)
+        return refit
+    identity = record.identity(judged.spec, stored)
+    version = identical(client, judged.spec.model, identity)
+    if version is None:
+        version = _register(client, context, run_id, judged, stored, dataset, rows, test, identity)
+    else:
+        context.progress(f"The version is identical to {version}, so no new version is registered.")
+        with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
+            client.set_tag(run_id, "mlops.identical_to", str(version.version))
+    drop_checkpoint(context)
+    return refit.model_copy(update={"version": version})
+
+
+def _register(
+    client: MlflowClient,
+    context: StepContext,
+    run_id: str,
+    judged: _Judged,
+    stored: Fitted,
+    dataset: Dataset,
+    rows: TrainingData,
+    test: TrainingData,
+    identity: str,
+) -> ModelVersionRef:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        with Phase(context, "Packaged"):
+            description = write_package(folder, stored, dataset, rows, test, part=None, importances=judged.importances)
+        with Phase(context, "Logged"), registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
+            record.log_explanation(client, run_id, stored.model, rows)
+            model_id = record.log_model(client, run_id, judged.spec, description, folder, stored.metrics)
+    tags = {
+        "mlops.dataset": dataset.manifest.id,
+        "mlops.key": context.key,
+        "mlops.trainer": stored.model.name,
+        "mlops.status": "candidate",
+        IDENTITY: identity,
+        REFIT_OF_TAG: str(judged.ref.version),
+        JUDGED_RUN_TAG: judged.ref.run_id,
+    }
+    return register(client, judged.spec.model, run_id, model_id, tags)
+
+
+def _check(
+    judged: _Judged, fitted: Fitted, before: Predictions, dataset: Dataset, test: TrainingData, metric: Metric
+) -> list[GateResult]:
+    """Compare the new version with the judged version. If the signatures differ, only these are compared."""
+    contract: ModelContract = judged.model.contract
+    signature = checks.same_signature(contract, fitted.contract)
+    if not signature.passed:
+        return [signature]
+    train = read_part(dataset, TRAIN, SAMPLE_ROWS)
+    chosen = np.sort(np.random.default_rng(checks.SEED).permutation(train.table.num_rows)[: checks.ROWS])
+    sample = train.table.take(pa.array(chosen))
+    deviation = standard_deviation(train.labels) if contract.task == "regression" else None
+    new = OnnxModel(fitted.exported, fitted.contract)
+    return [
+        signature,
+        checks.stable_predictions(judged.model.predict(sample), new.predict(sample), deviation),
+        checks.not_worse(
+            metric,
+            predicted(test.labels, before, contract),
+            predicted(test.labels, fitted.predictions, fitted.contract),
+        ),
+    ]
+
+
+def _recorded(client: MlflowClient, run_id: str) -> Refit:
+    with registry_errors(f"The refit in run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        return Refit.model_validate_json(Path(client.download_artifacts(run_id, _FILE, folder)).read_bytes())
+
+
+def _with_refit(verdict: Verdict, refit: Refit) -> Verdict:
+    reason = f"{verdict.reason} {refit.reason}"
+    if refit.version is None:
+        return verdict.model_copy(
+            update={"refit": refit, "reason": f"{reason} v{refit.judged.version} stays the winner."}
+        )
+    reason = f"{verdict.reason} It was fitted again on all {refit.rows:,} rows as v{refit.version.version}."
+    return verdict.model_copy(update={"refit": refit, "winner": refit.version, "reason": reason})
+
+
+def _summary(refit: Refit, verdict: Verdict) -> str:
+    if refit.version is None:
+        return f"{refit.reason} {refit.judged} stays the winner."
+    stable = next(check.explanation for check in refit.checks if check.gate == "stable predictions")
+    return f"Fitted {refit.judged} again on all {refit.rows:,} rows as v{refit.version.version}. {stable}"
+
+
+def _link(client: MlflowClient, run_id: str, judged: _Judged, refit: Refit) -> None:
+    """Tag the two versions and their runs with each other."""
+    with registry_errors(f"The refit of {judged.ref} cannot be tagged"):
+        client.set_tag(run_id, "mlops.verdict", "won" if refit.passed else "failed")
+        if refit.version is None:
+            return
+        number = str(refit.version.version)
+        client.set_tag(judged.ref.run_id, REFIT_TAG, number)
+        client.set_model_version_tag(judged.ref.model, str(judged.ref.version), REFIT_TAG, number)
+
+
+def _write_card(client: MlflowClient, context: StepContext, judged: _Judged, refit: Refit, verdict: Verdict) -> None:
+    """Log verdict, plots and model card of the judged version to the run of the new version, with a note."""
+    if refit.version is None:
+        return
+    ref = refit.version
+    with registry_errors(f"The evaluation of {ref} cannot be logged"), tempfile.TemporaryDirectory() as temporary:
+        if all(file.path != ARTIFACTS for file in client.list_artifacts(judged.ref.run_id)):
+            context.progress(f"{ref} has no model card, because the MLflow run of {judged.ref} has none.")
+            return
+        folder = Path(client.download_artifacts(judged.ref.run_id, ARTIFACTS, temporary))
+        (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
+        about = card.for_refit(folder, ref, refit)
+        client.log_artifacts(ref.run_id, str(folder), ARTIFACTS)
+        client.set_tag(ref.run_id, "mlops.evaluated_on", verdict.dataset_id)
+        if not client.get_model_version(ref.model, str(ref.version)).description:
+            client.update_model_version(ref.model, str(ref.version), textwrap.shorten(about, 5_000, placeholder=" …"))

@@ -1,0 +1,47 @@
+"""Read from MLflow how a registered version was trained."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.names import TRAINING_FILE
+from airflow_mlops.stages.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def training_spec(client: MlflowClient, ref: ModelVersionRef, action: str = "reproduced") -> TrainSpec:
+    """Read the spec with which a version was trained.
+
+    :param action: participle for the error message
+    :raises RegistryError: TrainOperator did not train the version
+    """
+    found: TrainSpec = parse(TrainSpec, run_file(client, ref, TRAINING_FILE, action), f"The training of {ref}")
+    return found
+
+
+def run_file(client: MlflowClient, ref: ModelVersionRef, file: str, action: str = "reproduced") -> dict[str, Any]:
+    """Read a JSON file from the version's MLflow run.
+
+    :param action: participle for the error message
+    :raises RegistryError: the run has no such file
+    """
+    without = f"{ref} cannot be {action}, because "
+    if not ref.run_id:
+        raise RegistryError(f"{without}it has no MLflow run. Train the model with TrainOperator.")
+    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        if all(item.path != file for item in client.list_artifacts(ref.run_id)):
+            raise RegistryError(
+                f"{without}its MLflow run {ref.run_id} has no file {file}. TrainOperator writes this file. Train the model "
+                "again with TrainOperator."
+            )
+        content: dict[str, Any] = json.loads(Path(client.download_artifacts(ref.run_id, file, folder)).read_bytes())
+    return content

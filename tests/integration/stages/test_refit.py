@@ -1,0 +1,324 @@
+"""Candidates over several windows, judged on the same rows; the winner is fitted again on all rows and promoted."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.errors import RegistryError, SpecError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.models import contracts
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.versions import champion, download
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.promote import step as promote
+from airflow_mlops.stages.promote.spec import PromoteSpec
+from airflow_mlops.stages.refit import step as refit
+from airflow_mlops.stages.refit.spec import RefitSpec
+from airflow_mlops.stages.reproduce import step as reproduce
+from airflow_mlops.stages.reproduce.spec import ReproduceSpec
+from airflow_mlops.stages.rollback import step as rollback
+from airflow_mlops.stages.rollback.spec import RollbackSpec
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.stages.training_set import step as training_set
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+from airflow_mlops.trainers import SklearnTrainer
+from tests.support.months import write_months
+
+MONTHS = [f"2013-{number:02}" for number in range(1, 8)]
+# The relation between amount and label turns round in May.
+SLOPES = [2, 2, 2, 2, -2, -2, -2]
+ROLLING = {"kind": "rolling", "length": "P2M"}
+EXPANDING = {"kind": "expanding", "since": "2013-01"}
+DECAY = {"kind": "decay", "half_life": "P10D"}
+LOGISTIC = SklearnTrainer("sklearn.linear_model.LogisticRegression", {"C": 1.0})
+GATES = [{"metric": "roc_auc", "min": 0.6}]
+
+
+class Chain:
+    """The steps of a training DAG in one store, for one model."""
+
+    def __init__(self, store):
+        self.store, self.model = store, f"late_{uuid.uuid4().hex[:8]}"
+        write_months(store, MONTHS, 300, SLOPES)
+
+    @property
+    def context(self):
+        return StepContext(self.store, f"results/{uuid.uuid4().hex}.json")
+
+    def build(self, window, month="2013-06", split=None):
+        spec = TrainingSetSpec(
+            name="training",
+            entities={"name": "orders", "window": month},
+            window=window,
+            timestamp="at",
+            columns=["amount", "hour"],
+            keys=["order"],
+            label="late",
+            split=split or {"method": "time", "test_size": "15D"},
+        )
+        return training_set.run(spec, self.context).dataset
+
+    def train(self, dataset, trainer=LOGISTIC, **fields):
+        spec = TrainSpec(dataset=dataset, model=self.model, trainer=trainer, **fields)
+        return train.run(spec, self.context).candidate
+
+    def judge(self, *candidates, gates=GATES, **fields):
+        return evaluate.run(EvaluateSpec(candidates=list(candidates), gates=gates, **fields), self.context).verdict
+
+    def refit(self, verdict, context=None):
+        return refit.run(RefitSpec(verdict=verdict), context or self.context)
+
+    def promote(self, verdict):
+        return promote.run(PromoteSpec(verdict=verdict), self.context)
+
+    def chain(self, window=ROLLING, month="2013-06", **fields):
+        verdict = self.judge(self.train(self.build(window, month), **fields))
+        return verdict.winner, self.refit(verdict)
+
+
+@pytest.fixture
+def chain(client, store):
+    return Chain(store)
+
+
+def artifact(client, ref, file):
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(ref.run_id, file, folder)).read_text()
+
+
+def test_candidates_over_several_windows_are_judged_on_the_same_rows_and_the_gates_choose(client, chain):
+    rolling, expanding, decay = (chain.build(window) for window in (ROLLING, EXPANDING, DECAY))
+    recent, everything, weighted = (chain.train(dataset) for dataset in (rolling, expanding, decay))
+    verdict = chain.judge(recent, everything, weighted)
+    # After the change in May, what was learned before it is wrong.
+    assert verdict.winner in (recent, weighted)
+    auc = {item.candidate: item.metrics["roc_auc"] for item in verdict.candidates}
+    assert auc[everything] < 0.4 < 0.8 < min(auc[recent], auc[weighted])
+    # All were measured on the rows that are held out from every training set.
+    held_out = [
+        open_dataset(chain.store, ref).table("test")["order"].to_pylist() for ref in (rolling, expanding, decay)
+    ]
+    assert held_out[0] == held_out[1] == held_out[2]
+    assert verdict.dataset_id in (expanding.id, decay.id)
+    run = client.get_run(weighted.run_id).data
+    assert run.tags["mlops.window_rule"] == run.params["window_rule"] == "Decay(half_life=P10D)"
+    assert run.params["window"] == "2013-01-01T00:00:00Z/2013-07-01T00:00:00Z"
+    assert client.get_run(recent.run_id).data.params["window"] == "2013-05-01T00:00:00Z/2013-07-01T00:00:00Z"
+    assert "with the same held-out rows" in artifact(client, recent, "evaluation/model_card.md")
+
+
+def test_the_metrics_do_not_depend_on_the_other_candidates(chain):
+    recent, everything = (chain.train(chain.build(window)) for window in (ROLLING, EXPANDING))
+    together = chain.judge(recent, everything)
+    for candidate in (recent, everything):
+        assert chain.judge(candidate).for_candidate(candidate).metrics == together.for_candidate(candidate).metrics
+
+
+def test_candidates_with_different_held_out_rows_are_refused(chain):
+    share = {"method": "time", "test_size": 0.3}
+    rolling, expanding = chain.build(ROLLING, split=share), chain.build(EXPANDING, split=share)
+    first, second = chain.train(rolling), chain.train(expanding)
+    with pytest.raises(
+        SpecError, match="trained on different datasets, and the rows of their split parts 'test' differ"
+    ):
+        chain.judge(first, second)
+    # The larger training set holds out more rows, of which the smaller one trains on some.
+    with pytest.raises(SpecError, match=f"{first} was trained on"):
+        chain.judge(first, second, dataset=expanding)
+    # The rows that the smaller one holds out are unknown to both.
+    assert chain.judge(first, second, dataset=rolling).winner == first
+
+
+def test_held_out_rows_with_different_values_are_refused(chain, store):
+    first = chain.train(chain.build(ROLLING))
+    write_months(store, MONTHS[5:6], 300, [-1.9])
+    with pytest.raises(SpecError, match="the values of 'late' in their split parts 'test' differ"):
+        chain.judge(first, chain.train(chain.build(EXPANDING)))
+
+
+def test_the_winner_is_fitted_again_on_all_rows_and_promoted(client, chain):
+    dataset = chain.build(ROLLING)
+    judged = chain.train(dataset, tags={"mlops.code_version": "1.2", "team": "flights"})
+    verdict = chain.judge(judged)
+    result = chain.refit(verdict)
+    new = result.verdict.winner
+    assert new is not None
+    assert (new.model, new.version) == (judged.model, judged.version + 1)
+    found = result.verdict.refit
+    assert (found.judged, found.version, found.rows, found.passed) == (judged, new, dataset.rows, True)
+    assert [check.gate for check in found.checks] == [
+        "same signature", "stable predictions", "roc_auc not worse on the held-out rows"
+    ]  # fmt: skip
+
+    # The model is the one that all rows give.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table = open_dataset(chain.store, dataset).table()
+    frame = table.select(["amount", "hour"]).to_pandas().astype(np.float32)
+    expected = make_pipeline(StandardScaler(), LogisticRegression(random_state=0)).fit(frame, table["late"].to_numpy())
+    score = OnnxModel.load(download(client, new)).predict(table).score
+    np.testing.assert_allclose(score, expected.predict_proba(frame)[:, 1], atol=1e-4)
+
+    # The contract has the metrics of the judged version, and the run only metrics with other names.
+    stored, before = (contracts.read(client, chain.store, ref) for ref in (new, judged))
+    assert stored.contract.refit_of == judged.version
+    assert stored.contract.metrics == before.contract.metrics
+    assert stored.profile["features"]["rows"] == dataset.rows
+    assert stored.profile["scores"] == before.profile["scores"]
+    assert stored.profile["importance"] == before.profile["importance"]
+    run = client.get_run(new.run_id).data
+    assert "roc_auc" not in run.metrics
+    assert run.metrics["in_sample_roc_auc"] > 0.5
+    assert (run.params["train_rows"], run.params["test_rows"]) == (str(dataset.rows), "0")
+    assert (run.tags["mlops.code_version"], run.tags["team"]) == ("1.2", "flights")
+
+    # The two versions and their runs name each other.
+    versions = [client.get_model_version(judged.model, str(ref.version)) for ref in (judged, new)]
+    assert versions[0].tags["mlops.refit"] == str(new.version)
+    assert (versions[1].tags["mlops.refit_of"], versions[1].tags["mlops.judged_run"]) == (
+        str(judged.version),
+        judged.run_id,
+    )
+    assert client.get_run(judged.run_id).data.tags["mlops.refit"] == str(new.version)
+    assert run.tags["mlops.refit_of"] == str(judged.version)
+    card = artifact(client, new, "evaluation/model_card.md")
+    assert card.startswith(f"# {new}\n\n{new} is {judged}, fitted again on all {dataset.rows:,} rows")
+    assert f"reproduce {new.model} {new.version}" in card
+    assert "data:image/png" in artifact(client, new, "evaluation/model_card.html")
+    assert "fitted again" in versions[1].description
+
+    done = chain.promote(result.verdict)
+    assert (done.promoted, done.champion) == (True, new)
+    assert done.metrics == verdict.for_candidate(judged).metrics
+    assert champion(client, chain.model) == new
+    (entry,) = Ledger(chain.store, chain.model).entries()
+    assert (entry.champion, entry.refit.judged, entry.refit.version) == (new, judged, new)
+    assert [origin.version for origin in entry.origins] == [judged.version, new.version]
+    assert f"as v{new.version}" in entry.reason
+
+
+def test_a_retry_registers_nothing_more(client, chain):
+    verdict = chain.judge(chain.train(chain.build(ROLLING)))
+    context = chain.context
+    first, second = chain.refit(verdict, context), chain.refit(verdict, context)
+    assert (first.verdict, first.run_id) == (second.verdict, second.run_id)
+    # Another run on the same data gives the identical version.
+    third = chain.refit(verdict)
+    assert third.verdict.winner == first.verdict.winner
+    assert third.run_id != first.run_id
+    assert len(client.search_model_versions(f"name = '{chain.model}'")) == 2
+
+
+def test_a_refit_that_predicts_something_else_is_not_registered(client, chain, monkeypatch):
+    verdict = chain.judge(chain.train(chain.build(ROLLING)))
+    monkeypatch.setattr("airflow_mlops.stages.refit.checks.LIMIT", 1e-6)
+    result = chain.refit(verdict)
+    assert result.verdict.winner == verdict.winner
+    assert (result.verdict.refit.version, result.verdict.refit.passed) == (None, False)
+    assert len(client.search_model_versions(f"name = '{chain.model}'")) == 1
+    done = chain.promote(result.verdict)
+    assert (done.promoted, done.champion) == (True, verdict.winner)
+    (entry,) = Ledger(chain.store, chain.model).entries()
+    assert (entry.refit.passed, entry.refit.judged) == (False, verdict.winner)
+    assert "stays the winner" in entry.reason
+
+
+def test_a_refit_with_a_class_that_only_the_held_out_rows_have_is_not_registered(chain, store):
+    from tests.support.training import flights
+    from tests.support.training import training_set as written
+
+    test = flights(300, "multiclass", seed=2)
+    late = test["late"].to_pylist()
+    place = test.schema.get_field_index("late")
+    rare = test.set_column(
+        place, "late", pa.array(["cancelled" if number < 5 else late[number] for number in range(300)])
+    )
+    forest = SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10, "max_depth": 5})
+    candidate = chain.train(written(store, flights(600, "multiclass", seed=1), rare, task="multiclass"), forest)
+    result = chain.refit(chain.judge(candidate, gates=[{"metric": "accuracy", "min": 0.1}]))
+    assert result.verdict.winner == candidate
+    assert "cancelled" in result.verdict.refit.reason
+
+
+def test_without_a_winner_nothing_is_fitted(chain):
+    verdict = chain.judge(chain.train(chain.build(EXPANDING)))
+    result = chain.refit(verdict)
+    assert (result.verdict, result.run_id) == (verdict, "")
+    assert not chain.promote(result.verdict).promoted
+
+
+def test_a_refit_is_reproduced(chain):
+    judged, result = chain.chain(DECAY)
+    for ref in (judged, result.verdict.winner):
+        done = reproduce.run(ReproduceSpec(model=ref.model, version=ref.version), chain.context)
+        assert done.reproduced, done.summary
+    named = {item.what for item in done.comparisons}
+    assert "metric in_sample_roc_auc" in named
+    assert "metric roc_auc" not in named
+
+
+def test_a_refit_is_rolled_back_and_to(client, chain):
+    _, first = chain.chain(month="2013-06")
+    chain.promote(first.verdict)
+    challenger = chain.train(chain.build(EXPANDING, "2013-07"))
+    verdict = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0}, {"champion": "ignore"}])
+    if verdict.winner is None:  # the baselines are better than what January to April teach
+        challenger = chain.train(chain.build(DECAY, "2013-07"))
+        verdict = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0}, {"champion": "ignore"}])
+    second = chain.refit(verdict)
+    chain.promote(second.verdict)
+    assert champion(client, chain.model) == second.verdict.winner
+    back = rollback.run(RollbackSpec(model=chain.model, reason="It was wrong."), chain.context)
+    assert back.champion == first.verdict.winner
+    again = RollbackSpec(model=chain.model, reason="It was right.", to_version=second.verdict.winner.version)
+    assert rollback.run(again, chain.context).champion == second.verdict.winner
+
+
+def test_a_champion_that_knows_the_held_out_rows_is_represented_by_the_version_that_was_judged(chain):
+    judged, result = chain.chain()
+    chain.promote(result.verdict)
+    # The same month again: the champion was fitted to its held-out rows, but the judged version was not.
+    challenger = chain.train(chain.build(DECAY))
+    verdict = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0.0}])
+    assert verdict.champion == result.verdict.winner
+    assert verdict.champion_metrics == result.verdict.for_candidate(judged).metrics
+    assert f"v{judged.version}" in verdict.policy
+    # A month later, the held-out rows are new to the champion.
+    later = chain.judge(chain.train(chain.build(ROLLING, "2013-07")), gates=[{"metric": "roc_auc", "min": 0.0}])
+    assert later.champion == result.verdict.winner
+    assert f"v{judged.version}" not in later.policy
+    gate = [{"max_single_feature_score": 1.0}]
+    leaked = chain.judge(result.verdict.winner, gates=gate, dataset=chain.build(DECAY))
+    assert leaked.winner is None
+
+
+def test_versions_that_cannot_be_fitted_again_or_evaluated_are_refused(client, chain, tmp_path):
+    from tests.support import candidates
+
+    _, result = chain.chain()
+    with pytest.raises(SpecError, match="was fitted to all rows of dataset"):
+        chain.judge(result.verdict.winner)
+    data = candidates.training_set(chain.store)
+    other = f"other_{uuid.uuid4().hex[:8]}"
+    verdict = chain.judge(candidates.register(client, tmp_path / "foreign", data, (2, 0), model=other))
+    with pytest.raises(RegistryError, match="cannot be fitted again"):
+        chain.refit(verdict)
+
+
+def test_a_verdict_and_an_entry_without_a_refit_are_still_read(chain):
+    verdict = chain.judge(chain.train(chain.build(ROLLING)))
+    content = json.loads(verdict.model_dump_json(exclude={"refit"}))
+    assert PromoteSpec(verdict=content).verdict == verdict

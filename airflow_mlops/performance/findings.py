@@ -143,6 +143,11 @@ class Performance(Model):
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
     :param reference: value of the metric on the held-out split part at training; ``None`` if unknown
+    :param reference_low: lower end of the confidence interval of ``reference``; ``None`` if unknown. Without an
+        interval, ``reference`` counts as exact
+    :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
+    :param compared: number of models from which the version was selected on the held-out rows: the candidates, and the
+        champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
     :param labels: number of labels; for an estimate, number of scores
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     """
@@ -152,6 +157,9 @@ class Performance(Model):
     low: float
     high: float
     reference: float | None = None
+    reference_low: float | None = None
+    reference_high: float | None = None
+    compared: int = Field(default=1, ge=1)
     labels: int
     greater_is_better: bool | None = None
 

@@ -9,6 +9,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import (
     days,
@@ -86,10 +87,19 @@ def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -
     subject, value = f"{kind} {metric_name(performance.metric)}", number(performance.value)
     if performance.reference is None:
         return f"{subject}: {value} ({interval})."
-    trained = f"{number(performance.reference)} on the held-out part at training"
+    trained = f"{number(performance.reference)} on the held-out part at training{_difference(performance, policy)}"
     if exceeds_limit(performance, policy) and not is_worse(performance, policy):
         return f"{subject}: {_not_significant(performance, policy)} ({interval}, {trained})."
     return f"{subject}: {value} ({interval}, {trained}, {_bound(performance, policy)} expected)."
+
+
+def _difference(performance: Performance, policy: Policy) -> str:
+    """Return the end of a clause with the interval of the difference from training; empty without an interval."""
+    change = difference(performance, policy.confidence)
+    if change is None or performance.reference_low is None:
+        return ""
+    many = f", corrected for {performance.compared} compared models" if performance.compared > 1 else ""
+    return f", difference {number(change.low)} to {number(change.high)}{many}"
 
 
 def acceptable(performance: Performance, policy: Policy) -> str:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
+from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import REALISED, is_custom
-from airflow_mlops.performance import estimation
+from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import immature_labels, outside_estimate
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
-from airflow_mlops.profiles.calibration import LossModel, ProbabilityCalibration
 from airflow_mlops.stages.monitor.check import Check
 
 
@@ -56,12 +56,13 @@ class Estimated:
     notes: list[str] = field(default_factory=list)
 
 
-def realised(check: Check, contract: ModelContract) -> Realised:
+def realised(check: Check, reference: TrainingReference) -> Realised:
     """Measure realised performance, and check whether there are enough labels to judge performance.
 
-    :param contract: the contract of the version that made the predictions
+    :param reference: the training reference of the version that made the predictions
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
     """
+    contract = reference.contract
     policy, metric = check.policy, _metric(check.policy, contract)
     young = immature_labels(policy, check.window, check.created)
     without = young or _too_few(0, 0.0, policy)
@@ -89,9 +90,14 @@ def realised(check: Check, contract: ModelContract) -> Realised:
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        performance = _performance(policy, metric, estimate, contract, outcomes.rows)
+        performance = _performance(policy, metric, estimate, reference, outcomes.rows)
         if performance.reference is None:
             reason = reason or f"{metric} was not measured at training"
+        elif performance.reference_low is None:
+            notes.append(
+                f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
+                f"{reference.version}."
+            )
     return Realised(
         labelled=labelled,
         coverage=coverage,
@@ -104,18 +110,18 @@ def realised(check: Check, contract: ModelContract) -> Realised:
 
 def estimated(
     check: Check,
-    contract: ModelContract,
-    calibration: ProbabilityCalibration | LossModel | None,
+    reference: TrainingReference,
     judged: Performance | None,
 ) -> Estimated:
     """Estimate performance from the scores without labels, and compare the estimate with realised performance.
 
-    :param calibration: the relation between scores and labels on the held-out split part, from the profile of the
-        version; ``None`` if the profile has no calibration
+    :param reference: the training reference of the version that made the predictions. Its profile has the relation
+        between scores and labels on the held-out split part
     :param judged: realised performance; ``None`` if performance cannot be judged. With realised performance, the
         estimate covers the labelled rows only
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
     """
+    contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
     columns = ["score", LABEL] if labelled else ["score"]
@@ -134,7 +140,7 @@ def estimated(
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
     except metrics.UnmeasurableError as error:
         return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
-    performance = _performance(policy, metric, estimate, contract, scores.total)
+    performance = _performance(policy, metric, estimate, reference, scores.total)
     if judged is None:
         return Estimated(performance, [])
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
@@ -176,14 +182,19 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: metrics.Interval, contract: ModelContract, rows: int
+    policy: Policy, metric: str, estimate: metrics.Interval, reference: TrainingReference, rows: int
 ) -> Performance:
+    value = reference.contract.metrics.get(metric)
+    trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
     return Performance(
         metric=metric,
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
-        reference=contract.metrics.get(metric),
+        reference=value,
+        reference_low=trained.low if trained is not None else None,
+        reference_high=trained.high if trained is not None else None,
+        compared=reference.compared,
         labels=rows,
         greater_is_better=policy.greater_is_better,
     )

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
+from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import limit, missed_estimate
 from airflow_mlops.policy.findings import Report
@@ -113,7 +114,15 @@ def _interval(found: Performance, report: Report) -> str:
 def _expected(found: Performance, reference: float, report: Report) -> str:
     bound = limit(found, report.policy)
     assert bound is not None
-    return f"{'at least' if bound <= reference else 'at most'} {number(bound)} expected"
+    expected = f"{'at least' if bound <= reference else 'at most'} {number(bound)} expected"
+    change = difference(found, report.policy.confidence)
+    if change is None or found.reference_low is None or found.reference_high is None:
+        return expected
+    interval = (
+        f"{report.policy.confidence:.0%} interval {number(found.reference_low)} to {number(found.reference_high)}"
+    )
+    many = f", corrected for {found.compared} compared models" if found.compared > 1 else ""
+    return f"{interval}; difference {number(change.low)} to {number(change.high)}{many}; {expected}"
 
 
 def _result(drift: Drift) -> str:

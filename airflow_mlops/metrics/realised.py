@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.metrics import custom
+from airflow_mlops.metrics import custom, intervals
 from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.metrics.comparison import Estimate
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
 from airflow_mlops.metrics.ranks import Area, area
 from airflow_mlops.metrics.resampling import resample_rows
@@ -32,15 +33,6 @@ Bools = npt.NDArray[np.bool_]
 
 class UnmeasurableError(EvaluationError):
     """Raised if performance cannot be measured. The message is a clause with the reason."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The value of a metric, and the lower and upper end of its two-sided confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass
@@ -193,8 +185,9 @@ def _listed(classes: list[Any]) -> str:
 def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
     """Measure ``metric`` with its two-sided confidence interval.
 
-    The interval is computed with DeLong's method for ``roc_auc`` and with Wilson's method for ``accuracy``. For
-    ``log_loss``, ``brier`` and ``mae`` it is the normal approximation of a mean, for ``rmse`` that of the mean squared
+    For ``roc_auc``, the interval uses DeLong's variance with an effective number of rows
+    (:func:`airflow_mlops.metrics.intervals.bounded`). For ``accuracy``, it is Wilson's interval. For ``log_loss``,
+    ``brier`` and ``mae``, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
     error. For a custom metric, the interval comes from a bootstrap over rows.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
@@ -232,8 +225,8 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
 
 def _roc_auc(outcomes: Outcomes, z: float) -> Interval:
     found = _area(outcomes)
-    spread = z * found.standard_error
-    return Interval(found.value, max(0.0, found.value - spread), min(1.0, found.value + spread))
+    rarer = min(int(outcomes.truth.sum()), int((~outcomes.truth).sum()))
+    return intervals.bounded(found.value, found.standard_error**2, rarer, z)
 
 
 def _area(outcomes: Outcomes) -> Area:
@@ -249,24 +242,16 @@ def _area(outcomes: Outcomes) -> Area:
 
 
 def _accuracy(outcomes: Outcomes, z: float) -> Interval:
-    """Measure accuracy with Wilson's interval, which stays between 0 and 1.
-
-    Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
-    """
-    n, value = outcomes.rows, float(outcomes.right.mean())
-    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
-    spread = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
+    return intervals.proportion(float(outcomes.right.mean()), outcomes.rows, z)
 
 
 def _mean(losses: Floats, z: float) -> Interval:
-    value = float(losses.mean())
-    spread = z * float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
-    if not math.isfinite(value + spread):
+    found = intervals.mean(losses, z)
+    if not math.isfinite(found.value + found.high - found.low):
         raise UnmeasurableError(
             "the errors have no finite mean and standard error, because they are too large or too few"
         )
-    return Interval(value, max(0.0, value - spread), value + spread)
+    return Interval(found.value, max(0.0, found.low), found.high)
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from airflow_mlops.metrics.realised import Interval
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.profiles.profile import ModelProfile
 from airflow_mlops.profiles.segments import SegmentLosses
 from airflow_mlops.profiles.training import CONFIDENCE

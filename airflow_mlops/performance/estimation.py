@@ -27,8 +27,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import log_losses, squared_errors
-from airflow_mlops.metrics.realised import Interval, UnmeasurableError
+from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
 

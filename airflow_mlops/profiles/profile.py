@@ -12,7 +12,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.metrics.realised import Interval
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.profiles.calibration import Calibration
 from airflow_mlops.profiles.columns.base import Counter
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind

@@ -12,8 +12,9 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics.catalog import REALISED, is_custom
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.realised import Interval, Outcomes, UnmeasurableError, measure, outcomes
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
 from airflow_mlops.profiles import multivariate, segments
 from airflow_mlops.profiles.calibration import calibrate
 from airflow_mlops.profiles.labels import labels

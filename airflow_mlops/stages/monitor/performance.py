@@ -10,6 +10,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import REALISED, is_custom
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import immature_labels, outside_estimate
@@ -182,7 +183,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: metrics.Interval, reference: TrainingReference, rows: int
+    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int
 ) -> Performance:
     value = reference.contract.metrics.get(metric)
     trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None

@@ -167,3 +167,28 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+
+class Bias(Model):
+    """The mean error of the predictions: prediction minus label.
+
+    For a regression, an error is the predicted value minus the label. For a binary model, it is the score minus 1 for a
+    positive and 0 for a negative label, so the bias is the mean score minus the share of positive labels (calibration in
+    the large).
+
+    :param low: lower end of the confidence interval
+    :param high: upper end of the confidence interval
+    :param reference: mean error on the held-out split part at training; ``None`` if unknown
+    :param labels: number of labels
+    :param of_probabilities: whether the errors are those of probabilities
+    :param significant: whether the interval excludes 0, and the bias is large enough to matter
+        (:func:`airflow_mlops.performance.bias.bias`)
+    """
+
+    value: float
+    low: float
+    high: float
+    reference: float | None = None
+    labels: int
+    of_probabilities: bool = False
+    significant: bool = False

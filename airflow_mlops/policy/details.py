@@ -158,7 +158,19 @@ def _replaced(item: VersionFindings, findings: Findings) -> str:
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:
     """Return sentences about unusual columns, the estimate, and the segment that contributes most to the drop."""
-    return [*_unusual_columns(findings), *_estimate(findings), *_largest_segment(findings)]
+    return [*_unusual_columns(findings), *bias_of(findings), *_estimate(findings), *_largest_segment(findings)]
+
+
+def bias_of(findings: Findings) -> list[str]:
+    """Return a sentence about the bias of the predictions; empty if the bias is not significant."""
+    bias = findings.bias
+    if bias is None or not bias.significant or judged_performance(findings) is None:
+        return []
+    side = "high" if bias.value > 0 else "low"
+    trained = f", {number(bias.reference)} on the held-out part at training" if bias.reference is not None else ""
+    interval = f"{share(findings.policy.confidence, 0)} interval {number(bias.low)} to {number(bias.high)}"
+    what = "Predicted probabilities" if bias.of_probabilities else "Predictions"
+    return [f"{what} are too {side} on average: mean error {number(bias.value)} ({interval}{trained})."]
 
 
 def broken_inputs(findings: Findings) -> list[str]:
@@ -386,8 +398,8 @@ def _unusual_columns(findings: Findings) -> list[str]:
 def _estimate(findings: Findings) -> list[str]:
     """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
 
-    A worse estimate means that changed inputs explain part of the drop. An unchanged estimate without drift means that
-    concept drift is likely.
+    A worse estimate means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
+    likely, whether the inputs drifted or not: the estimate takes drift of the inputs into account.
     """
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:
@@ -400,13 +412,12 @@ def _estimate(findings: Findings) -> list[str]:
     if not missed_estimate(findings) or all(drift.effect is None for drift in findings.features):
         return []
     parts = [*findings.features, findings.prediction, findings.multivariate]
+    conclusion = "relation between features and label has therefore probably changed (concept drift)."
     if any(drift is not None and drift.drifted for drift in parts):
-        return [f"{estimate}. The inputs drifted, but this does not explain the {change}."]
+        return [f"{estimate}. The inputs drifted, but this does not explain the {change}. The {conclusion}"]
     if any(drift.reference != TRAINING for drift in findings.features):
-        # A comparison with recent windows does not detect slow drift since training.
-        return [f"{estimate}. The inputs have not drifted{against(findings.features)}."]
-    conclusion = "The relation between features and label has therefore probably changed (concept drift)."
-    return [f"{estimate}, and the inputs have not drifted. {conclusion}"]
+        return [f"{estimate}. The inputs have not drifted{against(findings.features)}. The {conclusion}"]
+    return [f"{estimate}, and the inputs have not drifted. The {conclusion}"]
 
 
 def _largest_segment(findings: Findings) -> list[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics.catalog import REALISED, is_custom
-from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.intervals import Interval, mean
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
 from airflow_mlops.profiles import multivariate, segments
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 """Confidence of the intervals of the metrics on the held-out rows."""
+
+BIAS = "bias"
+"""Name of the mean error among the intervals of the profile."""
 
 Read = Callable[[], Iterable[pa.RecordBatch]]
 
@@ -78,4 +83,7 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
         if metric in REALISED[contract.task] or is_custom(metric):
             with suppress(UnmeasurableError):
                 found[metric] = measure(metric, known, CONFIDENCE, contract.task)
+    if contract.task != "multiclass" and known.rows:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[BIAS] = mean(known.score - known.truth, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
     return {metric: item for metric, item in found.items() if math.isfinite(item.low) and math.isfinite(item.high)}

@@ -61,6 +61,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         code_version=champion.code_version,
         performance=realised.performance,
         unmeasured=realised.unmeasured,
+        bias=realised.bias,
         estimated=measured.estimated.performance,
         label_delay=measured.label_delay,
         prediction=drift.prediction,

@@ -12,10 +12,12 @@ from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import REALISED, is_custom
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
-from airflow_mlops.performance.findings import Performance
+from airflow_mlops.performance.bias import bias
+from airflow_mlops.performance.findings import Bias, Performance
 from airflow_mlops.policy.checks import immature_labels, outside_estimate
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
+from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor.check import Check
 
 
@@ -27,6 +29,7 @@ class Realised:
     :param coverage: share of the predictions that have a label
     :param performance: the metric with a confidence interval; ``None`` if the metric was not measured
     :param unmeasured: why performance was not measured or cannot be judged; ``None`` if performance can be judged
+    :param bias: mean error of the predictions; ``None`` if it was not measured
     :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if the labels
         are complete
     :param notes: further remarks, one sentence each
@@ -36,6 +39,7 @@ class Realised:
     coverage: float | None = None
     performance: Performance | None = None
     unmeasured: str | None = None
+    bias: Bias | None = None
     immature: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -85,7 +89,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
             f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
         )
     reason = young or _too_few(outcomes.rows, coverage, policy)
-    performance = None
+    performance, trained = None, reference.profile.intervals.get(BIAS)
     try:
         estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
     except metrics.UnmeasurableError as error:
@@ -104,6 +108,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         coverage=coverage,
         performance=performance,
         unmeasured=reason,
+        bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
     )

@@ -36,7 +36,7 @@ def proportion(value: float, rows: float, z: float) -> Interval:
     return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
 
 
-def bounded(value: float, variance: float, rows: int, z: float) -> Interval:
+def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     """Compute the interval of an estimate from 0 to 1 that is not a proportion, such as an area under the ROC curve.
 
     The interval is Wilson's interval with an effective number of rows. That is the number of rows of a proportion with

@@ -76,7 +76,7 @@ def estimate(
 ) -> Interval:
     """Estimate a metric and the confidence interval of the metric from grouped scores.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.ESTIMATED`
     :param confidence: confidence level of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class

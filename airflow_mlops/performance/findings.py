@@ -17,6 +17,12 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "rmse": "RMSE",
     "mae": "MAE",
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "precision": "precision",
+    "recall": "recall",
 }
 """The usual names of metrics, for text."""
 
@@ -27,6 +33,12 @@ LOSSES = {
     "accuracy": "share of wrong predictions",
     "rmse": "squared error",
     "mae": "absolute error",
+    "average_precision": "1 - average precision",
+    "balanced_accuracy": "1 - balanced accuracy",
+    "f1": "1 - F1",
+    "f1_macro": "1 - macro F1",
+    "precision": "1 - precision",
+    "recall": "1 - recall",
 }
 """The name of the loss that is averaged over the rows of a segment, by metric."""
 
@@ -85,7 +97,8 @@ class LossChange(Model):
 
     :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
         loss is 1 for a wrong and 0 for a right prediction. For ``rmse``, the loss is the squared error. For
-        ``roc_auc``, the loss is the row's influence on 1 - ROC AUC
+        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is the
+        row's influence on 1 minus the metric
     :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window

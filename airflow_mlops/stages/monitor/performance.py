@@ -9,7 +9,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.catalog import REALISED, is_custom
+from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -133,9 +133,10 @@ def estimated(
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
-        if is_custom(metric):
+        if metric not in ESTIMATED:
             raise metrics.UnmeasurableError(
-                f"{metric} needs labels, because only built-in metrics can be estimated from the scores"
+                f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "
+                "estimated from the scores"
             )
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")

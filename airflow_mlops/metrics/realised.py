@@ -17,7 +17,8 @@ from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import custom, intervals
-from airflow_mlops.metrics.catalog import is_custom
+from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
@@ -50,6 +51,7 @@ class Outcomes:
     :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
+    :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent rows
     """
 
     truth: npt.NDArray[Any]
@@ -59,6 +61,7 @@ class Outcomes:
     codes: npt.NDArray[np.int64] | None = None
     unknown: int = 0
     example: Any = None
+    groups: npt.NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
@@ -118,6 +121,26 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
             label = rows.column(LABEL).cast(pa.float64(), safe=False)
             finite &= np.isfinite(label.to_numpy(zero_copy_only=False))
         yield rows.filter(pa.array(finite))
+
+
+def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
+    """Return the number of the cluster of each row that :func:`outcomes` collects, shape (n,).
+
+    Each null is a cluster of its own.
+
+    :param batches: record batches with at least the columns :data:`LABEL`, ``score`` and ``column``
+    :param contract: contract of the model
+    :param column: the column whose values name the clusters
+    """
+    parts = [batch.column(column) for batch in measurable(batches, contract)]
+    values = pa.chunked_array(
+        [
+            decoded.cast(decoded.type.value_type) if pa.types.is_dictionary(decoded.type) else decoded
+            for decoded in parts
+        ]
+    ).combine_chunks()
+    codes = pc.fill_null(values.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
@@ -193,6 +216,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     ``brier`` and ``mae``, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
     error. For a custom metric, the interval comes from a bootstrap over rows.
 
+    For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
+
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
@@ -206,7 +231,15 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     if is_custom(metric):
         return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    return _METRICS[metric](outcomes, z)
+    found = _METRICS[metric](outcomes, z)
+    if outcomes.groups is None:
+        return found
+    factor = design(losses(metric, outcomes), outcomes.groups).factor(z)
+    if not math.isfinite(factor):
+        raise UnmeasurableError("all labelled rows are of one group")
+    most = 1.0 if METRICS[metric].higher_is_better or metric == "brier" else math.inf
+    low, high = found.value - factor * (found.value - found.low), found.value + factor * (found.high - found.value)
+    return Interval(found.value, max(0.0, low), min(most, high))
 
 
 def _custom(path: str, rows: Rows, confidence: float) -> Interval:

@@ -9,6 +9,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import intervals
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes
 from airflow_mlops.performance.findings import Bias
 from airflow_mlops.performance.thresholds import PerformanceThresholds
@@ -36,6 +37,12 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
     errors = outcomes.score - outcomes.truth
     with np.errstate(over="ignore", invalid="ignore"):
         found = intervals.mean(errors, NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+        if outcomes.groups is not None:
+            factor = design(errors, outcomes.groups).factor(NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+            value = found.value
+            found = intervals.Interval(
+                value, value - factor * (value - found.low), value + factor * (found.high - value)
+            )
     if not math.isfinite(found.low + found.high):
         return None
     tolerance = thresholds.tolerance

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
@@ -10,6 +12,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -19,6 +22,10 @@ from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
 from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
+    if policy.groups is not None:
+        outcomes = replace(outcomes, groups=_clusters(check, contract, policy.groups))
     labelled = outcomes.rows + outcomes.skipped
     coverage = labelled / check.rows
     notes = []
@@ -95,7 +104,9 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        performance = _performance(policy, metric, estimate, reference, outcomes.rows)
+        # The held-out rows come from the same clusters, so their interval is too narrow by as much.
+        effect = 1.0 if outcomes.groups is None else design(metrics.losses(metric, outcomes), outcomes.groups).effect
+        performance = _performance(policy, metric, estimate, reference, outcomes.rows, math.sqrt(effect))
         if performance.reference is None:
             reason = reason or f"{metric} was not measured at training"
         elif performance.reference_low is None:
@@ -177,6 +188,15 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     return metric
 
 
+def _clusters(check: Check, contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
+    if not check.has_columns(column):
+        raise SpecError(
+            f"policy.groups={column!r} is not a column of the predictions. Keep this column in the scored dataset, for "
+            "example as a key, or set another column."
+        )
+    return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
+
+
 def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
     """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough."""
     if not labels:
@@ -189,7 +209,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int
+    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, wider: float = 1.0
 ) -> Performance:
     value = reference.contract.metrics.get(metric)
     trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
@@ -199,8 +219,8 @@ def _performance(
         low=estimate.low,
         high=estimate.high,
         reference=value,
-        reference_low=trained.low if trained is not None else None,
-        reference_high=trained.high if trained is not None else None,
+        reference_low=trained.value - wider * (trained.value - trained.low) if trained is not None else None,
+        reference_high=trained.value + wider * (trained.high - trained.value) if trained is not None else None,
         compared=reference.compared,
         labels=rows,
         greater_is_better=policy.greater_is_better,

@@ -132,6 +132,22 @@ def test_the_report_says_the_interval_of_the_difference_corrected_for_the_select
         assert f"difference {number(lower)} to {number(higher)}, corrected for 5 compared models" in text
 
 
+def test_rows_of_one_group_are_not_independent(store, champion):
+    # Ten copies of each flight say no more than one.
+    once = flights(200, seed=2)
+    copies = pa.concat_tables([once] * 10).set_column(0, "flight", pa.array(np.arange(2_000)))
+    made = outcomes(store, champion, "2013-04", copies)
+    watch(store, champion, made)
+    alone = stored(store, champion, "2013-04").performance
+    watch(store, champion, made, groups="distance")
+    grouped = stored(store, champion, "2013-04").performance
+    assert grouped.value == alone.value
+    assert (grouped.high - grouped.low) / (alone.high - alone.low) == pytest.approx(10**0.5, rel=0.15)
+    assert grouped.reference_low < alone.reference_low
+    with pytest.raises(SpecError, match="policy.groups='customer' is not a column"):
+        watch(store, champion, made, groups="customer")
+
+
 def test_the_report_has_the_segment_and_the_change_point_of_worse_performance(store, champion):
     def window(month: int, worse: bool) -> pa.Table:
         data = flights(4_000, seed=month)

@@ -5,6 +5,12 @@ reference. If a column has more distinct values than its profile keeps, the valu
 hashes, and the chi-square test compares the shares of these groups. The test for unseen values then uses a sample of
 the values. Neither the groups nor the sample depend on whether a value is new, so p-values stay valid, and the tests
 only lose power.
+
+A change of a rare value has a small effect, because the effect is a share of rows: if a class grows from 1% to 2%, only 1%
+of the rows would need another value. Its odds have doubled, though. A change therefore also counts if the odds of a value
+changed by a factor of at least 1.5, the value has 1% to 99% of the rows in one of the samples, and the change of this
+value alone is significant (Fisher's exact test at 5%, Bonferroni-corrected for the number of such values). Whether the
+column has drifted is still decided by the chi-square test, so the false-alarm rate stays as stated.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import numpy as np
 
 from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.drift.divergence import bins, divergence
+from airflow_mlops.drift.findings import ChangedShare
 from airflow_mlops.profiles import significance
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.categorical import TOP, CategoricalColumn
@@ -25,6 +32,9 @@ from airflow_mlops.profiles.significance import Pair
 _DRAWN, _LISTED = 12, 5
 # A value counts as disappeared if the probability that the window lacks it by chance is below this limit.
 _CHANCE = 0.001
+# A change of a value counts, whatever its effect, from this odds ratio on, if the value has this share of the rows in one
+# of the samples, and at this significance level.
+_ODDS_RATIO, _LEAST_SHARE, _LEVEL = 1.5, 0.01, 0.05
 
 
 def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Comparison:
@@ -56,7 +66,8 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
         pair = Pair(*(rows[:-1] for rows in groups))
         total_variation = float(np.abs(pair.before / pair.before.sum() - pair.now / pair.now.sum()).sum() / 2)
         if (pair.total > 0).sum() > 1:
-            tests.append(Test("chi_square", total_variation, significance.chi_square(pair)))
+            changed = _changed(values, pair) if exact else None
+            tests.append(Test("chi_square", total_variation, significance.chi_square(pair), changed))
         tests.append(Test("unseen", unseen, significance.unseen_values(every)))
     new_values, disappeared = _new_and_disappeared(reference, current, known, seen)
     common = np.argsort(-(shown.before[:-2] / reference.rows + shown.now[:-2] / current.rows), kind="stable")
@@ -72,6 +83,36 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
         measure_p_values=found.p_values,
         tests=tests,
         bins=bins([*(values[index] for index in drawn), "others", "missing"], bars),
+    )
+
+
+def _changed(values: list[str], pair: Pair) -> ChangedShare | None:
+    """Return the value with the largest odds ratio among the values whose share changed much and significantly.
+
+    :param values: the k most frequent values
+    :param pair: the row counts of these values, followed by those of all other values, each of shape (k + 1,)
+    """
+    n, m = pair.before.sum(), pair.now.sum()
+    shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
+    # A value of nearly all rows changes as little as the others together, whose odds ratio it has.
+    eligible = [
+        index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
+    ]
+    found: list[tuple[float, float, int]] = []
+    for index in eligible:
+        ratio = significance.odds_ratio(*shares[index])
+        if ratio >= _ODDS_RATIO:
+            old, new = pair.before[index], pair.now[index]
+            table = Pair(np.asarray([old, n - old]), np.asarray([new, m - new]))
+            if significance.fisher(table) * len(eligible) <= _LEVEL:
+                # Of two values with the same ratio, such as yes and no, the rarer one is named.
+                found.append((round(ratio, 9), -sum(shares[index]), index))
+    if not found:
+        return None
+    ratio, _, index = max(found)
+    old, new = shares[index]
+    return ChangedShare(
+        value=values[index], reference=old, current=new, odds_ratio=ratio if math.isfinite(ratio) else None
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from airflow_mlops.drift.findings import Bin
+from airflow_mlops.drift.findings import Bin, ChangedShare
 
 
 class Test(NamedTuple):
@@ -14,11 +14,17 @@ class Test(NamedTuple):
     :param name: name of the test, a key of the field ``p_values`` of :class:`~airflow_mlops.drift.findings.Drift`
     :param effect: size of the change as a share of rows, from 0 to 1
     :param p_value: p-value before any correction for multiple tests
+    :param changed: a value whose odds changed by a large factor; the change then counts whatever its effect
     """
 
     name: str
     effect: float
     p_value: float
+    changed: ChangedShare | None = None
+
+    def counts(self, min_effect: float) -> bool:
+        """Return whether the change is large enough to count as drift."""
+        return self.effect >= min_effect or self.changed is not None
 
 
 @dataclass(frozen=True)

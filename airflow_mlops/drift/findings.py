@@ -26,6 +26,21 @@ class Bin(Model):
         return Bin(label=f"{name} {self.label}", reference=self.reference, current=self.current)
 
 
+class ChangedShare(Model):
+    """The value of a categorical column whose odds changed most, among the values that changed significantly.
+
+    :param value: the value
+    :param reference: its share of the non-null rows in the reference
+    :param current: its share of the non-null rows in the window
+    :param odds_ratio: ratio of the larger to the smaller odds of the two shares; ``None`` if one of the shares is 0 or 1
+    """
+
+    value: str
+    reference: float
+    current: float
+    odds_ratio: float | None
+
+
 class Drift(Model):
     """The drift of one column: the distance from the reference, and whether the difference is significant.
 
@@ -70,7 +85,9 @@ class Drift(Model):
     :param p_value: p-value of the column: the p-value of the deciding test times ``tests`` (Bonferroni)
     :param adjusted_p_value: the p-value of the column, adjusted for the number of columns. If the column has drifted,
         the adjusted p-value is at most the policy's ``false_alarm_rate``. It is 1 if the effect is below the policy's
-        ``min_effect``
+        ``min_effect`` and the odds of no value changed much, see ``changed``
+    :param changed: a value whose odds changed by a factor of at least 1.5, if ``chi_square`` decides and the effect is
+        below ``min_effect``. The change then counts although the effect is small
     :param drifted: whether the column has drifted
     :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
     :param note: what is unusual about the column, or why its drift was not measured
@@ -98,6 +115,7 @@ class Drift(Model):
     tests: int = 0
     p_value: float | None = None
     adjusted_p_value: float | None = None
+    changed: ChangedShare | None = None
     drifted: bool = False
     importance: float | None = None
     note: str | None = None
@@ -121,6 +139,8 @@ class Drift(Model):
     def remark(self) -> str:
         """Return one sentence with the note, the new and the disappeared values; empty if there are none."""
         parts = [self.note] if self.note else []
+        if (share := self.changed) is not None and self.drifted and share.reference and share.current:
+            parts.append(f"{_short(share.value)} {share.reference:.1%} before, {share.current:.1%} now")
         for name, values in (("new", self.new_values), ("disappeared", self.gone_values)):
             if values:
                 named = (f"{_short(value)} {share:.1%}" for value, share in values[:_NAMED])

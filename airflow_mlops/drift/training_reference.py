@@ -44,6 +44,7 @@ class TrainingReference:
     :param schema_changes: differences between the columns of the predictions and the columns of the training set
     :param watched_changes: changes of watched columns that prevent a comparison, by column name
     :param datasets: the datasets of predictions
+    :param compared: number of models from which the version was selected on the held-out rows
     """
 
     version: ModelVersionRef
@@ -53,6 +54,7 @@ class TrainingReference:
     schema_changes: Sequence[SchemaChange]
     watched_changes: Mapping[str, SchemaChange]
     datasets: Sequence[Dataset]
+    compared: int = 1
 
     @property
     def incompatible(self) -> dict[str, SchemaChange]:
@@ -114,6 +116,7 @@ def load(
         schema_changes=_schema_changes(known, stored.contract, schemas, store),
         watched_changes={item.column: item for item in watched},
         datasets=datasets,
+        compared=stored.compared,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from airflow_mlops.drift import categorical, embeddings, numeric, text, timestamps
 from airflow_mlops.drift.comparison import Comparison, Test
-from airflow_mlops.drift.findings import Drift, DriftTests
+from airflow_mlops.drift.findings import ChangedShare, Drift, DriftTests
 from airflow_mlops.drift.reference import TRAINING, at_reference
 from airflow_mlops.drift.thresholds import DriftThresholds
 from airflow_mlops.profiles import significance
@@ -39,6 +39,7 @@ class Decision(NamedTuple):
     effect: float | None = None
     p_value: float | None = None
     tests: int = 0
+    changed: ChangedShare | None = None
 
 
 def compare(reference: Profile, current: Profile, thresholds: DriftThresholds) -> list[Drift]:
@@ -79,7 +80,8 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     """Decide which columns of a window have drifted.
 
     The false-alarm rate applies to all columns together. A column with an effect below ``min_effect`` has not drifted,
-    even if the effect is significant. Such a column enters the correction for multiple tests with a p-value of 1, so
+    even if the effect is significant, unless the odds of a value changed by a large factor
+    (:mod:`airflow_mlops.drift.categorical`). Such a column enters the correction for multiple tests with a p-value of 1, so
     that it does not make other columns more significant.
 
     :param drifts: the measured drift of each column, from :func:`measure`
@@ -87,15 +89,17 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     :return: the same columns in the same order, each with the decision
     """
     p_values = [
-        1.0 if drift.effect is None or drift.effect < thresholds.min_effect else drift.p_value
-        for drift in drifts
-        if drift.p_value is not None
+        drift.p_value if _counts(drift, thresholds.min_effect) else 1.0 for drift in drifts if drift.p_value is not None
     ]
     adjusted = iter(significance.adjusted(p_values))
     return [
         drift if drift.p_value is None else drift.decided(next(adjusted), thresholds.false_alarm_rate)
         for drift in drifts
     ]
+
+
+def _counts(drift: Drift, min_effect: float) -> bool:
+    return drift.changed is not None or (drift.effect is not None and drift.effect >= min_effect)
 
 
 def ranked(drifts: Sequence[Drift]) -> list[Drift]:
@@ -164,6 +168,7 @@ def _column(
         test=decision.test,
         effect=decision.effect,
         tests=decision.tests,
+        changed=decision.changed,
         p_value=decision.p_value,
         note=note,
         bins=comparison.bins,
@@ -197,13 +202,14 @@ def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None
 def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
     """Choose the test that decides for a column: the smallest p-value, which is multiplied by the number of tests.
 
-    A test with an effect below ``min_effect`` is chosen only if every test has an effect below ``min_effect``.
+    A test whose change is too small to count is chosen only if the changes of all tests are too small.
     """
     if not tests:
         # Both samples hold the same single value.
         return Decision(effect=0.0, p_value=1.0)
-    first = min(tests, key=lambda test: (test.effect < min_effect, test.p_value, -test.effect))
-    return Decision(first.name, first.effect, min(1.0, len(tests) * first.p_value), len(tests))
+    first = min(tests, key=lambda test: (not test.counts(min_effect), test.p_value, -test.effect))
+    changed = first.changed if first.effect < min_effect else None
+    return Decision(first.name, first.effect, min(1.0, len(tests) * first.p_value), len(tests), changed)
 
 
 def _missing_rate(reference: ColumnProfile, current: ColumnProfile) -> list[Test]:

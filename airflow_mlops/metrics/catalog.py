@@ -51,6 +51,7 @@ METRICS: dict[str, Metric] = {
         Metric("recall", ("binary",), True, of_labels=True),
         Metric("log_loss", ("binary", "multiclass"), False),
         Metric("accuracy", ("binary", "multiclass"), True, of_labels=True),
+        Metric("balanced_accuracy", ("binary", "multiclass"), True, of_labels=True),
         Metric("f1_macro", ("multiclass",), True, of_labels=True),
         Metric("roc_auc_ovr", ("multiclass",), True),
         Metric("rmse", ("regression",), False),
@@ -64,11 +65,24 @@ MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr"
 """The default metric of each ML task."""
 
 REALISED: dict[Task, tuple[str, ...]] = {
-    "binary": ("roc_auc", "accuracy", "log_loss", "brier"),
-    "multiclass": ("accuracy",),
+    "binary": (
+        "roc_auc",
+        "accuracy",
+        "log_loss",
+        "brier",
+        "average_precision",
+        "balanced_accuracy",
+        "f1",
+        "precision",
+        "recall",
+    ),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro"),
     "regression": ("rmse", "mae"),
 }
 """Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
+
+ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
+"""Metrics of :data:`REALISED` that can be estimated from the scores without labels."""
 
 
 def is_custom(name: str) -> bool:

@@ -15,7 +15,7 @@ from airflow_mlops.metrics.catalog import Metric, is_custom
 from airflow_mlops.metrics.ranks import delong
 from airflow_mlops.metrics.resampling import Resampling, resample_rows
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import Statistic, statistic
+from airflow_mlops.metrics.statistics import Statistic, derivative, statistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,11 +187,8 @@ def relative_error(influence: NDArray[np.float64]) -> float:
 
 def _influence(sums: Statistic, totals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the derivative of the metric with respect to each group's weight, by the chain rule over the sums."""
-    total = totals.sum(axis=0)
-    step = 1e-6 * np.abs(totals).sum(axis=0)
-    step[step == 0] = 1.0
-    rise = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
-    influence: NDArray[np.float64] = totals @ (rise / (2 * step))
+    slope = derivative(sums, totals.sum(axis=0), np.abs(totals).sum(axis=0))
+    influence: NDArray[np.float64] = totals @ slope
     return influence
 
 

@@ -121,6 +121,23 @@ def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> 
     return tied.unsorted(tied.sorted * (precision + gained)[tied.number] - lost[tied.number])
 
 
+def precision_of_others(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    """Estimate average precision without the bias that each positive row adds to its own precision.
+
+    The precision of a positive row is computed from the other rows, with the other positive rows weighted so that they
+    stand for all. Without other rows above, the precision is 1.
+
+    :param positive: whether each row belongs to the positive class, with at least two positive rows, shape (n,)
+    :param score: the model's score of each row, shape (n,)
+    """
+    above, below = np.sort(score[positive]), np.sort(score[~positive])
+    size = len(above)
+    true = (size - np.searchsorted(above, above) - 1) * size / (size - 1)
+    false = len(below) - np.searchsorted(below, above)
+    reached = true + false
+    return float(np.where(reached > 0, true / np.where(reached > 0, reached, 1), 1.0).mean())
+
+
 class _Ties:
     """Rows sorted by score, with the class counts of each distinct score."""
 

@@ -16,13 +16,16 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import is_custom
+from airflow_mlops.metrics import custom, intervals
+from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.comparison import Estimate
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
-from airflow_mlops.metrics.ranks import Area, area
+from airflow_mlops.metrics.ranks import Area, area, precision_of_others
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
+from airflow_mlops.metrics.statistics import influence
 
 COLUMNS = (LABEL, "prediction", "score")
 
@@ -32,15 +35,6 @@ Bools = npt.NDArray[np.bool_]
 
 class UnmeasurableError(EvaluationError):
     """Raised if performance cannot be measured. The message is a clause with the reason."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The value of a metric, and the lower and upper end of its two-sided confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass
@@ -57,6 +51,7 @@ class Outcomes:
     :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
+    :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent rows
     """
 
     truth: npt.NDArray[Any]
@@ -66,6 +61,7 @@ class Outcomes:
     codes: npt.NDArray[np.int64] | None = None
     unknown: int = 0
     example: Any = None
+    groups: npt.NDArray[np.int64] | None = None
 
     @property
     def rows(self) -> int:
@@ -125,6 +121,26 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
             label = rows.column(LABEL).cast(pa.float64(), safe=False)
             finite &= np.isfinite(label.to_numpy(zero_copy_only=False))
         yield rows.filter(pa.array(finite))
+
+
+def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
+    """Return the number of the cluster of each row that :func:`outcomes` collects, shape (n,).
+
+    Each null is a cluster of its own.
+
+    :param batches: record batches with at least the columns :data:`LABEL`, ``score`` and ``column``
+    :param contract: contract of the model
+    :param column: the column whose values name the clusters
+    """
+    parts = [batch.column(column) for batch in measurable(batches, contract)]
+    values = pa.chunked_array(
+        [
+            decoded.cast(decoded.type.value_type) if pa.types.is_dictionary(decoded.type) else decoded
+            for decoded in parts
+        ]
+    ).combine_chunks()
+    codes = pc.fill_null(values.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:
@@ -193,9 +209,14 @@ def _listed(classes: list[Any]) -> str:
 def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
     """Measure ``metric`` with its two-sided confidence interval.
 
-    The interval is computed with DeLong's method for ``roc_auc`` and with Wilson's method for ``accuracy``. For
-    ``log_loss``, ``brier`` and ``mae`` it is the normal approximation of a mean, for ``rmse`` that of the mean squared
+    For ``roc_auc``, the interval uses DeLong's variance with an effective number of rows
+    (:func:`airflow_mlops.metrics.intervals.bounded`), and for ``average_precision`` and ``f1_macro`` the variance of the
+    rows' influence. For ``accuracy``, ``precision`` and ``recall``, it is Wilson's interval; for ``f1`` and
+    ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
+    ``brier`` and ``mae``, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
     error. For a custom metric, the interval comes from a bootstrap over rows.
+
+    For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
     :param outcomes: the labelled predictions
@@ -210,7 +231,15 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     if is_custom(metric):
         return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    return _METRICS[metric](outcomes, z)
+    found = _METRICS[metric](outcomes, z)
+    if outcomes.groups is None:
+        return found
+    factor = design(losses(metric, outcomes), outcomes.groups).factor(z)
+    if not math.isfinite(factor):
+        raise UnmeasurableError("all labelled rows are of one group")
+    most = 1.0 if METRICS[metric].higher_is_better or metric == "brier" else math.inf
+    low, high = found.value - factor * (found.value - found.low), found.value + factor * (found.high - found.value)
+    return Interval(found.value, max(0.0, low), min(most, high))
 
 
 def _custom(path: str, rows: Rows, confidence: float) -> Interval:
@@ -232,41 +261,103 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
 
 def _roc_auc(outcomes: Outcomes, z: float) -> Interval:
     found = _area(outcomes)
-    spread = z * found.standard_error
-    return Interval(found.value, max(0.0, found.value - spread), min(1.0, found.value + spread))
+    rarer = min(int(outcomes.truth.sum()), int((~outcomes.truth).sum()))
+    return intervals.bounded(found.value, found.standard_error**2, rarer, z)
 
 
 def _area(outcomes: Outcomes) -> Area:
-    positives = int(outcomes.truth.sum())
+    positives = _two_classes(outcomes)
     negatives = outcomes.rows - positives
-    if not positives or not negatives:
-        raise UnmeasurableError(
-            f"all {outcomes.rows:,} labels are of the {'positive' if positives else 'negative'} class"
-        )
     if min(positives, negatives) < 2:
         raise UnmeasurableError(f"only one label is of the {'positive' if positives < 2 else 'negative'} class")
     return area(outcomes.truth, outcomes.score)
 
 
 def _accuracy(outcomes: Outcomes, z: float) -> Interval:
-    """Measure accuracy with Wilson's interval, which stays between 0 and 1.
+    return intervals.proportion(float(outcomes.right.mean()), outcomes.rows, z)
 
-    Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
+
+def _average_precision(outcomes: Outcomes, z: float) -> Interval:
+    """Measure average precision with an interval around an estimate without its bias.
+
+    Average precision is too high with few positives, because each positive counts among the rows with at least its own
+    score. The estimate leaves each positive out of its own precision.
     """
-    n, value = outcomes.rows, float(outcomes.right.mean())
-    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
-    spread = z * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
+    positives = _two_classes(outcomes)
+    value, by_row = influence("average_precision", outcomes.prepared("binary"))
+    others = max(1, positives - 1)
+    quantile = z + (z**3 + z) / (4 * others)
+    middle = precision_of_others(outcomes.truth, outcomes.score) if positives > 1 else value
+    found = intervals.bounded(middle, float(np.square(by_row).sum()), positives, quantile)
+    return Interval(value, min(value, found.low), max(value, found.high))
+
+
+def _recall(outcomes: Outcomes, z: float) -> Interval:
+    positives = _two_classes(outcomes)
+    return intervals.proportion(float(outcomes.right[outcomes.truth].sum()) / positives, positives, z)
+
+
+def _precision(outcomes: Outcomes, z: float) -> Interval:
+    predicted = outcomes.truth == outcomes.right
+    if not predicted.any():
+        raise UnmeasurableError("no row is predicted to be of the positive class")
+    return intervals.proportion(float(outcomes.truth[predicted].mean()), int(predicted.sum()), z)
+
+
+def _f1(outcomes: Outcomes, z: float) -> Interval:
+    """Measure F1 from Jaccard's index j, which is a proportion of the rows that are or seem positive: F1 = 2 j / (1 + j)."""
+    _two_classes(outcomes)
+    either = outcomes.truth | ~outcomes.right
+    index = intervals.proportion(float(outcomes.right[either].mean()), int(either.sum()), z)
+    return Interval(*(2 * end / (1 + end) for end in (index.value, index.low, index.high)))
+
+
+def _balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
+    """Measure the mean recall of the classes. The intervals of the recalls are combined by MOVER.
+
+    Source: G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27,
+    2008.
+    """
+    if outcomes.codes is None:
+        _two_classes(outcomes)
+    truth = outcomes.truth if outcomes.codes is None else outcomes.codes[0]
+    parts = [outcomes.right[truth == code] for code in np.unique(truth)]
+    found = [intervals.proportion(float(part.mean()), len(part), z) for part in parts]
+    value = sum(one.value for one in found) / len(found)
+    below = math.hypot(*(one.value - one.low for one in found)) / len(found)
+    above = math.hypot(*(one.high - one.value for one in found)) / len(found)
+    return Interval(value, max(0.0, value - below), min(1.0, value + above))
+
+
+def _f1_macro(outcomes: Outcomes, z: float) -> Interval:
+    rows = outcomes.prepared("multiclass")
+    value, by_row = influence("f1_macro", rows)
+    classes, counts = np.unique(rows.truth, return_counts=True)
+    # Number of rows of a proportion with the variance that a mean over the classes has at most.
+    effective = len(classes) ** 2 / float((1 / counts).sum())
+    return intervals.bounded(value, float(np.square(by_row).sum()), effective, z)
+
+
+def _two_classes(outcomes: Outcomes) -> int:
+    """Return the number of positive labels.
+
+    :raises UnmeasurableError: all labels are of one class
+    """
+    positives = int(outcomes.truth.sum())
+    if not positives or positives == outcomes.rows:
+        raise UnmeasurableError(
+            f"all {outcomes.rows:,} labels are of the {'positive' if positives else 'negative'} class"
+        )
+    return positives
 
 
 def _mean(losses: Floats, z: float) -> Interval:
-    value = float(losses.mean())
-    spread = z * float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.inf
-    if not math.isfinite(value + spread):
+    found = intervals.mean(losses, z)
+    if not math.isfinite(found.value + found.high - found.low):
         raise UnmeasurableError(
             "the errors have no finite mean and standard error, because they are too large or too few"
         )
-    return Interval(value, max(0.0, value - spread), value + spread)
+    return Interval(found.value, max(0.0, found.low), found.high)
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:
@@ -278,6 +369,7 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
     where n is the number of rows, and the influence of the row on the area is computed by the infinitesimal jackknife.
     The variance of the mean of these losses is DeLong's variance of the area.
+    The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
     :param outcomes: the labelled predictions
@@ -310,6 +402,16 @@ def _squared_errors(outcomes: Outcomes) -> Floats:
     return squared_errors(outcomes.truth, outcomes.score)
 
 
+def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:
+    def found(outcomes: Outcomes) -> Floats:
+        rows = outcomes.prepared("binary" if outcomes.codes is None else "multiclass")
+        value, by_row = influence(metric, rows)
+        return np.asarray((1 - value) - by_row * outcomes.rows)
+
+    return found
+
+
+_BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
 _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "roc_auc": _area_losses,
     "accuracy": lambda outcomes: (~outcomes.right).astype(float),
@@ -317,6 +419,7 @@ _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "brier": _squared_errors,
     "rmse": _squared_errors,
     "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
+    **{metric: _influence_losses(metric) for metric in _BY_INFLUENCE},
 }
 _METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "roc_auc": _roc_auc,
@@ -325,4 +428,10 @@ _METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "brier": _mean_loss("brier"),
     "rmse": _rmse,
     "mae": _mean_loss("mae"),
+    "average_precision": _average_precision,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1": _f1,
+    "f1_macro": _f1_macro,
+    "precision": _precision,
+    "recall": _recall,
 }

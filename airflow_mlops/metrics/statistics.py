@@ -45,6 +45,37 @@ class Statistic(NamedTuple):
         return float(self.value(np.array([term.sum(dtype=np.float64) for term in self.terms(rows)])))
 
 
+def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
+    """Compute a built-in metric, and its derivative with respect to the weight of each row.
+
+    The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
+    the Bootstrap and Other Resampling Plans", 1982, chapter 6).
+
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    :param rows: labels and predictions of a model
+    :return: the metric and the derivatives, shape (n,)
+    """
+    sums = statistic(metric, rows)
+    total, size = np.array([(term.sum(dtype=float), np.abs(term * 1.0).sum()) for term in sums.terms(rows)]).T
+    slope, found = derivative(sums, total, size), np.zeros(len(rows))
+    for each, term in zip(slope, sums.terms(rows), strict=True):
+        found += each * term
+    return float(sums.value(total)), found
+
+
+def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the derivative of a metric with respect to each of its k sums, by central differences.
+
+    :param total: the sums, shape (k,)
+    :param size: the sums of the absolute values of the summands, to which the steps are proportional, shape (k,)
+    :return: shape (k,)
+    """
+    step = 1e-6 * size
+    step[step == 0] = 1.0
+    rise: NDArray[np.float64] = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
+    return rise / (2 * step)
+
+
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
@@ -182,6 +213,12 @@ def _f1_macro(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(_f1(every).sum(axis=-1), occurs.sum(axis=-1))
 
 
+def _balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    every = sums.reshape(*sums.shape[:-1], -1, 3)
+    # As in scikit-learn, a class that occurs only in the predictions has no recall.
+    return _ratio(_ratio(every[..., 0], every[..., 1], 0.0).sum(axis=-1), (every[..., 1] > 0).sum(axis=-1))
+
+
 def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
     # Sums of differences from a value near the mean lose the fewest digits. This value is one of the labels, so that equal
     # labels give exactly 0.
@@ -209,6 +246,7 @@ _OTHERS: dict[str, Statistic] = {
     "brier": _MEAN_SQUARED,
     "ece": Statistic(_gaps, lambda sums: _ratio(np.abs(sums[..., 1:]).sum(axis=-1), sums[..., 0])),
     "accuracy": _ACCURACY,
+    "balanced_accuracy": Statistic(_class_hits, _balanced),
     "f1": Statistic(_hits, _f1),
     "precision": Statistic(_hits, lambda sums: _ratio(sums[..., 0], sums[..., 2], 0.0)),
     "recall": Statistic(_hits, lambda sums: _ratio(sums[..., 0], sums[..., 1], 0.0)),
@@ -218,6 +256,7 @@ _OTHERS: dict[str, Statistic] = {
 }
 _MULTICLASS: dict[str, Statistic] = {
     "accuracy": _ACCURACY,
+    "balanced_accuracy": Statistic(_class_hits, _balanced),
     "f1_macro": Statistic(_class_hits, _f1_macro),
     "log_loss": _mean(_multiclass_log_losses),
     "roc_auc_ovr": Statistic(_areas, _area),

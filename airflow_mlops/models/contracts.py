@@ -20,13 +20,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, PROFILE_FILE, read_contract
-from airflow_mlops.registry.aliases import CONTRACT_TAG, SINCE_TAG
+from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import folder_name
 
@@ -40,11 +42,13 @@ class VersionContract(Model):
     :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` if no profile was stored
     :param elsewhere: true if EvaluateOperator wrote contract and profile to the artifact store, because the files of the
         version do not contain them
+    :param compared: number of models from which the version was selected on the held-out rows of ``contract.metrics``
     """
 
     contract: ModelContract
     profile: dict[str, Any] | None = None
     elsewhere: bool = False
+    compared: int = Field(default=1, ge=1)
 
 
 def write(
@@ -59,7 +63,9 @@ def write(
     :param profile: a :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON
     :return: the SHA-256 hash of the file, which is also the file's name
     """
-    found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(mode="json")
+    found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(
+        mode="json", exclude={"compared"}
+    )
     data = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(data).hexdigest()
     store.write_bytes(_key(ref, digest), data)
@@ -78,14 +84,15 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
-        digest = client.get_model_version(ref.model, str(ref.version)).tags.get(CONTRACT_TAG)
+        tags = client.get_model_version(ref.model, str(ref.version)).tags
+    digest = tags.get(CONTRACT_TAG)
     found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri)
     if found is None:
         raise ModelFormatError(
             f"{ref} has no model contract (features, label, ML task), because TrainOperator did not train it and the "
             f"artifact store {store.url} contains no evaluation of it. Evaluate it with EvaluateOperator and promote it."
         )
-    return found
+    return found.model_copy(update={"compared": int(tags.get(COMPARED_TAG, 1))})
 
 
 def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> VersionContract | None:

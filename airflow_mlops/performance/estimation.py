@@ -3,7 +3,8 @@
 Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance
 of the Monitored Model". A row with the calibrated probability p counts as positive with weight p and as negative with
 weight 1 - p. Regression uses direct loss estimation (DLE) from the same source, with a loss model that takes only the
-prediction as input.
+prediction as input. In the outermost bins of the predictions, the loss follows a straight line, because the predictions
+of a window that moved lie at the outer end of these bins.
 
 The confidence interval is for the value that the metric would have with labels. The variance of the estimate has two
 parts:
@@ -27,8 +28,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import log_losses, squared_errors
-from airflow_mlops.metrics.realised import Interval, UnmeasurableError
+from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
 
@@ -75,7 +77,7 @@ def estimate(
 ) -> Interval:
     """Estimate a metric and the confidence interval of the metric from grouped scores.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.ESTIMATED`
     :param confidence: confidence level of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
@@ -149,12 +151,21 @@ def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats
 
 def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
     absolute = metric == "mae"
-    means = np.asarray(model.absolute if absolute else model.squared)
-    variances = np.asarray(model.absolute_variance if absolute else model.squared_variance)
+    means = np.array(model.absolute if absolute else model.squared)
+    variances = np.array(model.absolute_variance if absolute else model.squared_variance)
     share = scores.rows / scores.total
+    moved = np.zeros(len(means))
+    for place, tail in zip((0, -1), model.tails, strict=False):
+        if scores.rows[place]:
+            distance = scores.score[place] - tail.center
+            # A line of noisy errors may fall below 0, but no mean error can.
+            trend = max(0.0, means[place] + distance * (tail.absolute if absolute else tail.squared))
+            ratio = trend / means[place] if means[place] else 1.0
+            means[place], variances[place] = trend, variances[place] * ratio**2
+            moved[place] = distance**2 * (tail.absolute_variance if absolute else tail.squared_variance)
     value = float((share * means).sum())
     row_variance = float((share * (variances + np.square(means - value))).sum()) / scores.total
-    model_variance = float((np.square(share) * variances / np.asarray(model.rows)).sum())
+    model_variance = float((np.square(share) * (variances / np.asarray(model.rows) + moved)).sum())
     spread = z * math.sqrt(row_variance + model_variance)
     ends = (value, max(0.0, value - spread), value + spread)
     return Interval(*ends) if absolute else Interval(*map(math.sqrt, ends))

@@ -17,6 +17,12 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "rmse": "RMSE",
     "mae": "MAE",
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "precision": "precision",
+    "recall": "recall",
 }
 """The usual names of metrics, for text."""
 
@@ -27,6 +33,12 @@ LOSSES = {
     "accuracy": "share of wrong predictions",
     "rmse": "squared error",
     "mae": "absolute error",
+    "average_precision": "1 - average precision",
+    "balanced_accuracy": "1 - balanced accuracy",
+    "f1": "1 - F1",
+    "f1_macro": "1 - macro F1",
+    "precision": "1 - precision",
+    "recall": "1 - recall",
 }
 """The name of the loss that is averaged over the rows of a segment, by metric."""
 
@@ -85,7 +97,8 @@ class LossChange(Model):
 
     :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
         loss is 1 for a wrong and 0 for a right prediction. For ``rmse``, the loss is the squared error. For
-        ``roc_auc``, the loss is the row's influence on 1 - ROC AUC
+        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is the
+        row's influence on 1 minus the metric
     :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window
@@ -143,6 +156,11 @@ class Performance(Model):
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
     :param reference: value of the metric on the held-out split part at training; ``None`` if unknown
+    :param reference_low: lower end of the confidence interval of ``reference``; ``None`` if unknown. Without an
+        interval, ``reference`` counts as exact
+    :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
+    :param compared: number of models from which the version was selected on the held-out rows: the candidates, and the
+        champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
     :param labels: number of labels; for an estimate, number of scores
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     """
@@ -152,6 +170,9 @@ class Performance(Model):
     low: float
     high: float
     reference: float | None = None
+    reference_low: float | None = None
+    reference_high: float | None = None
+    compared: int = Field(default=1, ge=1)
     labels: int
     greater_is_better: bool | None = None
 
@@ -159,3 +180,28 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+
+class Bias(Model):
+    """The mean error of the predictions: prediction minus label.
+
+    For a regression, an error is the predicted value minus the label. For a binary model, it is the score minus 1 for a
+    positive and 0 for a negative label, so the bias is the mean score minus the share of positive labels (calibration in
+    the large).
+
+    :param low: lower end of the confidence interval
+    :param high: upper end of the confidence interval
+    :param reference: mean error on the held-out split part at training; ``None`` if unknown
+    :param labels: number of labels
+    :param of_probabilities: whether the errors are those of probabilities
+    :param significant: whether the interval excludes 0, and the bias is large enough to matter
+        (:func:`airflow_mlops.performance.bias.bias`)
+    """
+
+    value: float
+    low: float
+    high: float
+    reference: float | None = None
+    labels: int
+    of_probabilities: bool = False
+    significant: bool = False

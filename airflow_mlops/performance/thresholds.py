@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
-from airflow_mlops.metrics.catalog import check_metric
+from airflow_mlops.metrics.catalog import check_metric, is_custom
 
 
 class PerformanceThresholds(DriftThresholds):
@@ -24,6 +24,9 @@ class PerformanceThresholds(DriftThresholds):
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1
     :param grace: time after the end of a window in which labels may still arrive. Performance is judged only after this
         time; by default, performance is judged at once
+    :param groups: column of the predictions that names the cluster of each row, such as a customer. Rows of one cluster are
+        not independent, and the intervals of realised performance allow for it, see :mod:`airflow_mlops.metrics.clusters`.
+        By default, rows are independent
     """
 
     metric: str | None = None
@@ -33,8 +36,11 @@ class PerformanceThresholds(DriftThresholds):
     min_labels: int = Field(default=200, ge=1)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     grace: Duration | None = None
+    groups: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _known_metric(self) -> PerformanceThresholds:
         check_metric(self.metric, self.greater_is_better)
+        if self.groups is not None and self.metric is not None and is_custom(self.metric):
+            raise ValueError("groups needs a built-in metric; remove groups or set another metric")
         return self

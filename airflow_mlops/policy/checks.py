@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift
+from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -30,11 +31,16 @@ def exceeds_limit(performance: Performance, policy: Policy) -> bool:
 
 
 def is_worse(performance: Performance, policy: Policy) -> bool:
-    """Return whether performance is significantly worse than the limit: the whole confidence interval is worse."""
-    bound = limit(performance, policy)
-    if bound is None:
+    """Return whether performance is significantly worse than the limit.
+
+    The whole interval of the difference from the value at training must be beyond the tolerance, see
+    :func:`airflow_mlops.performance.difference.difference`.
+    """
+    bound, change = limit(performance, policy), difference(performance, policy.confidence)
+    if bound is None or change is None or performance.reference is None:
         return False
-    return performance.high < bound if performance.higher_is_better else performance.low > bound
+    tolerated = bound - performance.reference
+    return change.high < tolerated if performance.higher_is_better else change.low > tolerated
 
 
 def judged_performance(findings: Findings) -> Performance | None:

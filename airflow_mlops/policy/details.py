@@ -10,6 +10,7 @@ from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import METRICS, find_metric
 from airflow_mlops.performance.challenger import Comparison, Gain
+from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import (
     days,
@@ -131,10 +132,19 @@ def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -
     subject, value = f"{kind} {metric_name(performance.metric)}", number(performance.value)
     if performance.reference is None:
         return f"{subject}: {value} ({interval})."
-    trained = f"{number(performance.reference)} on the held-out part at training"
+    trained = f"{number(performance.reference)} on the held-out part at training{_difference(performance, policy)}"
     if exceeds_limit(performance, policy) and not is_worse(performance, policy):
         return f"{subject}: {_not_significant(performance, policy)} ({interval}, {trained})."
     return f"{subject}: {value} ({interval}, {trained}, {_bound(performance, policy)} expected)."
+
+
+def _difference(performance: Performance, policy: Policy) -> str:
+    """Return the end of a clause with the interval of the difference from training; empty without an interval."""
+    change = difference(performance, policy.confidence)
+    if change is None or performance.reference_low is None:
+        return ""
+    many = f", corrected for {performance.compared} compared models" if performance.compared > 1 else ""
+    return f", difference {number(change.low)} to {number(change.high)}{many}"
 
 
 def acceptable(performance: Performance, policy: Policy) -> str:
@@ -193,7 +203,19 @@ def _replaced(item: VersionFindings, findings: Findings) -> str:
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:
     """Return sentences about unusual columns, the estimate, and the segment that contributes most to the drop."""
-    return [*_unusual_columns(findings), *_estimate(findings), *_largest_segment(findings)]
+    return [*_unusual_columns(findings), *bias_of(findings), *_estimate(findings), *_largest_segment(findings)]
+
+
+def bias_of(findings: Findings) -> list[str]:
+    """Return a sentence about the bias of the predictions; empty if the bias is not significant."""
+    bias = findings.bias
+    if bias is None or not bias.significant or judged_performance(findings) is None:
+        return []
+    side = "high" if bias.value > 0 else "low"
+    trained = f", {number(bias.reference)} on the held-out part at training" if bias.reference is not None else ""
+    interval = f"{share(findings.policy.confidence, 0)} interval {number(bias.low)} to {number(bias.high)}"
+    what = "Predicted probabilities" if bias.of_probabilities else "Predictions"
+    return [f"{what} are too {side} on average: mean error {number(bias.value)} ({interval}{trained})."]
 
 
 def broken_inputs(findings: Findings) -> list[str]:
@@ -421,8 +443,8 @@ def _unusual_columns(findings: Findings) -> list[str]:
 def _estimate(findings: Findings) -> list[str]:
     """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
 
-    A worse estimate means that changed inputs explain part of the drop. An unchanged estimate without drift means that
-    concept drift is likely.
+    A worse estimate means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
+    likely, whether the inputs drifted or not: the estimate takes drift of the inputs into account.
     """
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:
@@ -435,13 +457,12 @@ def _estimate(findings: Findings) -> list[str]:
     if not missed_estimate(findings) or all(drift.effect is None for drift in findings.features):
         return []
     parts = [*findings.features, findings.prediction, findings.multivariate]
+    conclusion = "relation between features and label has therefore probably changed (concept drift)."
     if any(drift is not None and drift.drifted for drift in parts):
-        return [f"{estimate}. The inputs drifted, but this does not explain the {change}."]
+        return [f"{estimate}. The inputs drifted, but this does not explain the {change}. The {conclusion}"]
     if any(drift.reference != TRAINING for drift in findings.features):
-        # A comparison with recent windows does not detect slow drift since training.
-        return [f"{estimate}. The inputs have not drifted{against(findings.features)}."]
-    conclusion = "The relation between features and label has therefore probably changed (concept drift)."
-    return [f"{estimate}, and the inputs have not drifted. {conclusion}"]
+        return [f"{estimate}. The inputs have not drifted{against(findings.features)}. The {conclusion}"]
+    return [f"{estimate}, and the inputs have not drifted. The {conclusion}"]
 
 
 def _largest_segment(findings: Findings) -> list[str]:

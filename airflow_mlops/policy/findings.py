@@ -13,7 +13,7 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.drift.findings import Drift, DriftTests, Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
 from airflow_mlops.performance.challenger import Comparison
-from airflow_mlops.performance.findings import Change, LossChange, Performance, Segment
+from airflow_mlops.performance.findings import Bias, Change, LossChange, Performance, Segment
 from airflow_mlops.policy.spec import Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH
 from airflow_mlops.profiles.spec import LabelDelay
@@ -138,6 +138,7 @@ class Findings(Model):
     :param code_version: version of the code that trained the champion; ``None`` unless the policy has ``code``
     :param performance: realised performance, measured by comparing predictions with labels
     :param unmeasured: why realised performance was not measured or cannot be judged; one clause
+    :param bias: mean error of the predictions; ``None`` for multiclass models, or without labels
     :param estimated: performance estimated from the scores without labels. If realised performance is judged, the
         estimate covers only the labelled rows, so that both values are comparable. Otherwise, the estimate covers all
         rows
@@ -179,6 +180,7 @@ class Findings(Model):
     code_version: str | None = None
     performance: Performance | None = None
     unmeasured: str | None = None
+    bias: Bias | None = None
     estimated: Performance | None = None
     challenger: Comparison | None = None
     label_delay: LabelDelay | None = None

@@ -16,6 +16,7 @@ from airflow_mlops.policy.details import (
     Observation,
     acceptable,
     against,
+    bias_of,
     broken_inputs,
     challengers_of,
     change_of,
@@ -88,14 +89,16 @@ def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list
     level, clause = level_of(judged, policy), acceptable(judged, policy)
     if not found:
         headline = f"No drift{against(findings.features)}, {clause}"
-        return "healthy", [Observation(headline, [level, *_challengers(findings), *compared_windows(findings)])]
+        return "healthy", [
+            Observation(headline, [level, *bias_of(findings), *_challengers(findings), *compared_windows(findings)])
+        ]
     first, *rest = found
     if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
     return "watch", [
         first,
         *rest,
-        Observation(level, [level, *_challengers(findings), *_drift_alone(planned, findings)]),
+        Observation(level, [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]),
     ]
 
 

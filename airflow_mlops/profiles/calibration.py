@@ -23,6 +23,8 @@ from airflow_mlops.metrics.realised import Outcomes
 # Smallest number of rows per knot (only rows of the rarer class) and per bin, and largest numbers of knots and bins.
 _ROWS_PER_KNOT, _KNOTS = 50, 10
 _ROWS_PER_BIN, _BINS = 50, 100
+# Number of outermost bins from which the slope of the errors at each end is estimated.
+_TAIL_BINS = 3
 # Scores are clipped to this distance from 0 and 1, which have no logit.
 _MARGIN = 1e-6
 # A weak prior with standard deviation 10. It matters only if the scores separate the classes perfectly.
@@ -89,6 +91,28 @@ class ProbabilityCalibration(Model):
         return (_logit(np.clip(score, self.low, self.high)) - self.center) / self.scale
 
 
+class Tail(Model):
+    """How the errors change with the prediction at one end of the predictions.
+
+    The outermost bins are wide, and predictions of a window that moved lie at their outer ends, where errors are often
+    larger. The slopes are those of straight lines through the errors of the outermost bins (least squares), and their
+    variances allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent Covariance Matrix
+    Estimator and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
+
+    :param center: mean prediction of the held-out rows in the outermost bin
+    :param absolute: change of the absolute error when the prediction grows by 1
+    :param absolute_variance: variance of ``absolute``
+    :param squared: change of the squared error when the prediction grows by 1
+    :param squared_variance: variance of ``squared``
+    """
+
+    center: float
+    absolute: float
+    absolute_variance: float
+    squared: float
+    squared_variance: float
+
+
 class LossModel(Model):
     """The errors of a regression model in k bins of predictions. Each bin has about the same number of held-out rows.
 
@@ -98,6 +122,7 @@ class LossModel(Model):
     :param absolute_variance: variance of the absolute errors in each bin, shape (k,)
     :param squared: mean squared error in each bin, shape (k,)
     :param squared_variance: variance of the squared errors in each bin, shape (k,)
+    :param tails: the lower and the upper end; empty in profiles of early versions, and with a single bin
     """
 
     kind: Literal["loss"] = "loss"
@@ -107,6 +132,7 @@ class LossModel(Model):
     absolute_variance: list[float]
     squared: list[float]
     squared_variance: list[float]
+    tails: list[Tail] = Field(default_factory=list)
 
     @property
     def cells(self) -> int:
@@ -199,6 +225,34 @@ def _losses(held_out: Outcomes) -> LossModel | None:
         absolute_variance=variances[0].tolist(),
         squared=means[1].tolist(),
         squared_variance=variances[1].tolist(),
+        tails=[_tail(held_out.score, losses, bin_of, outer) for outer in _outer_bins(len(rows))],
+    )
+
+
+def _outer_bins(bins: int) -> list[list[int]]:
+    """Return the bins at the lower and at the upper end, each beginning with the outermost; empty with a single bin."""
+    if bins < 2:
+        return []
+    width = min(_TAIL_BINS, bins)
+    return [list(range(width)), list(range(bins - 1, bins - 1 - width, -1))]
+
+
+def _tail(score: Floats, losses: Floats, bin_of: Integers, outer: list[int]) -> Tail:
+    inside, outermost = np.isin(bin_of, outer), bin_of == outer[0]
+    place = score[inside] - score[inside].mean()
+    spread = float(np.square(place).sum())
+    slopes, variances = np.zeros(2), np.zeros(2)
+    if spread > 0:
+        centred = losses[inside] - losses[inside].mean(axis=0)
+        slopes = place @ centred / spread
+        rest = centred - np.outer(place, slopes)
+        variances = np.square(place) @ np.square(rest) / spread**2
+    return Tail(
+        center=float(score[outermost].mean()),
+        absolute=float(slopes[0]),
+        absolute_variance=float(variances[0]),
+        squared=float(slopes[1]),
+        squared_variance=float(variances[1]),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.profiles.calibration import Calibration
 from airflow_mlops.profiles.columns.base import Counter
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn, CategoricalCounter, category_kind
@@ -62,6 +63,8 @@ class ModelProfile(Model):
     :param segments: losses of the held-out rows by segment
     :param importance: each feature's share of the total permutation importance on the held-out rows, from 0 to 1; empty
         if unknown
+    :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric. Monitoring compares a window
+        with them. A metric that cannot be measured on logged predictions has no interval
     """
 
     features: Profile
@@ -72,6 +75,7 @@ class ModelProfile(Model):
     multivariate: Reconstruction | None = None
     segments: SegmentLosses | None = None
     importance: dict[str, float] = Field(default_factory=dict)
+    intervals: dict[str, Interval] = Field(default_factory=dict)
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

@@ -299,6 +299,22 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     return result
 
 
+def odds_ratio(first: float, second: float) -> float:
+    """Compute the ratio of the larger to the smaller odds of two shares.
+
+    The odds of a share are the share divided by the remaining share. A ratio measures changes of rare and of frequent
+    events alike: both 1% to 2% and 98% to 99% have a ratio of 2.
+
+    :param first: a share from 0 to 1
+    :param second: a share from 0 to 1
+    :return: a ratio of at least 1; infinite if one of the shares alone is 0 or 1
+    """
+    low, high = sorted(min(1.0, max(0.0, share)) for share in (first, second))
+    if low == high:
+        return 1.0
+    return high * (1 - low) / (low * (1 - high)) if low * (1 - high) > 0 else math.inf
+
+
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
     """Compute the permutation p-value of a statistic.
 

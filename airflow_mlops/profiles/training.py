@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
+from airflow_mlops.metrics.catalog import REALISED, is_custom
+from airflow_mlops.metrics.intervals import Interval, mean
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.realised import outcomes
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
 from airflow_mlops.profiles import multivariate, segments
 from airflow_mlops.profiles.calibration import calibrate
 from airflow_mlops.profiles.labels import labels
@@ -19,6 +25,12 @@ from airflow_mlops.profiles.profile import ModelProfile, profile
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+
+CONFIDENCE = 0.95
+"""Confidence of the intervals of the metrics on the held-out rows."""
+
+BIAS = "bias"
+"""Name of the mean error among the intervals of the profile."""
 
 Read = Callable[[], Iterable[pa.RecordBatch]]
 
@@ -57,4 +69,21 @@ def model_profile(
         multivariate=multivariate.learn(training(), features.columns, held_out()) if held_out is not None else None,
         segments=segments.held_out(segments.cut(features.columns), contract, (held_out or training)(), known),
         importance=dict(importance),
+        intervals=_intervals(contract, known),
     )
+
+
+def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
+    """Return the intervals of the metrics of the model that monitoring can measure, by metric.
+
+    :param known: labelled predictions of the held-out rows
+    """
+    found = {}
+    for metric in contract.metrics:
+        if metric in REALISED[contract.task] or is_custom(metric):
+            with suppress(UnmeasurableError):
+                found[metric] = measure(metric, known, CONFIDENCE, contract.task)
+    if contract.task != "multiclass" and known.rows:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[BIAS] = mean(known.score - known.truth, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
+    return {metric: item for metric, item in found.items() if math.isfinite(item.low) and math.isfinite(item.high)}

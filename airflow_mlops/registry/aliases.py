@@ -32,6 +32,8 @@ LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
 # Tag of a foreign version (not trained by TrainOperator): the SHA-256 of its valid model contract
 # (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
+# Tag of a version: the number of models from which an evaluation selected on the held-out rows of the version's training.
+COMPARED_TAG = "mlops.compared"
 # Tag of the registered model while its aliases are being moved: the number of the ledger entry.
 MOVING_TAG = "mlops.moving"
 # Time that a delayed task needs to repair the alias, in seconds.

@@ -20,9 +20,10 @@ from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.models import contracts, importance
 from airflow_mlops.models.explanation import FILE, FOLDER, Explanation
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
-from airflow_mlops.models.training_data import TRAIN
+from airflow_mlops.models.training_data import TEST, TRAIN
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import with_watched_columns
+from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.registry.verdict import Verdict
@@ -75,6 +76,24 @@ def keep_contract(
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     return contracts.write(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
+
+
+def tag_compared(client: MlflowClient, item: Measured, compared: Compared) -> None:
+    """Store with a version the number of models that were compared on the held-out rows of its training.
+
+    The best of several models is partly the luckiest one, so monitoring corrects the metrics at training for this number.
+    Nothing is stored if the models were compared on rows other than those of the version's metrics at training.
+
+    :raises RegistryError: MLflow cannot be used
+    """
+    candidate, data = item.candidate, compared.data
+    trained = not isinstance(candidate.model, PyfuncModel)
+    if trained and (candidate.contract.dataset_id, TEST) != (data.dataset.manifest.id, data.part):
+        return
+    models = len(compared.candidates) + (compared.measured_champion is not None)
+    ref = candidate.ref
+    with registry_errors(f"{ref} cannot be tagged"):
+        client.set_model_version_tag(ref.model, str(ref.version), COMPARED_TAG, str(models))
 
 
 def log(

@@ -93,6 +93,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     for item in compared.candidates:
         # What is stored with the champion says why it was promoted.
         if item.candidate.ref != compared.champion:
+            evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(
                 client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref]
             )

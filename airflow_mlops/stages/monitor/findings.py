@@ -63,6 +63,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         code_version=champion.code_version,
         performance=realised.performance,
         unmeasured=realised.unmeasured,
+        bias=realised.bias,
         estimated=measured.estimated.performance,
         challenger=measured.challenger,
         label_delay=measured.label_delay,

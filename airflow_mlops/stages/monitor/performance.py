@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
+from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.catalog import REALISED, is_custom
-from airflow_mlops.performance import estimation
-from airflow_mlops.performance.findings import Performance
+from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom
+from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.performance import at_training, estimation
+from airflow_mlops.performance.bias import bias
+from airflow_mlops.performance.findings import Bias, Performance
 from airflow_mlops.policy.checks import immature_labels, outside_estimate
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
-from airflow_mlops.profiles.calibration import LossModel, ProbabilityCalibration
+from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Realised:
     :param coverage: share of the predictions that have a label
     :param performance: the metric with a confidence interval; ``None`` if the metric was not measured
     :param unmeasured: why performance was not measured or cannot be judged; ``None`` if performance can be judged
+    :param bias: mean error of the predictions; ``None`` if it was not measured
     :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if the labels
         are complete
     :param notes: further remarks, one sentence each
@@ -35,6 +46,7 @@ class Realised:
     coverage: float | None = None
     performance: Performance | None = None
     unmeasured: str | None = None
+    bias: Bias | None = None
     immature: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -56,12 +68,13 @@ class Estimated:
     notes: list[str] = field(default_factory=list)
 
 
-def realised(check: Check, contract: ModelContract) -> Realised:
+def realised(check: Check, reference: TrainingReference) -> Realised:
     """Measure realised performance, and check whether there are enough labels to judge performance.
 
-    :param contract: the contract of the version that made the predictions
+    :param reference: the training reference of the version that made the predictions
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
     """
+    contract = reference.contract
     policy, metric = check.policy, _metric(check.policy, contract)
     young = immature_labels(policy, check.window, check.created)
     without = young or _too_few(0, 0.0, policy)
@@ -71,6 +84,8 @@ def realised(check: Check, contract: ModelContract) -> Realised:
         outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
+    if policy.groups is not None:
+        outcomes = replace(outcomes, groups=_clusters(check, contract, policy.groups))
     labelled = outcomes.rows + outcomes.skipped
     coverage = labelled / check.rows
     notes = []
@@ -83,20 +98,28 @@ def realised(check: Check, contract: ModelContract) -> Realised:
             f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
         )
     reason = young or _too_few(outcomes.rows, coverage, policy)
-    performance = None
+    performance, trained = None, reference.profile.intervals.get(BIAS)
     try:
         estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        performance = _performance(policy, metric, estimate, contract, outcomes.rows)
+        # The held-out rows come from the same clusters, so their interval is too narrow by as much.
+        effect = 1.0 if outcomes.groups is None else design(metrics.losses(metric, outcomes), outcomes.groups).effect
+        performance = _performance(policy, metric, estimate, reference, outcomes.rows, math.sqrt(effect))
         if performance.reference is None:
             reason = reason or f"{metric} was not measured at training"
+        elif performance.reference_low is None:
+            notes.append(
+                f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
+                f"{reference.version}."
+            )
     return Realised(
         labelled=labelled,
         coverage=coverage,
         performance=performance,
         unmeasured=reason,
+        bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
     )
@@ -104,26 +127,27 @@ def realised(check: Check, contract: ModelContract) -> Realised:
 
 def estimated(
     check: Check,
-    contract: ModelContract,
-    calibration: ProbabilityCalibration | LossModel | None,
+    reference: TrainingReference,
     judged: Performance | None,
 ) -> Estimated:
     """Estimate performance from the scores without labels, and compare the estimate with realised performance.
 
-    :param calibration: the relation between scores and labels on the held-out split part, from the profile of the
-        version; ``None`` if the profile has no calibration
+    :param reference: the training reference of the version that made the predictions. Its profile has the relation
+        between scores and labels on the held-out split part
     :param judged: realised performance; ``None`` if performance cannot be judged. With realised performance, the
         estimate covers the labelled rows only
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
     """
+    contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
-        if is_custom(metric):
+        if metric not in ESTIMATED:
             raise metrics.UnmeasurableError(
-                f"{metric} needs labels, because only built-in metrics can be estimated from the scores"
+                f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "
+                "estimated from the scores"
             )
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
@@ -134,7 +158,7 @@ def estimated(
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
     except metrics.UnmeasurableError as error:
         return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
-    performance = _performance(policy, metric, estimate, contract, scores.total)
+    performance = _performance(policy, metric, estimate, reference, scores.total)
     if judged is None:
         return Estimated(performance, [])
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
@@ -164,6 +188,15 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     return metric
 
 
+def _clusters(check: Check, contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
+    if not check.has_columns(column):
+        raise SpecError(
+            f"policy.groups={column!r} is not a column of the predictions. Keep this column in the scored dataset, for "
+            "example as a key, or set another column."
+        )
+    return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
+
+
 def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
     """Return a clause that explains why there are too few labels to judge performance; ``None`` if there are enough."""
     if not labels:
@@ -176,14 +209,19 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: metrics.Interval, contract: ModelContract, rows: int
+    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, wider: float = 1.0
 ) -> Performance:
+    value = reference.contract.metrics.get(metric)
+    trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
     return Performance(
         metric=metric,
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
-        reference=contract.metrics.get(metric),
+        reference=value,
+        reference_low=trained.value - wider * (trained.value - trained.low) if trained is not None else None,
+        reference_high=trained.value + wider * (trained.high - trained.value) if trained is not None else None,
+        compared=reference.compared,
         labels=rows,
         greater_is_better=policy.greater_is_better,
     )

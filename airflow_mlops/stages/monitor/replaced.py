@@ -53,7 +53,7 @@ def _unknown(check: Check, error: MLOpsError) -> VersionFindings:
 
 
 def _findings(check: Check, reference: TrainingReference) -> VersionFindings:
-    realised = performance.realised(check, reference.contract)
+    realised = performance.realised(check, reference)
     current = columns.window_profile(check, reference, [])
     baselines = references.baselines(Reference(), check, reference, current)
     drift = columns.measure(check, reference, current, baselines, judge_labels=False)

@@ -97,6 +97,8 @@ def metrics(findings: Findings) -> dict[str, float]:
                 f"{prefix}{performance.metric}_high": performance.high,
                 f"{prefix}{performance.metric}_reference": performance.reference,
             }
+    if (bias := findings.bias) is not None:
+        numbers |= {"bias": bias.value, "bias_low": bias.low, "bias_high": bias.high, "bias_reference": bias.reference}
     if findings.label_delay is not None:
         numbers |= {f"label_delay_{name}": days for name, days in findings.label_delay}
     return {name: value for name, value in numbers.items() if value is not None}

@@ -122,13 +122,13 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         predictions, because neither depends on the version
     :param reference: the training reference of the version
     """
-    realised = performance.realised(check, reference.contract)
+    realised = performance.realised(check, reference)
     # The profiles of shards mix the scores of all versions.
     current = columns.window_profile(check, reference, spec.profiles if check.version is None else [])
     baselines = references.baselines(spec.reference, check, reference, current)
     references.keep(check.store, check.model, check.window, reference.version, current)
     drift = columns.measure(check, reference, current, baselines, judge_labels=realised.immature is None)
-    estimated = performance.estimated(check, reference.contract, reference.profile.calibration, realised.judged)
+    estimated = performance.estimated(check, reference, realised.judged)
     return Measurements(
         scored_by=reference.version,
         rows=check.rows,

@@ -92,6 +92,9 @@ def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: flo
             verdict = "equal"
         elif math.isclose(first, second, rel_tol=tolerance):
             verdict = "within tolerance"
+        elif name not in then:
+            # The version of this package that trained the model did not have this metric yet.
+            verdict = "noted"
         yield Comparison(what=f"metric {name}", then=repr(first), now=repr(second), verdict=verdict)
 
 

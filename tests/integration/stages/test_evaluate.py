@@ -14,6 +14,7 @@ from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.models import contracts
 from airflow_mlops.registry.versions import download
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import candidates as evaluate_candidates
@@ -90,6 +91,26 @@ def test_the_champion_is_measured_on_the_same_rows(client, context, make):
     assert again.for_candidate(champion).gates[1].improvement == 0
     gates = [{"metric": "roc_auc", "better_than_champion_by": -0.001}]
     assert judge(context, champion, worse, gates=gates).verdict.winner == champion
+
+
+def test_a_version_remembers_from_how_many_models_it_was_selected(client, context, make):
+    dataset = training_set(context.store)
+    champion, weak, good = make(dataset, (2, 1)), make(dataset, WEAK), make(dataset, GOOD)
+
+    def compared(ref) -> int:
+        return contracts.read(client, context.store, ref).compared
+
+    assert compared(good) == 1
+    judge(context, weak, good)
+    assert (compared(weak), compared(good)) == (2, 2)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    judge(context, champion, weak, good)
+    # Three candidates, and the champion once more. What is known about the champion stays.
+    assert (compared(champion), compared(weak), compared(good)) == (1, 4, 4)
+    # On other rows than those of the metrics at training, nothing is selected by these metrics.
+    other = training_set(context.store, name="other")
+    judge(context, good, dataset=other)
+    assert compared(good) == 4
 
 
 def test_a_candidate_that_fails_a_gate_cannot_win(context, make):

@@ -16,7 +16,9 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.performance.difference import difference
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.policy.wording import number
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
@@ -109,6 +111,41 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
     assert "2013-05: roc_auc" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert len(store.keys(f"reports/{champion.model}")) == 4
+
+
+def test_the_report_says_the_interval_of_the_difference_corrected_for_the_selection(store, champion, client, tmp_path):
+    def checked() -> Report:
+        watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
+        return stored(store, champion, "2013-04")
+
+    outcomes(store, champion, "2013-04", flights(seed=2))
+    alone = checked()
+    assert alone.performance.reference_low < 0.86 < alone.performance.reference_high
+    assert alone.performance.compared == 1
+    client.set_model_version_tag(champion.model, str(champion.version), "mlops.compared", "5")
+    among = checked()
+    assert among.performance.compared == among.estimated.compared == 5
+    (low, high), (lower, higher) = (difference(item.performance, 0.95) for item in (alone, among))
+    assert lower < low < high < higher
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    for text in (among.verdict.reason, page):
+        assert f"difference {number(lower)} to {number(higher)}, corrected for 5 compared models" in text
+
+
+def test_rows_of_one_group_are_not_independent(store, champion):
+    # Ten copies of each flight say no more than one.
+    once = flights(200, seed=2)
+    copies = pa.concat_tables([once] * 10).set_column(0, "flight", pa.array(np.arange(2_000)))
+    made = outcomes(store, champion, "2013-04", copies)
+    watch(store, champion, made)
+    alone = stored(store, champion, "2013-04").performance
+    watch(store, champion, made, groups="distance")
+    grouped = stored(store, champion, "2013-04").performance
+    assert grouped.value == alone.value
+    assert (grouped.high - grouped.low) / (alone.high - alone.low) == pytest.approx(10**0.5, rel=0.15)
+    assert grouped.reference_low < alone.reference_low
+    with pytest.raises(SpecError, match="policy.groups='customer' is not a column"):
+        watch(store, champion, made, groups="customer")
 
 
 def test_the_report_has_the_segment_and_the_change_point_of_worse_performance(store, champion):
@@ -257,9 +294,9 @@ def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
     assert watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2))).decision == "healthy"
     assert stored(store, champion, "2013-04").loss is None
     assert {drift.importance for drift in stored(store, champion, "2013-04").features} == {None}
-    assert stored(store, champion, "2013-04").notes == [
-        f"{noted}the profile of the version has no calibration of its scores."
-    ]
+    exact, estimate = stored(store, champion, "2013-04").notes
+    assert "ROC AUC at training counts as exact" in exact
+    assert estimate == f"{noted}the profile of the version has no calibration of its scores."
 
 
 def test_performance_is_not_judged_within_the_grace_period(store, champion):

@@ -39,6 +39,7 @@ def test_every_metric_of_a_binary_task_by_hand():
             "brier": np.mean([0.01, 0.36, 0.36, 0.01]),
             "ece": np.mean([0.1, 0.6, 0.6, 0.1]),
             "accuracy": 0.5,
+            "balanced_accuracy": 0.5,
             "f1": 0.5,
             "precision": 0.5,
             "recall": 0.5,
@@ -57,6 +58,7 @@ def test_every_metric_of_a_multiclass_task_by_hand():
     assert found == pytest.approx(
         {
             "accuracy": 0.75,
+            "balanced_accuracy": np.mean([1, 1, 0.5]),
             "f1_macro": np.mean([2 / 3, 1, 2 / 3]),
             "log_loss": -np.mean(np.log([0.8, 0.7, 0.3, 0.8])),
             "roc_auc_ovr": 1.0,
@@ -175,7 +177,7 @@ def test_a_predicted_class_outside_the_data_is_an_error_of_the_model():
     predicted = np.array(["a", "b", "z", 3], dtype=object)
     found = compute("multiclass", truth, predicted, [0] * 4, None, ["a", "b"])
     # "z" and 3 are classes of their own with an F1 of 0.
-    assert found == pytest.approx({"accuracy": 0.5, "f1_macro": (2 / 3 + 2 / 3 + 0 + 0) / 4})
+    assert found == pytest.approx({"accuracy": 0.5, "balanced_accuracy": 0.5, "f1_macro": (2 / 3 + 2 / 3 + 0 + 0) / 4})
     with pytest.raises(EvaluationError, match="predicted the label 'z'"):
         compute("binary", truth, np.array(["a", "b", "z", "a"], dtype=object), [0.1, 0.9, 0.9, 0.1], None, ["a", "b"])
 

@@ -63,6 +63,7 @@ def test_binary_metrics_are_those_of_scikit_learn(data):
         "log_loss": metrics.log_loss(positive, score, labels=[False, True]),
         "brier": metrics.brier_score_loss(positive, score),
         "accuracy": metrics.accuracy_score(positive, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(positive, predicted),
         "f1": metrics.f1_score(positive, predicted, **options),
         "precision": metrics.precision_score(positive, predicted, **options),
         "recall": metrics.recall_score(positive, predicted, **options),
@@ -82,6 +83,7 @@ def test_multiclass_metrics_are_those_of_scikit_learn(data):
     found = Rows("multiclass", codes, predicted, shares)
     expected = {
         "accuracy": metrics.accuracy_score(codes, predicted),
+        "balanced_accuracy": np.mean([(predicted == codes)[codes == code].mean() for code in np.unique(codes)]),
         "f1_macro": metrics.f1_score(codes, predicted, average="macro", zero_division=0),
         "log_loss": metrics.log_loss(codes, shares, labels=range(4)),
         "roc_auc_ovr": np.mean([metrics.roc_auc_score(codes == code, shares[:, code]) for code in np.unique(codes)]),

@@ -228,3 +228,38 @@ def test_a_calibration_is_small_json_and_missing_in_older_profiles():
         assert ModelProfile.model_validate_json(text).calibration == known
         assert len(text) < 12_000
     assert ModelProfile.model_validate({"features": empty, "scores": empty}).calibration is None
+
+
+def regression(random: np.random.Generator, rows: int, shift: float) -> Outcomes:
+    """Predictions whose errors grow with the prediction."""
+    value = random.normal(shift, 1, rows)
+    return Outcomes(value + random.normal(size=rows) * np.exp(value / 4), value, np.zeros(rows, bool))
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+def test_the_interval_of_a_regression_covers_windows_that_moved_beyond_the_held_out_predictions(metric):
+    random, held, windows = np.random.default_rng(0), 0, 0
+    for _ in range(30):
+        known = calibrate("regression", regression(random, 5_000, 0.0))
+        for shift in (0.0, 1.0, 1.5):
+            window = regression(random, 5_000, shift)
+            found = estimate(metric, collect([window.score], known), known, 0.95)
+            held += found.low <= measure(metric, window, 0.95).value <= found.high
+            windows += 1
+    assert held >= 0.9 * windows
+
+
+def test_a_loss_model_of_an_early_version_has_no_tails_and_gives_the_same_estimate_for_the_same_predictions():
+    held_out = regression(np.random.default_rng(1), 20_000, 0.0)
+    known = calibrate("regression", held_out)
+    early = LossModel.model_validate({**known.model_dump(), "tails": []})
+    new, old = (estimate("rmse", collect([held_out.score], model), model, 0.95) for model in (known, early))
+    assert new.value == pytest.approx(old.value)
+    assert (new.low, new.high) == pytest.approx((old.low, old.high))
+    # Larger predictions have larger errors, which a mean over the outermost bin does not show.
+    moved = [held_out.score + 1.5]
+    assert estimate("rmse", collect(moved, known), known, 0.95).value > (
+        1.01 * estimate("rmse", collect(moved, early), early, 0.95).value
+    )
+    # A single bin has no ends.
+    assert calibrate("regression", regression(np.random.default_rng(2), 60, 0.0)).tails == []

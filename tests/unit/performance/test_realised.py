@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
-from airflow_mlops.metrics.ranks import area
-from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
+from airflow_mlops.metrics.ranks import area, precision_of_others
+from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure, outcomes
 
 
 def contract(task: str = "binary", classes: list | None = None, positive=True) -> ModelContract:
@@ -89,6 +89,99 @@ def test_metrics_equal_those_of_scikit_learn():
     numbers = found(random.normal(size=500), p, np.zeros(500, bool))
     squared = metrics.mean_squared_error(numbers.truth, p)
     assert measure("rmse", numbers, 0.95).value == pytest.approx(math.sqrt(squared))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=60), st.integers(1, 8))
+@settings(deadline=None)
+def test_metrics_of_a_rare_class_are_those_of_scikit_learn(rows, threshold):
+    from sklearn import metrics
+
+    truth, score = np.array([row[0] for row in rows]), np.array([row[1] / 8 for row in rows])
+    predicted = score >= threshold / 8
+    one = found(truth, score, predicted == truth)
+    expected = {
+        "average_precision": lambda: metrics.average_precision_score(truth, score),
+        "balanced_accuracy": lambda: metrics.balanced_accuracy_score(truth, predicted),
+        "f1": lambda: metrics.f1_score(truth, predicted),
+        "precision": lambda: metrics.precision_score(truth, predicted),
+        "recall": lambda: metrics.recall_score(truth, predicted),
+    }
+    for metric, value in expected.items():
+        undefined = not predicted.any() if metric == "precision" else truth.all() or not truth.any()
+        if undefined:
+            with pytest.raises(UnmeasurableError):
+                measure(metric, one, 0.95)
+            continue
+        interval = measure(metric, one, 0.95)
+        assert interval.value == pytest.approx(value(), abs=1e-9)
+        assert 0 <= interval.low <= interval.value + 1e-9
+        assert interval.value - 1e-9 <= interval.high <= 1
+        # The losses of the rows average to 1 minus the metric, so segments add up to it.
+        assert losses(metric, one).mean() == pytest.approx(1 - interval.value, abs=1e-6)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=60))
+@settings(deadline=None)
+def test_metrics_of_several_classes_are_those_of_scikit_learn(rows):
+    from sklearn import metrics
+
+    codes = np.array(rows).T
+    right = codes[0] == codes[1]
+    one = Outcomes(right, np.zeros(len(rows)), right, codes=codes)
+    recalls = [right[codes[0] == code].mean() for code in np.unique(codes[0])]
+    expected = {
+        "balanced_accuracy": np.mean(recalls),
+        "f1_macro": metrics.f1_score(*codes, average="macro", zero_division=0),
+    }
+    for metric, value in expected.items():
+        interval = measure(metric, one, 0.95, "multiclass")
+        assert interval.value == pytest.approx(value)
+        assert 0 <= interval.low <= interval.value + 1e-9
+        assert interval.value - 1e-9 <= interval.high <= 1
+        assert losses(metric, one).mean() == pytest.approx(1 - interval.value, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["average_precision", "balanced_accuracy", "f1", "precision", "recall"])
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+def test_the_interval_covers_for_a_rare_class(metric, rate):
+    random = np.random.default_rng(3)
+
+    def draw(rows: int) -> Outcomes:
+        truth = random.random(rows) < rate
+        score = random.normal(size=rows) + 2 * truth
+        return found(truth, score, (score > 1.5) == truth)
+
+    true = measure(metric, draw(1_000_000), 0.95).value
+    held = sum(one.low <= true <= one.high for one in (measure(metric, draw(500), 0.95) for _ in range(300)))
+    # 285 expected, with a standard deviation of 3.8.
+    assert held >= 0.93 * 300
+
+
+def test_average_precision_of_others_has_less_bias():
+    random, rows, biased, corrected = np.random.default_rng(5), 400, [], []
+    for _ in range(400):
+        truth = np.arange(rows) < 8
+        score = random.normal(size=rows) + truth
+        biased.append(measure("average_precision", found(truth, score), 0.95).value)
+        corrected.append(precision_of_others(truth, score))
+    truth = np.arange(400_000) < 8_000
+    true = measure("average_precision", found(truth, random.normal(size=400_000) + truth), 0.95).value
+    assert np.mean(biased) - true > 0.03
+    assert abs(np.mean(corrected) - true) < 0.5 * (np.mean(biased) - true)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro"])
+def test_the_interval_covers_for_several_classes(metric):
+    random = np.random.default_rng(4)
+
+    def draw(rows: int) -> Outcomes:
+        codes = random.choice(3, rows, p=[0.8, 0.15, 0.05])
+        predicted = np.where(random.random(rows) < 0.75, codes, random.choice(3, rows))
+        return Outcomes(codes == predicted, np.zeros(rows), codes == predicted, codes=np.stack([codes, predicted]))
+
+    true = measure(metric, draw(1_000_000), 0.95, "multiclass").value
+    drawn = (measure(metric, draw(400), 0.95, "multiclass") for _ in range(300))
+    assert sum(one.low <= true <= one.high for one in drawn) >= 0.93 * 300
 
 
 def test_only_labelled_rows_count_and_nan_is_not_a_label():

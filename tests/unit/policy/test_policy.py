@@ -14,7 +14,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift, Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference, Reference
-from airflow_mlops.performance.findings import LossChange, MeanLoss, Performance, Segment
+from airflow_mlops.performance.findings import Bias, LossChange, MeanLoss, Performance, Segment
 from airflow_mlops.policy.checks import immature_labels, is_worse, missed_estimate
 from airflow_mlops.policy.findings import ActiveTrigger, Arrivals, Findings, Limit, RetrainingPlan, Verdict
 from airflow_mlops.policy.retraining import triggers
@@ -228,11 +228,11 @@ def test_drift_of_the_joint_distribution_is_watched():
     assert decide(findings(multivariate=drift(0.01, "reconstruction error"))).decision == "healthy"
 
 
-def test_drifted_labels_are_watched_and_do_not_hide_concept_drift_as_drifted_inputs_do():
+def test_drifted_labels_and_inputs_are_watched_and_do_not_hide_concept_drift():
     assert decide(findings(label=drift(0.3, "label"))).headline.startswith("Labels drifted (effect 0.3)")
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     assert "concept drift" in decide(findings(**fallen, label=drift(0.3, "label"))).reason
-    assert "concept drift" not in decide(findings(**fallen, multivariate=drift(0.3, "reconstruction error"))).reason
+    assert "concept drift" in decide(findings(**fallen, multivariate=drift(0.3, "reconstruction error"))).reason
 
 
 def test_broken_columns_are_named_whatever_is_decided():
@@ -319,6 +319,7 @@ def test_a_drop_without_drift_points_to_concept_drift():
     assert "relation between features and label has therefore probably changed (concept drift)" in estimate()
     for moved in ({"features": [drift(0.9)]}, {"prediction": drift(0.9, "score")}):
         assert "The inputs drifted, but this does not explain the drop" in estimate(**moved)
+        assert "(concept drift)" in estimate(**moved)
 
 
 @pytest.mark.parametrize(
@@ -350,13 +351,31 @@ def test_drift_against_other_windows_than_training_names_them():
     assert "need a different value to match 2012-04;" in decide(findings(features=[moved])).reason
     mixed = decide(findings(features=[moved, drift(0.9, "wind")])).reason
     assert "2 features drifted: temp and wind (largest effect 0.9: temp)" in mixed
-    # Inputs that are as they were last month may have drifted since training.
+    # Inputs that are as they were last month may have drifted since training, which the estimate takes into account.
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     same = decide(findings(**fallen, features=[calm])).reason
     assert "0.690 to 0.710. The inputs have not drifted against 2012-04." in same
     different = decide(findings(**fallen, features=[calm, drift(0.01, "wind")])).reason
     assert "0.690 to 0.710. The inputs have not drifted." in different
-    assert "concept drift" not in same + different
+    assert "(concept drift)" in same
+    assert "(concept drift)" in different
+
+
+def test_a_significant_bias_is_named_whatever_is_decided():
+    def bias(**fields) -> Bias:
+        known = {"value": -3.2, "low": -3.6, "high": -2.8, "reference": 0.1, "labels": 100, "significant": True}
+        return Bias(**{**known, **fields})
+
+    for performance, decision in ((auc(0.7), "healthy"), (auc(0.6), "retrain")):
+        verdict = decide(findings(performance=performance, bias=bias()))
+        assert verdict.decision == decision
+        (named,) = [detail for detail in verdict.details if "on average" in detail]
+        assert "too low" in named
+        assert "-3.200 (95% interval -3.600 to -2.800, 0.100 on the held-out part" in named
+    for fields in ({"significant": False}, None):
+        found = None if fields is None else bias(**fields)
+        assert "on average" not in decide(findings(bias=found)).reason
+    assert "on average" not in decide(findings(bias=bias(), **UNJUDGED)).reason
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def segment_section(report: Report) -> SegmentSection | None:
     largest = max(max(found.loss.high, found.reference.high) for found in report.segments)
     higher_is_better = METRICS[loss.metric].higher_is_better
     return SegmentSection(
-        loss=LOSSES[loss.metric] + (" (each row counts by its influence)" if loss.metric == "roc_auc" else ""),
+        loss=LOSSES[loss.metric]
+        + (" (each row counts by its influence)" if LOSSES[loss.metric].startswith("1 - ") else ""),
         reference=f"{loss.reference:.4f}",
         value=f"{loss.value:.4f}",
         min_rise=f"{loss.min_rise:.3g}" if higher_is_better else f"{loss.min_rise:.1%} of its value at training",

@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
-from airflow_mlops.performance.findings import Performance
+from airflow_mlops.performance.difference import difference
+from airflow_mlops.performance.findings import Bias, Performance
 from airflow_mlops.policy.checks import limit, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.wording import capitalized, metric_name, number
@@ -80,6 +81,8 @@ def _figures(report: Report) -> list[Figure]:
         if found.reference is not None:
             name = f"{capitalized(metric)} at training"
             figures.append(Figure(name, number(found.reference), _expected(found, found.reference, report)))
+    if (bias := report.bias) is not None:
+        figures.append(Figure("Bias", number(bias.value), _bias(bias, report)))
     if (found := report.estimated) is not None:
         outside = missed_estimate(report)
         checked = (
@@ -110,10 +113,25 @@ def _interval(found: Performance, report: Report) -> str:
     return f"{report.policy.confidence:.0%} interval {number(found.low)} to {number(found.high)}"
 
 
+def _bias(bias: Bias, report: Report) -> str:
+    what = "mean score minus share of positive labels" if bias.of_probabilities else "mean of prediction minus label"
+    trained = f", {number(bias.reference)} at training" if bias.reference is not None else ""
+    interval = f"{report.policy.confidence:.0%} interval {number(bias.low)} to {number(bias.high)}"
+    return f"{what}; {interval}{trained}{'' if bias.significant else '; not significant'}"
+
+
 def _expected(found: Performance, reference: float, report: Report) -> str:
     bound = limit(found, report.policy)
     assert bound is not None
-    return f"{'at least' if bound <= reference else 'at most'} {number(bound)} expected"
+    expected = f"{'at least' if bound <= reference else 'at most'} {number(bound)} expected"
+    change = difference(found, report.policy.confidence)
+    if change is None or found.reference_low is None or found.reference_high is None:
+        return expected
+    interval = (
+        f"{report.policy.confidence:.0%} interval {number(found.reference_low)} to {number(found.reference_high)}"
+    )
+    many = f", corrected for {found.compared} compared models" if found.compared > 1 else ""
+    return f"{interval}; difference {number(change.low)} to {number(change.high)}{many}; {expected}"
 
 
 def _result(drift: Drift) -> str:

@@ -1,0 +1,64 @@
+"""Confidence intervals for clustered rows, such as the thousand orders of one customer, which are not independent.
+
+The variance of a mean is computed from the sums of the rows' influence in each cluster, each as if the cluster had been
+left out (the jackknife over clusters, CR3: R. Bell and D. McCaffrey, "Bias Reduction in Standard Errors for Linear
+Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J. MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust
+Inference: A Guide to Empirical Practice", Journal of Econometrics 232, 2023). Its ratio to the variance with independent
+rows is the design effect (L. Kish, "Survey Sampling", 1965). The quantile is that of Student's t, with the degrees of
+freedom of the effective number of clusters, which is small if a few clusters have most of the rows (A. Carter, K.
+Schnepel and D. Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity", Review of Economics and
+Statistics 99, 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Design(NamedTuple):
+    """How much clusters widen the interval of a mean.
+
+    :param effect: the design effect: variance with clusters, divided by the variance with independent rows; at least 1
+    :param clusters: effective number of clusters: the number of clusters of equal size that have the same variance
+    """
+
+    effect: float
+    clusters: float
+
+    def factor(self, z: float) -> float:
+        """Return the factor by which the interval of independent rows is widened.
+
+        :param z: quantile of the normal distribution, such as 1.96
+        """
+        from scipy import special
+
+        quantile = float(special.stdtrit(max(1.0, self.clusters - 1), special.ndtr(z)))
+        return math.sqrt(self.effect) * quantile / z
+
+
+def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
+    """Measure how much clusters widen the interval of the mean of ``values``.
+
+    :param values: the values, such as losses, shape (n,)
+    :param groups: the number of the cluster of each row, shape (n,)
+    :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
+    """
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    shares = sizes / len(values)
+    if len(sizes) < 2:
+        return Design(math.inf, 1.0)
+    influence = (values - values.mean()) / len(values)
+    by_row = float(np.square(influence).sum())
+    sums = np.bincount(codes, weights=influence)
+    by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
+    effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
+    # Rows of one cluster count as one observation as far as they are alike.
+    alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, len(values) * float(np.square(shares).sum()) - 1)))
+    weights = alike * sizes**2 + (1 - alike) * sizes
+    return Design(effect, float(weights.sum() ** 2 / np.square(weights).sum()))

@@ -1,0 +1,90 @@
+"""Confidence intervals that cover with few rows, few errors, few rows of a class, and skewed losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The value of a metric, and the lower and upper end of its two-sided confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(value: float, rows: float, z: float) -> Interval:
+    """Compute Wilson's interval of a proportion. It stays between 0 and 1 and has a width without errors, too.
+
+    Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
+    Statistical Association 22 (1927).
+
+    :param value: the proportion, from 0 to 1
+    :param rows: number of rows, or the effective number of rows, at least 1
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    middle = (value + z * z / (2 * rows)) / (1 + z * z / rows)
+    spread = z * math.sqrt(value * (1 - value) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
+    return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
+
+
+def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
+    """Compute the interval of an estimate from 0 to 1 that is not a proportion, such as an area under the ROC curve.
+
+    The interval is Wilson's interval with an effective number of rows. That is the number of rows of a proportion with
+    the same variance (E. Korn and B. Graubard, "Confidence Intervals for Proportions With Small Expected Number of
+    Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998). The variance is itself estimated, and with
+    few rows it is often far too small, or 0. The ratio of the variance to the variance of a proportion, which is the
+    largest possible one, is therefore shrunk to 1 with the weight of z**2 rows, the weight of Wilson's own correction.
+
+    :param value: the estimate
+    :param variance: estimated variance of the estimate; infinite or NaN if it is unknown
+    :param rows: number of rows that determine the variance, such as the rows of the rarer class, at least 1
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    most = value * (1 - value) / rows
+    # Without errors, the estimated variance is 0 and says nothing.
+    ratio = variance / most if most > 0 and math.isfinite(variance) else 1.0
+    ratio = (rows * ratio + z * z) / (rows + z * z)
+    return proportion(value, rows / ratio, z)
+
+
+def mean(values: NDArray[np.float64], z: float) -> Interval:
+    """Compute the interval of a mean of skewed values, such as losses.
+
+    The interval of Student's t is corrected for the skewness of the mean (P. Hall, "On the Removal of Skewness by
+    Transformation", Journal of the Royal Statistical Society B 54, 1992). A plain interval of losses ends too low: few
+    large losses decide the mean, and a sample often lacks them.
+
+    :param values: shape (n,)
+    :param z: quantile of the normal distribution, such as 1.96
+    :return: the interval; infinite with fewer than two values
+    """
+    rows, value = len(values), float(values.mean())
+    if rows < 2:
+        return Interval(value, -math.inf, math.inf)
+    spread = float(values.std(ddof=1))
+    if not spread > 0:
+        return Interval(value, value, value) if spread == 0 else Interval(value, -math.inf, math.inf)
+    t = z + (z**3 + z) / (4 * (rows - 1))
+    skewness = float(np.mean(((values - value) / spread) ** 3))
+    ends = (_unskewed(quantile / math.sqrt(rows), skewness, rows) * spread for quantile in (t, -t))
+    low, high = (value - end for end in ends)
+    return Interval(value, low, high)
+
+
+def _unskewed(x: float, skewness: float, rows: int) -> float:
+    """Return the error of a mean, in standard deviations, that Hall's transformation maps to ``x``."""
+    if abs(skewness) < 1e-6:
+        return x
+    return (
+        (math.copysign(abs(inner := 1 + skewness * (x - skewness / (6 * rows))) ** (1 / 3), inner) - 1) * 3 / skewness
+    )

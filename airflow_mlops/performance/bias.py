@@ -1,0 +1,62 @@
+"""Measure the bias of predictions: whether they are too high or too low on average."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.metrics import intervals
+from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.realised import Outcomes
+from airflow_mlops.performance.findings import Bias
+from airflow_mlops.performance.thresholds import PerformanceThresholds
+from airflow_mlops.profiles.significance import odds_ratio
+
+LARGE_ODDS_RATIO = 1.5
+"""A bias of probabilities also matters if the odds of the mean score differ by this factor from those of the labels."""
+
+
+def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:
+    """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
+
+    A bias is significant if its interval excludes 0 and it is large enough to matter. A bias of a regression matters if
+    the RMSE without the bias, which is the standard deviation of the errors, is lower by more than ``tolerance``. A bias
+    of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score and of the share of positive
+    labels differ by a factor of at least 1.5. The second rule counts for rare classes.
+
+    :param outcomes: the labelled predictions
+    :param thresholds: ``confidence`` and ``tolerance`` are used here
+    :param reference: mean error on the held-out split part at training; ``None`` if unknown
+    :return: ``None`` for multiclass models, with fewer than two labels, or if the errors are too large
+    """
+    if task == "multiclass" or outcomes.rows < 2:
+        return None
+    errors = outcomes.score - outcomes.truth
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = intervals.mean(errors, NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+        if outcomes.groups is not None:
+            factor = design(errors, outcomes.groups).factor(NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+            value = found.value
+            found = intervals.Interval(
+                value, value - factor * (value - found.low), value + factor * (found.high - value)
+            )
+    if not math.isfinite(found.low + found.high):
+        return None
+    tolerance = thresholds.tolerance
+    if task == "binary":
+        scores, labels = float(outcomes.score.mean()), float(outcomes.truth.mean())
+        large = abs(found.value) > tolerance or odds_ratio(scores, labels) >= LARGE_ODDS_RATIO
+    else:
+        large = math.hypot(found.value, float(errors.std())) > (1 + tolerance) * float(errors.std())
+    return Bias(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        reference=reference,
+        labels=outcomes.rows,
+        of_probabilities=task == "binary",
+        significant=large and (found.low > 0 or found.high < 0),
+    )

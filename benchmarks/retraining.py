@@ -92,6 +92,10 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
     """Simulate a world of one kind."""
     random = np.random.default_rng([seed, rows, sum(map(ord, kind + task))])
     before, after = random.normal(size=(2, FEATURES)) * 0.6
+    # The inputs move orthogonally to the weights, so that the share of the positive class stays.
+    direction = random.normal(size=FEATURES)
+    direction -= before * (direction @ before) / (before @ before)
+    direction *= np.sqrt(FEATURES) / np.linalg.norm(direction)
     periods = []
     changes = {
         "sudden": [CHANGE],
@@ -109,9 +113,9 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
         if kind == "recurring" and (number // 8) % 2:
             weights = after
         if kind in ("seasonal", "calendar"):
-            mean += 0.8 * np.sin(2 * np.pi * number / 12)
+            mean += 0.8 * np.sin(2 * np.pi * number / 12) * direction
         if kind in ("covariate", "covariate harm") and number >= CHANGE:
-            mean += 1.2 if kind == "covariate harm" else 0.7
+            mean += (1.2 if kind == "covariate harm" else 0.7) * direction
         features = random.normal(size=(rows, FEATURES)) + mean
         signal = features @ weights
         if kind == "covariate harm":

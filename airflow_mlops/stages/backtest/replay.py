@@ -27,6 +27,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.types import concatenated
+from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.refitting import Refitted, losses
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import (
@@ -118,7 +119,7 @@ class Replay:
     first: int
     delay: int
     metric: str
-    _trained: dict[int, Trained] = field(default_factory=dict)
+    _trained: dict[int, Trained | None] = field(default_factory=dict)
     _models: dict[tuple[int, int | None], Refitted] = field(default_factory=dict)
     _losses: dict[tuple[int, int | None, int], NDArray[np.float64]] = field(default_factory=dict)
 
@@ -162,9 +163,10 @@ class Replay:
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
                 comparison = self._compare(champion, version, known)
                 earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]
-                if best_gain(comparison, earlier, policy.confidence, policy.min_gain) is not None:
-                    active["challenger"] = "a challenger is better"
-                compared.append((known, comparison))
+                if comparison is not None:
+                    if best_gain(comparison, earlier, policy.confidence, policy.min_gain) is not None:
+                        active["challenger"] = "a challenger is better"
+                    compared.append((known, comparison))
             age = (self._window(number).end - self._window(champion[0]).end) / timedelta(days=1)
             if policy.max_age is not None and age > days(policy.max_age):
                 active["age"] = "the training data are old"
@@ -198,31 +200,38 @@ class Replay:
         empty = self.periods[number].rows.slice(0, 0)
         return concatenated([empty, *tables], "The windows", "Write the windows with the same types.")
 
-    def _challengers(self, number: int) -> Trained:
+    def _challengers(self, number: int) -> Trained | None:
+        """Return the challengers of window ``number``; ``None`` if no loss is defined, such as in a window of one class."""
         if number not in self._trained:
             older: dict[int | None, pa.Table] = {}
             for past in PASTS:
                 rows = self._rows(number, past, own=False)
                 if all(rows.num_rows != other.num_rows for other in older.values()):
                     older[past] = rows
-            self._trained[number] = train(self.fit, self.periods[number].rows, older, self.metric)
+            try:
+                self._trained[number] = train(self.fit, self.periods[number].rows, older, self.metric)
+            except UnmeasurableError:
+                self._trained[number] = None
         return self._trained[number]
 
     def _winner(self, number: int) -> int | None:
-        """Return the past of the challenger with the smallest loss in window ``number``."""
-        found = self._challengers(number).losses
-        return min(found, key=lambda past: float(found[past].mean()))
+        """Return the past of the challenger with the smallest loss in window ``number``; all windows without challengers."""
+        trained = self._challengers(number)
+        return None if trained is None else min(trained.losses, key=lambda past: float(trained.losses[past].mean()))
 
     def _model(self, model: tuple[int, int | None]) -> Refitted:
         if model not in self._models:
             self._models[model] = self.fit(self._rows(*model, own=True))
         return self._models[model]
 
-    def _compare(self, model: tuple[int, int | None], version: int, number: int) -> Comparison:
+    def _compare(self, model: tuple[int, int | None], version: int, number: int) -> Comparison | None:
+        trained = self._challengers(number)
+        if trained is None:
+            return None
         fitted = self._model(model)
         champion = Champion(ModelVersionRef(model=_NAME, version=version, run_id=""), fitted.contract, fitted.predict)
         known = champion_losses(champion, self.periods[number].rows, self.metric)
-        return compare_all(champion.ref, known, self._challengers(number), self.metric)
+        return compare_all(champion.ref, known, trained, self.metric)
 
     def _step(self, number: int, model: tuple[int, int | None], trained: bool = False) -> Step:
         key = (*model, number)

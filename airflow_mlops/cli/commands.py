@@ -11,6 +11,7 @@ import sys
 import uuid
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.cli.simple_table import AirflowConsole
@@ -20,13 +21,15 @@ from airflow.utils.platform import getuser
 from airflow_mlops import __version__
 from airflow_mlops.cli import server
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.core.calls import Provenance, Spec, StepCall
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
     ConnectionUnavailableError,
     DatasetNotFoundError,
     MLOpsError,
     RegistryUnavailableError,
+    SpecError,
+    one_line,
 )
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.core.windows import Window
@@ -182,16 +185,58 @@ def rollback(args: Namespace) -> None:
 @_command
 def reproduce(args: Namespace) -> None:
     """Run ``airflow mlops reproduce MODEL VERSION``, which trains a version again and compares the results."""
+    from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
+
+    fields = {"model": args.model, "version": args.version, "mlflow": {"conn_id": args.mlflow_conn_id}}
+    spec = parse(ReproduceSpec, fields, "The reproduction")
+    result = ReproduceResult.model_validate(_run_step("reproduce", spec, args))
+    AirflowConsole().print_as([item.model_dump() for item in result.comparisons], args.output)
+    print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
+    if not result.reproduced:
+        raise SystemExit(1)
+
+
+@_command
+def backtest(args: Namespace) -> None:
+    """Run ``airflow mlops backtest MODEL``, which replays a retraining policy over the labelled windows of a model."""
+    from airflow_mlops.cli.tables import replayed
+    from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
+
+    fields = {
+        "model": args.model, "version": args.version, "outcomes": args.outcomes, "window": args.window,
+        "delay": args.delay, "policy": _yaml(args.policy), "mlflow": {"conn_id": args.mlflow_conn_id},
+    }  # fmt: skip
+    spec = parse(BacktestSpec, fields, "The backtest")
+    result = BacktestResult.model_validate(_run_step("backtest", spec, args))
+    AirflowConsole().print_as(replayed(result), args.output)
+    print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
+
+
+def _yaml(path: str | None) -> Any:
+    """Read a YAML file; return ``{}`` without a path.
+
+    :raises SpecError: the file cannot be read
+    """
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        return yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"The policy file {path!r} cannot be read: {one_line(error)}.") from None
+
+
+def _run_step(step: str, spec: Spec, args: Namespace) -> dict[str, Any]:
+    """Run a step in a separate process, as an operator would, and return its result."""
     from airflow_mlops.compute import Process
     from airflow_mlops.compute.base import runner_for
     from airflow_mlops.core.connections import environment_name, to_json
-    from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
     store = _store(args)
-    fields = {"model": args.model, "version": args.version, "mlflow": {"conn_id": args.mlflow_conn_id}}
     call = StepCall(
-        step="reproduce",
-        spec=parse(ReproduceSpec, fields, "The reproduction").model_dump(mode="json"),
+        step=step,
+        spec=spec.model_dump(mode="json"),
         store=store.url,
         key=f"results/cli/{uuid.uuid4().hex}.json",
         version=__version__,
@@ -203,14 +248,9 @@ def reproduce(args: Namespace) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path, server.dags_folder()])),
     }
     try:
-        answer = runner_for(Process(sys.executable, environment), _log).run(call, set(), {})
+        return runner_for(Process(sys.executable, environment), _log).run(call, set(), {})
     finally:
         store.delete(call.key)
-    result = ReproduceResult.model_validate(answer)
-    AirflowConsole().print_as([item.model_dump() for item in result.comparisons], args.output)
-    print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
-    if not result.reproduced:
-        raise SystemExit(1)
 
 
 @_command

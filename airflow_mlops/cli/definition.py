@@ -79,6 +79,33 @@ _COMMANDS = (
         ),
     ),
     ActionCommand(
+        name="backtest",
+        help="Replay a retraining policy over the labelled windows of a model",
+        description="Train models on the labelled windows in the artifact store as a retraining policy would have, and compare the "
+        "policy with never retraining, with retraining after every window, and with an oracle that predicts each window with the "
+        "best model trained before it. No DAG runs, and nothing is registered.",
+        func=lazy_load_command("airflow_mlops.cli.commands.backtest"),
+        args=(
+            _MODEL,
+            Arg(
+                ("--version",),
+                type=positive_int(allow_zero=False),
+                help="Version to begin with, whose training set is the first window (default: the champion)",
+            ),
+            Arg(("--policy",), help="YAML file with the retraining policy (default: the default policy)"),
+            Arg(("--window",), help="Replay only windows inside this window, for example 2013-04..2013-12"),
+            Arg(
+                ("--delay",),
+                type=positive_int(allow_zero=True),
+                default=0,
+                help="Number of windows until the labels of a window arrive (default: 0)",
+            ),
+            _OUTCOMES,
+            ARG_OUTPUT,
+            *_COMMON,
+        ),
+    ),
+    ActionCommand(
         name="predictions",
         help="Show the counts, speed, inputs, features, results and realised performance of a model's predictions",
         description="Summarise the prediction log and the labels joined to it. The tables show the number of predictions, speed, inputs, "

@@ -11,6 +11,7 @@ from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary,
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets.overview import Entry, Names
     from airflow_mlops.registry.requests import Answer, RecordedRequest
+    from airflow_mlops.stages.backtest.spec import BacktestResult
 
 Rows = list[dict[str, Any]]
 
@@ -92,6 +93,20 @@ def dataset_rows(found: Iterable[Entry]) -> Rows:
         }
         for item in found
     ]
+
+
+def replayed(result: BacktestResult) -> Rows:
+    """Return one row for each window: the metric and the trainings of each strategy, and the policy's triggers."""
+    rows: list[dict[str, Any]] = []
+    for steps in zip(*(item.steps for item in result.strategies), strict=True):
+        row: dict[str, Any] = {"window": steps[0].window.label}
+        for item, step in zip(result.strategies, steps, strict=True):
+            mark = " *" if step.trained else ""
+            row[f"{result.metric} {item.strategy}"] = f"{step.value:.4g}{mark}"
+            if item.strategy == "policy":
+                row["triggers"] = ", ".join(step.triggers)
+        rows.append(row)
+    return rows
 
 
 def _feature_row(item: FeatureSummary) -> dict[str, Any]:

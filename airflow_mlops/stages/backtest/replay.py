@@ -18,9 +18,6 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.references import ModelVersionRef
@@ -44,6 +41,7 @@ from airflow_mlops.performance.gains import best_gain, windows_between
 from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.retraining import limited, request_id
 from airflow_mlops.policy.spec import Policy, Trigger
+from airflow_mlops.stages.backtest.spec import Replayed, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,43 +60,6 @@ class Period:
 
     window: Window
     rows: pa.Table
-
-
-class Step(Model):
-    """What one strategy did in one window.
-
-    :param loss: mean loss of the champion in the window
-    :param value: metric of the champion in the window
-    :param trained: whether a model was trained after the window
-    :param triggers: the retraining triggers whose condition was met
-    """
-
-    window: Window
-    loss: float
-    value: float
-    trained: bool = False
-    triggers: list[Trigger] = Field(default_factory=list)
-
-
-class Replayed(Model):
-    """The replay of one strategy.
-
-    :param strategy: ``never``, ``every window``, ``policy`` or ``oracle``
-    :param steps: the monitored windows, in order of time
-    """
-
-    strategy: str
-    steps: list[Step]
-
-    @property
-    def mean_loss(self) -> float:
-        """Return the mean over the windows of the mean loss."""
-        return sum(step.loss for step in self.steps) / len(self.steps)
-
-    @property
-    def trainings(self) -> int:
-        """Return the number of windows after which a model was trained."""
-        return sum(step.trained for step in self.steps)
 
 
 @dataclass

@@ -36,6 +36,7 @@ from airflow_mlops.performance.cross_fitting import PASTS, Champion, cross_fit
 from airflow_mlops.performance.gains import best_gain, windows_between
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
@@ -75,7 +76,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class LabelledRows:
     """Labelled rows with the time of each row, or with the window of all rows.
 
     :param table: the features, and the label in the column ``label``
@@ -126,7 +127,7 @@ def probe(
     if compared and not worse and check.window.start - compared[-1].window.start < policy.probe:
         return Probe()
     try:
-        training = _training(present, trainer, client)
+        training = training_of(present, trainer, client)
         if training is None:
             return Probe()
         contract = stored.contract
@@ -136,7 +137,7 @@ def probe(
             _champion(present, contract, client),
             current,
             _pasts(older, check.window),
-            _metric(check, contract),
+            metric_of(check.policy, contract),
         )
     except UnmeasurableError as error:
         return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
@@ -149,7 +150,7 @@ def probe(
     return Probe(Comparison(**{**dict(comparison), "best": best}))
 
 
-def _training(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
+def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
     """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
 
     :return: ``None`` if TrainOperator did not train the champion
@@ -182,9 +183,10 @@ def _is_trusted(trainer: TrainerSpec) -> bool:
     return isinstance(trainer, TorchTrainerSpec) and trainer.module is None and trainer.dataset is None
 
 
-def _metric(check: Check, contract: ModelContract) -> str:
+def metric_of(policy: Policy, contract: ModelContract) -> str:
+    """Return the metric by which challengers are compared: the policy's metric if it has a loss for each row."""
     known = REALISED[contract.task]
-    return check.policy.metric if check.policy.metric in known else known[0]
+    return policy.metric if policy.metric in known else known[0]
 
 
 def _champion(present: ModelVersionRef, contract: ModelContract, client: MlflowClient) -> Champion:
@@ -198,7 +200,7 @@ def _champion(present: ModelVersionRef, contract: ModelContract, client: MlflowC
     return Champion(present, contract, predict)
 
 
-def _rows(check: Check, contract: ModelContract) -> tuple[list[_Rows], pa.Table]:
+def _rows(check: Check, contract: ModelContract) -> tuple[list[LabelledRows], pa.Table]:
     """Return the labelled rows before the window, and those of the window.
 
     :raises UnmeasurableError: the champion was trained on rows of the window, or rows or columns are absent
@@ -206,7 +208,7 @@ def _rows(check: Check, contract: ModelContract) -> tuple[list[_Rows], pa.Table]
     columns = [*(feature.name for feature in contract.features), LABEL]
     if not check.has_columns(*columns):
         raise UnmeasurableError("the labelled predictions do not have all features")
-    current = [_labelled(dataset, columns) for dataset in check.datasets]
+    current = [labelled(dataset, columns) for dataset in check.datasets]
     try:
         trained = open_dataset(check.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
         window = trained.manifest.window
@@ -214,7 +216,7 @@ def _rows(check: Check, contract: ModelContract) -> tuple[list[_Rows], pa.Table]
             raise UnmeasurableError("the training set of the champion has no time window")
         if window.end > check.window.start:
             raise UnmeasurableError("the champion was trained on rows of this window or later rows")
-        older = [_trained_rows(trained, contract)]
+        older = [trained_rows(trained, contract)]
     except (DatasetNotFoundError, DatasetPurgedError):
         raise UnmeasurableError("the training set of the champion is not in the artifact store") from None
     if window.end < check.window.start:
@@ -224,25 +226,30 @@ def _rows(check: Check, contract: ModelContract) -> tuple[list[_Rows], pa.Table]
         usable = [
             item for item in found if {*columns} <= {*item.manifest.column_names} and item.manifest.purged is None
         ]
-        older += [_Rows(_labelled(item, columns), window=item.window) for item in usable]
+        older += [LabelledRows(labelled(item, columns), window=item.window) for item in usable]
     try:
         whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
     schema = whole.schema
     conformed = [
-        _Rows(concatenated([schema.empty_table(), item.table], "The windows", _FIX), item.times, item.window)
+        LabelledRows(concatenated([schema.empty_table(), item.table], "The windows", _FIX), item.times, item.window)
         for item in older
     ]
     return conformed, concatenated([schema.empty_table(), *current], "The labelled windows", _FIX)
 
 
-def _labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+    """Return ``columns`` of the rows that have a label."""
     table = dataset.table(columns=columns)
     return table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True)))
 
 
-def _trained_rows(trained: Dataset, contract: ModelContract) -> _Rows:
+def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
+    """Return the rows of all split parts of a training set, with the label in the column ``label``.
+
+    :raises UnmeasurableError: the training set lacks a feature
+    """
     names = [feature.name for feature in contract.features]
     time = contract.timestamp if contract.timestamp in trained.manifest.column_names else None
     try:
@@ -250,10 +257,10 @@ def _trained_rows(trained: Dataset, contract: ModelContract) -> _Rows:
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
     rows = table.select([*names, contract.label]).rename_columns([*names, LABEL])
-    return _Rows(rows, table.column(time) if time else None, trained.manifest.window)
+    return LabelledRows(rows, table.column(time) if time else None, trained.manifest.window)
 
 
-def _pasts(older: Sequence[_Rows], window: Window) -> dict[int | None, pa.Table]:
+def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
     """Return the older rows of each challenger. Challengers with the same rows are trained once."""
     length = window.end - window.start
     found: dict[int | None, pa.Table] = {}

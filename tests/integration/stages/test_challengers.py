@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 
@@ -146,3 +147,28 @@ def test_a_window_that_the_champion_was_trained_on_is_not_compared(client, store
     written = report(store, champion, "2013-03")
     assert written.challenger is None
     assert any("trained on rows of this window" in note for note in written.notes)
+
+
+def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
+    client, store, check, airflow_db, capsys
+):
+    from airflow.cli.cli_parser import get_parser
+
+    champion = trained(client, store, LINEAR)
+    for month, sign in ((4, 1.0), (5, 1.0), (6, -1.0), (7, -1.0)):
+        check(champion, f"2013-{month:02}", flights(month, seed=month, sign=sign), probe=None)
+    words = ["mlops", "backtest", champion.model, "--store", store.url, "-o", "json"]
+    args = get_parser().parse_args(words)
+    args.func(args)
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [row["window"] for row in rows] == ["2013-04", "2013-05", "2013-06", "2013-07"]
+    # June is the first window with the new relation: the policy trains after it, and July is predicted well again.
+    assert [row["triggers"] for row in rows] == ["", "", "challenger", ""]
+    assert [row["roc_auc policy"].endswith("*") for row in rows] == [False, False, True, False]
+    never, policy = (float(rows[3][f"roc_auc {name}"].split()[0]) for name in ("never", "policy"))
+    assert never < 0.4
+    assert policy > 0.6
+    assert "never: mean roc_auc" in printed.err
+    versions = client.search_model_versions(f"name = '{champion.model}'")
+    assert len(versions) == 1

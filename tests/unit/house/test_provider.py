@@ -47,6 +47,7 @@ def test_the_commands_in_the_metadata_exist():
         "ledger",
         "rollback",
         "reproduce",
+        "backtest",
         "predictions",
         "datasets",
         "purge",

@@ -1,0 +1,87 @@
+"""Spec and result of a backtest."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model, Name
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.core.windows import Window
+from airflow_mlops.models.trainers.spec import AnyTrainer
+from airflow_mlops.policy.spec import Policy, Trigger
+
+
+class BacktestSpec(Spec):
+    """The parameters of a backtest, which replays a retraining policy over labelled windows of the past.
+
+    :param model: name of the registered model
+    :param version: the version that the replay begins with; by default the champion. Its training set is the first window
+    :param outcomes: name of the datasets of labelled predictions; ``MODEL_outcomes`` by default
+    :param window: only windows inside this window are replayed; by default all windows after the training set
+    :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
+    :param policy: the retraining policy
+    :param trainer: the trainer; by default the trainer of the version, unless it runs code of a user
+    """
+
+    model: Name
+    version: int | None = Field(default=None, ge=1)
+    outcomes: Name | None = None
+    window: Window | None = None
+    delay: int = Field(default=0, ge=0)
+    policy: Policy = Policy()
+    trainer: AnyTrainer | None = None
+    mlflow: MLflowTarget = MLflowTarget()
+
+
+class Step(Model):
+    """What one strategy did in one window.
+
+    :param loss: mean loss of the champion in the window
+    :param value: metric of the champion in the window
+    :param trained: whether a model was trained after the window
+    :param triggers: the retraining triggers whose condition was met
+    """
+
+    window: Window
+    loss: float
+    value: float
+    trained: bool = False
+    triggers: list[Trigger] = Field(default_factory=list)
+
+
+class Replayed(Model):
+    """The replay of one strategy.
+
+    :param strategy: ``never``, ``every window``, ``policy`` or ``oracle``
+    :param steps: the monitored windows, in order of time
+    """
+
+    strategy: str
+    steps: list[Step]
+
+    @property
+    def mean_loss(self) -> float:
+        """Return the mean over the windows of the mean loss."""
+        return sum(step.loss for step in self.steps) / len(self.steps)
+
+    @property
+    def mean_value(self) -> float:
+        """Return the mean over the windows of the metric."""
+        return sum(step.value for step in self.steps) / len(self.steps)
+
+    @property
+    def trainings(self) -> int:
+        """Return the number of windows after which a model was trained."""
+        return sum(step.trained for step in self.steps)
+
+
+class BacktestResult(Result):
+    """The result of a backtest.
+
+    :param metric: the metric of ``value``, which also defines the loss
+    :param strategies: the replays of ``never``, ``every window``, ``policy`` and ``oracle``
+    """
+
+    metric: str
+    strategies: list[Replayed]

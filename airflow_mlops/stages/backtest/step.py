@@ -1,0 +1,78 @@
+"""Replay a retraining policy over the labelled windows in the artifact store."""
+
+from __future__ import annotations
+
+from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SpecError
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.datasets import datasets_inside, open_dataset
+from airflow_mlops.data.types import concatenated
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models import contracts
+from airflow_mlops.models.refitting import refit
+from airflow_mlops.registry import versions
+from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.backtest.replay import Period, Replay
+from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.monitor.challengers import labelled, metric_of, trained_rows, training_of
+
+_LAST = "9999-12-31T00:00:00Z"
+
+
+def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
+    """Replay the policy beside never retraining, retraining after every window, and an oracle.
+
+    :raises RegistryError: the model has no champion, or the version does not exist
+    :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store
+    :raises SpecError: the version has no known trainer, or its training set has no window
+    :raises UnmeasurableError: the metric is not defined in a window
+    """
+    client = connect(spec.mlflow, context.connection)
+    ref = (
+        versions.champion(client, spec.model)
+        if spec.version is None
+        else versions.version(client, spec.model, spec.version)
+    )
+    if ref is None:
+        raise RegistryError(f"Model {spec.model!r} has no champion. Promote a version, or set `version`.")
+    contract = contracts.read(client, context.store, ref).contract
+    try:
+        training = training_of(ref, spec.trainer, client)
+    except UnmeasurableError as error:
+        raise SpecError(f"The backtest of {spec.model!r} trains models, but {error}.") from None
+    if training is None:
+        raise SpecError(f"TrainOperator did not train {ref}, so its trainer is unknown. Set `trainer`.")
+    trained = open_dataset(context.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
+    if trained.manifest.window is None:
+        raise SpecError(f"The training set of {ref} has no time window, so no window is known to come after it.")
+    since = trained.manifest.window
+    within = spec.window or Window.model_validate(f"{since.end.isoformat()}/{_LAST}")
+    name = spec.outcomes or f"{spec.model}_outcomes"
+    columns = [*(feature.name for feature in contract.features), LABEL]
+    found = [
+        item for item in datasets_inside(context.store, name, within) if item.window and item.window.start >= since.end
+    ]
+    if not found:
+        raise DatasetNotFoundError(
+            f"The artifact store {context.store.url} has no labelled windows of dataset {name!r} after {since.label}, the "
+            f"training set of {ref}. Correct `outcomes` or `window`."
+        )
+    tables = [trained_rows(trained, contract).table, *(labelled(item, columns) for item in found)]
+    windows = [since, *(item.window for item in found if item.window)]
+    whole = concatenated(tables, "The labelled windows", "Write all windows with the same types.")
+    periods, start = [], 0
+    for window, table in zip(windows, tables, strict=True):
+        periods.append(Period(window, whole.slice(start, table.num_rows)))
+        start += table.num_rows
+    metric = metric_of(spec.policy, contract)
+    context.progress(f"Replaying {len(found)} windows of {name} from {ref} on {since.label}.")
+    strategies = Replay(
+        lambda rows: refit(training.trainer, training.seed, contract, rows), contract, periods, 1, spec.delay, metric
+    )
+    replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
+    summary = "; ".join(
+        f"{item.strategy}: mean {metric} {item.mean_value:.4g}, {item.trainings} trainings" for item in replays
+    )
+    return BacktestResult(summary=f"{ref} over {len(found)} windows: {summary}.", metric=metric, strategies=replays)

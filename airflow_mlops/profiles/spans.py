@@ -39,7 +39,9 @@ def span_of(length: timedelta) -> Span:
     return next((span for span, longest in _LONGEST.items() if length <= longest), "year")
 
 
-def with_constant_spans(known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str) -> ModelProfile:
+def with_constant_spans(
+    known: ModelProfile, contract: ModelContract, dataset: Dataset, part: str | None
+) -> ModelProfile:
     """Add the shares of calendar spans in which numeric features are constant to a model's profile.
 
     Without an event time in the training set, the profile is returned unchanged.
@@ -47,7 +49,7 @@ def with_constant_spans(known: ModelProfile, contract: ModelContract, dataset: D
     :param known: the model's profile
     :param contract: model contract (features, label, ML task)
     :param dataset: the training set
-    :param part: the split part whose rows are the reference, such as `train`
+    :param part: the split part whose rows are the reference, such as `train`; ``None`` for all rows
     """
     time, schema = contract.timestamp, dataset.schema
     if time is None or schema.get_field_index(time) < 0:

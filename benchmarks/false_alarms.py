@@ -5,7 +5,11 @@
 10,000 rows of its reference. Then one feature is shifted by 0.1 standard deviations. The comparison has SciPy's
 Kolmogorov-Smirnov (numbers) and chi-square tests on the rows, each at 5% and adjusted by Benjamini and Hochberg at a level
 with the same false-alarm rate as our tests; and Evidently with its default rules, in a separate environment, on the first
-of the same windows. The last line is JSON.
+of the same windows.
+
+A second table counts verdicts of the default policy on windows without drift, with harmless drift (the inputs move and the
+relation to the label stays) and with harmful drift (the model is wrong about the new inputs), with and without labels: how
+often the drift tests alarm, and how often the verdict is *watch* or *retrain*. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
-WINDOWS, EVIDENTLY_WINDOWS = 1_000, 40
+WINDOWS, EVIDENTLY_WINDOWS, VERDICT_WINDOWS = 1_000, 40, 200
 REFERENCE = 10_000
 ROWS, FEATURES = (50, 100_000), (10, 100)
 SHIFT = 0.1
@@ -58,6 +62,7 @@ def compare(windows: int, evidently_windows: int, cores: int) -> None:
     _row(f"  SciPy's, corrected, at {level:.3f}", found, lambda item: item["ks_shifted"] <= level)
     if evidently_windows:
         figures |= beside(evidently_windows, cores)
+    figures["verdicts"] = verdicts(min(windows, VERDICT_WINDOWS), cores)
     print(json.dumps(figures))
 
 
@@ -81,6 +86,122 @@ def rates(found: list[dict[str, Any]]) -> dict[str, Any]:
         "ks_level": round(level, 4),
         "uncorrected_false_alarm_rate": round(sum(min(item["plain"]) <= 0.05 for item in found) / share, 4),
     }
+
+
+WORLDS = ("none", "harmless", "harmful")
+
+
+def verdicts(windows: int, cores: int) -> dict[str, dict[str, float]]:
+    """Shares of windows of each world with an alarm of the drift tests and with each decision; prints them as a table."""
+    print(
+        f"Verdicts on {windows} windows of each kind, default policy and, without labels, retrain_on=estimated_performance:"
+    )
+    print(f"{'':44}{'drift':>8}{'watch':>8}{'retrain':>9}{'watch, no labels':>18}{'retrain, no labels':>20}")
+    figures = {}
+    with ProcessPoolExecutor(cores) as pool:
+        for world in WORLDS:
+            found = list(pool.map(partial(judged, world), range(windows), chunksize=4))
+            shares = {name: round(sum(item[name] for item in found) / windows, 4) for name in found[0]}
+            figures[world] = shares
+            cells = "".join(
+                f"{value:>{width}.1%}" for value, width in zip(shares.values(), (8, 8, 9, 18, 20), strict=True)
+            )
+            print(f"{f'drift: {world}':44}{cells}", flush=True)
+    return figures
+
+
+def judged(world: str, window: int) -> dict[str, bool]:
+    """The decisions about one window of 1,000 to 10,000 rows of a logistic model of five features.
+
+    - ``none``: nothing changed.
+    - ``harmless``: the features of the model moved by up to half a standard deviation, and the model is right about them.
+    - ``harmful``: they moved, and the effect of the most important one on the label became weaker or vanished.
+    """
+    import numpy as np
+
+    from airflow_mlops.policy.verdict import decide
+
+    random = np.random.default_rng([window, WORLDS.index(world)])
+    rows = int(np.exp(random.uniform(np.log(1_000), np.log(10_000))))
+    moved = 0.0 if world == "none" else random.uniform(0.2, 0.5)
+    faded = random.uniform(0, 0.4) if world == "harmful" else 1.0
+    labelled = findings(window, random, rows, moved, faded, {})
+    unlabelled = labelled.model_copy(
+        update={
+            "policy": labelled.policy.model_copy(update={"retrain_on": ("estimated_performance",)}),
+            "performance": None, "unmeasured": "there are no labels", "labelled": 0, "coverage": 0.0, "label": None,
+        }
+    )  # fmt: skip
+    with_labels, without = decide(labelled).decision, decide(unlabelled).decision
+    parts = [*labelled.features, *([labelled.prediction] if labelled.prediction else [])]
+    return {
+        "drift": any(part.drifted for part in parts),
+        "watch": with_labels == "watch",
+        "retrain": with_labels == "retrain",
+        "watch_without_labels": without == "watch",
+        "retrain_without_labels": without == "retrain",
+    }
+
+
+_WEIGHTS = (1.5, 1.0, 0.5, 0.25, 0.0)
+
+
+def sample(random: Any, rows: int, moved: float, faded: float) -> tuple[Any, Any, Any]:
+    """Features of shape (rows, 5), the labels, and the scores of a model that knows the relation at training."""
+    import numpy as np
+
+    features = random.normal(size=(rows, len(_WEIGHTS))) + moved * np.array([1, -1, 1, 1, 1])
+    weights = np.array(_WEIGHTS)
+    now = weights * np.array([faded, 1, 1, 1, 1])
+    label = random.random(rows) < 1 / (1 + np.exp(-(features @ now - 1)))
+    return features, label, 1 / (1 + np.exp(-(features @ weights - 1)))
+
+
+def findings(window: int, random: Any, rows: int, moved: float, faded: float, policy: dict[str, Any]) -> Any:
+    """The findings about a window, measured as MonitorOperator does: drift, realised and estimated performance."""
+    from datetime import datetime, timezone
+
+    import numpy as np
+
+    from airflow_mlops.core.references import ModelVersionRef
+    from airflow_mlops.drift import univariate as drift
+    from airflow_mlops.metrics.realised import Outcomes, measure
+    from airflow_mlops.performance import estimation
+    from airflow_mlops.performance.findings import Performance
+    from airflow_mlops.policy.findings import Findings
+    from airflow_mlops.policy.spec import Policy
+    from airflow_mlops.profiles.calibration import calibrate
+
+    settings = Policy(**policy)
+    past = sample(np.random.default_rng([window, 9]), REFERENCE, 0.0, 1.0)
+    present = sample(random, rows, moved, faded)
+    auc = []
+    for _, label, score in (past, present):
+        auc.append(measure("roc_auc", Outcomes(label, score, (score >= 0.5) == label), settings.confidence, "binary"))
+    reference, realised = auc
+    calibration = calibrate("binary", Outcomes(past[1], past[2], (past[2] >= 0.5) == past[1]))
+    assert calibration is not None
+    estimate = estimation.estimate(
+        "roc_auc", estimation.collect([present[2]], calibration), calibration, settings.confidence, 0.5
+    )
+    before, now = (profiled([*features.T, score]) for features, _, score in (past, present))
+    *measured, scores = drift.decide(drift.measure(before, now, settings), settings)
+    total = sum(_WEIGHTS)
+    features = [
+        item.model_copy(update={"importance": weight / total}) for item, weight in zip(measured, _WEIGHTS, strict=True)
+    ]
+    version = ModelVersionRef(model="simulated", version=1, run_id="r")
+
+    def performance(found: Any) -> Performance:
+        return Performance(
+            metric="roc_auc", value=found.value, low=found.low, high=found.high, reference=reference.value, labels=rows
+        )
+
+    return Findings(
+        model="simulated", window="2013-04", created=datetime(2013, 5, 1, tzinfo=timezone.utc), policy=settings,
+        champion=version, scored_by=version, rows=rows, labelled=rows, coverage=1.0, performance=performance(realised),
+        estimated=performance(estimate), prediction=scores, features=features,
+    )  # fmt: skip
 
 
 def plan(window: int, most_rows: int, most_features: int) -> tuple[int, int]:

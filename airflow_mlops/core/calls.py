@@ -25,6 +25,7 @@ class Request(Model):
     :param metrics: values that ``reason`` refers to, by name
     :param report_url: URL of the monitoring report in the artifact store
     :param code: version of the training code to use; ``None`` if the policy does not set it
+    :param without: broken features, which the training set must leave out of its features
     """
 
     id: str
@@ -36,6 +37,7 @@ class Request(Model):
     metrics: dict[str, float] = Field(default_factory=dict)
     report_url: str = ""
     code: str | None = None
+    without: list[str] = Field(default_factory=list)
 
 
 class Provenance(Model):
@@ -61,6 +63,15 @@ class Provenance(Model):
     def request(self, model: str) -> Request | None:
         """Return the newest retraining request for ``model``, or ``None`` if no request is for this model."""
         return next((request for request in reversed(self.requests) if request.model == model), None)
+
+    def left_out(self) -> set[str]:
+        """Return the features that a training set must leave out, because requests name them as broken.
+
+        The newest request of each model counts. If requests for several models started the DAG run, a feature is left out
+        only if each of them names it.
+        """
+        newest = {request.model: set(request.without) for request in self.requests}
+        return set.intersection(*newest.values()) if newest else set()
 
 
 class Spec(Model):

@@ -70,8 +70,11 @@ class Drift(Model):
     :param gone_values: the most frequent values that occur in the reference but not in the window, with their shares of
         rows in the reference. Values so rare that the window may lack them by chance are not included
     :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
-    :param broken: whether the column carries no information in the window, unlike in the reference: no row has a value,
-        or all rows have the same number
+    :param broken: whether the column is broken in the window, see :mod:`airflow_mlops.drift.breakage`: it went missing,
+        froze at an unlikely value, or changed its unit. In reports of old versions, also every number that is constant in
+        the window and not in the reference
+    :param fault: what is broken, as a clause without a subject, such as ``has no values``; ``None`` if nothing is broken,
+        and in reports of old versions
     :param p_values: p-value of each measure and test before any correction. Only the p-values of these tests decide
         whether the column has drifted: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``,
         ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
@@ -109,6 +112,7 @@ class Drift(Model):
     gone_values: list[tuple[str, float]] = Field(default_factory=list)
     infinite: int = 0
     broken: bool = False
+    fault: str | None = None
     p_values: dict[str, float] = Field(default_factory=dict)
     test: str | None = None
     effect: float | None = None

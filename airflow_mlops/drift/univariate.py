@@ -8,13 +8,14 @@ is the smallest p-value of these tests times the number of tests (Bonferroni).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from airflow_mlops.drift import categorical, embeddings, numeric, text, timestamps
+from airflow_mlops.drift.breakage import fault, is_constant
 from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.drift.findings import ChangedShare, Drift, DriftTests
 from airflow_mlops.drift.reference import TRAINING, at_reference
@@ -59,6 +60,7 @@ def measure(
     thresholds: DriftThresholds,
     reference_name: str = TRAINING,
     zone: str | None = None,
+    constant: Mapping[str, float] | None = None,
 ) -> list[Drift]:
     """Measure and test, separately, every column that exists in both profiles.
 
@@ -67,10 +69,12 @@ def measure(
     :param thresholds: ``min_rows`` and ``min_effect`` are used here
     :param reference_name: ``training``, or the label of earlier windows, such as ``2012-12``
     :param zone: time zone of the events, for the change to and from summer time; ``None`` if it is unknown
+    :param constant: for numeric columns, the share of training's calendar spans of about the window's length in which the
+        column had a single value. A column without a share is judged by its values alone
     :return: the drift of each column; :func:`decide` decides which of them have drifted
     """
     return [
-        _column(name, column, current.columns[name], thresholds, reference_name, zone)
+        _column(name, column, current.columns[name], thresholds, reference_name, zone, (constant or {}).get(name))
         for name, column in reference.columns.items()
         if name in current.columns
     ]
@@ -135,6 +139,7 @@ def _column(
     thresholds: DriftThresholds,
     reference_name: str,
     zone: str | None,
+    constant: float | None,
 ) -> Drift:
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
         current = current.with_dimension(reference.dimension)
@@ -148,6 +153,7 @@ def _column(
             comparison = replace(found, tests=[*found.tests, *_missing_rate(reference, current)])
             decision = _decision(comparison.tests, thresholds.min_effect)
             note = comparison.note or _remark(reference, current)
+    broken = fault(reference, current, comparison.ks, constant)
     return Drift(
         column=name,
         kind=reference.kind,
@@ -163,7 +169,8 @@ def _column(
         new_values=comparison.new_values,
         gone_values=comparison.gone_values,
         infinite=_new_infinite(reference, current),
-        broken=_broken(reference, current),
+        broken=broken is not None,
+        fault=broken,
         p_values={**comparison.measure_p_values, **{test.name: test.p_value for test in comparison.tests}},
         test=decision.test,
         effect=decision.effect,
@@ -238,19 +245,7 @@ def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
         return None
     if current.infinite:
         return f"{current.infinite:,} rows are infinite" if current.infinite > 1 else "1 row is infinite"
-    return f"every row has the value {current.min:.4g}" if _became_constant(reference, current) else None
-
-
-def _broken(reference: ColumnProfile, current: ColumnProfile) -> bool:
-    if not current.valid:
-        return bool(current.rows and reference.valid)
-    if isinstance(current, NumericColumn) and isinstance(reference, NumericColumn):
-        return _became_constant(reference, current)
-    return False
-
-
-def _became_constant(reference: NumericColumn, current: NumericColumn) -> bool:
-    return current.valid > 1 and current.min == current.max and reference.min != reference.max
+    return f"every row has the value {current.min:.4g}" if is_constant(reference, current) else None
 
 
 def _new_infinite(reference: ColumnProfile, current: ColumnProfile) -> int:

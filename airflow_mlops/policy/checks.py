@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift
@@ -11,6 +13,15 @@ from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import in_days
+
+IMPACT = 0.05
+"""The smallest impact of drift, see :func:`impact`, that can matter."""
+MOVED = 0.1
+"""The smallest effect of score drift that can matter while performance is not judged."""
+NOT_FOLLOWED = 0.2
+"""How much larger the effect of label drift must be than the effect of score drift, for the scores not to follow."""
+GROWING_WINDOWS = 3
+"""Number of windows in a row in which drift grows and performance falls, for the drift to count as growing."""
 
 
 def limit(performance: Performance, policy: Policy) -> float | None:
@@ -63,6 +74,90 @@ def important_drift(findings: Findings) -> list[Drift]:
         drift for drift in findings.features if drift.drifted and not drift.broken and drift.importance is not None
     ]
     return sorted(drifted, key=lambda drift: -(drift.importance or 0.0))
+
+
+def impact(findings: Findings) -> float:
+    """Return the effects of the drifted features, weighted with their importance: a share of rows from 0 to 1.
+
+    If the importances are unknown, the impact is the largest effect. Drift of the joint distribution alone, without drift
+    of a single feature, counts with its effect. Broken features are left out.
+    """
+    drifted = [drift for drift in findings.features if drift.drifted and not drift.broken]
+    together = findings.multivariate
+    if not drifted:
+        return together.effect or 0.0 if together is not None and together.drifted else 0.0
+    if any(drift.importance is None for drift in drifted):
+        return max(drift.effect or 0.0 for drift in drifted)
+    return sum((drift.importance or 0.0) * (drift.effect or 0.0) for drift in drifted)
+
+
+def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> str | None:
+    """Return a clause that says why a person should look at the drift of the inputs; ``None`` if they merely move.
+
+    Drift matters if its :func:`impact` is large enough and one of these conditions holds: performance is worse than the
+    limit, significantly or not (realised performance, or the estimate if labels cannot judge); performance cannot be
+    judged and the scores drifted; or the drift grows while performance falls.
+
+    :param earlier: findings of earlier windows, ordered by time
+    """
+    if impact(findings) < IMPACT:
+        return None
+    judged, scores = judged_performance(findings), findings.prediction
+    measured = judged or findings.estimated
+    if measured is not None and exceeds_limit(measured, findings.policy):
+        return f"{'' if judged is not None else 'estimated '}performance is worse than the limit"
+    if judged is None and scores is not None and scores.drifted and (scores.effect or 0.0) >= MOVED:
+        return "it moved the scores, and no labels show yet that performance holds"
+    if _grows([*earlier, findings]):
+        return f"it has grown for {GROWING_WINDOWS} windows in which performance fell"
+    return None
+
+
+def _grows(history: Sequence[Findings]) -> bool:
+    """Return whether impact grew and performance fell in each of the last windows, by half of the tolerance in the end."""
+    last = history[-1]
+    same = [item for item in history if item.scored_by is not None and item.scored_by == last.scored_by]
+    recent = same[-GROWING_WINDOWS:]
+    if len(recent) < GROWING_WINDOWS:
+        return False
+    judged = [judged_performance(item) for item in recent]
+    values = judged if all(item is not None for item in judged) else [item.estimated for item in recent]
+    measured = [item for item in values if item is not None]
+    if len(measured) < len(recent) or len({item.metric for item in measured}) > 1:
+        return False
+    impacts = [impact(item) for item in recent]
+    sign = 1 if measured[-1].higher_is_better else -1
+    half = last.policy.model_copy(update={"tolerance": last.policy.tolerance / 2})
+    return (
+        impacts[0] >= IMPACT
+        and all(now > before for before, now in pairwise(impacts))
+        and all(sign * now.value < sign * before.value for before, now in pairwise(measured))
+        and exceeds_limit(measured[-1], half)
+    )
+
+
+def scores_do_not_follow(findings: Findings) -> bool:
+    """Return whether the labels drifted much further than the scores."""
+    label, scores = findings.label, findings.prediction
+    if label is None or not label.drifted:
+        return False
+    moved = scores.effect or 0.0 if scores is not None else 0.0
+    return (label.effect or 0.0) - moved >= NOT_FOLLOWED
+
+
+def accepted_estimate(findings: Findings) -> Performance | None:
+    """Return estimated performance if it is acceptable and enough to call the window healthy; otherwise ``None``.
+
+    An estimate is enough if labels are absent or too few, and either the policy names the estimate and no trigger that needs
+    labels, or more labels may still arrive within the grace period.
+    """
+    policy, estimated = findings.policy, findings.estimated
+    if findings.unmeasured is None or estimated is None or estimated.reference is None or is_worse(estimated, policy):
+        return None
+    few = findings.labelled < policy.min_labels or (findings.coverage or 0.0) < policy.min_coverage
+    alone = "estimated_performance" in policy.retrain_on and {*policy.retrain_on} <= {"estimated_performance", "drift"}
+    due = immature_labels(policy, findings.window, findings.created) is None
+    return estimated if (alone and few) or not due else None
 
 
 def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str | None:

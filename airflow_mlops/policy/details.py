@@ -13,13 +13,18 @@ from airflow_mlops.performance.challenger import Comparison, Gain
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import (
+    IMPACT,
+    accepted_estimate,
     days,
     exceeds_limit,
+    impact,
     is_replaced,
     is_worse,
     judged_performance,
     limit,
     missed_estimate,
+    scores_do_not_follow,
+    why_drift_matters,
 )
 from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.policy.spec import Policy
@@ -54,22 +59,36 @@ class Observation:
     details: list[str] = field(default_factory=list)
 
 
-def observations(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
-    """Return the observations that are reported regardless of the decision, most urgent first.
+def observations(
+    findings: Findings, inputs_reported: bool = False, earlier: Sequence[Findings] = ()
+) -> list[Observation]:
+    """Return the observations that a person should look at, most urgent first.
 
     :param inputs_reported: whether the verdict already names the broken inputs; if so, broken inputs are left out here
+    :param earlier: findings of earlier windows, ordered by time
     """
     if not findings.rows:
         return [_stated(f"No predictions in {name(findings.window.label)}")]
+    matters = why_drift_matters(findings, earlier)
     return [
-        *([] if inputs_reported else _schema(findings)),
+        *([] if inputs_reported else _broken(findings)),
+        *_broken_others(findings),
         *_worse_estimate(findings),
         *_infinite_values(findings),
         *_staleness(findings),
-        *_drift(findings, inputs_reported),
-        *_unjudged_performance(findings),
+        *(_important_drift(findings, inputs_reported, matters) if matters is not None else []),
+        *([_labels_not_followed(findings)] if scores_do_not_follow(findings) else []),
+        *([] if accepted_estimate(findings) is not None else _unjudged_performance(findings)),
         *_few_rows(findings),
     ]
+
+
+def movements(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
+    """Return an observation about each kind of drift, harmful or not: features, scores, labels, and watched columns.
+
+    :param inputs_reported: whether the verdict already names the broken inputs
+    """
+    return [*_input_drift(findings, inputs_reported), *_other_drift(findings)] if findings.rows else []
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
@@ -218,17 +237,17 @@ def bias_of(findings: Findings) -> list[str]:
     return [f"{what} are too {side} on average: mean error {number(bias.value)} ({interval}{trained})."]
 
 
-def broken_inputs(findings: Findings) -> list[str]:
-    """Return a clause for each broken input, which rules out retraining.
+def broken_inputs(findings: Findings) -> dict[str, str]:
+    """Return, for each broken feature, a clause without a subject about what is broken.
 
-    A feature is broken if it is absent, has no values, has a single value, or has an incompatible type.
+    A feature is broken if it is absent, has an incompatible type, or if :mod:`airflow_mlops.drift.breakage` says so.
     """
-    broken = [
-        f"{drift.column} {'has no values' if drift.missing == 1 else 'has one value in all rows'}"
+    broken = {
+        drift.column: drift.fault or ("has no values" if drift.missing == 1 else "has one value in all rows")
         for drift in findings.features
         if drift.broken and drift.drifted
-    ]
-    return [*broken, *map(_changed, _incompatible(findings))]
+    }
+    return broken | {change.column: _change(change) for change in _incompatible(findings)}
 
 
 def against(drifts: Sequence[Drift]) -> str:
@@ -282,12 +301,28 @@ def _not_significant(performance: Performance, policy: Policy) -> str:
     return f"{number(performance.value)} is not significantly {side} {number(bound or 0)}"
 
 
-def _schema(findings: Findings) -> list[Observation]:
-    changes = [_changed(change) for change in _incompatible(findings)]
-    if not changes:
+def _broken(findings: Findings) -> list[Observation]:
+    """Return an observation about broken features. Changes of the schema are one of the ways in which features break."""
+    broken = broken_inputs(findings)
+    if not broken:
         return []
-    details = [f"Schema changed since training: {listed(changes, _MAX_LISTED)}."]
-    return [Observation(f"Schema changed since training: {listed(changes)}", details)]
+    clauses = [f"{column} {what}" for column, what in broken.items()]
+    schema = len(_incompatible(findings)) == len(broken)
+    subject = "Schema changed since training" if schema else "Broken inputs"
+    headlines = [f"{subject}: {listed(clauses, shown)}" for shown in (3, 2, 1)]
+    names = f"{subject}: {listed([name(column) for column in broken])}"
+    return [Observation(fitting(*headlines, names), [f"{subject}: {listed(clauses, _MAX_LISTED)}."])]
+
+
+def _broken_others(findings: Findings) -> list[Observation]:
+    """Return observations about broken scores and broken watched columns."""
+    others = [*([findings.prediction] if findings.prediction else []), *findings.watched]
+    broken = [drift for drift in others if drift.broken and drift.drifted]
+    stated = []
+    for drift in broken:
+        subject = "The score" if drift is findings.prediction else f"Monitored column {name(drift.column)!r}"
+        stated.append(_stated(f"{subject} {drift.fault or 'has no values, or one value in all rows'}"))
+    return stated
 
 
 def _worse_estimate(findings: Findings) -> list[Observation]:
@@ -339,15 +374,13 @@ def _staleness(findings: Findings) -> list[Observation]:
     return [_stated(f"The newest prediction is {age} (limit: {in_days(days(allowed))})")]
 
 
-def _drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
+def _input_drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
+    """Return observations about drift of the features, the scores, and the joint distribution of the features."""
     found = []
     features = [drift for drift in findings.features if drift.drifted]
     if features:
         found.append(_drifted_features(features, inputs_reported))
-    for part, noun in ((findings.prediction, "Predicted scores"), (findings.label, "Labels")):
-        if part is not None and part.drifted:
-            headline = f"{noun} drifted{against([part])} (effect {effect(part.effect)})"
-            found.append(Observation(headline, [f"{headline}: {part.remark}." if part.remark else f"{headline}."]))
+    found += _drifted_part(findings.prediction, "Predicted scores")
     together = findings.multivariate
     if together is not None and together.drifted:
         # Single features that leave their range change the joint distribution, too.
@@ -356,10 +389,42 @@ def _drift(findings: Findings, inputs_reported: bool) -> list[Observation]:
         found.append(
             Observation(headline, [f"{headline}, measured by the error of reconstructing the features with PCA."])
         )
-    if watched := [drift for drift in findings.watched if drift.drifted]:
-        found.append(_drifted_monitored(watched))
-    explained = [*compared_windows(findings), _effect_explained(findings)]
-    return [Observation(item.headline, [*item.details, *explained]) for item in found]
+    return [_explained(item, findings) for item in found]
+
+
+def _other_drift(findings: Findings) -> list[Observation]:
+    """Return observations about drift of the labels and of watched columns."""
+    watched = [drift for drift in findings.watched if drift.drifted]
+    found = [*_drifted_part(findings.label, "Labels"), *([_drifted_monitored(watched)] if watched else [])]
+    return [_explained(item, findings) for item in found]
+
+
+def _drifted_part(part: Drift | None, noun: str) -> list[Observation]:
+    if part is None or not part.drifted:
+        return []
+    headline = f"{noun} drifted{against([part])} (effect {effect(part.effect)})"
+    return [Observation(headline, [f"{headline}: {part.remark}." if part.remark else f"{headline}."])]
+
+
+def _explained(found: Observation, findings: Findings) -> Observation:
+    return Observation(found.headline, [*found.details, *compared_windows(findings), _effect_explained(findings)])
+
+
+def _important_drift(findings: Findings, inputs_reported: bool, why: str) -> list[Observation]:
+    """Return the observations about drift of the inputs and the scores, and why the drift matters."""
+    reason = (
+        f"The drift matters because {why}. Its impact (effects weighted with importance) is {effect(impact(findings))}; "
+        f"{IMPACT:g} and more can matter."
+    )
+    first, *rest = _input_drift(findings, inputs_reported)
+    return [Observation(first.headline, [*first.details, reason]), *rest]
+
+
+def _labels_not_followed(findings: Findings) -> Observation:
+    label, scores = findings.label, findings.prediction
+    moved = effect(scores.effect) if scores is not None else "unknown"
+    headline = f"Labels drifted (effect {effect(label.effect if label else None)}), and the scores did not follow"
+    return Observation(headline, [f"{headline}: the effect of score drift is {moved}."])
 
 
 def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observation:
@@ -487,9 +552,11 @@ def _incompatible(findings: Findings) -> list[SchemaChange]:
 
 
 def _changed(change: SchemaChange) -> str:
-    if change.now is None:
-        return f"{change.column} is absent"
-    return f"{change.column} changed from {change.before} to {change.now}"
+    return f"{change.column} {_change(change)}"
+
+
+def _change(change: SchemaChange) -> str:
+    return "is absent" if change.now is None else f"changed from {change.before} to {change.now}"
 
 
 def _bound(performance: Performance, policy: Policy) -> str:

@@ -83,11 +83,13 @@ class RetrainingPlan(Model):
     :param triggers: the retraining triggers whose condition is met
     :param limits: the limits that were checked; empty if the window has already requested retraining
     :param request: the request that the window made, in this check or in an earlier check
+    :param without: broken features that a request tells the training to leave out
     """
 
     triggers: list[ActiveTrigger] = Field(default_factory=list)
     limits: list[Limit] = Field(default_factory=list)
     request: Request | None = None
+    without: list[str] = Field(default_factory=list)
 
     @property
     def due(self) -> list[ActiveTrigger]:

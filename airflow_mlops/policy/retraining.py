@@ -32,6 +32,10 @@ from airflow_mlops.policy.spec import Measured, Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH, counted, in_days, listed, name, share, shorten
 
 MEASURED = get_args(Measured)
+BROKEN_WINDOWS = 3
+"""Number of windows in a row in which a feature must be broken before a request leaves an important feature out."""
+UNIMPORTANT = 0.05
+"""The largest permutation importance of broken features together that a request leaves out at once."""
 
 
 def request_id(model: str, window: Window) -> str:
@@ -53,7 +57,8 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    Broken inputs postpone a request, because a new model cannot learn from broken inputs.
+    Broken features postpone a request, because a new model cannot learn from them, until :func:`waits_for_repair` finds
+    that retraining without them is better than to wait.
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
@@ -80,9 +85,49 @@ def plan(
     broken = broken_inputs(findings)
     if planned.request is not None or not broken:
         return planned
-    says = f"{listed(broken, 10)}; no model can learn from such inputs, so repair them and run MonitorOperator again"
-    limits = [*planned.limits, Limit(name="inputs", says=says, reached=True)]
-    return RetrainingPlan(triggers=planned.triggers, limits=limits)
+    kept_waiting = waits_for_repair(findings, earlier)
+    limits = [
+        *planned.limits,
+        Limit(name="inputs", says=_inputs(findings, kept_waiting), reached=kept_waiting is not None),
+    ]
+    without = [] if kept_waiting is not None else list(broken)
+    return RetrainingPlan(triggers=planned.triggers, limits=limits, without=without)
+
+
+def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | None:
+    """Return a clause that explains why a request waits until broken features are repaired; ``None`` if it need not.
+
+    A request leaves broken features out if the model hardly uses them, or if they are broken in this window and in the
+    windows before it.
+
+    :param earlier: findings of earlier windows, ordered by time
+    """
+    broken = broken_inputs(findings)
+    if findings.policy.on_broken == "wait":
+        return "on_broken is 'wait'"
+    if {drift.column for drift in findings.features} <= broken.keys():
+        return "no feature would be left"
+    before = [broken_inputs(item).keys() for item in earlier if item.rows][1 - BROKEN_WINDOWS :]
+    persistent = set.intersection(*map(set, before)) if len(before) == BROKEN_WINDOWS - 1 else set()
+    new = [name for name in broken if name not in persistent]
+    importance = {drift.column: drift.importance for drift in findings.features}
+    used = sum(importance.get(name) or 0.0 for name in new)
+    known = all(importance.get(name) is not None for name in new)
+    if known and used <= UNIMPORTANT:
+        return None
+    uses = f"{share(used, 0)} of the permutation importance" if known else "an unknown share of the importance"
+    return f"they have {uses} and are not broken in {BROKEN_WINDOWS} windows in a row"
+
+
+def _inputs(findings: Findings, waits: str | None) -> str:
+    """Return one clause about the broken features: what is broken, and what follows."""
+    broken = broken_inputs(findings)
+    clauses = listed([f"{name} {what}" for name, what in broken.items()], 10)
+    if waits is not None:
+        return (
+            f"{clauses}; no model can learn from such inputs, and {waits}, so repair them and run MonitorOperator again"
+        )
+    return f"{clauses}; a request leaves {listed(list(broken), 10)} out of the features"
 
 
 def limited(

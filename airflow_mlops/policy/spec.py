@@ -11,6 +11,7 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 
+OnBroken = Literal["drop", "wait"]
 Measured = Literal["challenger", "performance", "estimated_performance", "drift"]
 Trigger = Literal[
     "no_champion", "challenger", "performance", "estimated_performance", "drift", "age", "new_data", "new_code"
@@ -96,6 +97,9 @@ class Policy(PerformanceThresholds):
         current window is enough
     :param cooldown: the shortest time between the ends of two windows that request retraining
     :param budget: the largest number of requests in a period; a request counts at the end of the window that makes it
+    :param on_broken: what a due request does about broken features. ``drop`` requests retraining without them as soon as
+        the model hardly uses them, or they are broken in three windows in a row, and waits until then. ``wait`` waits
+        until they are repaired
     """
 
     max_staleness: Duration | None = None
@@ -109,3 +113,4 @@ class Policy(PerformanceThresholds):
     persistence: Persistence = Persistence()
     cooldown: Duration | None = None
     budget: Budget | None = None
+    on_broken: OnBroken = "drop"

@@ -1,9 +1,12 @@
 """Decide about a window: healthy, watch, or retrain, with a headline and details.
 
 Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a
-missing champion, realised performance that is significantly worse than at training, or old training data. By default,
-drift alone leads to ``watch``, because features drift with every season and often without harm. Estimated performance
-depends on the inputs alone. If realised performance drops and estimated performance does not, concept drift is likely.
+missing champion, realised performance that is significantly worse than at training, or old training data.
+
+``watch`` is for what a person should look at: a postponed request, broken inputs, labels that stay away, a worse estimate, and
+drift that matters. Features drift with every season and often without harm. Drift that merely moves the inputs while
+performance holds is ``healthy``, and the details list it. Estimated performance depends on the inputs alone. If realised
+performance drops and estimated performance does not, concept drift is likely.
 """
 
 from __future__ import annotations
@@ -11,7 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airflow_mlops.performance.findings import Performance
-from airflow_mlops.policy.checks import days, important_drift, is_worse, judged_performance
+from airflow_mlops.policy.checks import (
+    accepted_estimate,
+    days,
+    immature_labels,
+    important_drift,
+    is_worse,
+    judged_performance,
+)
 from airflow_mlops.policy.details import (
     Observation,
     acceptable,
@@ -24,6 +34,7 @@ from airflow_mlops.policy.details import (
     deciding_comparison,
     level_of,
     model_version,
+    movements,
     observations,
     reasons_for_worse_performance,
     replaced_in_window,
@@ -63,43 +74,85 @@ LIMIT_NAMES = {
 }
 
 
-def decide(findings: Findings, retraining: RetrainingPlan | None = None) -> Verdict:
+def decide(findings: Findings, retraining: RetrainingPlan | None = None, earlier: Sequence[Findings] = ()) -> Verdict:
     """Return the verdict on a window.
 
     :param retraining: the decision about retraining. By default, the policy is applied to this window alone, without
         earlier windows
+    :param earlier: findings of earlier windows, ordered by time, which show whether drift grows
     """
-    decision, found = _decide(findings, retraining or plan(findings))
+    decision, found = _decide(findings, retraining or plan(findings), earlier)
     return _verdict(decision, [*found, *replaced_in_window(findings)])
 
 
-def _decide(findings: Findings, planned: RetrainingPlan) -> tuple[Decision, list[Observation]]:
+def _decide(
+    findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]
+) -> tuple[Decision, list[Observation]]:
     """Return the decision and the facts behind the decision, the most important fact first."""
     if planned.is_requested:
-        return "retrain", _active(planned.due, findings) + _others(findings, planned)
+        left_out = [item for item in planned.limits if item.name == "inputs"]
+        without = [Observation(item.says, [f"Broken inputs: {item.says}."]) for item in left_out]
+        return "retrain", [*_active(planned.due, findings), *without, *_others(findings, planned, earlier)]
     judged, policy = judged_performance(findings), findings.policy
     found = [*_postponed(planned, findings), *_active(planned.triggers, findings)]
     worse = judged is not None and is_worse(judged, policy)
     reported = {active.trigger for active in planned.triggers} & {"performance", "challenger"}
     if judged is not None and worse and not reported:
         found.insert(0, _without_trigger(judged, findings))
-    found += _others(findings, planned)
-    if judged is None or worse:
-        return "watch", found or [Observation("Performance is not known")]
-    level, clause = level_of(judged, policy), acceptable(judged, policy)
-    if not found:
+    urgent = _concerns(findings, planned, earlier)
+    moved = _moved(findings, planned)
+    enough = judged or accepted_estimate(findings)
+    if found or urgent or enough is None or worse:
+        found = [*found, *urgent] or [Observation("Performance is not known")]
+        return "watch", _with_level(found, moved, planned, findings)
+    return "healthy", _healthy(enough, moved, planned, findings)
+
+
+def _healthy(
+    measured: Performance, moved: Sequence[Observation], planned: RetrainingPlan, findings: Findings
+) -> list[Observation]:
+    """Return the facts about a healthy window: performance first, then what has moved."""
+    policy, estimated = findings.policy, judged_performance(findings) is None
+    level = level_of(measured, policy, "Estimated" if estimated else "Realised")
+    if estimated:
+        details = [level, f"Realised performance is not judged because {findings.unmeasured}."]
+        return [Observation(_by_estimate(measured, findings), details), *moved]
+    clause = acceptable(measured, policy)
+    if not moved:
         headline = f"No drift{against(findings.features)}, {clause}"
-        return "healthy", [
+        return [
             Observation(headline, [level, *bias_of(findings), *_challengers(findings), *compared_windows(findings)])
         ]
+    first = moved[0].headline
+    headline = fitting(
+        f"{capitalized(clause)}; {first[:1].lower()}{first[1:]}", f"{capitalized(clause)}; drift without harm"
+    )
+    facts = [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
+    return [Observation(headline, facts), *moved]
+
+
+def _by_estimate(estimated: Performance, findings: Findings) -> str:
+    """Return the headline of a window that is healthy by the estimate alone."""
+    few = immature_labels(findings.policy, findings.window, findings.created) is None
+    why = "enough without labels" if few else "labels are not due yet"
+    return fitting(
+        f"Healthy by the estimate: {acceptable(estimated, findings.policy)}; {why}", f"Healthy by the estimate; {why}"
+    )
+
+
+def _with_level(
+    found: Sequence[Observation], moved: Sequence[Observation], planned: RetrainingPlan, findings: Findings
+) -> list[Observation]:
+    """Add to the facts that a person should look at what has moved, and acceptable performance."""
+    judged, policy = judged_performance(findings), findings.policy
+    if judged is None or is_worse(judged, policy):
+        return [*found, *moved]
+    level, clause = level_of(judged, policy), acceptable(judged, policy)
     first, *rest = found
     if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
-    return "watch", [
-        first,
-        *rest,
-        Observation(level, [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]),
-    ]
+    facts = [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
+    return [first, *rest, *moved, Observation(level, facts)]
 
 
 def _challengers(findings: Findings) -> list[str]:
@@ -129,13 +182,30 @@ def _with_stop(text: str) -> str:
     return text if text.endswith(("…", ".")) else f"{text}."
 
 
-def _others(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
+def _others(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]) -> list[Observation]:
     """Return the observations to report in addition to the active triggers of ``planned``."""
-    if any(active.trigger == "no_champion" for active in planned.triggers):
+    return [*_concerns(findings, planned, earlier), *_moved(findings, planned)]
+
+
+def _concerns(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]) -> list[Observation]:
+    """Return the observations that a person should look at, without those that the active triggers report."""
+    if _is_first(planned):
         return []
     reported = {active.reason for active in planned.triggers}
-    found = observations(findings, inputs_reported=bool(planned.due) and "inputs" in _reached(planned))
+    found = observations(findings, _inputs_reported(planned), earlier)
     return [item for item in found if item.headline not in reported]
+
+
+def _moved(findings: Findings, planned: RetrainingPlan) -> list[Observation]:
+    return [] if _is_first(planned) else movements(findings, _inputs_reported(planned))
+
+
+def _is_first(planned: RetrainingPlan) -> bool:
+    return any(active.trigger == "no_champion" for active in planned.triggers)
+
+
+def _inputs_reported(planned: RetrainingPlan) -> bool:
+    return bool(planned.due) and any(item.name == "inputs" for item in planned.limits)
 
 
 def _reached(planned: RetrainingPlan) -> dict[str, str]:
@@ -151,7 +221,8 @@ def _postponed(planned: RetrainingPlan, findings: Findings) -> list[Observation]
     clause, first = _without_limit(planned.due[0].reason), next(iter(reached))
     variants = [f"{clause}; retraining postponed {LIMIT_NAMES[first]}"]
     if first == "inputs" and (broken := broken_inputs(findings)):
-        variants.insert(0, f"{clause}; retraining postponed because {listed(broken)}")
+        clauses = listed([f"{column} {what}" for column, what in broken.items()])
+        variants.insert(0, f"{clause}; retraining postponed because {clauses}")
     return [Observation(fitting(*variants), [f"Retraining is postponed because {says}." for says in reached.values()])]
 
 

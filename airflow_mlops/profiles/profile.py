@@ -65,6 +65,8 @@ class ModelProfile(Model):
         if unknown
     :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric. Monitoring compares a window
         with them. A metric that cannot be measured on logged predictions has no interval
+    :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
+        ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
     """
 
     features: Profile
@@ -76,6 +78,7 @@ class ModelProfile(Model):
     segments: SegmentLosses | None = None
     importance: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, Interval] = Field(default_factory=dict)
+    constant: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

@@ -21,6 +21,7 @@ from airflow_mlops.models import contracts, importance
 from airflow_mlops.models.explanation import FILE, FOLDER, Explanation
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 from airflow_mlops.models.training_data import TEST, TRAIN
+from airflow_mlops.profiles.spans import with_constant_spans
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import with_watched_columns
 from airflow_mlops.registry.aliases import COMPARED_TAG
@@ -75,6 +76,7 @@ def keep_contract(
         importance.shares(importances),
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
+    profile = with_constant_spans(profile, contract, dataset, part)
     return contracts.write(client, store, candidate.ref, contract, profile.model_dump(mode="json"))
 
 

@@ -15,6 +15,7 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.profiles import multivariate, shards
 from airflow_mlops.profiles.labels import labels
 from airflow_mlops.profiles.profile import Profile, profile
+from airflow_mlops.profiles.spans import span_of
 from airflow_mlops.profiles.spec import ProfileRef
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.references import Baselines
@@ -72,12 +73,14 @@ def measure(
 
     # Windows in UTC say nothing about the time zone of the events.
     zone = check.window.zone if check.window.zone != UTC else None
+    span = span_of(check.window.end - check.window.start)
+    constant = {name: shares[span] for name, shares in reference.profile.constant.items() if span in shares}
 
     def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
         return [
             item
             for name, before in baseline.items()
-            for item in drift.measure(before, current, check.policy, name, zone)
+            for item in drift.measure(before, current, check.policy, name, zone, constant)
         ]
 
     groups = [

@@ -50,7 +50,8 @@ def request_retraining(
 
     request_id = retraining.request_id(findings.model, findings.window)
     request = record(ledger, request_id, propose, findings.champion, context.provenance)
-    return RetrainingPlan(triggers=planned.triggers, limits=planned.limits, request=request or planned.request)
+    made = request or planned.request
+    return RetrainingPlan(triggers=planned.triggers, limits=planned.limits, request=made, without=planned.without)
 
 
 def _request(findings: Findings, planned: RetrainingPlan, store: ArtifactStore) -> Request:
@@ -64,4 +65,5 @@ def _request(findings: Findings, planned: RetrainingPlan, store: ArtifactStore) 
         metrics=metrics(findings),
         report_url=page_url(findings, store),
         code=findings.policy.code,
+        without=planned.without,
     )

@@ -73,7 +73,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
     planned = request_retraining(findings, earlier, context, recorded)
-    written = Report(**dict(findings), verdict=decide(findings, planned), retraining=planned)
+    written = Report(**dict(findings), verdict=decide(findings, planned, earlier), retraining=planned)
     url = report.publish(written, earlier, store)
     for detail in written.verdict.details:
         log.info("%s", detail)

@@ -15,6 +15,7 @@ from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.training_data import TEST, TRAIN
+from airflow_mlops.profiles.spans import with_constant_spans
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import with_watched_columns
 from airflow_mlops.stages.train.candidate import Fitted
@@ -80,6 +81,7 @@ def write_package(
         _importance(fitted, test) if importances is None else importances,
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
+    profile = with_constant_spans(profile, contract, dataset, part)
     for file, content in (
         (CONTRACT_FILE, contract.model_dump(mode="json")),
         (PROFILE_FILE, profile.model_dump(mode="json")),

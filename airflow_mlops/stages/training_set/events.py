@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,12 +21,14 @@ _MOST_CLASSES = 20
 
 
 def read_events(
-    spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str]
+    spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str], broken: Collection[str] = ()
 ) -> tuple[pa.Table, dict[str, int]]:
     """Read the events that have a label, sorted by event time and then by the other columns.
 
     :param datasets: the datasets that ``spec.entities`` selects
     :param join_columns: columns that the join of features needs in addition to the event time
+    :param broken: columns that need not exist in every dataset. They are null in the rows of a dataset that lacks them,
+        or that has them in another type than the first dataset that has them
     :return: the events, and the number of rows that were left out, by reason (``label_unknown``)
     :raises EmptyWindowError: the datasets have no rows
     :raises SchemaError: an event time is null, or a column has different types in different windows
@@ -35,7 +37,9 @@ def read_events(
     operands = sorted(spec.label_columns)
     wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
     name = datasets[0].manifest.name
-    tables = [_read(dataset, list(dict.fromkeys([*wanted, *operands])), spec.timestamp) for dataset in datasets]
+    types = _first_types(datasets, {*broken} & {*spec.columns} - {*join_columns, *spec.keys, *operands, spec.timestamp})
+    columns = list(dict.fromkeys([*wanted, *operands]))
+    tables = [_with_nulls(dataset, columns, spec.timestamp, types) for dataset in datasets]
     table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
     if not table.num_rows:
         raise EmptyWindowError(
@@ -61,6 +65,28 @@ def read_events(
     return table.take(
         pc.sort_indices(table, [(pc.field(name), "ascending") for name in (spec.timestamp, *others)])
     ), dropped
+
+
+def _first_types(datasets: Sequence[Dataset], names: Collection[str]) -> dict[str, pa.DataType]:
+    """Return the type of each column in the first dataset that has it; float64 if no dataset has the column."""
+    found: dict[str, pa.DataType] = dict.fromkeys(sorted(names), pa.float64())
+    for dataset in reversed(datasets):
+        found |= {name: dataset.schema.field(name).type for name in found if name in dataset.schema.names}
+    return found
+
+
+def _with_nulls(dataset: Dataset, columns: list[str], timestamp: str, types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Read columns of a dataset of events. Columns of ``types`` that it lacks, or has in another type, are null."""
+    if not types:
+        return _read(dataset, columns, timestamp)
+    schema = dataset.schema
+    lacking = {
+        name for name, kind in types.items() if name not in schema.names or not schema.field(name).type.equals(kind)
+    }
+    table = _read(dataset, [name for name in columns if name not in lacking], timestamp)
+    for name in lacking:
+        table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
+    return table.select(columns)
 
 
 def _read(dataset: Dataset, columns: list[str], timestamp: str) -> pa.Table:

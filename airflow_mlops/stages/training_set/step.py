@@ -39,7 +39,8 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     """Build the training set and write it to the artifact store as a dataset.
 
     :raises LeakageError: a feature is newer than its event, or a single feature predicts the label almost perfectly
-    :raises TrainingError: the label is null in all rows, has only one value or is infinite, or a split part is empty
+    :raises TrainingError: the label is null in all rows, has only one value or is infinite, a split part is empty, or the
+        retraining request leaves out all features
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
     :raises SpecError: the window rule selects no time
@@ -50,7 +51,9 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
         context.progress(f"The window of the training set is {resolved.window.label}, by the rule {resolved.rule}.")
     datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.timestamp, context.kept)
     source = FeatureSource(spec)
-    events, dropped = read_events(spec, datasets, source.event_columns)
+    left_out = context.provenance.left_out() if spec.label else set()
+    broken = {name for name in spec.columns if (event_column(name) if is_reserved(name) else name) in left_out}
+    events, dropped = read_events(spec, datasets, source.event_columns, broken)
     context.progress(f"Joining features to {events.num_rows:,} events.")
     with source.join(events) as joined:
         return _write(spec, context, datasets, source, events, joined, dropped, resolved)
@@ -73,7 +76,14 @@ def _write(
     spec, events = _renamed(spec, events)
     label = spec.label.name if spec.label else None
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
-    features = [*spec.columns, *joined.columns]
+    # Left out of the features only: the champion, with which candidates are compared, may still need the columns.
+    left_out = context.provenance.left_out() if label else set()
+    features = [name for name in [*spec.columns, *joined.columns] if name not in left_out]
+    if not features:
+        raise TrainingError(
+            f"Training set {spec.name!r} has no feature left, because the retraining request leaves out all of them. Repair "
+            "the features, or trigger the DAG yourself to train with them."
+        )
     others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
     table = pa.table(
         {name: as_numbers(events[name]) if name in spec.columns else events[name] for name in others}
@@ -99,6 +109,9 @@ def _write(
         **coverage(datasets, resolved.window if resolved else None),
         **(resolved.describe() if resolved else {}),
     }
+    if gone := sorted(left_out & {*spec.columns, *joined.columns}):
+        details["without"] = gone
+        context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
     repeated = _repeated(table, identity, label) if keys and label else None
     if repeated:
         details["repeated"] = repeated

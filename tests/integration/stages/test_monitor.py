@@ -87,12 +87,12 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert len(result.model_dump_json()) < 2_000
 
 
-def test_drift_without_worse_performance_is_watched(store, champion):
+def test_drift_without_worse_performance_is_healthy_and_told(store, champion):
     result = watch(store, champion, outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0)))
-    assert result.decision == "watch"
-    assert result.headline.startswith("1 feature drifted: distance (effect 0.3")
+    assert result.decision == "healthy"
+    assert result.headline.startswith("Performance as expected (ROC AUC")
+    assert "1 feature drifted: distance (effect 0.3" in result.headline
     assert result.metrics["features_drifted"] == 1
-    assert "performance as expected (ROC AUC" in result.headline
     assert result.most_drifted == "distance"
 
 
@@ -302,7 +302,8 @@ def test_a_missing_estimate_is_noted(store, champion, client, tmp_path):
 def test_performance_is_not_judged_within_the_grace_period(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
     result = watch(store, champion, made, grace="100000D")
-    assert result.decision == "watch"
+    assert result.decision == "healthy"
+    assert result.headline.startswith("Healthy by the estimate")
     assert "100,000 days after its end" in result.reason
     assert "Estimated ROC AUC" in result.reason
     assert stored(store, champion, "2013-04").performance is not None
@@ -401,7 +402,7 @@ def test_persistence_counts_windows_in_whatever_order_they_are_checked(store, ch
 
 def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, champion):
     moved = outcomes(store, champion, "2013-04", flights(seed=2, shift=1.0))
-    assert watch(store, champion, moved).decision == "watch"
+    assert watch(store, champion, moved).decision == "healthy"
     result = watch(store, champion, moved, retrain_on=["drift"])
     assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
     assert result.headline == "Features with 100% of importance drifted: distance"
@@ -410,7 +411,7 @@ def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, ch
     wind = pa.array(data["wind"].to_numpy() + 1)
     made = outcomes(store, champion, "2013-05", data.set_column(data.schema.get_field_index("wind"), "wind", wind))
     # The wind has no importance.
-    assert watch(store, champion, made, retrain_on=["drift"]).decision == "watch"
+    assert watch(store, champion, made, retrain_on=["drift"]).decision == "healthy"
     assert [drift.column for drift in stored(store, champion, "2013-05").features if drift.drifted] == ["wind"]
 
 

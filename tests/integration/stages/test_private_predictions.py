@@ -112,7 +112,7 @@ def test_monitoring_reports_features_that_are_not_stored_and_measures_the_others
     joined = join(store, champion, made, data).dataset
     spec = MonitorSpec(model=champion.model, dataset=joined)
     result = monitor.run(spec, StepContext(store=store))
-    assert (result.decision, result.most_drifted) == ("watch", "distance")
+    assert (result.decision, result.most_drifted) == ("healthy", "distance")
     report = Report.model_validate(store.read_json(f"reports/{champion.model}/2013-04.json"))
     assert [drift.column for drift in report.features] == ["distance"]
     (note,) = [note for note in report.notes if "wind" in note and fate in note]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scipy import stats
 
-from benchmarks.false_alarms import judge, rates
+from benchmarks.false_alarms import WORLDS, judge, judged, rates
 
 WINDOWS = 40
 
@@ -19,3 +19,18 @@ def test_false_alarms_are_rare_and_power_matches_the_kolmogorov_smirnov_test():
     plain = sum(item["ks_shifted"] <= 0.05 for item in found)
     assert plain > 5
     assert sum(item["found"] for item in found) >= plain - 3
+
+
+def test_harmless_drift_is_healthy_and_harmful_drift_is_found():
+    found = {world: [judged(world, window) for window in range(20)] for world in WORLDS}
+
+    def share(world: str, name: str) -> float:
+        return sum(item[name] for item in found[world]) / 20
+
+    assert share("none", "watch") + share("none", "retrain") <= 0.1
+    # The drift tests find that the inputs moved, and the verdict says that this does no harm.
+    assert share("harmless", "drift") == 1
+    assert share("harmless", "watch") + share("harmless", "retrain") <= 0.2
+    assert share("harmful", "watch") + share("harmful", "retrain") == 1
+    # Without labels the relation to the label is not seen, but drift that moves the scores is watched.
+    assert share("none", "watch_without_labels") <= 0.1

@@ -56,44 +56,126 @@ def test_a_model_that_performs_as_expected_without_drift_is_healthy():
     assert verdict.reason == f"{verdict.headline}. {detail}"
 
 
-def test_drift_alone_is_watched_and_never_retrained():
-    features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust", "no row has a value")]
+def test_drift_with_acceptable_performance_is_healthy_and_told_below():
+    features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust")]
     verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
-    assert verdict.decision == "watch"
-    assert verdict.headline == "4 features drifted: temp, humid, wind and 1 more (largest effect 0.54: temp)"
+    assert verdict.decision == "healthy"
+    assert verdict.headline == "Performance as expected (ROC AUC 0.700); drift without harm"
+    assert "ROC AUC: 0.700" in verdict.details[0]
+    assert verdict.details[1].startswith("Drift alone does not request retraining")
     # The details name every feature with its effect, and explain the effect once.
-    listed = "temp 0.54, humid 0.4, wind 0.3 and gust 0.25 (no row has a value)."
-    assert verdict.details[0].endswith(listed)
+    assert verdict.details[2].endswith("temp 0.54, humid 0.4, wind 0.3 and gust 0.25.")
     assert "Predicted scores drifted (effect 0.12)." in verdict.details
     (explained,) = [detail for detail in verdict.details if detail.startswith("Effect: ")]
     assert "match training" in explained
     assert "0.02 (min_effect)" in explained
-    assert "ROC AUC: 0.700" in verdict.details[-2]
-    assert verdict.details[-1].startswith("Drift alone does not request retraining")
+
+
+def weighted(effect: float, importance: float | None, column: str = "temp") -> Drift:
+    return drift(effect, column).model_copy(update={"importance": importance})
+
+
+# The value is below the limit of 0.68, but not significantly.
+BELOW = {"performance": auc(0.675)}
+MOVED = {"prediction": drift(0.3, "score")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "decision", "why"),
+    [
+        ({"features": [weighted(0.5, 0.9)]}, "healthy", None),
+        ({"features": [weighted(0.5, 0.9)], **MOVED}, "healthy", None),
+        (BELOW, "healthy", None),
+        ({"features": [weighted(0.5, 0.9)], **BELOW}, "watch", "performance is worse than the limit"),
+        # 0.5 of the rows times 0.05 of the importance.
+        ({"features": [weighted(0.5, 0.05), weighted(0.9, 0.0, "wind")], **BELOW}, "healthy", None),
+        ({"features": [weighted(0.5, None)], **BELOW}, "watch", "performance is worse than the limit"),
+        ({"multivariate": drift(0.5, "reconstruction error"), **BELOW}, "watch", "performance is worse"),
+    ],
+)
+def test_drift_matters_by_importance_and_by_what_it_does_to_performance(fields, decision, why):
+    verdict = decide(findings(**fields))
+    assert verdict.decision == decision
+    assert ("The drift matters because" in verdict.reason) == (why is not None)
+    assert (why or "") in verdict.reason
+
+
+def test_without_labels_drift_matters_if_it_moves_the_scores_or_the_estimate():
+    def verdict(estimate: float, importance: float, **fields) -> Verdict:
+        policy = {"retrain_on": ["estimated_performance"]}
+        moved = [weighted(0.5, importance)]
+        return decide(findings(policy, features=moved, estimated=auc(estimate), labelled=0, **UNJUDGED, **fields))
+
+    assert verdict(0.7, 0.9).decision == "healthy"
+    assert verdict(0.7, 0.01, **MOVED).decision == "healthy"
+    assert "it moved the scores" in verdict(0.7, 0.9, **MOVED).reason
+    assert verdict(0.7, 0.9, **MOVED).decision == "watch"
+    assert "estimated performance is worse than the limit" in verdict(0.675, 0.9).reason
+    assert verdict(0.675, 0.01).decision == "healthy"
+
+
+def test_drift_that_grows_while_performance_falls_is_watched():
+    def window(month: int, effect: float, value: float) -> Findings:
+        return findings(window=f"2013-{month:02}", features=[weighted(effect, 0.8)], performance=auc(value))
+
+    falling = [window(2, 0.2, 0.7), window(3, 0.3, 0.69), window(4, 0.4, 0.685)]
+    *earlier, last = falling
+    assert decide(last).decision == "healthy"
+    verdict = decide(last, earlier=earlier)
+    assert verdict.decision == "watch"
+    assert "grown for 3 windows in which performance fell" in verdict.reason
+    assert decide(last, earlier=earlier[1:]).decision == "healthy"
+    # The drift does not grow; performance does not fall; another version made the predictions.
+    for other in (
+        [window(2, 0.5, 0.7), window(3, 0.3, 0.69)],
+        [window(2, 0.2, 0.6), window(3, 0.3, 0.69)],
+        [item.model_copy(update={"scored_by": V2}) for item in earlier],
+    ):
+        assert decide(last, earlier=other).decision == "healthy"
+
+
+def test_labels_that_the_scores_do_not_follow_are_watched():
+    verdict = decide(findings(label=drift(0.3, "label")))
+    assert verdict.decision == "watch"
+    assert verdict.headline.startswith("Labels drifted (effect 0.3), and the scores did not follow")
+    followed = decide(findings(label=drift(0.3, "label"), prediction=drift(0.25, "score")))
+    assert followed.decision == "healthy"
+    assert "Labels drifted (effect 0.3)." in followed.details
+
+
+@pytest.mark.parametrize("where", ["prediction", "watched"])
+def test_broken_scores_and_broken_watched_columns_are_watched(where):
+    broken = drift(0.9, "body").model_copy(update={"broken": True, "fault": "has no values", "missing": 1.0})
+    verdict = decide(findings(**{where: [broken] if where == "watched" else broken}))
+    assert verdict.decision == "watch"
+    assert "has no values" in verdict.headline
 
 
 def test_the_details_name_as_many_drifted_features_as_fit():
-    many = decide(findings(features=[drift(0.5, f"f{number}") for number in range(12)])).details[0]
+    def named(features: list[Drift]) -> str:
+        found = [detail for detail in decide(findings(features=features)).details if detail.startswith("Drifted feat")]
+        return found[0]
+
+    many = named([drift(0.5, f"f{number}") for number in range(12)])
     assert "f0 0.5, f1 0.5" in many
     assert many.endswith("f9 0.5 and 2 more.")
-    long = decide(findings(features=[drift(0.5, "x" * 100) for _ in range(12)])).details[0]
+    long = named([drift(0.5, "x" * 100) for _ in range(12)])
     assert long.endswith("x 0.5 and 10 more.")
     assert len(long) <= DETAIL_LENGTH
 
 
-def test_a_headline_says_that_performance_is_as_expected_if_that_fits():
+def test_a_healthy_headline_says_what_moved_if_that_fits():
     headline = decide(findings(features=[drift(0.54)])).headline
-    assert headline == "1 feature drifted: temp (effect 0.54); performance as expected (ROC AUC 0.700)"
+    assert headline == "Performance as expected (ROC AUC 0.700); 1 feature drifted: temp (effect 0.54)"
 
 
-def test_watched_columns_that_are_not_features_are_watched_too():
+def test_drift_of_watched_columns_that_are_not_features_is_told():
     verdict = decide(findings(watched=[drift(0.54, "opened"), drift(0.05, "body")]))
-    assert verdict.decision == "watch"
-    assert verdict.headline == "Monitored column 'opened' (not a feature) drifted (effect 0.54)"
+    assert verdict.decision == "healthy"
+    assert "Drifted columns that are not features, with effects: opened 0.54." in verdict.details
     several = decide(findings(watched=[drift(0.54, "opened"), drift(0.3, "body")]))
-    assert several.headline.startswith("2 monitored columns (not features) drifted: opened and body")
-    assert "opened 0.54 and body 0.3" in several.details[0]
-    assert decide(findings(watched=[drift(0.05, "body")])).decision == "healthy"
+    assert "opened 0.54 and body 0.3" in several.reason
+    assert decide(findings(watched=[drift(0.05, "body")])).headline.startswith("No drift, ")
 
 
 def test_performance_that_is_certainly_worse_requests_retraining():
@@ -219,17 +301,18 @@ def test_missing_measurements_are_watched_and_named(fields, fact):
     assert fact in verdict.headline
 
 
-def test_drift_of_the_joint_distribution_is_watched():
+def test_drift_of_the_joint_distribution_is_told():
     together = drift(0.2, "reconstruction error")
-    headline = decide(findings(multivariate=together)).headline
-    assert headline == "Joint distribution of the features drifted (effect 0.2)"
+    verdict = decide(findings(multivariate=together))
+    assert verdict.decision == "healthy"
+    assert any(
+        detail.startswith("Joint distribution of the features drifted (effect 0.2)") for detail in verdict.details
+    )
     both = decide(findings(multivariate=together, features=[drift(0.5)])).details
     assert any("features drifted too (effect 0.2)" in detail for detail in both)
-    assert decide(findings(multivariate=drift(0.01, "reconstruction error"))).decision == "healthy"
 
 
-def test_drifted_labels_and_inputs_are_watched_and_do_not_hide_concept_drift():
-    assert decide(findings(label=drift(0.3, "label"))).headline.startswith("Labels drifted (effect 0.3)")
+def test_drifted_labels_and_inputs_do_not_hide_concept_drift():
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     assert "concept drift" in decide(findings(**fallen, label=drift(0.3, "label"))).reason
     assert "concept drift" in decide(findings(**fallen, multivariate=drift(0.3, "reconstruction error"))).reason
@@ -345,12 +428,15 @@ def test_drift_against_other_windows_than_training_names_them():
     assert decide(findings(features=[calm])).headline.startswith("No drift against 2012-04, ")
     score = drift(0.123, "score", reference="2012-03 to 2012-04")
     reason = decide(findings(features=[moved], prediction=score)).reason
-    assert reason.startswith("1 feature drifted against 2012-04: temp (effect 0.9)")
+    told = decide(findings(features=[moved])).headline
+    assert told == "Performance as expected (ROC AUC 0.700); drift without harm"
+    told = decide(findings(features=[moved], performance=auc(0.675))).headline
+    assert told.startswith("1 feature drifted against 2012-04: temp (effect 0.9)")
     assert "match the reference" in reason
     assert "Predicted scores drifted against 2012-03 to 2012-04 (effect 0.12)." in reason
     assert "need a different value to match 2012-04;" in decide(findings(features=[moved])).reason
     mixed = decide(findings(features=[moved, drift(0.9, "wind")])).reason
-    assert "2 features drifted: temp and wind (largest effect 0.9: temp)" in mixed
+    assert "Drifted features, with effects: temp 0.9 and wind 0.9." in mixed
     # Inputs that are as they were last month may have drifted since training, which the estimate takes into account.
     fallen = {"performance": auc(0.65), "estimated": auc(0.7)}
     same = decide(findings(**fallen, features=[calm])).reason
@@ -424,6 +510,38 @@ def test_labels_are_immature_within_the_grace_period(grace, days, facts):
         assert found is None
     else:
         assert all(fact in found for fact in facts)
+
+
+def test_a_model_without_labels_is_healthy_on_its_estimate_if_the_policy_says_that_this_is_enough():
+    def verdict(policy: dict[str, Any] | None = None, **fields: Any) -> Verdict:
+        known = {**UNJUDGED, "labelled": 0, "coverage": 0.0, "estimated": auc(0.7)}
+        return decide(
+            findings({"retrain_on": ["estimated_performance"]} if policy is None else policy, **{**known, **fields})
+        )
+
+    enough = verdict()
+    assert enough.decision == "healthy"
+    assert enough.headline == "Healthy by the estimate: performance as expected (ROC AUC 0.700); enough without labels"
+    assert "Realised performance is not judged because there are no labels." in enough.details
+    assert "Estimated ROC AUC: 0.700" in enough.details[0]
+    assert verdict(estimated=auc(0.6)).decision == "retrain"
+    assert verdict({"retrain_on": ["performance", "estimated_performance"]}).decision == "watch"
+    assert verdict({"retrain_on": []}).decision == "watch"
+    for unknown in ({"estimated": None}, {"estimated": auc(0.7, reference=None)}):
+        assert verdict(**unknown).decision == "watch"
+    # There are labels, and they cannot be judged for another reason.
+    assert verdict(labelled=5_000, coverage=1.0, unmeasured="all 5,000 labels are of one class").decision == "watch"
+
+
+def test_within_the_grace_period_the_estimate_is_enough_and_afterwards_missing_labels_are_watched():
+    def decision(grace: str, value: float = 0.7) -> Verdict:
+        known = {**UNJUDGED, "labelled": 0, "coverage": 0.0, "estimated": auc(value)}
+        return decide(findings({"grace": grace}, created=datetime(2013, 5, 3, tzinfo=timezone.utc), **known))
+
+    assert decision("7D").decision == "healthy"
+    assert "labels are not due yet" in decision("7D").headline
+    assert decision("1D").decision == "watch"
+    assert decision("7D", 0.6).decision == "watch"
 
 
 @given(

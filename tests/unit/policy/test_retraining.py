@@ -17,7 +17,7 @@ from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.findings import Drift, SchemaChange
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Arrivals, Findings, Report
 from airflow_mlops.policy.retraining import limited, plan, request_id, triggers
@@ -119,6 +119,72 @@ def test_a_reason_is_given_once():
     retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
     reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
     assert reason.count("Estimated ROC AUC: 0.600") == 1
+
+
+def stuck(importance: float | None, column: str = "wind", fault: str = "has one value in all rows") -> Drift:
+    return drifted(importance, column).model_copy(update={"broken": True, "fault": fault})
+
+
+FINE = drifted(0.5, moved=False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "now", "before", "without"),
+    [
+        ({}, [FINE, stuck(0.02)], [], ["wind"]),
+        ({}, [FINE, stuck(0.03), stuck(0.03, "gust")], [], None),
+        ({}, [FINE, stuck(0.5)], [], None),
+        ({}, [FINE, stuck(None)], [], None),
+        ({}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)]], None),
+        ({}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], ["wind"]),
+        ({}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE]], None),
+        ({}, [FINE, stuck(0.5), stuck(0.4, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
+        ({}, [FINE, stuck(0.5), stuck(0.01, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], ["wind", "gust"]),
+        # Nothing would be left.
+        ({}, [stuck(0.02)], [], None),
+        ({"on_broken": "wait"}, [FINE, stuck(0.02)], [], None),
+        ({"on_broken": "wait"}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
+    ],
+)  # fmt: skip
+def test_a_request_leaves_broken_features_out_if_they_hardly_matter_or_stay_broken(policy, now, before, without):
+    found = findings(policy, features=now, **BAD)
+    earlier = months(*({"features": features} for features in before))
+    made = plan(found, earlier)
+    (limit,) = [item for item in made.limits if item.name == "inputs"]
+    assert limit.reached == (without is None)
+    assert (made.is_requested, made.without) == (without is not None, without or [])
+    verdict = decide(found, made)
+    assert verdict.decision == ("watch" if without is None else "retrain")
+    assert "wind has one value in all rows" in verdict.reason
+    # Without a trigger there is nothing to leave a feature out of, and a person should look at the feature.
+    calm = decide(findings(policy, features=now), plan(findings(policy, features=now), earlier))
+    assert calm.decision == "watch"
+    assert calm.headline.startswith("Broken inputs: wind")
+
+
+def test_an_absent_feature_is_left_out_once_it_stays_absent():
+    gone = {
+        "schema_changes": [SchemaChange(column="gust", before="double", now=None, compared=False)],
+        "features": [FINE],
+    }
+    unmeasured = Drift(column="gust", kind="numeric", importance=None)
+    gone["features"] = [FINE, unmeasured]
+    assert not plan(findings(**gone, **BAD)).is_requested
+    assert plan(findings(**gone, **BAD), months(gone, gone)).without == ["gust"]
+
+
+def test_a_training_set_leaves_out_what_the_newest_request_of_every_model_names():
+    def provenance(*named: tuple[str, list[str]]) -> set[str]:
+        requests = [
+            asking(day(number), model=model).model_copy(update={"without": without})
+            for number, (model, without) in enumerate(named)
+        ]
+        return Provenance(requests=requests).left_out()
+
+    assert provenance() == set()
+    assert provenance(("delays", ["wind"]), ("delays", ["gust"])) == {"gust"}
+    assert provenance(("delays", ["wind", "gust"]), ("fares", ["gust"])) == {"gust"}
+    assert provenance(("delays", ["wind"]), ("fares", [])) == set()
 
 
 TWO_OF_THREE = {"persistence": {"k": 2, "n": 3}}

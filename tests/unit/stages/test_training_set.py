@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.errors import EmptyWindowError, LeakageError, SchemaError, SpecError, TrainingError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
@@ -445,3 +446,60 @@ def test_a_retry_reads_the_snapshot_that_the_first_try_selected(store, monkeypat
     assert open_dataset(store, retried.dataset).manifest.parents == [first.id]
     cleared = run(parse(TrainingSetSpec, spec, "The step"), StepContext(store=store, key="results/cleared.json"))
     assert open_dataset(store, cleared.dataset).manifest.parents == [second.id]
+
+
+def requested(without: list[str]) -> Provenance:
+    """The provenance of a DAG run that a retraining request started."""
+    request = Request(
+        id="delays/2013-01",
+        model="delays",
+        triggers=["performance"],
+        reason="ROC AUC fell.",
+        window="2013-01",
+        created=START,
+        without=without,
+    )
+    return Provenance(requests=[request])
+
+
+def build_without(store, entities, without: list[str], **options):
+    spec = {
+        "name": "training", "timestamp": "time_hour", "columns": ["hour", "distance"], "keys": ["flight"],
+        "label": {"name": "late", "expression": "arr_delay > 15"}, "entities": entities,
+    }  # fmt: skip
+    found = parse(TrainingSetSpec, {**spec, **options}, "The step")
+    return run(found, StepContext(store=store, provenance=requested(without)))
+
+
+def test_a_request_leaves_broken_features_out_and_keeps_their_columns_for_the_champion(store):
+    result = build_without(store, write(store, events()), ["distance", "unknown"])
+    assert result.features == ["hour"]
+    found = details(store, result)
+    assert (found["features"], found["without"]) == (["hour"], ["distance"])
+    assert "distance" in open_dataset(store, result.dataset).table().column_names
+    # A scoring set has every column.
+    scoring = build_without(store, write(store, events()), ["distance"], label=None, split=None)
+    assert scoring.features == ["hour", "distance"]
+    assert "without" not in details(store, build_without(store, write(store, events()), []))
+
+
+def test_a_feature_that_is_left_out_may_be_absent_or_of_another_type_in_some_windows(store):
+    whole = write(store, events(seed=1), window=Window.model_validate("2013-01"))
+    absent = write(store, events(seed=2).drop_columns("distance"), window=Window.model_validate("2013-02"))
+    text = events(seed=3)
+    text = text.set_column(4, "distance", pa.array(["far"] * len(text)))
+    other = write(store, text, window=Window.model_validate("2013-03"))
+    assert {whole.name} == {absent.name, other.name}
+    window = {"name": "flights", "window": "2013-01..2013-03"}
+    with pytest.raises(SchemaError):
+        build_without(store, window, [])
+    result = build_without(store, window, ["distance"])
+    table = open_dataset(store, result.dataset).table()
+    assert table.schema.field("distance").type == "double"
+    assert table["distance"].null_count == 380
+    assert result.features == ["hour"]
+
+
+def test_a_request_cannot_leave_out_every_feature(store):
+    with pytest.raises(TrainingError):
+        build_without(store, write(store, events()), ["hour", "distance"])

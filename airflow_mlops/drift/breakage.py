@@ -1,0 +1,151 @@
+"""Decide whether a column is broken in a window: it went missing, froze at an unlikely value, or changed its unit.
+
+A broken column carries no information, or wrong information, so no model can learn from the window. A column that merely
+moved is not broken.
+
+- **Missing**: at least nine in ten of the rows that should have a value, by the share at training, have none.
+- **Frozen**: all rows have one number, and training makes this very unlikely. It is not unlikely if at least 5% of
+  training's calendar spans of the window's length had a single value too (the month, a holiday flag), or if at least 1% of
+  training's rows had this value. If the spans are unknown, a column is also not frozen if its training data have at most 100
+  values, counted by the reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill,
+  "Diversity and Evenness", Ecology 54, 1973): hours, days, weeks, months.
+- **Unit**: at least half of the rows would need a different value to match the reference, and after a conversion (a factor of
+  10, 60, 100, 1,000, 3,600, 1e6 or 1e9, or between Celsius, Fahrenheit and Kelvin) at most a fifth. A temperature lies between
+  -100 and 100 degrees Celsius before and after the conversion. Smaller factors, such as miles and kilometres, are not told from
+  a level that moved.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from airflow_mlops.profiles.columns.histogram import Histogram
+from airflow_mlops.profiles.columns.numeric import NumericColumn
+from airflow_mlops.profiles.profile import ColumnProfile
+
+# The largest share of the expected values with which a column counts as missing.
+_LEFT = 0.1
+# The smallest share of constant spans at training, and the smallest share of rows with the value at training, for which a
+# constant column is not frozen.
+_SPANS, _KNOWN = 0.05, 0.01
+# The largest number of values of a calendar feature.
+_VALUES = 100
+# The smallest Kolmogorov-Smirnov distance of a changed unit, and the largest one after the conversion.
+_APART, _ALIKE = 0.5, 0.2
+# A column with fewer distinct values in the window, such as codes, has no unit.
+_DISTINCT = 20
+# The range of temperatures, in degrees Celsius.
+_COLDEST, _HOTTEST = -100, 100
+
+
+class _Conversion(NamedTuple):
+    """A conversion of units, ``factor * value + offset``.
+
+    :param looks: what a converted column looks like, as a clause without a subject
+    :param before: the smallest and the largest value that can be converted
+    :param now: the same for converted values
+    """
+
+    factor: float
+    offset: float
+    looks: str
+    before: tuple[float, float] = (-np.inf, np.inf)
+    now: tuple[float, float] = (-np.inf, np.inf)
+
+    def fits(self, before: Histogram, now: Histogram) -> bool:
+        """Return whether all values lie in the ranges of the conversion."""
+        pairs = ((self.before, before), (self.now, now))
+        return all(low <= found.low and found.high <= high for (low, high), found in pairs)
+
+
+def _conversions() -> list[_Conversion]:
+    found = []
+    for factor, text in (
+        (10, "10"),
+        (60, "60"),
+        (100, "100"),
+        (1e3, "1,000"),
+        (3_600, "3,600"),
+        (1e6, "1e6"),
+        (1e9, "1e9"),
+    ):
+        found.append(_Conversion(factor, 0.0, f"is about {text} times as large as at training"))
+        found.append(_Conversion(1 / factor, 0.0, f"is about 1/{text} of its size at training"))
+    scales = {"Celsius": (1.0, 0.0), "Fahrenheit": (1.8, 32.0), "Kelvin": (1.0, 273.15)}
+    for before, (scale, zero) in scales.items():
+        for now, (other, start) in scales.items():
+            if before != now:
+                text, factor = f"looks converted from {before} to {now}", other / scale
+                ranges = ((_COLDEST * a + b, _HOTTEST * a + b) for a, b in ((scale, zero), (other, start)))
+                found.append(_Conversion(factor, start - zero * factor, text, *ranges))
+    return found
+
+
+_CONVERSIONS = _conversions()
+
+
+def fault(
+    reference: ColumnProfile, current: ColumnProfile, ks: float | None = None, constant: float | None = None
+) -> str | None:
+    """Return a clause without a subject about what is broken, such as ``has no values``; ``None`` if nothing is broken.
+
+    :param reference: profile of the column in the reference
+    :param current: profile of the column in the window
+    :param ks: Kolmogorov-Smirnov distance of the two columns; ``None`` if it was not computed
+    :param constant: share of training's calendar spans of about the window's length in which the column had a single
+        value; ``None`` if unknown
+    """
+    if not current.rows or not reference.valid:
+        return None
+    if not current.valid:
+        return "has no values"
+    missing = 1 - current.valid / current.rows
+    if current.valid / current.rows <= _LEFT * reference.valid / reference.rows:
+        return f"has no value in {missing:.0%} of the rows"
+    if not isinstance(reference, NumericColumn) or not isinstance(current, NumericColumn):
+        return None
+    if is_constant(reference, current):
+        return "has one value in all rows" if _is_frozen(reference, current, constant) else None
+    return _unit(reference, current) if ks is not None and ks >= _APART else None
+
+
+def is_constant(reference: NumericColumn, current: NumericColumn) -> bool:
+    """Return whether the column has one value in at least two rows of the window, and several values in the reference."""
+    return current.valid > 1 and current.min == current.max and reference.min != reference.max
+
+
+def _is_frozen(reference: NumericColumn, current: NumericColumn, constant: float | None) -> bool:
+    if constant is not None and constant >= _SPANS:
+        return False
+    known = reference.distribution()
+    assert known is not None
+    assert current.min is not None
+    if _share(known, current.min) >= _KNOWN:
+        return False
+    # One value in a bin, or several: the bins bound the number of values from below.
+    shares = known.counts / known.counts.sum()
+    return constant is not None or 1 / float(np.square(shares).sum()) > _VALUES
+
+
+def _share(known: Histogram, value: float) -> float:
+    """Return the share of rows in the bin of ``value``."""
+    inside = (known.lows <= value) & (value <= known.highs)
+    return float(known.counts[inside].sum() / known.counts.sum())
+
+
+def _unit(reference: NumericColumn, current: NumericColumn) -> str | None:
+    before, now = reference.distribution(), current.distribution()
+    if before is None or now is None or len(now.keys) < _DISTINCT:
+        return None
+    found = [(_distance(before, now, item), item.looks) for item in _CONVERSIONS if item.fits(before, now)]
+    distance, looks = min(found)
+    return looks if distance <= _ALIKE else None
+
+
+def _distance(before: Histogram, now: Histogram, conversion: _Conversion) -> float:
+    """Return the Kolmogorov-Smirnov distance between the converted reference and the window, at the ends of their bins."""
+    points = np.concatenate([conversion.factor * before.highs + conversion.offset, now.highs])
+    back = np.concatenate([before.highs, (now.highs - conversion.offset) / conversion.factor])
+    return float(np.abs(before.cdf(back) - now.cdf(points)).max())

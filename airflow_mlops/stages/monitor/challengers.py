@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.base import Model, parse
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import DatasetNotFoundError, DatasetPurgedError, SchemaError
+from airflow_mlops.core.errors import (
+    DatasetNotFoundError,
+    DatasetPurgedError,
+    RegistryError,
+    RegistryUnavailableError,
+    SchemaError,
+    SpecError,
+)
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
@@ -154,12 +161,33 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
     """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
 
     :return: ``None`` if TrainOperator did not train the champion
-    :raises UnmeasurableError: the recorded trainer runs code of a user
+    :raises UnmeasurableError: the champion's run cannot be read, or the recorded trainer runs code of a user
+    :raises RegistryUnavailableError: MLflow did not answer
     """
-    import mlflow
-
     if trainer is not None:
         return Training(trainer=trainer)
+    if not present.run_id:
+        return None
+    try:
+        found = _recorded(present, client)
+    except RegistryUnavailableError:
+        raise
+    except (RegistryError, SpecError) as error:
+        # The run of a registered version may have been deleted, and a newer version of this package may have written it.
+        raise UnmeasurableError(str(error).rstrip(".")) from None
+    if found is None:
+        return None
+    if not _is_trusted(found.trainer):
+        raise UnmeasurableError(
+            f"the trainer of {present} runs code of a user ({found.trainer.path}), which monitoring runs only if the "
+            "operator names it; set `trainer` to train challengers"
+        )
+    return found
+
+
+def _recorded(present: ModelVersionRef, client: MlflowClient) -> Training | None:
+    import mlflow
+
     with registry_errors(f"The MLflow run of {present} cannot be read"), tempfile.TemporaryDirectory() as folder:
         if all(item.path != TRAINING_FILE for item in client.list_artifacts(present.run_id)):
             return None
@@ -168,11 +196,6 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
         )
     known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
     found: Training = parse(Training, known, f"The training of {present}")
-    if not _is_trusted(found.trainer):
-        raise UnmeasurableError(
-            f"the trainer of {present} runs code of a user ({found.trainer.path}), which monitoring runs only if the "
-            "operator names it; set `trainer` to train challengers"
-        )
     return found
 
 

@@ -14,11 +14,13 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.challengers import training_of
 from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
@@ -139,6 +141,14 @@ def test_code_of_a_user_runs_only_if_the_operator_names_it(client, store, check,
     assert any("set `trainer`" in note for note in written.notes)
     check(champion, "2013-04", flights(4, seed=4), trainer=own)
     assert report(store, champion, "2013-04").challenger is not None
+
+
+def test_a_champion_whose_run_is_absent_or_unknown_has_no_trainer(client, store):
+    champion = trained(client, store, LINEAR)
+    absent = champion.model_copy(update={"run_id": uuid.uuid4().hex})
+    with pytest.raises(UnmeasurableError, match=absent.run_id):
+        training_of(absent, None, client)
+    assert training_of(champion.model_copy(update={"run_id": ""}), None, client) is None
 
 
 def test_a_window_that_the_champion_was_trained_on_is_not_compared(client, store, check):

@@ -517,5 +517,5 @@ def test_job_is_deleted_when_the_task_is_marked_failed(cluster, trainer, airflow
         airflow.until_deferred(dag_id, run_id, "train")
     airflow.fail(dag_id, run_id, "train")
     trainer.wait_until_empty(30)
-    cluster.wait_until_empty(60)
+    cluster.wait_until_empty(180)
     assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"

@@ -22,6 +22,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
     DatasetPurgedError,
+    MLOpsError,
     RegistryError,
     RegistryUnavailableError,
     SchemaError,
@@ -31,6 +32,7 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
+from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.metrics.realised import UnmeasurableError
@@ -148,6 +150,12 @@ def probe(
         )
     except UnmeasurableError as error:
         return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
+    except MLOpsError as error:
+        # Monitoring works without challengers, for example where the library of a recorded trainer is not installed. A
+        # trainer that the operator names must work.
+        if error.retryable or trainer is not None:
+            raise
+        return Probe(notes=[f"No challenger was compared with the champion. {error}"])
     since = [
         (windows_between(item.window, check.window), item.challenger)
         for item in compared
@@ -280,7 +288,8 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
     rows = table.select([*names, contract.label]).rename_columns([*names, LABEL])
-    return LabelledRows(rows, table.column(time) if time else None, trained.manifest.window)
+    times = as_utc(table.column(time), f"Column {time!r} of dataset {trained.manifest.name!r}") if time else None
+    return LabelledRows(rows, times, trained.manifest.window)
 
 
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
@@ -49,11 +50,16 @@ def flights(month: int, seed: int, sign: float = 1.0, rows: int = 600) -> pa.Tab
     )
 
 
-def trained(client, store: ArtifactStore, trainer) -> ModelVersionRef:
-    """Train a champion on the first quarter."""
+def trained(client, store: ArtifactStore, trainer, times: pa.DataType | None = None) -> ModelVersionRef:
+    """Train a champion on the first quarter.
+
+    :param times: type of the event times in the training set
+    """
     data = pa.concat_tables([flights(month, seed=month) for month in (1, 2, 3)])
     late = pa.array(data["arr_delay"].to_numpy() > 15)
     data = data.drop_columns(["arr_delay"]).append_column("late", late)
+    if times is not None:
+        data = data.set_column(1, "time_hour", data["time_hour"].cast(times))
     features = ["distance", "wind"]
     details = {"label": "late", "task": "binary", "features": features, "timestamp": "time_hour", "keys": ["flight"]}
     with DatasetWriter(store, "delays_training") as writer:
@@ -108,6 +114,29 @@ def test_a_changed_relation_asks_for_retraining_and_an_unchanged_one_does_not(cl
     assert found.best.past == 1
     # The training set, April, and half of May.
     assert found.challengers[0].trained_rows == 1_800 + 600 + 300
+
+
+@pytest.mark.parametrize("times", [pa.string(), pa.date32(), pa.timestamp("ns")])
+def test_event_times_of_any_form_select_the_rows_of_the_last_windows(client, store, check, times):
+    champion = trained(client, store, LINEAR, times)
+    check(champion, "2013-04", flights(4, seed=4))
+    compared = report(store, champion, "2013-04").challenger
+    assert compared is not None
+    assert [item.trained_rows for item in compared.challengers] == [2_100, 1_500, 300]
+
+
+def test_a_recorded_trainer_that_is_not_installed_does_not_stop_monitoring(client, store, check):
+    champion = trained(client, store, LINEAR)
+    client.log_dict(
+        champion.run_id, {"trainer": {"estimator": "xgboost.absent.Classifier"}, "seed": 0}, "training.json"
+    )
+    check(champion, "2013-04", flights(4, seed=4))
+    written = report(store, champion, "2013-04")
+    assert written.performance is not None
+    assert written.challenger is None
+    assert any("xgboost.absent.Classifier" in note for note in written.notes)
+    with pytest.raises(SpecError):
+        check(champion, "2013-05", flights(5, seed=5), trainer=SklearnTrainer("xgboost.absent.Classifier"))
 
 
 def test_worse_performance_that_retraining_would_not_improve_is_watched(client, store, check):

@@ -5,11 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Pinned: the newest torch brings the newest CUDA, several GB of it.
 LOCK_TORCH ?= torch==2.13.0
-# Processes that run tests: two more than there are cores, because the tests of live Airflows and of the cluster wait a lot.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# Processes that run tests: three more than there are cores, because the tests of live Airflows and of the cluster wait a
+# lot.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: help demo stop test lint format docs bench images schema lock clean
+.PHONY: help demo stop install test pytest lint format docs bench images schema lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -20,7 +21,12 @@ demo: $(VENV)/.demo-installed ## Replay a year of flights through the whole life
 stop: ## Stop a demo that was left running
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m demo stop; else echo "Nothing to stop."; fi
 
-test: $(VENV)/.dev-installed lint ## Lint, then all tests; PYTEST_ARGS narrows them, JOBS=N sets the processes
+install: $(VENV)/.dev-installed ## Install everything that tests, lint and docs need
+
+test: install ## Lint and all tests, side by side; PYTEST_ARGS narrows the tests, JOBS=N sets the processes
+	@$(MAKE) --no-print-directory -j2 lint pytest
+
+pytest: install
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter

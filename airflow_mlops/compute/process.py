@@ -84,6 +84,7 @@ class ProcessRunner(Runner[Process]):
     """
 
     _child: subprocess.Popen[str] | None = None
+    _killed = False
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.data.results import read_result
@@ -144,6 +145,9 @@ class ProcessRunner(Runner[Process]):
                 "Process(python=...)."
             ) from None
         self._child = child
+        # The task may have been killed while the child process was started.
+        if self._killed:
+            self._end(_GRACE_AFTER_KILL)
         assert child.stdin is not None
         assert child.stdout is not None
         output = _Output()
@@ -163,6 +167,7 @@ class ProcessRunner(Runner[Process]):
             self._end(_GRACE_AFTER_TIMEOUT)
 
     def on_kill(self) -> None:
+        self._killed = True
         self._end(_GRACE_AFTER_KILL)
 
     def _end(self, grace: float) -> None:

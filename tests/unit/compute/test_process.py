@@ -262,6 +262,19 @@ def test_lines_reach_the_log_with_their_levels(tmp_path, caplog):
     assert ("INFO", "plain") in [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
+def test_a_kill_during_the_start_ends_the_process(tmp_path, monkeypatch):
+    runner = runner_for(Process(python=script(tmp_path, "sleep 300")), log)
+
+    class Started(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            runner.on_kill()
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    with pytest.raises(ComputeError, match="SIGTERM"):
+        runner.run(call(tmp_path), set(), {})
+
+
 def test_on_kill_ends_the_process_and_its_children(tmp_path):
     process = Process(python=script(tmp_path, f"sleep 300 & echo $! > {tmp_path}/pid; wait"))
     runner = runner_for(process, log)

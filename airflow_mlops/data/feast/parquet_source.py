@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
-from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.core.errors import FeatureStoreError, SchemaError, one_line
 from airflow_mlops.data.feast.request import ViewRequest
+from airflow_mlops.data.int96 import Overflow, find_overflow
 from airflow_mlops.data.moments import as_utc, is_text, is_time
 from airflow_mlops.data.relational import quoted
 
@@ -78,9 +79,11 @@ class ParquetSource:
         :param number: number of this source, which makes names unique in a query with several sources
         :return: the SQL query and its parameters
         :raises FeatureStoreError: the files cannot be read
-        :raises SchemaError: a value of a time column is not a point in time
+        :raises SchemaError: a value of a time column is not a point in time, or an INT96 timestamp is too far from 1970
+            for 64-bit microseconds
         """
         try:
+            self._check_int96()
             return self._relation(connection, number, span)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.request, error) from error
@@ -95,6 +98,14 @@ class ParquetSource:
             connection.execute(f"{verb} SELECT * FROM batch")  # noqa: S608 - the names are generated here
             connection.unregister("batch")
         return f"SELECT * FROM {name}", {}  # noqa: S608
+
+    def _check_int96(self) -> None:
+        for path, found in _overflows(self.dataset, self.columns, "us"):
+            raise SchemaError(
+                f"Column {found.column!r} of {path}, in the source of feature view {self.request.view.name!r}, contains a "
+                f"time in row {found.row:,} that is outside the years 1 to 9999: {found.seconds} seconds since 1970. "
+                "Correct it in the source."
+            )
 
     def is_readable_by_duckdb(self) -> bool:
         """Return whether DuckDB would read the same columns and values from the files as Arrow."""
@@ -249,6 +260,33 @@ def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
         )
 
 
+def require_nanoseconds(store: FeatureStore, request: ViewRequest) -> None:
+    """Check that the INT96 timestamps of a Parquet source fit into 64-bit nanoseconds.
+
+    Feast materializes INT96 timestamps as nanoseconds, without a check for overflow. Files that cannot be read are not
+    checked, because a retry may find the files.
+
+    :param request: the feature view
+    :raises FeatureStoreError: a timestamp does not fit
+    """
+    source, view = request.view.batch_source, request.view
+    columns = _columns(source)
+    used = [*view.join_keys, *(field.name for field in view.features), source.timestamp_field]
+    used += [source.created_timestamp_column] if source.created_timestamp_column else []
+    try:
+        found = next(_overflows(_open(store, request), [columns.get(name, name) for name in used], "ns"), None)
+    except (FeatureStoreError, OSError, pa.ArrowException):
+        return
+    if found is not None:
+        path, overflow = found
+        raise FeatureStoreError(
+            f"Column {overflow.column!r} of {path}, in the source of feature view {view.name!r}, contains an INT96 time in "
+            f"row {overflow.row:,} that is outside the years 1677 to 2262: {overflow.seconds} seconds since 1970. Feast "
+            "would materialize another time. Write the column as timestamps in microseconds, or ingest the files and "
+            "publish the dataset with `sources`."
+        )
+
+
 def _columns(source: Any) -> dict[str, str]:
     """Return the name of each column in the files, by the name that the field mapping of the source gives to it."""
     return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
@@ -264,6 +302,16 @@ def _open(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
         return ds.dataset(path, filesystem=filesystem, format=_PARQUET)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(request, error) from error
+
+
+def _overflows(
+    dataset: ds.Dataset, columns: Collection[str], unit: Literal["us", "ns"]
+) -> Iterator[tuple[str, Overflow]]:
+    """Yield the first INT96 timestamp that overflows in a unit, of each file that has one, and the path of the file."""
+    for fragment in dataset.get_fragments():
+        found = find_overflow(fragment.open(), fragment.metadata, columns, unit=unit)
+        if found is not None:
+            yield fragment.path, found
 
 
 def _unreadable(request: ViewRequest, error: Exception) -> FeatureStoreError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, o
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
-from airflow_mlops.data.feast.parquet_source import is_parquet, require_timestamps
+from airflow_mlops.data.feast.parquet_source import is_parquet, require_nanoseconds, require_timestamps
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.selection import select_whole
@@ -51,6 +51,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
         features = _features(store, views)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
     online = _Online(store, views, valid_from)
+    online.require_nanoseconds()
     done, skipped = 0, 0
     for chunk in spec.window.split(spec.chunk):
         if resumed is not None and chunk.end <= resumed:
@@ -164,6 +165,14 @@ class _Online:
         self._snapshots = snapshots
         self._reached: dict[str, datetime] = {}
 
+    def require_nanoseconds(self) -> None:
+        """Check that Feast reads the INT96 timestamps of Parquet sources as the times that they are.
+
+        :raises FeatureStoreError: a timestamp does not fit into 64-bit nanoseconds
+        """
+        for request in self._parquet_views(self._views):
+            require_nanoseconds(self._store, request)
+
     def materialize(self, chunk: Window) -> None:
         """Write the feature values of one chunk of the window to the online store.
 
@@ -188,10 +197,14 @@ class _Online:
 
         :raises FeatureStoreError: the event times of a Parquet source are not timestamps
         """
+        for request in self._parquet_views(names):
+            require_timestamps(self._store, request)
+
+    def _parquet_views(self, names: Collection[str]) -> Iterator[ViewRequest]:
         for view in self._store.list_batch_feature_views():
             request = ViewRequest(view, view.name, {}, {})
             if view.name in names and is_parquet(self._store, request):
-                require_timestamps(self._store, request)
+                yield request
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
         """Return the names of the feature views by the start and end time with which Feast must materialize them.

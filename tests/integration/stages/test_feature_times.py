@@ -21,6 +21,7 @@ from airflow_mlops.stages.materialize_features.step import run as materialize
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.feature_repo import FEATURE_STORE
+from tests.support.int96 import PLACEHOLDER, with_days
 
 UTC = pa.timestamp("us", "UTC")
 DEFINITIONS = """
@@ -98,6 +99,20 @@ def test_the_years_1_to_9999_are_joined_from_any_type(repo, tmp_path, times, opt
     )
     assert found["value"].to_pylist() == [None, 1, 1, 2, 2, 3]
     assert found["seen"].cast(UTC).to_pylist() == [None, *(utc(TIMES[n]) for n in (0, 0, 1, 1, 2))]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows[1].parquet"], ids=["read by DuckDB", "read by Arrow"])
+@pytest.mark.parametrize("column", ["at", "seen"])
+def test_int96_of_the_year_586500_is_refused_and_not_joined_as_2024(repo, tmp_path, column, name):
+    times = {"at": [datetime(2013, 1, 1)] * 3, "seen": [datetime(2013, 1, 1)] * 3}
+    times[column] = pa.array([PLACEHOLDER] * 3, pa.timestamp("us"))
+    table = pa.table({"place": ["a"] * 3, "value": [1, 2, 3], **times})
+    write(repo, "places", {"place": []})
+    (repo / "places" / "rows.parquet").unlink()
+    (repo / "places" / name).write_bytes(with_days(table, [15_000, 213_523_710, 15_001]))
+    events = pa.table({"place": ["a"], "time": [utc("2024-02-01")]})
+    with pytest.raises(SchemaError, match=rf"'{column}' .*'places'.* row 2 .*18448448544000 seconds"):
+        build(tmp_path, repo, events, features=["places:value", "places:seen"])
 
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
@@ -181,3 +196,22 @@ def test_the_years_1600_and_9999_are_materialized(repo, tmp_path):
         features=["places:seen"], entity_rows=[{"place": "a"}, {"place": "b"}]
     )
     assert online.to_dict()["seen"] == seen
+
+
+def test_int96_that_feast_would_materialize_as_another_time_is_refused(repo, tmp_path):
+    spec = MaterializeFeaturesSpec(repo=str(repo), window="2013-01", feature_views=["places"])
+    at = pa.array([datetime(2013, 1, 5)] * 2, pa.timestamp("us"))
+
+    def run_with(*seen):
+        columns = {"place": ["a", "b"], "at": at, "value": [1, 2], "seen": pa.array(seen, pa.timestamp("us"))}
+        write(repo, "places", columns, use_deprecated_int96_timestamps=True)
+        materialize(spec, StepContext(store=ArtifactStore(f"file://{tmp_path}/store")))
+
+    with pytest.raises(FeatureStoreError, match=r"'seen' .*'places'.* row 2 .*1677 to 2262") as caught:
+        run_with(datetime(2013, 1, 1), datetime(9999, 12, 31))
+    assert not caught.value.retryable
+    run_with(datetime(1700, 1, 1), datetime(2262, 1, 1))
+    online = feast_repo.open_store(str(repo)).get_online_features(
+        features=["places:seen"], entity_rows=[{"place": "a"}, {"place": "b"}]
+    )
+    assert online.to_dict()["seen"] == [utc("1700-01-01"), utc("2262-01-01")]

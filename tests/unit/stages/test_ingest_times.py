@@ -22,6 +22,7 @@ from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
+from tests.support.int96 import PLACEHOLDER, with_days
 
 UTC = "timestamp[us, tz=UTC]"
 MORNING = datetime(2024, 1, 5, 6, 30, tzinfo=timezone.utc)
@@ -141,6 +142,15 @@ def test_int96_keeps_the_years_1_to_9999(tmp_path, ingest):
     assert ingest(tmp_path / "spark.parquet")["t"].to_pylist() == times
     found = ingest(tmp_path / "spark.parquet", time_column="t", window="2024-02-01T00:00Z/9999-12-31T23:59Z", name="b")
     assert found["t"].to_pylist() == times[3:]
+
+
+def test_int96_of_the_year_586500_is_refused_and_not_read_as_2024(tmp_path, ingest):
+    table = pa.table({"n": range(7), "t": pa.array([PLACEHOLDER] * 7, pa.timestamp("us"))})
+    days = [19_000] * 5 + [213_523_710] + [19_000]
+    (tmp_path / "spark.parquet").write_bytes(with_days(table, days, row_group_size=4))
+    with pytest.raises(SchemaError, match=r"'t' of .*spark\.parquet .*row 6 .*18448448544000 seconds"):
+        ingest(tmp_path / "spark.parquet")
+    assert ingest(tmp_path / "spark.parquet", columns=["n"])["n"].to_pylist() == list(range(7))
 
 
 def test_nanoseconds_as_pandas_makes_them_are_kept_and_select_rows(tmp_path, ingest):

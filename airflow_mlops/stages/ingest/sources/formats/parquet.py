@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from fsspec.implementations.local import LocalFileSystem
 
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.int96 import find_overflow
 from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 
@@ -25,6 +27,7 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a Parquet file in batches.
 
     :raises MalformedFileError: the rows are larger than the limit of 64 MB
+    :raises SchemaError: an INT96 timestamp is too far from 1970 for 64-bit microseconds
     """
     import pyarrow.parquet as pq
 
@@ -34,11 +37,26 @@ def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
         options = {"coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
         with pq.ParquetFile(path, **options) as parquet:
             wanted = file.wanted_columns(parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(_batch_rows(file, parquet.metadata), columns=wanted):
+            batch_rows = _batch_rows(file, parquet.metadata)
+            _check_int96(file, path, parquet.metadata, wanted, batch_rows)
+            for batch in parquet.iter_batches(batch_rows, columns=wanted):
                 batch = batch.select(wanted)
                 # Arrow does not check that text is UTF-8.
                 batch.validate(full=True)
                 yield batch
+
+
+def _check_int96(file: SourceFile, path: str, metadata: pq.FileMetaData, columns: list[str], batch_rows: int) -> None:
+    """Check that no INT96 timestamp overflows in microseconds.
+
+    :raises SchemaError: a timestamp overflows
+    """
+    found = find_overflow(path, metadata, columns, batch_rows=batch_rows)
+    if found is not None:
+        raise SchemaError(
+            f"Column {found.column!r} of {file.url} contains a time in row {found.row:,} that is outside the years 1 to "
+            f"9999: {found.seconds} seconds since 1970. Correct it in the source."
+        )
 
 
 def _batch_rows(file: SourceFile, metadata: pq.FileMetaData) -> int:

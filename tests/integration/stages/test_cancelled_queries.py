@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +20,15 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
+from tests.support.mariadb import MariaDB, mariadb  # noqa: F401 - a fixture
 from tests.support.postgres import Postgres, postgres  # noqa: F401 - a fixture
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) AS n FROM c"
 # Blocks before the first row, and after some rows were read and written.
 AT_ONCE = "SELECT pg_sleep(600)::text AS s"
 LATER = "SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(600)::text END AS z FROM generate_series(1, 300000) g"
+MARIADB_AT_ONCE = "SELECT SLEEP(600) AS s"
+MARIADB_LATER = "SELECT seq, REPEAT('x', 100) AS s, IF(seq = 200000, SLEEP(600), 0) AS z FROM seq_1_to_300000"
 
 
 class Timeout(BaseException):
@@ -43,17 +48,47 @@ def timeout():
     signal.signal(signal.SIGALRM, before)
 
 
-def blocked(postgres: Postgres) -> int:  # noqa: F811
+def blocked(database: Postgres | MariaDB) -> int:
     """The number of queries that sleep. Their text may be that of a cursor."""
-    return int(postgres.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0])
+    if isinstance(database, MariaDB):
+        return int(
+            database.execute("SELECT count(*) FROM information_schema.processlist WHERE state = 'User sleep'")[0][0]
+        )
+    return int(database.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0])
 
 
-def ring_when_blocked(postgres: Postgres, rung: list[float]) -> None:  # noqa: F811
+def wait_until_blocked(database: Postgres | MariaDB) -> None:
     deadline = time.monotonic() + 120
-    while not blocked(postgres) and time.monotonic() < deadline:
+    while not blocked(database):
+        assert time.monotonic() < deadline
         time.sleep(0.2)
-    rung.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGALRM)
+
+
+def start_step(folder: Path, spec: dict[str, Any], before: str = "") -> subprocess.Popen[str]:
+    """Start an ingestion in a process of its own, as ``Process`` does.
+
+    :param before: Python code that the process runs first
+    """
+    call = {"step": "ingest", "spec": spec, "store": f"file://{folder}/store", "key": "results/x.json"}
+    code = (
+        f"import json, sys\n{before}"
+        "from airflow_mlops import __version__\n"
+        "from airflow_mlops.stages.__main__ import main\n"
+        "import airflow_mlops.stages.__main__ as stages\n"
+        "from airflow_mlops.core.calls import StepCall\n"
+        f"stages.receive_call = lambda: StepCall(version=__version__, **json.loads({json.dumps(call)!r}))\n"
+        "print('ready', flush=True)\n"
+        "sys.exit(main())"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def ring_when_blocked(database: Postgres | MariaDB, rung: list[float]) -> None:
+    try:
+        wait_until_blocked(database)
+    finally:
+        rung.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGALRM)
 
 
 @pytest.mark.parametrize("sql", [AT_ONCE, LATER], ids=["at once", "later"])
@@ -71,6 +106,32 @@ def test_a_query_on_postgresql_is_cancelled(engine, sql, postgres, tmp_path, mon
     assert time.monotonic() - rung[0] < 4
     assert blocked(postgres) == 0
     assert store.fs.find(store.root) == []
+
+
+@pytest.mark.parametrize("sql", [MARIADB_AT_ONCE, MARIADB_LATER], ids=["at once", "later"])
+def test_a_query_on_mariadb_is_cancelled(sql, mariadb, tmp_path, monkeypatch, timeout):  # noqa: F811
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(mariadb.connection()))
+    spec = parse(IngestSpec, {"name": "raw", "conn_id": "shop", "sql": sql}, "Step 'ingest'")
+    store = ArtifactStore(f"file://{tmp_path}")
+    rung: list[float] = []
+    threading.Thread(target=ring_when_blocked, args=(mariadb, rung)).start()
+    with pytest.raises(Timeout):
+        run(spec, StepContext(store))
+    assert time.monotonic() - rung[0] < 4
+    assert blocked(mariadb) == 0
+    assert store.fs.find(store.root) == []
+
+
+def test_a_process_that_is_ended_cancels_its_query_on_mariadb(mariadb, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(mariadb.connection()))
+    process = start_step(tmp_path, {"name": "raw", "conn_id": "shop", "sql": MARIADB_AT_ONCE})
+    wait_until_blocked(mariadb)
+    started = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    # Process sends SIGKILL after 3.5 s.
+    assert time.monotonic() - started < 3.5
+    assert blocked(mariadb) == 0
 
 
 def test_the_query_of_a_process_that_is_killed_ends_too(postgres, tmp_path, monkeypatch):  # noqa: F811
@@ -100,23 +161,8 @@ def test_a_process_whose_query_on_sqlite_is_blocked_ends_on_sigterm(engine, tmp_
     (tmp_path / "empty.db").touch()
     monkeypatch.setenv("AIRFLOW_CONN_LITE", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "empty.db")}))
     hide = "sys.modules['adbc_driver_sqlite'] = None\n" if engine == "SQLAlchemy" else ""
-    call = {
-        "step": "ingest",
-        "spec": {"name": "raw", "conn_id": "lite", "sql": ENDLESS},
-        "store": f"file://{tmp_path}/store",
-        "key": "results/x.json",
-    }
-    code = (
-        f"import json, sys\n{hide}"
-        "from airflow_mlops import __version__\n"
-        "from airflow_mlops.stages.__main__ import main\n"
-        "import airflow_mlops.stages.__main__ as stages\n"
-        "from airflow_mlops.core.calls import StepCall\n"
-        f"stages.receive_call = lambda: StepCall(version=__version__, **json.loads({json.dumps(call)!r}))\n"
-        "print('ready', flush=True)\n"
-        "sys.exit(main())"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    spec = {"name": "raw", "conn_id": "lite", "sql": ENDLESS}
+    process = start_step(tmp_path, spec, hide)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(5)

@@ -51,6 +51,13 @@ class SchemaError(MLOpsError):
     """A required column is missing, or a column does not have the expected type."""
 
 
+class UnsupportedDataError(MLOpsError):
+    """A library such as Arrow, DuckDB or pandas cannot process the data, and no other error of this package says why.
+
+    The task's log contains the traceback of the library.
+    """
+
+
 class StoreError(MLOpsError):
     """The artifact store cannot be read or written."""
 

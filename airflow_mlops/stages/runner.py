@@ -12,6 +12,7 @@ from airflow_mlops.core.calls import Result, StepCall
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
 
@@ -26,8 +27,12 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     If the artifact store already contains the result, the step does not run. In a TrainJob, only node 0 returns the
     result; the other nodes return ``{}``.
 
+    An error of a data library that another try cannot correct becomes one :class:`UnsupportedDataError`, and its
+    traceback is logged. An exception of the user's own code is raised unchanged.
+
     :param connection: function that looks up an Airflow connection by its id
     :raises SpecError: a different version of this package created the call, or the spec of the step is invalid
+    :raises UnsupportedDataError: a library such as Arrow, DuckDB or pandas cannot process the data
     :raises MLOpsError: the step failed
     """
     check_version(call.version)
@@ -42,6 +47,21 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     # By default, waiting OpenMP threads keep their CPU busy, which made two concurrent trainings on two cores forty times
     # slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        answer = _run(call, store, connection)
+    except Exception as error:
+        explained = library_errors.explain(error, call.step)
+        if explained is None:
+            raise
+        log.error("The step %r cannot process its data. The traceback of the library:", call.step, exc_info=True)
+        raise explained from None
+    if answer:
+        write_result(store, call.key, answer)
+    return answer
+
+
+def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> dict[str, Any]:
+    """Run the step. The result is empty on all nodes of a TrainJob but node 0."""
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
     context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance)
@@ -54,6 +74,4 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
 
         requests.answer(store, call.provenance)
     result: Result = module.run(spec, context)
-    answer = result.model_dump(mode="json")
-    write_result(store, call.key, answer)
-    return answer
+    return result.model_dump(mode="json")

@@ -154,7 +154,7 @@ def as_column(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) 
     except pa.ArrowException as error:
         raise SchemaError(
             f"{what} contains {values.type} values that cannot be converted to {kind}: {one_sentence(error)}. Correct "
-            "the values in the source, or read the column as another type."
+            "the values in the source, or declare another type at ingestion, such as string (types=)."
         ) from None
 
 
@@ -177,7 +177,15 @@ def cast(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> An
             return as_utc(values, what, first_row=first_row)
         return as_type(values, kind, what, first_row=first_row)
     # Drivers add metadata to the fields of lists and structs, which would be part of the dataset's identity.
-    return values if own.equals(kind, check_metadata=True) else _cast(values, kind)
+    if own.equals(kind, check_metadata=True) and not _has_nested_times(kind):
+        return values
+    return _cast(values, kind, what, first_row)
+
+
+def _has_nested_times(kind: pa.DataType) -> bool:
+    """Return whether a type has nested times, whose range must be checked."""
+    children = [kind.field(place).type for place in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+    return any(is_time(child) or _has_nested_times(child) for child in children)
 
 
 def can_cast(values: pa.Array, kind: pa.DataType) -> bool:
@@ -211,12 +219,12 @@ def _uuid_text(values: pa.Array) -> pa.Array:
     return pa.array([None if value is None else str(UUID(bytes=value)) for value in values.to_pylist()], pa.string())
 
 
-def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def _cast(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
     own = values.type
     if pa.types.is_list(kind) and (is_list(own) or pa.types.is_map(own)):
-        return _cast_list(values, kind)
+        return _cast_list(values, kind, what, first_row)
     if pa.types.is_struct(kind) and pa.types.is_struct(own):
-        return _cast_struct(values, kind)
+        return _cast_struct(values, kind, what, first_row)
     has_no_values = values.null_count == len(values) or (pa.types.is_struct(own) and not own.num_fields)
     if has_no_values and (pa.types.is_null(kind) or pa.types.is_nested(own)):
         return pa.nulls(len(values), kind)
@@ -344,23 +352,50 @@ def _require_zero_or_one(values: pa.Array) -> None:
 _PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
-def _cast_list(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def _cast_list(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
     if pa.types.is_map(values.type):
         values = values.cast(pa.list_(_entry(values.type)))
     elif not pa.types.is_list(values.type):
         values = values.cast(pa.list_(values.type.value_type))
-    inner = as_column(values.flatten(), kind.value_type, "An element")
-    lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int32())
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    inner = _cast_elements(values, kind.value_type, what, first_row)
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(_lengths(values))])
     # flatten() leaves out what null lists hold.
     found = pa.ListArray.from_arrays(offsets, inner, mask=values.is_null()) if len(values) else pa.array([], kind)
     return found.cast(kind)
 
 
-def _cast_struct(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def _lengths(values: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.list_value_length(values), 0).cast(pa.int32())
+
+
+def _cast_elements(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
+    """Convert the elements of lists.
+
+    :raises SchemaError: an element cannot be converted. The message has the row of its list
+    """
+    elements = values.flatten()
+    try:
+        return as_column(elements, kind, what)
+    except SchemaError:
+        # The first element with an error lies between these numbers.
+        low, high = 0, len(elements)
+        while low < high - 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if not can_cast(elements.slice(low, middle - low), kind) else (middle, high)
+        row = pc.index(pc.greater(pc.cumulative_sum(_lengths(values)), low), True).as_py()
+        as_column(elements.slice(low, 1), kind, what, first_row=first_row + row)
+        raise
+
+
+def _cast_struct(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
     own = values.type
     children = [
-        as_column(pc.struct_field(values, field.name), field.type, f"The field {field.name!r}")
+        as_column(
+            pc.struct_field(values, field.name),
+            field.type,
+            f"Field {field.name!r} of {what[0].lower()}{what[1:]}",
+            first_row=first_row,
+        )
         if own.get_field_index(field.name) >= 0
         else pa.nulls(len(values), field.type)
         for field in kind

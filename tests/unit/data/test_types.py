@@ -94,6 +94,37 @@ def test_what_cannot_be_stored_is_refused_by_its_name(values):
         as_stored(values, "Column 'x'")
 
 
+EARLY = pa.array([0, 0, 0, -(2**62), 0], pa.timestamp("us", "UTC"))
+
+
+@pytest.mark.parametrize(
+    ("values", "subject"),
+    [
+        (pa.ListArray.from_arrays([0, 2, 2, 5], EARLY), "Column 'x' of a.parquet contains"),
+        # The element is not in a null list, which may hold values.
+        (pa.ListArray.from_arrays([0, 3, 3, 5], EARLY, mask=pa.array([True, False, False])), "Column 'x' of a.parquet contains"),
+        (pa.StructArray.from_arrays([EARLY.take([0, 1, 3])], ["at"]), "Field 'at' of column 'x' of a.parquet contains"),
+        (
+            pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 2, 2, 5], EARLY)], ["at"]),
+            "Field 'at' of column 'x' of a.parquet contains",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [0, 1000])
+def test_a_nested_value_that_cannot_be_stored_is_refused_with_its_column_and_row(values, subject, before):
+    with pytest.raises(SchemaError) as error:
+        as_stored(values, "Column 'x' of a.parquet", first_row=before)
+    assert str(error.value).startswith(subject)
+    assert f" in row {before + 3:,}, which is before the year 1 in UTC" in str(error.value)
+
+
+def test_a_decimal_with_too_many_digits_can_be_declared_as_text():
+    values = pa.array([Decimal("1" + "0" * 39 + "1")], pa.decimal256(76, 0))
+    with pytest.raises(SchemaError, match=r"string \(types=\)"):
+        as_stored(values, "Column 'x'")
+    assert as_column(values, find_type("string"), "Column 'x'").to_pylist() == ["1" + "0" * 39 + "1"]
+
+
 @pytest.mark.parametrize(
     "kind", [kind for _, kind, _ in STORED if not pa.types.is_struct(getattr(kind, "value_type", kind))]
 )

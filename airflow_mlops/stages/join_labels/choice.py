@@ -27,6 +27,11 @@ class Found:
     predictions: int
 
     @property
+    def matched(self) -> NDArray[np.bool_]:
+        """Return whether each prediction matches a row of the dataset of labels, shape (predictions,)."""
+        return np.bincount(self.prediction, minlength=self.predictions) > 0
+
+    @property
     def repeated(self) -> int:
         """Return the number of predictions that match several rows of the dataset of labels."""
         return int((np.bincount(self.prediction, minlength=self.predictions) > 1).sum())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +21,27 @@ from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.types import as_numbers, as_stored, common_schema, concatenated, conformed
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import near_misses
 from airflow_mlops.stages.join_labels.choice import Found
 from airflow_mlops.stages.join_labels.keys import comparable
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
 _LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The labels of the predictions.
+
+    :param columns: the column ``label`` and, if ``labels_timestamp`` contains times, the column ``label_at``, by name.
+        They have one row per prediction, which is null for a prediction without a label
+    :param repeated: number of predictions that match several rows of the labels
+    :param note: sentence for the summary that says why predictions have no label; empty if nothing is known
+    """
+
+    columns: dict[str, pa.Array]
+    repeated: int
+    note: str
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
@@ -34,8 +52,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
-    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
-        no column says which label is valid
+    :raises SchemaError: a column is absent, key columns have incomparable types, a prediction has several labels and no
+        column says which label is valid, or more predictions miss a label because of the form of their keys than match
+        one (:mod:`~airflow_mlops.stages.join_labels.near_misses`)
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key
     """
     try:
@@ -45,13 +64,13 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
-    added, repeated = _label_columns(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
-    label = added[LABEL]
+    joined = _join(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
+    label, repeated = joined.columns[LABEL], joined.repeated
     rows, labelled = len(label), len(label) - label.null_count
     share = labelled / rows if rows else None
     window = window_of(predictions)
     with DatasetWriter(context.store, spec.name, log.folder(window)) as writer:
-        for batch in _with_labels(predictions, added):
+        for batch in _with_labels(predictions, joined.columns):
             writer.write(batch)
         manifest, _ = writer.commit(
             window=window,
@@ -80,7 +99,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         repeated=repeated,
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
         f"{f' ({share:.1%})' if share is not None else ''}."
-        + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else ""),
+        + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else "")
+        + (f" {joined.note}" if joined.note else ""),
     )
 
 
@@ -157,40 +177,56 @@ def _pseudonymizers(
     return dict.fromkeys(hashed, pseudonymizer)
 
 
-def _label_columns(
+def _join(
     predictions: Sequence[Dataset],
     labels: Sequence[Dataset],
     spec: JoinLabelsSpec,
     pseudonymizers: dict[str, Pseudonymizer],
-) -> tuple[dict[str, pa.Array], int]:
-    """Compute the column ``label`` and, if ``labels_timestamp`` contains times, the column ``label_at``.
-
-    The columns have one row per prediction. The values are null for a prediction without a label.
+) -> _Joined:
+    """Find the label of each prediction.
 
     :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
-    :return: the columns by name, and the number of predictions that match several rows of the labels
-    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
-        no column says which label is valid
+    :raises SchemaError: a column is absent, key columns have incomparable types or are written in different forms, or a
+        prediction has several labels and no column says which label is valid
     """
+    name = labels[0].manifest.name
     times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
     keys = list(dict.fromkeys(spec.on))
     left = _read(predictions, keys, keys, times_in_keys)
     right, values, times, order = _label_table(labels, spec, pseudonymizers, times_in_keys)
-    left, right = comparable(left, right, labels[0].manifest.name)
-    joined = _numbered(left, _PREDICTION_ROW).join(
+    left, right = comparable(left, right, name)
+    pairs = _numbered(left, _PREDICTION_ROW).join(
         _numbered(right, _LABEL_ROW), keys=_places(left), join_type="left outer"
     )
-    joined = joined.filter(pc.is_valid(joined[_LABEL_ROW]))
-    found = Found(joined[_PREDICTION_ROW].to_numpy(), joined[_LABEL_ROW].to_numpy(), left.num_rows)
+    pairs = pairs.filter(pc.is_valid(pairs[_LABEL_ROW]))
+    found = Found(pairs[_PREDICTION_ROW].to_numpy(), pairs[_LABEL_ROW].to_numpy(), left.num_rows)
     row, contradicted = found.choose(values, order)
     if len(contradicted):
-        raise _ambiguous(left.take(pa.array(contradicted)), labels[0].manifest.name, spec)
+        raise _ambiguous(left.take(pa.array(contradicted)), name, spec)
+    missed = near_misses.find(left, right, found.matched, pseudonymizers)
+    if missed is not None and missed.rows > found.matched.sum():
+        raise SchemaError(missed.explain(left.num_rows, name))
     rows = pa.array(row, mask=row < 0)
     label = values.take(rows)
+    note = missed.note(name) if missed is not None else _why_none(left, label, found, name)
     if times is None:
-        return {LABEL: label}, found.repeated
+        return _Joined({LABEL: label}, found.repeated, note)
     known_since = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
-    return {LABEL: label, LABEL_AT: known_since}, found.repeated
+    return _Joined({LABEL: label, LABEL_AT: known_since}, found.repeated, note)
+
+
+def _why_none(keys: pa.Table, label: pa.Array, found: Found, name: str) -> str:
+    """Return why no prediction has a label, as a sentence; empty if a prediction has a label, or there are none.
+
+    :param keys: the key columns of the predictions
+    :param label: the label of each prediction
+    :param name: name of the dataset of labels
+    """
+    if not len(label) or label.null_count < len(label):
+        return ""
+    if matched := int(found.matched.sum()):
+        return f"{name} has rows for {matched:,} predictions, but their labels are null."
+    return f"{name} has no row for any of their keys, such as {_example(keys)}."
 
 
 def _places(table: pa.Table) -> list[str]:
@@ -313,11 +349,16 @@ def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
     distinct = (
         keys.rename_columns(_places(keys)).group_by(_places(keys)).aggregate([]).rename_columns(keys.column_names)
     )
-    example = ", ".join(f"{key}={distinct[key][0].as_py()!r}" for key in spec.on)
     order = spec.labels_version or spec.labels_timestamp
     same = f" with the same {order!r}" if order else ""
     return SchemaError(
         f"Dataset {name!r} has more than one label{same} for {distinct.num_rows:,} keys of the predictions, for example "
-        f"{example}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
+        f"{_example(distinct)}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
         "`on`."
     )
+
+
+def _example(keys: pa.Table) -> str:
+    """Return the values in the first row of key columns, such as ``carrier='UA', flight=1``."""
+    values = {key: keys[key][0].as_py() for key in keys.column_names}
+    return ", ".join(f"{key}={value if isinstance(value, date) else repr(value)}" for key, value in values.items())

@@ -372,3 +372,42 @@ def test_text_in_keys_that_is_no_time_is_an_error_beside_times(store):
     made = predictions(store, at=[utc(2024, 9, 30)])
     with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
         join(store, made, labels(store, at=["9/30/2024"], arr_delay=[20.0]), on=["at"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "remedy"),
+    [
+        (["2024-03-05", "2024-03-06"], ["3/5/2024", "3/6/2024"], "types="),
+        (["2024-03-05T06:00:00Z", "2024-03-06T06:00:00Z"], ["2024-03-05 06:00:00", "2024-03-06 06:00:00"], "types="),
+        (["UA", "AA"], ["ua", "aa "], "alike"),
+        ([7, 8], ["007", "008"], "alike"),
+    ],
+)
+def test_keys_that_no_label_has_in_their_form_are_refused(store, ours, theirs, remedy):
+    made, known = predictions(store, k=ours), labels(store, k=theirs, arr_delay=[20.0, 0.0])
+    with pytest.raises(SchemaError, match="2 of 2 predictions have no label, because the key column 'k'") as error:
+        join(store, made, known, on=["k"])
+    assert repr(str(ours[0])) in str(error.value)
+    assert repr(theirs[0]) in str(error.value)
+    assert remedy in str(error.value)
+    with pytest.raises(DatasetNotFoundError):
+        find_datasets(store, "outcomes", None)
+
+
+def test_a_few_keys_in_another_form_are_in_the_summary(store):
+    made = predictions(store, carrier=["UA", "AA", "DL", "B6"])
+    result = join(store, made, labels(store, carrier=["UA", "AA", "dl", "X"], arr_delay=[20.0] * 4), on=["carrier"])
+    assert joined(store, result)["label"] == [True, True, None, None]
+    assert "1 predictions have no label, because 'carrier' is 'DL' there but 'dl' in flights" in result.summary
+
+
+def test_the_summary_says_why_no_prediction_has_a_label(store):
+    made = predictions(store, flight=[3, 4], at=[utc(2013, 4, 1, 6), utc(2013, 4, 2, 6)])
+    late = join(store, made, labels(store, flight=[5], at=[utc(2013, 4, 1, 6)], arr_delay=[20.0]), on=["flight", "at"])
+    assert late.labelled == 0
+    assert "flights has no row for any of their keys, such as flight=3, at=2013-04-01 06:00:00+00:00." in late.summary
+    null = join(store, made, labels(store, flight=[3, 9], arr_delay=[None, 20.0]))
+    assert null.labelled == 0
+    assert "flights has rows for 1 predictions, but their labels are null." in null.summary
+    some = join(store, made, labels(store, flight=[3, 9], arr_delay=[0.0, 20.0]))
+    assert some.summary.endswith("(50.0%).")

@@ -103,8 +103,9 @@ def _as_one_dataset(value: Any) -> Any:
     found = _as_dataset(value)
     if isinstance(found, list):
         raise ValueError(
-            f"{len(found)} datasets are given, but this step reads one. Map the task over the datasets with "
-            ".expand(...), so that each task instance reads one dataset."
+            f"{len(found)} datasets are given, but this step reads one training set, because a training set has one split. "
+            "Build one training set of all rows with BuildTrainingSetOperator(entities=...), or map the task over the "
+            "training sets with .expand(dataset=...)."
             if found
             else "No dataset is given, because every upstream task was skipped. Skip this task too, for example with its "
             "trigger_rule."
@@ -113,7 +114,7 @@ def _as_one_dataset(value: Any) -> Any:
 
 
 DatasetInput = Annotated[_Single, Discriminator(_kind), BeforeValidator(_as_one_dataset)]
-"""One dataset: a reference, the result of an upstream step, or a selection by name that contains one dataset."""
+"""One training set: a reference, the result of an upstream step, or a selection by name that contains one dataset."""
 
 _Many = _Single | Annotated[list[Annotated[_Single, Discriminator(_kind)]], Tag("datasets"), Field(min_length=1)]
 DatasetLike = Annotated[_Many, Discriminator(_kind), BeforeValidator(_as_dataset)]

@@ -70,7 +70,10 @@ def _select(
 
 
 def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> Dataset:
-    """Open the dataset that a reference or selection names, for steps that read one whole dataset.
+    """Open the training set that a reference or selection names.
+
+    Several training sets are not read as one: the rows held out of one may be training rows of another, and each has its
+    own features and window rule.
 
     :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     :raises DatasetNotFoundError: there is no such dataset
@@ -81,9 +84,9 @@ def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None
         return found[0]
     name = found[0].manifest.name
     raise SpecError(
-        f"This step reads one whole dataset, but the selection of dataset {name!r} contains "
-        f"{_listed([dataset.window for dataset in found if dataset.window])}. Choose the window of one dataset, or map the task "
-        "over the windows with .expand(dataset=...)."
+        f"This step reads one whole training set, because a training set has one split, but the selection of dataset {name!r} "
+        f"contains {_listed([dataset.window for dataset in found if dataset.window])}. Choose the window of one training set, "
+        "or build one training set of all rows with BuildTrainingSetOperator(entities=...)."
     )
 
 

@@ -76,11 +76,9 @@ def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
-    made = (
-        [ref for ref in (done.dataset, done.quarantined) if ref is not None and ref.name not in names(spec.dataset)]
-        if done
-        else []
-    )
+    valid = done.dataset if done else []
+    written = [*(valid if isinstance(valid, list) else [valid]), done.quarantined if done else None]
+    made = [ref for ref in written if ref is not None and ref.name not in names(spec.dataset)]
     return OperatorLineage(
         inputs=datasets.read(spec.dataset, input_facets=_assertions(outcomes, spec.on_failure)),
         outputs=[datasets.written(ref) for ref in made],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import ValidationError, one_line
+from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
@@ -103,16 +105,17 @@ def _make_quantiles_storable() -> None:
     Quantiles._validate = validate  # type: ignore[method-assign]
 
 
-def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str:
+def publish_data_docs(site: Path, store: ArtifactStore, datasets: Sequence[Dataset]) -> str:
     """Copy the Data Docs from ``site`` to the artifact store, and return the URL of the page with the results.
 
     The copied pages need no internet access (:mod:`airflow_mlops.stages.validate.pages`).
 
     :param site: folder with the HTML pages
-    :param dataset: the validated dataset
+    :param datasets: the validated datasets, which have one name
     """
-    # Each dataset has its own folder, with one page per validation.
-    folder = f"docs/{dataset.manifest.name}/{dataset.manifest.id[:16]}"
+    # Each dataset, or list of datasets, has its own folder, with one page per validation.
+    name, ids = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
+    folder = f"docs/{name}/{(ids[0] if len(ids) == 1 else fingerprint(ids))[:16]}"
     results, suites = "", ""
     for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _NOT_PUBLISHED):
         key = file.relative_to(site).as_posix()
@@ -124,7 +127,7 @@ def publish_data_docs(site: Path, store: ArtifactStore, dataset: Dataset) -> str
         if key != _INDEX:
             store.write_bytes(f"{folder}/{key}", content)
     links = [("Validation results", results), ("Expectations of the suite", suites)]
-    index = index_page(f"Data Docs of {dataset.manifest.name}", [(text, key) for text, key in links if key])
+    index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())
     return store.url_of(f"{folder}/{results or _INDEX}")
 

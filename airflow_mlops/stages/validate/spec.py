@@ -8,7 +8,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Result, Spec
-from airflow_mlops.core.references import DatasetInput, DatasetRef
+from airflow_mlops.core.references import DatasetLike, DatasetRef
 
 OnFailure = Literal["fail", "warn", "quarantine"]
 
@@ -16,7 +16,7 @@ OnFailure = Literal["fail", "warn", "quarantine"]
 class ValidateSpec(Spec):
     """Parameters of a validation, which runs a Great Expectations suite on a dataset.
 
-    :param dataset: dataset to validate
+    :param dataset: dataset to validate. Several datasets with the same name are validated as one table
     :param suite: the suite, in one of three forms: the path of a ``.json`` file in Great Expectations' format, the
         content of such a file as a dict, or the import path ``package.module:function`` of a function that takes no
         arguments and returns an ``ExpectationSuite``
@@ -27,7 +27,7 @@ class ValidateSpec(Spec):
     :param owner: owner of the written datasets, if the validated dataset has no owner
     """
 
-    dataset: DatasetInput
+    dataset: DatasetLike
     suite: str | dict[str, Any]
     on_failure: OnFailure = "fail"
     owner: str = ""
@@ -51,7 +51,7 @@ class ValidateResult(Result):
     """Result of a validation.
 
     :param dataset: dataset for downstream tasks: with ``on_failure="quarantine"`` the dataset ``NAME_valid``, otherwise
-        the validated dataset
+        the validated dataset, or a list if several datasets were validated
     :param success: whether every expectation passed
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
         has no rows if all rows passed; otherwise ``None``
@@ -59,7 +59,7 @@ class ValidateResult(Result):
     :param docs_url: URL of the Data Docs page with the results, in the artifact store
     """
 
-    dataset: DatasetRef
+    dataset: DatasetRef | list[DatasetRef]
     success: bool
     quarantined: DatasetRef | None = None
     outcomes: list[ExpectationOutcome] = Field(default_factory=list)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.errors import ValidationError
+from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
-from airflow_mlops.data.selection import select_one
+from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.types import concatenated
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
@@ -34,23 +36,30 @@ FAILED_EXPECTATIONS = "failed_expectations"
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """Validate the dataset with the suite, publish the Data Docs, and handle failures as ``on_failure`` defines.
 
-    :raises SpecError: the suite cannot be loaded, or contains an unknown expectation
+    :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different names;
+        or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
+    :raises SchemaError: the windows of the dataset have columns of different types
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
-    dataset = select_one(context.store, spec.dataset, context.kept)
-    suite = load_suite(spec.suite)
-    table = dataset.table()
+    datasets = select(context.store, spec.dataset, kept=context.kept)
+    _check(datasets, spec)
+    suite, name = load_suite(spec.suite), datasets[0].manifest.name
+    table = concatenated(
+        [dataset.table() for dataset in datasets],
+        f"The windows of dataset {name!r}",
+        "Ingest the windows again with equal types.",
+    )
     with tempfile.TemporaryDirectory() as site:
-        found = checkpoint.run_suite(suite, table, dataset.manifest.name, Path(site))
-        docs_url = checkpoint.publish_data_docs(Path(site), context.store, dataset)
+        found = checkpoint.run_suite(suite, table, name, Path(site))
+        docs_url = checkpoint.publish_data_docs(Path(site), context.store, datasets)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     context.store.write_json(_outcomes_key(context.key), [outcome.model_dump() for outcome in outcomes])
-    validation = _Validation(spec, dataset, table, found, outcomes, docs_url)
+    validation = _Validation(spec, datasets, table, found, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
         raise ValidationError(f"{validation.headline}. Failed: {_listed(failed)}. See the Data Docs at {docs_url}.")
@@ -59,13 +68,34 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     if failed:
         context.progress(f"{validation.headline}. Failed: {_listed(failed)}.")
     return ValidateResult(
-        dataset=dataset.ref,
+        dataset=datasets[0].ref if len(datasets) == 1 else [dataset.ref for dataset in datasets],
         success=not failed,
         outcomes=outcomes,
         docs_url=docs_url,
         summary=f"Validated {table.num_rows:,} rows. {validation.headline}"
         f"{'; on_failure is warn, so the task continues' if failed else ''}.",
     )
+
+
+def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
+    """Check that the datasets can be validated as one table.
+
+    :raises SpecError: the datasets have different names; or only some rows of a dataset are selected, and downstream
+        tasks would read all of its rows
+    """
+    if len(names := sorted({dataset.manifest.name for dataset in datasets})) > 1:
+        raise SpecError(
+            f"The datasets {', '.join(names)} are given to one validation, but only datasets with the same name are validated "
+            "together. Use one task for each name."
+        )
+    parts = [dataset for dataset in datasets if dataset.window != dataset.manifest.window]
+    if parts and spec.on_failure != "quarantine":
+        window = parts[0].manifest.window
+        raise SpecError(
+            f"The selected window contains only a part of dataset {names[0]!r}{f' {window.label}' if window else ''}, but "
+            f"tasks after this one would read the whole dataset. Select whole windows, or set on_failure='quarantine', "
+            f"which writes the validated rows to {names[0]}_valid."
+        )
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
@@ -86,14 +116,19 @@ def _outcomes_key(key: str) -> str:
 
 @dataclass(frozen=True)
 class _Validation:
-    """A validated dataset and the results of all expectations of the suite."""
+    """Validated datasets with one name, and the results of all expectations of the suite."""
 
     spec: ValidateSpec
-    dataset: Dataset
+    datasets: Sequence[Dataset]
     table: pa.Table
     found: ExpectationSuiteValidationResult
     outcomes: list[ExpectationOutcome]
     docs_url: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of the datasets."""
+        return self.datasets[0].manifest.name
 
     @property
     def failed(self) -> list[ExpectationOutcome]:
@@ -103,9 +138,10 @@ class _Validation:
     @property
     def headline(self) -> str:
         """Return how many expectations passed, such as ``flights 2013-04: 6 of 7 expectations of suite 'x' passed``."""
-        window = f" {self.dataset.window.label}" if self.dataset.window else ""
+        window = window_of(self.datasets)
+        name = f"{self.name} {window.label}" if window else self.name
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
-        return f"{self.dataset.manifest.name}{window}: {passed} expectations of suite {self.found.suite_name!r} passed"
+        return f"{name}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
     def reasons(self) -> dict[int, list[str]]:
         """Return for each failing row, by its number from 0, the expectations that the row does not meet."""
@@ -144,7 +180,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     texts = pa.array(["; ".join(reasons[row]) for row in sorted(reasons)], pa.string())
     counts = Counter(title for titles in reasons.values() for title in titles)
     details = {"suite": validation.found.suite_name, "unexpected": dict(sorted(counts.items()))}
-    name = validation.dataset.manifest.name
+    name = validation.name
     valid = _write(validation, context, f"{name}_valid", table.filter(pc.invert(failing)), details)
     bad = table.filter(failing).append_column(FAILED_EXPECTATIONS, texts)
     quarantined = _write(validation, context, f"{name}_quarantine", bad, details)
@@ -162,17 +198,18 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
 def _write(
     validation: _Validation, context: StepContext, name: str, table: pa.Table, details: dict[str, Any]
 ) -> DatasetRef:
-    manifest = validation.dataset.manifest
+    manifest = validation.datasets[-1].manifest
+    columns = {dataset.time_column for dataset in validation.datasets}
     with DatasetWriter(context.store, name) as writer:
         writer.write(table)
         written, _ = writer.commit(
-            window=manifest.window,
+            window=window_of(validation.datasets),
             owner=manifest.owner or validation.spec.owner,
             description=manifest.description,
             source={"kind": "validation", "dataset": manifest.name},
-            parents=[validation.dataset.ref],
-            details=details,
+            parents=[dataset.ref for dataset in validation.datasets],
+            details={**details, **coverage(validation.datasets)},
             provenance=context.provenance,
-            time_column=validation.dataset.time_column,
+            time_column=columns.pop() if len(columns) == 1 else None,
         )
     return written.ref

@@ -29,6 +29,7 @@ with DAG("given", schedule=None, default_args={{"store": {store!r}}}):
     )
     snapshot = IngestOperator(task_id="snapshot", name="customers", files="{folder}/2013-01.csv")
     profile = ProfileOperator(task_id="profile", dataset={{"name": "customers"}}, columns=["x"])
+    each = ProfileOperator.partial(task_id="each", columns=["x"]).expand(dataset=months.output)
     months >> [named, gap, key]
     snapshot >> profile
 """
@@ -48,6 +49,9 @@ def test_mapped_outputs_and_names_are_datasets(run_dag, tmp_path):
     named = DatasetRef.model_validate(found.xcom("named")["dataset"])
     assert (named.rows, named.window) == (19, Window.model_validate("2013-01-15/2013-02-03"))
     assert found.xcom("profile")["summary"].startswith("Profiled 31 rows")
+    # One task instance for each dataset of a mapped task.
+    for index, rows in enumerate((31, 28)):
+        assert found.xcom("each", map_index=index)["summary"].startswith(f"Profiled {rows} rows")
     states = found.states()
     # Neither a gap nor a missing partition key is mended by another try.
     assert (states["gap"], states["key"]) == ("failed", "failed")

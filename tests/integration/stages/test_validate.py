@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.errors import SpecError, ValidationError
+from airflow_mlops.core.errors import IncompleteWindowError, SchemaError, SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
@@ -146,6 +146,99 @@ def test_quarantine_fails_if_every_row_fails(context, flights):
             expectation("expect_column_values_to_not_be_null", column="carrier"),
             on_failure="quarantine",
         )
+
+
+def months(context: StepContext, name: str = "flights", **months: pa.Table) -> list[DatasetRef]:
+    found = []
+    for month, rows in months.items():
+        with DatasetWriter(context.store, name) as writer:
+            writer.write(rows)
+            window = Window.model_validate(month.replace("_", "-")[1:])
+            found.append(writer.commit(window=window, owner="team", time_column="day")[0].ref)
+    return found
+
+
+def days(month: int, *carriers: str | None) -> list[datetime]:
+    return [datetime(2013, month, 1 + 20 * (place % 2), tzinfo=timezone.utc) for place in range(len(carriers))]
+
+
+@pytest.fixture
+def quarter(context: StepContext) -> list[DatasetRef]:
+    """Three months, whose columns have several types of one kind."""
+    return months(
+        context,
+        m2013_01=pa.table(
+            {"carrier": ["UA", None], "distance": pa.array([1400, 7], pa.int32()), "day": days(1, "", "")}
+        ),
+        m2013_02=pa.table({"carrier": ["UA"], "distance": [700], "day": days(2, "")}),
+        m2013_03=pa.table(
+            {"carrier": pa.array(["DL", "AA"]), "distance": pa.array([17.5, 900.0]), "day": days(3, "", "")}
+        ),
+    )
+
+
+@pytest.mark.parametrize("form", ["selection", "results of a mapped task"])
+def test_several_windows_are_validated_as_one_table(context, quarter, form):
+    given = {"name": "flights", "window": "2013-Q1"} if form == "selection" else [{"dataset": ref} for ref in quarter]
+    spec = {
+        "dataset": given,
+        "on_failure": "warn",
+        "suite": suite(FAR, expectation("expect_table_row_count_to_equal", value=5)),
+    }
+    result = run(ValidateSpec.model_validate(spec), context)
+    assert result.dataset == quarter
+    assert [outcome.unexpected for outcome in result.outcomes] == [2, None]
+    assert [outcome.success for outcome in result.outcomes] == [False, True]
+    assert "1 of 2" in result.summary
+    # Downstream tasks take the list.
+    again = run(
+        ValidateSpec.model_validate({**spec, "dataset": {"dataset": result.model_dump(mode="json")["dataset"]}}),
+        context,
+    )
+    assert again.dataset == quarter
+    assert again.docs_url.split("/validations/")[0] == result.docs_url.split("/validations/")[0]
+
+    result = run(ValidateSpec.model_validate({**spec, "on_failure": "quarantine"}), context)
+    valid = open_dataset(context.store, result.dataset)
+    assert valid.manifest.window.label == "2013-Q1"
+    assert valid.manifest.parents == [ref.id for ref in quarter]
+    assert (valid.manifest.owner, valid.time_column) == ("team", "day")
+    assert valid.table(columns=["distance"]).to_pydict() == {"distance": [1400, 700, 900]}
+    bad = open_dataset(context.store, result.quarantined)
+    assert bad.table(columns=["distance"]).to_pydict() == {"distance": [7, 17.5]}
+
+
+def test_a_missing_window_is_an_error_or_is_recorded(context, quarter):
+    def validated(**selection: object):
+        spec = {"dataset": {"name": "flights", **selection}, "on_failure": "quarantine", "suite": suite(NOT_NULL)}
+        return run(ValidateSpec.model_validate(spec), context)
+
+    with pytest.raises(IncompleteWindowError, match="2013-04 is missing"):
+        validated(window="2013-01..2013-04")
+    found = open_dataset(context.store, validated(window="2013-01..2013-04", gaps="allow").dataset)
+    assert found.rows == 4
+    months(context, m2013_07=pa.table({"carrier": ["UA"], "distance": [700], "day": days(7, "")}))
+    found = open_dataset(context.store, validated().dataset)
+    assert found.manifest.details["gaps"] == ["2013-Q2"]
+
+
+def test_a_part_of_a_dataset_is_validated_only_if_its_rows_are_written(context, quarter):
+    spec = {"dataset": {"name": "flights", "window": "2013-01-15/2013-03"}, "suite": suite(FAR)}
+    with pytest.raises(SpecError, match="part of dataset 'flights' 2013-01"):
+        run(ValidateSpec.model_validate(spec), context)
+    result = run(ValidateSpec.model_validate({**spec, "on_failure": "quarantine"}), context)
+    valid = open_dataset(context.store, result.dataset)
+    assert (valid.rows, result.quarantined.rows) == (1, 1)
+    assert valid.window == Window.model_validate("2013-01-15/2013-03")
+
+
+def test_datasets_with_different_names_or_types_are_not_validated_together(context, quarter):
+    (other,) = months(context, name="planes", m2013_04=pa.table({"carrier": ["UA"], "day": days(4, "")}))
+    with pytest.raises(SpecError, match="flights, planes"):
+        run(ValidateSpec.model_validate({"dataset": [*quarter, other], "suite": suite(NOT_NULL)}), context)
+    months(context, m2013_04=pa.table({"carrier": ["UA"], "distance": ["far"], "day": days(4, "")}))
+    with pytest.raises(SchemaError, match="'distance' is"):
+        run(ValidateSpec.model_validate({"dataset": {"name": "flights"}, "suite": suite(NOT_NULL)}), context)
 
 
 def test_a_missing_column_is_named(context, flights):

@@ -334,7 +334,7 @@ def test_one_dataset_is_one_whole_dataset(store):
 
     assert one("2013-01") == manifest.id
     for window in ("2013-01..2013-02", "2013-01-15/2013-02"):
-        with pytest.raises(SpecError, match="one whole dataset"):
+        with pytest.raises(SpecError, match="one whole training set"):
             one(window)
 
 

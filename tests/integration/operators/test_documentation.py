@@ -1,12 +1,26 @@
-"""The DAGs in the documentation work unchanged."""
+"""The code and the commands in the documentation work unchanged."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from airflow.cli.cli_parser import get_parser
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, XComArg
+
+from airflow_mlops import compute, notifications, operators, sensors, trainers
+from airflow_mlops.cli.definition import get_cli_commands
+from airflow_mlops.compute import Pod
+from airflow_mlops.core.base import parse
+from airflow_mlops.trainers import Float, SklearnTrainer
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,14 +91,123 @@ def test_hyperparameters_from_the_trigger_form(run_dag, client, shop):
         assert {name: used[name] for name in expected} == {name: str(value) for name, value in expected.items()}
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_every_dag_in_the_pages_can_be_parsed(page, tmp_path):
-    from airflow.dag_processing.dagbag import DagBag
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+# What the pages leave to the reader, by the name that they give it.
+NAMES = {
+    "gpu": lambda: Pod(image="registry.example/runner:cuda", gpus=1),
+    "GPU_IMAGE": lambda: "registry.example/runner:cuda",
+    "COMMIT": lambda: "4f2a1c9",
+    "trainer": lambda: SklearnTrainer("sklearn.linear_model.LogisticRegression"),
+    "space": lambda: {"C": Float(0.01, 10, log=True)},
+}
+REFERENCE = {"name": "rows", "id": "0" * 64, "rows": 1}
+STAND_INS = {
+    "candidates": {"model": "m", "version": 1},
+    "dataset": REFERENCE,
+    "entities": REFERENCE,
+    "predictions": REFERENCE,
+    "labels": REFERENCE,
+    "sources": REFERENCE,
+}
+ATTRIBUTES = {"label": "label_column"}
+TEMPLATES = (
+    (r"{{ *(mlops_request|params)\.window.*?}}", "2013-04"),
+    (r"{{ *data_interval_end.*?}}|{{ *dag_run.run_after.*?}}", "2013-05-01"),
+    (r"{{ *(data_interval_start|macros\.ds_add|ds|logical_date).*?}}", "2013-04-01"),
+    (r"{{ *partition_key.*?}}", "2013-04"),
+    (r"{{.*?}}", "1"),
+)
 
-    for number, block in enumerate(blocks(page)):
-        if "with DAG(" in block and "import DAG" in block:
-            file = tmp_path / f"block_{number}.py"
-            file.write_text(block)
-            bag = DagBag(file)
-            assert not bag.import_errors, bag.import_errors
-            assert bag.dags
+
+class Fragment(dict):
+    """The names of a block that is not a whole file: those of the package, and tasks of the same DAG."""
+
+    def __missing__(self, name):
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        for module in (operators, sensors, trainers, compute, notifications):
+            if name in getattr(module, "__all__", ("Notify",)):
+                return getattr(module, name)
+        self[name] = NAMES[name]() if name in NAMES else EmptyOperator(task_id=f"the_{name}")
+        return self[name]
+
+
+def tasks_of(block: str, folder: Path) -> list:
+    """Parse a block as Airflow parses a DAG file, and return its tasks; none if it defines no operators."""
+    if "with DAG(" in block and "import DAG" in block:
+        file = folder / "block.py"
+        file.write_text(block)
+        bag = DagBag(file)
+        assert not bag.import_errors, bag.import_errors
+        assert bag.dags
+        return [task for dag in bag.dags.values() for task in dag.tasks]
+    if not re.search(r"\b\w+(Operator|Sensor)\b", block) and not re.search(
+        r"\b(Sklearn|Torch|Function)Trainer\(", block
+    ):
+        return []
+    with DAG("block", schedule=None, default_args={"model": "m"}) as dag:
+        exec(compile(block, "block", "exec"), {}, Fragment())
+    return [task for task in dag.tasks if task.__module__.startswith("airflow_mlops")]
+
+
+def given(field: str, value: object) -> object:
+    """The value of a parameter as it is when the task runs."""
+    if isinstance(value, XComArg):
+        return STAND_INS.get(field)
+    if isinstance(value, str):
+        for template, text in TEMPLATES:
+            value = re.sub(template, text, value)
+        return value
+    if isinstance(value, dict):
+        return {name: given(field, item) for name, item in value.items()}
+    return [given(field, item) for item in value] if isinstance(value, list) else value
+
+
+def check_spec(task) -> None:
+    """Validate the parameters of a task as its worker does, as far as the page says what they are."""
+    values = {name: getattr(task, ATTRIBUTES.get(name, name)) for name in task.parameters}
+    if isinstance(values.get("trainer"), XComArg) or "verdict" in values:
+        return
+    for name, value in values.items():
+        is_file = isinstance(value, str) and value.endswith((".yaml", ".sql"))
+        setattr(task, ATTRIBUTES.get(name, name), None if is_file else given(name, value))
+    parse(task.spec, task.build_spec({"partition_key": "2013-04"}), f"Task {task.task_id!r}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_python_in_the_pages_works(page, tmp_path):
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block, page)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("airflow"):
+                module = import_module(node.module)
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{node.module} has no {name.name}"
+        for task in tasks_of(block, tmp_path):
+            if isinstance(task, operators.base.StepOperator):
+                check_spec(task)
+
+
+def commands(page: str) -> list[list[str]]:
+    text = (ROOT / page).read_text()
+    shell = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in shell.splitlines() if line.lstrip().startswith("airflow ")]
+    return [words[1:] for words in lines]
+
+
+def test_every_airflow_command_in_the_pages_is_one():
+    parser = get_parser()
+    found = [(page, words) for page in PAGES for words in commands(page)]
+    assert {words[1] for _, words in found if words[0] == "mlops"} > {"ledger", "rollback", "datasets", "backtest"}
+    for page, words in found:
+        try:
+            assert parser.parse_args(words).func
+        except SystemExit:
+            pytest.fail(f"{page}: airflow {' '.join(words)}")
+
+
+def test_every_option_of_our_commands_in_the_text_exists():
+    (group,) = get_cli_commands()
+    options = {command.name: {flag for arg in command.args for flag in arg.flags} for command in group.subcommands}
+    for page in PAGES:
+        for command, rest in re.findall(r"`airflow mlops (\w+)([^`]*)`", (ROOT / page).read_text()):
+            assert set(re.findall(r"--[\w-]+", rest)) <= options[command], f"{page}: {command}{rest}"

@@ -111,6 +111,27 @@ def airflow(shell: Shell, mlflow: str) -> Iterator[LiveAirflow]:
         yield live
 
 
+INSTALLED = """
+from importlib.metadata import distribution
+import json
+found = distribution("airflow-mlops")
+print(json.dumps({
+    "files": [str(file) for file in found.files if file.locate().is_file()],
+    "entry points": sorted(point.group for point in found.entry_points),
+}))
+"""
+
+
+def test_the_wheel_contains_every_file_of_the_package(shell: Shell):
+    """pip builds a wheel for the page's first command."""
+    found = json.loads(shell.run(f"python -c '{INSTALLED}'"))
+    package = (path.relative_to(ROOT) for path in (ROOT / "airflow_mlops").rglob("*") if path.is_file())
+    expected = {str(path) for path in package if "__pycache__" not in path.parts}
+    assert {"airflow_mlops/py.typed", "airflow_mlops/stages/monitor/page/templates/report.html.jinja"} < expected
+    assert expected | {"airflow_mlops/report.schema.json"} <= set(found["files"])
+    assert found["entry points"] == ["airflow.plugins", "apache_airflow_provider"]
+
+
 def versions(port: str) -> list[str]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/2.0/mlflow/model-versions/search", timeout=30) as answer:
         return sorted(version["version"] for version in json.load(answer).get("model_versions", []))

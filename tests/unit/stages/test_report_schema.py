@@ -40,7 +40,7 @@ def test_the_schema_describes_the_fields():
 
 
 def test_the_wheel_contains_the_schema():
-    """CI lists the files of the wheel; building it needs hatchling."""
+    """tests/integration/live/test_live_pages.py installs the wheel; building it needs hatchling."""
     import tomllib
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

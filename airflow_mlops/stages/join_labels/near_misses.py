@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,14 +121,26 @@ def _numbered(table: pa.Table, places: list[str], name: str) -> pa.Table:
 
 def _normalized(table: pa.Table, texts: list[str]) -> pa.Table:
     for name in texts:
-        text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(table[name], form="NFC")))
-        text = pc.replace_substring_regex(text, r"\s+", " ")
-        text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0+$", r"\1")
-        text = pc.replace_substring_regex(text, r"^([+-]?)0+(\d+)$", r"\1\2")
-        is_date = pc.match_substring_regex(text, _SEPARATED)
-        text = pc.if_else(is_date, pc.replace_substring_regex(text, r"(^|[-/. ])0(\d)", r"\1\2"), text)
-        table = table.set_column(table.schema.get_field_index(name), name, text)
+        table = table.set_column(
+            table.schema.get_field_index(name), name, _for_distinct(table[name], _without_differences)
+        )
     return table
+
+
+def _for_distinct(column: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Convert the distinct values of a column, and return the converted column."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return convert(encoded.dictionary).take(encoded.indices)
+
+
+def _without_differences(text: pa.Array) -> pa.Array:
+    """Return one form of the texts that are equal apart from spaces, case, leading zeros, ``.0`` and Unicode's form."""
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(text, form="NFC")))
+    text = pc.replace_substring_regex(text, r"\s+", " ")
+    text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0+$", r"\1")
+    text = pc.replace_substring_regex(text, r"^([+-]?)0+(\d+)$", r"\1\2")
+    is_date = pc.match_substring_regex(text, _SEPARATED)
+    return pc.if_else(is_date, pc.replace_substring_regex(text, r"(^|[-/. ])0(\d)", r"\1\2"), text)
 
 
 def _times(left: Any, right: Any, column: str) -> NearMisses | None:
@@ -138,16 +150,22 @@ def _times(left: Any, right: Any, column: str) -> NearMisses | None:
     if not len(there):
         return None
     shapes = pc.unique(_shape(there))
-    is_apart = pc.and_(_is_time(left), pc.invert(pc.is_in(_shape(left), value_set=shapes)))
-    if not pc.any(pc.match_substring_regex(there, _SEPARATED)).as_py():
-        # Digits alone are times only beside text that certainly is a time.
-        is_apart = pc.and_(is_apart, pc.match_substring_regex(left, _SEPARATED))
-    apart = left.filter(pc.fill_null(is_apart, False))
+    # Digits alone are times only beside text that certainly is a time.
+    is_time = _is_time if pc.any(_is_separated(there)).as_py() else _is_separated
+
+    def is_apart(text: pa.Array) -> pa.Array:
+        return pc.and_(is_time(text), pc.invert(pc.is_in(_shape(text), value_set=shapes)))
+
+    apart = left.filter(pc.fill_null(_for_distinct(left, is_apart), False))
     return NearMisses(len(apart), column, apart[0].as_py(), there[0].as_py(), are_times=True) if len(apart) else None
 
 
 def _is_time(text: Any) -> Any:
-    return pc.or_(pc.match_substring_regex(text, _SEPARATED), pc.match_substring_regex(text, _COMPACT))
+    return pc.or_(_is_separated(text), pc.match_substring_regex(text, _COMPACT))
+
+
+def _is_separated(text: Any) -> Any:
+    return pc.match_substring_regex(text, _SEPARATED)
 
 
 def _shape(text: Any) -> Any:

@@ -187,6 +187,16 @@ def test_every_block_of_python_in_the_pages_works(page, tmp_path):
                 check_spec(task)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/operators/")])
+def test_the_table_of_parameters_names_every_parameter_and_no_other(page):
+    text = (ROOT / page).read_text()
+    operator = getattr(operators, re.match(r"# (\w+)", text)[1])
+    table = re.search(r"\| Parameter \|.*\n\|[-| ]+\n((?:\|.*\n)+)", text)[1]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    common = set(operators.base.StepOperator.parameters)
+    assert named | common == set(operator.parameters)
+
+
 def commands(page: str) -> list[list[str]]:
     text = (ROOT / page).read_text()
     shell = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")

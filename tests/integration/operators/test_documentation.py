@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
+import inspect
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from airflow.cli.cli_parser import get_parser
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, XComArg
+from airflow.sdk import DAG, BaseOperator, XComArg
 
 from airflow_mlops import compute, notifications, operators, sensors, trainers
 from airflow_mlops.cli.definition import get_cli_commands
@@ -119,15 +122,22 @@ TEMPLATES = (
 )
 
 
+def public(name: str) -> object | None:
+    """An operator, a sensor, a trainer or another value for a DAG file, by its name."""
+    for module in (operators, sensors, trainers, compute, notifications):
+        if name in getattr(module, "__all__", ("Notify",)):
+            return getattr(module, name)
+    return None
+
+
 class Fragment(dict):
     """The names of a block that is not a whole file: those of the package, and tasks of the same DAG."""
 
     def __missing__(self, name):
         if hasattr(builtins, name):
             raise KeyError(name)
-        for module in (operators, sensors, trainers, compute, notifications):
-            if name in getattr(module, "__all__", ("Notify",)):
-                return getattr(module, name)
+        if (found := public(name)) is not None:
+            return found
         self[name] = NAMES[name]() if name in NAMES else EmptyOperator(task_id=f"the_{name}")
         return self[name]
 
@@ -195,6 +205,26 @@ def test_the_table_of_parameters_names_every_parameter_and_no_other(page):
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     common = set(operators.base.StepOperator.parameters)
     assert named | common == set(operator.parameters)
+
+
+def calls(text: str) -> Iterator[ast.Call]:
+    """The calls in the code within sentences and tables."""
+    for code in re.findall(r"(?<!`)`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        with contextlib.suppress(SyntaxError):
+            yield from (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
+
+
+def test_every_parameter_in_the_text_exists():
+    checked = 0
+    for page in PAGES:
+        for call in calls((ROOT / page).read_text()):
+            kind = public(getattr(call.func, "id", ""))
+            if kind is not None:
+                known = inspect.signature(BaseOperator).parameters.keys() if hasattr(kind, "parameters") else ()
+                known = {*getattr(kind, "parameters", inspect.signature(kind).parameters), *known}
+                assert {keyword.arg for keyword in call.keywords} <= known, f"{page}: {ast.unparse(call)}"
+                checked += len(call.keywords)
+    assert checked > 20
 
 
 def commands(page: str) -> list[list[str]]:

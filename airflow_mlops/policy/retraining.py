@@ -26,7 +26,9 @@ from airflow_mlops.core.calls import Request
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import instant, local
 from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
-from airflow_mlops.policy.details import broken_inputs, change_of, deciding_comparison, gain_of
+from airflow_mlops.policy.details.challengers import deciding_comparison, gain_of
+from airflow_mlops.policy.details.inputs import broken_inputs
+from airflow_mlops.policy.details.performance import change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH, counted, in_days, listed, name, share, shorten

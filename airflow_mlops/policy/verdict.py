@@ -22,24 +22,19 @@ from airflow_mlops.policy.checks import (
     is_worse,
     judged_performance,
 )
-from airflow_mlops.policy.details import (
-    Observation,
+from airflow_mlops.policy.details.challengers import challengers_of, deciding_comparison
+from airflow_mlops.policy.details.concerns import observations
+from airflow_mlops.policy.details.drift import against, compared_windows, movements
+from airflow_mlops.policy.details.inputs import broken_inputs
+from airflow_mlops.policy.details.observation import Observation
+from airflow_mlops.policy.details.performance import (
     acceptable,
-    against,
     bias_of,
-    broken_inputs,
-    challengers_of,
     change_of,
-    compared_windows,
-    deciding_comparison,
     level_of,
-    model_version,
-    movements,
-    observations,
     reasons_for_worse_performance,
-    replaced_in_window,
-    replaced_version,
 )
+from airflow_mlops.policy.details.versions import model_version, replaced_in_window, replaced_version
 from airflow_mlops.policy.findings import ActiveTrigger, Decision, Findings, RetrainingPlan, Verdict
 from airflow_mlops.policy.retraining import MEASURED, plan
 from airflow_mlops.policy.spec import Trigger

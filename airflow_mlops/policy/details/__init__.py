@@ -1,0 +1,1 @@
+"""The facts behind a verdict, as sentences with numbers and units."""

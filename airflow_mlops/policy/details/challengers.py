@@ -1,0 +1,54 @@
+"""Facts about the comparison with challengers."""
+
+from __future__ import annotations
+
+from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.performance.challenger import Comparison, Gain
+from airflow_mlops.policy.details.inputs import broken_inputs
+from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.policy.wording import capitalized, counted, listed, metric_name, number, share
+
+
+def deciding_comparison(findings: Findings) -> Comparison | None:
+    """Return the comparison with challengers if it decides about retraining instead of worse performance.
+
+    With broken inputs, a challenger cannot show whether a model that is trained on repaired inputs would be better.
+    """
+    decides = "challenger" in findings.policy.retrain_on and not broken_inputs(findings)
+    return findings.challenger if decides else None
+
+
+def gain_of(comparison: Comparison, gain: Gain) -> str:
+    """Return a clause about a better challenger, such as ``Retraining would raise ROC AUC from 0.598 to 0.640``."""
+    better = find_metric(comparison.metric).higher_is_better
+    values = f"from {number(comparison.value)} to {number(gain.value)}"
+    return f"Retraining would {'raise' if better else 'lower'} {metric_name(comparison.metric)} {values}"
+
+
+def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
+    """Return sentences with the values of the champion and of all challengers, and the largest significant gain."""
+    metric = metric_name(comparison.metric)
+    values = listed(
+        [f"{number(item.value)} with {_past(item.past)}" for item in comparison.challengers],
+        len(comparison.challengers),
+    )
+    rows = counted(comparison.rows, "labelled row")
+    values = f"{number(comparison.value)} by champion v{comparison.champion.version}, and by challengers {values}"
+    facts = [f"{capitalized(metric)} on {rows}: {values}."]
+    needed = f"{share(policy.min_gain, 0)} needed"
+    if (best := comparison.best) is None:
+        facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
+    else:
+        over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
+        facts.append(
+            f"The challenger with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
+            f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
+        )
+    return facts
+
+
+def _past(windows: int | None) -> str:
+    if windows is None:
+        return "all windows"
+    return "this window alone" if windows == 1 else f"the last {windows} windows"

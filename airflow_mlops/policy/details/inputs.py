@@ -1,0 +1,88 @@
+"""Facts about broken, infinite and stale inputs."""
+
+from __future__ import annotations
+
+from airflow_mlops.drift.findings import SchemaChange
+from airflow_mlops.policy.checks import days
+from airflow_mlops.policy.details.observation import Observation, stated
+from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.wording import counted, fitting, in_days, listed, name
+
+_MAX_LISTED = 10
+
+
+def broken_inputs(findings: Findings) -> dict[str, str]:
+    """Return, for each broken feature, a clause without a subject about what is broken.
+
+    A feature is broken if it is absent, has an incompatible type, or if :mod:`airflow_mlops.drift.breakage` says so.
+    """
+    broken = {
+        drift.column: drift.fault or ("has no values" if drift.missing == 1 else "has one value in all rows")
+        for drift in findings.features
+        if drift.broken and drift.drifted
+    }
+    return broken | {change.column: _change(change) for change in _incompatible(findings)}
+
+
+def broken_features(findings: Findings) -> list[Observation]:
+    """Return an observation about broken features. Changes of the schema are one of the ways in which features break."""
+    broken = broken_inputs(findings)
+    if not broken:
+        return []
+    clauses = [f"{column} {what}" for column, what in broken.items()]
+    schema = len(_incompatible(findings)) == len(broken)
+    subject = "Schema changed since training" if schema else "Broken inputs"
+    headlines = [f"{subject}: {listed(clauses, shown)}" for shown in (3, 2, 1)]
+    names = f"{subject}: {listed([name(column) for column in broken])}"
+    return [Observation(fitting(*headlines, names), [f"{subject}: {listed(clauses, _MAX_LISTED)}."])]
+
+
+def broken_others(findings: Findings) -> list[Observation]:
+    """Return observations about broken scores and broken watched columns."""
+    others = [*([findings.prediction] if findings.prediction else []), *findings.watched]
+    broken = [drift for drift in others if drift.broken and drift.drifted]
+    found = []
+    for drift in broken:
+        subject = "The score" if drift is findings.prediction else f"Monitored column {name(drift.column)!r}"
+        found.append(stated(f"{subject} {drift.fault or 'has no values, or one value in all rows'}"))
+    return found
+
+
+def infinite_values(findings: Findings) -> list[Observation]:
+    """Return an observation about features that are infinite, and were finite in the reference."""
+    found = [drift for drift in findings.features if drift.infinite and not drift.drifted]
+    if not found:
+        return []
+    if len(found) == 1:
+        (drift,) = found
+        return [
+            stated(
+                f"Feature {name(drift.column)} is infinite in {counted(drift.infinite, 'row')}; it never was {drift.when}"
+            )
+        ]
+    times = {drift.when for drift in found}
+    when = times.pop() if len(times) == 1 else "in the reference"
+    columns = [f"{name(drift.column)} ({counted(drift.infinite, 'row')})" for drift in found]
+    headline, detail = (
+        f"Infinite values in {listed(columns, shown)}; they had none {when}" for shown in (3, _MAX_LISTED)
+    )
+    return [Observation(headline, [f"{detail}."])]
+
+
+def staleness(findings: Findings) -> list[Observation]:
+    """Return an observation if the newest row is older than ``max_staleness`` at the end of the window."""
+    allowed, freshness = findings.policy.max_staleness, findings.freshness
+    if allowed is None or freshness is None or freshness.behind_days is None or freshness.behind_days <= days(allowed):
+        return []
+    window = name(findings.window.label)
+    age = f"{in_days(freshness.behind_days)} older than the end of {window}"
+    return [stated(f"The newest prediction is {age} (limit: {in_days(days(allowed))})")]
+
+
+def _incompatible(findings: Findings) -> list[SchemaChange]:
+    """Return the columns of the training data that are absent or have an incompatible type."""
+    return [change for change in findings.schema_changes if change.before is not None and not change.compared]
+
+
+def _change(change: SchemaChange) -> str:
+    return "is absent" if change.now is None else f"changed from {change.before} to {change.now}"

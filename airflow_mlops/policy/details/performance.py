@@ -1,0 +1,152 @@
+"""Facts about realised and estimated performance."""
+
+from __future__ import annotations
+
+from airflow_mlops.drift.reference import TRAINING
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.performance.difference import difference
+from airflow_mlops.performance.findings import Performance
+from airflow_mlops.policy.checks import exceeds_limit, is_worse, judged_performance, limit, missed_estimate
+from airflow_mlops.policy.details.drift import against
+from airflow_mlops.policy.details.observation import Observation
+from airflow_mlops.policy.findings import Findings
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.policy.wording import capitalized, listed, metric_name, number, share
+
+_MAX_LISTED = 10
+
+
+def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
+    """Return a clause about worse performance, such as ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
+    metric = metric_name(performance.metric)
+    subject = f"Estimated {metric}" if estimated else capitalized(metric)
+    return f"{subject} {fell(performance)} ({_bound(performance, policy)} was expected)"
+
+
+def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -> str:
+    """Return a sentence with the value of the metric, the confidence interval, the value at training, and the limit.
+
+    :param kind: ``Realised`` or ``Estimated``
+    """
+    interval = f"{share(policy.confidence, 0)} interval {number(performance.low)} to {number(performance.high)}"
+    subject, value = f"{kind} {metric_name(performance.metric)}", number(performance.value)
+    if performance.reference is None:
+        return f"{subject}: {value} ({interval})."
+    trained = f"{number(performance.reference)} on the held-out part at training{_difference(performance, policy)}"
+    if exceeds_limit(performance, policy) and not is_worse(performance, policy):
+        return f"{subject}: {_not_significant(performance, policy)} ({interval}, {trained})."
+    return f"{subject}: {value} ({interval}, {trained}, {_bound(performance, policy)} expected)."
+
+
+def acceptable(performance: Performance, policy: Policy) -> str:
+    """Return a headline clause for performance that is not significantly worse than the limit."""
+    metric = metric_name(performance.metric)
+    if exceeds_limit(performance, policy):
+        return f"{metric} {_not_significant(performance, policy)}"
+    return f"performance as expected ({metric} {number(performance.value)})"
+
+
+def bias_of(findings: Findings) -> list[str]:
+    """Return a sentence about the bias of the predictions; empty if the bias is not significant."""
+    bias = findings.bias
+    if bias is None or not bias.significant or judged_performance(findings) is None:
+        return []
+    side = "high" if bias.value > 0 else "low"
+    trained = f", {number(bias.reference)} on the held-out part at training" if bias.reference is not None else ""
+    interval = f"{share(findings.policy.confidence, 0)} interval {number(bias.low)} to {number(bias.high)}"
+    what = "Predicted probabilities" if bias.of_probabilities else "Predictions"
+    return [f"{what} are too {side} on average: mean error {number(bias.value)} ({interval}{trained})."]
+
+
+def reasons_for_worse_performance(findings: Findings) -> list[str]:
+    """Return sentences about unusual columns, the estimate, and the segment that contributes most to the drop."""
+    return [*_unusual_columns(findings), *bias_of(findings), *_estimate(findings), *_largest_segment(findings)]
+
+
+def unjudged_performance(findings: Findings) -> list[Observation]:
+    """Return an observation if realised performance cannot be judged."""
+    if findings.unmeasured is None:
+        return []
+    headline = f"Realised performance is not judged because {findings.unmeasured}"
+    details = [f"{headline}."]
+    estimated, policy = findings.estimated, findings.policy
+    if estimated is not None and estimated.reference is not None and not is_worse(estimated, policy):
+        details.append(level_of(estimated, policy, "Estimated"))
+    return [Observation(headline, details)]
+
+
+def fell(performance: Performance) -> str:
+    """Return a clause without a subject about a worse value, such as ``fell to 0.598``."""
+    return f"{'fell' if performance.higher_is_better else 'rose'} to {number(performance.value)}"
+
+
+def _difference(performance: Performance, policy: Policy) -> str:
+    """Return the end of a clause with the interval of the difference from training; empty without an interval."""
+    change = difference(performance, policy.confidence)
+    if change is None or performance.reference_low is None:
+        return ""
+    many = f", corrected for {performance.compared} compared models" if performance.compared > 1 else ""
+    return f", difference {number(change.low)} to {number(change.high)}{many}"
+
+
+def _not_significant(performance: Performance, policy: Policy) -> str:
+    bound = limit(performance, policy)
+    side = "below the expected minimum" if performance.higher_is_better else "above the expected maximum"
+    return f"{number(performance.value)} is not significantly {side} {number(bound or 0)}"
+
+
+def _bound(performance: Performance, policy: Policy) -> str:
+    bound = limit(performance, policy)
+    return f"{'at least' if performance.higher_is_better else 'at most'} {number(bound if bound is not None else 0)}"
+
+
+def _unusual_columns(findings: Findings) -> list[str]:
+    """Return a sentence that lists drifted columns with unusual values.
+
+    Broken features are left out, because the limit ``inputs`` on requests lists them.
+    """
+    columns = [drift for drift in findings.features if not drift.broken]
+    columns += [findings.prediction] if findings.prediction else []
+    odd = [drift.column for drift in columns if drift.note and drift.drifted]
+    return [f"Columns with unusual values, to be checked first: {listed(odd, _MAX_LISTED)}."] if odd else []
+
+
+def _estimate(findings: Findings) -> list[str]:
+    """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
+
+    A worse estimate means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
+    likely, whether the inputs drifted or not: the estimate takes drift of the inputs into account.
+    """
+    estimated, realised = findings.estimated, judged_performance(findings)
+    if estimated is None or realised is None:
+        return []
+    interval = f"{number(estimated.low)} to {number(estimated.high)}"
+    estimate = f"{capitalized(metric_name(estimated.metric))} estimated from the scores, without labels, is {interval}"
+    change = "drop" if realised.higher_is_better else "rise"
+    if is_worse(estimated, findings.policy):
+        return [f"{estimate}, so changed inputs explain at least part of the {change}."]
+    if not missed_estimate(findings) or all(drift.effect is None for drift in findings.features):
+        return []
+    parts = [*findings.features, findings.prediction, findings.multivariate]
+    conclusion = "relation between features and label has therefore probably changed (concept drift)."
+    if any(drift is not None and drift.drifted for drift in parts):
+        return [f"{estimate}. The inputs drifted, but this does not explain the {change}. The {conclusion}"]
+    if any(drift.reference != TRAINING for drift in findings.features):
+        return [f"{estimate}. The inputs have not drifted{against(findings.features)}. The {conclusion}"]
+    return [f"{estimate}, and the inputs have not drifted. The {conclusion}"]
+
+
+def _largest_segment(findings: Findings) -> list[str]:
+    loss = findings.loss
+    if not findings.segments or loss is None:
+        return []
+    worst, increase = findings.segments[0], loss.value - loss.reference
+    change = "drop" if METRICS[loss.metric].higher_is_better else "rise"
+    part = ""
+    if increase > 0:
+        ratio = worst.contribution / increase
+        if ratio <= 1:
+            part = f", {share(ratio, 0)} of the {change}"
+        else:
+            part = f"; the {change} in this segment exceeds the total {change}, because other segments improved"
+    return [f"Largest {change}: {worst.name} ({share(worst.share, 0)} of rows{part})."]

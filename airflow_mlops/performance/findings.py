@@ -148,6 +148,27 @@ class Change(Model):
         return f"since {self.window.label}, {name} has been {self.after:.3f} ({self.before:.3f} before)"
 
 
+class RecentLevel(Model):
+    """The best level that a recent champion reached in its windows, compared with the current window.
+
+    :mod:`airflow_mlops.performance.levels` describes the comparison.
+
+    :param version: the version that reached the level
+    :param windows: number of windows of this version
+    :param value: the level: the mean of the metric over these windows
+    :param low: lower end of the confidence interval of the difference, the current value minus the level
+    :param high: upper end of this interval
+    :param compared: number of versions from which the best was selected. The interval is corrected for this number
+    """
+
+    version: int
+    windows: int
+    value: float
+    low: float
+    high: float
+    compared: int = Field(default=1, ge=1)
+
+
 class Performance(Model):
     """The value of a metric with a confidence interval.
 
@@ -161,6 +182,8 @@ class Performance(Model):
     :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
     :param compared: number of models from which the version was selected on the held-out rows: the candidates, and the
         champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
+    :param recent: the best level of recent champions; ``None`` unless the policy has ``best_recent`` and there are enough
+        windows
     :param labels: number of labels; for an estimate, number of scores
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     """
@@ -173,6 +196,7 @@ class Performance(Model):
     reference_low: float | None = None
     reference_high: float | None = None
     compared: int = Field(default=1, ge=1)
+    recent: RecentLevel | None = None
     labels: int
     greater_is_better: bool | None = None
 

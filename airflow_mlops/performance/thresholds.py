@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
-from airflow_mlops.metrics.catalog import check_metric, is_custom
+from airflow_mlops.metrics.catalog import check_metric, find_metric, is_custom
 
 
 class PerformanceThresholds(DriftThresholds):
@@ -19,6 +19,11 @@ class PerformanceThresholds(DriftThresholds):
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
         training
+    :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance is
+        worse if the whole confidence interval lies below it, whatever the value at training is
+    :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
+    :param best_recent: the time before the window from which the best level of a champion of this model is a standard,
+        too (:mod:`airflow_mlops.performance.levels`). By default, performance is not compared with earlier champions
     :param confidence: confidence level of the interval of the metric, from 0.5 to below 1
     :param min_labels: the smallest number of labels for which performance is judged
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1
@@ -32,6 +37,9 @@ class PerformanceThresholds(DriftThresholds):
     metric: str | None = None
     greater_is_better: bool | None = None
     tolerance: float = Field(default=0.02, ge=0)
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+    best_recent: Duration | None = None
     confidence: float = Field(default=0.95, ge=0.5, lt=1)
     min_labels: int = Field(default=200, ge=1)
     min_coverage: float = Field(default=0.5, ge=0, le=1)
@@ -43,4 +51,22 @@ class PerformanceThresholds(DriftThresholds):
         check_metric(self.metric, self.greater_is_better)
         if self.groups is not None and self.metric is not None and is_custom(self.metric):
             raise ValueError("groups needs a built-in metric; remove groups or set another metric")
+        if self.min is not None and self.max is not None:
+            raise ValueError(
+                "min and max are both set; set min if larger values of the metric are better, otherwise max"
+            )
+        if self.metric is not None and (wrong := self.wrong_bound(self.metric)) is not None:
+            raise ValueError(wrong)
         return self
+
+    def wrong_bound(self, metric: str) -> str | None:
+        """Return a clause that explains why ``min`` or ``max`` does not fit ``metric``; ``None`` if they fit.
+
+        :param metric: the metric of the model, which is known only when a window is checked if ``metric`` is not set
+        """
+        greater = find_metric(metric, self.greater_is_better).higher_is_better
+        if self.max is not None and greater:
+            return f"max is set, but larger values of {metric} are better; set min instead"
+        if self.min is not None and not greater:
+            return f"min is set, but smaller values of {metric} are better; set max instead"
+        return None

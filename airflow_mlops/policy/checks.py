@@ -8,10 +8,10 @@ from itertools import pairwise
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.policy.standards import standards
 from airflow_mlops.policy.wording import in_days
 
 IMPACT = 0.05
@@ -24,34 +24,19 @@ GROWING_WINDOWS = 3
 """Number of windows in a row in which drift grows and performance falls, for the drift to count as growing."""
 
 
-def limit(performance: Performance, policy: Policy) -> float | None:
-    """Return the worst acceptable value of the metric; ``None`` if the value at training is unknown."""
-    if performance.reference is None:
-        return None
-    if performance.higher_is_better:
-        return performance.reference - policy.tolerance
-    return performance.reference + abs(performance.reference) * policy.tolerance
-
-
 def exceeds_limit(performance: Performance, policy: Policy) -> bool:
-    """Return whether the value is worse than the limit, regardless of the confidence interval."""
-    bound = limit(performance, policy)
-    if bound is None:
-        return False
-    return performance.value < bound if performance.higher_is_better else performance.value > bound
+    """Return whether the value is worse than a standard allows, regardless of the confidence interval."""
+    return any(standard.exceeded for standard in standards(performance, policy))
 
 
 def is_worse(performance: Performance, policy: Policy) -> bool:
-    """Return whether performance is significantly worse than the limit.
+    """Return whether performance is significantly worse than a standard allows."""
+    return any(standard.broken for standard in standards(performance, policy))
 
-    The whole interval of the difference from the value at training must be beyond the tolerance, see
-    :func:`airflow_mlops.performance.difference.difference`.
-    """
-    bound, change = limit(performance, policy), difference(performance, policy.confidence)
-    if bound is None or change is None or performance.reference is None:
-        return False
-    tolerated = bound - performance.reference
-    return change.high < tolerated if performance.higher_is_better else change.low > tolerated
+
+def is_acceptable(performance: Performance, policy: Policy) -> bool:
+    """Return whether performance has a standard, and is not significantly worse than any standard allows."""
+    return bool(standards(performance, policy)) and not is_worse(performance, policy)
 
 
 def judged_performance(findings: Findings) -> Performance | None:
@@ -152,7 +137,7 @@ def accepted_estimate(findings: Findings) -> Performance | None:
     labels, or more labels may still arrive within the grace period.
     """
     policy, estimated = findings.policy, findings.estimated
-    if findings.unmeasured is None or estimated is None or estimated.reference is None or is_worse(estimated, policy):
+    if findings.unmeasured is None or estimated is None or not is_acceptable(estimated, policy):
         return None
     few = findings.labelled < policy.min_labels or (findings.coverage or 0.0) < policy.min_coverage
     alone = "estimated_performance" in policy.retrain_on and {*policy.retrain_on} <= {"estimated_performance", "drift"}

@@ -31,7 +31,7 @@ from airflow_mlops.policy.details.performance import (
     acceptable,
     bias_of,
     change_of,
-    level_of,
+    levels_of,
     reasons_for_worse_performance,
 )
 from airflow_mlops.policy.details.versions import model_version, replaced_in_window, replaced_version
@@ -108,21 +108,21 @@ def _healthy(
 ) -> list[Observation]:
     """Return the facts about a healthy window: performance first, then what has moved."""
     policy, estimated = findings.policy, judged_performance(findings) is None
-    level = level_of(measured, policy, "Estimated" if estimated else "Realised")
+    levels = levels_of(measured, policy, "Estimated" if estimated else "Realised")
     if estimated:
-        details = [level, f"Realised performance is not judged because {findings.unmeasured}."]
+        details = [*levels, f"Realised performance is not judged because {findings.unmeasured}."]
         return [Observation(_by_estimate(measured, findings), details), *moved]
     clause = acceptable(measured, policy)
     if not moved:
         headline = f"No drift{against(findings.features)}, {clause}"
         return [
-            Observation(headline, [level, *bias_of(findings), *_challengers(findings), *compared_windows(findings)])
+            Observation(headline, [*levels, *bias_of(findings), *_challengers(findings), *compared_windows(findings)])
         ]
     first = moved[0].headline
     headline = fitting(
         f"{capitalized(clause)}; {first[:1].lower()}{first[1:]}", f"{capitalized(clause)}; drift without harm"
     )
-    facts = [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
+    facts = [*levels, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
     return [Observation(headline, facts), *moved]
 
 
@@ -142,12 +142,12 @@ def _with_level(
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or is_worse(judged, policy):
         return [*found, *moved]
-    level, clause = level_of(judged, policy), acceptable(judged, policy)
+    levels, clause = levels_of(judged, policy), acceptable(judged, policy)
     first, *rest = found
     if not planned.triggers and len(both := f"{first.headline}; {clause}") <= HEADLINE_LENGTH:
         first = Observation(both, first.details)
-    facts = [level, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
-    return [first, *rest, *moved, Observation(level, facts)]
+    facts = [*levels, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
+    return [first, *rest, *moved, Observation(levels[0], facts)]
 
 
 def _challengers(findings: Findings) -> list[str]:
@@ -233,17 +233,17 @@ def _without_trigger(judged: Performance, findings: Findings) -> Observation:
     """
     if (replaced := replaced_version(findings)) is not None:
         return replaced
-    level, change = level_of(judged, findings.policy), change_of(judged, findings.policy)
+    levels, change = levels_of(judged, findings.policy), change_of(judged, findings.policy)
     if (compared := deciding_comparison(findings)) is not None:
         unhelpful = "retraining would not help"
         return Observation(
             fitting(f"{change}; {unhelpful}", f"{_without_limit(change)}; {unhelpful}"),
-            [level, *challengers_of(compared, findings.policy)],
+            [*levels, *challengers_of(compared, findings.policy)],
         )
     if "performance" in findings.policy.retrain_on:
-        return Observation(change, [level])
+        return Observation(change, levels)
     headline = f"{_without_limit(change)}; no retraining because retrain_on lacks 'performance'"
-    return Observation(headline, [level])
+    return Observation(headline, levels)
 
 
 def _active(triggers: Sequence[ActiveTrigger], findings: Findings) -> list[Observation]:
@@ -272,9 +272,9 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     if trigger == "challenger" and findings.challenger is not None:
         return [*challengers_of(findings.challenger, policy), *_worse_too(findings)]
     if trigger == "performance" and findings.performance is not None:
-        return [level_of(findings.performance, policy), *reasons_for_worse_performance(findings)]
+        return [*levels_of(findings.performance, policy), *reasons_for_worse_performance(findings)]
     if trigger == "estimated_performance" and findings.estimated is not None:
-        return [level_of(findings.estimated, policy, "Estimated")]
+        return levels_of(findings.estimated, policy, "Estimated")
     if trigger == "drift":
         drifted = important_drift(findings)
         total = share(sum(drift.importance or 0.0 for drift in drifted), 0)
@@ -298,7 +298,7 @@ def _worse_too(findings: Findings) -> list[str]:
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or not is_worse(judged, policy):
         return []
-    return [level_of(judged, policy), *reasons_for_worse_performance(findings)]
+    return [*levels_of(judged, policy), *reasons_for_worse_performance(findings)]
 
 
 def _persistence(active: ActiveTrigger, findings: Findings) -> list[str]:

@@ -8,7 +8,7 @@ from airflow_mlops.policy.checks import accepted_estimate, is_worse, scores_do_n
 from airflow_mlops.policy.details.drift import few_rows, harmful_drift, labels_not_followed
 from airflow_mlops.policy.details.inputs import broken_features, broken_others, infinite_values, staleness
 from airflow_mlops.policy.details.observation import Observation, stated
-from airflow_mlops.policy.details.performance import change_of, fell, level_of, unjudged_performance
+from airflow_mlops.policy.details.performance import change_of, fell, levels_of, unjudged_performance
 from airflow_mlops.policy.details.versions import replaced_version
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.wording import metric_name, name
@@ -44,15 +44,15 @@ def _worse_estimate(findings: Findings) -> list[Observation]:
         return []
     if (replaced := replaced_version(findings, estimated=True)) is not None:
         return [replaced]
-    level = level_of(estimated, policy, "Estimated")
+    levels = levels_of(estimated, policy, "Estimated")
     if "estimated_performance" in policy.retrain_on:
-        return [Observation(change_of(estimated, policy, estimated=True), [level])]
+        return [Observation(change_of(estimated, policy, estimated=True), levels)]
     labels_decide = "performance" in policy.retrain_on
     consequence = "retraining waits for labels" if labels_decide else "an estimate requests no retraining"
-    headline = f"Estimated {metric_name(estimated.metric)} {fell(estimated)}; {consequence}"
+    headline = f"Estimated {metric_name(estimated.metric)} {fell(estimated, policy)}; {consequence}"
     why = (
         "The estimate uses the scores and no labels. It does not request retraining, because retrain_on does not "
         "contain 'estimated_performance'."
     )
     wait = " Retraining waits for labels." if labels_decide else ""
-    return [Observation(headline, [level, f"{why}{wait}"])]
+    return [Observation(headline, [*levels, f"{why}{wait}"])]

@@ -6,21 +6,50 @@ from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
-from airflow_mlops.policy.checks import exceeds_limit, is_worse, judged_performance, limit, missed_estimate
+from airflow_mlops.policy.checks import exceeds_limit, is_acceptable, judged_performance, missed_estimate
 from airflow_mlops.policy.details.drift import against
 from airflow_mlops.policy.details.observation import Observation
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import capitalized, listed, metric_name, number, share
+from airflow_mlops.policy.standards import Standard, standards, tolerance
+from airflow_mlops.policy.wording import capitalized, counted, in_days, listed, metric_name, number, share
 
 _MAX_LISTED = 10
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
-    """Return a clause about worse performance, such as ``ROC AUC fell to 0.598 (at least 0.662 was expected)``."""
-    metric = metric_name(performance.metric)
+    """Return a clause about worse performance, such as ``ROC AUC fell to 0.598 (at least 0.662 was expected)``.
+
+    The clause names the first standard that performance does not meet.
+    """
+    metric, broken = metric_name(performance.metric), _broken(performance, policy)
     subject = f"Estimated {metric}" if estimated else capitalized(metric)
-    return f"{subject} {fell(performance)} ({_bound(performance, policy)} was expected)"
+    if broken is not None and broken.kind == "recent" and performance.recent is not None:
+        reached = f"v{performance.recent.version} reached {number(performance.recent.value)}"
+        return f"{subject} {fell(performance, policy)} ({reached} before)"
+    verb = "is allowed" if broken is not None and broken.kind == "bound" else "was expected"
+    return f"{subject} {fell(performance, policy)} ({_limit(performance, broken)} {verb})"
+
+
+def levels_of(performance: Performance, policy: Policy, kind: str = "Realised") -> list[str]:
+    """Return sentences that compare performance with training, with the bound, and with the best recent level.
+
+    :param kind: ``Realised`` or ``Estimated``
+    """
+    found = {standard.kind: standard for standard in standards(performance, policy)}
+    sentences = [level_of(performance, policy, kind)]
+    if (bound := found.get("bound")) is not None:
+        sentences.append(f"The policy allows {metric_name(performance.metric)} of {_limit(performance, bound)}.")
+    if (recent := performance.recent) is not None and policy.best_recent is not None:
+        allowed = tolerance(performance, recent.value, policy)
+        many = f", corrected for {counted(recent.compared, 'version')}" if recent.compared > 1 else ""
+        sentences.append(
+            f"v{recent.version} reached {metric_name(performance.metric)} {number(recent.value)}, the best mean of "
+            f"{recent.windows} windows in {in_days(policy.best_recent.total_seconds() / 86_400)}: difference "
+            f"{number(recent.low)} to {number(recent.high)} ({share(policy.confidence, 0)} interval{many}; "
+            f"{number(allowed)} is tolerated)."
+        )
+    return sentences
 
 
 def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -> str:
@@ -33,16 +62,18 @@ def level_of(performance: Performance, policy: Policy, kind: str = "Realised") -
     if performance.reference is None:
         return f"{subject}: {value} ({interval})."
     trained = f"{number(performance.reference)} on the held-out part at training{_difference(performance, policy)}"
-    if exceeds_limit(performance, policy) and not is_worse(performance, policy):
-        return f"{subject}: {_not_significant(performance, policy)} ({interval}, {trained})."
-    return f"{subject}: {value} ({interval}, {trained}, {_bound(performance, policy)} expected)."
+    (training,) = [standard for standard in standards(performance, policy) if standard.kind == "training"]
+    if training.exceeded and not training.broken:
+        return f"{subject}: {_not_significant(performance, training)} ({interval}, {trained})."
+    return f"{subject}: {value} ({interval}, {trained}, {_limit(performance, training)} expected)."
 
 
 def acceptable(performance: Performance, policy: Policy) -> str:
-    """Return a headline clause for performance that is not significantly worse than the limit."""
+    """Return a headline clause for performance that is not significantly worse than a standard allows."""
     metric = metric_name(performance.metric)
     if exceeds_limit(performance, policy):
-        return f"{metric} {_not_significant(performance, policy)}"
+        exceeded = next(standard for standard in standards(performance, policy) if standard.exceeded)
+        return f"{metric} {_not_significant(performance, exceeded)}"
     return f"performance as expected ({metric} {number(performance.value)})"
 
 
@@ -70,14 +101,25 @@ def unjudged_performance(findings: Findings) -> list[Observation]:
     headline = f"Realised performance is not judged because {findings.unmeasured}"
     details = [f"{headline}."]
     estimated, policy = findings.estimated, findings.policy
-    if estimated is not None and estimated.reference is not None and not is_worse(estimated, policy):
-        details.append(level_of(estimated, policy, "Estimated"))
+    if estimated is not None and is_acceptable(estimated, policy):
+        details += levels_of(estimated, policy, "Estimated")
     return [Observation(headline, details)]
 
 
-def fell(performance: Performance) -> str:
-    """Return a clause without a subject about a worse value, such as ``fell to 0.598``."""
+def fell(performance: Performance, policy: Policy) -> str:
+    """Return a clause without a subject about a worse value, such as ``fell to 0.598``.
+
+    A value that is beyond the bound may be as it was at training.
+    """
+    broken = _broken(performance, policy)
+    if broken is not None and broken.kind == "bound":
+        return f"is {number(performance.value)}"
     return f"{'fell' if performance.higher_is_better else 'rose'} to {number(performance.value)}"
+
+
+def _broken(performance: Performance, policy: Policy) -> Standard | None:
+    """Return the first standard that performance does not meet."""
+    return next((standard for standard in standards(performance, policy) if standard.broken), None)
 
 
 def _difference(performance: Performance, policy: Policy) -> str:
@@ -89,15 +131,15 @@ def _difference(performance: Performance, policy: Policy) -> str:
     return f", difference {number(change.low)} to {number(change.high)}{many}"
 
 
-def _not_significant(performance: Performance, policy: Policy) -> str:
-    bound = limit(performance, policy)
-    side = "below the expected minimum" if performance.higher_is_better else "above the expected maximum"
-    return f"{number(performance.value)} is not significantly {side} {number(bound or 0)}"
+def _not_significant(performance: Performance, standard: Standard) -> str:
+    side, end = ("below", "minimum") if performance.higher_is_better else ("above", "maximum")
+    which = "allowed" if standard.kind == "bound" else "expected"
+    return f"{number(performance.value)} is not significantly {side} the {which} {end} {number(standard.limit)}"
 
 
-def _bound(performance: Performance, policy: Policy) -> str:
-    bound = limit(performance, policy)
-    return f"{'at least' if performance.higher_is_better else 'at most'} {number(bound if bound is not None else 0)}"
+def _limit(performance: Performance, standard: Standard | None) -> str:
+    limit = standard.limit if standard is not None else performance.value
+    return f"{'at least' if performance.higher_is_better else 'at most'} {number(limit)}"
 
 
 def _unusual_columns(findings: Findings) -> list[str]:
@@ -114,7 +156,7 @@ def _unusual_columns(findings: Findings) -> list[str]:
 def _estimate(findings: Findings) -> list[str]:
     """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
 
-    A worse estimate means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
+    An estimate that is worse than at training means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
     likely, whether the inputs drifted or not: the estimate takes drift of the inputs into account.
     """
     estimated, realised = findings.estimated, judged_performance(findings)
@@ -123,7 +165,7 @@ def _estimate(findings: Findings) -> list[str]:
     interval = f"{number(estimated.low)} to {number(estimated.high)}"
     estimate = f"{capitalized(metric_name(estimated.metric))} estimated from the scores, without labels, is {interval}"
     change = "drop" if realised.higher_is_better else "rise"
-    if is_worse(estimated, findings.policy):
+    if any(item.broken for item in standards(estimated, findings.policy) if item.kind == "training"):
         return [f"{estimate}, so changed inputs explain at least part of the {change}."]
     if not missed_estimate(findings) or all(drift.effect is None for drift in findings.features):
         return []

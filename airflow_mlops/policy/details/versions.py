@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.policy.checks import is_replaced
 from airflow_mlops.policy.details.observation import Observation
-from airflow_mlops.policy.details.performance import fell, level_of
+from airflow_mlops.policy.details.performance import fell, level_of, levels_of
 from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.policy.wording import capitalized, counted, listed, metric_name, name
 
@@ -30,8 +30,8 @@ def replaced_version(findings: Findings, estimated: bool = False) -> Observation
     because = f"because {model_version(champion)} has replaced {version}, which made these predictions"
     subject = capitalized(f"{prefix}{metric_name(measured.metric)} of {version}")
     return Observation(
-        f"{subject} {fell(measured)}; {version} was already replaced by v{champion.version}",
-        [level_of(measured, findings.policy, kind), f"No retraining is requested {because}."],
+        f"{subject} {fell(measured, findings.policy)}; {version} was already replaced by v{champion.version}",
+        [*levels_of(measured, findings.policy, kind), f"No retraining is requested {because}."],
     )
 
 

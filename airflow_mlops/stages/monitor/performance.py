@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
 from airflow_mlops.performance.findings import Bias, Performance
-from airflow_mlops.policy.checks import immature_labels, outside_estimate
+from airflow_mlops.performance.levels import best_recent
+from airflow_mlops.policy.checks import immature_labels, judged_performance, outside_estimate
+from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
 from airflow_mlops.profiles.training import BIAS
@@ -107,9 +110,10 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         # The held-out rows come from the same clusters, so their interval is too narrow by as much.
         effect = 1.0 if outcomes.groups is None else design(metrics.losses(metric, outcomes), outcomes.groups).effect
         performance = _performance(policy, metric, estimate, reference, outcomes.rows, math.sqrt(effect))
-        if performance.reference is None:
+        bounded = policy.min is not None or policy.max is not None
+        if performance.reference is None and not bounded:
             reason = reason or f"{metric} was not measured at training"
-        elif performance.reference_low is None:
+        elif performance.reference is not None and performance.reference_low is None:
             notes.append(
                 f"The {metric_name(metric)} at training counts as exact, because its interval is not stored with model "
                 f"{reference.version}."
@@ -123,6 +127,24 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
     )
+
+
+def with_recent(realised: Realised, check: Check, earlier: Sequence[Findings]) -> Realised:
+    """Add the best level of recent champions, if the policy compares with it (``best_recent``).
+
+    :param earlier: findings of earlier windows, ordered by time
+    """
+    period, current = check.policy.best_recent, realised.performance
+    if period is None or current is None:
+        return realised
+    windows: dict[int, list[Performance]] = {}
+    for item in earlier:
+        judged, version = judged_performance(item), item.scored_by
+        inside = check.window.start - period <= item.window.start and item.window.end <= check.window.start
+        if inside and judged is not None and version is not None:
+            windows.setdefault(version.version, []).append(judged)
+    recent = best_recent(current, windows, check.policy.confidence)
+    return replace(realised, performance=current.model_copy(update={"recent": recent}))
 
 
 def estimated(
@@ -178,6 +200,8 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
     # A classifier that predicts labels only has no roc_auc at training, but an accuracy.
     measured = [name for name in REALISED[contract.task] if name in contract.metrics]
     metric = policy.metric or (measured or REALISED[contract.task])[0]
+    if not is_custom(metric) and (wrong := policy.wrong_bound(metric)) is not None:
+        raise SpecError(f"The policy does not fit the metric of this model: {wrong}.")
     if is_custom(metric):
         return metric
     if metric not in REALISED[contract.task]:

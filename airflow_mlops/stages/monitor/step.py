@@ -64,7 +64,10 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
         if check.rows:
             *earlier_versions, latest = check.of_each_version()
             measured = _measure(latest, check, spec, _reference(latest, present, stored, client))
-            measured = replace(measured, replaced=[replaced.measure(item, client) for item in earlier_versions])
+            realised = performance.with_recent(measured.realised, check, earlier)
+            measured = replace(
+                measured, realised=realised, replaced=[replaced.measure(item, client) for item in earlier_versions]
+            )
             probed = challengers.probe(check, present, stored, measured.realised, earlier, spec.trainer, client)
             measured = replace(measured, challenger=probed.comparison, notes=[*measured.notes, *probed.notes])
         else:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.drift.findings import Bin, Drift, DriftTests, SchemaChange
-from airflow_mlops.performance.findings import Change, LossChange, MeanLoss, Performance, Segment, Shift
+from airflow_mlops.performance.findings import Change, LossChange, MeanLoss, Performance, RecentLevel, Segment, Shift
 from airflow_mlops.policy.findings import ActiveTrigger, Limit, Report, RetrainingPlan, Verdict
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.spec import LabelDelay
@@ -208,6 +208,22 @@ def test_an_estimate_is_shown_with_the_realised_value_and_alone_before_labels_ar
     assert "the realised value lies inside" in render(report(estimated=estimate(0.705)))
     assert "the realised value lies outside" in render(report(estimated=estimate(0.76)))
     assert "<path" not in render(report())
+
+
+def test_the_bound_and_the_best_recent_level_are_figures_and_the_bound_is_a_line():
+    level = RecentLevel(version=3, windows=5, value=0.8, low=-0.13, high=-0.07, compared=2)
+    measured = Performance(metric="roc_auc", value=0.7, low=0.69, high=0.71, reference=0.72, recent=level, labels=5_000)
+    policy = Policy.model_validate({"min": 0.705, "best_recent": "P365D"})
+    page = render(report(policy=policy, performance=measured))
+    words = text_of(page)
+    assert "Minimum ROC AUC 0.705 policy; not significantly exceeded" in words
+    assert "Best recent ROC AUC 0.800 v3 in 5 windows; difference -0.130 to -0.070, corrected for 2 versions" in words
+    assert ">min 0.705</text>" in page
+    # A bound outside the plotted range is a figure only.
+    far = render(report(policy=Policy(min=0.1), performance=measured))
+    assert "Minimum ROC AUC 0.100 policy; met" in text_of(far)
+    assert "min 0.1</text>" not in far
+    assert "Best recent" not in text_of(far)
 
 
 def test_the_delay_of_labels_is_shown():

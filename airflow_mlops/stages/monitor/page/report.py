@@ -16,8 +16,9 @@ from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Bias, Performance
-from airflow_mlops.policy.checks import limit, missed_estimate
+from airflow_mlops.policy.checks import missed_estimate
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.policy.standards import standards
 from airflow_mlops.policy.wording import capitalized, metric_name, number
 from airflow_mlops.stages.monitor.page.drawing import BADGES, BLUE, ORANGE, p_value
 from airflow_mlops.stages.monitor.page.drift_table import feature_section, score_sections
@@ -81,6 +82,7 @@ def _figures(report: Report) -> list[Figure]:
         if found.reference is not None:
             name = f"{capitalized(metric)} at training"
             figures.append(Figure(name, number(found.reference), _expected(found, found.reference, report)))
+        figures += _standards(found, report)
     if (bias := report.bias) is not None:
         figures.append(Figure("Bias", number(bias.value), _bias(bias, report)))
     if (found := report.estimated) is not None:
@@ -121,8 +123,7 @@ def _bias(bias: Bias, report: Report) -> str:
 
 
 def _expected(found: Performance, reference: float, report: Report) -> str:
-    bound = limit(found, report.policy)
-    assert bound is not None
+    (bound,) = [item.limit for item in standards(found, report.policy) if item.kind == "training"]
     expected = f"{'at least' if bound <= reference else 'at most'} {number(bound)} expected"
     change = difference(found, report.policy.confidence)
     if change is None or found.reference_low is None or found.reference_high is None:
@@ -132,6 +133,23 @@ def _expected(found: Performance, reference: float, report: Report) -> str:
     )
     many = f", corrected for {found.compared} compared models" if found.compared > 1 else ""
     return f"{interval}; difference {number(change.low)} to {number(change.high)}{many}; {expected}"
+
+
+def _standards(found: Performance, report: Report) -> list[Figure]:
+    """Return the standards that the policy has besides the value at training."""
+    metric, figures = metric_name(found.metric), []
+    for standard in standards(found, report.policy):
+        state = "exceeded" if standard.broken else "not significantly exceeded" if standard.exceeded else "met"
+        if standard.kind == "bound":
+            end = "Minimum" if found.higher_is_better else "Maximum"
+            figures.append(Figure(f"{end} {metric}", number(standard.limit), f"policy; {state}"))
+        elif standard.kind == "recent" and (known := found.recent) is not None:
+            note = (
+                f"v{known.version} in {known.windows} windows; difference {number(known.low)} to {number(known.high)}"
+            )
+            many = f", corrected for {known.compared} versions" if known.compared > 1 else ""
+            figures.append(Figure(f"Best recent {metric}", number(known.value), f"{note}{many}; {state}"))
+    return figures
 
 
 def _result(drift: Drift) -> str:

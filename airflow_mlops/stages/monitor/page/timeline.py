@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.performance.findings import Change, Performance
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import capitalized, metric_name
 from airflow_mlops.stages.monitor.page.drawing import (
     BADGES,
     BLACK,
     GREY,
+    RED,
     SLATE,
     element,
     estimate_mark,
@@ -121,6 +123,7 @@ def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) ->
     axes = _Axes(min(values) - margin, max(values) + margin, (_WIDTH - _LEFT - _RIGHT) / len(windows))
     parts = [
         *_grid(axes),
+        *_bound_line(windows[-1].report.policy, axes),
         *_change_lines(windows, changes, axes),
         *(part for index, window in enumerate(windows) for part in _window(window, index, metric, axes)),
         *_labels(windows, axes),
@@ -137,6 +140,18 @@ def _grid(axes: _Axes) -> list[Markup]:
             element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke="#e6e9ed"),
             element("text", f"{tick:.4g}", x=_LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
         )
+    ]
+
+
+def _bound_line(policy: Policy, axes: _Axes) -> list[Markup]:
+    """Draw the absolute bound of the policy, unless it lies outside the range of the values."""
+    bound = policy.min if policy.min is not None else policy.max
+    if bound is None or not axes.low <= bound <= axes.high:
+        return []
+    y, name = axes.y(bound), f"{'min' if policy.min is not None else 'max'} {bound:g}"
+    return [
+        element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, stroke=RED, stroke_width="1.5"),
+        element("text", name, x=_WIDTH - _RIGHT, y=y - 4, text_anchor="end"),
     ]
 
 

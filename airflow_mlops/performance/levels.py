@@ -1,0 +1,65 @@
+"""The level that recent champions reached: a standard that does not slip when a version is promoted in a bad time.
+
+The level of a version is the mean of the metric over the windows in which the version made the predictions. Windows differ
+by more than the sampling of their rows, so the level is not compared as a number: its windows are a sample, and the current
+window is one more draw under the hypothesis that nothing has changed. The interval of the difference is a prediction
+interval for a new window (J. Higgins, S. Thompson and D. Spiegelhalter, "A Re-evaluation of Random-effects Meta-analysis",
+Journal of the Royal Statistical Society A 172, 2009). Its variance is that of the window's own value, of the mean, and
+of the variation between windows. The quantile is Student's with one degree of freedom less than there are windows.
+
+The best of several versions is partly the luckiest one. With k versions, the interval has the confidence
+``1 - (1 - confidence) / k`` (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist, fmean, variance
+
+from airflow_mlops.performance.findings import Performance, RecentLevel
+
+MIN_WINDOWS = 3
+"""The smallest number of windows from which a level is known."""
+
+
+def best_recent(
+    current: Performance, windows: Mapping[int, Sequence[Performance]], confidence: float
+) -> RecentLevel | None:
+    """Compare performance in a window with the best level of the versions that made predictions in earlier windows.
+
+    :param current: performance in the current window
+    :param windows: performance in the earlier windows of each version. Values of another metric are left out
+    :param confidence: confidence of all intervals, such as 0.95
+    :return: ``None`` if no version has :data:`MIN_WINDOWS` windows
+    """
+    known = {
+        version: same
+        for version, found in windows.items()
+        if len(same := [item for item in found if item.metric == current.metric]) >= MIN_WINDOWS
+    }
+    if not known:
+        return None
+    sign = 1 if current.higher_is_better else -1
+    means = {version: fmean(item.value for item in found) for version, found in known.items()}
+    version = max(means, key=lambda number: sign * means[number])
+    low, high = _difference(current, known[version], confidence, len(known))
+    return RecentLevel(
+        version=version, windows=len(known[version]), value=means[version], low=low, high=high, compared=len(known)
+    )
+
+
+def _difference(
+    current: Performance, earlier: Sequence[Performance], confidence: float, compared: int
+) -> tuple[float, float]:
+    """Return the interval of the current value minus the mean of the earlier values."""
+    from scipy import special
+
+    z, count = NormalDist().inv_cdf(0.5 + confidence / 2), len(earlier)
+    sampling = fmean((max(item.high - item.value, item.value - item.low) / z) ** 2 for item in earlier)
+    between = max(0.0, variance(item.value for item in earlier) - sampling)
+    others = between * (1 + 1 / count) + sampling / count
+    quantile = float(special.stdtrit(count - 1, 1 - (1 - confidence) / compared / 2))
+    change = current.value - fmean(item.value for item in earlier)
+    below, above = ((end / z) ** 2 for end in (current.value - current.low, current.high - current.value))
+    return change - quantile * math.sqrt(below + others), change + quantile * math.sqrt(above + others)

@@ -11,6 +11,7 @@ import sys
 import uuid
 from argparse import Namespace
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("airflow_mlops.cli")
 # Arguments without a flag.
 _POSITIONAL = ("model", "version")
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 
 
 def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -203,28 +205,47 @@ def backtest(args: Namespace) -> None:
     from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
 
     fields = {
-        "model": args.model, "version": args.version, "outcomes": args.outcomes, "window": args.window,
-        "delay": args.delay, "policy": _yaml(args.policy), "mlflow": {"conn_id": args.mlflow_conn_id},
+        "model": args.model, "version": args.version, "outcomes": args.outcomes, "window": _between(args.first, args.last),
+        "delay": args.delay, "policy": _yaml(args.policy, "policy") or {}, "trainer": _yaml(args.trainer, "trainer"),
+        "mlflow": {"conn_id": args.mlflow_conn_id},
     }  # fmt: skip
     spec = parse(BacktestSpec, fields, "The backtest")
     result = BacktestResult.model_validate(_run_step("backtest", spec, args))
     AirflowConsole().print_as(replayed(result), args.output)
-    print(result.summary, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
+    print(
+        f"{result.summary}\nPage: {result.page_url}",
+        file=sys.stdout if args.output in ("table", "plain") else sys.stderr,
+    )
 
 
-def _yaml(path: str | None) -> Any:
-    """Read a YAML file; return ``{}`` without a path.
+def _between(first: str | None, last: str | None) -> Window | None:
+    """Return the window from the beginning of ``first`` to the end of ``last``; ``None`` without both.
 
+    :raises SpecError: a text is not a window, or ``last`` ends before ``first`` begins
+    """
+    if first is None and last is None:
+        return None
+    begin = parse(Window, first, f"The command with --from {first}") if first else None
+    end = parse(Window, last, f"The command with --to {last}") if last else None
+    ends = {"start": begin.start if begin else _FIRST, "end": end.end if end else _LAST}
+    zone = (begin or end).zone  # type: ignore[union-attr]
+    return parse(Window, {**ends, "zone": zone}, f"The command with --from {first} --to {last}")
+
+
+def _yaml(path: str | None, what: str) -> Any:
+    """Read a YAML file; return ``None`` without a path.
+
+    :param what: what the file holds, for the error message
     :raises SpecError: the file cannot be read
     """
     import yaml
 
     if path is None:
-        return {}
+        return None
     try:
-        return yaml.safe_load(Path(path).read_text()) or {}
+        return yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"The policy file {path!r} cannot be read: {one_line(error)}.") from None
+        raise SpecError(f"The {what} file {path!r} cannot be read: {one_line(error)}.") from None
 
 
 def _run_step(step: str, spec: Spec, args: Namespace) -> dict[str, Any]:

@@ -83,7 +83,8 @@ _COMMANDS = (
         help="Replay a retraining policy over the labelled windows of a model",
         description="Train models on the labelled windows in the artifact store as a retraining policy would have, and compare the "
         "policy with never retraining, with retraining after every window, and with an oracle that predicts each window with the "
-        "best model trained before it. No DAG runs, and nothing is registered.",
+        "best model trained before it. No DAG runs, and nothing is registered. The result is printed, and written as an HTML page and as "
+        "JSON to the artifact store.",
         func=lazy_load_command("airflow_mlops.cli.commands.backtest"),
         args=(
             _MODEL,
@@ -93,7 +94,23 @@ _COMMANDS = (
                 help="Version to begin with, whose training set is the first window (default: the champion)",
             ),
             Arg(("--policy",), help="YAML file with the retraining policy (default: the default policy)"),
-            Arg(("--window",), help="Replay only windows inside this window, for example 2013-04..2013-12"),
+            Arg(
+                ("--from",),
+                dest="first",
+                metavar="WINDOW",
+                help="First window to replay, for example 2013-04 (default: the first after the training set)",
+            ),
+            Arg(
+                ("--to",),
+                dest="last",
+                metavar="WINDOW",
+                help="Last window to replay, for example 2013-12 (default: the newest)",
+            ),
+            Arg(
+                ("--trainer",),
+                help="YAML file with the trainer, as it is recorded in mlops/training.json of the MLflow run (default: the trainer "
+                "of the version, unless it runs your code)",
+            ),
             Arg(
                 ("--delay",),
                 type=positive_int(allow_zero=True),

@@ -1,4 +1,4 @@
-"""Serves drift reports and Data Docs from the artifact store in Airflow's API server, to users who are logged in."""
+"""Serves drift reports, backtests and Data Docs from the artifact store in Airflow's API server, to users who are logged in."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ _NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; fra
 # Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the user.
 # Reports cannot run scripts. Data Docs of earlier versions of this package need scripts from the internet, which run in a
 # sandbox without access to Airflow's cookies, and cannot send requests.
+_REPORTS = f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:"
 _POLICIES = {
-    "reports": f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:",
+    "reports": _REPORTS,
+    "backtests": _REPORTS,
     "docs": (
         f"{_NOTHING_ALLOWED}; sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox; "
         f"script-src 'unsafe-inline' {_CDN}; style-src 'unsafe-inline' 'self' {_CDN}; "
@@ -47,7 +49,7 @@ def artifact(key: Annotated[str, Path()]) -> Response:
     The response has the status 404 if the file does not exist or is not in a served folder. The status is 502 if the
     store cannot be read.
 
-    :param key: key of the file, in the folder ``reports`` or ``docs``
+    :param key: key of the file, in the folder ``reports``, ``backtests`` or ``docs``
     """
     folder, *rest = key.split("/")
     # Names with a leading dot belong to files that are still being written. The name ".." would leave the folder.

@@ -90,13 +90,14 @@ class Replay:
 
     def every_window(self) -> Replayed:
         """Replay the strategy that trains after each window."""
-        steps, champion = [], self._start
+        steps, champion, served = [], self._start, []
         for number in self._monitored:
             known = number - self.delay
+            served.append(champion)
             steps.append(self._step(number, champion, trained=known >= self.first))
             if known >= self.first:
                 champion = known, self._winner(known)
-        return Replayed(strategy="every window", steps=steps)
+        return Replayed(strategy="every window", steps=self._judged(steps, served))
 
     def oracle(self) -> Replayed:
         """Replay the strategy that predicts each window with the best of all models trained before it."""
@@ -109,17 +110,19 @@ class Replay:
     def policy(self, policy: Policy) -> Replayed:
         """Replay a retraining policy, with the triggers ``challenger`` and ``age`` and all limits."""
         steps: list[Step] = []
-        champion, version = self._start, 1
+        champion, version, served = self._start, 1, []
         compared: list[tuple[int, Comparison]] = []
         requests: list[Request] = []
         active_before: list[Mapping[Trigger, str]] = []
         for number in self._monitored:
             known = number - self.delay
             step = self._step(number, champion)
+            served.append(champion)
             if known <= champion[0] or known < self.first:
                 steps.append(step)
                 continue
             active: dict[Trigger, str] = {}
+            comparison = None
             due = not compared or self._span(compared[-1][0], known) >= (policy.probe or timedelta(0))
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
                 comparison = self._compare(champion, version, known)
@@ -136,9 +139,30 @@ class Replay:
             if planned.is_requested:
                 requests.append(_request(self._window(number), list(active)))
                 champion, version = (known, self._winner(known)), version + 1
-            fields = {**dict(step), "trained": planned.is_requested, "triggers": list(active)}
+            fields = {
+                **dict(step),
+                "trained": planned.is_requested,
+                "triggers": list(active),
+                "compared": comparison is not None,
+            }
             steps.append(Step(**fields))
-        return Replayed(strategy="policy", steps=steps)
+        return Replayed(strategy="policy", steps=self._judged(steps, served))
+
+    def _judged(self, steps: Sequence[Step], served: Sequence[tuple[int, int | None]]) -> list[Step]:
+        """Say for each training whether it helped: whether the replaced model would have had a larger loss afterwards.
+
+        :param served: the model that predicted each window
+        """
+        found = list(steps)
+        trained = [index for index, step in enumerate(steps) if step.trained]
+        for index, following in zip(trained, [*trained, len(steps) - 1][1:], strict=True):
+            until = range(index + 1, following + 1)
+            if not until:
+                continue
+            kept = [self._step(self.first + later, served[index]).loss for later in until]
+            helped = sum(steps[later].loss for later in until) < sum(kept)
+            found[index] = steps[index].model_copy(update={"helped": helped})
+        return found
 
     @property
     def _monitored(self) -> range:

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
-from airflow_mlops.core.references import MLflowTarget
-from airflow_mlops.core.windows import Window
+from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.policy.spec import Policy, Trigger
 
@@ -41,6 +41,9 @@ class Step(Model):
     :param value: metric of the champion in the window
     :param trained: whether a model was trained after the window
     :param triggers: the retraining triggers whose condition was met
+    :param compared: whether challengers were trained and compared with the champion after the window
+    :param helped: whether the trained model had a smaller loss than the model that it replaced, in the windows until the
+        next training together; ``None`` if none was trained, or if no window follows
     """
 
     window: Window
@@ -48,6 +51,8 @@ class Step(Model):
     value: float
     trained: bool = False
     triggers: list[Trigger] = Field(default_factory=list)
+    compared: bool = False
+    helped: bool | None = None
 
 
 class Replayed(Model):
@@ -75,13 +80,44 @@ class Replayed(Model):
         """Return the number of windows after which a model was trained."""
         return sum(step.trained for step in self.steps)
 
+    @property
+    def comparisons(self) -> int:
+        """Return the number of windows after which challengers were compared with the champion."""
+        return sum(step.compared for step in self.steps)
+
+    @property
+    def false_asks(self) -> int:
+        """Return the number of trainings that did not help."""
+        return sum(step.helped is False for step in self.steps)
+
+    @property
+    def judged_asks(self) -> int:
+        """Return the number of trainings that a later window judges."""
+        return sum(step.helped is not None for step in self.steps)
+
 
 class BacktestResult(Result):
-    """The result of a backtest.
+    """The result of a backtest, stored as ``backtests/MODEL/TIME-ID.json`` next to an HTML page of the same name.
 
+    :param version: the version that the replay began with
+    :param window: from the beginning of the first monitored window to the end of the last
+    :param delay: number of windows until the labels of a window arrived
+    :param policy: the replayed policy
+    :param created: when the replay ran
+    :param fits: number of models that were fitted for all strategies together
+    :param seconds: time of all these fits, in seconds
+    :param page_url: URL of the HTML page in the artifact store
     :param metric: the metric of ``value``, which also defines the loss
     :param strategies: the replays of ``never``, ``every window``, ``policy`` and ``oracle``
     """
 
+    version: ModelVersionRef
+    window: Window
+    delay: int
+    policy: Policy
+    created: UtcDatetime
+    fits: int
+    seconds: float
+    page_url: str
     metric: str
     strategies: list[Replayed]

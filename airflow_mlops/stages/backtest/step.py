@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
@@ -10,19 +15,23 @@ from airflow_mlops.data.datasets import datasets_inside, open_dataset
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
-from airflow_mlops.models.refitting import refit
+from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.backtest.page.report import render
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor.challengers import labelled, metric_of, trained_rows, training_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _LAST = "9999-12-31T00:00:00Z"
 
 
 def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
-    """Replay the policy beside never retraining, retraining after every window, and an oracle.
+    """Replay the policy beside never retraining, retraining after every window, and an oracle, and write the page.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store
@@ -57,7 +66,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     if not found:
         raise DatasetNotFoundError(
             f"The artifact store {context.store.url} has no labelled windows of dataset {name!r} after {since.label}, the "
-            f"training set of {ref}. Correct `outcomes` or `window`."
+            f"training set of {ref}. Correct `outcomes`, or replay other windows."
         )
     tables = [trained_rows(trained, contract).table, *(labelled(item, columns) for item in found)]
     windows = [since, *(item.window for item in found if item.window)]
@@ -68,11 +77,35 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
         start += table.num_rows
     metric = metric_of(spec.policy, contract)
     context.progress(f"Replaying {len(found)} windows of {name} from {ref} on {since.label}.")
-    strategies = Replay(
-        lambda rows: refit(training.trainer, training.seed, contract, rows), contract, periods, 1, spec.delay, metric
-    )
+    fits: list[float] = []
+
+    def fit(rows: pa.Table) -> Refitted:
+        started = time.perf_counter()
+        fitted = refit(training.trainer, training.seed, contract, rows)
+        fits.append(time.perf_counter() - started)
+        return fitted
+
+    strategies = Replay(fit, contract, periods, 1, spec.delay, metric)
     replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
     summary = "; ".join(
         f"{item.strategy}: mean {metric} {item.mean_value:.4g}, {item.trainings} trainings" for item in replays
     )
-    return BacktestResult(summary=f"{ref} over {len(found)} windows: {summary}.", metric=metric, strategies=replays)
+    created = datetime.now(timezone.utc)
+    key = f"backtests/{spec.model}/{created:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+    result = BacktestResult(
+        summary=f"{ref} over {len(found)} windows: {summary}.",
+        version=ref,
+        window=Window(start=windows[1].start, end=windows[-1].end, zone=windows[-1].zone),
+        delay=spec.delay,
+        policy=spec.policy,
+        created=created,
+        fits=len(fits),
+        seconds=sum(fits),
+        page_url=context.store.url_of(f"{key}.html"),
+        metric=metric,
+        strategies=replays,
+    )
+    # The page is written first, so every JSON file has a page.
+    context.store.write_bytes(f"{key}.html", render(result).encode())
+    context.store.write_json(f"{key}.json", result.model_dump(mode="json"))
+    return result

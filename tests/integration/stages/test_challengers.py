@@ -17,6 +17,7 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.backtest.spec import BacktestResult
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
@@ -151,6 +152,36 @@ def test_worse_performance_that_retraining_would_not_improve_is_watched(client, 
     assert check(champion, "2013-04", noisy, probe=None).decision == "retrain"
 
 
+def test_an_absolute_bound_asks_for_retraining_unless_challengers_are_no_better(client, store, check):
+    champion = trained(client, store, LINEAR)
+    data = flights(4, seed=4)
+    assert check(champion, "2013-04", data, min=0.5).decision == "healthy"
+    watched = check(champion, "2013-04", data, min=0.95)
+    assert watched.decision == "watch"
+    assert "retraining would not help" in watched.headline
+    assert "at least 0.950 is allowed" in watched.headline
+    asked = check(champion, "2013-04", data, min=0.95, probe=None)
+    assert asked.decision == "retrain"
+    assert asked.request.triggers == ["performance"]
+    with pytest.raises(SpecError, match="set min instead"):
+        check(champion, "2013-04", data, max=0.95)
+
+
+def test_the_level_of_earlier_windows_is_a_standard(client, store, check):
+    champion = trained(client, store, LINEAR)
+    settings = {"probe": None, "tolerance": 0.5, "best_recent": "P120D"}
+    for month in (4, 5, 6):
+        check(champion, f"2013-{month:02}", flights(month, seed=month), **settings)
+    assert report(store, champion, "2013-06").performance.recent is None
+    check(champion, "2013-07", flights(7, seed=7), **settings)
+    known = report(store, champion, "2013-07").performance.recent
+    assert (known.version, known.windows) == (champion.version, 3)
+    assert known.low < 0 < known.high
+    # Only June begins within 40 days before July, and a level needs three windows.
+    check(champion, "2013-07", flights(7, seed=7), **settings | {"best_recent": "P40D"})
+    assert report(store, champion, "2013-07").performance.recent is None
+
+
 def test_probe_limits_how_often_challengers_are_trained(client, store, check):
     champion = trained(client, store, LINEAR)
     for month in (4, 5, 6):
@@ -196,7 +227,19 @@ def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
     champion = trained(client, store, LINEAR)
     for month, sign in ((4, 1.0), (5, 1.0), (6, -1.0), (7, -1.0)):
         check(champion, f"2013-{month:02}", flights(month, seed=month, sign=sign), probe=None)
-    words = ["mlops", "backtest", champion.model, "--store", store.url, "-o", "json"]
+    words = [
+        "mlops",
+        "backtest",
+        champion.model,
+        "--from",
+        "2013-04",
+        "--to",
+        "2013-07",
+        "--store",
+        store.url,
+        "-o",
+        "json",
+    ]
     args = get_parser().parse_args(words)
     args.func(args)
     printed = capsys.readouterr()
@@ -211,3 +254,30 @@ def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
     assert "never: mean roc_auc" in printed.err
     versions = client.search_model_versions(f"name = '{champion.model}'")
     assert len(versions) == 1
+    page, written = sorted(store.keys(f"backtests/{champion.model}"))
+    assert printed.err.rstrip().endswith(f"Page: {store.url_of(page)}")
+    assert f"{champion.model} · backtest of 2013-04 to 2013-07" in store.read_bytes(page).decode()
+    found = BacktestResult.model_validate(store.read_json(written))
+    (replayed,) = [item for item in found.strategies if item.strategy == "policy"]
+    assert [step.helped for step in replayed.steps] == [None, None, True, None]
+    assert found.fits > 0
+
+
+def test_a_backtest_runs_code_of_a_user_only_if_its_file_names_it(
+    client, store, check, airflow_db, tmp_path, monkeypatch, capsys
+):
+    from airflow.cli.cli_parser import get_parser
+
+    (tmp_path / "own_fit.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    champion = trained(client, store, FunctionTrainer("own_fit:fit"))
+    for month in (4, 5):
+        check(champion, f"2013-{month:02}", flights(month, seed=month), probe=None)
+    words = ["mlops", "backtest", champion.model, "--to", "2013-04", "--store", store.url, "-o", "json"]
+    args = get_parser().parse_args(words)
+    with pytest.raises(SystemExit, match="set `?--trainer"):
+        args.func(args)
+    (tmp_path / "trainer.yaml").write_text("function: own_fit:fit\n")
+    args = get_parser().parse_args([*words, "--trainer", str(tmp_path / "trainer.yaml")])
+    args.func(args)
+    assert [row["window"] for row in json.loads(capsys.readouterr().out)] == ["2013-04"]

@@ -64,6 +64,27 @@ def test_no_strategy_is_better_than_the_oracle():
         assert all(mine.loss <= theirs.loss for mine, theirs in zip(oracle.steps, other.steps, strict=True))
 
 
+def test_a_training_helped_if_the_replaced_model_would_have_lost_more():
+    steps = replay([1.0] * 6 + [-1.0] * 6).policy(Policy()).steps
+    assert [step.helped for step in steps if step.trained] == [True]
+    # A single window with another relation: the model that learned it is worse in all windows that follow.
+    every = replay([1.0] * 5 + [-1.0] + [1.0] * 3).every_window()
+    after = every.steps[5 - 3]
+    assert after.helped is False
+    assert every.false_asks >= 1
+    # No later window judges the last training.
+    assert every.steps[-1].helped is None
+    assert every.judged_asks == every.trainings - 1
+
+
+def test_compared_windows_are_counted():
+    world = replay([1.0] * 9)
+    assert world.policy(Policy()).comparisons == 6
+    assert world.policy(Policy(probe=None)).comparisons == 0
+    # Windows begin every 30 days.
+    assert world.policy(Policy.model_validate({"probe": "P60D"})).comparisons == 3
+
+
 def test_the_limits_of_the_policy_hold():
     world = replay([1.0] * 4 + [-1.0, 1.0] * 4)
     limited = world.policy(Policy.model_validate({"cooldown": "90D"}))

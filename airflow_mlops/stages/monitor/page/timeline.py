@@ -11,6 +11,17 @@ from airflow_mlops.performance.findings import Change, Performance
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import capitalized, metric_name
+from airflow_mlops.stages.monitor.page.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axes,
+    grid,
+    window_labels,
+)
 from airflow_mlops.stages.monitor.page.drawing import (
     BADGES,
     BLACK,
@@ -26,9 +37,6 @@ from airflow_mlops.stages.monitor.page.drawing import (
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 250, 52, 16, 12, 44
-_MAX_LABELS = 14
 
 
 class LegendItem(NamedTuple):
@@ -92,25 +100,6 @@ def _of(found: Performance | None, metric: str) -> Performance | None:
     return found if found is not None and found.metric == metric else None
 
 
-class _Axes(NamedTuple):
-    """The scales of the plot, which convert windows and metric values to coordinates.
-
-    :param low: metric value at the bottom
-    :param high: metric value at the top
-    :param step: width of a window, in pixels
-    """
-
-    low: float
-    high: float
-    step: float
-
-    def x(self, index: float) -> float:
-        return _LEFT + self.step * (index + 0.5)
-
-    def y(self, value: float) -> float:
-        return _TOP + (self.high - value) / (self.high - self.low) * (_HEIGHT - _TOP - _BOTTOM)
-
-
 def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) -> Markup:
     values = [
         value
@@ -119,58 +108,46 @@ def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) ->
         for value in (item.low, item.high, item.reference)
         if value is not None
     ]
-    margin = (max(values) - min(values)) * 0.08 or 0.01
-    axes = _Axes(min(values) - margin, max(values) + margin, (_WIDTH - _LEFT - _RIGHT) / len(windows))
+    axes = Axes.around(values, len(windows))
     parts = [
-        *_grid(axes),
+        *grid(axes),
         *_bound_line(windows[-1].report.policy, axes),
         *_change_lines(windows, changes, axes),
         *(part for index, window in enumerate(windows) for part in _window(window, index, metric, axes)),
-        *_labels(windows, axes),
+        *window_labels([window.report.window for window in windows], axes),
         *_versions(windows, axes),
     ]
-    return svg(_WIDTH, _HEIGHT, f"{metric} by window, with confidence intervals", parts)
+    return svg(WIDTH, HEIGHT, f"{metric} by window, with confidence intervals", parts)
 
 
-def _grid(axes: _Axes) -> list[Markup]:
-    return [
-        part
-        for tick in _ticks(axes.low, axes.high)
-        for part in (
-            element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke="#e6e9ed"),
-            element("text", f"{tick:.4g}", x=_LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
-        )
-    ]
-
-
-def _bound_line(policy: Policy, axes: _Axes) -> list[Markup]:
+def _bound_line(policy: Policy, axes: Axes) -> list[Markup]:
     """Draw the absolute bound of the policy, unless it lies outside the range of the values."""
     bound = policy.min if policy.min is not None else policy.max
     if bound is None or not axes.low <= bound <= axes.high:
         return []
     y, name = axes.y(bound), f"{'min' if policy.min is not None else 'max'} {bound:g}"
     return [
-        element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, stroke=RED, stroke_width="1.5"),
-        element("text", name, x=_WIDTH - _RIGHT, y=y - 4, text_anchor="end"),
+        element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, stroke=RED, stroke_width="1.5"),
+        element("text", name, x=WIDTH - RIGHT, y=y - 4, text_anchor="end"),
     ]
 
 
-def _change_lines(windows: Sequence[_Window], changes: Sequence[Change], axes: _Axes) -> list[Markup]:
+def _change_lines(windows: Sequence[_Window], changes: Sequence[Change], axes: Axes) -> list[Markup]:
     index = {str(window.report.window): number for number, window in enumerate(windows)}
     shown = [(change, index[str(change.window)]) for change in changes if str(change.window) in index]
     return [
         element(
             "g",
             element("title", str(change)),
-            element("line", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM, stroke=BLACK, stroke_width=2),
-            element("text", "change", x=x + 5, y=_TOP + 10),
+            element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=BLACK, stroke_width=2),
+            element("text", "change", x=x + 5, y=TOP + 10),
         )
         for change, number in shown
-        for x in (float(_LEFT + axes.step * number),)
+        for x in (float(LEFT + axes.step * number),)
     ]
 
 
-def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Markup]:
+def _window(window: _Window, index: int, metric: str, axes: Axes) -> list[Markup]:
     """Draw the value at training, the estimate and the realised value of one window."""
     report, x, parts = window.report, axes.x(index), []
     reference = window.known[0].reference
@@ -204,17 +181,7 @@ def _window(window: _Window, index: int, metric: str, axes: _Axes) -> list[Marku
     return parts
 
 
-def _labels(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
-    """Draw the labels of the windows, at most 14 and always that of the last window."""
-    every = max(1, -(-len(windows) // _MAX_LABELS))
-    return [
-        element("text", window.report.window.short_label, x=axes.x(index), y=_HEIGHT - 26, text_anchor="middle")
-        for index, window in enumerate(windows)
-        if (len(windows) - 1 - index) % every == 0
-    ]
-
-
-def _versions(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
+def _versions(windows: Sequence[_Window], axes: Axes) -> list[Markup]:
     """Draw a line below each run of windows with predictions of the same version."""
     parts, first = [], 0
     versions = [window.report.scored_by.version if window.report.scored_by else None for window in windows]
@@ -223,17 +190,8 @@ def _versions(windows: Sequence[_Window], axes: _Axes) -> list[Markup]:
         if version is not None:
             start, end = axes.x(first) - axes.step * 0.42, axes.x(first + count - 1) + axes.step * 0.42
             parts += [
-                element("line", x1=start, x2=end, y1=_HEIGHT - 19, y2=_HEIGHT - 19, stroke=GREY),
-                element("text", f"v{version}", x=(start + end) / 2, y=_HEIGHT - 6, text_anchor="middle"),
+                element("line", x1=start, x2=end, y1=HEIGHT - 19, y2=HEIGHT - 19, stroke=GREY),
+                element("text", f"v{version}", x=(start + end) / 2, y=HEIGHT - 6, text_anchor="middle"),
             ]
         first += count
     return parts
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return at most six round numbers between ``low`` and ``high``."""
-    raw = (high - low) / 4
-    magnitude = 10.0 ** int(f"{raw:e}".rpartition("e")[2])
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
-    first = -(-low // step)
-    return [round((first + index) * step, 12) for index in range(6) if (first + index) * step <= high]

@@ -37,11 +37,12 @@ _CHANCE = 0.001
 _ODDS_RATIO, _LEAST_SHARE, _LEVEL = 1.5, 0.01, 0.05
 
 
-def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Comparison:
+def compare(reference: CategoricalColumn, current: CategoricalColumn, design: float = 1.0) -> Comparison:
     """Compare two categorical columns, or two boolean columns.
 
     :param reference: profile of the reference column, with at least one non-null value
     :param current: profile of the column in the window
+    :param design: the design effect of clustered rows, see :mod:`airflow_mlops.drift.clusters`
     """
     known, seen = reference.counts(), current.counts()
     exact = reference.exact and current.exact
@@ -59,16 +60,16 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
             np.asarray([*old.buckets, reference.missing], float), np.asarray([*new.buckets, current.missing], float)
         )
         share, every = on_one_sample(old, new)
-    found = divergence(groups)
+    found = divergence(groups, design)
     unseen = min(1.0, float(every.now[every.before == 0].sum() / share / current.rows))
     total_variation, tests = None, []
     if current.valid:
         pair = Pair(*(rows[:-1] for rows in groups))
         total_variation = float(np.abs(pair.before / pair.before.sum() - pair.now / pair.now.sum()).sum() / 2)
         if (pair.total > 0).sum() > 1:
-            changed = _changed(values, pair) if exact else None
-            tests.append(Test("chi_square", total_variation, significance.chi_square(pair), changed))
-        tests.append(Test("unseen", unseen, significance.unseen_values(every)))
+            changed = _changed(values, pair, design) if exact else None
+            tests.append(Test("chi_square", total_variation, significance.chi_square(pair.thinned(design)), changed))
+        tests.append(Test("unseen", unseen, significance.unseen_values(every.thinned(design))))
     new_values, disappeared = _new_and_disappeared(reference, current, known, seen)
     common = np.argsort(-(shown.before[:-2] / reference.rows + shown.now[:-2] / current.rows), kind="stable")
     drawn, rest = common[:_DRAWN], common[_DRAWN:]
@@ -86,7 +87,7 @@ def compare(reference: CategoricalColumn, current: CategoricalColumn) -> Compari
     )
 
 
-def _changed(values: list[str], pair: Pair) -> ChangedShare | None:
+def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | None:
     """Return the value with the largest odds ratio among the values whose share changed much and significantly.
 
     :param values: the k most frequent values
@@ -104,7 +105,7 @@ def _changed(values: list[str], pair: Pair) -> ChangedShare | None:
         if ratio >= _ODDS_RATIO:
             old, new = pair.before[index], pair.now[index]
             table = Pair(np.asarray([old, n - old]), np.asarray([new, m - new]))
-            if significance.fisher(table) * len(eligible) <= _LEVEL:
+            if significance.fisher(table.thinned(design)) * len(eligible) <= _LEVEL:
                 # Of two values with the same ratio, such as yes and no, the rarer one is named.
                 found.append((round(ratio, 9), -sum(shares[index]), index))
     if not found:

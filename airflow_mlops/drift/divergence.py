@@ -45,12 +45,13 @@ def jensen_shannon(reference: Floats, current: Floats) -> Any:
     return np.sqrt(np.clip(parts.sum(axis=-1) / 2, 0, 1))
 
 
-def divergence(pair: Pair) -> Divergence:
+def divergence(pair: Pair, design: float = 1.0) -> Divergence:
     """Compute the population stability index and the Jensen-Shannon distance of two samples, with their p-values.
 
     :param pair: the row counts of the reference and of the window in the same k bins
+    :param design: the design effect of clustered rows, for the p-values
     """
-    of_psi, of_jensen_shannon = significance.measures(pair, (psi, jensen_shannon))
+    of_psi, of_jensen_shannon = significance.measures(pair.thinned(design), (psi, jensen_shannon))
     return Divergence(
         float(psi(*pair)), float(jensen_shannon(*pair)), {"psi": of_psi, "jensen_shannon": of_jensen_shannon}
     )

@@ -13,12 +13,13 @@ from airflow_mlops.drift.comparison import Comparison, Test
 from airflow_mlops.profiles.columns.embeddings import EmbeddingColumn
 
 
-def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> Comparison:
+def compare(reference: EmbeddingColumn, current: EmbeddingColumn, design: float = 1.0) -> Comparison:
     """Compare two embedding columns. The measures (PSI and others) are computed from the Euclidean norms.
 
     :param reference: profile of the reference column, with at least one embedding
     :param current: profile of the column in the window, restricted to the dimension of the reference by
         :meth:`EmbeddingColumn.with_dimension`
+    :param design: the design effect of clustered rows, see :mod:`airflow_mlops.drift.clusters`
     """
     if not current.parts:
         return Comparison()
@@ -26,7 +27,7 @@ def compare(reference: EmbeddingColumn, current: EmbeddingColumn) -> Comparison:
     pairs = {"norm": (before.norm, now.norm)}
     for number, along in enumerate(zip(before.along, now.along, strict=True), 1):
         pairs[f"projection {number}"] = along
-    compared = {name: numeric.compare(*pair) for name, pair in pairs.items()}
+    compared = {name: numeric.compare(*pair, design) for name, pair in pairs.items()}
     tests = [
         Test(name, test.effect, test.p_value)
         for name, comparison in compared.items()

@@ -23,11 +23,12 @@ from airflow_mlops.profiles.columns.numeric import NumericColumn, parts
 from airflow_mlops.profiles.significance import Pair
 
 
-def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
+def compare(reference: NumericColumn, current: NumericColumn, design: float = 1.0) -> Comparison:
     """Compare two numeric columns.
 
     :param reference: profile of the reference column, with at least one finite value
     :param current: profile of the column in the window
+    :param design: the design effect of clustered rows, see :mod:`airflow_mlops.drift.clusters`
     """
     old, new = reference.distribution(), current.distribution()
     assert old is not None
@@ -43,7 +44,8 @@ def compare(reference: NumericColumn, current: NumericColumn) -> Comparison:
             for rows, column in zip(pair, (reference, current), strict=True)
         )
     )
-    found = divergence(binned)
+    found = divergence(binned, design)
+    pair = pair.thinned(design)
     p_values = dict(found.p_values)
     tests: list[Test] = []
     ks = wasserstein = None

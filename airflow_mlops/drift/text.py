@@ -29,30 +29,31 @@ _MIN_ROWS = 5
 _TESTED, _DRAWN = 12, 8
 
 
-def compare(reference: TextColumn, found: CategoricalColumn) -> Comparison:
+def compare(reference: TextColumn, found: CategoricalColumn, design: float = 1.0) -> Comparison:
     """Compare two columns of free text. The measures (PSI and others) are computed from the text lengths.
 
     :param reference: profile of the reference column, with at least one non-null value
     :param found: profile of the column in the window. It is categorical if the column has few distinct values
+    :param design: the design effect of clustered rows, see :mod:`airflow_mlops.drift.clusters`
     """
     current = as_text(found)
-    lengths = numeric.compare(reference.lengths, current.lengths)
+    lengths = numeric.compare(reference.lengths, current.lengths, design)
     lengths = replace(lengths, bins=[bar.prefixed("length") for bar in lengths.bins])
     if not current.valid or not (reference.words.rows or current.words.rows):
         return lengths
-    comparison = _with_vocabulary(lengths, reference, current)
+    comparison = _with_vocabulary(lengths, reference, current, design)
     pair = _drawn_words(reference.words, current.words)
     if not (pair.before.sum() and pair.now.sum()):
         return comparison
     unseen = float(pair.now[pair.before == 0].sum() / current.valid)
-    test = Test("unseen", unseen, significance.unseen_values(pair))
+    test = Test("unseen", unseen, significance.unseen_values(pair.thinned(design)))
     return replace(comparison, unseen=unseen, tests=[*comparison.tests, test])
 
 
-def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn) -> Comparison:
+def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn, design: float) -> Comparison:
     """Add a drift test of the vocabulary, and the words that changed most, to the comparison of text lengths."""
     rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
-    test, ordered = _vocabulary(rows, reference.valid, current.valid)
+    test, ordered = _vocabulary(rows.thinned(design), reference.valid / design, current.valid / design)
     if test is None:
         return lengths
     words = _words_by_bucket(reference.words, current.words)
@@ -66,7 +67,7 @@ def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextCo
     return replace(lengths, tests=[*lengths.tests, test], note=note, bins=[*bars, *lengths.bins])
 
 
-def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | None, list[int]]:
+def _vocabulary(rows: Pair, valid_before: float, valid_now: float) -> tuple[Test | None, list[int]]:
     """Test whether the share of rows with a word changed in any bucket.
 
     :param rows: number of rows with a word of each bucket, shape (BUCKETS,)
@@ -90,7 +91,7 @@ def _vocabulary(rows: Pair, valid_before: int, valid_now: int) -> tuple[Test | N
     return Test("words", float(abs(p - q)[ordered[0]]), p_value), ordered
 
 
-def _with_and_without(rows: Pair, bucket: int, valid_before: int, valid_now: int) -> Pair:
+def _with_and_without(rows: Pair, bucket: int, valid_before: float, valid_now: float) -> Pair:
     before, now = rows.before[bucket], rows.now[bucket]
     return Pair(np.asarray([before, valid_before - before]), np.asarray([now, valid_now - now]))
 

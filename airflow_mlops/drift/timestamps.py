@@ -34,7 +34,9 @@ _UNLIKELY = 0.05
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def compare(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Comparison:
+def compare(
+    reference: TimestampColumn, current: TimestampColumn, zone: str | None = None, design: float = 1.0
+) -> Comparison:
     """Compare two timestamp columns, or two date columns.
 
     PSI and Jensen-Shannon distance are computed from the hours of the day, or from the weekdays for date columns.
@@ -42,14 +44,15 @@ def compare(reference: TimestampColumn, current: TimestampColumn, zone: str | No
     :param reference: profile of the reference column, with at least one value
     :param current: profile of the column in the window
     :param zone: time zone of the events; ``None`` if it is unknown
+    :param design: the design effect of clustered rows, see :mod:`airflow_mlops.drift.clusters`
     """
-    found = _compare(reference, current)
+    found = _compare(reference, current, design)
     hours = _hours(found)
     if hours is None or hours.p_value > _UNLIKELY:
         return found
     most = hours.effect / 2
     for summer in summer_time.differing(reference, current, zone):
-        other = _compare(reference, current, summer)
+        other = _compare(reference, current, design, summer)
         after = _hours(other)
         if after is not None and after.effect < most:
             found = replace(other, note=f"compared without the change to or from summer time, as in {summer.zone}")
@@ -62,7 +65,9 @@ def _hours(comparison: Comparison) -> Test | None:
     return next((test for test in comparison.tests if test.name == "hour"), None)
 
 
-def _compare(reference: TimestampColumn, current: TimestampColumn, summer: SummerTime | None = None) -> Comparison:
+def _compare(
+    reference: TimestampColumn, current: TimestampColumn, design: float, summer: SummerTime | None = None
+) -> Comparison:
     """Compare two columns as if both had the same share of summer time."""
     aligned = _aligned(reference, current, summer)
     sums = {"weekday": Pair(*(counts.sum(axis=1) for counts in aligned))}
@@ -77,8 +82,8 @@ def _compare(reference: TimestampColumn, current: TimestampColumn, summer: Summe
         if (pair.total > 0).sum() < 2 or not pair.before.sum() or not pair.now.sum():
             continue
         p, q = (counts / counts.sum() for counts in pair)
-        tests.append(Test(name, float(np.abs(p - q).sum() / 2), significance.chi_square(pair)))
-        measured = measured or divergence(pair)
+        tests.append(Test(name, float(np.abs(p - q).sum() / 2), significance.chi_square(pair.thinned(design))))
+        measured = measured or divergence(pair, design)
     return Comparison(
         psi=measured.psi if measured else None,
         jensen_shannon=measured.jensen_shannon if measured else None,

@@ -61,6 +61,7 @@ def measure(
     reference_name: str = TRAINING,
     zone: str | None = None,
     constant: Mapping[str, float] | None = None,
+    designs: Mapping[str, float] | None = None,
 ) -> list[Drift]:
     """Measure and test, separately, every column that exists in both profiles.
 
@@ -71,10 +72,20 @@ def measure(
     :param zone: time zone of the events, for the change to and from summer time; ``None`` if it is unknown
     :param constant: for numeric columns, the share of training's calendar spans of about the window's length in which the
         column had a single value. A column without a share is judged by its values alone
+    :param designs: the design effect of each column, if rows are clustered (:mod:`airflow_mlops.drift.clusters`)
     :return: the drift of each column; :func:`decide` decides which of them have drifted
     """
     return [
-        _column(name, column, current.columns[name], thresholds, reference_name, zone, (constant or {}).get(name))
+        _column(
+            name,
+            column,
+            current.columns[name],
+            thresholds,
+            reference_name,
+            zone,
+            (constant or {}).get(name),
+            (designs or {}).get(name, 1.0),
+        )
         for name, column in reference.columns.items()
         if name in current.columns
     ]
@@ -140,17 +151,18 @@ def _column(
     reference_name: str,
     zone: str | None,
     constant: float | None,
+    design: float,
 ) -> Drift:
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
         current = current.with_dimension(reference.dimension)
     when = at_reference(reference_name)
     comparison, decision, note = Comparison(), Decision(), _too_little(reference, current, thresholds.min_rows, when)
     if note is None:
-        found = _compared(reference, current if current.valid else all_missing(reference, current.rows), zone)
+        found = _compared(reference, current if current.valid else all_missing(reference, current.rows), zone, design)
         if found is None:
             note = f"not measured: it was {reference.kind} {when} and is {current.kind} now"
         else:
-            comparison = replace(found, tests=[*found.tests, *_missing_rate(reference, current)])
+            comparison = replace(found, tests=[*found.tests, *_missing_rate(reference, current, design)])
             decision = _decision(comparison.tests, thresholds.min_effect)
             note = comparison.note or _remark(reference, current)
     broken = fault(reference, current, comparison.ks, constant)
@@ -191,18 +203,18 @@ def _too_little(reference: ColumnProfile, current: ColumnProfile, min_rows: int,
     return None if reference.valid else f"not measured: no row had a value {when}"
 
 
-def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None) -> Comparison | None:
+def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None, design: float) -> Comparison | None:
     """Compare two columns by the tests for their kind. Return ``None`` if the columns are of different kinds."""
     if isinstance(reference, NumericColumn) and isinstance(current, NumericColumn):
-        return numeric.compare(reference, current)
+        return numeric.compare(reference, current, design)
     if isinstance(reference, CategoricalColumn) and isinstance(current, CategoricalColumn):
         if isinstance(reference, TextColumn) and reference.free:
-            return text.compare(reference, current)
-        return categorical.compare(reference, current)
+            return text.compare(reference, current, design)
+        return categorical.compare(reference, current, design)
     if isinstance(reference, EmbeddingColumn) and isinstance(current, EmbeddingColumn):
-        return embeddings.compare(reference, current)
+        return embeddings.compare(reference, current, design)
     if isinstance(reference, TimestampColumn) and isinstance(current, TimestampColumn):
-        return timestamps.compare(reference, current, zone) if reference.kind == current.kind else None
+        return timestamps.compare(reference, current, zone, design) if reference.kind == current.kind else None
     return None
 
 
@@ -219,14 +231,14 @@ def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
     return Decision(first.name, first.effect, min(1.0, len(tests) * first.p_value), len(tests), changed)
 
 
-def _missing_rate(reference: ColumnProfile, current: ColumnProfile) -> list[Test]:
+def _missing_rate(reference: ColumnProfile, current: ColumnProfile, design: float) -> list[Test]:
     pair = Pair(
         *(np.asarray([column.valid, column.rows - column.valid], dtype=float) for column in (reference, current))
     )
     # There is nothing to test if neither column has rows without a value, or both have no row with a value.
     if not pair.total.all():
         return []
-    return [Test("missing", abs(_missing(current) - _missing(reference)), significance.fisher(pair))]
+    return [Test("missing", abs(_missing(current) - _missing(reference)), significance.fisher(pair.thinned(design)))]
 
 
 def _missing(column: ColumnProfile) -> float:

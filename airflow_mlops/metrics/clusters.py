@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 
@@ -42,6 +43,28 @@ class Design(NamedTuple):
         return math.sqrt(self.effect) * quantile / z
 
 
+def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the number of the cluster of each row, shape (n,). Each null is a cluster of its own.
+
+    :param values: the column that names the clusters
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    found = pc.fill_null(values.combine_chunks().dictionary_encode().indices, -1)
+    numbers = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.where(numbers < 0, -1 - np.arange(len(numbers)), numbers)
+
+
+def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return numbers of clusters from 0 to k - 1, shape (n,). Numbers that have no gaps already are returned unchanged."""
+    if len(groups) and groups.min() == 0 and groups.max() < len(groups) and (np.bincount(groups) > 0).all():
+        return groups
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
 def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
     """Measure how much clusters widen the interval of the mean of ``values``.
 
@@ -49,13 +72,14 @@ def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
     :param groups: the number of the cluster of each row, shape (n,)
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
-    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    numbers = dense(groups)
+    sizes = np.bincount(numbers)
     shares = sizes / len(values)
     if len(sizes) < 2:
         return Design(math.inf, 1.0)
     influence = (values - values.mean()) / len(values)
     by_row = float(np.square(influence).sum())
-    sums = np.bincount(codes, weights=influence)
+    sums = np.bincount(numbers, weights=influence)
     by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
     effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
     # Rows of one cluster count as one observation as far as they are alike.

@@ -12,6 +12,7 @@ import numpy as np
 
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import Metric, is_custom
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.ranks import delong
 from airflow_mlops.metrics.resampling import Resampling, resample_rows
 from airflow_mlops.metrics.rows import Rows
@@ -58,7 +59,9 @@ class Estimate:
 
     @classmethod
     def from_draws(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
-        """Create an estimate from a bootstrap. The standard error is infinite if more than 5% of the rounds are undefined.
+        """Create an estimate from a bootstrap.
+
+        The standard error is infinite if more than 5% of the rounds are undefined, or if all rows are one cluster.
 
         :param value: the estimated number, computed on all rows
         :param draws: the estimated number in each round, shape (rounds,); NaN if it is undefined, for example because
@@ -66,7 +69,7 @@ class Estimate:
         :param influence: the derivative of the estimated number with respect to the weight of each row or group of rows
         """
         defined = np.sort(draws[np.isfinite(draws)])
-        if not math.isfinite(value) or len(defined) < (1 - _UNDEFINED) * len(draws):
+        if not math.isfinite(value) or len(influence) < 2 or len(defined) < (1 - _UNDEFINED) * len(draws):
             return cls(value, math.inf)
         # The standard deviation of n normal numbers has the relative standard error 1 / sqrt(2 n).
         doubt = math.hypot(relative_error(influence), 1 / math.sqrt(2 * len(defined)))
@@ -141,9 +144,12 @@ def compare(
     :return: one comparison for each subset
     """
     if metric.name == "roc_auc":
-        return [_areas(candidate.take(index), champion.take(index)) for index in parts]
+        return [_areas(candidate.take(index), champion.take(index), _clusters(resampling, index)) for index in parts]
     if is_custom(metric.name):
-        return [_custom(metric, candidate.take(index), champion.take(index)) for index in parts]
+        return [
+            _custom(metric, candidate.take(index), champion.take(index), _clusters(resampling, index))
+            for index in parts
+        ]
     return _resampled(metric, (candidate, champion), parts, resampling)
 
 
@@ -154,19 +160,37 @@ def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
     :param resampling: the bootstrap weights of the rows
     """
     if is_custom(metric):
-        values, draws, influence = resample_rows(custom.load(metric).measure_or_nan, [rows])
+        values, draws, influence = resample_rows(
+            custom.load(metric).measure_or_nan, [rows], clusters=resampling.clusters
+        )
         return Estimate.from_draws(float(values[0]), draws[:, 0], influence[:, 0])
     sums = statistic(metric, rows)
     totals = resampling.totals(sums.terms(rows))
     return Estimate.from_draws(sums.measure(rows), sums.value(resampling.draw(totals)), _influence(sums, totals))
 
 
-def _areas(candidate: Rows, champion: Rows) -> Comparison:
+def _clusters(resampling: Resampling, index: NDArray[np.integer[Any]] | None) -> NDArray[np.int64] | None:
+    clusters = resampling.clusters
+    return clusters if clusters is None or index is None else clusters[index]
+
+
+def _areas(candidate: Rows, champion: Rows, clusters: NDArray[np.int64] | None) -> Comparison:
+    """Compare two areas by DeLong's test.
+
+    With clusters, the variance of the difference is multiplied by the design effect of the rows' influence, as in N.
+    Obuchowski, "Nonparametric Analysis of Clustered ROC Curve Data", Biometrics 53 (1997), and the error allows for few
+    clusters (:mod:`airflow_mlops.metrics.clusters`).
+    """
     assert candidate.score is not None
     assert champion.score is not None
     areas = delong(candidate.truth, candidate.score, champion.score)
     error = areas.standard_error if math.isfinite(areas.standard_error) else math.inf
-    improvement = Estimate(areas.first - areas.second, error, relative_error(areas.influence))
+    influence = areas.influence
+    if clusters is not None:
+        widened = design(influence, clusters)
+        error *= widened.factor(_CREDIBLE) if error > 0 else 1.0
+        influence = np.asarray(np.bincount(clusters, weights=influence), dtype=float)
+    improvement = Estimate(areas.first - areas.second, error, relative_error(influence))
     return Comparison("roc_auc", len(candidate), areas.first, areas.second, improvement)
 
 
@@ -192,8 +216,10 @@ def _influence(sums: Statistic, totals: NDArray[np.float64]) -> NDArray[np.float
     return influence
 
 
-def _custom(metric: Metric, candidate: Rows, champion: Rows) -> Comparison:
-    values, draws, influence = resample_rows(custom.load(metric.name).measure_or_nan, [candidate, champion])
+def _custom(metric: Metric, candidate: Rows, champion: Rows, clusters: NDArray[np.int64] | None) -> Comparison:
+    values, draws, influence = resample_rows(
+        custom.load(metric.name).measure_or_nan, [candidate, champion], clusters=clusters
+    )
     improvement = Estimate.from_draws(
         metric.sign * float(values[0] - values[1]),
         metric.sign * (draws[:, 0] - draws[:, 1]),

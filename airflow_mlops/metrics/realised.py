@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import custom, intervals
 from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.clusters import codes as cluster_codes
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.intervals import Interval
@@ -133,14 +134,14 @@ def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column:
     :param column: the column whose values name the clusters
     """
     parts = [batch.column(column) for batch in measurable(batches, contract)]
-    values = pa.chunked_array(
-        [
-            decoded.cast(decoded.type.value_type) if pa.types.is_dictionary(decoded.type) else decoded
-            for decoded in parts
-        ]
-    ).combine_chunks()
-    codes = pc.fill_null(values.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.where(codes < 0, -1 - np.arange(len(codes)), codes)
+    return cluster_codes(
+        pa.chunked_array(
+            [
+                decoded.cast(decoded.type.value_type) if pa.types.is_dictionary(decoded.type) else decoded
+                for decoded in parts
+            ]
+        )
+    )
 
 
 def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Floats]:

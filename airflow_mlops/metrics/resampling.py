@@ -29,20 +29,37 @@ class Resampling:
     error is sqrt(2 / groups), which is 1.4% by default (random groups, K. Wolter, "Introduction to Variance
     Estimation", 2007, chapter 2).
 
+    Rows of one cluster are not independent. With clusters, whole clusters are drawn (the cluster bootstrap: A. Davison and
+    D. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8), so each cluster takes the place of a row.
+
     :param rows: number of rows
+    :param clusters: number of the cluster of each row, shape (rows,); by default, rows are independent
     :param rounds: number of bootstrap samples
     :param groups: maximum number of groups
     :param seed: seed of the random weights
     """
 
-    def __init__(self, rows: int, *, rounds: int = ROUNDS, groups: int = GROUPS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        *,
+        clusters: NDArray[np.int64] | None = None,
+        rounds: int = ROUNDS,
+        groups: int = GROUPS,
+        seed: int = 0,
+    ) -> None:
         self.rows = rows
         self.rounds = rounds
-        self.groups = min(rows, groups)
-        self._random = np.random.default_rng(seed)
-        self._group: NDArray[Any] = (
-            np.arange(rows) if rows <= groups else self._random.integers(self.groups, size=rows, dtype=np.int32)
+        self.clusters: NDArray[Any] | None = (
+            None if clusters is None else np.unique(clusters, return_inverse=True)[1].astype(np.int64)
         )
+        units = rows if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
+        self.groups = min(units, groups)
+        self._random = np.random.default_rng(seed)
+        unit: NDArray[Any] = (
+            np.arange(units) if units <= groups else self._random.integers(self.groups, size=units, dtype=np.int32)
+        )
+        self._group: NDArray[Any] = unit if self.clusters is None else unit[self.clusters]
 
     @cached_property
     def _weights(self) -> NDArray[np.uint8]:
@@ -103,6 +120,7 @@ def resample_rows(
     rounds: int = ROW_ROUNDS,
     groups: int = ROW_GROUPS,
     seed: int = 0,
+    clusters: NDArray[np.int64] | None = None,
 ) -> Draws:
     """Bootstrap a metric that is not a function of sums.
 
@@ -115,15 +133,27 @@ def resample_rows(
     :param rounds: number of bootstrap samples
     :param groups: number of jackknife groups
     :param seed: seed of the random samples and groups
+    :param clusters: number of the cluster of each row, shape (n,), from which whole clusters are drawn; by default, rows are
+        drawn
     """
     random, size = np.random.default_rng(seed), len(models[0])
-    groups = min(size, groups)
+    of_row = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    units = size if of_row is None else int(of_row.max()) + 1
+    groups = min(units, groups)
 
     def at(index: NDArray[np.integer[Any]] | None) -> list[float]:
         return [metric(rows.take(index)) for rows in models]
 
+    def drawn() -> NDArray[np.integer[Any]]:
+        if of_row is None:
+            return random.integers(size, size=size)
+        weights = np.bincount(random.integers(units, size=units), minlength=units)
+        return np.repeat(np.arange(size), weights[of_row])
+
     values = np.array(at(None))
-    group = random.permutation(size) % groups
-    draws = np.array([at(random.integers(size, size=size)) for _ in range(rounds)])
+    group = random.permutation(units) % groups
+    if of_row is not None:
+        group = group[of_row]
+    draws = np.array([at(drawn()) for _ in range(rounds)])
     without = np.array([at(np.flatnonzero(group != number)) for number in range(groups)])
     return Draws(values, draws, np.nan_to_num(values - without))

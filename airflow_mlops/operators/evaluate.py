@@ -33,6 +33,8 @@ class EvaluateOperator(StepOperator):
         (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
         ``package.module:function``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
+    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
+        independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
@@ -62,6 +64,7 @@ class EvaluateOperator(StepOperator):
         gates: list[dict[str, Any]] | str | None = None,
         metric: str | None = None,
         greater_is_better: bool | None = None,
+        groups: str | None = None,
         allow_pyfunc: bool = False,
         card: dict[str, Any] | None = None,
         mlflow_conn_id: str = "mlflow_default",

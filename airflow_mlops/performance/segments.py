@@ -8,7 +8,7 @@ freedom of the smaller sample. The p-values of all segments are adjusted togethe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -23,26 +23,40 @@ MAX_SEGMENTS = 10
 
 
 class _Sample(NamedTuple):
+    """The losses of the rows of a segment. ``design`` is the design effect of clustered rows."""
+
     rows: int
     mean: float
     variance: float
+    design: float = 1.0
+
+    @property
+    def effective(self) -> float:
+        """Return the number of independent rows with the same variance of the mean."""
+        return self.rows / self.design
 
     @property
     def error(self) -> float:
-        return math.sqrt(self.variance / self.rows)
+        return math.sqrt(self.variance / self.effective) if self.effective else math.inf
 
     def interval(self, z: float) -> MeanLoss:
         return MeanLoss(value=self.mean, low=self.mean - z * self.error, high=self.mean + z * self.error)
 
 
 def compare(
-    reference: SegmentLosses, current: Mapping[str, Losses], metric: str, thresholds: PerformanceThresholds
+    reference: SegmentLosses,
+    current: Mapping[str, Losses],
+    metric: str,
+    thresholds: PerformanceThresholds,
+    designs: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[LossChange, list[Segment]] | None:
     """Compare the segments of a window with the same segments of the held-out split part at training.
 
     :param reference: losses of each segment of the held-out split part at training
     :param current: losses of the same segments in the window, by feature
     :param metric: name of the metric that determines the loss
+    :param designs: the design effect of each segment of the window, by feature, if rows are clustered. Training is assumed
+        to have the same
     :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
         ``None`` if there is nothing to compare. The first segment is the one that contributes most beyond its share of
         the rows
@@ -55,7 +69,13 @@ def compare(
     tested = [
         (name, *pair)
         for name in features
-        for pair in _pairs(reference.cuts[name], then[name], current[name], thresholds.min_rows)
+        for pair in _pairs(
+            reference.cuts[name],
+            then[name],
+            current[name],
+            thresholds.min_rows,
+            None if designs is None else designs[name],
+        )
     ]
     p_values = [1.0 if _tolerated(old, new, metric, thresholds) else _p_value(old, new) for _, _, old, new in tested]
     z = NormalDist().inv_cdf(0.5 + thresholds.confidence / 2)
@@ -93,14 +113,19 @@ def compare(
     return change, fallen[:MAX_SEGMENTS]
 
 
-def _pairs(cut: Cut, then: Losses, now: Losses, min_rows: int) -> Iterator[tuple[str, _Sample, _Sample]]:
+def _pairs(
+    cut: Cut, then: Losses, now: Losses, min_rows: int, designs: Sequence[float] | None
+) -> Iterator[tuple[str, _Sample, _Sample]]:
     """Yield the name and both samples of each segment with enough rows at training and in the window.
 
-    A segment that contains all rows is left out.
+    A segment that contains all rows is left out, and so is one with fewer than two effective rows.
     """
     totals = sum(then.rows), sum(now.rows)
     for index, rows in enumerate(cut.names):
-        old, new = (_Sample(part.rows[index], part.mean[index], part.variance[index]) for part in (then, now))
+        design = 1.0 if designs is None else designs[index]
+        old, new = (_Sample(part.rows[index], part.mean[index], part.variance[index], design) for part in (then, now))
+        if min(old.effective, new.effective) < 2:
+            continue
         if min(old.rows, new.rows) >= max(2, min_rows) and (old.rows, new.rows) != totals:
             yield rows, old, new
 
@@ -112,11 +137,12 @@ def _tolerated(old: _Sample, new: _Sample, metric: str, thresholds: PerformanceT
 def _p_value(old: _Sample, new: _Sample) -> float:
     from scipy import stats
 
-    rows, rise = old.rows + new.rows, new.mean - old.mean
-    squares = (old.rows - 1) * old.variance + (new.rows - 1) * new.variance + rise**2 * old.rows * new.rows / rows
-    student = squares / (rows - 1) * (1 / old.rows + 1 / new.rows)
+    before, now, rise = old.effective, new.effective, new.mean - old.mean
+    rows = before + now
+    squares = (before - 1) * old.variance + (now - 1) * new.variance + rise**2 * before * now / rows
+    student = squares / (rows - 1) * (1 / before + 1 / now)
     error = math.sqrt(max(student, old.error**2 + new.error**2))
-    return float(stats.t.sf(rise / error, min(old.rows, new.rows) - 1)) if error else 1.0
+    return float(stats.t.sf(rise / error, min(before, now) - 1)) if error else 1.0
 
 
 def _shift(name: str, then: Losses, now: Losses) -> Shift:

@@ -30,8 +30,8 @@ class PerformanceThresholds(DriftThresholds):
     :param grace: time after the end of a window in which labels may still arrive. Performance is judged only after this
         time; by default, performance is judged at once
     :param groups: column of the predictions that names the cluster of each row, such as a customer. Rows of one cluster are
-        not independent, and the intervals of realised performance allow for it, see :mod:`airflow_mlops.metrics.clusters`.
-        By default, rows are independent
+        not independent, and the intervals of realised performance (:mod:`airflow_mlops.metrics.clusters`), the drift tests
+        (:mod:`airflow_mlops.drift.clusters`) and the tests of segments allow for it. By default, rows are independent
     """
 
     metric: str | None = None

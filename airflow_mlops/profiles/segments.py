@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
@@ -191,6 +192,35 @@ def tally(
         metric: {name: counter.result() for name, counter in named.items() if name not in unusable and counter.finite}
         for metric, named in counters.items()
     }
+
+
+def design_effects(
+    cuts: Mapping[str, Cut], batches: Iterable[pa.RecordBatch], cost: Floats, clusters: Integers
+) -> dict[str, list[float]]:
+    """Measure how much clustered rows increase the variance of the mean loss of each segment.
+
+    :param cuts: the segments by feature name
+    :param batches: features of n rows
+    :param cost: losses of these rows, shape (n,)
+    :param clusters: the number of the cluster of each row, shape (n,)
+    :return: the design effect of each segment (:func:`airflow_mlops.metrics.clusters.design`), by feature; infinite if all
+        its rows are one cluster. A feature whose kind differs from training is left out
+    """
+    found: dict[str, list[Integers]] = {name: [] for name in cuts}
+    for batch in batches:
+        for name, item in cuts.items():
+            index = batch.schema.get_field_index(name)
+            codes = item.codes(batch.column(index)) if index >= 0 else None
+            if codes is None:
+                found.pop(name, None)
+            elif name in found:
+                found[name].append(codes)
+    designs = {}
+    for name, parts in found.items():
+        codes = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        segments = (np.flatnonzero(codes == number) for number in range(len(cuts[name].names)))
+        designs[name] = [design(cost[rows], clusters[rows]).effect if len(rows) else 1.0 for rows in segments]
+    return designs
 
 
 class _Counter:

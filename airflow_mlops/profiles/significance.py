@@ -56,6 +56,10 @@ class Pair(NamedTuple):
     def total(self) -> Floats:
         return self.before + self.now
 
+    def thinned(self, effect: float) -> Pair:
+        """Return the effective row counts of clustered rows: all counts divided by the design effect ``effect``."""
+        return self if effect == 1 else Pair(self.before / effect, self.now / effect)
+
     @property
     def scale(self) -> float:
         """Return the variance of the difference between the two sample means, divided by the variance of a single row."""
@@ -73,7 +77,9 @@ def kolmogorov_smirnov(pair: Pair) -> tuple[float, float]:
     """
     from scipy import special
 
-    if max(pair.before.sum(), pair.now.sum()) <= _EXACT_ROWS:
+    if max(pair.before.sum(), pair.now.sum()) <= _EXACT_ROWS and all(
+        (counts == np.rint(counts)).all() for counts in pair
+    ):
         # Only samples as small as these need scipy.stats, which takes 45 MB of memory.
         from scipy import stats
 
@@ -228,7 +234,7 @@ def fisher(pair: Pair) -> float:
     """
     from scipy import stats
 
-    return float(min(1.0, stats.fisher_exact(np.stack(pair).astype(np.int64)).pvalue))
+    return float(min(1.0, stats.fisher_exact(np.rint(np.stack(pair)).astype(np.int64)).pvalue))
 
 
 def unseen_values(pair: Pair) -> float:
@@ -342,9 +348,18 @@ def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) 
 def _draw(pair: Pair, random: np.random.Generator, draws: int) -> Floats:
     """Draw the counts of a window at random from the pooled rows, shape (draws, k)."""
     share = min(1.0, _MOST_ROWS / float(pair.total.sum()))
-    before, now = (np.rint(counts * share).astype(np.int64) for counts in pair)
+    before, now = (_whole(counts * share) for counts in pair)
     drawn = random.multivariate_hypergeometric(before + now, now.sum(), size=draws, method="marginals")
     return np.asarray(drawn / share, dtype=float)
+
+
+def _whole(counts: Floats) -> npt.NDArray[np.int64]:
+    """Round counts to whole numbers without a change of their sum: the largest remainders are rounded up."""
+    low = np.floor(counts).astype(np.int64)
+    more = round(float(counts.sum())) - int(low.sum())
+    if more > 0:
+        low[np.argsort(low - counts, kind="stable")[:more]] += 1
+    return low
 
 
 def _summed(where: npt.NDArray[Any], counts: Floats, size: int = 0) -> Floats:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
@@ -14,6 +16,7 @@ from airflow_mlops.core.errors import (
     RegistryError,
     RegistryUnavailableError,
     SchemaError,
+    SpecError,
 )
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import open_dataset
@@ -21,6 +24,7 @@ from airflow_mlops.data.row_identity import shared_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.catalog import Metric
+from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.predictions import concatenate
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
@@ -32,7 +36,9 @@ from airflow_mlops.stages.evaluate.baselines import small_tree
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
 
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow import MlflowClient
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,15 @@ def compare(
     *,
     own: Sequence[str] = (),
     allow_pyfunc: bool,
+    groups: str | None = None,
 ) -> Compared:
     """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
     :param model: name of the registered model
     :param own: import paths of custom metrics to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
+    :param groups: the column that names the cluster of each row; by default, rows are independent
+    :raises SpecError: the dataset has no column ``groups``
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
     """
@@ -123,7 +132,19 @@ def compare(
         context.progress(f"Champion {measured_champion.name}: {_numbers(measured_champion.metrics)}")
     elif problem is not None:
         context.progress(problem)
-    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, Resampling(len(data.truth)), stand_in)
+    resampling = Resampling(len(data.truth), clusters=_clusters(data, groups))
+    return Compared(data, measured, dummy, tree, ref, measured_champion, problem, resampling, stand_in)
+
+
+def _clusters(data: HeldOut, column: str | None) -> NDArray[np.int64] | None:
+    if column is None:
+        return None
+    if column not in data.dataset.manifest.column_names:
+        raise SpecError(
+            f"`groups` is {column!r}, which is not a column of dataset {data.dataset.manifest.name!r}. Keep this column in the "
+            "training set, for example as a key, or set another column."
+        )
+    return codes(pa.chunked_array([data.column(column)]))
 
 
 def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:

@@ -39,6 +39,8 @@ class EvaluateSpec(Spec):
     :param metric: name of the metric that ranks the candidates that pass every gate; by default the main metric of the ML
         task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
+    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
+        independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
     :param allow_pyfunc: whether code that is stored with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
     :param card: purpose, limits and owner for the model cards
     """
@@ -50,6 +52,7 @@ class EvaluateSpec(Spec):
     gates: list[dict[str, Any]] | None = None
     metric: str | None = None
     greater_is_better: bool | None = None
+    groups: str | None = Field(default=None, min_length=1)
     allow_pyfunc: StrictBool = False
     card: Card = Card()
     mlflow: MLflowTarget = MLflowTarget()

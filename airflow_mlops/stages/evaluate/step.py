@@ -72,7 +72,9 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         trained = {candidate.ref: candidate.contract for candidate in candidates}
         refuse_training_rows(trained, data.dataset, data.part, context.store)
 
-    compared = compare(client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc)
+    compared = compare(
+        client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups
+    )
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
     ]

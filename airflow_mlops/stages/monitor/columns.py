@@ -17,6 +17,7 @@ from airflow_mlops.profiles.labels import labels
 from airflow_mlops.profiles.profile import Profile, profile
 from airflow_mlops.profiles.spans import span_of
 from airflow_mlops.profiles.spec import ProfileRef
+from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.references import Baselines
 
@@ -76,11 +77,15 @@ def measure(
     span = span_of(check.window.end - check.window.start)
     constant = {name: shares[span] for name, shares in reference.profile.constant.items() if span in shares}
 
+    known = reference.profile
+    trained = {**known.features.columns, **known.watched.columns, **known.scores.columns}
+    designs = clusters.designs(check, {name: column for name, column in trained.items() if name in current.columns})
+
     def measured(baseline: Mapping[str, Profile]) -> list[Drift]:
         return [
             item
             for name, before in baseline.items()
-            for item in drift.measure(before, current, check.policy, name, zone, constant)
+            for item in drift.measure(before, current, check.policy, name, zone, constant, designs)
         ]
 
     groups = [
@@ -136,4 +141,5 @@ def _label_drift(check: Check, reference: TrainingReference) -> list[Drift]:
     if known is None:
         return []
     current = profile(labels(check.batches([LABEL]), reference.contract), [LABEL])
-    return drift.measure(known, current, check.policy)
+    designs = {LABEL: clusters.label_design(check, reference.contract, known.columns[LABEL])}
+    return drift.measure(known, current, check.policy, designs=designs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
@@ -24,11 +23,8 @@ from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
 from airflow_mlops.profiles.training import BIAS
+from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
     except metrics.UnmeasurableError as error:
         return Realised(unmeasured=str(error), immature=without)
-    if policy.groups is not None:
-        outcomes = replace(outcomes, groups=_clusters(check, contract, policy.groups))
+    outcomes = replace(outcomes, groups=clusters.measured(check, contract))
     labelled = outcomes.rows + outcomes.skipped
     coverage = labelled / check.rows
     notes = []
@@ -210,15 +205,6 @@ def _metric(policy: Policy, contract: ModelContract) -> str:
             f"Set it to one of {', '.join(REALISED[contract.task])}."
         )
     return metric
-
-
-def _clusters(check: Check, contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
-    if not check.has_columns(column):
-        raise SpecError(
-            f"policy.groups={column!r} is not a column of the predictions. Keep this column in the scored dataset, for "
-            "example as a key, or set another column."
-        )
-    return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
 
 
 def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:

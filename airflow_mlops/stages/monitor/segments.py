@@ -10,6 +10,7 @@ from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.performance import segments as comparison
 from airflow_mlops.performance.findings import LossChange, Performance, Segment
 from airflow_mlops.profiles import segments
+from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
 
 
@@ -39,5 +40,10 @@ def compare(check: Check, reference: TrainingReference, judged: Performance | No
     losses = metrics.losses(metric, metrics.outcomes(check.batches(metrics.COLUMNS), contract))
     rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
     current = segments.tally(cuts, rows, {metric: losses})[metric]
-    compared = comparison.compare(known, current, metric, check.policy)
+    groups = clusters.measured(check, contract)
+    designs = None
+    if groups is not None:
+        rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
+        designs = segments.design_effects(cuts, rows, losses, groups)
+    compared = comparison.compare(known, current, metric, check.policy, designs)
     return SegmentFindings() if compared is None else SegmentFindings(*compared)

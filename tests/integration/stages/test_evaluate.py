@@ -357,3 +357,16 @@ def test_evaluating_on_another_dataset_is_logged(context, make, caplog):
     with caplog.at_level("INFO", logger="airflow_mlops.stages"):
         judge(replace(context), make(first, GOOD), dataset=second)
     assert "trained on another dataset" in caplog.text
+
+
+def test_clusters_widen_the_bounds_of_gates(client, context, make):
+    rows = held_out().append_column("customer", pa.array(["only one"] * 1_000))
+    dataset = training_set(context.store, test=rows, parts=("test",))
+    champion, better = make(dataset, (2, 1)), make(dataset, GOOD)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    gates = [{"metric": "roc_auc", "better_than_champion_by": 0}]
+    assert judge(context, better, gates=gates, groups="flight").verdict.winner == better
+    # All rows are one cluster, which proves nothing.
+    assert judge(context, better, gates=gates, groups="customer").verdict.winner is None
+    with pytest.raises(SpecError, match="'shop', which is not a column"):
+        judge(context, better, gates=gates, groups="shop")

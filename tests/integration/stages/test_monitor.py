@@ -10,6 +10,7 @@ import uuid
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from airflow_mlops.core.base import parse
@@ -146,6 +147,24 @@ def test_rows_of_one_group_are_not_independent(store, champion):
     assert grouped.reference_low < alone.reference_low
     with pytest.raises(SpecError, match="policy.groups='customer' is not a column"):
         watch(store, champion, made, groups="customer")
+
+
+def test_a_few_groups_do_not_drift_by_chance(store, champion):
+    few = pa.concat_tables([flights(40, seed=5)] * 40).set_column(0, "flight", pa.array(np.arange(1_600)))
+    made = outcomes(store, champion, "2013-04", few)
+
+    def drifted() -> list[str]:
+        report = stored(store, champion, "2013-04")
+        found = [*report.features, report.prediction, report.label, report.multivariate]
+        return [item.column for item in found if item is not None and item.drifted]
+
+    watch(store, champion, made)
+    assert drifted()
+    watch(store, champion, made, groups="distance")
+    assert drifted() == []
+    moved = few.set_column(few.column_names.index("distance"), "distance", pc.add(few["distance"], 3.0))
+    watch(store, champion, outcomes(store, champion, "2013-04", moved), groups="distance")
+    assert "distance" in drifted()
 
 
 def test_the_report_has_the_segment_and_the_change_point_of_worse_performance(store, champion):

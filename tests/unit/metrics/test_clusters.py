@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, clusters, losses, measure, outcomes
+from airflow_mlops.metrics.resampling import Resampling
+from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.spec import Policy
@@ -87,6 +91,52 @@ def test_equal_rows_of_a_cluster_count_once():
     found = design(np.repeat(values, 25), np.repeat(np.arange(40), 25))
     assert found.effect == pytest.approx(25 * 40 / 39, rel=1e-6)
     assert found.clusters == pytest.approx(40)
+
+
+def equal_models(random: np.random.Generator, metric: str) -> tuple[Rows, Rows, np.ndarray]:
+    """Two equally good models for 50 customers with 20 rows each. Each model is right about other customers."""
+    groups = np.repeat(np.arange(CLUSTERS), 20)
+    truth = (random.random(CLUSTERS) < 0.5)[groups].astype(float)
+
+    def predictions() -> np.ndarray:
+        return truth + random.normal(size=CLUSTERS)[groups] + 0.1 * random.normal(size=len(groups))
+
+    if metric == "rmse":
+        first, second = (Rows("regression", truth, found := predictions(), found) for _ in range(2))
+    else:
+        first, second = (Rows("binary", truth > 0.5, (found := predictions()) > 0.5, found) for _ in range(2))
+    return first, second, groups
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "rmse"])
+def test_a_gate_calls_an_equal_model_better_in_at_most_5_percent_of_clustered_worlds(metric):
+    def promoted(by_cluster: bool, often: int = 120) -> int:
+        random, found = np.random.default_rng(2), 0
+        for _ in range(often):
+            mine, theirs, groups = equal_models(random, metric)
+            resampling = Resampling(len(groups), clusters=groups if by_cluster else None, rounds=300)
+            (compared,) = compare(find_metric(metric), mine, theirs, resampling)
+            found += compared.improvement.lower(0.95) > 0
+        return found
+
+    # With a true rate of 5%, this many occur by chance in one of ten thousand runs.
+    assert stats.binom.sf(promoted(True) - 1, 120, 0.05) > 1e-4
+    assert promoted(False) > 0.15 * 120
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy", "rmse"])
+def test_a_gate_proves_nothing_with_a_single_cluster(metric):
+    mine, theirs, groups = equal_models(np.random.default_rng(3), metric)
+    (compared,) = compare(find_metric(metric), mine, theirs, Resampling(len(groups), clusters=np.zeros_like(groups)))
+    assert compared.improvement.lower(0.95) == -math.inf
+
+
+def test_rows_in_clusters_of_their_own_are_resampled_as_rows():
+    mine, theirs, groups = equal_models(np.random.default_rng(3), "rmse")
+    metric, own = find_metric("rmse"), np.arange(len(groups))
+    (by_row,) = compare(metric, mine, theirs, Resampling(len(own)))
+    (by_cluster,) = compare(metric, mine, theirs, Resampling(len(own), clusters=own))
+    assert by_cluster.improvement.standard_error == by_row.improvement.standard_error
 
 
 def test_a_single_cluster_has_no_interval():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.metrics.ranks import area
@@ -16,7 +17,7 @@ from airflow_mlops.metrics.realised import Outcomes, losses, measurable, measure
 from airflow_mlops.performance.segments import MAX_SEGMENTS, compare
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.profile import profile
-from airflow_mlops.profiles.segments import SegmentLosses, cut, held_out, tally
+from airflow_mlops.profiles.segments import SegmentLosses, cut, design_effects, held_out, tally
 
 POLICY = Policy()
 
@@ -258,3 +259,41 @@ def test_the_tallied_rows_are_those_of_the_metric(task):
     found = pa.Table.from_batches(measurable([batch], contract(task)))
     assert found.column("row").to_pylist() == [0, 5]
     assert outcomes([batch], contract(task)).rows == 2
+
+
+def shops(random: np.random.Generator, clusters: int) -> tuple[pa.Table, Outcomes, np.ndarray]:
+    """Sales of shops with 20 days each. The model is as wrong about all days of a shop."""
+    groups = np.repeat(np.arange(clusters), 20)
+    size = random.choice(["small", "middle", "large"], clusters)[groups]
+    errors = random.normal(size=clusters)[groups] + 0.1 * random.normal(size=len(groups))
+    table = pa.table({"size": size, "area": random.normal(size=clusters)[groups]})
+    return table, Outcomes(np.zeros(len(groups)), errors, np.zeros(len(groups), bool)), groups
+
+
+def test_unchanged_segments_of_clustered_rows_are_rarely_worse():
+    def often(by_cluster: bool, windows: int) -> int:
+        random, alarms = np.random.default_rng(0), 0
+        for _ in range(windows):
+            (then, known, _), (now, measured, groups) = shops(random, 150), shops(random, 60)
+            found = reference(then, known, "regression", rmse=1.0)
+            cost = losses("rmse", measured)
+            current = tally(found.cuts, now.to_batches(), {"rmse": cost})["rmse"]
+            designs = design_effects(found.cuts, now.to_batches(), cost, groups) if by_cluster else None
+            alarms += compare(found, current, "rmse", POLICY, designs)[0].fallen > 0
+        return alarms
+
+    # With a true rate of 5%, this many alarms occur by chance in one of a thousand runs.
+    assert stats.binom.sf(often(True, 100) - 1, 100, 0.05) > 1e-3
+    assert often(False, 20) >= 10
+
+
+def test_segments_of_one_cluster_are_not_tested():
+    random = np.random.default_rng(1)
+    (then, known, _), (now, measured, groups) = shops(random, 150), shops(random, 60)
+    found, cost = reference(then, known, "regression", rmse=1.0), losses("rmse", measured)
+    current = tally(found.cuts, now.to_batches(), {"rmse": cost})["rmse"]
+    designs = design_effects(found.cuts, now.to_batches(), cost, np.zeros_like(groups))
+    assert compare(found, current, "rmse", POLICY, designs)[0].tested == 0
+    by_row = design_effects(found.cuts, now.to_batches(), cost, np.arange(len(cost)))
+    # Rows in clusters of their own are independent, but for the correction of the jackknife.
+    assert all(1 <= effect <= 1.05 for effects in by_row.values() for effect in effects)

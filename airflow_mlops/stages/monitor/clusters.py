@@ -1,0 +1,90 @@
+"""The clusters of the checked predictions, for tests that allow for rows that are not independent (``policy.groups``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.drift.clusters import design_effect, equal_rows
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.clusters import codes, dense
+from airflow_mlops.profiles import multivariate
+from airflow_mlops.profiles.labels import labels
+from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from airflow_mlops.profiles.profile import ColumnProfile
+
+
+def measured(check: Check, contract: ModelContract) -> NDArray[np.int64] | None:
+    """Return the cluster of each row whose performance is measured, shape (n,); ``None`` if rows are independent.
+
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    column = _column(check)
+    if column is None:
+        return None
+    return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
+
+
+def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, float]:
+    """Return the design effect of each column; empty if rows are independent. One column is read at a time.
+
+    :param columns: profiles of the columns at training, by name
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    group = _column(check)
+    if group is None or not check.rows:
+        return {}
+    # Numbers without gaps are counted without sorting, once for each property of each column.
+    clusters = dense(codes(_read(check, group)))
+    found = {
+        name: design_effect(_read(check, name), clusters, column)
+        for name, column in columns.items()
+        if check.has_columns(name)
+    }
+    return {**found, multivariate.ERROR: equal_rows(clusters)}
+
+
+def label_design(check: Check, contract: ModelContract, column: ColumnProfile) -> float:
+    """Return the design effect of the labels; 1 if rows are independent.
+
+    :param column: profile of the labels at training
+    """
+    group = _column(check)
+    if group is None:
+        return 1.0
+    values, groups = [], []
+    for batch in check.batches(list(dict.fromkeys([LABEL, group]))):
+        known = pc.invert(pc.is_null(batch.column(LABEL), nan_is_null=True))
+        groups.append(batch.column(group).filter(known))
+        values += [item.column(LABEL) for item in labels([batch], contract)]
+    return design_effect(pa.chunked_array(values), codes(pa.chunked_array(groups)), column) if values else 1.0
+
+
+def _column(check: Check) -> str | None:
+    column = check.policy.groups
+    if column is not None and not check.has_columns(column):
+        raise SpecError(
+            f"policy.groups={column!r} is not a column of the predictions. Keep this column in the scored dataset, for "
+            "example as a key, or set another column."
+        )
+    return column
+
+
+def _read(check: Check, name: str) -> pa.ChunkedArray:
+    return pa.chunked_array([_plain(batch.column(name)) for batch in check.batches([name])])
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    # Batches may have different dictionaries, or types that differ in width.
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
+import os
+import stat
+from pathlib import Path as LocalPath
 from typing import Annotated
 
 from airflow.api_fastapi.core_api.security import requires_access_asset
@@ -39,6 +43,9 @@ _POLICIES = {
     ),
 }
 
+# Errors of opening a path that is not a regular file: a part is missing, is a symbolic link, or is of another kind.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
+
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
 
 
@@ -46,8 +53,8 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    The response has the status 404 if the file does not exist or is not in a served folder. The status is 502 if the
-    store cannot be read.
+    The response has the status 404 if the file does not exist, is not in a served folder, or is reached only through a
+    symbolic link. The status is 502 if the store cannot be read.
 
     :param key: key of the file, in the folder ``reports``, ``backtests`` or ``docs``
     """
@@ -56,12 +63,12 @@ def artifact(key: Annotated[str, Path()]) -> Response:
     if folder not in _POLICIES or not rest or any(not part or part.startswith(".") for part in rest) or "\0" in key:
         raise HTTPException(404, "This page does not exist.")
     store = ArtifactStore(default_store())
-    if not store.fs.isfile(store.path(key)):
-        raise HTTPException(404, "This page does not exist.")
     try:
-        content = store.read_bytes(key)
+        content = _content(store, key)
     except StoreError as error:
         raise HTTPException(502, str(error)) from None
+    if content is None:
+        raise HTTPException(404, "This page does not exist.")
     return Response(
         content,
         media_type=mimetypes.guess_type(key)[0] or "application/octet-stream",
@@ -72,3 +79,44 @@ def artifact(key: Annotated[str, Path()]) -> Response:
             "Cache-Control": "private, no-cache",
         },
     )
+
+
+def _content(store: ArtifactStore, key: str) -> bytes | None:
+    """Return the content of a file in the store; ``None`` if there is no such file."""
+    root = store.local_path("")
+    if root is not None:
+        return _local_content(root, key)
+    return store.read_bytes(key) if store.fs.isfile(store.path(key)) else None
+
+
+def _local_content(root: LocalPath, key: str) -> bytes | None:
+    """Return the content of a regular file below ``root``, without following symbolic links below ``root``.
+
+    Tasks of users write the folder, and the API server can read more files than its users may see. Each part of the path
+    is opened relative to the part before it, so a link that is created at the same time is not followed either.
+
+    :return: ``None`` if there is no such file
+    :raises StoreError: the file cannot be read
+    """
+    *folders, name = key.split("/")
+    try:
+        opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for folder in folders:
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+                os.close(opened)
+                opened = inner
+            # A named pipe would block until somebody writes to it.
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
+        finally:
+            os.close(opened)
+        with open(file, "rb") as content:
+            return content.read() if stat.S_ISREG(os.fstat(file).st_mode) else None
+    except UnicodeEncodeError:
+        return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise StoreError(
+            f"The page {key!r} cannot be read: {error.strerror}. Check the permissions of its file."
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import string
 import sys
 
@@ -226,6 +227,57 @@ def test_no_key_reaches_other_folders(store, key):
     with pytest.raises(HTTPException) as refused:
         artifact(key)
     assert refused.value.status_code == 404
+
+
+@pytest.fixture
+def linked(tmp_path, monkeypatch):
+    """A store that is reached through a symbolic link, with links that a task has planted, and a file outside."""
+    from airflow_mlops.data.store import ArtifactStore
+
+    (tmp_path / "airflow.cfg").write_text("the key of all secrets")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").symlink_to("real")
+    monkeypatch.setenv("AIRFLOW__MLOPS__ARTIFACTS", f"file://{tmp_path}/store")
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    store.write_bytes("reports/page.html", REPORT.encode())
+    store.write_bytes("datasets/people.html", b"private")
+    reports = tmp_path / "real" / "reports"
+    (reports / "file.html").symlink_to(tmp_path / "airflow.cfg")
+    (reports / "again.html").symlink_to("file.html")
+    (reports / "folder").symlink_to(tmp_path)
+    (reports / "environ").symlink_to("/proc/self/environ")
+    (reports / "inside.html").symlink_to("../datasets/people.html")
+    (tmp_path / "real" / "docs").symlink_to("datasets")
+    os.mkfifo(reports / "pipe.html")
+    return store
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "reports/file.html",
+        "reports/again.html",
+        "reports/folder/airflow.cfg",
+        "reports/environ",
+        "reports/inside.html",
+        "reports/pipe.html",
+        "docs/people.html",
+    ],
+)
+def test_planted_links_and_pipes_are_not_served(linked, key):
+    from fastapi import HTTPException
+
+    from airflow_mlops.plugin.pages import artifact
+
+    with pytest.raises(HTTPException) as refused:
+        artifact(key)
+    assert refused.value.status_code == 404
+
+
+def test_the_folder_of_the_store_may_be_a_link(linked):
+    from airflow_mlops.plugin.pages import artifact
+
+    assert artifact("reports/page.html").body == REPORT.encode()
 
 
 def test_preload_imports_modules_and_warns_of_failures(caplog, monkeypatch, tmp_path):

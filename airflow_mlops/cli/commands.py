@@ -189,7 +189,12 @@ def reproduce(args: Namespace) -> None:
     """Run ``airflow mlops reproduce MODEL VERSION``, which trains a version again and compares the results."""
     from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
-    fields = {"model": args.model, "version": args.version, "mlflow": {"conn_id": args.mlflow_conn_id}}
+    fields = {
+        "model": args.model,
+        "version": args.version,
+        "allow_code": args.allow_code,
+        "mlflow": {"conn_id": args.mlflow_conn_id},
+    }
     spec = parse(ReproduceSpec, fields, "The reproduction")
     result = ReproduceResult.model_validate(_run_step("reproduce", spec, args))
     AirflowConsole().print_as([item.model_dump() for item in result.comparisons], args.output)

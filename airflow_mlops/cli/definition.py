@@ -74,6 +74,12 @@ _COMMANDS = (
         args=(
             _MODEL,
             Arg(("version",), type=positive_int(allow_zero=False), help="Number of the version to train again"),
+            Arg(
+                ("--allow-code",),
+                action="store_true",
+                help="Run the functions, networks and metrics that the MLflow run names, too (default: only estimators of "
+                "scikit-learn, XGBoost, LightGBM, CatBoost and InterpretML)",
+            ),
             ARG_OUTPUT,
             *_COMMON,
         ),

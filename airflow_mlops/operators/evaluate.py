@@ -38,6 +38,9 @@ class EvaluateOperator(StepOperator):
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
+    :param allow_code: whether the gate ``reproducible`` may run code that the MLflow run of a candidate names: functions,
+        networks, datasets, preprocessing and custom metrics. By default, it runs only estimators of well-known packages.
+        This parameter is not templated, so that only the author of the DAG can set it
     :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
         (by default the ``owner`` of the task)
     :param mlflow_conn_id: id of the Airflow connection to MLflow
@@ -46,7 +49,7 @@ class EvaluateOperator(StepOperator):
 
     step = "evaluate"
     structured = frozenset({"gates"})
-    untemplated = StepOperator.untemplated | {"allow_pyfunc"}
+    untemplated = StepOperator.untemplated | {"allow_pyfunc", "allow_code"}
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gates": (".yaml", ".yml")}
     operator_extra_links = (MLflowRunLink(),)
 
@@ -66,6 +69,7 @@ class EvaluateOperator(StepOperator):
         greater_is_better: bool | None = None,
         groups: str | None = None,
         allow_pyfunc: bool = False,
+        allow_code: bool = False,
         card: dict[str, Any] | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,

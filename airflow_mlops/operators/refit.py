@@ -21,13 +21,19 @@ class RefitOperator(StepOperator):
     version, because no rows are held out from it. Without a winner, nothing is fitted.
 
     :param verdict: the output of an EvaluateOperator
+    :param allow_code: whether code may run that the MLflow run of the winner names: functions, networks, datasets,
+        preprocessing and custom metrics. By default, only estimators of well-known packages are fitted again. This
+        parameter is not templated, so that only the author of the DAG can set it
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
     step = "refit"
+    untemplated = StepOperator.untemplated | {"allow_code"}
     operator_extra_links = (MLflowRunLink(),)
 
-    def __init__(self, *, verdict: Any, mlflow_conn_id: str = "mlflow_default", **kwargs: Any) -> None:
+    def __init__(
+        self, *, verdict: Any, allow_code: bool = False, mlflow_conn_id: str = "mlflow_default", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
 

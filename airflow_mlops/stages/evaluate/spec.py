@@ -42,6 +42,8 @@ class EvaluateSpec(Spec):
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
     :param allow_pyfunc: whether code that is stored with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
+    :param allow_code: whether the gate ``reproducible`` may run code that a candidate's MLflow run names and that is not an
+        estimator of a well-known package, see :mod:`airflow_mlops.models.trainers.known`
     :param card: purpose, limits and owner for the model cards
     """
 
@@ -54,6 +56,7 @@ class EvaluateSpec(Spec):
     greater_is_better: bool | None = None
     groups: str | None = Field(default=None, min_length=1)
     allow_pyfunc: StrictBool = False
+    allow_code: StrictBool = False
     card: Card = Card()
     mlflow: MLflowTarget = MLflowTarget()
 

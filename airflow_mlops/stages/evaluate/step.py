@@ -184,4 +184,5 @@ def _reproduce(ref: ModelVersionRef, spec: EvaluateSpec, context: StepContext) -
 
     # A separate key gives each candidate a separate checkpoint.
     own = replace(context, key=f"{context.key.removesuffix('.json')}-v{ref.version}.json")
-    return reproduce.run(ReproduceSpec(model=ref.model, version=ref.version, mlflow=spec.mlflow), own)
+    asked = ReproduceSpec(model=ref.model, version=ref.version, allow_code=spec.allow_code, mlflow=spec.mlflow)
+    return reproduce.run(asked, own)

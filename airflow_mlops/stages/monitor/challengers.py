@@ -2,7 +2,8 @@
 
 The rows come from the champion's training set, and from the labelled predictions between the end of the training set
 and the end of the window. The trainer comes from the operator, or from the champion's MLflow run. Everybody who may
-write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user.
+write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user, see
+:mod:`airflow_mlops.models.trainers.known`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import refit
-from airflow_mlops.models.trainers.spec import AnyTrainer, SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.trainers.known import own_code
+from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import PASTS, Champion, cross_fit
 from airflow_mlops.performance.gains import best_gain, windows_between
@@ -57,7 +59,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 200_000
 """The largest number of older rows that a challenger is trained on. More rows are sampled at random."""
-_TRUSTED = ("sklearn.", "xgboost.", "lightgbm.", "catboost.", "interpret.")
 _FIX = "Write all windows with the same types."
 
 
@@ -185,9 +186,9 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
         raise UnmeasurableError(str(error).rstrip(".")) from None
     if found is None:
         return None
-    if not _is_trusted(found.trainer):
+    if own := own_code(found.trainer):
         raise UnmeasurableError(
-            f"the trainer of {present} runs code of a user ({found.trainer.path}), which monitoring runs only if the "
+            f"the trainer of {present} runs code of a user ({', '.join(own)}), which monitoring runs only if the "
             "operator names it; set `trainer` to train challengers"
         )
     return found
@@ -205,13 +206,6 @@ def _recorded(present: ModelVersionRef, client: MlflowClient) -> Training | None
     known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
     found: Training = parse(Training, known, f"The training of {present}")
     return found
-
-
-def _is_trusted(trainer: TrainerSpec) -> bool:
-    """Return whether a trainer runs only code of well-known packages."""
-    if isinstance(trainer, SklearnTrainerSpec):
-        return trainer.estimator.startswith(_TRUSTED) and trainer.preprocessing is None
-    return isinstance(trainer, TorchTrainerSpec) and trainer.module is None and trainer.dataset is None
 
 
 def metric_of(policy: Policy, contract: ModelContract) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.registry.verdict import Verdict, VerdictInput
@@ -11,9 +13,12 @@ class RefitSpec(Spec):
     """Parameters of a refit, which fits the winner of ``verdict`` again on all rows of its training set.
 
     :param verdict: the verdict of an evaluation
+    :param allow_code: whether code may run that the winner's MLflow run names and that is not an estimator of a
+        well-known package, see :mod:`airflow_mlops.models.trainers.known`
     """
 
     verdict: VerdictInput
+    allow_code: bool = Field(default=False, strict=True)
     mlflow: MLflowTarget = MLflowTarget()
 
 

@@ -73,7 +73,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     Nothing is fitted if the verdict has no winner.
 
     :raises RegistryError: MLflow cannot be used, or TrainOperator did not train the winner
-    :raises SpecError: the winner was already fitted to all rows
+    :raises SpecError: the winner was already fitted to all rows, or its MLflow run names code of a user and
+        ``allow_code`` is not set
     :raises DatasetNotFoundError: the training set of the winner is not in the artifact store
     :raises TrainingError: the training fails
     :raises ModelFormatError: the model cannot be exported to ONNX, or cannot be stored
@@ -83,7 +84,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     if verdict.winner is None:
         return RefitResult(verdict=verdict, summary=f"Nothing was fitted again: {verdict.reason}")
     client = connect(spec.mlflow, context.connection)
-    judged = _open(client, verdict.winner)
+    judged = _open(client, verdict.winner, allow_code=spec.allow_code)
     dataset, rows, test = load_all(judged.spec, context.store)
     tags = {
         **run_tags(verdict.model, judged.spec.seed, dataset.manifest, context.provenance, judged.spec.tags),
@@ -112,8 +113,8 @@ def _metric(verdict: Verdict, judged: _Judged) -> Metric:
     return find_metric(MAIN_METRIC[task] if is_custom(verdict.metric) else verdict.metric)
 
 
-def _open(client: MlflowClient, ref: ModelVersionRef) -> _Judged:
-    spec = training_spec(client, ref, "fitted again")
+def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _Judged:
+    spec = training_spec(client, ref, "fitted again", allow_code=allow_code)
     folder = download(client, ref)
     model = OnnxModel.load(folder)
     if model.contract.refit_of is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Result, Spec
@@ -13,10 +13,14 @@ class ReproduceSpec(Spec):
     """Parameters of a reproduction, which trains a registered version again and compares the result with the version.
 
     The reproduction does not register a model version.
+
+    :param allow_code: whether code may run that the version's MLflow run names and that is not an estimator of a
+        well-known package, see :mod:`airflow_mlops.models.trainers.known`
     """
 
     model: str
     version: int = Field(ge=1)
+    allow_code: StrictBool = False
     mlflow: MLflowTarget = MLflowTarget()
 
 

@@ -35,6 +35,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     :raises RegistryError: the version does not exist, or a required file is absent from the version's MLflow run
     :raises DatasetNotFoundError: the training set of the version is not in the artifact store
     :raises DatasetCorruptError: a file of the training set was changed
+    :raises SpecError: the MLflow run names code of a user, and ``allow_code`` is not set
     :raises TrainingError: the training fails
     """
     context = context.for_call()
@@ -42,7 +43,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     ref = version(client, spec.model, spec.version)
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         tags = client.get_run(ref.run_id).data.tags
-    recorded = training_spec(client, ref)
+    recorded = training_spec(client, ref, allow_code=spec.allow_code)
     code, environment = (run_file(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
     # A version that was fitted again was fitted to all rows, and its run contains metrics on rows that it was fitted to.
     refit = REFIT_OF_TAG in tags

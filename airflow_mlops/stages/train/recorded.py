@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.models.trainers.known import own_code
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -18,13 +20,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def training_spec(client: MlflowClient, ref: ModelVersionRef, action: str = "reproduced") -> TrainSpec:
+def training_spec(
+    client: MlflowClient, ref: ModelVersionRef, action: str = "reproduced", *, allow_code: bool
+) -> TrainSpec:
     """Read the spec with which a version was trained.
 
+    Everybody who may write the MLflow run can change the spec, and it names code by import paths.
+
     :param action: participle for the error message
+    :param allow_code: whether the spec may name other code than estimators of well-known packages, see
+        :mod:`airflow_mlops.models.trainers.known`
     :raises RegistryError: TrainOperator did not train the version
+    :raises SpecError: the spec names other code, and ``allow_code`` is false
     """
     found: TrainSpec = parse(TrainSpec, run_file(client, ref, TRAINING_FILE, action), f"The training of {ref}")
+    if isinstance(found.trainer, SearchTrainerSpec):
+        raise RegistryError(f"{ref} cannot be {action}, because its MLflow run names a search instead of a trainer.")
+    if not allow_code and (own := [*own_code(found.trainer), *found.metrics]):
+        raise SpecError(
+            f"{ref} is not {action}, because its MLflow run names code outside scikit-learn, XGBoost, LightGBM, CatBoost and "
+            f"InterpretML: {', '.join(own)}. Whoever may write the run chooses this code. Review it, and set `allow_code` to "
+            "run it."
+        )
     return found
 
 

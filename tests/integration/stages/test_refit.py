@@ -318,6 +318,17 @@ def test_versions_that_cannot_be_fitted_again_or_evaluated_are_refused(client, c
         chain.refit(verdict)
 
 
+def test_a_refit_runs_no_code_that_somebody_wrote_into_the_run(client, chain, tmp_path):
+    verdict = chain.judge(chain.train(chain.build(ROLLING)))
+    recorded = json.loads(artifact(client, verdict.winner, "training.json"))
+    marker = tmp_path / "executed"
+    attack = {"estimator": "subprocess.Popen", "params": {"args": ["touch", str(marker)]}}
+    client.log_dict(verdict.winner.run_id, {**recorded, "trainer": attack}, "training.json")
+    with pytest.raises(SpecError, match="subprocess.Popen"):
+        chain.refit(verdict)
+    assert not marker.exists()
+
+
 def test_a_verdict_and_an_entry_without_a_refit_are_still_read(chain):
     verdict = chain.judge(chain.train(chain.build(ROLLING)))
     content = json.loads(verdict.model_dump_json(exclude={"refit"}))

@@ -46,8 +46,18 @@ def again(airflow_db, store, capsys):
     """Run ``airflow mlops reproduce``; return the exit status, the comparisons by property, and stderr."""
     from airflow.cli.cli_parser import get_parser
 
-    def again(candidate):
-        words = ["mlops", "reproduce", candidate.model, str(candidate.version), "--store", store.url, "-o", "json"]
+    def again(candidate, *options):
+        words = [
+            "mlops",
+            "reproduce",
+            candidate.model,
+            str(candidate.version),
+            "--store",
+            store.url,
+            "-o",
+            "json",
+            *options,
+        ]
         args = get_parser().parse_args(words)
         status = 0
         try:
@@ -131,17 +141,61 @@ def test_changed_code_is_reported_even_if_the_metrics_are_equal(learn, again, tm
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_trainer", raising=False)
     made = learn(FunctionTrainer("own_trainer:fit"))
-    assert again(made.candidate)[0] == 0
+    refused, rows, _ = again(made.candidate)
+    assert "own_trainer:fit" in refused
+    assert "--allow-code" in refused
+    assert rows == {}
+    assert again(made.candidate, "--allow-code")[0] == 0
     (tmp_path / "own_trainer.py").write_text(OWN + "\n# Nothing else changed.\n")
-    status, rows, log = again(made.candidate)
+    status, rows, log = again(made.candidate, "--allow-code")
     assert status == 1
     assert rows["code own_trainer:fit"]["verdict"] == "differs"
     assert verdicts(rows, "metric") == {"equal"}
     assert ": code own_trainer:fit." in log
     (tmp_path / "own_trainer.py").write_text(OWN.replace("C=0.5", "C=0.001"))
-    status, rows, _ = again(made.candidate)
+    status, rows, _ = again(made.candidate, "--allow-code")
     assert status == 1
     assert "differs" in verdicts(rows, "metric")
+
+
+def test_code_that_somebody_wrote_into_the_run_does_not_run(learn, again, client, store, tmp_path):
+    from airflow_mlops.core.errors import SpecError
+    from airflow_mlops.stages.reproduce import step as reproduce
+    from airflow_mlops.stages.reproduce.spec import ReproduceSpec
+
+    made, marker = learn(FOREST), tmp_path / "executed"
+    touch = {"args": ["touch", str(marker)]}
+    script = f"open({str(marker)!r}, 'w')"
+    attacks = [
+        {"trainer": {"kind": "sklearn", "estimator": "subprocess.Popen", "params": touch}},
+        {
+            "trainer": {
+                "estimator": "sklearn.utils._testing.assert_run_python_script_without_output",
+                "params": {"source_code": script},
+            }
+        },
+        {"trainer": {**FOREST, "preprocessing": "os:system"}},
+        {"trainer": {"kind": "torch", "module": "subprocess:Popen", "params": touch, "epochs": 1}},
+        {"trainer": FOREST, "metrics": ["os.path:samefile"]},
+    ]
+    for attack in attacks:
+        tamper(client, made.run_id, **attack)
+        with pytest.raises(SpecError, match="allow_code"):
+            reproduce.run(
+                ReproduceSpec(model=made.candidate.model, version=1), StepContext(store, "results/again.json")
+            )
+    assert not marker.exists()
+    tamper(client, made.run_id, **attacks[0])
+    status, rows, _ = again(made.candidate)
+    assert "subprocess.Popen" in status
+    assert (rows, marker.exists()) == ({}, False)
+    # The gate of an evaluation and a refit run what the run names, too.
+    judged = EvaluateSpec(
+        candidates=[made.candidate], gates=[{"reproducible": True}, {"metric": "roc_auc", "min": 0.1}]
+    )
+    verdict = evaluate.run(judged, StepContext(store, "results/judge.json")).verdict
+    assert verdict.winner is None
+    assert not marker.exists()
 
 
 def test_another_environment_is_noted_without_a_failure(learn, again, client):

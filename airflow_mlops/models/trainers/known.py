@@ -1,0 +1,59 @@
+"""Find out whether a recorded trainer runs only estimators of well-known packages.
+
+The author of a DAG decides which code a trainer runs. A trainer that was recorded in MLflow can be changed by everybody
+who may write MLflow runs, and an import path can name any function of any installed package. Therefore a recorded
+trainer runs without further consent only if it consists of estimator classes of the packages in :data:`PACKAGES`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from airflow_mlops.core import imports
+from airflow_mlops.models.trainers.spec import FunctionTrainerSpec, SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
+
+PACKAGES = ("sklearn", "xgboost", "lightgbm", "catboost", "interpret")
+# Modules with these names are not for users. Importing some of them runs more than definitions.
+_INTERNAL = {"conftest", "setup", "test", "testing", "tests"}
+_METHODS = ("fit", "predict", "get_params")
+
+
+def own_code(trainer: TrainerSpec) -> list[str]:
+    """Return the import paths that a trainer runs, except estimator classes in public modules of :data:`PACKAGES`.
+
+    Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked, because they are JSON
+    values, from which neither a trainer nor these packages import anything.
+
+    :return: the import paths, in the order of the fields; empty if the trainer runs no code of a user
+    :raises SpecError: an estimator of these packages does not exist, or its package is not installed
+    """
+    paths: list[str | None]
+    if isinstance(trainer, SklearnTrainerSpec):
+        paths = [None if is_known_estimator(trainer.estimator) else trainer.estimator, trainer.preprocessing]
+    elif isinstance(trainer, FunctionTrainerSpec):
+        paths = [trainer.function]
+    elif isinstance(trainer, TorchTrainerSpec):
+        paths = [trainer.module, trainer.dataset]
+    else:
+        raise TypeError(f"unknown kind of trainer: {type(trainer).__name__}")
+    return [path for path in paths if path]
+
+
+def is_known_estimator(path: str) -> bool:
+    """Return whether an import path names an estimator class in a public module of :data:`PACKAGES`.
+
+    The name of the module is checked before it is imported. The named object must be a class of these packages with the
+    methods of an estimator, because these packages also have functions that run code, download or write files.
+
+    :raises SpecError: the module or the class does not exist
+    """
+    package, *inner = re.split(r"[.:]", path)
+    if package not in PACKAGES or any(part.startswith("_") or part in _INTERNAL for part in inner):
+        return False
+    found: Any = imports.load(path, "estimator")
+    return (
+        isinstance(found, type)
+        and found.__module__.partition(".")[0] in PACKAGES
+        and all(callable(getattr(found, name, None)) for name in _METHODS)
+    )

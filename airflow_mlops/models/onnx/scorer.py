@@ -1,4 +1,4 @@
-"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from the file."""
+"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from it, and reads no other file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
+from airflow_mlops.models.onnx.embedded import require_embedded
 from airflow_mlops.models.scorer import from_values
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ class OnnxModel:
     """The ONNX export of a registered model, with its contract (features, label, ML task). Instances are thread-safe.
 
     :param model: the serialised ONNX model
-    :raises ModelFormatError: ONNX Runtime cannot load the model, or an input of the model is not a feature of the contract
+    :raises ModelFormatError: ONNX Runtime cannot load the model, the values of the model are in other files, or an input of
+        the model is not a feature of the contract
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
         import onnxruntime
 
+        require_embedded(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Here each thread runs the whole graph on its own rows. This needs about half the processor time of ONNX

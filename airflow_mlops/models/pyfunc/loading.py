@@ -101,15 +101,24 @@ def _load_data_only(folder: Path, name: str, description: Model) -> Answer | Non
     """Load a model in a format that cannot name code to run. Return ``None`` for a model in any other format."""
     own = _own(description)
     if _loader(description) == "mlflow.sklearn" and own.get("serialization_format") == "skops":
-        return _by_skops(folder / str(own.get("pickled_model")), name)
+        file = str(own.get("pickled_model"))
+        if not _is_inside(folder, file):
+            raise ModelFormatError(
+                f"The MLmodel file of {name} names {file!r}, which is not a file in the model's folder. Log the model again."
+            )
+        return _by_skops(folder / file, name)
     pyfunc = description.flavors["python_function"]
     classes = _DATA_ONLY.get(_loader(description), ())
-    file = str(pyfunc.get("data"))
     # MLflow's loader reads the class again, from the MLmodel file in the folder of this file.
-    in_folder = Path(file).name == file and (folder / file).is_file()
+    in_folder = _is_inside(folder, str(pyfunc.get("data")))
     if own.get("model_class") in classes and in_folder and not pyfunc.get("code"):
         return _by_mlflow(folder, name, description)
     return None
+
+
+def _is_inside(folder: Path, file: str) -> bool:
+    """Return whether ``file`` is the name of a file directly in ``folder``, and not a link."""
+    return Path(file).name == file and (folder / file).is_file() and not (folder / file).is_symlink()
 
 
 def _by_skops(file: Path, name: str) -> Answer | None:

@@ -124,9 +124,10 @@ def _require(entries: list[Entry], ledger: Ledger) -> None:
 
 
 def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
-    """Verify the ledger. Return the entries, and a warning if the ledger could not be compared with MLflow."""
+    """Verify the ledger and the files of the champion. Return the entries, and a note on what could not be checked."""
     from airflow_mlops.registry.aliases import verify
     from airflow_mlops.registry.client import connect
+    from airflow_mlops.registry.integrity import verify_champion
 
     try:
         client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
@@ -135,7 +136,8 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
             ledger.entries(),
             f" The ledger was not compared with MLflow, so a removal of the last entries would not be noticed. {error}",
         )
-    return verify(client, ledger), ""
+    entries = verify(client, ledger)
+    return entries, f" {verify_champion(client, ledger.model, entries)}"
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -31,7 +31,8 @@ _COMMANDS = (
         name="ledger",
         help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. The chain of hashes in the ledger is always "
-        "verified. --verify also compares the ledger with MLflow and detects whether the last entries were removed. --requests "
+        "verified. --verify also compares the ledger with MLflow: it detects whether the last entries were removed, and whether files of "
+        "the champion were changed after its promotion. --requests "
         "shows the requests for retraining: answered (a training started, or its candidate was judged), moot (the champion changed "
         "before), expired (a later window requested retraining before) or open; and the DAGs that are scheduled on the asset "
         "mlops://MODEL/retrain. The exit status is then 1 if nothing listens.",

@@ -132,6 +132,10 @@ class ModelFormatError(MLOpsError):
     """A model cannot be exported, or is stored in a format that can run code when it is loaded."""
 
 
+class ModelCorruptError(MLOpsError):
+    """A file of a champion does not match the hash in the ledger's entry of its promotion."""
+
+
 class ComputeError(MLOpsError):
     """The environment that ``run_on`` selects (worker, process or pod) could not run the step."""
 

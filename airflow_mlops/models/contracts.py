@@ -24,7 +24,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import ModelFormatError
+from airflow_mlops.core.errors import ModelCorruptError, ModelFormatError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, PROFILE_FILE, read_contract
@@ -77,15 +77,25 @@ def write(
     return digest
 
 
-def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
+def read(
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, promoted: str | None = None
+) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
+    :param promoted: SHA-256 of the contract of a foreign version in the ledger's entry of its promotion; ``None`` to
+        accept the contract that the version's tag names. It is accepted as well if the promoted contract was deleted
+    :raises ModelCorruptError: the version's tag in MLflow names another contract than ``promoted``
     :raises ModelFormatError: the version has no contract, or the contract cannot be read
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
         tags = client.get_model_version(ref.model, str(ref.version)).tags
     digest = tags.get(CONTRACT_TAG)
+    if promoted is not None and digest != promoted and store.exists(_key(ref, promoted)):
+        raise ModelCorruptError(
+            f"The tag {CONTRACT_TAG} of {ref} in MLflow names another contract than the one that was promoted. Set the tag "
+            f"to {promoted}."
+        )
     found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri)
     if found is None:
         raise ModelFormatError(

@@ -102,8 +102,7 @@ def _move(client: MlflowClient, model: str, move: Entry) -> None:
 
 def _contract(move: Entry) -> dict[str, str]:
     """Return the contract tag of a promoted foreign version. A rollback keeps the contract of the last promotion."""
-    found = next((item.contract_sha256 for item in move.candidates if item.candidate == move.champion), None)
-    return {CONTRACT_TAG: found} if found else {}
+    return {CONTRACT_TAG: move.contract_sha256} if move.contract_sha256 else {}
 
 
 def last_move(entries: Sequence[Entry]) -> Entry | None:

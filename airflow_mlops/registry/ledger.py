@@ -71,6 +71,8 @@ class Decision(Model):
     :param reason: the reason in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
     :param refit: how the winner was fitted again on all rows, with the judged version; ``None`` if it was not
+    :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases
+    :param card: after a promotion, SHA-256 of the new champion's model card and verdict, by name of the file
     """
 
     decision: Literal["promoted", "refused", "rolled_back", "requested"]
@@ -85,6 +87,8 @@ class Decision(Model):
     reason: str
     approval: ApprovalRecord | None = None
     refit: Refit | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    card: dict[str, str] = Field(default_factory=dict)
 
     @property
     def moves(self) -> bool:
@@ -110,6 +114,15 @@ class Entry(Decision):
     time: UtcDatetime
     previous: str
     sha256: str = Field(default="", exclude=True)
+
+    def promotes(self, version: int) -> bool:
+        """Return whether this entry made a version champion after an evaluation, and not by a rollback."""
+        return self.decision == "promoted" and self.champion is not None and self.champion.version == version
+
+    @property
+    def contract_sha256(self) -> str | None:
+        """Return the SHA-256 of the contract of a promoted foreign version; ``None`` for any other entry."""
+        return next((item.contract_sha256 for item in self.candidates if item.candidate == self.champion), None)
 
     @property
     def requested(self) -> Request | None:
@@ -153,6 +166,22 @@ class Ledger:
                 raise self.tampered(self._broken_link(entries, entry))
             entries.append(entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}))
         return entries
+
+    def promotion(self, version: int) -> Entry | None:
+        """Return the last entry that promoted a version; ``None`` if the ledger has no such entry.
+
+        The ledger is read from its end to this entry. The chain of hashes is not checked.
+
+        :raises RegistryError: a file of the ledger is not an entry
+        """
+        for key in reversed(self.store.keys(self.folder)):
+            try:
+                entry = Entry.model_validate_json(self.store.read_bytes(key))
+            except ValidationError as error:
+                raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
+            if entry.promotes(version):
+                return entry
+        return None
 
     def count(self) -> int:
         """Return the number of entries, without reading them."""

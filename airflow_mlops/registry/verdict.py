@@ -87,6 +87,7 @@ class CandidateVerdict(Model):
     :param contract_sha256: SHA-256 of the model contract that EvaluateOperator wrote for a version that TrainOperator
         did not train. ``None`` for a version that TrainOperator trained, because the files of such a version contain a
         contract
+    :param files: SHA-256 of each file of the evaluated version, by path; empty in verdicts of earlier releases
     """
 
     candidate: ModelVersionRef
@@ -95,6 +96,7 @@ class CandidateVerdict(Model):
     passed: bool
     reason: str = ""
     contract_sha256: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class Refit(Model):
@@ -106,6 +108,7 @@ class Refit(Model):
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
     :param reason: the result in one sentence
+    :param files: SHA-256 of each file of the new version, by path; empty without one, and in verdicts of earlier releases
     """
 
     judged: ModelVersionRef
@@ -114,6 +117,7 @@ class Refit(Model):
     checks: list[GateResult]
     passed: bool
     reason: str
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class Verdict(Model):
@@ -153,6 +157,12 @@ class Verdict(Model):
     policy: str = ""
     metric_code: dict[str, str] = Field(default_factory=dict)
     refit: Refit | None = None
+
+    def files_of(self, version: ModelVersionRef) -> dict[str, str]:
+        """Return the SHA-256 of each file of a candidate or of the version that was fitted again, by path."""
+        if self.refit is not None and version == self.refit.version:
+            return self.refit.files
+        return self.for_candidate(version).files
 
     def for_candidate(self, candidate: ModelVersionRef) -> CandidateVerdict:
         """Return the verdict on ``candidate``, which must be one of the evaluated candidates.

@@ -53,8 +53,6 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
 
     :raises RegistryError: the version or its files do not exist any more
     """
-    import mlflow
-
     with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
         found = client.get_model_version(ref.model, str(ref.version))
         # Two servers may use the same version number for different models, so the folder name contains the source.
@@ -69,9 +67,7 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
             return folder
         partial = folder.with_name(f".{uuid.uuid4().hex}")
         try:
-            mlflow.artifacts.download_artifacts(
-                f"models:/{ref.model}/{ref.version}", dst_path=str(partial), tracking_uri=client.tracking_uri
-            )
+            download_into(client, ref, partial)
             try:
                 partial.rename(folder)
             except OSError:
@@ -83,6 +79,19 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> None:
+    """Download the files of a model version into ``folder``, past the cache.
+
+    :raises RegistryError: the version or its files do not exist any more
+    """
+    import mlflow
+
+    with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
+        mlflow.artifacts.download_artifacts(
+            f"models:/{ref.model}/{ref.version}", dst_path=str(folder), tracking_uri=client.tracking_uri
+        )
 
 
 def _cache() -> Path:

@@ -26,7 +26,7 @@ from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import with_watched_columns
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.names import TRAINING_FILE
+from airflow_mlops.registry.names import EVALUATION_FOLDER, TRAINING_FILE
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card as model_card
@@ -36,7 +36,7 @@ from airflow_mlops.stages.evaluate.measurement import Compared, Measured
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ARTIFACTS = "evaluation"
+ARTIFACTS = EVALUATION_FOLDER
 # Maximum length of a version's description in MLflow, in characters.
 _DESCRIPTION = 5_000
 

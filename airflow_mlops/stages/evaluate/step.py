@@ -17,6 +17,7 @@ from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gat
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.versions import download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import record as evaluate_record
@@ -89,8 +90,9 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         )
         for item in compared.candidates
     }
+    files = {ref: file_hashes(folder) for ref, folder in folders.items()}
     verdict = decide(
-        model, compared, judged, contracts, metric, custom.source_hashes(own), ignored=ignores_champion(gates)
+        model, compared, judged, contracts, files, metric, custom.source_hashes(own), ignored=ignores_champion(gates)
     )
     for item in compared.candidates:
         # What is stored with the champion says why it was promoted.

@@ -46,6 +46,7 @@ def decide(
     compared: Compared,
     judged: Sequence[CandidateVerdict],
     contracts: Mapping[ModelVersionRef, str | None],
+    files: Mapping[ModelVersionRef, dict[str, str]],
     metric: Metric,
     metric_code: Mapping[str, str],
     *,
@@ -57,6 +58,7 @@ def decide(
     :param judged: metrics and gate results of each candidate
     :param contracts: SHA-256 of the model contract that the evaluation wrote for each candidate; ``None`` for a
         candidate that TrainOperator trained
+    :param files: SHA-256 of each file of each candidate, by path
     :param metric: the metric that ranks the candidates
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
     :param ignored: whether the gates ignore the champion
@@ -64,7 +66,11 @@ def decide(
     data, first = compared.data, best(judged, metric)
     candidates = [
         item.model_copy(
-            update={"reason": _why(item, first, metric.name), "contract_sha256": contracts[item.candidate]},
+            update={
+                "reason": _why(item, first, metric.name),
+                "contract_sha256": contracts[item.candidate],
+                "files": files[item.candidate],
+            },
         )
         for item in judged
     ]

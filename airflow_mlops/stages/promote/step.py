@@ -8,6 +8,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.integrity import card_hashes
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
 from airflow_mlops.registry.verdict import Verdict
@@ -30,6 +31,7 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
     verdict = spec.verdict
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, verdict.model)
+    card: dict[str, str] = {}
 
     def decide(entries: list[Entry]) -> Decision | None:
         now = settled_champion(client, ledger, entries)
@@ -38,6 +40,9 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
         if winner is not None and now is not None and winner.version == now.version and not rejected:
             return None
         refusal = _refusal(spec, now) if winner is not None else verdict.reason
+        promoted = None if refusal else winner
+        if promoted and not card:
+            card.update(card_hashes(client, promoted))
         return Decision(
             decision="refused" if refusal else "promoted",
             replaced=now,
@@ -51,6 +56,8 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
             reason=refusal or verdict.reason,
             approval=spec.approval,
             refit=verdict.refit,
+            files=verdict.files_of(promoted) if promoted else {},
+            card=card if promoted else {},
         )
 
     entry = ledger.record(context.key, decide)

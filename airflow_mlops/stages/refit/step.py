@@ -24,6 +24,7 @@ from airflow_mlops.models.parity import standard_deviation
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
 from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG, SEARCH_TAG
 from airflow_mlops.registry.origins import CODE_VERSION
 from airflow_mlops.registry.runs import run_for, run_url
@@ -99,6 +100,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
         else:
             context.progress(f"An earlier try of this task has already registered {version}.")
             refit = _recorded(client, run_id).model_copy(update={"version": version})
+        if refit.version is not None:
+            refit = refit.model_copy(update={"files": file_hashes(download(client, refit.version))})
         verdict = _with_refit(verdict, refit)
         _link(client, run_id, judged, refit)
         _write_card(client, context, judged, refit, verdict)

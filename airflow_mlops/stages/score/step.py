@@ -20,13 +20,14 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import download_unchanged
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 
@@ -44,6 +45,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Predict the rows of the dataset with the champion, and write the predictions as a dataset.
 
     :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
+    :raises ModelCorruptError: the files of the champion are not those that were promoted
     :raises ModelFormatError: the champion cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
@@ -60,7 +62,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
             f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task "
             "until then."
         )
-    model = _load(client, context.store, champion, spec.allow_pyfunc)
+    model = _load(client, context, champion, spec.allow_pyfunc)
     started = time.perf_counter()
     manifest = score(
         datasets,
@@ -91,19 +93,27 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
     return Privacy(spec.hash_columns, spec.drop_columns, pseudonymizer)
 
 
-def _load(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
-    """Load a model version.
+def _load(client: MlflowClient, context: StepContext, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
+    """Load a model version whose files are those that were promoted.
 
     A version that TrainOperator trained is loaded from its ONNX export. Any other version is loaded with its MLflow
     flavour, and must have been evaluated before.
 
+    :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
     :raises ModelFormatError: the version cannot be loaded; loading runs code that is stored in the version, and
         ``allow_pyfunc`` is ``False``; or the version was never evaluated
     """
-    folder = models.download(client, ref)
+    promotion = Ledger(context.store, ref.model).promotion(ref.version)
+    if promotion is None or not promotion.files:
+        why = (
+            "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
+        )
+        context.progress(f"The files of {ref} are not checked: the ledger {why}.")
+    folder = download_unchanged(client, ref, promotion)
     if has_contract(folder):
         return OnnxModel.load(folder)
-    contract = contracts.read(client, store, ref).contract
+    promoted = promotion.contract_sha256 if promotion is not None else None
+    contract = contracts.read(client, context.store, ref, promoted).contract
     return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
 
 

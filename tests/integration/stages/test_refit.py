@@ -15,6 +15,7 @@ from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.models import contracts
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import champion, download
 from airflow_mlops.stages.context import StepContext
@@ -206,6 +207,8 @@ def test_the_winner_is_fitted_again_on_all_rows_and_promoted(client, chain):
     assert champion(client, chain.model) == new
     (entry,) = Ledger(chain.store, chain.model).entries()
     assert (entry.champion, entry.refit.judged, entry.refit.version) == (new, judged, new)
+    assert entry.files == file_hashes(download(client, new))
+    assert {*entry.card} == {"model_card.html", "model_card.md", "verdict.json"}
     assert [origin.version for origin in entry.origins] == [judged.version, new.version]
     assert f"as v{new.version}" in entry.reason
 

@@ -1,0 +1,129 @@
+"""Check the files of a champion against the hashes in the ledger.
+
+Whoever may write to MLflow can change the files of a version that was evaluated and promoted long ago. Therefore the
+evaluation computes the SHA-256 of each file that it has measured, the ledger's entry of the promotion keeps these hashes,
+and scoring refuses files that differ. Entries of earlier releases have no hashes, and their champions are not checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import ModelCorruptError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
+from airflow_mlops.registry.versions import champion, download, download_into
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow writes this file while it downloads a version. It names the version.
+_WRITTEN_BY_MLFLOW = "registered_model_meta"
+_BLOCK = 1 << 20
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a downloaded version, by its path in ``folder``."""
+    return {
+        file.relative_to(folder).as_posix(): _sha256(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != _WRITTEN_BY_MLFLOW
+    }
+
+
+def card_hashes(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
+    """Return the SHA-256 of the verdict and the model card in the version's MLflow run, by name.
+
+    :return: ``{}`` if the version has no run, or the run has no evaluation
+    :raises RegistryError: MLflow cannot be used
+    """
+    if not ref.run_id:
+        return {}
+    with registry_errors(f"The model card of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        stored = {item.path for item in client.list_artifacts(ref.run_id, EVALUATION_FOLDER)}
+        return {
+            name: _sha256(Path(client.download_artifacts(ref.run_id, f"{EVALUATION_FOLDER}/{name}", folder)))
+            for name in CARD_FILES
+            if f"{EVALUATION_FOLDER}/{name}" in stored
+        }
+
+
+def download_unchanged(client: MlflowClient, ref: ModelVersionRef, promotion: Entry | None) -> Path:
+    """Download the files of a version, and check them against the ledger.
+
+    A downloaded folder that differs is removed and downloaded once more, because the files in MLflow may have been
+    restored since.
+
+    :param promotion: the entry that made the version champion; ``None`` if the ledger has no such entry
+    :raises ModelCorruptError: a file was changed, added or removed after the promotion
+    :raises RegistryError: the version or its files do not exist any more
+    """
+    folder = download(client, ref)
+    if promotion is None or not promotion.files or difference(promotion.files, file_hashes(folder)) is None:
+        return folder
+    # Another task may read the folder at this time, so it is moved before it is deleted.
+    removed = folder.with_name(f".{uuid.uuid4().hex}")
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+    folder = download(client, ref)
+    if (found := difference(promotion.files, file_hashes(folder))) is not None:
+        raise _corrupt(ref, promotion, found)
+    return folder
+
+
+def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) -> str:
+    """Check files and card of the present champion in MLflow against the ledger. The files are downloaded for this check.
+
+    :param entries: all entries of the ledger
+    :return: what was checked, in one sentence
+    :raises ModelCorruptError: a file was changed, added or removed after the promotion
+    """
+    ref = champion(client, model)
+    if ref is None:
+        return "The model has no champion in MLflow."
+    promotion = next((entry for entry in reversed(entries) if entry.promotes(ref.version)), None)
+    if promotion is None:
+        return f"The files of the champion v{ref.version} were not checked, because the ledger did not promote it."
+    if not promotion.files:
+        return f"The files of the champion v{ref.version} were not checked, because entry {promotion.seq} has no hashes of them."
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        download_into(client, ref, folder)
+        found = difference(promotion.files, file_hashes(folder))
+    if found is None and promotion.card:
+        found = difference(promotion.card, card_hashes(client, ref))
+    if found is not None:
+        raise _corrupt(ref, promotion, found)
+    return f"The files of the champion v{ref.version} are those that were promoted."
+
+
+def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return the first difference between two sets of hashes as a clause; ``None`` if they are equal."""
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            change = "was added" if name not in then else "was removed" if name not in now else "was changed"
+            return f"its file {name} {change}"
+    return None
+
+
+def _corrupt(ref: ModelVersionRef, promotion: Entry, found: str) -> ModelCorruptError:
+    return ModelCorruptError(
+        f"The files of {ref} in MLflow are not those that were promoted (ledger entry {promotion.seq}): {found}. Restore the "
+        "file, or roll back to another version."
+    )
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError
+from airflow_mlops.core.secrets import remember, remember_fields
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -26,7 +27,10 @@ _JSON_FIELDS = {"conn_id", "conn_type", "description", "host", "login", "passwor
 
 
 class ConnectionInfo(BaseModel):
-    """An Airflow connection. Its ``repr`` contains neither the password nor the extras."""
+    """An Airflow connection. Its ``repr`` contains neither the password nor the extras.
+
+    The password and the secret extras are masked in all errors and log messages from now on.
+    """
 
     conn_id: str
     conn_type: str
@@ -73,6 +77,12 @@ class ConnectionInfo(BaseModel):
     @classmethod
     def _parsed(cls, value: Any) -> Any:
         return json.loads(value) if value and isinstance(value, str) else value or {}
+
+    @model_validator(mode="after")
+    def _masked(self) -> ConnectionInfo:
+        remember(self.secret)
+        remember_fields(self.extra)
+        return self
 
     @property
     def secret(self) -> str | None:

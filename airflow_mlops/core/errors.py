@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from airflow_mlops.core.secrets import mask
+
 
 class MLOpsError(Exception):
-    """Base class of all errors of this package.
+    """Base class of all errors of this package. The message contains no credentials, see :mod:`airflow_mlops.core.secrets`.
 
     :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
         without a retry
     """
 
     retryable: bool = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(mask(item) if isinstance(item, str) else item for item in args))
 
 
 class SpecError(MLOpsError):

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
+from airflow_mlops.core.secrets import mask
 
 VARIABLE = "MLOPS_TERMINATION_LOG"
 _IN_CONTAINER = "/dev/termination-log"
@@ -67,10 +68,10 @@ class TerminationMessage:
         """Record why the step failed.
 
         :param name: name of the exception class
-        :param message: message of the exception. A long message is shortened
+        :param message: message of the exception. Credentials are masked, and a long message is shortened
         """
         with self._lock:
-            self._content |= {"error": name, "message": _shortened(message)}
+            self._content |= {"error": name, "message": _shortened(mask(message))}
 
     def _update(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):

@@ -15,6 +15,7 @@ from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.core.isolation import without
 from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.core.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -158,11 +159,8 @@ def _cause(error: Exception) -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """Return the URI without login and password, for messages."""
-    # urlunsplit would turn sqlite:////path into sqlite://path.
-    scheme, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    """Return the URI without login, password and query, for messages."""
+    return mask_urls(uri)
 
 
 @contextmanager

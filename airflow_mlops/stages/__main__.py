@@ -20,6 +20,7 @@ from types import FrameType
 
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.parent import add_modules, end_with_parent
+from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.core.termination import TerminationMessage
 from airflow_mlops.stages.calls import receive_call
 from airflow_mlops.stages.runner import run_call
@@ -27,6 +28,8 @@ from airflow_mlops.stages.runner import run_call
 
 def main() -> int:
     """Read the call, run its step and return the exit status."""
+    # Libraries log and print URLs with credentials.
+    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
+from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
 
@@ -52,5 +53,5 @@ class StepContext:
         return None if self.is_adhoc else KeptSelections(self.store, self.key)
 
     def progress(self, message: str) -> None:
-        """Write a message about progress to the task's log."""
-        log.info(message)
+        """Write a message about progress to the task's log, without credentials."""
+        log.info(mask(message))

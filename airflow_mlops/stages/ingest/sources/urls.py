@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from airflow_mlops.core.secrets import mask_urls
 
 if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
-# The query of a signed URL contains its signature.
-_QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
-
 
 def without_credentials(text: str) -> str:
     """Return a text, such as a URL or an error message, without the credentials in its URLs."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("//", text))
+    return mask_urls(text)
 
 
 def file_url(file: OpenFile) -> str:

@@ -1,0 +1,123 @@
+"""Mask credentials in text that leaves a step: errors, log messages and termination messages.
+
+Two things are masked: credentials that are recognisable by their form (user and password in a URL, the query of an HTTP
+URL, ``password=...``), and the values of secrets that this process has read from Airflow connections.
+
+All errors of this package pass :func:`mask`, and so do the messages of steps and the output of their processes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+# User and password before the host. A password may contain "@" and "/", but `host:8080/` is a port and a path.
+_USER_INFO = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*:)?//"
+    r"(?P<user>[^\s/?#:@\['\"]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"]*@|[^\s/?#'\"]*@)",
+    re.IGNORECASE,
+)
+# In these URLs, the name before "@" is a container.
+_WITH_CONTAINERS = ("abfs:", "abfss:", "wasb:", "wasbs:")
+# The query of a signed URL contains its signature.
+_HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", re.IGNORECASE)
+_WORDS = "pass(?:word|wd|phrase)|pwd|secret|token|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
+# In the query of another URL, and in the text of a connection such as `host=db password=...`.
+_IN_QUERY = re.compile(rf"(?P<name>[?&][\w.%-]*(?:{_WORDS}|sig|credential)[\w.%-]*=)[^\s&'\">)]+", re.IGNORECASE)
+_IN_TEXT = re.compile(rf"(?P<name>\b(?:[a-z0-9]+[-_])*(?:{_WORDS})=)[^\s;,&'\")]+", re.IGNORECASE)
+_FIELD = re.compile(rf"{_WORDS}|credential|keyfile|authorization", re.IGNORECASE)
+# Shorter secrets would also mask parts of ordinary words, as in Airflow.
+_SHORTEST = 5
+
+_known: set[str] = set()
+
+
+def remember(value: str | None) -> None:
+    """Mask a secret from now on, also in the forms that it has in URLs. Values of fewer than 5 characters are ignored."""
+    if value and len(value) >= _SHORTEST:
+        _known.update({value, quote(value, safe=""), quote(value), quote_plus(value)})
+
+
+def remember_fields(fields: Mapping[str, Any]) -> None:
+    """Mask the texts whose name says that they are secret, such as ``client_secret``, at any depth."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            remember_fields(value)
+        elif isinstance(value, str) and _FIELD.search(name):
+            remember(value)
+
+
+def mask(text: str) -> str:
+    """Return ``text`` without credentials."""
+    # Longer secrets first: one secret may be a part of another.
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    text = mask_urls(text)
+    if "=" in text:
+        text = _IN_TEXT.sub(rf"\g<name>{MASK}", _IN_QUERY.sub(rf"\g<name>{MASK}", text))
+    return text
+
+
+def mask_urls(text: str) -> str:
+    """Return ``text`` without users and passwords in URLs, and without the queries of HTTP URLs."""
+    if "@" in text:
+        text = _USER_INFO.sub(_without_user, text)
+    return _HTTP_QUERY.sub(r"\1", text)
+
+
+def _without_user(found: re.Match[str]) -> str:
+    scheme, user = found["scheme"] or "", found["user"]
+    return found[0] if scheme.lower() in _WITH_CONTAINERS and ":" not in user else f"{scheme}//"
+
+
+def mask_chain(error: BaseException) -> None:
+    """Mask the messages of an exception and of all its causes, which Airflow shows together.
+
+    A cause whose message cannot be changed is removed.
+    """
+    found = list(_chain(error))
+    for item in found:
+        if not _is_masked(item):
+            item.args = tuple(mask(part) if isinstance(part, str) else part for part in item.args)
+    for item in found:
+        if item.__cause__ is not None and not _is_masked(item.__cause__):
+            item.__cause__ = None
+        if item.__context__ is not None and not _is_masked(item.__context__):
+            item.__context__ = None
+
+
+def _is_masked(error: BaseException) -> bool:
+    return mask(str(error)) == str(error)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        item = left.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        left.extend(other for other in (item.__cause__, item.__context__) if other is not None)
+
+
+class MaskedStream:
+    """A text stream that masks what is written to it. Other operations are those of the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(mask(text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

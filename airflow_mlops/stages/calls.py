@@ -28,8 +28,7 @@ def call_key(call: StepCall) -> str:
     The key contains a hash of the call. Two tries of a task have different keys, because their calls have different
     values of ``try_number``.
     """
-    content_hash = hashlib.sha256(_content(call)).hexdigest()[:16]
-    return f"calls/{call.key.removeprefix('results/').removesuffix('.json')}-{content_hash}.json"
+    return f"calls/{call.key.removeprefix('results/').removesuffix('.json')}{_suffix(_content(call))}"
 
 
 def write_call(call: StepCall) -> None:
@@ -47,7 +46,7 @@ def receive_call() -> StepCall:
     The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard
     input otherwise.
 
-    :raises SpecError: the process that created the call has a different version of this package
+    :raises SpecError: the process that created the call has a different version of this package, or the call was changed
     :raises ComputeError: the call is not in the artifact store
     """
     # The variables are removed, so that processes started by the step do not read the call again.
@@ -64,7 +63,7 @@ def read_call(store: str, key: str) -> StepCall:
 
     :param store: URL of the artifact store
     :param key: key of the call in this store
-    :raises SpecError: this version of the package cannot read the call
+    :raises SpecError: this version of the package cannot read the call, or the call was changed
     :raises ComputeError: the call is not in the artifact store
     """
     found: StepCall = parse(StepCall, json.loads(_read(store, key)), f"The deferred call {key}")
@@ -73,12 +72,19 @@ def read_call(store: str, key: str) -> StepCall:
 
 def _read(store: str, key: str) -> bytes:
     try:
-        return ArtifactStore(store).read_bytes(key)
+        content = ArtifactStore(store).read_bytes(key)
     except FileNotFoundError:
         raise ComputeError(
             f"The file {key} with the parameters of the step is not in the artifact store {store}. Give the step access "
             "to the same artifact store as the Airflow worker."
         ) from None
+    # The key comes from Airflow. Without this check, whoever may write to the store could choose the step and its code.
+    if not key.endswith(_suffix(content)):
+        raise SpecError(
+            f"The file {key} with the parameters of the step was changed in the artifact store {store} after the task wrote "
+            "it. Clear the task."
+        )
+    return content
 
 
 def parse_call(text: str | bytes) -> StepCall:
@@ -103,6 +109,10 @@ def check_version(version: str) -> None:
             f"Airflow runs airflow-mlops {version}, but the environment of the step (`run_on`) has airflow-mlops "
             f"{__version__}. Install the same version in both environments."
         )
+
+
+def _suffix(content: bytes) -> str:
+    return f"-{hashlib.sha256(content).hexdigest()[:16]}.json"
 
 
 def _content(call: StepCall) -> bytes:

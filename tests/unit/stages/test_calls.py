@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
@@ -11,7 +12,7 @@ from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import ComputeError, SpecError
 from airflow_mlops.data.results import result_key
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key, receive_call, write_call
+from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key, read_call, receive_call, write_call
 
 SQL = "SELECT '$(HOME) $$x', '漢字' FROM t"
 
@@ -64,9 +65,23 @@ def test_call_that_is_not_in_the_store_names_store_and_key(store, monkeypatch):
 
 
 def test_call_of_another_version_is_a_final_error_whatever_its_fields(store, monkeypatch):
-    made = call(store)
-    store.write_json(call_key(made), {"version": "99.0", "unknown": 1})
+    content = b'{"version": "99.0", "unknown": 1}'
+    key = f"calls/d/r/t-{hashlib.sha256(content).hexdigest()[:16]}.json"
+    store.write_bytes(key, content)
+    monkeypatch.setenv(STORE_VARIABLE, store.url)
+    monkeypatch.setenv(KEY_VARIABLE, key)
     with pytest.raises(SpecError) as error:
-        received(made, monkeypatch)
+        receive_call()
     assert "99.0" in str(error.value)
     assert __version__ in str(error.value)
+
+
+def test_a_call_that_somebody_changed_in_the_store_does_not_run(store, monkeypatch):
+    made = call(store)
+    write_call(made)
+    attack = made.model_copy(update={"step": "train", "spec": {"trainer": {"function": "os:system"}}})
+    store.write_bytes(call_key(made), attack.model_dump_json().encode())
+    with pytest.raises(SpecError, match="changed"):
+        received(made, monkeypatch)
+    with pytest.raises(SpecError, match="changed"):
+        read_call(store.url, call_key(made))

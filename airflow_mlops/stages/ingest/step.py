@@ -126,8 +126,9 @@ def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: Inge
     """
     assert earlier.window is not None  # neighbouring_manifest() only finds datasets with a window
     before = {column.name: column.type for column in earlier.columns}
+    now = set(found.names)
     where = f"Dataset {spec.name!r} in the window {earlier.window.label}"
-    missing = [name for name in before if name not in found.names and spec.columns is None]
+    missing = [name for name in before if name not in now and spec.columns is None]
     if missing:
         raise SchemaError(
             f"{where} has the column {', '.join(map(repr, missing))}, which has disappeared from the source. Restore "

@@ -134,10 +134,11 @@ def _aligned(batch: pa.RecordBatch, first: pa.Schema, file: OpenFile) -> pa.Reco
     """
     if batch.schema.names == first.names:
         return batch
-    if set(batch.schema.names) == set(first.names):
+    own, others = dict.fromkeys(batch.schema.names), dict.fromkeys(first.names)
+    if own.keys() == others.keys():
         return batch.select(first.names)
-    absent = [name for name in first.names if name not in batch.schema.names]
-    new = [name for name in batch.schema.names if name not in first.names]
+    absent = [name for name in others if name not in own]
+    new = [name for name in own if name not in others]
     differences = [f"column {name!r} is absent" for name in absent] + [f"column {name!r} is new" for name in new]
     raise SchemaError(
         f"The columns of {file_url(file)} differ from those of the first file: {', '.join(differences)}. Set `columns` "
@@ -165,7 +166,8 @@ def read_file(form: str, file: SourceFile) -> Iterator[pa.RecordBatch]:
 
 def _with_partition(batch: pa.RecordBatch, found: FoundFile) -> pa.RecordBatch:
     """Append the partition columns from the folder names, except columns that the file itself contains."""
-    new = {name: value for name, value in found.partition.items() if name not in batch.schema.names}
+    own = set(batch.schema.names)
+    new = {name: value for name, value in found.partition.items() if name not in own}
     if not new:
         return batch
     arrays = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in new.values()]

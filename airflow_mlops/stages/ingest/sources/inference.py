@@ -124,8 +124,8 @@ class TextColumn:
         if self._bool:
             self._update_bool(values)
         values = self._notation.normalised(values)
+        whole = _whole(values) if self._whole or self.not_integral is None else None
         if self._whole:
-            whole = _whole(values)
             if _all(whole):
                 bounds = pc.min_max(values.cast(pa.int64())).as_py()
                 self._exact = self._exact and bounds["min"] >= -(2**53) and bounds["max"] <= 2**53
@@ -134,10 +134,12 @@ class TextColumn:
                 return
             self._whole = False
         if self.not_integral is None:
-            other = pc.invert(pc.or_(pc.match_substring_regex(values, _INTEGRAL), _whole(values)))
+            other = pc.invert(pc.or_(pc.match_substring_regex(values, _INTEGRAL), whole))
             self.not_integral = next(iter(values.filter(other).slice(0, 1).to_pylist()), None)
-        finite = values.filter(pc.invert(pc.is_in(values, value_set=pa.array(_NOT_FINITE, values.type))))
-        number = pc.match_substring_regex(finite, _NUMBER)
+        finite, number = values, pc.match_substring_regex(values, _NUMBER)
+        if not _all(number):
+            finite = values.filter(pc.invert(pc.is_in(values, value_set=pa.array(_NOT_FINITE, values.type))))
+            number = pc.match_substring_regex(finite, _NUMBER)
         if not _all(number):
             self._number, self.not_number = False, finite.filter(pc.invert(number))[0].as_py()
             return
@@ -146,7 +148,8 @@ class TextColumn:
         self._update_double(finite)
 
     def _update_bool(self, values: pa.Array) -> None:
-        candidates = [self._spelling] if self._spelling else _BOOLEANS
+        first = values[0].as_py()
+        candidates = [self._spelling] if self._spelling else [one for one in _BOOLEANS if first in one]
         self._spelling = next(
             (one for one in candidates if _all(pc.is_in(values, value_set=pa.array(one, values.type)))), None
         )
@@ -166,8 +169,10 @@ class TextColumn:
         exact = _survive(values)
         self._exact = self._exact and _all(exact)
         for name, form in _NOTATIONS.items():
+            if name in self._notations:
+                continue
             matches = pc.match_substring_regex(values, form)
-            if name not in self._notations and pc.any(matches).as_py():
+            if pc.any(matches).as_py():
                 self._notations.add(name)
                 if name == "1e5":
                     self._power = values.filter(matches)[0].as_py()

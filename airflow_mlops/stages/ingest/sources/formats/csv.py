@@ -26,6 +26,8 @@ from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReade
 from airflow_mlops.stages.ingest.sources.formats.text import Block, decode, native, whole_records
 from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 
+# Each block takes a millisecond for each column. Blocks of files with many columns are therefore larger, up to 16 MB.
+_COLUMNS_PER_CHUNK, _MOST_CHUNKS = 2000, 4
 # Number of lines that messages and the manifest name.
 _MOST_LINES = 10
 _CELL = re.compile(
@@ -64,6 +66,7 @@ class _Reader:
         self._bad_lines: list[tuple[int, int]] = []
         # Numbers of the skipped rows in the current block.
         self._skipped: list[int] = []
+        self._chunks_per_block = 1
 
     @property
     def _sep(self) -> str:
@@ -86,7 +89,9 @@ class _Reader:
                 self._file.wanted_columns(names)
                 if not block.text:
                     continue
-            columns = columns or Columns(self._file, self._options, names)
+            if columns is None:
+                columns = Columns(self._file, self._options, names)
+                self._chunks_per_block = max(1, min(_MOST_CHUNKS, len(names) // _COLUMNS_PER_CHUNK))
             table = self._typed(block, columns)
             if self._bad_rows and self._options.on_bad_lines == "error":
                 self._refuse_bad_rows(blocks, names)
@@ -111,11 +116,16 @@ class _Reader:
         chunks = rows.without_comments(_chain(first, chunks))
         if self._options.skipinitialspace:
             chunks = without_initial_spaces(chunks, rows)
-        for block in whole_records(self._file, chunks, rows.end, line, rows.check_end):
+        for block in whole_records(self._file, self._joined(chunks), rows.end, line, rows.check_end):
             # Arrow would read a blank line at the start as the header.
             text = block.text.lstrip(b"\r\n") if block.text[:1] in b"\r\n" else block.text
             if text:
                 yield Block(text, block.line_at(len(block.text) - len(text)))
+
+    def _joined(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        # A chunk may be empty.
+        while parts := list(islice(chunks, self._chunks_per_block)):
+            yield b"".join(parts)
 
     def _use_separator(self, found: str) -> None:
         if self._options.sep not in (None, found):

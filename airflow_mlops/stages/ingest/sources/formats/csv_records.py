@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from airflow_mlops.stages.ingest.csv_options import CsvOptions
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
+from airflow_mlops.stages.ingest.sources.formats.text import require_size
+
+# A text is split at no more quotes, because each part takes 40 bytes of memory.
+_MOST_PARTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,11 @@ class Rows:
         quote, masked = self.quote(), self.masked(text)
         if not quote or quote not in masked:
             return max(masked.rfind(b"\n"), masked.rfind(b"\r", 0, -1) if b"\n" not in masked else -1) + 1
-        parts = masked.split(quote)
-        return _end_of_regular(parts, len(masked)) if self._is_regular(parts) else self._scan(masked, line)[0]
+        if masked.count(quote) <= _MOST_PARTS:
+            parts = masked.split(quote)
+            if self._is_regular(parts):
+                return _end_of_regular(parts, len(masked))
+        return self._scan(masked, line)[0]
 
     def check_end(self, text: bytes, line: int) -> None:
         """Check that the last row of a file does not end inside a quoted value.
@@ -85,6 +92,7 @@ class Rows:
         for chunk in chunks:
             lines = (waiting + chunk).split(b"\n")
             waiting = lines.pop()
+            require_size(self.file, waiting)
             for index, text in enumerate(lines):
                 if not inside and text.startswith(comment):
                     lines[index] = b""
@@ -115,10 +123,13 @@ class Rows:
         return self.sep, b"\n", b"\r"
 
     def masked(self, text: bytes) -> bytes:
-        """Return text in which escape characters and escaped characters are replaced by ``x``, with the same length."""
-        if not self.options.escapechar:
-            return text
-        return re.sub(re.escape(self.options.escapechar.encode()) + b".", b"xx", text, flags=re.DOTALL)
+        """Return text of the same length in which ``xx`` replaces escaped separators, quotes, line breaks and escapes."""
+        escape = (self.options.escapechar or "").encode()
+        if escape:
+            # Pairs of escape characters come first. A single one that is left then escapes the next character.
+            for character in (escape, self.quote(), *self._ends):
+                text = text.replace(escape + character, b"xx") if character else text
+        return text
 
     def _is_regular(self, parts: list[bytes]) -> bool:
         """Return whether every quote surrounds a value or is doubled. If not, the text needs the slower :meth:`_scan`.
@@ -140,38 +151,61 @@ class Rows:
         :param inside: whether the text begins inside a quoted value
         :return: offset of each part in the text, the part, and whether the part is inside a quoted value
         """
-        parts = masked.split(self.quote()) if self.quote() else [masked]
-        offset, ordinary = 0, False
-        for index, part in enumerate(parts):
-            if index and inside:
+        quote = self.quote()
+        offset, before, ordinary = 0, b"", False
+        while True:
+            at = masked.find(quote, offset) if quote else -1
+            part = masked[offset : at if at >= 0 else len(masked)]
+            if offset and inside:
                 inside = False
-            elif index:
-                before = parts[index - 1]
+            elif offset:
                 inside = (not before and not ordinary) or before[-1:] in self._ends
                 ordinary = not inside
             yield offset, part, inside
-            offset += len(part) + 1
+            if at < 0:
+                return
+            offset, before = at + 1, part
 
     def _scan(self, masked: bytes, line: int) -> tuple[int, int | None]:
-        """Find the whole rows and the open quote in text. The text is read value by value.
+        """Find the whole rows and the open quote in text. The text is read quote by quote.
 
         :param line: number of the first line of the text
         :return: the length in bytes of the whole rows; and the line of the quote that is not closed at the end, or
             ``None``
         :raises MalformedFileError: a quoted value is followed by text
         """
-        end, opened, was_inside, before = 0, line, False, b""
-        for offset, part, inside in self._parts(masked):
-            doubled = not part and offset < len(masked)
-            if was_inside and ((part and part[:1] not in self._ends) or (doubled and not self.options.doublequote)):
-                raise self._misplaced(before, part, line)
-            if inside:
-                opened = line
-            elif (found := part.rfind(b"\n")) >= 0:
-                end = offset + found + 1
-            line += part.count(b"\n")
-            was_inside, before = inside, part
-        return end, opened if was_inside else None
+        quote, ends = re.escape(self.quote()), b"".join(map(re.escape, self._ends))
+        opening = re.compile(b"(?<![^" + ends + b"])" + quote)
+        # Up to 500 quoted values without quotes and line breaks inside. Another quoted value follows.
+        closed = quote + b"[^\n" + quote + b"]*" + quote
+        simple = re.compile(b"(?:%b[%b](?:[^%b]*[%b])?(?=%b)){1,500}" % (closed, ends, quote, ends, quote))
+        end = at = counted = 0
+        while found := opening.search(masked, at):
+            start = found.start()
+            end = max(end, masked.rfind(b"\n", at, start) + 1)
+            if values := simple.match(masked, start):
+                at = values.end()
+                end = max(end, masked.rfind(b"\n", start, at) + 1)
+                continue
+            line, counted = line + masked.count(b"\n", counted, start), start
+            closing = self._closing(masked, start + 1)
+            if closing is None:
+                return end, line
+            at = closing + 1
+            if masked[at : at + 1] not in (b"", *self._ends):
+                line += masked.count(b"\n", counted, closing)
+                raise self._misplaced(masked[max(0, closing - 20) : closing], masked[at : at + 20], line)
+        return max(end, masked.rfind(b"\n", at) + 1), None
+
+    def _closing(self, masked: bytes, start: int) -> int | None:
+        """Return the offset of the quote that closes the value that begins at ``start``; ``None`` if there is none."""
+        for run in re.compile(re.escape(self.quote()) + b"+").finditer(masked, start):
+            if not self.options.doublequote:
+                return run.start()
+            # All of an even number are doubled quotes, and the last of an odd number closes the value.
+            if (run.end() - run.start()) % 2:
+                return run.end() - 1
+        return None
 
     def _misplaced(self, before: bytes, after: bytes, line: int) -> Exception:
         quote = self.options.quotechar
@@ -179,7 +213,7 @@ class Rows:
             remedy = "If a backslash is the escape character of the file, set csv={'escapechar': '\\\\'}."
         else:
             remedy = f"Double the quotes inside values, or set csv={{'quotechar': None}} if {quote} is an ordinary character."
-        excerpt = (before[-20:] + (quote or "").encode() + after[:20]).decode(errors="replace").strip()
+        excerpt = (before + (quote or "").encode() + after).decode(errors="replace").strip()
         return self.file.malformed(f"has text after the end of a quoted value in line {line}, near {excerpt!r}", remedy)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 
 from airflow_mlops.stages.ingest.sources.formats.csv_records import Rows
+from airflow_mlops.stages.ingest.sources.formats.text import require_size
 
 
 def without_initial_spaces(chunks: Iterator[bytes], rows: Rows) -> Iterator[bytes]:
@@ -18,6 +20,7 @@ def without_initial_spaces(chunks: Iterator[bytes], rows: Rows) -> Iterator[byte
     waiting = b""
     for chunk in chunks:
         *whole, waiting = (waiting + chunk).split(b"\n")
+        require_size(rows.file, waiting)
         yield b"".join(lines.stripped(line) + b"\n" for line in whole)
     if waiting:
         yield lines.stripped(waiting)
@@ -34,9 +37,12 @@ class _Lines:
         quote = re.escape(rows.quote())
         rest = rb"[^\r" + re.escape(rows.sep) + rb"]*[\r" + re.escape(rows.sep) + rb"]?"
         doubled = (rb"|" + quote * 2) if rows.options.doublequote else b""
-        quoted = rb"(?:[^" + quote + rb"]+" + doubled + rb")*(?P<end>" + quote + rb"?)"
-        self._value = re.compile(rb"(?P<spaces> *)" + (rb"(?:" + quote + quoted + rb")?" if quote else b"") + rest)
-        self._rest_of_quoted = re.compile(quoted + rest) if quote else re.compile(rest)
+        closing = quote + (rb"(?!" + quote + rb")" if rows.options.doublequote else b"")
+        # A longer value is matched in several steps, because each repetition takes memory.
+        quoted = rb"(?:[^" + quote + rb"]+" + doubled + rb"){0,1000}(?:(?P<end>" + closing + rb")" + rest + rb")?"
+        value = rb"(?:" + quote + quoted + rb"|(?P<plain>)" + rest + rb")" if quote else rb"(?P<plain>)" + rest
+        self._value = re.compile(rb"(?P<spaces> *)" + value)
+        self._rest_of_quoted = re.compile(quoted)
         self._rest = re.compile(rest)
         self._inside_quotes = False
         self._escaped_break = False
@@ -44,20 +50,18 @@ class _Lines:
     def stripped(self, line: bytes) -> bytes:
         """Return a line, without its line break, without the spaces at the start of its values."""
         masked = self._rows.masked(line)
-        kept: list[bytes] = []
+        kept = io.BytesIO()
         at = 0
-        if self._inside_quotes or self._escaped_break:
-            found = (self._rest_of_quoted if self._inside_quotes else self._rest).match(masked)
-            assert found is not None  # the pattern matches the empty text
-            self._inside_quotes = self._inside_quotes and not found["end"]
+        if self._escaped_break and (found := self._rest.match(masked)):
             at = found.end()
-            kept.append(line[:at])
+            kept.write(line[:at])
         while at < len(masked):
-            found = self._value.match(masked, at)
+            found = (self._rest_of_quoted if self._inside_quotes else self._value).match(masked, at)
             assert found is not None  # the pattern matches the empty text
-            self._inside_quotes = "end" in found.groupdict() and found["end"] == b""
-            kept.append(line[found.end("spaces") : found.end()])
+            is_plain = not self._inside_quotes and found["plain"] is not None
+            kept.write(line[at if self._inside_quotes else found.end("spaces") : found.end()])
+            self._inside_quotes = not is_plain and found["end"] is None
             at = found.end()
         escape = (self._rows.options.escapechar or "").encode()
         self._escaped_break = bool(escape) and not self._inside_quotes and masked.endswith(escape)
-        return b"".join(kept)
+        return kept.getvalue()

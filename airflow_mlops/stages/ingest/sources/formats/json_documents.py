@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from airflow_mlops.stages.ingest.sources.formats.text import Block
 
 # Numbers are not needed, and Python refuses those with thousands of digits.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
-_SPACE = " \t\n\r"
+_SPACE = re.compile("[ \\t\\n\\r]*")
 
 
 def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | None) -> Iterator[Block]:
@@ -137,8 +138,7 @@ class _Document:
     def _peek(self) -> str:
         """Return the next character that is not whitespace, without consuming it; empty at the end."""
         while True:
-            while self._at < len(self._text) and self._text[self._at] in _SPACE:
-                self._at += 1
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr] # it matches the empty text
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._fill():

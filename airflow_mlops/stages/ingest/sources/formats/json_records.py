@@ -31,7 +31,7 @@ _VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*
 _ROW = re.compile(r" in row (\d+)$")
 # Numbers that Arrow might read as a different number, if their column is declared as a decimal.
 _LONG_NUMBER = re.compile(rb"[0-9]{39}|[0-9.][eE][+-]?[0-9]")
-_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NULL_AFTER = re.compile(rb"\}[ \t\r]*null")
 
 
@@ -58,7 +58,7 @@ class Records:
         for number, line in enumerate(self._block.text.split(b"\n"), self._block.line):
             if line[:1] != b"{" and line.strip()[:1] not in (b"{", b""):
                 raise self._malformed(number, "is not a JSON object")
-            if line.count(b"{") + line.count(b"[") > _MOST_LEVELS and _levels(line) > _MOST_LEVELS:
+            if line.count(b"{") + line.count(b"[") > _MOST_LEVELS and _is_deep(line):
                 raise self._malformed(number, f"is nested more than {_MOST_LEVELS} levels deep")
             if b"null" in line and _NULL_AFTER.search(line) and _has_more_values(line):
                 raise self._malformed(number, "has more than one value")
@@ -240,13 +240,16 @@ def _a(kind: str) -> str:
     return f"{'an' if kind[:1] in 'ao' else 'a'} {kind}"
 
 
-def _levels(line: bytes) -> int:
-    """Return the nesting depth of the JSON value in a line."""
-    level = most = 0
-    for found in _BRACKET.finditer(line):
-        level += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found[0], 0)
-        most = max(most, level)
-    return most
+def _is_deep(line: bytes) -> bool:
+    """Return whether the JSON value in a line is nested more than :data:`_MOST_LEVELS` levels deep."""
+    # Two backslashes do not escape a quote. What remains between every second pair of quotes is outside strings.
+    outside = line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    level = 0
+    for bracket in b"".join(outside).translate(None, _NOT_BRACKETS):
+        level += 1 if bracket in b"[{" else -1
+        if level > _MOST_LEVELS:
+            return True
+    return False
 
 
 def _has_more_values(line: bytes) -> bool:

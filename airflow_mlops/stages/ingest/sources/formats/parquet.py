@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 16_384
 BATCH_BYTES = 64 << 20
+# The first bytes of Parquet files without and with an encrypted footer.
+_MAGIC = (b"PAR1", b"PARE")
 
 
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
@@ -86,6 +88,10 @@ def _local_copy(file: SourceFile) -> Iterator[str]:
         with file.hashed() as source:
             if not local:
                 with path.open("wb") as copy:
-                    while block := source.read(1 << 20):
+                    block = source.read(1 << 20)
+                    if not block.startswith(_MAGIC):
+                        raise file.malformed("is not a Parquet file", "Check the file, or correct `format`.")
+                    while block:
                         copy.write(block)
+                        block = source.read(1 << 20)
         yield str(path)

@@ -7,6 +7,7 @@ import hashlib
 import lzma
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,19 +100,21 @@ class SourceFile:
         wanted = list(present) if columns is None else list(columns)
         if time is not None and time not in wanted:
             wanted.append(time)
-        twice = sorted({name for name in wanted if list(present).count(name) > 1})
+        counts = Counter(present)
+        twice = sorted({name for name in wanted if counts[name] > 1})
         if twice:
             raise SchemaError(
                 f"{self.url} has more than one column {', '.join(map(repr, twice))}. Rename all but one of them."
             )
-        everything = [*present, *(name for name in self.partition if name not in present)]
-        missing = [name for name in wanted if name not in everything]
+        known = {*present, *self.partition}
+        missing = [name for name in wanted if name not in known]
         if missing:
+            everything = dict.fromkeys([*present, *self.partition])
             raise SchemaError(
                 f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The "
                 f"columns are: {', '.join(everything)}."
             )
-        return [name for name in wanted if name in present] or list(present[:1])
+        return [name for name in wanted if name in counts] or list(present[:1])
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:

@@ -121,6 +121,21 @@ def native(text: bytes) -> pa.BufferReader:
     return pa.BufferReader(stream.getvalue())
 
 
+def require_size(file: SourceFile, row: bytes, line: int | None = None) -> None:
+    """Check that a row is not too long.
+
+    :param row: the start of the row
+    :param line: number of the first line of the row, if it is known
+    :raises MalformedFileError: the row is too long
+    """
+    if len(row) > source_file.MAX_RECORD_BYTES:
+        where = f", which begins in line {line}" if line is not None else ""
+        raise file.malformed(
+            f"contains a row of more than {source_file.MAX_RECORD_BYTES >> 20} MB{where}",
+            "Check for a quote that is not closed, and that `format` is the format of the file.",
+        )
+
+
 def whole_records(
     file: SourceFile,
     chunks: Iterator[bytes],
@@ -149,11 +164,8 @@ def whole_records(
             yield Block(waiting[:end], line)
             line += waiting.count(b"\n", 0, end)
             waiting = waiting[end:]
-        elif len(waiting) > source_file.MAX_RECORD_BYTES:
-            raise file.malformed(
-                f"contains a row of more than {source_file.MAX_RECORD_BYTES >> 20} MB, which begins in line {line}",
-                "Check for a quote that is not closed, and that `format` is the format of the file.",
-            )
+        else:
+            require_size(file, waiting, line)
         # A long row is searched again from its beginning, so the text must grow in proportion.
         least = 0 if end else min(2 * len(waiting), source_file.MAX_RECORD_BYTES + 1)
     if waiting:

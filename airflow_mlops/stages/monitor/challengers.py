@@ -265,9 +265,16 @@ def _rows(check: Check, contract: ModelContract) -> tuple[list[LabelledRows], pa
 
 
 def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """Return ``columns`` of the rows that have a label."""
+    """Return ``columns`` of the rows that have a label. Labels that are booleans become 1 and 0, as in training sets."""
     table = dataset.table(columns=columns)
-    return table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True)))
+    return _with_numbers(table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True))))
+
+
+def _with_numbers(table: pa.Table) -> pa.Table:
+    label = table.column(LABEL)
+    if not pa.types.is_boolean(label.type):
+        return table
+    return table.set_column(table.schema.get_field_index(LABEL), LABEL, label.cast(pa.int64()))
 
 
 def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
@@ -281,7 +288,7 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
         table = trained.table(columns=[*names, contract.label, *([time] if time else [])])
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
-    rows = table.select([*names, contract.label]).rename_columns([*names, LABEL])
+    rows = _with_numbers(table.select([*names, contract.label]).rename_columns([*names, LABEL]))
     times = as_utc(table.column(time), f"Column {time!r} of dataset {trained.manifest.name!r}") if time else None
     return LabelledRows(rows, times, trained.manifest.window)
 

@@ -57,7 +57,8 @@ def trained(client, store: ArtifactStore, trainer, times: pa.DataType | None = N
     :param times: type of the event times in the training set
     """
     data = pa.concat_tables([flights(month, seed=month) for month in (1, 2, 3)])
-    late = pa.array(data["arr_delay"].to_numpy() > 15)
+    # As BuildTrainingSetOperator writes it; JoinLabelsOperator writes booleans.
+    late = pa.array((data["arr_delay"].to_numpy() > 15).astype(np.int64))
     data = data.drop_columns(["arr_delay"]).append_column("late", late)
     if times is not None:
         data = data.set_column(1, "time_hour", data["time_hour"].cast(times))

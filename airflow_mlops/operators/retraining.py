@@ -100,12 +100,12 @@ def send_request(
         # send an event whenever the task succeeds.
         task.outlets = [*task.outlets, Asset.ref(uri=uri)]
     log.info("The request %s is sent to %s with the partition key %s.", request["id"], uri, key)
-    if (doubt := _doubt(uri, earlier, request, is_active=events is not None)) is not None:
+    if (doubt := _doubt(uri, earlier, is_active=events is not None)) is not None:
         log.warning("The request %s may start no training: %s.", request["id"], doubt)
     return Delivery(True, uri, key, doubt)
 
 
-def _doubt(uri: str, earlier: Sequence[AssetEventResult], request: dict[str, Any], *, is_active: bool) -> str | None:
+def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
     """Return why a request may start no training; ``None`` if nothing speaks against it.
 
     Airflow does not tell a task which DAGs are scheduled on an asset, or whether they are paused. It tells whether the
@@ -114,7 +114,7 @@ def _doubt(uri: str, earlier: Sequence[AssetEventResult], request: dict[str, Any
     """
     if not is_active:
         return f"nothing listens to {uri}: no DAG is scheduled on this asset"
-    if (window := _last_without_run(earlier, request)) is None:
+    if (window := _last_without_run(earlier)) is None:
         return None
     return (
         f"the last request, for {window}, started no DAG run: nothing listens to {uri}, or the DAGs that are scheduled on "
@@ -170,18 +170,21 @@ def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str
     return None
 
 
-def _last_without_run(earlier: Sequence[AssetEventResult], request: dict[str, Any]) -> str | None:
-    """Return the window of the last other request if no DAG run was created for it; otherwise ``None``.
+def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
+    """Return the window of the last request if no DAG run was created for it; otherwise ``None``.
+
+    The last request may be the one that is sent again, because a user cleared the task. A retry has not sent it yet, because
+    Airflow stores the events of a task when the task succeeds.
 
     :param earlier: asset events, newest first
     """
     before = datetime.now(timezone.utc) - _SCHEDULING
-    others = [event for event in earlier if _request_in(event).get("id") not in (None, request["id"])]
-    if not others:
+    sent = [event for event in earlier if _request_in(event).get("id") is not None]
+    if not sent:
         return None
     # The plugin sends a request a second time, without a partition key.
-    last = _request_in(others[0])
-    same = [event for event in others if _request_in(event) == last]
+    last = _request_in(sent[0])
+    same = [event for event in sent if _request_in(event) == last]
     if any(event.created_dagruns or event.timestamp > before for event in same):
         return None
     return str(last["id"]).removeprefix(f"{last['model']}/")

@@ -139,7 +139,7 @@ def _standards(found: Performance, report: Report) -> list[Figure]:
     """Return the standards that the policy has besides the value at training."""
     metric, figures = metric_name(found.metric), []
     for standard in standards(found, report.policy):
-        state = "exceeded" if standard.broken else "not significantly exceeded" if standard.exceeded else "met"
+        state = "not met" if standard.broken else "not met, but not significantly" if standard.exceeded else "met"
         if standard.kind == "bound":
             end = "Minimum" if found.higher_is_better else "Maximum"
             figures.append(Figure(f"{end} {metric}", number(standard.limit), f"policy; {state}"))

@@ -52,12 +52,14 @@ class Timeline:
 
     :param metric: usual name of the metric, capitalized
     :param estimate_mark: the mark of estimated performance; ``None`` without estimates
+    :param bound: name of the line of the policy's absolute bound, such as ``max 30``; ``None`` if no line is drawn
     :param changes: one clause for each change point
     """
 
     metric: str
     legend: list[LegendItem]
     estimate_mark: Markup | None
+    bound: str | None
     changes: list[str]
     plot: Markup
 
@@ -87,12 +89,15 @@ def timeline(reports: Sequence[Report]) -> Timeline | None:
     windows = [window for window in windows if window.known]
     changes = [item for item in reports[-1].changes if item.kind == "performance" and item.of == metric]
     estimates = any(window.estimated is not None for window in windows)
+    axes = _axes(windows)
+    bound = _bound(windows[-1].report.policy, axes)
     return Timeline(
         metric=capitalized(metric_name(metric)),
         legend=[LegendItem(inline(mark(decision, 7, 6)), decision) for decision in BADGES],
         estimate_mark=inline(estimate_mark(7, 6)) if estimates else None,
+        bound=bound.name if bound is not None else None,
         changes=[str(change) for change in changes],
-        plot=_plot(windows, metric, changes),
+        plot=_plot(windows, metric, changes, bound, axes),
     )
 
 
@@ -100,7 +105,7 @@ def _of(found: Performance | None, metric: str) -> Performance | None:
     return found if found is not None and found.metric == metric else None
 
 
-def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) -> Markup:
+def _axes(windows: Sequence[_Window]) -> Axes:
     values = [
         value
         for window in windows
@@ -108,10 +113,30 @@ def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) ->
         for value in (item.low, item.high, item.reference)
         if value is not None
     ]
-    axes = Axes.around(values, len(windows))
+    return Axes.around(values, len(windows))
+
+
+class _Bound(NamedTuple):
+    """The absolute bound of the policy, with a name such as ``max 30``."""
+
+    value: float
+    name: str
+
+
+def _bound(policy: Policy, axes: Axes) -> _Bound | None:
+    """Return the absolute bound of the policy; ``None`` without a bound, or outside the range of the values."""
+    bound = policy.min if policy.min is not None else policy.max
+    if bound is None or not axes.low <= bound <= axes.high:
+        return None
+    return _Bound(bound, f"{'min' if policy.min is not None else 'max'} {bound:g}")
+
+
+def _plot(
+    windows: Sequence[_Window], metric: str, changes: Sequence[Change], bound: _Bound | None, axes: Axes
+) -> Markup:
     parts = [
         *grid(axes),
-        *_bound_line(windows[-1].report.policy, axes),
+        *(_bound_line(bound, axes) if bound is not None else []),
         *_change_lines(windows, changes, axes),
         *(part for index, window in enumerate(windows) for part in _window(window, index, metric, axes)),
         *window_labels([window.report.window for window in windows], axes),
@@ -120,15 +145,11 @@ def _plot(windows: Sequence[_Window], metric: str, changes: Sequence[Change]) ->
     return svg(WIDTH, HEIGHT, f"{metric} by window, with confidence intervals", parts)
 
 
-def _bound_line(policy: Policy, axes: Axes) -> list[Markup]:
-    """Draw the absolute bound of the policy, unless it lies outside the range of the values."""
-    bound = policy.min if policy.min is not None else policy.max
-    if bound is None or not axes.low <= bound <= axes.high:
-        return []
-    y, name = axes.y(bound), f"{'min' if policy.min is not None else 'max'} {bound:g}"
+def _bound_line(bound: _Bound, axes: Axes) -> list[Markup]:
+    y = axes.y(bound.value)
     return [
         element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, stroke=RED, stroke_width="1.5"),
-        element("text", name, x=WIDTH - RIGHT, y=y - 4, text_anchor="end"),
+        element("text", bound.name, x=WIDTH - RIGHT, y=y - 4, text_anchor="end"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -23,6 +24,10 @@ APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
 # Key in the task state store: the request that was sent, and the answer to the request.
 _STATE = "mlops.approval"
+# Characters with a meaning in Markdown. An underscore inside a word has none.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<!\w)_|_(?!\w)")
+# Characters of an address that do not end a link.
+_IN_ADDRESS = "/:?&=#%+,;@~!$*'[]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,26 +190,29 @@ def answer_page(context: Context) -> str:
 def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
     """Return subject and body (Markdown) of the request to promote the winner of an evaluation.
 
+    Names and explanations are escaped, so that they contain neither links nor images.
+
     :param verdict: the verdict of the evaluation
     :param pages: addresses of MLflow runs, by link text
     """
     winner = verdict.winner
     assert winner is not None
     found = verdict.for_candidate(winner)
-    links = " · ".join(f"[{_cell(name)}]({address})" for name, address in pages.items())
+    links = " · ".join(f"[{_escaped(name)}]({quote(address, safe=_IN_ADDRESS)})" for name, address in pages.items())
+    data = f"split part {verdict.part} of dataset {verdict.dataset_name} ({verdict.dataset_id[:12]})"
     parts = [
-        f"{verdict.reason} Measured on split part `{verdict.part}` of dataset `{verdict.dataset_name}` (`{verdict.dataset_id[:12]}`).",
+        _escaped(f"{verdict.reason} Measured on {data}."),
         f"{links} (plots: *Artifacts*, `evaluation`)" if links else "",
         "### Gates",
         _table(
             ("gate", "measured", "required", "", "explanation"),
             [
                 (
-                    gate.gate,
+                    _escaped(gate.gate),
                     _number(gate.measured),
                     _number(gate.asked),
                     "passed" if gate.passed else "**failed**",
-                    gate.explanation,
+                    _escaped(gate.explanation),
                 )
                 for gate in found.gates
             ],
@@ -221,8 +229,8 @@ def _metrics(verdict: Verdict, found: CandidateVerdict) -> str:
         columns[f"{verdict.champion} (champion)"] = verdict.champion_metrics
     columns["baseline"] = verdict.baseline_metrics
     columns = {name: metrics for name, metrics in columns.items() if metrics}
-    rows = [(name, *(_number(metrics.get(name)) for metrics in columns.values())) for name in found.metrics]
-    return _table(("metric", *columns), rows)
+    rows = [(_escaped(name), *(_number(metrics.get(name)) for metrics in columns.values())) for name in found.metrics]
+    return _table(("metric", *map(_escaped, columns)), rows)
 
 
 def _number(value: float | None) -> str:
@@ -231,8 +239,9 @@ def _number(value: float | None) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _escaped(text: str) -> str:
+    """Return a text on one line, in which Markdown sees no markup."""
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Animations of Great Expectations' tutorial have 4 MB, and the pages with results do not use them.
 _NOT_PUBLISHED = (".gif",)
 _INDEX = "index.html"
+_VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
 
 
 def quiet_great_expectations() -> None:
@@ -58,9 +59,13 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
         gx_context.delete_data_docs_site(default_site)
     store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
     index = {"class_name": "DefaultSiteIndexBuilder"}
-    gx_context.add_data_docs_site(
-        "docs", {"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": index}
-    )
+    config: Any = {
+        "class_name": "SiteBuilder",
+        "store_backend": store,
+        "site_index_builder": index,
+        "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
+    }
+    gx_context.add_data_docs_site("docs", config)
     asset = gx_context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
     definition = gx.ValidationDefinition(
         name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=gx_context.suites.add(suite)

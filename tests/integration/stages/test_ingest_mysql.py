@@ -134,6 +134,20 @@ def test_a_query_that_fails_on_its_data_is_not_retried(sql, ingest, context):
     assert context.store.fs.find(context.store.root) == []
 
 
+def test_a_query_that_writes_is_refused_and_writes_nothing(mariadb, ingest, context):  # noqa: F811
+    mariadb.execute(
+        "CREATE TABLE IF NOT EXISTS readers (n INT) ENGINE=MyISAM",
+        "TRUNCATE readers",
+        """CREATE OR REPLACE FUNCTION counted_read() RETURNS INT DETERMINISTIC MODIFIES SQL DATA
+        BEGIN INSERT INTO readers VALUES (1); RETURN 1; END""",
+    )
+    with pytest.raises(SpecError, match="READ ONLY transaction") as raised:
+        ingest("SELECT counted_read() AS n")
+    assert not raised.value.retryable
+    assert context.store.fs.find(context.store.root) == []
+    assert table(context, ingest("SELECT count(*) AS n FROM readers"))["n"].to_pylist() == [0]
+
+
 def test_a_query_that_takes_too_long_is_retried(ingest):
     slow = "SELECT count(*) AS a FROM seq_1_to_100000 x, seq_1_to_100000 y, seq_1_to_100000 z"
     with pytest.raises(SourceError, match="max_statement_time") as raised:

@@ -315,6 +315,21 @@ def test_a_query_that_fails_on_its_text_or_its_data_is_not_retried(sql, ingest, 
     assert store_is_empty(context)
 
 
+def test_a_query_that_writes_is_refused_and_writes_nothing(postgres, ingest, context, engine):  # noqa: F811
+    postgres.execute(
+        "CREATE TABLE IF NOT EXISTS readers (at timestamptz)",
+        "TRUNCATE readers",
+        """CREATE OR REPLACE FUNCTION counted_read() RETURNS int LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO readers VALUES (now()); RETURN 1; END $$""",
+        "GRANT ALL ON readers TO public",
+    )
+    with pytest.raises(SpecError, match="read-only transaction") as raised:
+        ingest("SELECT counted_read() AS n")
+    assert not raised.value.retryable
+    assert store_is_empty(context)
+    assert table(context, ingest("SELECT count(*) AS n FROM readers"))["n"].to_pylist() == [0]
+
+
 def test_a_cancelled_query_is_retried(postgres, ingest, engine):  # noqa: F811
     postgres.execute("ALTER ROLE ingest SET statement_timeout = '300ms'")
     try:

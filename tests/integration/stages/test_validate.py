@@ -460,3 +460,37 @@ def test_quantiles_are_validated(context, flights, highest, passes):
     else:
         with pytest.raises(ValidationError, match="0 of 1"):
             validate(context, flights, check)
+
+
+def test_names_notes_and_values_are_escaped_in_data_docs(tmp_path):
+    import great_expectations as gx
+
+    from airflow_mlops.stages.validate.checkpoint import run_suite
+    from airflow_mlops.stages.validate.pages import self_contained
+
+    def hostile(mark):
+        return f"<a href='https://evil.example' id={mark}>x</a> & \"y\""
+
+    column, expect = hostile("column"), gx.expectations
+    table = pa.table({column: [1, 2], "x": [hostile("value"), "b"]})
+    suite = gx.ExpectationSuite(
+        name="s<a id=suite>",
+        expectations=[
+            expect.ExpectColumnValuesToBeBetween(column=column, max_value=1),
+            expect.ExpectColumnValuesToBeInSet(column="x", value_set=[hostile("wanted")], notes=hostile("note")),
+            expect.ExpectColumnValuesToMatchRegex(column="x", regex=hostile("regex")),
+        ],
+    )
+    assert not run_suite(suite, table, "d", tmp_path).success
+    pages = {path.relative_to(tmp_path).parts[0]: path.read_text() for path in tmp_path.rglob("*.html")}
+    shown = {
+        "expectations": ("column", "suite", "wanted", "note", "regex"),
+        "validations": ("column", "suite", "value"),
+    }
+    for section, marks in shown.items():
+        for page in (pages[section], self_contained(pages[section])):
+            assert not re.search(r"<a (id=|href=[\"']https://evil)", page)
+            assert all(f" id={mark}&gt;" in page for mark in marks)
+            assert "&amp;lt;" not in page
+            # The markup of Great Expectations stays.
+            assert "<table" in page

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_ROWS = 16_384
+# A query only reads: a function that writes is refused by the database. Otherwise columns of MySQL's type TIMESTAMP are
+# returned in the time zone of the server.
+_MYSQL_SESSION = ("SET time_zone = '+00:00'", "START TRANSACTION READ ONLY")
 _SESSION = {
-    "postgresql": SESSION,
-    # Otherwise columns of the type TIMESTAMP are returned in the time zone of the server.
-    "mysql": ("SET time_zone = '+00:00'",),
-    "mariadb": ("SET time_zone = '+00:00'",),
+    "postgresql": (*SESSION, "SET TRANSACTION READ ONLY"),
+    "mysql": _MYSQL_SESSION,
+    "mariadb": _MYSQL_SESSION,
 }
 _POSTGRES_TYPES = """
     SELECT t.oid, coalesce(e.typname, t.typname), e.oid IS NOT NULL

@@ -7,6 +7,8 @@ from __future__ import annotations
 # calls (2F, 38, 39, P0). Lost connections (08), deadlocks (40), missing resources (53), cancellations and restarts (57)
 # and refused passwords (28) are among the others.
 _FINAL_STATES = frozenset({"0A", "20", "21", "22", "23", "2F", "38", "39", "3F", "42", "44", "54", "P0"})
+# The query writes, but runs in a read-only transaction. Other states of this class concern the connection.
+_READ_ONLY_STATE = "25006"
 # The exceptions of PEP 249 that stand for errors in the query or the data.
 _FINAL_KINDS = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
 # Errors of MySQL and MariaDB servers that pass: connections, memory and disks, shutdowns, locks, cancellations, passwords.
@@ -38,7 +40,7 @@ def is_final(error: BaseException, database: str) -> bool:
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     # HY is MySQL's class for errors without a class.
     if isinstance(state, str) and not state.startswith("HY"):
-        return state[:2] in _FINAL_STATES
+        return state[:2] in _FINAL_STATES or state == _READ_ONLY_STATE
     if database == "sqlite":
         return not any(text in str(error) for text in _PASSING_SQLITE)
     code = next(iter(error.args), None)

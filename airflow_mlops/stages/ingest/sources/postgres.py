@@ -34,7 +34,7 @@ _DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval"
 
 
 class PostgresSource(QuerySource):
-    """A query on a PostgreSQL database, which the ADBC driver runs."""
+    """A query on a PostgreSQL database, which the ADBC driver runs in a read-only transaction."""
 
     engine = "ADBC"
     _connection: Any = None
@@ -58,6 +58,8 @@ class PostgresSource(QuerySource):
             with suppress(driver.Error):
                 cursor.execute(NOTICE_LOST_CLIENT)
                 cursor.fetchall()
+            # A setting of the session would outlive it in a connection pooler such as PgBouncer.
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
             if self.window:
                 # COPY does not support parameters, so the bounds are passed as settings of the session.
                 cursor.execute(

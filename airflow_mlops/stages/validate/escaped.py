@@ -1,0 +1,44 @@
+"""A view of Great Expectations' Data Docs that escapes all text from users: names, notes, and values of the data.
+
+Great Expectations escapes the parameters of sentences, but not the cells of tables, the names of columns and the names of
+suites. Escaping all texts beforehand would escape the parameters twice. Therefore the characters with a meaning in HTML
+are replaced by characters of a private use area before a page is rendered, and by their HTML entities afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from great_expectations.render.view.view import DefaultJinjaPageView
+
+_PLACEHOLDERS = {character: chr(0xF8E0 + number) for number, character in enumerate("&<>\"'")}
+_HIDE = str.maketrans(_PLACEHOLDERS)
+_SHOW = str.maketrans({placeholder: escape(character) for character, placeholder in _PLACEHOLDERS.items()})
+
+
+class EscapedPageView(DefaultJinjaPageView):
+    """Renders a page of the Data Docs, with all text from users escaped."""
+
+    def render(self, document: Any, template: Any = None, **kwargs: Any) -> str:
+        """Return the HTML of a page.
+
+        :param document: content of the page, from a renderer of Great Expectations
+        :param kwargs: further variables of the page's template
+        """
+        self._validate_document(document)
+        content = document if isinstance(document, Mapping) else document.to_json_dict()
+        page: str = self._get_template(template or self._template).render(
+            self._hidden(content), **{name: self._hidden(value) for name, value in kwargs.items()}
+        )
+        return page.translate(_SHOW)
+
+    def _hidden(self, value: Any) -> Any:
+        """Return the value with the placeholders in all texts, except in HTML that a renderer has generated."""
+        if isinstance(value, str):
+            return value.translate(_HIDE)
+        if isinstance(value, Mapping):
+            trusted = getattr(self, "_TRUSTED_HTML_PARAMS", ())
+            return {self._hidden(name): item if name in trusted else self._hidden(item) for name, item in value.items()}
+        return [self._hidden(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -24,8 +24,8 @@ APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
 # Key in the task state store: the request that was sent, and the answer to the request.
 _STATE = "mlops.approval"
-# Characters with a meaning in Markdown. An underscore inside a word has none.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<!\w)_|_(?!\w)")
+# Characters with a meaning in Markdown. An underscore between two letters or digits has none.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<![^\W_])_|_(?![^\W_])")
 # Characters of an address that do not end a link.
 _IN_ADDRESS = "/:?&=#%+,;@~!$*'[]"
 

@@ -53,6 +53,7 @@ def test_text_of_users_adds_no_markup(name, explanation):
         "<https://evil.example>",
         "x\n\n# y",
         "_y_ ~~z~~ &lt;b&gt;",
+        "__0__ a__b__c",
     ],
 )
 def test_links_images_and_tables_of_users_are_text(name):

@@ -6,23 +6,34 @@ import errno
 import hashlib
 import json
 import os
+import random
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timezone
+from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_mlops.core.errors import StoreError
+from airflow_mlops.core.errors import StoreError, one_line
+
+# Filesystems of object stores. They keep listings in memory by default, so a process would not see the files of others.
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+# How often, and for how many seconds at most between two attempts, a write that lost a race is repeated.
+ATTEMPTS, LONGEST_PAUSE = 60, 1.0
+_PROBES = ".mlops"
 
 
 class HashingFile:
     """A binary file opened for writing that computes the SHA-256 and the length in bytes of the written content."""
 
-    def __init__(self, file: BinaryIO, failed: Callable[[OSError], StoreError]) -> None:
+    def __init__(self, file: BinaryIO, failed: Callable[[Exception], StoreError]) -> None:
         self._file = file
         self._failed = failed
         self._hash = hashlib.sha256()
@@ -38,7 +49,7 @@ class HashingFile:
             # A single write to an unbuffered file may be incomplete.
             while written < view.nbytes:
                 written += self._file.write(view[written:])
-        except OSError as error:
+        except Exception as error:
             raise self._failed(error) from error
         return view.nbytes
 
@@ -66,11 +77,55 @@ class HashingFile:
         return self._hash.hexdigest()
 
 
+class ReadableFile:
+    """A binary file opened for reading. Exceptions of the filesystem become :class:`StoreError`."""
+
+    def __init__(self, file: BinaryIO, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        self._file = file
+        self._guard = guard
+
+    def read(self, size: int = -1) -> bytes:
+        with self._guard():
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with self._guard():
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def __enter__(self) -> ReadableFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
 class ArtifactStore:
     """Files under one fsspec URL (``file://``, ``s3://``, ``gs://``, ``abfs://``, ``memory://``), identified by keys.
 
     A key is a relative path with ``/`` as separator. fsspec takes credentials from the environment, from the workload
     identity of the machine, or from its configuration files.
+
+    Every exception of the filesystem and of its client library becomes a :class:`StoreError`, which can be retried. The
+    exception is ``FileNotFoundError``, which says that a key does not exist.
 
     :param url: URL of the folder that contains all keys
 
@@ -79,13 +134,14 @@ class ArtifactStore:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        options = {"use_listings_cache": False} if self.url.partition("://")[0] in _OBJECT_STORES else {}
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(self.url)
+            self.fs, self.root = fsspec.core.url_to_fs(self.url, **options)
         # Some file systems connect to their server at once.
-        except (ValueError, ImportError, OSError) as error:
+        except Exception as error:
             raise StoreError(
-                f"The artifact store {self.url!r} cannot be opened: {error}. Correct the setting [mlops] artifacts, or "
-                "install the fsspec package for this protocol where the step runs."
+                f"The artifact store {self.url!r} cannot be opened: {one_line(error)}. Correct the setting [mlops] "
+                "artifacts, or install the fsspec package for this protocol where the step runs."
             ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
 
@@ -121,12 +177,12 @@ class ArtifactStore:
         target = Path(self.path(key))
         # The temporary file is in the folder of its target, so both are on one filesystem and the rename is atomic.
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
-        with self._guard(key):
+        with self._guard("write", key):
             target.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("wb", buffering=0)
         try:
             yield cast("BinaryIO", file)
-            with self._guard(key):
+            with self._guard("write", key):
                 os.fsync(file.fileno())
                 file.close()
                 temporary.replace(target)
@@ -137,39 +193,53 @@ class ArtifactStore:
     @contextmanager
     def _create_remote(self, key: str) -> Iterator[BinaryIO]:
         path = self.path(key)
-        with self._guard(key):
-            before = self.fs.exists(path)
+        if isinstance(self.fs, MemoryFileSystem):
+            # Its open files are visible while they are written.
+            buffer = BytesIO()
+            yield buffer
+            with self._guard("write", key):
+                self.fs.pipe_file(path, buffer.getvalue())
+            return
+        with self._guard("write", key):
             file = self.fs.open(path, "wb", autocommit=False)
         try:
             yield file
-            with self._guard(key):
+            with self._guard("write", key):
                 file.close()
                 file.commit()
         except BaseException:
+            # Another writer may have completed the same file, so nothing is deleted but the parts of this upload.
             with suppress(Exception):
                 file.discard()
-            # On filesystems without transactions (memory://), the file is visible while it is written.
-            with suppress(Exception):
-                if not before and self.fs.exists(path):
-                    self.fs.rm_file(path)
+            # Otherwise, adlfs would complete the file when Python frees the object.
+            file.closed = True
             raise
 
     @contextmanager
-    def _guard(self, key: str) -> Iterator[None]:
+    def _guard(self, verb: str, key: str) -> Iterator[None]:
+        """Convert the exceptions of the filesystem. A block may contain only calls of the filesystem.
+
+        ``FileNotFoundError`` remains, except for a file that is written.
+        """
         try:
             yield
-        except OSError as error:
-            raise self._failed("write", key, error) from error
+        except StoreError:
+            raise
+        # The client libraries of object stores have their own exceptions: botocore, azure.core, gcsfs, aiohttp, ...
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and verb != "write":
+                raise
+            raise self._failed(verb, key, error) from error
 
-    def _failed(self, verb: str, key: str, error: OSError) -> StoreError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    def _failed(self, verb: str, key: str, error: Exception) -> StoreError:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError(
                 f"The artifact store {self.url} is full. {key!r} was not written, and no partial file is left. "
                 "Free some space, then clear the task."
             )
         return StoreError(
-            f"Could not {verb} {key!r} in the artifact store {self.url}: {error}. Check that the store can be reached "
-            "and its credentials are valid where the step runs."
+            f"Could not {verb} {key!r} in the artifact store {self.url}: {one_line(error)}. Check that the store can be "
+            "reached and its credentials are valid where the step runs."
         )
 
     def write_bytes(self, key: str, data: bytes) -> None:
@@ -180,20 +250,58 @@ class ArtifactStore:
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write the file ``key`` only if it does not exist.
 
-        If several writers try to write the file at the same time, exactly one writer succeeds.
+        If several writers try to write the file at the same time, exactly one writer succeeds. The first call for an
+        object store checks that the store honours this condition.
 
         :return: ``True`` if the file was written, ``False`` if the file already existed
-        :raises StoreError: the store is full or cannot be written
+        :raises StoreError: the store is full, cannot be written, or replaces existing files
         """
-        with self._guard(key):
-            try:
-                if self._local:
-                    self._link_exclusive(key, data)
+        if not self._local:
+            self._require_conditional_writes()
+        return self._create_exclusive(key, data)
+
+    def _create_exclusive(self, key: str, data: bytes) -> bool:
+        for pause in pauses():
+            with self._guard("write", key):
+                try:
+                    if self._local:
+                        self._link_exclusive(key, data)
+                    else:
+                        self.fs.pipe_file(self.path(key), data, mode="create")
+                except FileExistsError:
+                    return False
+                except OSError as error:
+                    # S3 answers 409 while another writer creates the file. The next attempt shows whether it did.
+                    if error.errno != errno.EBUSY:
+                        raise
                 else:
-                    self.fs.pipe_file(self.path(key), data, mode="create")
-            except FileExistsError:
-                return False
-        return True
+                    return True
+            time.sleep(pause)
+        raise self._failed("write", key, TimeoutError(f"{ATTEMPTS} attempts met other writers of this file"))
+
+    def _require_conditional_writes(self) -> None:
+        """Check once per store, and version of its client library, that existing files are not replaced.
+
+        :raises StoreError: the store or its client library replaces existing files
+        """
+        key = f"{_PROBES}/conditional-writes-{_client_version(self.fs)}"
+        if (self.url, key) in _CHECKED:
+            return
+        if not self.exists(key):
+            probe = f"{_PROBES}/probe-{uuid.uuid4().hex}"
+            honoured = [self._create_exclusive(probe, b"first"), self._create_exclusive(probe, b"second")] == [
+                True,
+                False,
+            ]
+            self.delete(probe)
+            if not honoured:
+                raise StoreError(
+                    f"The artifact store {self.url} replaces files that should be created only if they do not exist, so "
+                    "two tasks could overwrite each other's records. Use a store with conditional writes (If-None-Match), "
+                    f"or a newer version of its client library (found: {_client_version(self.fs)})."
+                )
+            self.write_bytes(key, b"")
+        _CHECKED.add((self.url, key))
 
     def _link_exclusive(self, key: str, data: bytes) -> None:
         # os.link fails if the target exists. Unlike O_EXCL, it never makes an incomplete file visible.
@@ -210,12 +318,8 @@ class ArtifactStore:
         :raises FileNotFoundError: ``key`` does not exist
         :raises StoreError: the store cannot be read
         """
-        try:
+        with self._guard("read", key):
             return cast("bytes", self.fs.cat_file(self.path(key)))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._failed("read", key, error) from error
 
     def write_json(self, key: str, value: Any) -> None:
         """Write ``value`` as JSON to ``key``, and replace an existing file."""
@@ -237,17 +341,45 @@ class ArtifactStore:
             ) from error
 
     def exists(self, key: str) -> bool:
-        """Return whether ``key`` exists."""
-        return bool(self.fs.exists(self.path(key)))
+        """Return whether ``key`` exists.
+
+        :raises StoreError: the store cannot be read
+        """
+        # exists() of most filesystems answers False if the store cannot be reached.
+        return self.info(key) is not None
 
     def keys(self, prefix: str) -> list[str]:
-        """List the keys directly in the folder ``prefix``, sorted. Files that are still being written are left out."""
-        try:
-            paths = self.fs.ls(self.path(prefix), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
+        """List the keys directly in the folder ``prefix``, sorted. Files that are still being written are left out.
+
+        :raises StoreError: the store cannot be read
+        """
+        with self._guard("list", prefix):
+            try:
+                paths = self.fs.ls(self.path(prefix), detail=False)
+            except FileNotFoundError:
+                paths = []
+            if not paths:
+                self._require_bucket()
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
+
+    def _require_bucket(self) -> None:
+        """Check that the bucket or container exists. In one that does not exist, every folder would be empty.
+
+        :raises StoreError: the bucket does not exist
+        """
+        if self.url.partition("://")[0] not in _OBJECT_STORES:
+            return
+        bucket = self.root.strip("/").partition("/")[0]
+        try:
+            self.fs.info(bucket)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"The bucket {bucket!r} of the artifact store {self.url} does not exist: create the bucket, or correct the "
+                "setting [mlops] artifacts."
+            ) from error
+        except Exception:  # noqa: BLE001 - the step may be allowed to list only its own folder
+            return
 
     def find(self, prefix: str) -> list[str]:
         """List the keys in the folder ``prefix`` and its subfolders, sorted.
@@ -256,12 +388,13 @@ class ArtifactStore:
 
         :raises StoreError: the store cannot be read
         """
-        folder = self.path(prefix)
-        try:
-            self.fs.invalidate_cache(folder)
-            paths = self.fs.find(folder)
-        except OSError as error:
-            raise self._failed("read", prefix, error) from error
+        with self._guard("list", prefix):
+            try:
+                paths = self.fs.find(self.path(prefix))
+            except FileNotFoundError:
+                paths = []
+            if not paths:
+                self._require_bucket()
         return sorted(str(path).removeprefix(self.path("")) for path in paths)
 
     def modified(self, key: str) -> datetime | None:
@@ -271,12 +404,11 @@ class ArtifactStore:
 
         :raises StoreError: the store cannot be read
         """
-        try:
-            found: datetime = self.fs.modified(self.path(key))
-        except (FileNotFoundError, NotImplementedError):
-            return None
-        except OSError as error:
-            raise self._failed("read", key, error) from error
+        with self._guard("read", key):
+            try:
+                found: datetime = self.fs.modified(self.path(key))
+            except (FileNotFoundError, NotImplementedError):
+                return None
         return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
     def info(self, key: str) -> dict[str, Any] | None:
@@ -286,22 +418,58 @@ class ArtifactStore:
 
         :raises StoreError: the store cannot be read
         """
-        try:
-            return dict(self.fs.info(self.path(key)))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._failed("read", key, error) from error
+        with self._guard("read", key):
+            try:
+                return dict(self.fs.info(self.path(key)))
+            except FileNotFoundError:
+                return None
 
     def delete(self, key: str) -> None:
-        """Delete ``key`` if it exists."""
-        with suppress(FileNotFoundError):
+        """Delete ``key`` if it exists.
+
+        :raises StoreError: the file cannot be deleted
+        """
+        with self._guard("delete", key), suppress(FileNotFoundError):
             self.fs.rm_file(self.path(key))
 
+    def open(self, key: str) -> ReadableFile:
+        """Open ``key`` for reading, with random access.
+
+        :raises FileNotFoundError: ``key`` does not exist
+        :raises StoreError: the store cannot be read, also while the file is read
+        """
+        with self._guard("read", key):
+            return ReadableFile(self.fs.open(self.path(key), "rb"), lambda: self._guard("read", key))
+
     def sha256(self, key: str) -> str:
-        """Compute the SHA-256 of the content of ``key``. The file is read in blocks of 1 MiB."""
+        """Compute the SHA-256 of the content of ``key``. The file is read in blocks of 1 MiB.
+
+        :raises FileNotFoundError: ``key`` does not exist
+        :raises StoreError: the store cannot be read
+        """
         digest = hashlib.sha256()
-        with self.fs.open(self.path(key), "rb") as file:
+        with self.open(key) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
+
+
+# Stores and client libraries that this process has checked for conditional writes.
+_CHECKED: set[tuple[str, str]] = set()
+
+
+def _client_version(fs: Any) -> str:
+    package = type(fs).__module__.partition(".")[0]
+    try:
+        return f"{package}-{metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return package
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait after each attempt to win a race: longer and longer, and random within the limit.
+
+    The number of attempts is limited to ``ATTEMPTS``.
+    """
+    for attempt in range(ATTEMPTS):
+        yield random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt))  # noqa: S311 - no secret

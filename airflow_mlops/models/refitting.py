@@ -27,6 +27,9 @@ from airflow_mlops.models.training_data import TRAIN, label_values
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+AGE = f"{LABEL}:age"
+"""Name of the column with the age of each row in half-lives. It is present if the rows have weights (``Decay``)."""
+
 
 @dataclass(frozen=True)
 class Refitted:
@@ -59,7 +62,8 @@ def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table)
     :param spec: the trainer
     :param seed: seed of the training
     :param contract: names the ML task, the features and the positive class
-    :param rows: the features, and the label in the column ``label``
+    :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights. The
+        newest row has the weight 1. A network (TorchTrainer) is fitted without weights
     :raises TrainingError: the model cannot be fitted to the rows
     """
     data = _training_data(contract, rows)
@@ -99,8 +103,23 @@ def _training_data(contract: ModelContract, rows: pa.Table) -> TrainingData:
     table = rows.select(names).combine_chunks()
     features = feature_columns(table.schema, names)
     return TrainingData(
-        contract.task, contract.label, features, table, frame(table, features), labels, classes, contract.positive
+        contract.task,
+        contract.label,
+        features,
+        table,
+        frame(table, features),
+        labels,
+        classes,
+        contract.positive,
+        weights=_weights(rows),
     )
+
+
+def _weights(rows: pa.Table) -> NDArray[np.float64] | None:
+    if AGE not in rows.column_names:
+        return None
+    ages = rows.column(AGE).to_numpy()
+    return np.asarray(0.5 ** (ages - ages.min()))
 
 
 def _fit(spec: TrainerSpec, seed: int, data: TrainingData, run: TrainingRun | None) -> FittedModel:
@@ -114,6 +133,7 @@ def _streamed(folder: Path, contract: ModelContract, rows: pa.Table) -> Training
     store = ArtifactStore(folder.as_uri())
     details = {"label": contract.label, "task": contract.task, "positive": contract.positive}
     with DatasetWriter(store, "refitting") as writer:
+        rows = rows.select([name for name in rows.column_names if name != AGE])
         names = [contract.label if name == LABEL else name for name in rows.column_names]
         writer.write(rows.rename_columns(names), TRAIN)
         manifest, _ = writer.commit(details=details)

@@ -52,7 +52,11 @@ class Comparison(Model):
     :param value: metric of the champion
     :param loss: mean loss of the champion
     :param challengers: the challengers, which differ in the windows that they were trained on
-    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is none
+    :param since_training: number of windows since the end of the champion's training data, the compared window included,
+        so that 1 is the first window; ``None`` in reports of old versions
+    :param rests: whether the window asks for nothing, because it is the first one after a retraining
+    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is none, and
+        if ``rests`` is true
     """
 
     champion: ModelVersionRef
@@ -61,4 +65,6 @@ class Comparison(Model):
     value: float
     loss: float
     challengers: list[Challenger] = Field(min_length=1)
+    since_training: int | None = None
+    rests: bool = False
     best: Gain | None = None

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import UnmeasurableError
-from airflow_mlops.models.refitting import Refitted, losses
+from airflow_mlops.models.refitting import losses
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.gains import compare
 
@@ -36,7 +36,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airflow_mlops.stages")
 
-Fit = Callable[[pa.Table], Refitted]
+
+class Fitted(Protocol):
+    """A fitted model, such as :class:`airflow_mlops.models.refitting.Refitted`.
+
+    :param contract: contract with the classes of the rows that the model was fitted to
+    """
+
+    @property
+    def contract(self) -> ModelContract: ...
+
+    def predict(self, rows: pa.Table) -> Predictions:
+        """Predict every row of ``rows``.
+
+        :raises TrainingError: the model cannot predict the rows
+        """
+
+
+Fit = Callable[[pa.Table], Fitted]
 """Fits the champion's trainer to rows with the features and the column ``label``."""
 PASTS: tuple[int | None, ...] = (None, 3, 1)
 """The numbers of windows that challengers are trained on, including the compared window; ``None`` for all windows."""
@@ -103,13 +120,16 @@ def champion_losses(champion: Champion, current: pa.Table, metric: str) -> NDArr
     )
 
 
-def compare_all(champion: ModelVersionRef, known: NDArray[np.float64], trained: Trained, metric: str) -> Comparison:
+def compare_all(
+    champion: ModelVersionRef, known: NDArray[np.float64], trained: Trained, metric: str, since_training: int
+) -> Comparison:
     """Compare the champion with all challengers.
 
     :param champion: the champion
     :param known: losses of the champion, shape (n,)
     :param trained: the challengers, with losses for the same rows
     :param metric: the metric that defines the losses
+    :param since_training: number of windows since the end of the champion's training data, the compared window included
     """
     return Comparison(
         champion=champion,
@@ -121,18 +141,24 @@ def compare_all(champion: ModelVersionRef, known: NDArray[np.float64], trained: 
             compare(known, found, past, trained.rows[past], value_of(metric, found))
             for past, found in trained.losses.items()
         ],
+        since_training=since_training,
     )
 
 
 def cross_fit(
-    fit: Fit, champion: Champion, current: pa.Table, older: Mapping[int | None, pa.Table], metric: str
+    fit: Fit,
+    champion: Champion,
+    current: pa.Table,
+    older: Mapping[int | None, pa.Table],
+    metric: str,
+    since_training: int,
 ) -> Comparison:
     """Train challengers with :func:`train`, and compare them with the champion.
 
     :raises UnmeasurableError: the loss is not defined on the rows, or no challenger can be trained
     """
     known = champion_losses(champion, current, metric)
-    return compare_all(champion.ref, known, train(fit, current, older, metric), metric)
+    return compare_all(champion.ref, known, train(fit, current, older, metric), metric, since_training)
 
 
 def halves(current: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -2,12 +2,18 @@
 
 A challenger answers the question whether retraining would help now. All models predict the same labelled rows, so the
 comparison is paired: differences between windows, such as noisier labels, affect all models alike and cancel out.
+
+The first window after a retraining asks for nothing (:func:`rests`). A challenger knows half of the compared window, and
+the newest possible champion knows nothing of it. In a series that moves all the time, such as the weather, this difference
+alone is a gain in every window, and another training would not remove it. A gain in a later window shows that the champion
+ages.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -43,6 +49,8 @@ def best_gain(
 ) -> Gain | None:
     """Return the gain of the best challenger that is significant and large enough; ``None`` without such a challenger.
 
+    A window that :func:`rests` has no such challenger.
+
     A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
     The gain of the current window alone is considered, and the mean over all windows since the champion's promotion, in
     which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
@@ -53,6 +61,8 @@ def best_gain(
     :param confidence: confidence level of the two-sided interval, such as 0.95
     :param min_gain: the smallest gain that counts, as a share of the champion's loss
     """
+    if rests(current, earlier):
+        return None
     level = (1 - confidence) / 2 / len(current.challengers)
     z = NormalDist().inv_cdf(1 - level)
     gains = [
@@ -62,6 +72,15 @@ def best_gain(
         if gain.low > 0 and gain.share >= min_gain
     ]
     return max(gains, key=lambda gain: gain.share, default=None)
+
+
+def rests(current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> bool:
+    """Return whether the window asks for nothing, because it is the first one after a retraining.
+
+    :param current: the comparison on the current window
+    :param earlier: comparisons on earlier windows. One with another champion shows that the champion was retrained
+    """
+    return current.since_training == 1 and any(known.champion != current.champion for _, known in earlier)
 
 
 def _gains(
@@ -94,4 +113,12 @@ def _gain(challenger: Challenger, points: Sequence[tuple[float, Challenger, floa
 
 def windows_between(earlier: Window, later: Window) -> int:
     """Return the number of windows from ``earlier`` to ``later``, in lengths of ``later``; at least 1."""
-    return max(1, round((later.start - earlier.start) / (later.end - later.start)))
+    return max(1, windows_after(earlier.start, later))
+
+
+def windows_after(time: datetime, window: Window) -> int:
+    """Return the number of windows from ``time`` to the start of ``window``, in lengths of ``window``, rounded.
+
+    The number is rounded, because months differ in length.
+    """
+    return round((window.start - time) / (window.end - window.start))

@@ -37,7 +37,9 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     values = f"{number(comparison.value)} by champion v{comparison.champion.version}, and by challengers {values}"
     facts = [f"{capitalized(metric)} on {rows}: {values}."]
     needed = f"{share(policy.min_gain, 0)} needed"
-    if (best := comparison.best) is None:
+    if comparison.rests:
+        facts.append("The first window after a retraining does not ask for another one.")
+    elif (best := comparison.best) is None:
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"

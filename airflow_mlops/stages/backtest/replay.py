@@ -4,8 +4,12 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
 
 - Before the first monitored window, one model is trained on all windows so far. It is the first champion of every strategy.
 - After each window, the newest window whose labels have arrived is known. A training fits one candidate for each past of
-  :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses the candidate with the smallest cross-fitted loss on
-  this window, and fits it again on all its rows. The new model predicts from the next window on.
+  :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses a past, and fits the candidate again on all its rows.
+  The new model predicts from the next window on.
+- The chosen past has the smallest loss that is expected in the next window: the cross-fitted loss in the known window,
+  plus the mean, over all earlier windows, of what a model with this past lost until the next window. The first follows a
+  change at once, but alone it prefers short pasts too much, because a model that knows half of a window profits from what
+  only this window has. The second finds the pasts whose models last.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy asks for
   it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the window's labels.
 """
@@ -16,21 +20,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.realised import UnmeasurableError
-from airflow_mlops.models.refitting import Refitted, losses
+from airflow_mlops.models.refitting import losses
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import (
     PASTS,
     Champion,
     Fit,
+    Fitted,
     Trained,
     champion_losses,
     compare_all,
@@ -81,8 +88,10 @@ class Replay:
     delay: int
     metric: str
     _trained: dict[int, Trained | None] = field(default_factory=dict)
-    _models: dict[tuple[int, int | None], Refitted] = field(default_factory=dict)
-    _losses: dict[tuple[int, int | None, int], NDArray[np.float64]] = field(default_factory=dict)
+    _models: dict[tuple[int, int | None], Fitted] = field(default_factory=dict)
+    _measured: dict[tuple[int, int | None, int], tuple[float, float]] = field(default_factory=dict)
+    _ages: dict[tuple[int, int | None], float | None] = field(default_factory=dict)
+    _compared: dict[tuple[int, int | None, int], NDArray[np.float64]] = field(default_factory=dict)
 
     def never(self) -> Replayed:
         """Replay the strategy that keeps the first champion."""
@@ -96,14 +105,14 @@ class Replay:
             served.append(champion)
             steps.append(self._step(number, champion, trained=known >= self.first))
             if known >= self.first:
-                champion = known, self._winner(known)
+                champion = known, self.winner(known)
         return Replayed(strategy="every window", steps=self._judged(steps, served))
 
     def oracle(self) -> Replayed:
         """Replay the strategy that predicts each window with the best of all models trained before it."""
         steps = []
         for number in self._monitored:
-            models = [self._start, *((known, self._winner(known)) for known in range(self.first, number - self.delay))]
+            models = [self._start, *((known, self.winner(known)) for known in range(self.first, number - self.delay))]
             steps.append(min((self._step(number, model) for model in models), key=lambda step: step.loss))
         return Replayed(strategy="oracle", steps=steps)
 
@@ -138,7 +147,7 @@ class Replay:
             active_before.append(active)
             if planned.is_requested:
                 requests.append(_request(self._window(number), list(active)))
-                champion, version = (known, self._winner(known)), version + 1
+                champion, version = (known, self.winner(known)), version + 1
             fields = {
                 **dict(step),
                 "trained": planned.is_requested,
@@ -170,7 +179,7 @@ class Replay:
 
     @cached_property
     def _start(self) -> tuple[int, int | None]:
-        return self.first - 1, self._winner(self.first - 1)
+        return self.first - 1, self.winner(self.first - 1)
 
     def _window(self, number: int) -> Window:
         return self.periods[number].window
@@ -199,37 +208,64 @@ class Replay:
                 self._trained[number] = None
         return self._trained[number]
 
-    def _winner(self, number: int) -> int | None:
-        """Return the past of the challenger with the smallest loss in window ``number``; all windows without challengers."""
+    def winner(self, number: int) -> int | None:
+        """Return the past of the best candidate after window ``number``; ``None`` (all windows) without challengers."""
         trained = self._challengers(number)
-        return None if trained is None else min(trained.losses, key=lambda past: float(trained.losses[past].mean()))
+        if trained is None:
+            return None
+        found = {past: float(known.mean()) + self._ageing(number, past) for past, known in trained.losses.items()}
+        return min(found, key=lambda past: found[past])
 
-    def _model(self, model: tuple[int, int | None]) -> Refitted:
-        if model not in self._models:
-            self._models[model] = self.fit(self._rows(*model, own=True))
-        return self._models[model]
+    def _ageing(self, number: int, past: int | None) -> float:
+        """Return the mean over the windows before ``number`` of what a model loses until the next window; 0 without them."""
+        known = [self._aged(earlier, past) for earlier in range(1, number)]
+        found = [loss for loss in known if loss is not None]
+        return fmean(found) if found else 0.0
+
+    def _aged(self, number: int, past: int | None) -> float | None:
+        """Return the loss in window ``number`` of the model that was trained before it, minus the cross-fitted loss.
+
+        :return: ``None`` if a loss is not defined, such as in a window of one class
+        """
+        if (number, past) not in self._ages:
+            trained = self._challengers(number)
+            # A past that is as long as the history is the whole history.
+            crossed = None if trained is None else trained.losses.get(past, trained.losses.get(None))
+            try:
+                self._ages[number, past] = (
+                    None if crossed is None else self._step(number, (number - 1, past)).loss - float(crossed.mean())
+                )
+            except TrainingError:
+                self._ages[number, past] = None
+        return self._ages[number, past]
+
+    def _model(self, model: tuple[int, int | None]) -> Fitted:
+        number, past = model
+        # A past that is as long as the history is the whole history.
+        key = number, None if past is None or past > number else past
+        if key not in self._models:
+            self._models[key] = self.fit(self._rows(*key, own=True))
+        return self._models[key]
 
     def _compare(self, model: tuple[int, int | None], version: int, number: int) -> Comparison | None:
         trained = self._challengers(number)
         if trained is None:
             return None
-        fitted = self._model(model)
-        champion = Champion(ModelVersionRef(model=_NAME, version=version, run_id=""), fitted.contract, fitted.predict)
-        known = champion_losses(champion, self.periods[number].rows, self.metric)
-        return compare_all(champion.ref, known, trained, self.metric)
+        ref, key = ModelVersionRef(model=_NAME, version=version, run_id=""), (*model, number)
+        if key not in self._compared:
+            fitted = self._model(model)
+            champion = Champion(ref, fitted.contract, fitted.predict)
+            self._compared[key] = champion_losses(champion, self.periods[number].rows, self.metric)
+        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0])
 
     def _step(self, number: int, model: tuple[int, int | None], trained: bool = False) -> Step:
         key = (*model, number)
-        if key not in self._losses:
+        if key not in self._measured:
             fitted, rows = self._model(model), self.periods[number].rows
-            self._losses[key] = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
-        found = self._losses[key]
-        return Step(
-            window=self._window(number),
-            loss=float(found.mean()),
-            value=value_of(self.metric, found),
-            trained=trained,
-        )
+            found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
+            self._measured[key] = float(found.mean()), value_of(self.metric, found)
+        loss, value = self._measured[key]
+        return Step(window=self._window(number), loss=loss, value=value, trained=trained)
 
 
 def _request(window: Window, triggers: list[Trigger]) -> Request:

@@ -22,7 +22,14 @@ from airflow_mlops.stages.backtest.page.report import render
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.monitor.challengers import labelled, metric_of, trained_rows, training_of
+from airflow_mlops.stages.monitor.challengers import (
+    LabelledRows,
+    half_life_of,
+    labelled,
+    metric_of,
+    trained_rows,
+    training_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +75,12 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
             f"The artifact store {context.store.url} has no labelled windows of dataset {name!r} after {since.label}, the "
             f"training set of {ref}. Correct `outcomes`, or replay other windows."
         )
-    tables = [trained_rows(trained, contract).table, *(labelled(item, columns) for item in found)]
+    half_life = half_life_of(trained, contract)
+    parts = [
+        trained_rows(trained, contract),
+        *(LabelledRows(labelled(item, columns), window=item.window) for item in found),
+    ]
+    tables = [part.aged(half_life, since.end).table for part in parts]
     windows = [since, *(item.window for item in found if item.window)]
     whole = concatenated(tables, "The labelled windows", "Write all windows with the same types.")
     periods, start = [], 0

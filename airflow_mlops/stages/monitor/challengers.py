@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,22 +29,24 @@ from airflow_mlops.core.errors import (
     SchemaError,
     SpecError,
 )
+from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.models.refitting import refit
+from airflow_mlops.models.refitting import AGE, refit
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import PASTS, Champion, cross_fit
-from airflow_mlops.performance.gains import best_gain, windows_between
+from airflow_mlops.performance.gains import best_gain, rests, windows_after, windows_between
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 200_000
 """The largest number of older rows that a challenger is trained on. More rows are sampled at random."""
+_MICROSECOND = timedelta(microseconds=1)
 _FIX = "Write all windows with the same types."
 
 
@@ -107,6 +110,35 @@ class LabelledRows:
         inside = self.window is not None and self.window.start >= start
         return self.table if inside else self.table.slice(0, 0)
 
+    def aged(self, half_life: timedelta | None, until: datetime) -> LabelledRows:
+        """Return the rows with the column :data:`~airflow_mlops.models.refitting.AGE`; without it if they have no weights.
+
+        The age of a row counts from its time to ``until``. Without times of the rows, the middle of the window counts.
+        """
+        if half_life is None:
+            return self
+        if self.times is not None:
+            passed = (until - EPOCH) / _MICROSECOND - self.times.cast(pa.int64()).to_numpy()
+        else:
+            middle = self.window.start + (self.window.end - self.window.start) / 2 if self.window else until
+            passed = np.full(self.table.num_rows, (until - middle) / _MICROSECOND)
+        ages = pa.array(passed / (half_life / _MICROSECOND), pa.float64())
+        return replace(self, table=self.table.append_column(AGE, ages))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The labelled rows from which challengers are trained and compared.
+
+    :param older: the rows before the window
+    :param current: the rows of the window
+    :param since_training: number of windows since the end of the champion's training data, this window included
+    """
+
+    older: list[LabelledRows]
+    current: pa.Table
+    since_training: int
+
 
 def probe(
     check: Check,
@@ -141,13 +173,14 @@ def probe(
         if training is None:
             return Probe()
         contract = stored.contract
-        older, current = _rows(check, contract)
+        rows = _rows(check, contract)
         comparison = cross_fit(
-            lambda rows: refit(training.trainer, training.seed, contract, rows),
+            lambda table: refit(training.trainer, training.seed, contract, table),
             _champion(present, contract, client),
-            current,
-            _pasts(older, check.window),
+            rows.current,
+            _pasts(rows.older, check.window),
             metric_of(check.policy, contract),
+            rows.since_training,
         )
     except UnmeasurableError as error:
         return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
@@ -163,7 +196,7 @@ def probe(
         if item.challenger is not None
     ]
     best = best_gain(comparison, since, policy.confidence, policy.min_gain)
-    return Probe(Comparison(**{**dict(comparison), "best": best}))
+    return Probe(Comparison(**{**dict(comparison), "best": best, "rests": rests(comparison, since)}))
 
 
 def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
@@ -225,8 +258,8 @@ def _champion(present: ModelVersionRef, contract: ModelContract, client: MlflowC
     return Champion(present, contract, predict)
 
 
-def _rows(check: Check, contract: ModelContract) -> tuple[list[LabelledRows], pa.Table]:
-    """Return the labelled rows before the window, and those of the window.
+def _rows(check: Check, contract: ModelContract) -> Rows:
+    """Collect the labelled rows before the window, and those of the window.
 
     :raises UnmeasurableError: the champion was trained on rows of the window, or rows or columns are absent
     """
@@ -256,12 +289,31 @@ def _rows(check: Check, contract: ModelContract) -> tuple[list[LabelledRows], pa
         whole = concatenated([*(item.table for item in older), *current], "The labelled windows", _FIX)
     except SchemaError as error:
         raise UnmeasurableError(str(error).rstrip(".")) from None
-    schema = whole.schema
+    schema, end = whole.schema, check.window.end
+    half_life = half_life_of(trained, contract)
+    newest = LabelledRows(
+        concatenated([schema.empty_table(), *current], "The labelled windows", _FIX), window=check.window
+    )
     conformed = [
         LabelledRows(concatenated([schema.empty_table(), item.table], "The windows", _FIX), item.times, item.window)
         for item in older
     ]
-    return conformed, concatenated([schema.empty_table(), *current], "The labelled windows", _FIX)
+    return Rows(
+        older=[item.aged(half_life, end) for item in conformed],
+        current=newest.aged(half_life, end).table,
+        since_training=1 + windows_after(window.end, check.window),
+    )
+
+
+def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
+    """Return the half-life of the weights of a training set (``Decay``); ``None`` if its rows have no weights.
+
+    :raises UnmeasurableError: a feature has the name of the column with the ages of the rows
+    """
+    weights = RowWeights.of(trained)
+    if weights is not None and any(feature.name == AGE for feature in contract.features):
+        raise UnmeasurableError(f"the feature {AGE!r} has the name of the column that holds the age of each row")
+    return weights.half_life if weights is not None else None
 
 
 def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:

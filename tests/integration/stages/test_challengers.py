@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,24 +52,36 @@ def flights(month: int, seed: int, sign: float = 1.0, rows: int = 600) -> pa.Tab
     )
 
 
-def trained(client, store: ArtifactStore, trainer, times: pa.DataType | None = None) -> ModelVersionRef:
-    """Train a champion on the first quarter.
+def trained(
+    client,
+    store: ArtifactStore,
+    trainer,
+    times: pa.DataType | None = None,
+    until: int = 3,
+    model: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> ModelVersionRef:
+    """Train a champion on the months from January on.
 
     :param times: type of the event times in the training set
+    :param until: the last month
+    :param model: name of the model; by default a new one
+    :param details: further details of the training set
     """
-    data = pa.concat_tables([flights(month, seed=month) for month in (1, 2, 3)])
+    data = pa.concat_tables([flights(month, seed=month) for month in range(1, until + 1)])
     # As BuildTrainingSetOperator writes it; JoinLabelsOperator writes booleans.
     late = pa.array((data["arr_delay"].to_numpy() > 15).astype(np.int64))
     data = data.drop_columns(["arr_delay"]).append_column("late", late)
     if times is not None:
         data = data.set_column(1, "time_hour", data["time_hour"].cast(times))
     features = ["distance", "wind"]
-    details = {"label": "late", "task": "binary", "features": features, "timestamp": "time_hour", "keys": ["flight"]}
+    known = {"label": "late", "task": "binary", "features": features, "timestamp": "time_hour", "keys": ["flight"]}
     with DatasetWriter(store, "delays_training") as writer:
         writer.write(data.slice(0, 1_200), "train")
         writer.write(data.slice(1_200), "test")
-        ref = writer.commit(window=Window.model_validate("2013-01..2013-03"), details=details)[0].ref
-    model = f"delays_{uuid.uuid4().hex[:8]}"
+        window = Window.model_validate(f"2013-01..2013-{until:02}")
+        ref = writer.commit(window=window, details={**known, **(details or {})})[0].ref
+    model = model or f"delays_{uuid.uuid4().hex[:8]}"
     made = train.run(
         TrainSpec(dataset=ref, model=model, trainer=trainer), StepContext(store, f"results/{uuid.uuid4().hex}.json")
     ).candidate
@@ -143,14 +156,50 @@ def test_a_recorded_trainer_that_is_not_installed_does_not_stop_monitoring(clien
 
 def test_worse_performance_that_retraining_would_not_improve_is_watched(client, store, check):
     champion = trained(client, store, LINEAR)
-    noisy = flights(4, seed=4)
+    check(champion, "2013-04", flights(4, seed=4))
+    noisy = flights(5, seed=5)
     random = np.random.default_rng(0).permutation(noisy.num_rows)
     noisy = noisy.set_column(4, "arr_delay", noisy["arr_delay"].take(pa.array(random)))
-    result = check(champion, "2013-04", noisy)
+    result = check(champion, "2013-05", noisy)
     assert result.decision == "watch"
     assert "retraining would not help" in result.headline
     # Without challengers, worse performance alone asks for retraining.
-    assert check(champion, "2013-04", noisy, probe=None).decision == "retrain"
+    assert check(champion, "2013-05", noisy, probe=None).decision == "retrain"
+
+
+def test_a_change_in_the_first_window_after_a_retraining_is_watched_and_asked_for_in_the_second(client, store, check):
+    replaced = trained(client, store, LINEAR)
+    check(replaced, "2013-04", flights(4, seed=4))
+    champion = trained(client, store, LINEAR, until=4, model=replaced.model)
+    first = check(champion, "2013-05", flights(5, seed=5, sign=-1.0))
+    assert first.decision == "watch", first.reason
+    assert "first window after retraining" in first.headline
+    compared = report(store, champion, "2013-05").challenger
+    assert compared is not None
+    assert (compared.champion, compared.since_training, compared.rests) == (champion, 1, True)
+    assert compared.best is None
+    assert max(item.gain for item in compared.challengers) > 0.2
+
+    second = check(champion, "2013-06", flights(6, seed=6, sign=-1.0))
+    assert second.decision == "retrain", second.reason
+    compared = report(store, champion, "2013-06").challenger
+    assert compared is not None
+    assert (compared.since_training, compared.rests) == (2, False)
+
+
+def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(client, store, check):
+    until = Window.model_validate("2013-03").end
+    weights = {"half_life_seconds": 10 * 86_400, "until": until.isoformat(), "mean": {"train": 0.1, "test": 0.5}}
+    plain, decaying = (trained(client, store, LINEAR, details=details) for details in ({}, {"weights": weights}))
+    data = flights(4, seed=4, sign=-1.0)
+    for champion in (plain, decaying):
+        check(champion, "2013-04", data)
+    without, with_weights = (report(store, champion, "2013-04").challenger for champion in (plain, decaying))
+    assert without is not None
+    assert with_weights is not None
+    # With weights, the half of the window outweighs the three months before it; the window alone is the same model.
+    assert with_weights.challengers[0].value > without.challengers[0].value + 0.1
+    assert with_weights.challengers[2].value == pytest.approx(without.challengers[2].value, abs=1e-6)
 
 
 def test_an_absolute_bound_asks_for_retraining_unless_challengers_are_no_better(client, store, check):

@@ -8,12 +8,13 @@ import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import Champion, cross_fit
-from airflow_mlops.performance.gains import best_gain, compare
+from airflow_mlops.performance.gains import best_gain, compare, rests, windows_after
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 V2 = ModelVersionRef(model="delays", version=2, run_id="r")
@@ -57,13 +58,21 @@ def compared(current: pa.Table, task: str = "binary", trainer: TrainerSpec | Non
     model = fit(older)
     pasts = {None: older, 3: older.slice(1_000), 1: older.slice(0, 0)}
     metric = "roc_auc" if task == "binary" else "rmse"
-    return cross_fit(fit, Champion(V1, model.contract, model.predict), current, pasts, metric)
+    return cross_fit(fit, Champion(V1, model.contract, model.predict), current, pasts, metric, since_training=2)
 
 
-def comparison(gain: float, error: float, champion: ModelVersionRef = V1) -> Comparison:
+def comparison(gain: float, error: float, champion: ModelVersionRef = V1, since_training: int | None = 2) -> Comparison:
     losses = np.array([1.0, 1.0])
     challenger = compare(losses, losses, None, 100, 0.7).model_copy(update={"gain": gain, "standard_error": error})
-    return Comparison(champion=champion, metric="roc_auc", rows=100, value=0.5, loss=0.5, challengers=[challenger])
+    return Comparison(
+        champion=champion,
+        metric="roc_auc",
+        rows=100,
+        value=0.5,
+        loss=0.5,
+        challengers=[challenger],
+        since_training=since_training,
+    )
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
@@ -122,3 +131,35 @@ def test_windows_of_another_champion_do_not_count():
 @pytest.mark.parametrize(("gain", "found"), [(0.009, False), (0.011, True)])
 def test_a_certain_gain_that_is_too_small_is_not_worth_retraining(gain, found):
     assert (best_gain(comparison(gain, 1e-6), [], 0.95, 0.02) is not None) is found
+
+
+def test_the_first_window_after_a_retraining_asks_for_nothing_and_counts_later():
+    first, before = comparison(0.2, 0.001, since_training=1), [(1, comparison(0.2, 0.001, V2))]
+    assert rests(first, before)
+    assert best_gain(first, before, 0.95, 0.02) is None
+    second = best_gain(comparison(0.02, 0.012), [(1, first), (2, before[0][1])], 0.95, 0.02)
+    assert second is not None
+    assert second.windows == 2
+
+
+@pytest.mark.parametrize(
+    ("since_training", "earlier"), [(1, []), (1, [(1, comparison(0.2, 0.001))]), (2, [(1, comparison(0.2, 0.001, V2))])]
+)
+def test_a_first_champion_and_later_windows_may_ask(since_training, earlier):
+    current = comparison(0.2, 0.001, since_training=since_training)
+    assert not rests(current, earlier)
+    assert best_gain(current, earlier, 0.95, 0.02) is not None
+
+
+def test_windows_that_old_versions_compared_may_ask():
+    old = comparison(0.2, 0.001, since_training=None)
+    assert best_gain(old, [(1, comparison(0.2, 0.001, V2))], 0.95, 0.02) is not None
+
+
+@pytest.mark.parametrize(
+    ("trained_until", "window", "windows"),
+    [("2013-01", "2013-02", 0), ("2013-01", "2013-03", 1), ("2013-02", "2013-04", 1), ("2012-12", "2013-04", 3)],
+)
+def test_windows_after_a_time_are_counted_in_months_of_any_length(trained_until, window, windows):
+    ended = Window.model_validate(trained_until).end
+    assert windows_after(ended, Window.model_validate(window)) == windows

@@ -98,3 +98,21 @@ def test_age_asks_without_challengers():
     steps = replay([1.0] * 9).policy(policy).steps
     assert [step.trained for step in steps] == [False, False, True, False, False, True]
     assert steps[2].triggers == ["age"]
+
+
+def test_a_series_that_moves_in_every_window_trains_in_at_most_every_second_window():
+    random = np.random.default_rng(1)
+    world = replay([*random.normal(scale=3, size=16)])
+    policy = world.policy(Policy())
+    trained = [number for number, step in enumerate(policy.steps) if step.trained]
+    assert len(trained) >= 3
+    assert min(np.diff(trained)) >= 2
+    assert policy.trainings <= (world.every_window().trainings + 1) / 2
+
+
+def test_training_follows_a_change_at_once_and_chooses_pasts_whose_models_last():
+    changed = replay([1.0] * 6 + [-1.0] * 6)
+    assert changed.winner(6) == 1
+    # Cross-fitted losses are smallest for the window alone, but such models do not predict the next window.
+    moving = replay([*np.random.default_rng(1).normal(scale=3, size=16)])
+    assert all(moving.winner(number) != 1 for number in range(8, 16))

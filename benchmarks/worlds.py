@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,9 @@ START = datetime(2020, 1, 1, tzinfo=timezone.utc)
 TASKS: tuple[Task, ...] = ("binary", "regression")
 SIMULATED = ("none", "seasonal", "calendar", "gradual", "sudden", "recurring", "covariate", "covariate harm", "broken")
 _RECURRENCE = 8
+_STARTS = (6, 7, 8, 9)
+_SCHEDULE = ["hour", "minute", "sched_dep_time", "sched_arr_time", "carrier", "origin", "dest", "distance"]
+_WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,14 @@ class World:
     """A series of windows.
 
     :param changes: numbers of the windows in which a change begins that retraining can remedy
+    :param starts: the first monitored windows of the replays. The windows before are the training set of the first champion
     :param fit: fits the trainer of the world
     """
 
     contract: ModelContract
     periods: list[Period]
     changes: list[int]
+    starts: tuple[int, ...]
     fit: Fit
 
 
@@ -81,7 +87,7 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
             columns["month"] = np.full(rows, number % 12 + 1.0)
         periods.append(Period(_window(number, timedelta(days=30)), pa.table({**columns, "label": label})))
     contract = _contract(task, periods)
-    return World(contract, periods, _changes(kind), lambda table: Linear.fit(contract, table))
+    return World(contract, periods, _changes(kind), (HISTORY,), lambda table: Linear.fit(contract, table))
 
 
 def _changes(kind: str) -> list[int]:
@@ -96,7 +102,18 @@ def arrivals() -> World:
     table = flights[["hour", "distance", "month", "day", "carrier", "origin", "dest"]].assign(
         label=(flights["arr_delay"] > 15).astype(int), window=(flights["month"] - 1) * 2 + (flights["day"] > 15)
     )
-    return _series(table, timedelta(days=15), "binary", 3_000)
+    return _series(table, timedelta(days=15), "binary", 3_000, _STARTS, {"max_iter": 30})
+
+
+def flights() -> World:
+    """The year of the example: late flights by schedule and weather, in months. The first model learned from January to March."""
+    known = pd.read_csv(_example("flights.csv.zip")).dropna(subset=["arr_delay"])
+    forecast = pd.read_csv(_example("weather.csv")).drop_duplicates(["origin", "time_hour"])
+    table = known.merge(forecast[["origin", "time_hour", *_WEATHER]], on=["origin", "time_hour"], how="left")
+    table = table.sort_values("time_hour", kind="stable").assign(label=(table["arr_delay"] > 15).astype(int))
+    table = table[[*_SCHEDULE, *_WEATHER, "label"]].assign(window=table["month"])
+    trees = {"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15}
+    return _series(table, timedelta(days=30), "binary", 10_000, (3,), trees)
 
 
 def weather() -> World:
@@ -106,14 +123,25 @@ def weather() -> World:
     table = known[["temp", "pressure", "wind_speed", "hour", "origin"]].assign(
         label=known["humid"], window=fortnight.clip(upper=25)
     )
-    return _series(table, timedelta(days=14), "regression", None)
+    return _series(table, timedelta(days=14), "regression", None, _STARTS, {"max_iter": 30})
 
 
-REAL: dict[str, Callable[[], World]] = {"arrivals": arrivals, "weather": weather}
+REAL: dict[str, Callable[[], World]] = {"arrivals": arrivals, "weather": weather, "flights": flights}
 
 
-def _series(table: pd.DataFrame, length: timedelta, task: Task, most: int | None) -> World:
-    """Split a table into windows by the column ``window``, with at most ``most`` rows each. Trees are trained on them."""
+def _series(
+    table: pd.DataFrame,
+    length: timedelta,
+    task: Task,
+    most: int | None,
+    starts: tuple[int, ...],
+    trees: dict[str, Any],
+) -> World:
+    """Split a table into windows by the column ``window``.
+
+    :param most: about the largest number of rows of a window. Every second, third, ... row of a larger one is kept
+    :param trees: parameters of the boosted trees that are trained
+    """
     periods = []
     for number, (_, rows) in enumerate(table.groupby("window")):
         part = rows.drop(columns="window")
@@ -121,8 +149,8 @@ def _series(table: pd.DataFrame, length: timedelta, task: Task, most: int | None
         periods.append(Period(_window(number, length), pa.Table.from_pandas(part, preserve_index=False)))
     contract = _contract(task, periods)
     kind = "Classifier" if task == "binary" else "Regressor"
-    trainer = SklearnTrainerSpec(estimator=f"sklearn.ensemble.HistGradientBoosting{kind}", params={"max_iter": 30})
-    return World(contract, periods, [], lambda table: refit(trainer, 0, contract, table))
+    trainer = SklearnTrainerSpec(estimator=f"sklearn.ensemble.HistGradientBoosting{kind}", params=trees)
+    return World(contract, periods, [], starts, lambda table: refit(trainer, 0, contract, table))
 
 
 def _contract(task: Task, periods: list[Period]) -> ModelContract:

@@ -163,3 +163,17 @@ def test_windows_that_old_versions_compared_may_ask():
 def test_windows_after_a_time_are_counted_in_months_of_any_length(trained_until, window, windows):
     ended = Window.model_validate(trained_until).end
     assert windows_after(ended, Window.model_validate(window)) == windows
+
+
+def test_the_error_probability_is_divided_among_the_challengers():
+    one = comparison(0.022, 0.01)
+    assert best_gain(one, [], 0.95, 0.02) is not None
+    three = one.model_copy(update={"challengers": one.challengers * 3})
+    assert best_gain(three, [], 0.95, 0.02) is None
+
+
+def test_no_challenger_predicts_rows_that_it_was_trained_on():
+    # A full-grown tree remembers labels that no feature explains.
+    tree = SklearnTrainerSpec(estimator="sklearn.tree.DecisionTreeClassifier")
+    found = compared(rows(400, np.zeros(4), seed=2), trainer=tree)
+    assert all(abs(item.value - 0.5) < 0.1 for item in found.challengers)

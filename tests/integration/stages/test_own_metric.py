@@ -68,9 +68,10 @@ def test_training_logs_the_metric_and_the_hash_of_its_source(client, store, lear
     assert run.data.metrics[COST] == made.metrics[COST] > 0
     code = json.loads(Path(client.download_artifacts(made.run_id, "code.json", str(tmp_path))).read_text())
     assert code[COST] == source_hash(own_metrics.cost)
-    again = reproduce.run(
-        ReproduceSpec(model=made.candidate.model, version=made.candidate.version), StepContext(store, uuid.uuid4().hex)
-    )
+    spec = ReproduceSpec(model=made.candidate.model, version=made.candidate.version)
+    with pytest.raises(SpecError, match=COST):
+        reproduce.run(spec, StepContext(store, uuid.uuid4().hex))
+    again = reproduce.run(spec.model_copy(update={"allow_code": True}), StepContext(store, uuid.uuid4().hex))
     assert again.reproduced, again.summary
     assert f"metric {COST}" in {item.what for item in again.comparisons}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from airflow_mlops.core.secrets import mask
 
 
@@ -172,6 +174,11 @@ def by_name(name: str) -> type[MLOpsError]:
     """Return the error class ``name``, or :class:`MLOpsError` if this module defines no such class."""
     found = globals().get(name)
     return found if isinstance(found, type) and issubclass(found, MLOpsError) else MLOpsError
+
+
+def listed(names: Iterable[str]) -> str:
+    """Format names as a list for a message. Names with line breaks or other control characters are quoted."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in names)
 
 
 def one_line(error: BaseException, most: int | None = None) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import find_type, is_same_kind
@@ -100,7 +100,7 @@ def _select(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     if missing:
         raise SchemaError(
             f"The source has no column {', '.join(map(repr, missing))}. Correct `columns`. The columns of the source "
-            f"are: {', '.join(batch.schema.names)}."
+            f"are: {listed(batch.schema.names)}."
         )
     return batch.select(columns)
 
@@ -110,7 +110,7 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
     if unknown:
         raise SchemaError(
             f"`types` declares the column {', '.join(map(repr, unknown))}, which the source does not have. Correct "
-            f"`types`. The columns are: {', '.join(schema.names)}."
+            f"`types`. The columns are: {listed(schema.names)}."
         )
 
 

@@ -239,3 +239,17 @@ def test_the_records_are_found_between_any_other_values(before, texts, after, bl
     records = [{"n": number, "t": text} for number, text in enumerate(texts)]
     file = written("a.json", json.dumps({"before": before, "here": records, "after": after}))
     assert ingestion.rows(file, record_path="here") == records
+
+
+@pytest.mark.parametrize("second", ["{", "null", ' {"a": 12345678901234567890}', "\t\r{}"])
+def test_a_line_with_a_second_record_is_refused(second, ingestion, written):
+    # Arrow reads two rows. The check that no number was rounded did not see them.
+    content = '{"a": 1.5, "s": "}{"}\n{"a": 1.5, "s": "} null"}' + second + "\n"
+    with pytest.raises(MalformedFileError, match="line 2 has more than one value"):
+        ingestion.run(written("a.jsonl", content))
+
+
+def test_large_numbers_beside_what_only_arrow_reads_are_not_rounded(ingestion, written):
+    assert ingestion.rows(written("a.jsonl", '{"a": Infinity, "b": 1.5}\n')) == [{"a": float("inf"), "b": 1.5}]
+    with pytest.raises(MalformedFileError, match="line 2 could not be read: .* in column 7"):
+        ingestion.run(written("b.jsonl", '{"a": 1.5, "b": 1.5}\n{"a": Inf, "b": 12345678901234567890}\n'))

@@ -122,3 +122,9 @@ def test_only_the_thread_that_reads_touches_the_file(form, content, monkeypatch)
     for _ in range(20):
         assert read_or_refuse(form, content) is None
     assert threads == {threading.get_ident()}
+
+
+def test_names_with_line_breaks_are_quoted_in_errors():
+    with pytest.raises(SchemaError, match=r"The columns are: x, 'a\\nb'\.") as raised:
+        read("csv", b'x,"a\nb"\n1,2\n', columns=["c"])
+    assert "\n" not in str(raised.value)

@@ -32,7 +32,8 @@ _ROW = re.compile(r" in row (\d+)$")
 # Numbers that Arrow might read as a different number, if their column is declared as a decimal.
 _LONG_NUMBER = re.compile(rb"[0-9]{39}|[0-9.][eE][+-]?[0-9]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_NULL_AFTER = re.compile(rb"\}[ \t\r]*null")
+# What Arrow reads as another record on the same line.
+_RECORD_AFTER = re.compile(rb"\}[ \t\r]*(?:null|\{)")
 
 
 class Records:
@@ -55,12 +56,13 @@ class Records:
             deeply
         """
         check_utf8(self._file, self._block)
+        may_have_more = _RECORD_AFTER.search(self._block.text) is not None
         for number, line in enumerate(self._block.text.split(b"\n"), self._block.line):
             if line[:1] != b"{" and line.strip()[:1] not in (b"{", b""):
                 raise self._malformed(number, "is not a JSON object")
             if line.count(b"{") + line.count(b"[") > _MOST_LEVELS and _is_deep(line):
                 raise self._malformed(number, f"is nested more than {_MOST_LEVELS} levels deep")
-            if b"null" in line and _NULL_AFTER.search(line) and _has_more_values(line):
+            if may_have_more and _RECORD_AFTER.search(line) and _has_more_values(line):
                 raise self._malformed(number, "has more than one value")
 
     def with_text_values(self, names: Collection[str]) -> Records:
@@ -90,11 +92,17 @@ class Records:
     def require_exact(self, batch: pa.RecordBatch) -> None:
         """Check that Arrow did not round a number. It reads whole numbers of more than 64 bits as doubles.
 
+        :raises MalformedFileError: a line with large numbers is not JSON
         :raises SchemaError: a double cannot represent a whole number exactly, or a number is too large for a double
         """
         columns = zip(batch.schema, batch.columns, strict=True)
         kinds = {field.name: field.type for field, array in columns if has_large_doubles(array)}
-        for number, record in self._values() if kinds else ():
+        for number, line in self._lines() if kinds else ():
+            try:
+                record = DECODER.decode(line.decode())
+            except json.JSONDecodeError as error:
+                # Arrow reads `Inf`, for example.
+                raise self._malformed(number, f"could not be read: {error.msg} in column {error.colno}") from None
             for name, kind in kinds.items():
                 declared = self._file.types.declared.get(name)
                 found = inexact_double(record.get(name), kind, rounds=declared is not None)

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
-from airflow_mlops.core.errors import FilesNotReadyError, MalformedFileError, MLOpsError, SchemaError, SourceError
+from airflow_mlops.core.errors import (
+    FilesNotReadyError,
+    MalformedFileError,
+    MLOpsError,
+    SchemaError,
+    SourceError,
+    listed,
+)
 from airflow_mlops.data.moments import is_time
 from airflow_mlops.data.types import common_type
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
@@ -112,7 +119,7 @@ class SourceFile:
             everything = dict.fromkeys([*present, *self.partition])
             raise SchemaError(
                 f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The "
-                f"columns are: {', '.join(everything)}."
+                f"columns are: {listed(everything)}."
             )
         return [name for name in wanted if name in counts] or list(present[:1])
 

@@ -26,7 +26,7 @@ CORPORA = Path(__file__).parents[1] / "data" / "corpora"
 _PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}
 _PIECES = [
     b'"', b'""', b"\\", b"\n", b"\r\n", b"\r", b",", b";", b"\t", b"{", b"}", b"[", b"]", b":", b"null", b"true", b"NaN",
-    b"-", b"1e999", b"0x1F", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\\ud800", b"\\N", b"9" * 40, b"2024-02-30",
+    b"-", b"1e999", b"1e" + b"9" * 20, b"0x1F", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\\ud800", b"\\N", b"9" * 40, b"2024-02-30",
     "ü\u2028".encode(), b"sep=;", b"#", b"PAR1",
 ]  # fmt: skip
 # Encodings and separators that the standard library does not detect.

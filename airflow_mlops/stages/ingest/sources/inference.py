@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from math import isfinite
 
 import pyarrow as pa
@@ -276,7 +276,11 @@ def _survive(values: pa.Array) -> pa.Array:
 
 
 def _is_double(text: str) -> bool:
-    number = Decimal(text)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        # The exponent has more than 18 digits.
+        return False
     digits = len(number.as_tuple().digits)
     double = float(text)
     return digits <= 17 and isfinite(double) and Decimal(f"{double:.{digits - 1}e}") == number

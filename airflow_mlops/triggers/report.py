@@ -173,7 +173,8 @@ def _recent(fired: dict[str, str]) -> dict[str, str]:
 
 def _oldest(fired: dict[str, str]) -> datetime:
     newest = max(map(parse, fired.values()), default=None)
-    return newest - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
+    # A report that is dated in the future, by a wrong clock, must not make all others old until its day has come.
+    return min(newest, datetime.now(timezone.utc)) - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 
 def _payload(report: ReportSummary, url: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 import pyarrow as pa
@@ -72,7 +73,7 @@ def test_a_model_is_retrained_without_the_feature_that_broke(client, store, chec
     # The feed is still broken, which no longer concerns the model.
     after = check(candidate, "2013-05", months[5])
     assert after.decision != "retrain", after.reason
-    assert "wind" not in after.reason
+    assert not re.search(r"\bwind\b", after.reason)
     written = report(store, candidate, "2013-05")
     assert written.champion == candidate
     assert [drift.column for drift in written.features] == ["distance"]

@@ -241,7 +241,7 @@ def test_a_slice_with_one_class_has_no_interval():
 @given(st.floats(0.51, 0.9999), st.floats(0.51, 0.9999))
 @example(0.96875, 0.99609375)
 def test_more_confidence_never_narrows_an_interval(one, other):
-    found = Estimate.from_draws(0.1, np.random.default_rng(0).exponential(size=2_000), np.ones(1))
+    found = Estimate.from_draws(0.1, np.random.default_rng(0).exponential(size=2_000), np.array([1.0, -1.0]))
     low, high = sorted((one, other))
     assert found.lower(high) <= found.lower(low) <= found.value
     assert found.upper(high) >= found.upper(low) >= found.value
@@ -250,7 +250,7 @@ def test_more_confidence_never_narrows_an_interval(one, other):
 
 def test_a_bound_is_the_outer_of_normal_bound_and_percentile_within_its_resolution():
     draws = np.sort(1 - np.random.default_rng(0).exponential(size=2_000))
-    found = Estimate.from_draws(0.0, draws, np.zeros(1))
+    found = Estimate.from_draws(0.0, draws, np.zeros(2))
     # 2,000 rounds: the error is known to 1.6%, and the largest that is credible is larger by 1.645 times that.
     credible = draws.std(ddof=1) * (1 + 1.645 / math.sqrt(4_000))
     normal = stats.norm.ppf(0.95) * credible
@@ -266,7 +266,7 @@ def test_a_bound_is_the_outer_of_normal_bound_and_percentile_within_its_resoluti
 
 def test_a_bootstrap_of_few_rounds_has_no_percentile():
     draws = np.sort(1 - np.random.default_rng(0).exponential(size=20))
-    found = Estimate.from_draws(0.0, draws, np.zeros(1))
+    found = Estimate.from_draws(0.0, draws, np.zeros(2))
     credible = draws.std(ddof=1) * (1 + 1.645 / math.sqrt(40))
     assert found.lower(0.6) == pytest.approx(-stats.norm.ppf(0.6) * credible, rel=1e-3)
 

@@ -242,7 +242,8 @@ def test_a_task_sends_a_request_again_and_another_task_does_not(earlier, is_sent
         # The last request counts.
         ([Sent(request("2013-03"), runs=1), Sent(request("2013-02"), runs=0)], True, False),
         ([Sent(request("2013-03"), runs=0), Sent(request("2013-02"), runs=1)], True, True),
-        ([Sent(request(), "own", runs=0)], True, False),
+        # A user has cleared the task, and its own request started nothing before.
+        ([Sent(request(), "own", runs=0)], True, True),
     ],
 )
 def test_a_request_that_may_start_nothing_is_sent_with_a_note(earlier, is_active, doubtful, monkeypatch):

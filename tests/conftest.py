@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from airflow_mlops.core import secrets
 from tests.support.live import LiveAirflow
 
 if TYPE_CHECKING:
@@ -83,6 +84,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.path in slow else 3 if parts[0] == "integration" else 4
 
     items.sort(key=order)
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_secrets() -> Iterator[None]:
+    """Forget the secrets of a test, because a process masks them in all messages: a password may be a word of another test."""
+    yield
+    secrets._known.clear()
 
 
 @pytest.hookimpl(wrapper=True)

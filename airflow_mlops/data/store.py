@@ -124,8 +124,8 @@ class ArtifactStore:
     A key is a relative path with ``/`` as separator. fsspec takes credentials from the environment, from the workload
     identity of the machine, or from its configuration files.
 
-    Every exception of the filesystem and of its client library becomes a :class:`StoreError`, which can be retried. The
-    exception is ``FileNotFoundError``, which says that a key does not exist.
+    Exceptions of the filesystem and of its client library become a :class:`StoreError`, which can be retried. Only
+    ``FileNotFoundError`` is raised unchanged when a file is read. It means that the key does not exist.
 
     :param url: URL of the folder that contains all keys
 
@@ -211,8 +211,10 @@ class ArtifactStore:
             # Another writer may have completed the same file, so nothing is deleted but the parts of this upload.
             with suppress(Exception):
                 file.discard()
-            # Otherwise, adlfs would complete the file when Python frees the object.
-            file.closed = True
+            # Otherwise, adlfs would complete the file when Python frees the object. Files of other filesystems may not
+            # allow the assignment.
+            with suppress(AttributeError):
+                file.closed = True
             raise
 
     @contextmanager

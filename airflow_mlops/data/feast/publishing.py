@@ -178,7 +178,7 @@ class SourceFolder:
     def _footer(self, key: str) -> pa.Schema | None:
         """Read the schema and origin of a published file. Return ``None`` if there is no file."""
         try:
-            with self.files.fs.open(self.files.path(key), "rb") as file:
+            with self.files.open(key) as file:
                 found = pq.read_schema(file)
         except FileNotFoundError:
             return None

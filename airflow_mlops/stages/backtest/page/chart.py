@@ -33,7 +33,7 @@ class LegendItem(NamedTuple):
     name: str
 
 
-# Lines with different dashes are told apart without colours, too.
+# The dashes distinguish the lines for readers who cannot distinguish the colours.
 STYLES = {
     "never": Style(GREY, "2 3", "1.6"),
     "every window": Style(BLUE, "7 4", "1.6"),

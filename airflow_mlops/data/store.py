@@ -211,7 +211,7 @@ class ArtifactStore:
             # Another writer may have completed the same file, so nothing is deleted but the parts of this upload.
             with suppress(Exception):
                 file.discard()
-            # Otherwise, adlfs would complete the file when Python frees the object. Files of other filesystems may not
+            # adlfs completes a file that is closed, also when Python frees the object. Files of other filesystems may not
             # allow the assignment.
             with suppress(AttributeError):
                 file.closed = True

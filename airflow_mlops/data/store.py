@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import random
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
@@ -25,9 +27,15 @@ from airflow_mlops.core.errors import StoreError, one_line
 
 # Filesystems of object stores. They keep listings in memory by default, so a process would not see the files of others.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+# s3fs asks for a file's size before it reads the file, unless it reads with one request.
+_ONE_REQUEST = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
+# A file of at most this size is written to an object store, and read from it, with one request.
+SMALL_BYTES = 8 << 20
 # How often, and for how many seconds at most between two attempts, a write that lost a race is repeated.
 ATTEMPTS, LONGEST_PAUSE = 60, 1.0
 _PROBES = ".mlops"
+# Requests that read several files of an object store at the same time.
+_READERS = 16
 
 
 class HashingFile:
@@ -75,6 +83,42 @@ class HashingFile:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+
+class _Upload:
+    """A file in an object store that is being written. Its upload begins when it is no longer small.
+
+    :param start: function that begins the upload
+    :param small_bytes: size until which the content is kept in memory
+    """
+
+    def __init__(self, start: Callable[[], BinaryIO], small_bytes: int) -> None:
+        self._start = start
+        self._small_bytes = small_bytes
+        self.small = BytesIO()
+        self.upload: BinaryIO | None = None
+
+    def write(self, data: memoryview) -> int:
+        if self.upload is None:
+            if self.small.tell() + data.nbytes <= self._small_bytes:
+                return self.small.write(data)
+            self.upload = self._start()
+            self.upload.write(self.small.getvalue())
+            self.small = BytesIO()
+        return self.upload.write(data)
+
+    def flush(self) -> None:
+        """Do nothing: the store decides when it sends a part."""
+
+
+def _abandon(file: Any) -> None:
+    """Discard the parts of an upload."""
+    with suppress(Exception):
+        file.discard()
+    # adlfs completes a file that is closed, also when Python frees the object. Files of other filesystems may not allow
+    # the assignment.
+    with suppress(AttributeError):
+        file.closed = True
 
 
 class ReadableFile:
@@ -134,7 +178,8 @@ class ArtifactStore:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        options = {"use_listings_cache": False} if self.url.partition("://")[0] in _OBJECT_STORES else {}
+        protocol = self.url.partition("://")[0]
+        options = {"use_listings_cache": False} if protocol in _OBJECT_STORES else {}
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url, **options)
         # Some file systems connect to their server at once.
@@ -144,6 +189,7 @@ class ArtifactStore:
                 "artifacts, or install the fsspec package for this protocol where the step runs."
             ) from error
         self._local = isinstance(self.fs, LocalFileSystem)
+        self._one_request = _ONE_REQUEST.get(protocol, {})
 
     def __repr__(self) -> str:
         return f"ArtifactStore({self.url!r})"
@@ -192,29 +238,21 @@ class ArtifactStore:
 
     @contextmanager
     def _create_remote(self, key: str) -> Iterator[BinaryIO]:
-        path = self.path(key)
-        if isinstance(self.fs, MemoryFileSystem):
-            # Its open files are visible while they are written.
-            buffer = BytesIO()
-            yield buffer
-            with self._guard("write", key):
-                self.fs.pipe_file(path, buffer.getvalue())
-            return
-        with self._guard("write", key):
-            file = self.fs.open(path, "wb", autocommit=False)
+        # Open files of a store in memory are visible while they are written.
+        small = sys.maxsize if isinstance(self.fs, MemoryFileSystem) else SMALL_BYTES
+        file = _Upload(lambda: cast("BinaryIO", self.fs.open(self.path(key), "wb", autocommit=False)), small)
         try:
-            yield file
+            yield cast("BinaryIO", file)
             with self._guard("write", key):
-                file.close()
-                file.commit()
+                if file.upload is None:
+                    self.fs.pipe_file(self.path(key), file.small.getvalue())
+                else:
+                    file.upload.close()
+                    file.upload.commit()  # type: ignore[attr-defined]
         except BaseException:
             # Another writer may have completed the same file, so nothing is deleted but the parts of this upload.
-            with suppress(Exception):
-                file.discard()
-            # adlfs completes a file that is closed, also when Python frees the object. Files of other filesystems may not
-            # allow the assignment.
-            with suppress(AttributeError):
-                file.closed = True
+            if file.upload is not None:
+                _abandon(file.upload)
             raise
 
     @contextmanager
@@ -246,8 +284,12 @@ class ArtifactStore:
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """Write ``data`` as the content of ``key``, and replace an existing file."""
-        with self.create(key) as file:
-            file.write(data)
+        if self._local:
+            with self.create(key) as file:
+                file.write(data)
+        else:
+            with self._guard("write", key):
+                self.fs.pipe_file(self.path(key), data)
 
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write the file ``key`` only if it does not exist.
@@ -321,7 +363,26 @@ class ArtifactStore:
         :raises StoreError: the store cannot be read
         """
         with self._guard("read", key):
-            return cast("bytes", self.fs.cat_file(self.path(key)))
+            return cast("bytes", self.fs.cat_file(self.path(key), **self._one_request))
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Read the content of several keys at the same time. Keys that do not exist are left out.
+
+        :raises StoreError: the store cannot be read
+        """
+        wanted = list(keys)
+        if self._local or len(wanted) < 2:
+            found = [self._read_if_exists(key) for key in wanted]
+        else:
+            with ThreadPoolExecutor(_READERS) as pool:
+                found = list(pool.map(self._read_if_exists, wanted))
+        return {key: content for key, content in zip(wanted, found, strict=True) if content is not None}
+
+    def _read_if_exists(self, key: str) -> bytes | None:
+        try:
+            return self.read_bytes(key)
+        except FileNotFoundError:
+            return None
 
     def write_json(self, key: str, value: Any) -> None:
         """Write ``value`` as JSON to ``key``, and replace an existing file."""
@@ -373,8 +434,11 @@ class ArtifactStore:
         if self.url.partition("://")[0] not in _OBJECT_STORES:
             return
         bucket = self.root.strip("/").partition("/")[0]
+        if (self.url, bucket) in _CHECKED:
+            return
         try:
             self.fs.info(bucket)
+            _CHECKED.add((self.url, bucket))
         except FileNotFoundError as error:
             raise StoreError(
                 f"The bucket {bucket!r} of the artifact store {self.url} does not exist: create the bucket, or correct the "
@@ -456,7 +520,7 @@ class ArtifactStore:
         return digest.hexdigest()
 
 
-# Stores and client libraries that this process has checked for conditional writes.
+# Pairs of a store and a client library with conditional writes, or of a store and its bucket, that this process has found.
 _CHECKED: set[tuple[str, str]] = set()
 
 

@@ -64,7 +64,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
 def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
     # Re-read the ledger, because only the last promotion or rollback must be carried out.
-    move = last_move(ledger.entries())
+    move = last_move(ledger.updated_entries())
     if move is None or move.champion is None:
         return
     with registry_errors(f"{move.champion} cannot be made champion"):
@@ -74,7 +74,7 @@ def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
         client.set_registered_model_tag(ledger.model, MOVING_TAG, str(move.seq))
         while True:
             _move(client, ledger.model, move)
-            newest = last_move(ledger.entries())
+            newest = last_move(ledger.updated_entries())
             if newest is None or newest.seq == move.seq:
                 break
             # Another task has recorded a newer decision, and this task may have overwritten the alias of that decision.
@@ -157,7 +157,7 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
 
     :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
     """
-    entries = ledger.entries()
+    entries = ledger.entries(every_file=True)
     with registry_errors(f"The versions of {ledger.model!r} cannot be read"):
         versions = client.search_model_versions(f"name = '{ledger.model}'")
     for version in versions:

@@ -9,14 +9,24 @@ Each entry contains the SHA-256 of the previous file, so a changed, removed or i
 SHA-256 of each promotion and rollback as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
 the last entries is detected as well. Each entry has its own file, because object stores cannot append to a file. The artifact
 store creates a file only if it does not exist, so two writers never use the same number.
+
+A *pack* has the content of many entries in one object, so that reading a long ledger takes few requests::
+
+    indexes/ledger/MODEL.json.gz
+
+A pack is rebuilt when it lacks many entries, and a pack that does not agree with the entries is not used. A change to the
+file of an entry that is in the pack is found by ``airflow mlops ledger --verify``, which reads each file.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
@@ -31,6 +41,11 @@ from airflow_mlops.core.windows import UtcDatetime
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
+
+log = logging.getLogger(__name__)
+
+# A pack is read, or written, if it saves more reads than this.
+_UNPACKED = 16
 
 
 class Origin(Model):
@@ -142,62 +157,129 @@ class Ledger:
         self.store = store
         self.model = model
         self.folder = f"ledger/{folder_name(model)}"
+        self._pack_key = f"indexes/ledger/{folder_name(model)}.json.gz"
+        # The entries that were read, the content of their files, and how many of them are not in the pack.
+        self._entries: list[Entry] = []
+        self._files: list[bytes] = []
+        self._unpacked = 0
 
-    def entries(self) -> list[Entry]:
+    def entries(self, *, every_file: bool = False) -> list[Entry]:
         """Read all entries, oldest first.
+
+        :param every_file: whether to read the file of each entry, instead of the pack
+        :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
+        :raises StoreError: the store cannot be read
+        """
+        self._entries, self._files, self._unpacked = [], [], 0
+        return self._read_newer(packed=not every_file)
+
+    def updated_entries(self) -> list[Entry]:
+        """Return all entries, oldest first. Entries that this object has read before are not read again.
 
         :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
         :raises StoreError: the store cannot be read
         """
-        return self._newer_entries([])
+        return self._read_newer()
 
-    def _newer_entries(self, known: list[Entry]) -> list[Entry]:
-        """Read the entries after ``known``. Return all entries, oldest first."""
+    def _read_newer(self, *, packed: bool = True) -> list[Entry]:
         for pause in pauses():
-            entries = self._listed_entries(known)
-            if entries is not None:
-                return entries
+            keys = self.store.keys(self.folder)
+            known = len(self._entries)
+            contents = self._contents(keys, known, packed=packed)
+            # A listing that runs during a write may contain a new file but not the previous one.
+            if not self._lacks_files(keys) and all(key in contents for key in keys[known:]):
+                for key in keys[known:]:
+                    self._append(self._parse(key, contents[key]), contents[key])
+                return [*self._entries]
             time.sleep(pause)
         raise StoreError(
             f"The artifact store {self.store.url} lists the files of the ledger of {self.model!r} incompletely. Retry "
             "later, or use a store whose listings are consistent."
         )
 
-    def _listed_entries(self, known: list[Entry]) -> list[Entry] | None:
-        """Read the entries after ``known``. The result is ``None`` if the listing lacks a file that exists."""
-        entries = [*known]
-        for key in self.store.keys(self.folder)[len(known) :]:
-            data = self.store.read_bytes(key)
-            try:
-                entry = Entry.model_validate_json(data)
-            except ValidationError as error:
-                raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
-            seq = len(entries) + 1
+    def _lacks_files(self, keys: Sequence[str]) -> bool:
+        """Return whether a listing lacks a file that exists.
+
+        :raises RegistryError: the file of an entry does not exist, or a file is in the place of an entry
+        """
+        for seq, key in enumerate(keys, start=1):
             if key > self._key(seq):
                 if self.store.exists(self._key(seq)):
-                    # A listing that runs during a write may contain the new file but not the previous one.
-                    return None
+                    return True
                 raise self.tampered(f"entry {seq}, {self.url(seq)}, is missing")
-            if key != self._key(seq) or entry.seq != seq:
+            if key != self._key(seq):
                 raise self.tampered(f"{self.store.url_of(key)} is in the place of entry {seq}")
-            if entry.previous != (entries[-1].sha256 if entries else ""):
-                raise self.tampered(self._broken_link(entries, entry))
-            entries.append(entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}))
-        return entries
+        return False
+
+    def _contents(self, keys: Sequence[str], start: int = 0, *, packed: bool = True) -> dict[str, bytes]:
+        """Read the files ``keys[start:]``, from the pack as far as it has them. Files that are gone are left out.
+
+        :param keys: keys of all entries, in order
+        :param packed: whether to use the pack
+        """
+        if packed and not start and len(keys) > _UNPACKED and (pack := self._pack()):
+            names, last = keys[: len(pack)], len(pack) - 1
+            if names == [self._key(seq) for seq in range(1, len(pack) + 1)]:
+                rest = self.store.read_many(keys[last:])
+                # Each entry has the hash of the one before, so the last file stands for all files of the pack.
+                if rest.get(names[last]) == pack[last]:
+                    self._unpacked = len(rest) - 1
+                    return {**dict(zip(names, pack, strict=True)), **rest}
+        found = self.store.read_many(keys[start:])
+        self._unpacked += len(found)
+        return found
+
+    def _pack(self) -> list[bytes]:
+        """Read the pack: the content of the files of the first entries. The list is empty if there is no valid pack."""
+        try:
+            pack = [text.encode() for text in json.loads(gzip.decompress(self.store.read_bytes(self._pack_key)))]
+            previous = [json.loads(content)["previous"] for content in pack]
+        except FileNotFoundError:
+            return []
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("The file %s is damaged (%s). It will be written again.", self._pack_key, error)
+            return []
+        return pack if previous == ["", *map(_sha256, pack[:-1])] else []
+
+    def _write_pack(self) -> None:
+        """Write the pack if that saves many reads. The pack is never required, so a failure is only logged."""
+        if self._unpacked <= _UNPACKED:
+            return
+        content = json.dumps([content.decode() for content in self._files], ensure_ascii=False)
+        try:
+            self.store.write_bytes(self._pack_key, gzip.compress(content.encode(), mtime=0))
+        except StoreError as error:
+            log.warning("The ledger of %r has no pack of its entries, so reading it is slow: %s", self.model, error)
+        self._unpacked = 0
+
+    def _parse(self, key: str, content: bytes) -> Entry:
+        try:
+            return Entry.model_validate_json(content)
+        except ValidationError as error:
+            raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
+
+    def _append(self, entry: Entry, content: bytes) -> Entry:
+        """Check that an entry follows the entries that are known, and add it to them."""
+        seq = len(self._entries) + 1
+        if entry.seq != seq:
+            raise self.tampered(f"{self.url(seq)} is in the place of entry {seq}")
+        if entry.previous != (self._entries[-1].sha256 if self._entries else ""):
+            raise self.tampered(self._broken_link(entry))
+        entry = entry.model_copy(update={"sha256": _sha256(content)})
+        self._entries.append(entry)
+        self._files.append(content)
+        return entry
 
     def promotion(self, version: int) -> Entry | None:
         """Return the last entry that promoted a version; ``None`` if the ledger has no such entry.
 
-        The ledger is read from its end to this entry. The chain of hashes is not checked.
+        The chain of hashes is not checked.
 
         :raises RegistryError: a file of the ledger is not an entry
         """
-        for key in reversed(self.store.keys(self.folder)):
-            try:
-                entry = Entry.model_validate_json(self.store.read_bytes(key))
-            except ValidationError as error:
-                raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
-            if entry.promotes(version):
+        contents = self._contents(self.store.keys(self.folder))
+        for key in sorted(contents, reverse=True):
+            if (entry := self._parse(key, contents[key])).promotes(version):
                 return entry
         return None
 
@@ -205,12 +287,12 @@ class Ledger:
         """Return the number of entries, without reading them."""
         return len(self.store.keys(self.folder))
 
-    def _broken_link(self, entries: list[Entry], entry: Entry) -> str:
-        if not entries:
+    def _broken_link(self, entry: Entry) -> str:
+        if not self._entries:
             return f"entry 1, {self.url(entry.seq)}, was written after another entry, which was removed"
+        last = self._entries[-1].seq
         return (
-            f"entry {entries[-1].seq}, {self.url(entries[-1].seq)}, was changed after entry {entry.seq}, "
-            f"{self.url(entry.seq)}, was written"
+            f"entry {last}, {self.url(last)}, was changed after entry {entry.seq}, {self.url(entry.seq)}, was written"
         )
 
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
@@ -225,9 +307,8 @@ class Ledger:
         :raises RegistryError: an existing entry was changed, removed or inserted
         :raises StoreError: the ledger cannot be read or written, or other tasks were faster at every attempt
         """
-        entries: list[Entry] = []
         for pause in pauses():
-            entries = self._newer_entries(entries)
+            entries = self.updated_entries()
             for entry in entries:
                 if entry.id == entry_id:
                     return entry
@@ -244,7 +325,10 @@ class Ledger:
             )
             data = json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode()
             if self.store.create_exclusive(self._key(entry.seq), data):
-                return entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+                self._unpacked += 1
+                entry = self._append(entry, data)
+                self._write_pack()
+                return entry
             time.sleep(pause)
         raise StoreError(
             f"The ledger of {self.model!r} was not written, because other tasks wrote an entry before each of "
@@ -267,3 +351,7 @@ class Ledger:
             f"The ledger of {self.model!r} was tampered with: {problem}. "
             f"Restore the files under {self.store.url_of(self.folder)} from a backup."
         )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -12,13 +16,38 @@ from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError,
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.manifest import FileEntry, Manifest
-from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore
 from airflow_mlops.data.window_rows import inside
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+
+
+class _Recent:
+    """The content of the small files that were read last, by SHA-256. Steps read a file several times.
+
+    :param limit: size of all files together, in bytes
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._contents: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, sha256: str) -> bytes | None:
+        content = self._contents.get(sha256)
+        if content is not None:
+            self._contents.move_to_end(sha256)
+        return content
+
+    def keep(self, sha256: str, content: bytes) -> None:
+        self._contents[sha256] = content
+        while sum(map(len, self._contents.values())) > self._limit:
+            self._contents.popitem(last=False)
+
+
+_RECENT = _Recent(4 * SMALL_BYTES)
 
 
 class Dataset:
@@ -92,27 +121,43 @@ class Dataset:
         :raises DatasetCorruptError: a file does not exist or was changed
         """
         for file in self.files(part):
-            if file.path in self._verified:
-                continue
-            name, dataset_id = self.manifest.name, self.manifest.id[:12]
-            try:
-                found = self.store.sha256(file.path)
-            except FileNotFoundError as error:
-                raise DatasetCorruptError(
-                    f"File {self.store.url_of(file.path)} of dataset {name!r} ({dataset_id}) does not exist. "
-                    "Restore the file, or clear the task that wrote the dataset."
-                ) from error
-            if found != file.sha256:
-                raise DatasetCorruptError(
-                    f"Dataset {name!r} ({dataset_id}) was changed after it was written. File "
-                    f"{self.store.url_of(file.path)} has SHA-256 {found[:12]}…, but its manifest lists "
-                    f"{file.sha256[:12]}…. Restore the file, or delete it and clear the task that wrote the dataset."
-                )
-            self._verified.add(file.path)
+            if file.path not in self._verified:
+                with self._required(file):
+                    self._check(file, self.store.sha256(file.path))
+
+    @contextmanager
+    def _required(self, file: FileEntry) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DatasetCorruptError(
+                f"File {self.store.url_of(file.path)} of dataset {self.manifest.name!r} ({self.manifest.id[:12]}) does not "
+                "exist. Restore the file, or clear the task that wrote the dataset."
+            ) from error
+
+    def _check(self, file: FileEntry, found: str) -> None:
+        if found != file.sha256:
+            raise DatasetCorruptError(
+                f"Dataset {self.manifest.name!r} ({self.manifest.id[:12]}) was changed after it was written. File "
+                f"{self.store.url_of(file.path)} has SHA-256 {found[:12]}…, but its manifest lists "
+                f"{file.sha256[:12]}…. Restore the file, or delete it and clear the task that wrote the dataset."
+            )
+        self._verified.add(file.path)
 
     def _open(self, file: FileEntry) -> Any:
+        if self.store.local_path(file.path) is None and file.bytes <= SMALL_BYTES:
+            return BytesIO(self._small(file))
         self.verify(file.part)
         return self.store.open(file.path)
+
+    def _small(self, file: FileEntry) -> bytes:
+        """Read a small file of an object store with one request."""
+        if (content := _RECENT.get(file.sha256)) is None:
+            with self._required(file):
+                content = self.store.read_bytes(file.path)
+            self._check(file, hashlib.sha256(content).hexdigest())
+            _RECENT.keep(file.sha256, content)
+        return content
 
     def batches(
         self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore, HashingFile
 from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import object_stores
 
@@ -87,6 +87,31 @@ def test_one_of_many_writers_creates_a_file(store):
         assert [str(number).encode() for number in winners] == [store.read_bytes(f"race/{turn}")]
 
 
+def close(file: HashingFile) -> None:
+    """Close the file of a client library, as it does itself when Python frees it. This would complete a file on Azure."""
+    if (opened := getattr(file._file, "upload", file._file)) is not None:
+        opened.close()
+
+
+@pytest.mark.parametrize("size", [0, SMALL_BYTES, SMALL_BYTES + 1, 3 * SMALL_BYTES])
+def test_a_file_that_is_written_in_pieces_is_read_whole(store, size):
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    with store.create("pieces") as file:
+        for start in range(0, size, 5 << 20):
+            file.write(content[start : start + (5 << 20)])
+    assert file.bytes == size
+    assert store.read_bytes("pieces") == content
+    assert store.sha256("pieces") == file.sha256
+
+
+def test_several_files_are_read_at_once(store):
+    names = [f"many/{name}" for name in ("a", "[b]*?", "c d", "☂")]
+    for name in names:
+        store.write_bytes(name, name.encode())
+    assert store.read_many([*names, "many/absent"]) == {name: name.encode() for name in names}
+    assert store.read_many([]) == {}
+
+
 # More than the block of each client library, so that parts are uploaded before the end.
 @pytest.mark.parametrize("size", [10, 12 << 20])
 def test_a_failed_write_leaves_what_another_writer_finished(store, size):
@@ -102,8 +127,7 @@ def test_a_failed_write_leaves_what_another_writer_finished(store, size):
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    # The client libraries close a file when Python frees it, which would complete it on Azure.
-    opened[0]._file.close()
+    close(opened[0])
     assert store.read_bytes("both") == b"finished"
 
 
@@ -120,8 +144,7 @@ def test_a_failed_write_leaves_no_file(store, size):
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    # The client libraries close a file when Python frees it, which would complete it on Azure.
-    opened[0]._file.close()
+    close(opened[0])
     assert not store.exists("absent/file")
     assert store.find("absent") == []
 

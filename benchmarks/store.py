@@ -263,7 +263,7 @@ def fill(store: ArtifactStore, count: int) -> list[Window]:
         table = orders(window, 2)
         with DatasetWriter(store, "orders") as writer:
             writer.write(table)
-            manifest, _ = writer.commit(window=window, time_column="at")
+            writer.commit(window=window, time_column="at")
         [dataset] = find_datasets(store, "orders", window)
         with DatasetWriter(store, f"{MODEL}_predictions") as writer:
             writer.write(table)
@@ -318,7 +318,7 @@ def lookups(store: ArtifactStore, windows: list[Window], meter: Meter, delay: fl
 
 def copied(source: str, url: str) -> None:
     """Copy a local store to another store, because writing it there takes hours."""
-    local, root = fsspec.core.url_to_fs(source)
+    _, root = fsspec.core.url_to_fs(source)
     remote, target = fsspec.core.url_to_fs(url)
     remote.put(f"{root}/", f"{target}/", recursive=True)
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
-# Animations of Great Expectations' tutorial have 4 MB, and the pages with results do not use them.
-_NOT_PUBLISHED = (".gif",)
 _INDEX = "index.html"
 _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
 
@@ -122,15 +120,12 @@ def publish_data_docs(site: Path, store: ArtifactStore, datasets: Sequence[Datas
     name, ids = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
     folder = f"docs/{name}/{(ids[0] if len(ids) == 1 else fingerprint(ids))[:16]}"
     results, suites = "", ""
-    for file in sorted(path for path in site.rglob("*") if path.is_file() and path.suffix not in _NOT_PUBLISHED):
+    for file in sorted(site.rglob("*.html")):
         key = file.relative_to(site).as_posix()
-        content = file.read_bytes()
-        if file.suffix == ".html":
-            results = key if key.startswith("validations/") else results
-            suites = key if key.startswith("expectations/") else suites
-            content = self_contained(content.decode()).encode()
+        results = key if key.startswith("validations/") else results
+        suites = key if key.startswith("expectations/") else suites
         if key != _INDEX:
-            store.write_bytes(f"{folder}/{key}", content)
+            store.write_bytes(f"{folder}/{key}", self_contained(file.read_text("utf-8")).encode())
     links = [("Validation results", results), ("Expectations of the suite", suites)]
     index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())

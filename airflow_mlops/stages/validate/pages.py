@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from html.parser import HTMLParser
@@ -10,6 +11,8 @@ from html.parser import HTMLParser
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 # The footer advertises a newsletter.
 _DROPPED = {"script", "noscript", "iframe", "footer"}
+# In a stylesheet: an image or font from the internet.
+_REMOTE_URL = re.compile(r"""url\(\s*['"]?(?:https?:)?//[^)]*\)""")
 _CHART = '<p class="note">A chart that needs scripts from the internet is left out.</p>'
 # Replaces Bootstrap and Font Awesome, as far as the templates of Great Expectations use them.
 _STYLE = """<style>
@@ -70,16 +73,19 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=False)
         self.parts: list[str] = []
         self._inside: list[str] = []
+        self._in_style = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self._in_style = tag == "style"
         if tag in _DROPPED:
             self._inside.append(tag)
         elif self._inside:
             return
         elif tag == "img" and _is_remote(values.get("src")):
             self.parts.append(escape(values.get("alt") or ""))
-        elif not (tag == "link" and _is_remote(values.get("href"))):
+        # Links name stylesheets, fonts and icons, which are not published.
+        elif tag != "link":
             shown = "".join(
                 f" {name}" if value is None else f' {name}="{escape(value)}"'
                 for name, value in attrs
@@ -95,6 +101,7 @@ class _Page(HTMLParser):
             self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
         if self._inside:
             if tag == self._inside[-1]:
                 self._inside.pop()
@@ -103,7 +110,7 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._inside:
-            self.parts.append(data)
+            self.parts.append(_REMOTE_URL.sub("none", data) if self._in_style else data)
         elif self._inside[-1] == "script" and "vegaEmbed(" in data:
             self.parts.append(_CHART)
 

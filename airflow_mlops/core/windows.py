@@ -15,7 +15,7 @@ from airflow_mlops.core.moments import parse
 from airflow_mlops.core.window_text import UTC_CALENDAR, Calendar
 from airflow_mlops.core.zones import UTC, local, zone
 
-_KEY_TIME = "%Y%m%dT%H%M%SZ"
+_KEY_TIME, _EXACT_KEY_TIME = "%Y%m%dT%H%M%SZ", "%Y%m%dT%H%M%S_%fZ"
 # Periods whose file name is their text. The names of other windows have both ends.
 _NAMED_PERIOD = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d)?)?)?")
 
@@ -121,7 +121,7 @@ class Window(Model):
 
     @property
     def key(self) -> str:
-        """Return a name with start and end to the second. The name is safe in paths, and names sort by time."""
+        """Return a name with start and end. The name is safe in paths, and names sort by time."""
         return f"{_key(self.start)}-{_key(self.end)}"
 
     @property
@@ -141,11 +141,15 @@ class Window(Model):
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
-        """Return the window with a given :attr:`file_name`, exact to the second, or ``None`` for any other ``name``."""
+        """Return the window with a given :attr:`file_name`, or ``None`` for any other ``name``.
+
+        Earlier versions of this package wrote names to the second only.
+        """
         try:
             if name.endswith("Z"):
                 start, end = (
-                    datetime.strptime(text, _KEY_TIME).replace(tzinfo=timezone.utc) for text in name.split("-")
+                    datetime.strptime(text, _EXACT_KEY_TIME if "_" in text else _KEY_TIME).replace(tzinfo=timezone.utc)
+                    for text in name.split("-")
                 )
                 return cls(start=start, end=end)
             return cls.model_validate(name)
@@ -187,7 +191,8 @@ def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
 
 def _key(value: datetime) -> str:
     # strftime does not pad years before 1000.
-    return f"{value.year:04}{value:%m%dT%H%M%SZ}"
+    fraction = f"_{value:%f}" if value.microsecond else ""
+    return f"{value.year:04}{value:%m%dT%H%M%S}{fraction}Z"
 
 
 def _iso(value: datetime) -> str:

@@ -24,7 +24,7 @@ from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Dataset, Manifest, in_slot, read_manifests, slot_windows
+from airflow_mlops.data.datasets import Dataset, Manifest, in_slots, read_manifests
 from airflow_mlops.data.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class PredictionLog:
         :param within: time window. Only predictions whose window lies completely inside it are returned. By default all
             predictions are returned, also predictions without a window
         """
-        found = []
-        for slot, window in slot_windows(self.store, self.name, within).items():
-            if within is None or (window is not None and within.contains(window)):
-                dataset = in_slot(self.store, self.name, slot)
-                if dataset is not None and dataset.manifest.details.get("model") == self.model:
-                    found.append(dataset.manifest)
+        found = [
+            manifest
+            for manifest in in_slots(self.store, self.name, within).values()
+            if manifest.details.get("model") == self.model
+            and (within is None or (manifest.window is not None and within.contains(manifest.window)))
+        ]
         return sorted(found, key=_order)
 
     def history(self, within: Window | None = None) -> list[Manifest]:

@@ -394,7 +394,16 @@ class ArtifactStore:
         :raises FileNotFoundError: ``key`` does not exist
         :raises StoreError: the store cannot be read, or the content is not JSON
         """
-        data = self.read_bytes(key)
+        return self._parse_json(key, self.read_bytes(key))
+
+    def read_many_json(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Read several keys at the same time, and parse their contents as JSON. Keys that do not exist are left out.
+
+        :raises StoreError: the store cannot be read, or a content is not JSON
+        """
+        return {key: self._parse_json(key, data) for key, data in self.read_many(keys).items()}
+
+    def _parse_json(self, key: str, data: bytes) -> Any:
         try:
             return json.loads(data)
         except ValueError as error:
@@ -454,14 +463,24 @@ class ArtifactStore:
 
         :raises StoreError: the store cannot be read
         """
+        return sorted(self.find_info(prefix))
+
+    def find_info(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """List the keys in the folder ``prefix`` and its subfolders, each with the filesystem's metadata of the file.
+
+        Files that are still being written are included. On filesystems that record times or hashes, the metadata of a file
+        changes when the file is replaced.
+
+        :raises StoreError: the store cannot be read
+        """
         with self._guard("list", prefix):
             try:
-                paths = self.fs.find(self.path(prefix))
+                found = self.fs.find(self.path(prefix), detail=True)
             except FileNotFoundError:
-                paths = []
-            if not paths:
+                found = {}
+            if not found:
                 self._require_bucket()
-        return sorted(str(path).removeprefix(self.path("")) for path in paths)
+        return {str(path).removeprefix(self.path("")): info for path, info in found.items()}
 
     def modified(self, key: str) -> datetime | None:
         """Return the time at which ``key`` was last written, in UTC.

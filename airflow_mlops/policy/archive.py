@@ -1,18 +1,23 @@
 """Find and read reports in the artifact store.
 
-A report is stored as ``reports/MODEL/WINDOW.json``, next to an HTML page ``reports/MODEL/WINDOW.html``.
+A report is stored as ``reports/MODEL/WINDOW.json``, next to an HTML page ``reports/MODEL/WINDOW.html``. The reports on short
+windows are in subfolders, see :mod:`airflow_mlops.data.timeline`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timeline import Timeline, window_of
 from airflow_mlops.policy.findings import Verdict
+
+_END = datetime.max.replace(tzinfo=timezone.utc)
 
 
 class ReportSummary(BaseModel):
@@ -29,9 +34,19 @@ class ReportSummary(BaseModel):
     verdict: Verdict
 
 
-def key(model: str, window: Window) -> str:
-    """Return the store key of the report on ``model`` in ``window``."""
-    return f"reports/{model}/{window.file_name}.json"
+def timeline(store: ArtifactStore, model: str) -> Timeline:
+    """Return the folder with the reports on ``model``."""
+    return Timeline(store, f"reports/{model}")
+
+
+def key(store: ArtifactStore, model: str, window: Window) -> str:
+    """Return the store key of a new report on ``model`` in ``window``."""
+    return timeline(store, model).key(window.file_name, window)
+
+
+def existing(store: ArtifactStore, model: str, window: Window) -> str:
+    """Return the store key of the report on ``model`` in ``window``, also if an older version of this package wrote it."""
+    return timeline(store, model).existing(window.file_name, window)
 
 
 def page(key: str) -> str:
@@ -42,9 +57,9 @@ def page(key: str) -> str:
     return f"{key.removesuffix('.json')}.html"
 
 
-def keys(store: ArtifactStore, model: str) -> list[str]:
-    """Return the store keys of all reports on ``model``."""
-    return [key for key in store.keys(f"reports/{model}") if key.endswith(".json")]
+def all_info(store: ArtifactStore, model: str) -> dict[str, dict[str, Any]]:
+    """Return the store keys of all reports on ``model``, each with metadata that changes when the report is replaced."""
+    return timeline(store, model).find_info()
 
 
 def newest(store: ArtifactStore, model: str) -> str | None:
@@ -52,8 +67,15 @@ def newest(store: ArtifactStore, model: str) -> str | None:
 
     Only the names of the files are read.
     """
-    ends = _ends(store, model)
-    return max(ends, key=ends.__getitem__, default=None)
+    return timeline(store, model).latest()
+
+
+def before(store: ArtifactStore, model: str, window: Window, count: int) -> list[str]:
+    """Return the store keys of the last ``count`` reports on windows that start before ``window``, ordered by time.
+
+    Only the names of the files are read.
+    """
+    return timeline(store, model).last(count, before=window)
 
 
 def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
@@ -61,13 +83,10 @@ def after(store: ArtifactStore, model: str, window: Window) -> list[str]:
 
     Only the names of the files are read.
     """
-    return [key for key, end in _ends(store, model).items() if end > window.end]
-
-
-def _ends(store: ArtifactStore, model: str) -> dict[str, datetime]:
-    """Return the end of the window of each report, by store key."""
-    named = {key: Window.from_file_name(key.rpartition("/")[2].removesuffix(".json")) for key in keys(store, model)}
-    return {key: window.end for key, window in named.items() if window is not None}
+    if window.end >= _END:
+        return []
+    later = timeline(store, model).find(Window(start=window.end, end=_END))
+    return [key for key in later if (found := window_of(key)) is not None and found.end > window.end]
 
 
 def read(store: ArtifactStore, key: str) -> ReportSummary | None:

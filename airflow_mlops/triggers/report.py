@@ -146,8 +146,7 @@ class _Reports:
         from airflow_mlops.policy import archive
 
         found = {}
-        for key in archive.keys(self._store, self._model):
-            info = self._store.info(key)
+        for key, info in archive.all_info(self._store, self._model).items():
             if info == self._read.get(key):
                 continue
             try:

@@ -32,6 +32,6 @@ def publish(
             reason=f"It was {decision}. For a test.",
         ),
     )
-    key = archive.key(model, report.window)
+    key = archive.key(store, model, report.window)
     store.write_json(key, report.model_dump(mode="json"))
     return key

@@ -9,6 +9,8 @@ Layout in the artifact store, for a dataset called NAME::
     datasets/NAME/withdrawn/...json        tombstones: windows and snapshots that a person withdrew, by whom and why
     datasets/NAME/slots/SLOT.json          id of the current dataset of a slot
 
+Windows and slots of short periods are in subfolders, see :mod:`airflow_mlops.data.timeline`.
+
 Readers ignore files that no manifest lists, so a writer that crashes leaves no incomplete dataset. A *slot* is a name
 that the writer chooses if a window alone does not identify the current dataset. For example, the predictions for a
 window have a slot for each model version.
@@ -19,11 +21,11 @@ from airflow_mlops.data.datasets.catalog import (
     find_datasets,
     find_whole_datasets,
     in_slot,
+    in_slots,
     mark_purged,
     neighbouring_manifest,
     open_dataset,
     read_manifests,
-    slot_windows,
     snapshot,
 )
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest
@@ -41,11 +43,11 @@ __all__ = [
     "find_datasets",
     "find_whole_datasets",
     "in_slot",
+    "in_slots",
     "mark_purged",
     "neighbouring_manifest",
     "open_dataset",
     "read_manifests",
     "schema_difference",
-    "slot_windows",
     "snapshot",
 ]

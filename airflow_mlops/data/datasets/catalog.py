@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import NoReturn
@@ -10,25 +10,22 @@ from typing import NoReturn
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
-from airflow_mlops.data.datasets.manifest import (
-    Manifest,
-    manifest_key,
-    manifests_folder,
-    slot_key,
-    slots_folder,
-    window_key,
-)
+from airflow_mlops.data.datasets.manifest import Manifest, manifest_key, manifests_folder
 from airflow_mlops.data.datasets.pointers import (
     Pointer,
     index_snapshots,
-    may_overlap,
     read,
+    read_all,
+    slot_id,
+    slots_of,
     snapshot_keys,
     snapshot_time,
     window_keys,
+    windows_of,
 )
 from airflow_mlops.data.datasets.reader import Dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timeline import window_of
 
 
 def open_dataset(store: ArtifactStore, ref: DatasetRef) -> Dataset:
@@ -136,27 +133,25 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
     If newer datasets replace the middle of a window, the older dataset is returned twice, for the time before and
     after.
     """
-    pointers = [read(store, key) for key in window_keys(store, name, within)]
-    windows = [(pointer, pointer.window) for pointer in pointers if pointer is not None and pointer.window is not None]
+    pointers = read_all(store, window_keys(store, name, within))
+    windows = [(pointer, pointer.window) for pointer in pointers if pointer.window is not None]
     if within is not None:
         windows = [(pointer, window) for pointer, window in windows if window.overlaps(within)]
-    opened: dict[str, Dataset] = {}
-
-    def opening(pointer: Pointer) -> Dataset:
-        if pointer.key not in opened:
-            opened[pointer.key] = Dataset(store, read_manifest(store, name, pointer.id))
-        return opened[pointer.key]
-
+    manifests: dict[str, Manifest] = {}
     if _overlap([window for _, window in windows]):
-        # Older versions of this package did not record when a pointer was written.
-        windows.sort(key=lambda item: item[0].written or opening(item[0]).manifest.created, reverse=True)
-    found: list[tuple[Dataset, Window]] = []
+        if any(pointer.written is None for pointer, _ in windows):
+            # Older versions of this package did not record when a pointer was written.
+            manifests = manifests_by_id(store, name, [pointer.id for pointer, _ in windows])
+        windows.sort(key=lambda item: item[0].written or manifests[item[0].id].created, reverse=True)
+    parts: list[tuple[Pointer, Window]] = []
     newer: list[Window] = []
     for pointer, window in windows:
         wanted = window if within is None else window.clip(within)
-        parts = missing(wanted, newer)
-        found += [(opening(pointer), part) for part in parts]
+        parts += [(pointer, part) for part in missing(wanted, newer)]
         newer.append(window)
+    manifests = manifests or manifests_by_id(store, name, [pointer.id for pointer, _ in parts])
+    opened = {pointer.key: Dataset(store, manifests[pointer.id]) for pointer, _ in parts}
+    found = [(opened[pointer.key], part) for pointer, part in parts]
     return sorted(found, key=lambda item: (item[1].start, item[1].end))
 
 
@@ -186,40 +181,35 @@ def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Ma
     :param name: name of the datasets
     :return: ``None`` if no dataset with this name has a different window
     """
-    own = window_key(name, window)
-    keys = [key for key in window_keys(store, name) if key != own]
-    if not keys:
-        return None
-    # Keys of windows sort by time.
-    key = max((key for key in keys if key < own), default=keys[0])
-    return read_manifest(store, name, store.read_json(key)["id"])
+    timeline = windows_of(store, name)
+    found = timeline.last(1, before=window) or [key for key in timeline.find() if window_of(key) != window]
+    pointer = read(store, found[0]) if found else None
+    return read_manifest(store, name, pointer.id) if pointer is not None else None
 
 
 def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
     """Open the current dataset of a slot, a pointer with a name. Return ``None`` if the slot does not exist."""
-    found = current_id(store, slot_key(name, slot))
+    found = slot_id(store, name, slot)
     return Dataset(store, read_manifest(store, name, found)) if found else None
 
 
-def slot_windows(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Window | None]:
-    """Return the window of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
+def in_slots(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Manifest]:
+    """Read the manifest of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
 
-    :param within: time window. Slots whose name begins with a window that does not overlap it are left out
-    :return: windows by slot; ``None`` for a dataset without a window
+    :param within: time window. Slots whose dataset has a window that does not overlap it are left out
     """
     found = {}
-    keys = store.keys(slots_folder(name))
-    for key in keys if within is None else [key for key in keys if may_overlap(key, within)]:
-        window = store.read_json(key)["window"]
-        slot = key.rpartition("/")[2].removesuffix(".json")
-        found[slot] = Window.model_validate(window) if window else None
-    return found
+    for pointer in read_all(store, slots_of(store, name).find(within)):
+        if within is None or pointer.window is None or pointer.window.overlaps(within):
+            found[pointer.key.rpartition("/")[2].removesuffix(".json")] = pointer.id
+    manifests = manifests_by_id(store, name, found.values())
+    return {slot: manifests[dataset_id] for slot, dataset_id in found.items()}
 
 
 def slots_with(store: ArtifactStore, manifest: Manifest) -> list[str]:
     """Return the names of the slots whose current dataset is the dataset of ``manifest``."""
-    slots = slot_windows(store, manifest.name, manifest.window)
-    return [slot for slot in slots if current_id(store, slot_key(manifest.name, slot)) == manifest.id]
+    found = in_slots(store, manifest.name, manifest.window)
+    return [slot for slot, current in found.items() if current.id == manifest.id]
 
 
 def read_manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
@@ -237,26 +227,25 @@ def mark_purged(store: ArtifactStore, manifest: Manifest, purged: datetime) -> N
     store.write_json(manifest_key(manifest.name, manifest.id), marked.model_dump(mode="json"))
 
 
-def current_id(store: ArtifactStore, key: str) -> str | None:
-    """Read the dataset id from the pointer of a window or slot. Return ``None`` if the pointer does not exist.
-
-    :param key: key of the pointer
-    """
-    try:
-        return str(store.read_json(key)["id"])
-    except FileNotFoundError:
-        return None
-
-
 def read_manifest(store: ArtifactStore, name: str, dataset_id: str) -> Manifest:
     """Read the manifest of a dataset.
 
     :raises DatasetNotFoundError: the dataset is not in this store
     """
-    try:
-        return Manifest.model_validate(store.read_json(manifest_key(name, dataset_id)))
-    except FileNotFoundError as error:
-        raise DatasetNotFoundError(
-            f"Dataset {name!r} ({dataset_id[:12]}) is not in the artifact store {store.url}. "
-            "Set [mlops] artifacts to the same store wherever tasks and steps run."
-        ) from error
+    return manifests_by_id(store, name, [dataset_id])[dataset_id]
+
+
+def manifests_by_id(store: ArtifactStore, name: str, ids: Iterable[str]) -> dict[str, Manifest]:
+    """Read the manifests of several datasets with one name at the same time.
+
+    :raises DatasetNotFoundError: a dataset is not in this store
+    """
+    wanted = {dataset_id: manifest_key(name, dataset_id) for dataset_id in ids}
+    found = store.read_many_json(wanted.values())
+    for dataset_id, key in wanted.items():
+        if key not in found:
+            raise DatasetNotFoundError(
+                f"Dataset {name!r} ({dataset_id[:12]}) is not in the artifact store {store.url}. "
+                "Set [mlops] artifacts to the same store wherever tasks and steps run."
+            )
+    return {dataset_id: Manifest.model_validate(found[key]) for dataset_id, key in wanted.items()}

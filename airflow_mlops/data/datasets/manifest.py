@@ -91,11 +91,6 @@ def manifests_folder(name: str) -> str:
     return f"datasets/{name}/manifests"
 
 
-def windows_folder(name: str) -> str:
-    """Return the folder that contains a pointer to the current dataset of each window."""
-    return f"datasets/{name}/windows"
-
-
 def snapshots_folder(name: str) -> str:
     """Return the folder that contains a pointer to each snapshot. A snapshot is a dataset without a window."""
     return f"datasets/{name}/snapshots"
@@ -106,21 +101,6 @@ def withdrawn_folder(name: str) -> str:
     return f"datasets/{name}/withdrawn"
 
 
-def slots_folder(name: str) -> str:
-    """Return the folder that contains the slots. A slot is a pointer with a name to a current dataset."""
-    return f"datasets/{name}/slots"
-
-
 def manifest_key(name: str, dataset_id: str) -> str:
     """Return the key of a dataset's manifest."""
     return f"{manifests_folder(name)}/{dataset_id}.json"
-
-
-def window_key(name: str, window: Window) -> str:
-    """Return the key of the pointer to a window's current dataset."""
-    return f"{windows_folder(name)}/{window.key}.json"
-
-
-def slot_key(name: str, slot: str) -> str:
-    """Return the key of the pointer to a slot's current dataset."""
-    return f"{slots_folder(name)}/{slot}.json"

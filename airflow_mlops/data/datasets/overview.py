@@ -114,7 +114,7 @@ def _windows(store: ArtifactStore, name: str, found: Sequence[Pointer]) -> list[
         state: State = "replaced" if not left else "current" if left == [pointer.window] else "partly replaced"
         made.append(Entry(manifest, pointer.window, written, state, pointer))
         newer.append(pointer.window)
-    return sorted(made, key=lambda entry: entry.pointer.key if entry.pointer else "")
+    return sorted(made, key=lambda entry: entry.window.key if entry.window else "")
 
 
 def _snapshots(store: ArtifactStore, name: str, found: Sequence[Pointer]) -> list[Entry]:

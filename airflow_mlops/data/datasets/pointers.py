@@ -1,13 +1,14 @@
 """Pointers to the current datasets with the same name: one for each time window, and one for each snapshot.
 
-The file name of a pointer contains the window or the time of the snapshot. So one listing of the folder finds the right
-pointers, and no pointer has to be read for this.
+The file name of a pointer contains the window or the time of the snapshot. So listings find the right pointers, and no
+other pointer has to be read for this. A *slot* is a pointer with a name of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from airflow_mlops.core.windows import Window
@@ -15,14 +16,12 @@ from airflow_mlops.data.datasets.manifest import (
     Manifest,
     manifests_folder,
     snapshots_folder,
-    window_key,
-    windows_folder,
     withdrawn_folder,
 )
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timeline import Timeline, window_of
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
-_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,22 @@ class Pointer:
     written: datetime | None
 
 
+def windows_of(store: ArtifactStore, name: str) -> Timeline:
+    """Return the folder with a pointer to the current dataset of each window."""
+    return Timeline(store, f"datasets/{name}/windows")
+
+
+def slots_of(store: ArtifactStore, name: str) -> Timeline:
+    """Return the folder with the slots. The name of a slot may begin with a window."""
+    return Timeline(store, f"datasets/{name}/slots")
+
+
 def window_keys(store: ArtifactStore, name: str, within: Window | None = None) -> list[str]:
     """List the keys of the pointers to windows, ordered by time.
 
-    :param within: time window. Only pointers to windows that may overlap it are listed, see :func:`may_overlap`
+    :param within: time window. Only pointers to windows that may overlap it are listed
     """
-    keys = store.keys(windows_folder(name))
-    return keys if within is None else [key for key in keys if may_overlap(key, within)]
-
-
-def may_overlap(key: str, within: Window) -> bool:
-    """Return whether the window in the name of a pointer may overlap ``within``.
-
-    Names have whole seconds, so only the content of the pointer gives the exact window. The result is also ``True`` if
-    the name does not begin with a window.
-
-    :param key: key of the pointer
-    """
-    found = Window.from_file_name("-".join(_stem(key).split("-")[:2]))
-    return found is None or (found.start < within.end and within.start < found.end + _SECOND)
+    return windows_of(store, name).find(within)
 
 
 def snapshot_keys(store: ArtifactStore, name: str) -> list[str]:
@@ -75,24 +71,44 @@ def snapshot_time(key: str) -> datetime:
 
 def read(store: ArtifactStore, key: str) -> Pointer | None:
     """Read a pointer. Return ``None`` if the pointer does not exist."""
-    try:
-        content = store.read_json(key)
-    except FileNotFoundError:
-        return None
-    window, written = content.get("window"), content.get("written")
-    return Pointer(
-        key,
-        str(content["id"]),
-        Window.model_validate(window) if window else None,
-        datetime.fromisoformat(written) if written else None,
-    )
+    return next(iter(read_all(store, [key])), None)
+
+
+def read_all(store: ArtifactStore, keys: Iterable[str]) -> list[Pointer]:
+    """Read pointers at the same time. Pointers that do not exist are left out."""
+    found = []
+    for key, content in store.read_many_json(keys).items():
+        window, written = content.get("window"), content.get("written")
+        pointer = Pointer(
+            key,
+            str(content["id"]),
+            Window.model_validate(window) if window else None,
+            datetime.fromisoformat(written) if written else None,
+        )
+        found.append(pointer)
+    return found
 
 
 def point_window(store: ArtifactStore, manifest: Manifest) -> None:
     """Make a dataset the current dataset of its window, with precedence over older datasets of overlapping windows."""
     assert manifest.window is not None
     content = {"id": manifest.id, "window": str(manifest.window), "written": _now().isoformat()}
-    store.write_json(window_key(manifest.name, manifest.window), content)
+    store.write_json(windows_of(store, manifest.name).key(manifest.window.key, manifest.window), content)
+
+
+def slot_id(store: ArtifactStore, name: str, slot: str) -> str | None:
+    """Return the id of the current dataset of a slot; ``None`` if the slot does not exist."""
+    try:
+        return str(slots_of(store, name).read_json(slot, window_of(slot))["id"])
+    except FileNotFoundError:
+        return None
+
+
+def point_slot(store: ArtifactStore, manifest: Manifest, slot: str) -> None:
+    """Make a dataset the current dataset of a slot. If it is the current dataset already, nothing is written."""
+    if slot_id(store, manifest.name, slot) != manifest.id:
+        key = slots_of(store, manifest.name).key(slot, window_of(slot))
+        store.write_json(key, {"id": manifest.id, "window": str(manifest.window) if manifest.window else None})
 
 
 def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
@@ -144,7 +160,10 @@ def withdraw(store: ArtifactStore, name: str, pointer: Pointer, reason: str, use
     }
     # The tombstone is written first, so that a crash leaves the window as it was.
     store.write_json(key, tombstone)
-    store.delete(pointer.key)
+    if pointer.window is not None:
+        windows_of(store, name).delete(pointer.key)
+    else:
+        store.delete(pointer.key)
     return key
 
 

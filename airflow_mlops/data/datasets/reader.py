@@ -26,7 +26,7 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class _Recent:
-    """The content of the small files that were read last, by SHA-256. Steps read a file several times.
+    """The content of the small files that were read last, by URL. Files never change, and steps read a file several times.
 
     :param limit: size of all files together, in bytes
     """
@@ -35,14 +35,14 @@ class _Recent:
         self._limit = limit
         self._contents: OrderedDict[str, bytes] = OrderedDict()
 
-    def get(self, sha256: str) -> bytes | None:
-        content = self._contents.get(sha256)
+    def get(self, url: str) -> bytes | None:
+        content = self._contents.get(url)
         if content is not None:
-            self._contents.move_to_end(sha256)
+            self._contents.move_to_end(url)
         return content
 
-    def keep(self, sha256: str, content: bytes) -> None:
-        self._contents[sha256] = content
+    def keep(self, url: str, content: bytes) -> None:
+        self._contents[url] = content
         while sum(map(len, self._contents.values())) > self._limit:
             self._contents.popitem(last=False)
 
@@ -152,11 +152,12 @@ class Dataset:
 
     def _small(self, file: FileEntry) -> bytes:
         """Read a small file of an object store with one request."""
-        if (content := _RECENT.get(file.sha256)) is None:
+        url = self.store.url_of(file.path)
+        if (content := _RECENT.get(url)) is None:
             with self._required(file):
                 content = self.store.read_bytes(file.path)
             self._check(file, hashlib.sha256(content).hexdigest())
-            _RECENT.keep(file.sha256, content)
+            _RECENT.keep(url, content)
         return content
 
     def batches(

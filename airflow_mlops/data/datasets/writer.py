@@ -17,9 +17,9 @@ from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError,
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets.catalog import current_id, open_dataset
-from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key, slot_key
-from airflow_mlops.data.datasets.pointers import point_snapshot, point_window
+from airflow_mlops.data.datasets.catalog import open_dataset
+from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
+from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window
 from airflow_mlops.data.store import ArtifactStore, HashingFile
 
 DATA = "data"
@@ -141,9 +141,8 @@ class DatasetWriter:
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        for key in (slot_key(self.name, slot) for slot in slots):
-            if current_id(self.store, key) != manifest.id:
-                self.store.write_json(key, {"id": manifest.id, "window": str(window) if window else None})
+        for slot in slots:
+            point_slot(self.store, manifest, slot)
         if window is not None:
             point_window(self.store, manifest)
         else:

@@ -20,7 +20,7 @@ def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | Non
     :raises ModelUnhealthyError: the decision of the report is not in ``spec.accept``
     :raises StoreError: the artifact store cannot be read
     """
-    key = archive.newest(store, spec.model) if spec.window is None else archive.key(spec.model, spec.window)
+    key = archive.newest(store, spec.model) if spec.window is None else archive.existing(store, spec.model, spec.window)
     report = archive.read(store, key) if key is not None else None
     if key is None or report is None:
         window = f" in {spec.window.label}" if spec.window is not None else ""

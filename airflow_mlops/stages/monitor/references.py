@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timeline import Timeline, window_of
 from airflow_mlops.drift import earlier_windows
 from airflow_mlops.drift.earlier_windows import WindowProfile
 from airflow_mlops.drift.reference import TRAINING, DriftReference, Reference
@@ -55,12 +56,15 @@ def keep(store: ArtifactStore, model: str, window: Window, scored_by: ModelVersi
     :param current: the profile of the window
     """
     item = WindowProfile(window=window, version=scored_by.version, profile=current)
-    store.write_bytes(_key(model, window), gzip.compress(item.model_dump_json().encode(), mtime=0))
+    store.write_bytes(
+        _profiles(store, model).key(window.file_name, window), gzip.compress(item.model_dump_json().encode(), mtime=0)
+    )
 
 
 def forget(store: ArtifactStore, model: str, window: Window) -> None:
     """Delete the profile of a window that no longer has rows."""
-    store.delete(_key(model, window))
+    timeline = _profiles(store, model)
+    timeline.delete(timeline.key(window.file_name, window))
 
 
 def baselines(requested: Reference, check: Check, training: TrainingReference, current: Profile) -> Baselines:
@@ -105,11 +109,7 @@ def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], l
     """Return the profiles of the requested windows, and notes about profiles that are absent or cannot be read."""
     if requested == Reference():
         return [], []
-    keys = {}
-    for key in check.store.keys(f"profiles/{check.model}"):
-        window = Window.from_file_name(key.rpartition("/")[2].removesuffix(_SUFFIX))
-        if window is not None:
-            keys[window] = key
+    keys = _candidates(requested, check)
     chosen = earlier_windows.choose(requested, check.window, keys)
     read = {window: _read(check.store, keys[window]) for window in chosen}
     windows = [item for item in read.values() if item is not None]
@@ -125,6 +125,24 @@ def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], l
             reason = f"{season}, the window {period(requested.season)} earlier, has not been checked"
         notes.append(f"Drift is measured against training, because {reason}.")
     return windows, notes
+
+
+def _candidates(requested: Reference, check: Check) -> dict[Window, str]:
+    """Return the keys of the profiles of all windows from which the requested windows are chosen, by window."""
+    timeline = _profiles(check.store, check.model)
+    if requested.season is not None:
+        return _dated(timeline.find(earlier_windows.seasonal(check.window, requested.season)))
+    wanted = count = requested.rolling or 0
+    while True:
+        found = _dated(timeline.last(count, before=check.window))
+        # Windows that overlap a later one are not chosen, so some more may be needed.
+        if len(found) < count or len(earlier_windows.rolling(wanted, check.window, found)) == wanted:
+            return found
+        count *= 4
+
+
+def _dated(keys: Sequence[str]) -> dict[Window, str]:
+    return {window: key for key in keys if (window := window_of(key)) is not None}
 
 
 def _read(store: ArtifactStore, key: str) -> WindowProfile | None:
@@ -153,5 +171,5 @@ def _split(
     return groups, list(rest)
 
 
-def _key(model: str, window: Window) -> str:
-    return f"profiles/{model}/{window.file_name}{_SUFFIX}"
+def _profiles(store: ArtifactStore, model: str) -> Timeline:
+    return Timeline(store, f"profiles/{model}", _SUFFIX)

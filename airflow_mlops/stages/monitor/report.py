@@ -28,7 +28,7 @@ def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> 
     :param earlier: reports on earlier windows, ordered by time
     :return: URL of the page
     """
-    key = archive.key(report.model, report.window)
+    key = archive.key(store, report.model, report.window)
     page = render(report, earlier)
     store.write_bytes(archive.page(key), page.encode())
     store.write_json(key, report.model_dump(mode="json"))
@@ -37,14 +37,15 @@ def publish(report: Report, earlier: Sequence[Report], store: ArtifactStore) -> 
 
 def page_url(findings: Findings, store: ArtifactStore) -> str:
     """Return the URL of the HTML page of a report. The page need not exist yet."""
-    return store.url_of(archive.page(archive.key(findings.model, findings.window)))
+    return store.url_of(archive.page(archive.key(store, findings.model, findings.window)))
 
 
 def history(model: str, window: Window, store: ArtifactStore) -> list[Report]:
     """Return the reports on at most 36 windows before ``window``, ordered by time. Unreadable reports are left out."""
-    reports = (_read(store, key) for key in archive.keys(store, model))
+    found = store.read_many(archive.before(store, model, window, _HISTORY))
+    reports = (_parse(content) for content in found.values())
     earlier = [report for report in reports if report is not None and report.window.start < window.start]
-    return sorted(earlier, key=lambda report: report.window.start)[-_HISTORY:]
+    return sorted(earlier, key=lambda report: report.window.start)
 
 
 def superseded(report: Report, store: ArtifactStore) -> bool:
@@ -62,8 +63,15 @@ def superseded(report: Report, store: ArtifactStore) -> bool:
 def _read(store: ArtifactStore, key: str) -> Report | None:
     """Read the report ``key``; ``None`` if the report is unreadable, for example because of an incompatible format."""
     try:
-        return Report.model_validate(store.read_json(key))
-    except (StoreError, ValidationError, FileNotFoundError):
+        return _parse(store.read_bytes(key))
+    except (StoreError, FileNotFoundError):
+        return None
+
+
+def _parse(content: bytes) -> Report | None:
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError:
         return None
 
 

@@ -294,7 +294,7 @@ def test_a_killed_check_leaves_the_last_report_and_a_retry_completes_it(written,
             watch(deployed, outcome)
     store, model = deployed
     # Readers find the last complete report with its page; a page without a report is not found.
-    key = archive.key(model, Window.model_validate(month))
+    key = archive.key(store, model, Window.model_validate(month))
     assert (report(deployed, month) if again else archive.read(store, key)) == known
     assert store.exists(archive.page(key)) == (again or written == 1)
     assert (archive.newest(store, model) == key) == again

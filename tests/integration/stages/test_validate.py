@@ -72,7 +72,9 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
         text = page.read_text()
         assert "<script" not in text
         # What a browser loads, in contrast to what a user follows.
-        assert not re.findall(r"<(?:link|img|iframe|source)[^>]*=\"(?:https?:)?//[^>]*>|url\(['\"]?(?:https?:)?//", text)
+        assert not re.findall(
+            r"<(?:link|img|iframe|source)[^>]*=\"(?:https?:)?//[^>]*>|url\(['\"]?(?:https?:)?//", text
+        )
         for target in re.findall(r'href="([^"#:]+)"', text):
             assert (page.parent / target).exists(), (page, target)
 

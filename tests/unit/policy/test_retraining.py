@@ -395,7 +395,7 @@ def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
         one = found[number]
         made = request_retraining(one, monitor_report.history(one.model, one.window, store), StepContext(store))
         report = Report(**dict(one), verdict=decide(one, made), retraining=made)
-        store.write_json(archive.key("delays", one.window), report.model_dump(mode="json"))
+        store.write_json(archive.key(store, "delays", one.window), report.model_dump(mode="json"))
     earlier = monitor_report.history(april.model, april.window, store)
     assert [report.window.label for report in earlier] == ["2013-01", "2013-02", "2013-03"]
     assert request_retraining(april, earlier, StepContext(store)).triggers[0].windows == 2

@@ -93,9 +93,9 @@ WINDOWS = st.one_of(
 def test_the_latest_window_is_found_by_the_names_alone(windows):
     store = ArtifactStore("memory://health")
     for window in windows:
-        store.write_bytes(archive.key("delays", window), b"")
+        store.write_bytes(archive.key(store, "delays", window), b"")
     store.write_bytes("reports/delays/notes.json", b"")
-    ends = {archive.key("delays", window): window.end for window in windows}
+    ends = {archive.key(store, "delays", window): window.end for window in windows}
     assert ends[archive.newest(store, "delays")] == max(ends.values())
     store.fs.rm(store.root, recursive=True)
 

@@ -19,7 +19,17 @@ def test_what_would_be_loaded_is_removed_and_the_rest_stays():
         <footer><a href="https://ads.example">News</a></footer></body></html>"""
     )
     assert page.startswith("<!DOCTYPE html><html><head><style>")
-    for gone in ("cdn.example", "css.example", "static/i.ico", "img.example", "ads.example", "News", "<script", "onload", "document.write"):
+    for gone in (
+        "cdn.example",
+        "css.example",
+        "static/i.ico",
+        "img.example",
+        "ads.example",
+        "News",
+        "<script",
+        "onload",
+        "document.write",
+    ):
         assert gone not in page
     for kept in (
         ".a { background: none 0 0; } .b { background: none }", "A &amp; B", "<br>", '<a href="https://greatexpectations.io">GX</a>',

@@ -80,7 +80,11 @@ class IncompleteWindowError(MLOpsError):
 
 
 class DatasetCorruptError(MLOpsError):
-    """A file of a dataset does not match the hash in the dataset's manifest."""
+    """A file of a dataset does not match the hash in the dataset's manifest, or the manifest does not match its id."""
+
+
+class DatasetFormatError(MLOpsError):
+    """A newer version of this package wrote the dataset."""
 
 
 class DatasetPurgedError(MLOpsError):

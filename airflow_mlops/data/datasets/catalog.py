@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import NoReturn
 
-from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
-from airflow_mlops.data.datasets.manifest import Manifest, manifest_key, manifests_folder
+from airflow_mlops.data.datasets.manifest import Manifest, manifest_key, manifests_folder, parse_manifest
 from airflow_mlops.data.datasets.pointers import (
     Pointer,
     index_snapshots,
@@ -26,6 +27,11 @@ from airflow_mlops.data.datasets.pointers import (
 from airflow_mlops.data.datasets.reader import Dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
+
+log = logging.getLogger(__name__)
+
+# Number of datasets that are tried as neighbour of a window.
+_NEIGHBOURS = 3
 
 
 def open_dataset(store: ArtifactStore, ref: DatasetRef) -> Dataset:
@@ -178,13 +184,23 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
     """Read the manifest of the last dataset before ``window`` or, without one, of the first dataset after ``window``.
 
+    Datasets whose manifest is damaged are skipped.
+
     :param name: name of the datasets
     :return: ``None`` if no dataset with this name has a different window
     """
     timeline = windows_of(store, name)
-    found = timeline.last(1, before=window) or [key for key in timeline.find() if window_of(key) != window]
-    pointer = read(store, found[0]) if found else None
-    return read_manifest(store, name, pointer.id) if pointer is not None else None
+    earlier = timeline.last(_NEIGHBOURS, before=window)[::-1]
+    found = earlier or [key for key in timeline.find() if window_of(key) != window][:_NEIGHBOURS]
+    for key in found:
+        try:
+            pointer = read(store, key)
+            if pointer is not None:
+                return read_manifest(store, name, pointer.id)
+        except (DatasetCorruptError, DatasetNotFoundError) as error:
+            # The damaged dataset must not keep its neighbours from being written.
+            log.warning("%s", error)
+    return None
 
 
 def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
@@ -215,7 +231,7 @@ def slots_with(store: ArtifactStore, manifest: Manifest) -> list[str]:
 def read_manifests(store: ArtifactStore, name: str) -> Iterator[Manifest]:
     """Yield the manifests of all datasets ever written with this name, current and replaced, in no particular order."""
     for key in store.keys(manifests_folder(name)):
-        yield Manifest.model_validate(store.read_json(key))
+        yield read_manifest(store, name, key.rpartition("/")[2].removesuffix(".json"))
 
 
 def mark_purged(store: ArtifactStore, manifest: Manifest, purged: datetime) -> None:
@@ -241,11 +257,13 @@ def manifests_by_id(store: ArtifactStore, name: str, ids: Iterable[str]) -> dict
     :raises DatasetNotFoundError: a dataset is not in this store
     """
     wanted = {dataset_id: manifest_key(name, dataset_id) for dataset_id in ids}
-    found = store.read_many_json(wanted.values())
+    found = store.read_many(wanted.values())
+    manifests = {}
     for dataset_id, key in wanted.items():
         if key not in found:
             raise DatasetNotFoundError(
                 f"Dataset {name!r} ({dataset_id[:12]}) is not in the artifact store {store.url}. "
                 "Set [mlops] artifacts to the same store wherever tasks and steps run."
             )
-    return {dataset_id: Manifest.model_validate(found[key]) for dataset_id, key in wanted.items()}
+        manifests[dataset_id] = parse_manifest(found[key], name, dataset_id, store.url_of(key))
+    return manifests

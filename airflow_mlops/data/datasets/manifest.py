@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetFormatError
+from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import UtcDatetime, Window
+
+FORMAT = 1
+"""The newest format of manifests that this version of the package reads."""
 
 
 class FileEntry(Model):
@@ -41,7 +47,7 @@ class Manifest(Model):
     """The description of a dataset: its files, columns, window, origin and parents.
 
     ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``,
-    ``rows`` and ``sha256``. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
+    ``rows`` and ``sha256``, see :meth:`identity`. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
     ``time_column`` do not affect ``id``.
 
     :param format: version of the manifest's format
@@ -55,7 +61,7 @@ class Manifest(Model):
     :param time_column: column with the time of each row; ``None`` if it is not known
     """
 
-    format: int = 1
+    format: int = FORMAT
     id: str
     name: Name
     owner: str = ""
@@ -79,6 +85,19 @@ class Manifest(Model):
         for file in self.files:
             parts[file.part] = parts.get(file.part, 0) + file.rows
         return DatasetRef(name=self.name, id=self.id, rows=self.rows, window=self.window, parts=parts)
+
+    def identity(self) -> str:
+        """Compute the id from the fields that determine it."""
+        return fingerprint(
+            {
+                "name": self.name,
+                "window": str(self.window) if self.window else None,
+                "columns": [[column.name, column.type] for column in self.columns],
+                "files": [[file.part, file.rows, file.sha256] for file in self.files],
+                "parents": self.parents,
+                "details": self.details,
+            }
+        )
 
     @property
     def column_names(self) -> list[str]:
@@ -104,3 +123,44 @@ def withdrawn_folder(name: str) -> str:
 def manifest_key(name: str, dataset_id: str) -> str:
     """Return the key of a dataset's manifest."""
     return f"{manifests_folder(name)}/{dataset_id}.json"
+
+
+def parse_manifest(data: bytes, name: str, dataset_id: str, url: str) -> Manifest:
+    """Parse the file of a manifest, and check that it is the manifest of a dataset.
+
+    :param data: content of the file
+    :param name: name of the dataset whose manifest was read
+    :param dataset_id: id of this dataset
+    :param url: URL of the file, for error messages
+    :raises DatasetFormatError: a newer version of this package wrote the manifest
+    :raises DatasetCorruptError: the content is not the manifest of this dataset, or names files elsewhere in the store
+    """
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise _corrupt(name, dataset_id, url, f"it is not valid JSON: {error}") from None
+    written_as = content.get("format") if isinstance(content, dict) else None
+    if isinstance(written_as, int) and written_as > FORMAT:
+        raise DatasetFormatError(
+            f"The manifest {url} has format {written_as}, but this version of airflow-mlops reads formats up to {FORMAT}. "
+            "Install a newer version where the step runs."
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the content"
+        raise _corrupt(name, dataset_id, url, f"{where}: {error.errors()[0]['msg']}") from None
+    if (manifest.name, manifest.id) != (name, dataset_id) or manifest.identity() != dataset_id:
+        raise _corrupt(name, dataset_id, url, "its content does not have this id")
+    folder = f"datasets/{name}/files/"
+    for file in manifest.files:
+        if not file.path.startswith(folder) or ".." in file.path.split("/"):
+            raise _corrupt(name, dataset_id, url, f"it names the file {file.path!r}, which is not in {folder}")
+    return manifest
+
+
+def _corrupt(name: str, dataset_id: str, url: str, problem: str) -> DatasetCorruptError:
+    return DatasetCorruptError(
+        f"The manifest of dataset {name!r} ({dataset_id[:12]}) was changed after it was written ({problem}): {url}. Restore "
+        "the file, or run the task that writes the dataset again."
+    )

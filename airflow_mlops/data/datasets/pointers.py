@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from airflow_mlops.core.errors import DatasetCorruptError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.manifest import (
     Manifest,
     manifests_folder,
+    parse_manifest,
     snapshots_folder,
     withdrawn_folder,
 )
@@ -78,13 +80,19 @@ def read_all(store: ArtifactStore, keys: Iterable[str]) -> list[Pointer]:
     """Read pointers at the same time. Pointers that do not exist are left out."""
     found = []
     for key, content in store.read_many_json(keys).items():
-        window, written = content.get("window"), content.get("written")
-        pointer = Pointer(
-            key,
-            str(content["id"]),
-            Window.model_validate(window) if window else None,
-            datetime.fromisoformat(written) if written else None,
-        )
+        try:
+            window, written = content.get("window"), content.get("written")
+            pointer = Pointer(
+                key,
+                str(content["id"]),
+                Window.model_validate(window) if window else None,
+                datetime.fromisoformat(written) if written else None,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise DatasetCorruptError(
+                f"The file {store.url_of(key)} does not name the current dataset of a window. Run the task that writes the "
+                "dataset of this window again, or delete the file."
+            ) from None
         found.append(pointer)
     return found
 
@@ -125,7 +133,7 @@ def index_snapshots(store: ArtifactStore, name: str) -> None:
     if snapshot_keys(store, name):
         return
     for key in store.keys(manifests_folder(name)):
-        manifest = Manifest.model_validate(store.read_json(key))
+        manifest = parse_manifest(store.read_bytes(key), name, _stem(key), store.url_of(key))
         if manifest.window is None:
             _write_snapshot(store, manifest, manifest.created)
 

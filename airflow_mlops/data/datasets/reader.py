@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets.manifest import FileEntry, Manifest
+from airflow_mlops.data.datasets.manifest import FileEntry, Manifest, manifest_key, parse_manifest
 from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore
 from airflow_mlops.data.window_rows import inside
 
@@ -130,10 +130,23 @@ class Dataset:
         try:
             yield
         except FileNotFoundError as error:
+            self._require_unpurged()
             raise DatasetCorruptError(
                 f"File {self.store.url_of(file.path)} of dataset {self.manifest.name!r} ({self.manifest.id[:12]}) does not "
                 "exist. Restore the file, or clear the task that wrote the dataset."
             ) from error
+
+    def _require_unpurged(self) -> None:
+        """Check that the files were not purged after the dataset was opened.
+
+        :raises DatasetPurgedError: the files were purged
+        """
+        name, dataset_id = self.manifest.name, self.manifest.id
+        key = manifest_key(name, dataset_id)
+        with suppress(FileNotFoundError):
+            Dataset(
+                self.store, parse_manifest(self.store.read_bytes(key), name, dataset_id, self.store.url_of(key))
+            ).files()
 
     def _check(self, file: FileEntry, found: str) -> None:
         if found != file.sha256:
@@ -144,18 +157,21 @@ class Dataset:
             )
         self._verified.add(file.path)
 
-    def _open(self, file: FileEntry) -> Any:
-        if self.store.local_path(file.path) is None and file.bytes <= SMALL_BYTES:
-            return BytesIO(self._small(file))
-        self.verify(file.part)
-        return self.store.open(file.path)
+    @contextmanager
+    def _open(self, file: FileEntry) -> Iterator[Any]:
+        with self._required(file):
+            if self.store.local_path(file.path) is None and file.bytes <= SMALL_BYTES:
+                yield BytesIO(self._small(file))
+                return
+            self.verify(file.part)
+            with self.store.open(file.path) as opened:
+                yield opened
 
     def _small(self, file: FileEntry) -> bytes:
         """Read a small file of an object store with one request."""
         url = self.store.url_of(file.path)
         if (content := _RECENT.get(url)) is None:
-            with self._required(file):
-                content = self.store.read_bytes(file.path)
+            content = self.store.read_bytes(file.path)
             self._check(file, hashlib.sha256(content).hexdigest())
             _RECENT.keep(url, content)
         return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -14,13 +15,12 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
-from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets.catalog import open_dataset
+from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
-from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window
-from airflow_mlops.data.store import ArtifactStore, HashingFile
+from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
+from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
 
 DATA = "data"
 ROW_GROUP_ROWS = 131_072
@@ -133,21 +133,43 @@ class DatasetWriter:
             raise SchemaError(
                 f"Dataset {self.name!r} has neither rows nor columns. Write at least one batch, which may have no rows."
             )
-        manifest = self._manifest(self._close_files(), window, owner, description, source, parents, details, provenance)
-        manifest = manifest.model_copy(update={"time_column": time_column})
+        manifest = self._manifest(
+            self._close_files(), window, owner, description, source, parents, details, provenance, time_column
+        )
         existing = _intact(self.store, manifest)
         if existing is not None:
             manifest = existing
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        for slot in slots:
+        named = list(slots)
+        for slot in named:
             point_slot(self.store, manifest, slot)
-        if window is not None:
-            point_window(self.store, manifest)
-        else:
+        if window is None:
             point_snapshot(self.store, manifest)
+        else:
+            point_window(self.store, manifest)
+            if named:
+                self._follow(named[0], manifest)
         return manifest, existing is not None
+
+    def _follow(self, slot: str, pointed: Manifest) -> None:
+        """Make the dataset of a slot the current dataset of its window, if another writer has replaced it in the slot.
+
+        Two writers may write their slots and windows in different orders. The one that writes the window last finds the
+        dataset of the slot here, so slot and window always agree in the end.
+
+        :param pointed: the dataset to which this writer has pointed the window
+        """
+        for pause in pauses():
+            current = slot_id(self.store, self.name, slot)
+            if current is None or current == pointed.id:
+                return
+            pointed = read_manifest(self.store, self.name, current)
+            if pointed.window is None:
+                return
+            point_window(self.store, pointed)
+            time.sleep(pause)
 
     def _close_files(self) -> list[FileEntry]:
         entries = []
@@ -169,19 +191,11 @@ class DatasetWriter:
         parents: Iterable[DatasetRef],
         details: dict[str, Any] | None,
         provenance: Provenance | None,
+        time_column: str | None,
     ) -> Manifest:
         assert self._schema is not None  # checked by commit()
-        identity = {
-            "name": self.name,
-            "window": str(window) if window else None,
-            "columns": [[field.name, str(field.type)] for field in self._schema],
-            "files": [[entry.part, entry.rows, entry.sha256] for entry in files],
-            # A dataset of which two parts were read, before and after a newer one, is one parent.
-            "parents": list(dict.fromkeys(parent.id for parent in parents)),
-            "details": details or {},
-        }
-        return Manifest(
-            id=fingerprint(identity),
+        manifest = Manifest(
+            id="",
             name=self.name,
             owner=owner,
             description=description,
@@ -190,11 +204,14 @@ class DatasetWriter:
             columns=[ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema],
             rows=sum(self._rows.values()),
             files=files,
-            parents=identity["parents"],
+            # A dataset of which two parts were read, before and after a newer one, is one parent.
+            parents=list(dict.fromkeys(parent.id for parent in parents)),
             details=details or {},
             provenance=provenance or Provenance(),
             created=datetime.now(timezone.utc),
+            time_column=time_column,
         )
+        return manifest.model_copy(update={"id": manifest.identity()})
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:

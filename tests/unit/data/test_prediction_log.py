@@ -10,6 +10,7 @@ import uuid
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data import prediction_log
-from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, in_slots, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.privacy import Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
@@ -273,3 +274,68 @@ def test_a_window_without_rows_is_in_the_log(store, model):
     (dataset,) = PredictionLog(store, "delays").present()
     assert dataset.manifest.rows == 0
     assert np.asarray(dataset.table()["score"]).size == 0
+
+
+class Turns:
+    """Lets threads take steps in a given order.
+
+    :param order: numbers of the threads
+    """
+
+    def __init__(self, order: list[int]) -> None:
+        self._order = order
+        self._changed = Condition()
+
+    def take(self, number: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._order or self._order[0] == number, timeout=30)
+            if self._order:
+                self._order.pop(0)
+            self._changed.notify_all()
+
+    def leave(self, number: int) -> None:
+        with self._changed:
+            self._order[:] = [item for item in self._order if item != number]
+            self._changed.notify_all()
+
+
+class GatedStore(ArtifactStore):
+    """A store whose requests for slots and windows wait for their turn."""
+
+    def __init__(self, url: str, turns: Turns, number: int) -> None:
+        super().__init__(url)
+        self.turns, self.number = turns, number
+
+    def _gate(self, key: str) -> None:
+        if "/slots/" in key or "/windows/" in key:
+            self.turns.take(self.number)
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        self._gate(key)
+        super().write_bytes(key, data)
+
+    def read_bytes(self, key: str) -> bytes:
+        self._gate(key)
+        return super().read_bytes(key)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 2), max_size=24))
+def test_slot_and_window_agree_in_whatever_order_writers_write_them(tmp_path_factory, order):
+    url = tmp_path_factory.mktemp("store").as_uri()
+    turns, window = Turns(order), Window.model_validate("2013-04-01")
+
+    def score(number: int) -> str:
+        try:
+            with DatasetWriter(GatedStore(url, turns, number), "predictions") as writer:
+                writer.write(pa.table({"score": [number]}))
+                return writer.commit(window=window, slots=[f"{window.key}-delays-v3"])[0].id
+        finally:
+            turns.leave(number)
+
+    with ThreadPoolExecutor(3) as pool:
+        written = list(pool.map(score, range(3)))
+    store = ArtifactStore(url)
+    (current,) = in_slots(store, "predictions").values()
+    assert current.id in written
+    assert [dataset.manifest.id for dataset in find_datasets(store, "predictions", window)] == [current.id]

@@ -15,7 +15,7 @@ from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 
-FORMAT = 1
+FORMAT = 2
 """The newest format of manifests that this version of the package reads."""
 
 
@@ -26,7 +26,9 @@ class FileEntry(Model):
     :param part: split part whose rows the file contains: ``train`` or ``test``, or ``data`` if the dataset is not split
     :param rows: number of rows
     :param bytes: size in bytes
-    :param sha256: SHA-256 of the file's content
+    :param sha256: SHA-256 of the file's bytes
+    :param content: hash of the values of the rows (:class:`~airflow_mlops.data.datasets.content.ContentHash`); empty in
+        manifests of format 1
     """
 
     path: str
@@ -34,6 +36,12 @@ class FileEntry(Model):
     rows: int
     bytes: int
     sha256: str
+    content: str = ""
+
+    @property
+    def values(self) -> str:
+        """Return a hash that is equal for equal rows: of the values or, in manifests of format 1, of the bytes."""
+        return self.content or self.sha256
 
 
 class ColumnEntry(Model):
@@ -47,7 +55,8 @@ class Manifest(Model):
     """The description of a dataset: its files, columns, window, origin and parents.
 
     ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``,
-    ``rows`` and ``sha256``, see :meth:`identity`. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
+    ``rows`` and ``content``, see :meth:`identity`. It does not depend on the version of Arrow that wrote the files. In
+    format 1, ``sha256`` was hashed instead of ``content``. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
     ``time_column`` do not affect ``id``.
 
     :param format: version of the manifest's format
@@ -93,7 +102,7 @@ class Manifest(Model):
                 "name": self.name,
                 "window": str(self.window) if self.window else None,
                 "columns": [[column.name, column.type] for column in self.columns],
-                "files": [[file.part, file.rows, file.sha256] for file in self.files],
+                "files": [[file.part, file.rows, file.values] for file in self.files],
                 "parents": self.parents,
                 "details": self.details,
             }

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError,
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
+from airflow_mlops.data.datasets.content import ContentHash
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
 from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
 from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
@@ -41,6 +42,7 @@ class DatasetWriter:
         self._folder = "/".join(filter(None, [f"datasets/{name}/files", folder]))
         self._open: dict[str, tuple[str, HashingFile, pq.ParquetWriter, ExitStack]] = {}
         self._rows: dict[str, int] = {}
+        self._contents: dict[str, ContentHash] = {}
         self._schema: pa.Schema | None = None
         self._written: list[str] = []
         self._committed = False
@@ -85,6 +87,7 @@ class DatasetWriter:
         else:
             writer.write_batch(data, row_group_size=ROW_GROUP_ROWS)
         self._rows[part] += data.num_rows
+        self._contents[part].update(data)
 
     def _start(self, part: str) -> None:
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
@@ -97,6 +100,7 @@ class DatasetWriter:
         )
         self._open[part] = (key, file, writer, files)
         self._rows[part] = 0
+        self._contents[part] = ContentHash(self._schema)
 
     def commit(
         self,
@@ -177,7 +181,15 @@ class DatasetWriter:
             writer.close()
             files.close()
             self._written.append(key)
-            entries.append(FileEntry(path=key, part=part, rows=self._rows[part], bytes=file.bytes, sha256=file.sha256))
+            entry = FileEntry(
+                path=key,
+                part=part,
+                rows=self._rows[part],
+                bytes=file.bytes,
+                sha256=file.sha256,
+                content=self._contents[part].hexdigest(),
+            )
+            entries.append(entry)
         self._open = {}
         return entries
 

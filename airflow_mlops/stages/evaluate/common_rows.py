@@ -89,7 +89,7 @@ def _difference(first: Dataset, second: Dataset, part: str) -> str | None:
 
 
 def _contents(dataset: Dataset, part: str) -> list[tuple[int, str]]:
-    return [(file.rows, file.sha256) for file in dataset.files(part)]
+    return [(file.rows, file.values) for file in dataset.files(part)]
 
 
 def _different_column(first: Dataset, second: Dataset, part: str) -> str | None:

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, StoreError
@@ -124,3 +125,20 @@ def test_the_error_for_a_missing_column_lists_the_existing_ones(store):
     manifest, _ = write(store, 1)
     with pytest.raises(SchemaError, match="no column 'c'.* a, b"):
         open_dataset(store, manifest.ref).table(columns=["c"])
+
+
+def test_the_id_does_not_depend_on_how_the_files_are_written(store, monkeypatch):
+    first, _ = write(store, 1, 2, window=APRIL)
+    real = pq.ParquetWriter
+    monkeypatch.setattr(
+        "airflow_mlops.data.datasets.writer.pq.ParquetWriter",
+        lambda file, schema, **options: real(file, schema, compression="snappy", version="1.0"),
+    )
+    second, existed = write(store, 1, 2, window=APRIL)
+    assert existed
+    assert second == first
+    store.delete(first.files[0].path)
+    third, existed = write(store, 1, 2, window=APRIL)
+    assert not existed
+    assert third.id == first.id
+    assert third.files[0].sha256 != first.files[0].sha256

@@ -10,7 +10,7 @@ LOCK_TORCH ?= torch==2.13.0
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: help demo stop install test pytest lint format docs bench images schema lock clean
+.PHONY: help demo stop install test pytest torture lint format docs bench images schema lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -28,6 +28,9 @@ test: install ## Lint and all tests, side by side; PYTEST_ARGS narrows the tests
 
 pytest: install
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+torture: install ## Kill each step 100 times, and promote 200 versions at once, on a local folder, S3 and Azure (an hour)
+	MLOPS_TORTURE_KILLS=100 MLOPS_TORTURE_ROUNDS=10 $(BIN)/python -m pytest -n $(JOBS) tests/torture
 
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter
 	$(BIN)/ruff check .

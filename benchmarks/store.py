@@ -30,15 +30,16 @@ from typing import Any
 
 import aiohttp
 import fsspec
-import pyarrow.csv
 from aiohttp import web
 
-from airflow_mlops import __version__
 from airflow_mlops.core.calls import Provenance, Request, StepCall
 from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets
+from airflow_mlops.data.datasets.manifest import manifest_key
+from airflow_mlops.data.datasets.pointers import slots_of, windows_of
 from airflow_mlops.data.prediction_log import PredictionLog, slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import archive
@@ -48,13 +49,14 @@ from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.stages.monitor.report import history, publish
 from airflow_mlops.stages.runner import run_call
 from tests.support import object_stores
+from tests.support.lifecycle import MODEL, MONTHS, Lifecycle
 from tests.support.months import orders
 
 DELAY = 0.05
-MODEL = "late"
-MONTHS = ("2013-01", "2013-02", "2013-03")
-ROWS = 1500
 VERSION = ModelVersionRef(model=MODEL, version=1, run_id="")
+PREDICTIONS = f"{MODEL}_predictions"
+# Number of windows that the lookups read.
+_READ = 50
 # Hop-by-hop headers, and those that aiohttp writes itself.
 _OWN_HEADERS = {"connection", "keep-alive", "transfer-encoding", "content-encoding", "expect", "server", "date"}
 
@@ -172,110 +174,71 @@ def folder(meter: Meter) -> Iterator[str]:
 STORES: dict[str, Callable[[Meter], Any]] = {"file": folder, "s3": s3, "azure": azure}
 
 
-class Chain:
-    """One month of the lifecycle after another, each step with :func:`~airflow_mlops.stages.runner.run_call`."""
-
-    def __init__(self, url: str, work: Path) -> None:
-        self.url = url
-        self.work = work
-        self._mlflow = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=f"sqlite:///{work}/mlflow.db")
-        import mlflow
-
-        mlflow.set_tracking_uri(self._mlflow.host or "")
-        mlflow.create_experiment(MODEL, f"file://{work}/mlflow")
-
-    def month(self, month: str, measured: Callable[[str], Any]) -> None:
-        """Run all steps for one month. The training set has all months until then."""
-        sold = orders(Window.model_validate(month), ROWS)
-        data = self.work / f"{month}.csv"
-        pyarrow.csv.write_csv(sold, data)
-        orders_asked = {"name": "orders", "files": [str(data)], "window": month, "time_column": "at"}
-        raw = self._step("ingest", month, orders_asked, measured)["dataset"]
-        suite = {
-            "name": "orders",
-            "expectations": [
-                {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": name}}
-                for name in sold.column_names
-            ],
-        }
-        self._step("validate", month, {"dataset": raw, "suite": suite}, measured)
-        training = {
-            "name": "late_training",
-            "entities": {"name": "orders", "window": f"{MONTHS[0]}..{month}"},
-            "timestamp": "at",
-            "columns": ["amount", "hour"],
-            "keys": ["order"],
-            "label": "late",
-            "task": "binary",
-            "split": {"method": "time", "test_size": 0.3},
-        }
-        training_set = self._step("training_set", month, training, measured)["dataset"]
-        trainer = {"kind": "sklearn", "estimator": "sklearn.linear_model.LogisticRegression", "params": {}}
-        asked = {"dataset": training_set, "model": MODEL, "trainer": trainer, "seed": int(month[-2:])}
-        candidate = self._step("train", month, asked, measured)["candidate"]
-        asked = {"dataset": training_set, "candidates": [candidate], "gates": [{"metric": "roc_auc", "min": 0.5}]}
-        verdict = self._step("evaluate", month, asked, measured)["verdict"]
-        self._step("promote", month, {"verdict": verdict}, measured)
-        scored = self._step("score", month, {"model": MODEL, "dataset": raw}, measured)["dataset"]
-        asked = {"predictions": scored, "labels": raw, "on": ["order"], "label": "late", "name": "outcomes"}
-        outcomes = self._step("join_labels", month, asked, measured)["dataset"]
-        self._step("monitor", month, {"model": MODEL, "dataset": outcomes, "window": month}, measured)
-
-    def _step(self, step: str, month: str, spec: dict[str, Any], measured: Callable[[str], Any]) -> dict[str, Any]:
-        provenance = Provenance(dag_id="orders", run_id=month, task_id=step)
-        call = StepCall(
-            step=step,
-            spec=spec,
-            store=self.url,
-            key=f"results/orders/{month}/{step}/0.json",
-            version=__version__,
-            provenance=provenance,
-        )
-        with measured(step):
-            return run_call(call, lambda _: self._mlflow)
-
-
 def chain(url: str, meter: Meter, delay: float) -> dict[str, dict[str, Any]]:
     """Run three months, and measure each step of the last."""
+    import mlflow
+
     found: dict[str, dict[str, Any]] = {}
-
-    @contextmanager
-    def measured(step: str) -> Iterator[None]:
-        with meter.measured(delay) as figures:
-            yield
-        found[step] = figures
-
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as work:
-        months = Chain(url, Path(work))
+        connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=f"sqlite:///{work}/mlflow.db")
+        mlflow.set_tracking_uri(connection.host or "")
+        mlflow.create_experiment(MODEL, f"file://{work}/mlflow")
+
+        def measured(call: StepCall) -> dict[str, Any]:
+            with meter.measured(delay) as figures:
+                result = run_call(call, lambda _: connection)
+            found[call.step] = figures
+            return result
+
+        lifecycle = Lifecycle(url, Path(work), measured)
         for month in MONTHS:
-            months.month(month, measured)
+            lifecycle.month(month)
     return found
 
 
 def fill(store: ArtifactStore, count: int) -> list[Window]:
-    """Write windows of an hour, and predictions, reports and ledger entries on each of them."""
+    """Write windows of an hour, and predictions, reports and ledger entries on each of them.
+
+    The files of all but the last windows are empty, because no lookup reads them.
+    """
     start = datetime(2013, 1, 1, tzinfo=timezone.utc)
     windows = [
         Window(start=start + timedelta(hours=hour), end=start + timedelta(hours=hour + 1)) for hour in range(count)
     ]
     ledger = Ledger(store, MODEL)
-    for number, window in enumerate(windows):
+    for window in windows[::10]:
+        ledger.record(f"entry-{window.key}", lambda _: _decision(window))  # noqa: B023 - called at once
+    for window in windows[:-_READ]:
+        for key in _keys(store, window):
+            path = store.local_path(key)
+            assert path is not None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for window in windows[-_READ:]:
         table = orders(window, 2)
         with DatasetWriter(store, "orders") as writer:
             writer.write(table)
             writer.commit(window=window, time_column="at")
-        [dataset] = find_datasets(store, "orders", window)
-        with DatasetWriter(store, f"{MODEL}_predictions") as writer:
+        with DatasetWriter(store, PREDICTIONS) as writer:
             writer.write(table)
-            writer.commit(
-                window=window,
-                details={"model": MODEL, "model_version": 1},
-                slots=[slot(VERSION, window, [dataset], None)],
-            )
+            details = {"model": MODEL, "model_version": 1}
+            writer.commit(window=window, details=details, slots=[slot(VERSION, window, [], None)])
         publish(_report(window), [], store)
-        if number % 10 == 0:
-            ledger.record(f"entry-{number}", lambda _: _decision(window))  # noqa: B023 - called at once
     return windows
+
+
+def _keys(store: ArtifactStore, window: Window) -> list[str]:
+    """Return the keys of the files on a window."""
+    report = archive.key(store, MODEL, window)
+    found = [report, archive.page(report), slots_of(store, PREDICTIONS).key(slot(VERSION, window, [], None), window)]
+    for name in ("orders", PREDICTIONS):
+        dataset_id = fingerprint([name, window.key])
+        found += [
+            windows_of(store, name).key(window.key, window),
+            manifest_key(name, dataset_id),
+            f"datasets/{name}/files/{dataset_id}.parquet",
+        ]
+    return found
 
 
 def _report(window: Window) -> Report:

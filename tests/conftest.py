@@ -44,17 +44,23 @@ def group(path: str) -> str:
 
 
 class Groups(LoadScopeScheduling):
-    """Distributes whole groups, in the order of collection; those on the cluster once the image of its pods is there."""
+    """Distributes whole groups, in the order of collection; those on the cluster once the image of its pods is there.
+
+    The last worker takes them from the end, where the tests are that need neither MLflow nor Airflow's database. So it need
+    not start these services, and the other workers import less.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return group(str(nodeid).partition("::")[0])
 
     def _assign_work_unit(self, node: WorkerController) -> None:
+        names = list(self.workqueue)
+        if self.numnodes > 2 and node.gateway.id == f"gw{self.numnodes - 1}":
+            names.reverse()
         if image_is_being_built():
-            # The next group that does not need the image, if there is one, is the first of the queue now.
-            ready = [name for name in self.workqueue if not name.startswith("kubernetes")]
-            for name in ready[:1]:
-                self.workqueue.move_to_end(name, last=False)
+            # Groups that do not need the image come first, if there are any.
+            names.sort(key=lambda name: name.startswith("kubernetes"))
+        self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
 
 
@@ -72,8 +78,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups that take long start first: no worker should begin one of them when the others have nothing left to do."""
+    """Groups that take long start first: no worker should begin one of them when the others have nothing left to do.
+
+    Those that need neither MLflow nor Airflow's database are taken from the end, so there the long ones are last.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
+    services = {item.path for item in items if {"mlflow_server", "airflow_db"} & set(getattr(item, "fixturenames", ()))}
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
@@ -81,7 +91,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return 0
         if "live" in parts:
             return 1
-        return 2 if item.path in slow else 3 if parts[0] == "integration" else 4
+        if item.path in services:
+            return 2 if item.path in slow else 3
+        return 5 if item.path in slow else 4
 
     items.sort(key=order)
 

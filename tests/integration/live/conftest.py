@@ -12,20 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.live import LiveAirflow
+from tests.support.live import STEPS, LiveAirflow
 
 # What the steps of these files import, so that no task has to; and what test_live_airflow.py looks for.
-PRELOADED = (
-    "airflow.sdk.execution_time.task_runner",
-    "no_such_module",
-    "preloaded_for_test",
-    "airflow_mlops.operators.ingest",
-    "pyarrow.dataset",
-    "pandas",
-    "duckdb",
-    "sklearn.linear_model",
-    "mlflow",
-)
+PRELOADED = (*STEPS, "no_such_module", "preloaded_for_test", "sklearn.linear_model")
 
 
 @pytest.fixture(scope="package")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -40,32 +38,26 @@ for model in ("keyed_keyed", "keyed_plain", "plain_keyed", "plain_plain", "pause
     ):
         BuildTrainingSetOperator(
             task_id="build", name=f"{model}_training", timestamp="at", columns=["x"], split=None,
-            entities={"name": "rows", "window": "2024-01..{{ mlops_request.window or partition_key or params.window }}"},
+            entities={"name": "months", "window": "2024-01..{{ mlops_request.window or partition_key or params.window }}"},
         )
 """
 MODELS = [f"{monitor}_{train}" for monitor, train in product(("keyed", "plain"), repeat=2)]
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Iterator[LiveAirflow]:
-    home = tmp_path_factory.mktemp("live") / "home"
-    (home / "dags").mkdir(parents=True)
-    (home / "dags" / "requests.py").write_text(DAGS)
+def store(airflow: LiveAirflow) -> ArtifactStore:
+    return ArtifactStore(f"file://{airflow.home}/artifacts")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dags(airflow: LiveAirflow, store: ArtifactStore) -> None:
     for month in range(1, 8):
         window = Window.model_validate(f"2024-{month:02}")
         rows = pa.table({"at": [window.start + timedelta(days=day) for day in range(20)], "x": [float(month)] * 20})
-        write(ArtifactStore(f"file://{home}/artifacts"), "rows", rows, str(window))
-    env = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server})}
-    with LiveAirflow(home, home / "dags", env) as running:
-        for model in [*MODELS, "paused"]:
-            running.parsed(f"train_{model}")
-        yield running
-    shutil.rmtree(home)
-
-
-@pytest.fixture(scope="module")
-def store(airflow: LiveAirflow) -> ArtifactStore:
-    return ArtifactStore(f"file://{airflow.home}/artifacts")
+        write(store, "months", rows, str(window))
+    (airflow.dags / "requests.py").write_text(DAGS)
+    for model in [*MODELS, "paused"]:
+        airflow.parsed(f"train_{model}")
 
 
 def start(airflow: LiveAirflow, model: str, window: str, partition_key: str | None = None) -> tuple[str, str]:
@@ -94,7 +86,7 @@ def trained(airflow: LiveAirflow, model: str, number: int = 1) -> tuple[str, str
 
 
 def events(airflow: LiveAirflow, model: str) -> list[dict[str, Any]]:
-    found = airflow.get("/api/v2/assets/events?limit=100")["asset_events"]
+    found = airflow.get("/api/v2/assets/events?limit=100&order_by=-timestamp")["asset_events"]
     return [event for event in found if event["uri"] == f"mlops://{model}/retrain"]
 
 

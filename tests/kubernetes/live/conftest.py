@@ -11,6 +11,9 @@ from tests.support.live import LiveAirflow
 
 # A task need not import the Kubernetes client and its operator, which takes several seconds of CPU time.
 PRELOADED = (
+    "airflow.sdk.definitions.decorators",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow_mlops.observability.export",
     "airflow_mlops.operators.train",
     "airflow_mlops.compute.kubernetes.operator",
     "airflow_mlops.compute.kubernetes.train_jobs.job",

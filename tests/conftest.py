@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -22,6 +23,9 @@ TESTS = Path(__file__).parent
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# The search for cyclic garbage took an eighth of the CPU time, because the imported libraries are many objects.
+gc.set_threshold(10_000, 10, 10)
 
 # No example is timed, because a loaded machine is no failure. CI draws the same examples in every run; elsewhere each
 # run draws others, which finds more.

@@ -140,19 +140,40 @@ def versions(port: str) -> list[str]:
 def test_the_table_becomes_a_champion_and_a_second_run_changes_nothing(airflow: LiveAirflow, shell: Shell, mlflow: str):
     (shop,) = json.loads(shell.run("airflow connections get shop -o json"))
     assert shop["conn_type"] == "sqlite"
-    runs = []
+    runs, trained, shown = [], [], []
     for _ in range(2):
         run_id = airflow.trigger("churn")
         assert airflow.wait("churn", run_id, timeout=600) == "success", airflow.task_instances("churn", run_id)
-        runs.append({task: airflow.xcom("churn", run_id, task) for task in ("ingest", "validate", "promote", "score")})
-        shown = {task["task_id"]: task["rendered_map_index"] for task in airflow.task_instances("churn", run_id)}
+        tasks = airflow.task_instances("churn", run_id)
+        assert {task["state"] for task in tasks} == {"success"}
+        runs.append(
+            {task["task_id"]: airflow.xcom("churn", run_id, task["task_id"]) for task in tasks if task["map_index"] < 0}
+        )
+        trained.append([airflow.xcom("churn", run_id, "train", map_index=index) for index in (0, 1)])
+        shown.append({task["task_id"]: task["rendered_map_index"] for task in tasks if task["map_index"] < 0})
     first, second = runs
     assert first["ingest"]["dataset"]["rows"] == 3000
     assert first["validate"]["quarantined"]["rows"] > 0
     assert first["promote"]["promoted"]
     assert first["score"]["scored_by"] == first["promote"]["champion"]
     assert (shell.folder / "mlops" / "datasets" / "customers").is_dir()
+
+    # What was decided is shown beside the green tasks.
+    winner = first["promote"]["champion"]["version"]
+    assert shown[0]["ingest"] is None
+    assert shown[0]["validate"] == f"quarantined {first['validate']['quarantined']['rows']:,} rows"
+    assert (shown[0]["evaluate"], shown[0]["promote"]) == (f"v{winner} passed", f"promoted v{winner}")
+
     assert second["ingest"]["unchanged"]
-    assert second["promote"]["champion"] == first["promote"]["champion"]
+    for task in ("ingest", "validate", "training_set"):
+        assert second[task]["dataset"] == first[task]["dataset"]
+    # The same rows give the same models: no version is registered, and the champion stays.
+    for before, after in zip(*trained, strict=True):
+        assert after["candidate"] == before["candidate"]
+        assert after["run_id"] != before["run_id"]
     assert versions(mlflow) == ["1", "2"]
-    assert shown["promote"].startswith("refused")
+    assert not second["promote"]["promoted"]
+    assert second["promote"]["champion"] == first["promote"]["champion"]
+    for task in ("evaluate", "promote"):
+        assert shown[1][task].startswith("refused: No candidate passed")
+        assert len(shown[1][task]) <= 200

@@ -41,38 +41,6 @@ def shop(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_your_own_data_in_15_minutes(run_dag, mlflow_connection, shop):
-    _, dag = blocks("docs/your-own-data.md")
-    first = run_dag(dag, connections=shop)
-    assert set(first.states().values()) == {"success"}, first.states()
-    assert first.xcom("validate")["quarantined"]["rows"] > 0
-    assert first.xcom("promote")["promoted"]
-    assert first.xcom("score")["scored_by"] == first.xcom("promote")["champion"]
-
-    # What was decided is shown beside the green tasks.
-    winner = first.xcom("promote")["champion"]["version"]
-    assert first.shown("ingest") is None
-    assert first.shown("validate") == f"quarantined {first.xcom('validate')['quarantined']['rows']:,} rows"
-    assert (first.shown("evaluate"), first.shown("promote")) == (f"v{winner} passed", f"promoted v{winner}")
-
-    again = run_dag(dag, connections=shop)
-    assert set(again.states().values()) == {"success"}, again.states()
-    assert again.xcom("ingest")["unchanged"]
-    for task in ("ingest", "validate", "training_set"):
-        assert again.xcom(task)["dataset"] == first.xcom(task)["dataset"]
-    # The same rows give the same models: no version is registered, and the champion stays.
-    for index in (0, 1):
-        before, after = (run.xcom("train", map_index=index) for run in (first, again))
-        assert after["candidate"] == before["candidate"]
-        assert after["run_id"] != before["run_id"]
-    assert not again.xcom("promote")["promoted"]
-    assert again.xcom("promote")["champion"] == first.xcom("promote")["champion"]
-    for task in ("evaluate", "promote"):
-        assert again.shown(task).startswith("refused: No candidate passed")
-        assert len(again.shown(task)) <= 200
-
-
-@pytest.mark.slow
 def test_the_dag_in_ten_lines(run_dag, mlflow_connection, shop):
     dag, *_ = blocks("README.md")
     outcome = run_dag(dag.replace('"churn"', '"churn_in_ten_lines"'), connections=shop)

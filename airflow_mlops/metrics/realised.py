@@ -154,6 +154,17 @@ def scores(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[Flo
         yield _score(_labelled(batch) if labelled else batch)
 
 
+def scored(batches: Iterable[pa.RecordBatch], *, labelled: bool) -> Iterator[pa.RecordBatch]:
+    """Yield the rows whose score is a finite number.
+
+    :param batches: record batches with the column ``score``, and with :data:`LABEL` if ``labelled`` is true
+    :param labelled: whether to leave out rows without a label
+    """
+    for batch in batches:
+        rows = _labelled(batch) if labelled else batch
+        yield rows.filter(pa.array(np.isfinite(_score(rows))))
+
+
 def _labelled(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.filter(pc.invert(pc.is_null(batch.column(LABEL), nan_is_null=True)))
 

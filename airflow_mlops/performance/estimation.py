@@ -2,9 +2,10 @@
 
 Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance
 of the Monitored Model". A row with the calibrated probability p counts as positive with weight p and as negative with
-weight 1 - p. Regression uses direct loss estimation (DLE) from the same source, with a loss model that takes only the
-prediction as input. In the outermost bins of the predictions, the loss follows a straight line, because the predictions
-of a window that moved lie at the outer end of these bins.
+weight 1 - p. Regression uses direct loss estimation (DLE) from the same source, with a loss model of the prediction. In the
+outermost bins of the predictions, the loss follows a straight line, because the predictions of a window that moved lie
+at the outer end of these bins. If the inputs moved, the loss also changes as
+:class:`airflow_mlops.profiles.input_errors.InputErrors` expects for rows with the same prediction.
 
 The confidence interval is for the value that the metric would have with labels. The variance of the estimate has two
 parts:
@@ -12,7 +13,11 @@ parts:
 - sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC
   curve, the variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
-  delta method.
+  delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
+
+For regressions, a third part allows for the error of extrapolation: 1.5 times the change of the mean loss by the lines and
+by the inputs. The factor was chosen in simulations (``benchmarks.estimation``). The part is 0 for a window with the inputs
+and predictions of the held-out rows. The interval is symmetric in the logarithm of the mean loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
@@ -33,6 +38,11 @@ from airflow_mlops.metrics.losses import log_losses, squared_errors
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
+# Error of the corrections for predictions and inputs that moved, as a share of these corrections (regressions).
+_DOUBT = 1.5
+# Largest half of an interval of the logarithm of a mean error, so that the ends are finite numbers.
+_WIDEST = 20.0
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -42,10 +52,13 @@ class Scores:
 
     :param rows: number of rows in each group, shape (k,)
     :param score: mean score of each group, in ascending order, shape (k,); NaN for a group without rows
+    :param shift: how far the inputs have moved (:meth:`airflow_mlops.profiles.input_errors.InputErrors.shift`); ``None``
+        if unknown
     """
 
     rows: Floats
     score: Floats
+    shift: Floats | None = None
 
     @property
     def total(self) -> int:
@@ -155,6 +168,7 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
     variances = np.array(model.absolute_variance if absolute else model.squared_variance)
     share = scores.rows / scores.total
     moved = np.zeros(len(means))
+    unmoved = float((share * means).sum())
     for place, tail in zip((0, -1), model.tails, strict=False):
         if scores.rows[place]:
             distance = scores.score[place] - tail.center
@@ -164,8 +178,20 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
             means[place], variances[place] = trend, variances[place] * ratio**2
             moved[place] = distance**2 * (tail.absolute_variance if absolute else tail.squared_variance)
     value = float((share * means).sum())
-    row_variance = float((share * (variances + np.square(means - value))).sum()) / scores.total
-    model_variance = float((np.square(share) * (variances / np.asarray(model.rows) + moved)).sum())
-    spread = z * math.sqrt(row_variance + model_variance)
-    ends = (value, max(0.0, value - spread), value + spread)
+    variance = float((share * (variances + np.square(means - value))).sum()) / scores.total
+    variance += float((np.square(share) * (variances / np.asarray(model.rows) + moved)).sum())
+    known = value
+    if model.inputs is not None and scores.shift is not None and value > 0:
+        inputs, shift = model.inputs, scores.shift
+        change = float(shift @ np.asarray(inputs.absolute if absolute else inputs.squared)) / known
+        covariance = np.asarray(inputs.absolute_covariance if absolute else inputs.squared_covariance)
+        # Errors are positive, so changes multiply. Large changes add up instead, because the factor would explode.
+        slope = math.exp(min(change, 1.0))
+        value *= slope * max(change, 1.0)
+        variance = variance * (value / known) ** 2 + max(0.0, float(shift @ covariance @ shift)) * slope**2
+    doubt = _DOUBT * abs(value - unmoved)
+    spread = math.hypot(z * math.sqrt(variance), doubt)
+    # Means of errors are skewed to the right, their logarithms less so.
+    factor = math.exp(min(spread / value, _WIDEST)) if value > 0 else 1.0
+    ends = (value, value / factor, value * factor) if value > 0 else (0.0, 0.0, spread)
     return Interval(*ends) if absolute else Interval(*map(math.sqrt, ends))

@@ -4,12 +4,14 @@ Performance estimation without labels uses this relation. For classification the
 regression on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive
 class (binary models) or of a correct prediction (multiclass models). The covariance of the coefficients measures the
 uncertainty of the calibration. For regression the relation is a loss model: the mean errors of the held-out rows, in
-bins of similar predictions.
+bins of similar predictions, and how the errors change with the features
+(:mod:`airflow_mlops.profiles.input_errors`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,10 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics.losses import absolute_errors, squared_errors
 from airflow_mlops.metrics.realised import Outcomes
+from airflow_mlops.profiles.input_errors import InputErrors, learn
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Smallest number of rows per knot (only rows of the rarer class) and per bin, and largest numbers of knots and bins.
 _ROWS_PER_KNOT, _KNOTS = 50, 10
@@ -123,6 +129,8 @@ class LossModel(Model):
     :param squared: mean squared error in each bin, shape (k,)
     :param squared_variance: variance of the squared errors in each bin, shape (k,)
     :param tails: the lower and the upper end; empty in profiles of early versions, and with a single bin
+    :param inputs: how the errors change with the features; ``None`` in profiles of early versions, and without numeric
+        features
     """
 
     kind: Literal["loss"] = "loss"
@@ -133,6 +141,7 @@ class LossModel(Model):
     squared: list[float]
     squared_variance: list[float]
     tails: list[Tail] = Field(default_factory=list)
+    inputs: InputErrors | None = None
 
     @property
     def cells(self) -> int:
@@ -147,11 +156,14 @@ class LossModel(Model):
 Calibration = Annotated[ProbabilityCalibration | LossModel, Field(discriminator="kind")]
 
 
-def calibrate(task: Task, held_out: Outcomes) -> ProbabilityCalibration | LossModel | None:
+def calibrate(
+    task: Task, held_out: Outcomes, features: Iterable[pa.RecordBatch] = ()
+) -> ProbabilityCalibration | LossModel | None:
     """Learn the relation between scores and labels from held-out rows.
 
     :param task: ML task of the model
     :param held_out: labelled predictions of rows on which the model was not trained
+    :param features: features of the same rows, in the same order; read for regressions only
     :return: a calibration (classification) or a loss model (regression). ``None`` if nothing can be learned: fewer than
         two rows, only one class (binary), only correct or only wrong predictions (multiclass), or infinite losses
         (regression)
@@ -159,7 +171,7 @@ def calibrate(task: Task, held_out: Outcomes) -> ProbabilityCalibration | LossMo
     if held_out.rows < 2:
         return None
     if task == "regression":
-        return _losses(held_out)
+        return _losses(held_out, features)
     return _probability(held_out) if 0 < held_out.truth.sum() < held_out.rows else None
 
 
@@ -196,7 +208,7 @@ def _probability(held_out: Outcomes) -> ProbabilityCalibration:
     return unfitted.model_copy(update={"coefficients": coefficients.tolist(), "covariance": covariance.tolist()})
 
 
-def _losses(held_out: Outcomes) -> LossModel | None:
+def _losses(held_out: Outcomes, features: Iterable[pa.RecordBatch]) -> LossModel | None:
     with np.errstate(over="ignore"):
         losses = np.column_stack(
             [
@@ -226,6 +238,7 @@ def _losses(held_out: Outcomes) -> LossModel | None:
         squared=means[1].tolist(),
         squared_variance=variances[1].tolist(),
         tails=[_tail(held_out.score, losses, bin_of, outer) for outer in _outer_bins(len(rows))],
+        inputs=learn(features, losses - np.column_stack([mean[bin_of] for mean in means])),
     )
 
 

@@ -64,13 +64,18 @@ def model_profile(
     return ModelProfile(
         features=features,
         scores=profile([scores]),
-        calibration=calibrate(contract.task, known),
+        calibration=calibrate(contract.task, known, _features(contract, (held_out or training)())),
         labels=profile(labels([labelled], contract), [LABEL]),
         multivariate=multivariate.learn(training(), features.columns, held_out()) if held_out is not None else None,
         segments=segments.held_out(segments.cut(features.columns), contract, (held_out or training)(), known),
         importance=dict(importance),
         intervals=_intervals(contract, known),
     )
+
+
+def _features(contract: ModelContract, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+    names = [feature.name for feature in contract.features]
+    return (batch.select(names) for batch in batches)
 
 
 def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:

@@ -22,6 +22,7 @@ from airflow_mlops.policy.checks import immature_labels, judged_performance, out
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import counted, metric_name, number, only
+from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
 from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
@@ -169,6 +170,7 @@ def estimated(
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
         scores = estimation.collect(metrics.scores(batches, labelled=labelled), calibration)
+        scores = replace(scores, shift=_shift(check, calibration, labelled))
         if scores.total < policy.min_rows:
             raise metrics.UnmeasurableError(f"there {only(scores.total, 'score')} ({policy.min_rows:,} needed)")
         threshold = contract.threshold if contract.task == "binary" else None
@@ -189,6 +191,20 @@ def estimated(
         performance,
         [f"The estimate of {metric_name(metric)} from the scores is {interval}; the realised value lies {where}."],
     )
+
+
+def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | None:
+    """Return how far the inputs of a regression have moved; ``None`` if unknown.
+
+    :param labelled: whether to leave out rows without a label
+    """
+    if not isinstance(calibration, LossModel) or calibration.inputs is None:
+        return None
+    names = calibration.inputs.features
+    if not check.has_columns(*names):
+        return None
+    rows = check.batches(list(dict.fromkeys([*names, "score", LABEL] if labelled else [*names, "score"])))
+    return calibration.inputs.shift(metrics.scored(rows, labelled=labelled))
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:

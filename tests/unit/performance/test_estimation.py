@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,6 +250,113 @@ def test_the_interval_of_a_regression_covers_windows_that_moved_beyond_the_held_
             held += found.low <= measure(metric, window, 0.95).value <= found.high
             windows += 1
     assert held >= 0.9 * windows
+
+
+def moved_inputs(random: np.random.Generator, rows: int, shift: float) -> tuple[Outcomes, pa.RecordBatch]:
+    """A model that has learned a saturated relation in the range of training, with noise that one feature decides."""
+    inputs = random.normal(size=(rows, 3))
+    inputs[:, 0] += shift
+    inputs[:, 2] += shift
+    score = np.clip(inputs[:, 0], -1.5, 1.5) + 0.5 * inputs[:, 1]
+    truth = inputs[:, 0] + 0.5 * inputs[:, 1] + random.normal(size=rows) * np.exp(0.3 * inputs[:, 2])
+    table = pa.RecordBatch.from_pydict({"a": inputs[:, 0], "b": inputs[:, 1], "c": inputs[:, 2]})
+    return Outcomes(truth, score, np.zeros(rows, bool)), table
+
+
+def by_inputs(metric: str, shift: float, windows: int) -> tuple[float, float, float]:
+    """Return the share of windows inside the interval with and without the inputs, and the ratio of the widths."""
+    inside, widths = np.zeros(2), np.zeros(2)
+    for seed in range(windows):
+        random = np.random.default_rng(seed)
+        held_out, features = moved_inputs(random, 2_000, 0.0)
+        known = calibrate("regression", held_out, [features.slice(0, 700), features.slice(700)])
+        window, features = moved_inputs(random, 5_000, shift)
+        scores = collect([window.score], known)
+        true = measure(metric, window, 0.95).value
+        for place, shifted in enumerate((known.inputs.shift([features]), None)):
+            one = estimate(metric, replace(scores, shift=shifted), known, 0.95)
+            inside[place] += one.low <= true <= one.high
+            widths[place] += one.high - one.low
+    return *(inside / windows), widths[0] / widths[1]
+
+
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+def test_the_interval_of_a_regression_covers_windows_whose_inputs_moved(metric, shift):
+    inside, by_prediction, wider = by_inputs(metric, shift, 60)
+    # 95% are stated. With a true rate of 90%, one of ten runs has fewer than 51 of 60 windows inside.
+    assert inside >= 51 / 60
+    if shift:
+        assert by_prediction < 0.6
+    else:
+        assert wider < 1.05
+
+
+@given(st.floats(-30, 30), st.floats(0.1, 10))
+@settings(deadline=None, max_examples=50)
+def test_the_estimate_of_a_regression_is_positive_however_far_the_inputs_moved(change, scale):
+    held_out, features = moved_inputs(np.random.default_rng(0), 500, 0.0)
+    known = calibrate("regression", held_out, [features])
+    scores = collect([held_out.score], known)
+    shift = np.zeros(6)
+    shift[0], shift[3] = change, scale
+    for metric in ("rmse", "mae"):
+        one = estimate(metric, replace(scores, shift=shift), known, 0.95)
+        assert 0 < one.low < one.value < one.high < np.inf
+
+
+def test_the_effect_of_inputs_is_a_regression_with_its_covariance():
+    random = np.random.default_rng(0)
+    held_out, features = moved_inputs(random, 4_000, 0.0)
+    inputs = calibrate("regression", held_out, [features]).inputs
+    values = np.column_stack([features.column(name) for name in inputs.features])
+    places = (values - inputs.centers) / inputs.scales
+    assert inputs.features == ["a", "b", "c"]
+    np.testing.assert_allclose(inputs.shift([features]), 0, atol=1e-9)
+    # A window of half the rows has the terms of these rows.
+    half = inputs.shift([features.slice(0, 2_000)])
+    np.testing.assert_allclose(half[:3], places[:2_000].mean(axis=0), atol=1e-9)
+    # The coefficients of other held-out rows differ as much as the covariance says.
+    apart = []
+    for _ in range(60):
+        other = calibrate("regression", *_pair(moved_inputs(random, 2_000, 0.0))).inputs
+        apart.append(np.asarray(other.absolute) / np.sqrt(np.diag(other.absolute_covariance)))
+    assert np.std(apart, axis=0).mean() == pytest.approx(1, abs=0.2)
+
+
+def _pair(drawn: tuple[Outcomes, pa.RecordBatch]) -> tuple[Outcomes, list[pa.RecordBatch]]:
+    return drawn[0], [drawn[1]]
+
+
+def test_inputs_that_are_no_numbers_or_do_not_vary_have_no_effect():
+    random = np.random.default_rng(0)
+    held_out, features = moved_inputs(random, 1_000, 0.0)
+    missing = np.where(random.random(1_000) < 0.3, None, features.column("a").to_numpy())
+    table = pa.RecordBatch.from_pydict(
+        {
+            "word": ["x"] * 1_000,
+            "one": np.ones(1_000),
+            "flag": random.random(1_000) < 0.5,
+            "a": pa.array(missing, pa.float64()),
+            "nothing": pa.nulls(1_000, pa.float64()),
+        }
+    )
+    inputs = calibrate("regression", held_out, [table]).inputs
+    assert inputs.features == ["flag", "a"]
+    assert np.isfinite(inputs.shift([table])).all()
+    assert inputs.shift([]) is None
+    assert inputs.shift([table.set_column(3, "a", pa.array(["x"] * 1_000))]) is None
+    assert calibrate("regression", held_out, [table.select(["word", "one"])]).inputs is None
+    assert calibrate("regression", held_out, [table.slice(1)]).inputs is None
+    assert calibrate("regression", held_out).inputs is None
+
+
+def test_a_broken_input_of_a_huge_size_gives_a_finite_interval():
+    held_out, features = moved_inputs(np.random.default_rng(0), 1_000, 0.0)
+    known = calibrate("regression", held_out, [features])
+    broken = features.set_column(0, "a", pa.array(np.full(1_000, 1e300)))
+    one = estimate("rmse", replace(collect([held_out.score], known), shift=known.inputs.shift([broken])), known, 0.95)
+    assert np.isfinite([one.low, one.value, one.high]).all()
 
 
 def test_a_loss_model_of_an_early_version_has_no_tails_and_gives_the_same_estimate_for_the_same_predictions():

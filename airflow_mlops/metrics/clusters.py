@@ -37,10 +37,17 @@ class Design(NamedTuple):
 
         :param z: quantile of the normal distribution, such as 1.96
         """
-        from scipy import special
+        return math.sqrt(self.effect) * student(z, self.clusters) / z
 
-        quantile = float(special.stdtrit(max(1.0, self.clusters - 1), special.ndtr(z)))
-        return math.sqrt(self.effect) * quantile / z
+
+def student(z: float, clusters: float) -> float:
+    """Return the quantile of Student's t for an effective number of clusters.
+
+    :param z: quantile of the normal distribution with the same level, such as 1.96
+    """
+    from scipy import special
+
+    return float(special.stdtrit(max(1.0, clusters - 1), special.ndtr(z)))
 
 
 def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -63,6 +70,18 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(groups) and groups.min() == 0 and groups.max() < len(groups) and (np.bincount(groups) > 0).all():
         return groups
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def alike(groups: NDArray[np.int64]) -> Design:
+    """Return the design of values that are equal within each cluster: the largest effect that clusters can have.
+
+    :param groups: the number of the cluster of each row, shape (n,)
+    """
+    sizes = np.bincount(dense(groups)).astype(float)
+    squares = float(np.square(sizes).sum())
+    if len(sizes) < 2:
+        return Design(math.inf, 1.0)
+    return Design(squares / len(groups), len(groups) ** 2 / squares)
 
 
 def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:

@@ -18,8 +18,8 @@ from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import custom, intervals
 from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.clusters import codes as cluster_codes
-from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
@@ -246,12 +246,25 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     found = _METRICS[metric](outcomes, z)
     if outcomes.groups is None:
         return found
-    factor = design(losses(metric, outcomes), outcomes.groups).factor(z)
+    return widened(metric, found, design(losses(metric, outcomes), outcomes.groups), confidence)
+
+
+def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
+    """Widen the interval of a metric for clustered rows.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param interval: the interval for independent rows
+    :param clusters: how much the clusters widen it
+    :param confidence: confidence of the interval, such as 0.95
+    :raises UnmeasurableError: all rows are of one cluster
+    """
+    factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
     if not math.isfinite(factor):
-        raise UnmeasurableError("all labelled rows are of one group")
+        raise UnmeasurableError("all rows are of one group")
     most = 1.0 if METRICS[metric].higher_is_better or metric == "brier" else math.inf
-    low, high = found.value - factor * (found.value - found.low), found.value + factor * (found.high - found.value)
-    return Interval(found.value, max(0.0, low), min(most, high))
+    value = interval.value
+    low, high = value - factor * (value - interval.low), value + factor * (interval.high - value)
+    return Interval(value, max(0.0, low), min(most, high))
 
 
 def _custom(path: str, rows: Rows, confidence: float) -> Interval:

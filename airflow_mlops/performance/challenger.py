@@ -17,6 +17,7 @@ class Challenger(Model):
     :param value: metric of the challenger
     :param gain: mean loss of the champion minus mean loss of the challenger; positive if the challenger is better
     :param standard_error: standard error of ``gain``
+    :param clusters: effective number of clusters, if the rows are clustered; ``None`` for independent rows
     """
 
     past: int | None
@@ -24,6 +25,7 @@ class Challenger(Model):
     value: float
     gain: float
     standard_error: float
+    clusters: float | None = None
 
 
 class Gain(Model):

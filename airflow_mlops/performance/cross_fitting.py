@@ -2,7 +2,10 @@
 
 A challenger that is trained on rows before the compared window cannot know a change inside the window, and a challenger
 that is trained on the compared rows themselves looks too good. Therefore each challenger is trained twice: on older rows
-and one half of the window, and then predicts the other half.
+and one half of the window, and then predicts the other half. The halves are the earlier and the later rows. For clustered
+rows (such as the thousand orders of one customer) each cluster is in one half, because a challenger that is trained on
+rows of a cluster would know too much about the other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki, "Multiway Cluster
+Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
 
 Source: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural parameters", The
 Econometrics Journal 21 (2018), section 3.
@@ -86,22 +89,31 @@ class Trained:
     rows: dict[int | None, int]
 
 
-def train(fit: Fit, current: pa.Table, older: Mapping[int | None, pa.Table], metric: str) -> Trained:
+def train(
+    fit: Fit,
+    current: pa.Table,
+    older: Mapping[int | None, pa.Table],
+    metric: str,
+    groups: NDArray[np.int64] | None = None,
+) -> Trained:
     """Train one challenger for each set of older rows, and measure its loss on each row of ``current``.
 
     :param fit: fits the champion's trainer
     :param current: the labelled rows of the compared window in order of time: the features and the column ``label``
     :param older: the labelled rows before the compared window, by the number of windows that a challenger is trained on
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
-    :raises UnmeasurableError: no challenger can be trained
+    :param groups: the number of the cluster of each row of ``current``, shape (n,); ``None`` for independent rows
+    :return: the losses, in the order of :func:`halves`
+    :raises UnmeasurableError: no challenger can be trained, or all rows are of one cluster
     """
+    parts = halves(current, groups)
     started = time.perf_counter()
     found: dict[int | None, NDArray[np.float64]] = {}
     trained: dict[int | None, int] = {}
     failure: Exception | None = None
     for past, rows in older.items():
         try:
-            found[past], trained[past] = _losses(fit, halves(current), rows, metric)
+            found[past], trained[past] = _losses(fit, parts, rows, metric)
         except (TrainingError, UnmeasurableError) as error:
             failure = error
     if not found:
@@ -110,18 +122,27 @@ def train(fit: Fit, current: pa.Table, older: Mapping[int | None, pa.Table], met
     return Trained(found, trained)
 
 
-def champion_losses(champion: Champion, current: pa.Table, metric: str) -> NDArray[np.float64]:
+def champion_losses(
+    champion: Champion, current: pa.Table, metric: str, groups: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """Measure the champion's loss on each row of ``current``, in the same halves as the losses of challengers.
 
-    :raises UnmeasurableError: the loss is not defined on the rows
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :raises UnmeasurableError: the loss is not defined on the rows, or all rows are of one cluster
     """
+    parts = halves(current, groups)
     return np.concatenate(
-        [losses(metric, champion.contract, half.column(LABEL), champion.predict(half)) for half in halves(current)]
+        [losses(metric, champion.contract, half.column(LABEL), champion.predict(half)) for half in parts]
     )
 
 
 def compare_all(
-    champion: ModelVersionRef, known: NDArray[np.float64], trained: Trained, metric: str, since_training: int
+    champion: ModelVersionRef,
+    known: NDArray[np.float64],
+    trained: Trained,
+    metric: str,
+    since_training: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare the champion with all challengers.
 
@@ -130,7 +151,12 @@ def compare_all(
     :param trained: the challengers, with losses for the same rows
     :param metric: the metric that defines the losses
     :param since_training: number of windows since the end of the champion's training data, the compared window included
+    :param groups: the number of the cluster of each row, in the order of the rows before they were halved, shape (n,);
+        ``None`` for independent rows
     """
+    if groups is not None:
+        order, _ = _by_cluster(groups)
+        groups = groups[order]
     return Comparison(
         champion=champion,
         metric=metric,
@@ -138,7 +164,7 @@ def compare_all(
         value=value_of(metric, known),
         loss=float(known.mean()),
         challengers=[
-            compare(known, found, past, trained.rows[past], value_of(metric, found))
+            compare(known, found, past, trained.rows[past], value_of(metric, found), groups)
             for past, found in trained.losses.items()
         ],
         since_training=since_training,
@@ -152,19 +178,44 @@ def cross_fit(
     older: Mapping[int | None, pa.Table],
     metric: str,
     since_training: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Train challengers with :func:`train`, and compare them with the champion.
 
-    :raises UnmeasurableError: the loss is not defined on the rows, or no challenger can be trained
+    :param groups: the number of the cluster of each row of ``current``, shape (n,); ``None`` for independent rows
+    :raises UnmeasurableError: the loss is not defined on the rows, no challenger can be trained, or all rows are of one
+        cluster
     """
-    known = champion_losses(champion, current, metric)
-    return compare_all(champion.ref, known, train(fit, current, older, metric), metric, since_training)
+    known = champion_losses(champion, current, metric, groups)
+    trained = train(fit, current, older, metric, groups)
+    return compare_all(champion.ref, known, trained, metric, since_training, groups)
 
 
-def halves(current: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split rows into an earlier and a later half."""
-    middle = current.num_rows // 2
+def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[pa.Table, pa.Table]:
+    """Split rows into an earlier and a later half. Clusters are not split; they count from their first row.
+
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :raises UnmeasurableError: all rows are of one cluster
+    """
+    if groups is None:
+        middle = current.num_rows // 2
+    else:
+        order, middle = _by_cluster(groups)
+        current = current.take(pa.array(order))
     return current.slice(0, middle), current.slice(middle)
+
+
+def _by_cluster(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Return an order of rows in which clusters follow each other, and the number of rows in the first half.
+
+    :raises UnmeasurableError: all rows are of one cluster
+    """
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) < 2:
+        raise UnmeasurableError("all labelled rows are of one group")
+    order = np.argsort(first[numbers], kind="stable")
+    ends = np.cumsum(np.bincount(numbers)[np.argsort(first)])[:-1]
+    return order, int(ends[np.abs(ends - len(groups) / 2).argmin()])
 
 
 def _losses(

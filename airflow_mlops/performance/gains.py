@@ -18,6 +18,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.windows import Window
+from airflow_mlops.metrics.clusters import design, student
 from airflow_mlops.performance.challenger import Challenger, Comparison, Gain
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ DECAY = 0.6
 
 
 def compare(
-    champion: NDArray[np.float64], challenger: NDArray[np.float64], past: int | None, trained_rows: int, value: float
+    champion: NDArray[np.float64],
+    challenger: NDArray[np.float64],
+    past: int | None,
+    trained_rows: int,
+    value: float,
+    groups: NDArray[np.int64] | None = None,
 ) -> Challenger:
     """Compare the losses of a challenger with the losses of the champion on the same rows.
 
@@ -38,10 +44,19 @@ def compare(
     :param past: number of windows that the challenger was trained on; ``None`` for all windows
     :param trained_rows: number of rows that the challenger was trained on
     :param value: metric of the challenger
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
     """
     gains = champion - challenger
     error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return Challenger(past=past, trained_rows=trained_rows, value=value, gain=float(gains.mean()), standard_error=error)
+    known = design(gains, groups) if groups is not None else None
+    return Challenger(
+        past=past,
+        trained_rows=trained_rows,
+        value=value,
+        gain=float(gains.mean()),
+        standard_error=error if known is None else error * math.sqrt(known.effect),
+        clusters=None if known is None else known.clusters,
+    )
 
 
 def best_gain(
@@ -55,6 +70,9 @@ def best_gain(
     The gain of the current window alone is considered, and the mean over all windows since the champion's promotion, in
     which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
     the current window alone finds a sudden one. The error probability is divided among the challengers (Bonferroni).
+
+    For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window, and the
+    errors of windows add up as if they were perfectly correlated, because the same clusters may occur in all windows.
 
     :param current: the comparison on the current window
     :param earlier: comparisons with the same champion on earlier windows, each with the number of windows since then
@@ -101,7 +119,10 @@ def _gain(challenger: Challenger, points: Sequence[tuple[float, Challenger, floa
     if loss <= 0:
         return Gain(past=challenger.past, value=challenger.value, share=0.0, low=0.0, windows=len(points))
     gain = sum(weight * item.gain for weight, item, _ in points)
-    error = math.sqrt(sum((weight * item.standard_error) ** 2 for weight, item, _ in points))
+    errors = [weight * item.standard_error for weight, item, _ in points]
+    clusters = [item.clusters for _, item, _ in points if item.clusters is not None]
+    error = sum(errors) if clusters else math.hypot(*errors)
+    z = student(z, min(clusters)) if clusters else z
     return Gain(
         past=challenger.past,
         value=challenger.value,

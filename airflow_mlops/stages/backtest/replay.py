@@ -63,10 +63,12 @@ class Period:
     """A window with its labelled rows.
 
     :param rows: the features and the column ``label``, in order of time
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
     """
 
     window: Window
     rows: pa.Table
+    groups: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -203,7 +205,9 @@ class Replay:
                 if all(rows.num_rows != other.num_rows for other in older.values()):
                     older[past] = rows
             try:
-                self._trained[number] = train(self.fit, self.periods[number].rows, older, self.metric)
+                self._trained[number] = train(
+                    self.fit, self.periods[number].rows, older, self.metric, self.periods[number].groups
+                )
             except UnmeasurableError:
                 self._trained[number] = None
         return self._trained[number]
@@ -255,8 +259,11 @@ class Replay:
         if key not in self._compared:
             fitted = self._model(model)
             champion = Champion(ref, fitted.contract, fitted.predict)
-            self._compared[key] = champion_losses(champion, self.periods[number].rows, self.metric)
-        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0])
+            self._compared[key] = champion_losses(
+                champion, self.periods[number].rows, self.metric, self.periods[number].groups
+            )
+        groups = self.periods[number].groups
+        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0], groups)
 
     def _step(self, number: int, model: tuple[int, int | None], trained: bool = False) -> Step:
         key = (*model, number)

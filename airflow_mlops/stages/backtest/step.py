@@ -26,6 +26,7 @@ from airflow_mlops.stages.monitor.challengers import (
     LabelledRows,
     half_life_of,
     labelled,
+    labelled_clusters,
     metric_of,
     trained_rows,
     training_of,
@@ -42,7 +43,8 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store
-    :raises SpecError: the version has no known trainer, or its training set has no window
+    :raises SpecError: the version has no known trainer, its training set has no window, or a labelled window does not have
+        the column ``policy.groups``
     :raises UnmeasurableError: the metric is not defined in a window
     """
     client = connect(spec.mlflow, context.connection)
@@ -83,9 +85,11 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     tables = [part.aged(half_life, since.end).table for part in parts]
     windows = [since, *(item.window for item in found if item.window)]
     whole = concatenated(tables, "The labelled windows", "Write all windows with the same types.")
+    # The rows of the training set train the first champion, and no champion is compared on them.
+    clusters = [None, *(labelled_clusters([item], spec.policy) for item in found)]
     periods, start = [], 0
-    for window, table in zip(windows, tables, strict=True):
-        periods.append(Period(window, whole.slice(start, table.num_rows)))
+    for window, table, groups in zip(windows, tables, clusters, strict=True):
+        periods.append(Period(window, whole.slice(start, table.num_rows), groups))
         start += table.num_rows
     metric = metric_of(spec.policy, contract)
     context.progress(f"Replaying {len(found)} windows of {name} from {ref} on {since.label}.")

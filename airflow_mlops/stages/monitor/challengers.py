@@ -38,6 +38,7 @@ from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -58,6 +59,7 @@ from airflow_mlops.stages.monitor.performance import Realised
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from numpy.typing import NDArray
 
 MAX_ROWS = 200_000
 """The largest number of older rows that a challenger is trained on. More rows are sampled at random."""
@@ -133,11 +135,13 @@ class Rows:
     :param older: the rows before the window
     :param current: the rows of the window
     :param since_training: number of windows since the end of the champion's training data, this window included
+    :param groups: the number of the cluster of each row of the window, shape (n,); ``None`` for independent rows
     """
 
     older: list[LabelledRows]
     current: pa.Table
     since_training: int
+    groups: NDArray[np.int64] | None = None
 
 
 def probe(
@@ -181,6 +185,7 @@ def probe(
             _pasts(rows.older, check.window),
             metric_of(check.policy, contract),
             rows.since_training,
+            rows.groups,
         )
     except UnmeasurableError as error:
         return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
@@ -302,6 +307,7 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
         older=[item.aged(half_life, end) for item in conformed],
         current=newest.aged(half_life, end).table,
         since_training=1 + windows_after(window.end, check.window),
+        groups=labelled_clusters(check.datasets, check.policy),
     )
 
 
@@ -320,6 +326,23 @@ def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
     """Return ``columns`` of the rows that have a label. Labels that are booleans become 1 and 0, as in training sets."""
     table = dataset.table(columns=columns)
     return _with_numbers(table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True))))
+
+
+def labelled_clusters(datasets: Sequence[Dataset], policy: Policy) -> NDArray[np.int64] | None:
+    """Return the number of the cluster of each row that has a label, shape (n,); ``None`` for independent rows.
+
+    :raises SpecError: the labelled predictions do not have the column ``policy.groups``
+    """
+    column = policy.groups
+    if column is None:
+        return None
+    if any(column not in item.manifest.column_names for item in datasets):
+        raise SpecError(
+            f"policy.groups={column!r} is not a column of the labelled predictions. Keep this column in the scored "
+            "dataset, for example as a key, or set another column."
+        )
+    known = [labelled(item, list(dict.fromkeys([column, LABEL]))).select([column]) for item in datasets]
+    return codes(concatenated(known, "The labelled windows", _FIX).column(column))
 
 
 def _with_numbers(table: pa.Table) -> pa.Table:

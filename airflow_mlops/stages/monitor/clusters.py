@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.clusters import design_effect, equal_rows
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.clusters import codes, dense
+from airflow_mlops.metrics.clusters import Design, alike, codes, dense
 from airflow_mlops.profiles import multivariate
 from airflow_mlops.profiles.labels import labels
 from airflow_mlops.stages.monitor.check import Check
@@ -34,6 +34,19 @@ def measured(check: Check, contract: ModelContract) -> NDArray[np.int64] | None:
     if column is None:
         return None
     return metrics.clusters(check.batches(list(dict.fromkeys([LABEL, "score", column]))), contract, column)
+
+
+def of_scores(check: Check) -> Design | None:
+    """Return the design of the predictions with a score, as if all errors of a cluster were equal.
+
+    :return: ``None`` if rows are independent
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    column = _column(check)
+    if column is None:
+        return None
+    rows = metrics.scored(check.batches(list(dict.fromkeys(["score", column]))), labelled=False)
+    return alike(codes(pa.chunked_array([_plain(batch.column(column)) for batch in rows])))
 
 
 def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, float]:

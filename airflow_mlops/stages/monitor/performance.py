@@ -12,7 +12,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom
-from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -40,6 +40,7 @@ class Realised:
     :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if the labels
         are complete
     :param notes: further remarks, one sentence each
+    :param design: how much clusters widen the interval of the metric; ``None`` for independent rows
     """
 
     labelled: int = 0
@@ -49,6 +50,7 @@ class Realised:
     bias: Bias | None = None
     immature: str | None = None
     notes: list[str] = field(default_factory=list)
+    design: Design | None = None
 
     @property
     def judged(self) -> Performance | None:
@@ -97,15 +99,16 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
             f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
         )
     reason = young or _too_few(outcomes.rows, coverage, policy)
-    performance, trained = None, reference.profile.intervals.get(BIAS)
+    performance, known, trained = None, None, reference.profile.intervals.get(BIAS)
     try:
         estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
         # The held-out rows come from the same clusters, so their interval is too narrow by as much.
-        effect = 1.0 if outcomes.groups is None else design(metrics.losses(metric, outcomes), outcomes.groups).effect
-        performance = _performance(policy, metric, estimate, reference, outcomes.rows, math.sqrt(effect))
+        if outcomes.groups is not None:
+            known = design(metrics.losses(metric, outcomes), outcomes.groups)
+        performance = _performance(policy, metric, estimate, reference, outcomes.rows, known)
         bounded = policy.min is not None or policy.max is not None
         if performance.reference is None and not bounded:
             reason = reason or f"{metric} was not measured at training"
@@ -122,6 +125,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
+        design=known,
     )
 
 
@@ -146,16 +150,17 @@ def with_recent(realised: Realised, check: Check, earlier: Sequence[Findings]) -
 def estimated(
     check: Check,
     reference: TrainingReference,
-    judged: Performance | None,
+    realised: Realised,
 ) -> Estimated:
     """Estimate performance from the scores without labels, and compare the estimate with realised performance.
 
     :param reference: the training reference of the version that made the predictions. Its profile has the relation
         between scores and labels on the held-out split part
-    :param judged: realised performance; ``None`` if performance cannot be judged. With realised performance, the
-        estimate covers the labelled rows only
-    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model
+    :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only
+    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model, or the predictions do not
+        have the column ``policy.groups``
     """
+    judged = realised.judged
     contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
@@ -175,9 +180,13 @@ def estimated(
             raise metrics.UnmeasurableError(f"there {only(scores.total, 'score')} ({policy.min_rows:,} needed)")
         threshold = contract.threshold if contract.task == "binary" else None
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
+        # Without labels nobody knows how alike the errors of a cluster are, so they count as equal.
+        known = realised.design if labelled else clusters.of_scores(check)
+        if known is not None:
+            estimate = metrics.widened(metric, estimate, known, policy.confidence)
     except metrics.UnmeasurableError as error:
         return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
-    performance = _performance(policy, metric, estimate, reference, scores.total)
+    performance = _performance(policy, metric, estimate, reference, scores.total, known)
     if judged is None:
         return Estimated(performance, [])
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
@@ -235,8 +244,9 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, wider: float = 1.0
+    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, known: Design | None
 ) -> Performance:
+    wider = 1.0 if known is None else math.sqrt(known.effect)
     value = reference.contract.metrics.get(metric)
     trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
     return Performance(

@@ -131,7 +131,7 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
     baselines = references.baselines(spec.reference, check, reference, current)
     references.keep(check.store, check.model, check.window, reference.version, current)
     drift = columns.measure(check, reference, current, baselines, judge_labels=realised.immature is None)
-    estimated = performance.estimated(check, reference, realised.judged)
+    estimated = performance.estimated(check, reference, realised)
     return Measurements(
         scored_by=reference.version,
         rows=check.rows,

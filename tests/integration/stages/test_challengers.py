@@ -18,7 +18,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.policy.findings import Report
-from airflow_mlops.stages.backtest.spec import BacktestResult
+from airflow_mlops.stages.backtest import step as backtest
+from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
@@ -238,6 +239,17 @@ def test_probe_limits_how_often_challengers_are_trained(client, store, check):
         check(champion, f"2013-{month:02}", flights(month, seed=month), probe="P45D")
     compared = [report(store, champion, f"2013-{month:02}").challenger is not None for month in (4, 5, 6)]
     assert compared == [True, False, True]
+
+
+def test_copies_of_flights_are_one_cluster_for_challengers_and_in_a_backtest(client, store, check):
+    champion = trained(client, store, LINEAR)
+    copies = pa.concat_tables([flights(4, seed=4, rows=150)] * 4).set_column(0, "flight", pa.array(np.arange(600)))
+    check(champion, "2013-04", copies, groups="distance")
+    compared = report(store, champion, "2013-04").challenger
+    assert [item.clusters for item in compared.challengers] == [pytest.approx(150, rel=0.1)] * 3
+    spec = {"model": champion.model, "policy": {"groups": "customer"}}
+    with pytest.raises(SpecError, match="customer"):
+        backtest.run(BacktestSpec(**spec), StepContext(store=store))
 
 
 def test_code_of_a_user_runs_only_if_the_operator_names_it(client, store, check, tmp_path, monkeypatch):

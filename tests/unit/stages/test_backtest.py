@@ -116,3 +116,20 @@ def test_training_follows_a_change_at_once_and_chooses_pasts_whose_models_last()
     # Cross-fitted losses are smallest for the window alone, but such models do not predict the next window.
     moving = replay([*np.random.default_rng(1).normal(scale=3, size=16)])
     assert all(moving.winner(number) != 1 for number in range(8, 16))
+
+
+def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challengers_learn():
+    tree = SklearnTrainerSpec(estimator="sklearn.tree.DecisionTreeRegressor")
+    groups = np.tile(np.arange(60), 5)
+    windows = [
+        Period(item.window, pa.concat_tables([item.rows.slice(0, 60)] * 5), groups) for item in periods([0.0] * 7)
+    ]
+
+    def trainings(windows: list[Period]) -> int:
+        def fit(rows: pa.Table) -> Refitted:
+            return refit(tree, 0, CONTRACT, rows)
+
+        return Replay(fit, CONTRACT, windows, 3, 0, "rmse").policy(Policy()).trainings
+
+    assert trainings(windows) == 0
+    assert trainings([Period(item.window, item.rows) for item in windows]) > 0

@@ -19,6 +19,7 @@ from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.stages.monitor import performance
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.performance import Realised
 from tests.support.deployed import write
 
 NAMES = ["a", "b"]
@@ -75,22 +76,53 @@ def rmse(table: pa.Table) -> float:
 
 def test_the_estimate_of_a_regression_knows_that_inputs_moved_at_equal_predictions(store):
     window = rows(1, shift=1.0)
-    found = performance.estimated(check(store, window.drop_columns("label")), reference(), None).performance
+    found = performance.estimated(check(store, window.drop_columns("label")), reference(), Realised()).performance
     assert found.low < rmse(window) < found.high
     assert found.value > 1.2 * rmse(rows(1))
     # Without the features, the prediction alone decides.
-    alone = performance.estimated(check(store, window.select(["score"])), reference(), None).performance
+    alone = performance.estimated(check(store, window.select(["score"])), reference(), Realised()).performance
     assert alone.high < rmse(window)
 
 
 def test_rows_without_a_finite_score_or_without_a_label_do_not_count(store):
     known, moved = rows(1), rows(2, shift=3.0)
     odd = moved.set_column(2, "score", pa.nulls(moved.num_rows, pa.float64()))
-    found = performance.estimated(check(store, pa.concat_tables([known, odd])), reference(), None).performance
-    alone = performance.estimated(check(store, known), reference(), None).performance
+    found = performance.estimated(check(store, pa.concat_tables([known, odd])), reference(), Realised()).performance
+    alone = performance.estimated(check(store, known), reference(), Realised()).performance
     assert (found.value, found.high) == pytest.approx((alone.value, alone.high))
     unlabelled = moved.set_column(4, "label", pa.nulls(moved.num_rows, pa.float64()))
     both = check(store, pa.concat_tables([known, unlabelled]))
     realised = performance.realised(both, reference())
-    found = performance.estimated(both, reference(), realised.performance).performance
+    found = performance.estimated(both, reference(), realised).performance
     assert (found.value, found.high) == pytest.approx((alone.value, alone.high))
+
+
+def copies(table: pa.Table, times: int) -> pa.Table:
+    """Repeat each row, with the customer that all copies belong to."""
+    named = table.append_column("customer", pa.array(np.arange(table.num_rows)))
+    return pa.concat_tables([named] * times)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_copies_of_the_rows_of_a_customer_make_no_estimate_more_certain(store, labels):
+    once = rows(1, 200)
+    every = copies(once, 16) if labels else copies(once, 16).drop_columns("label")
+    policy = {"min_rows": 1, "min_labels": 1}
+
+    def width(table: pa.Table, **more) -> float:
+        window = check(store, table, **policy, **more)
+        realised = performance.realised(window, reference()) if labels else Realised()
+        found = performance.estimated(window, reference(), realised).performance
+        assert found.low < found.value < found.high
+        return found.high - found.low
+
+    alone = width(every)
+    # 16 copies have the information of one row, and the quantile is Student's.
+    assert width(every, groups="customer") / alone == pytest.approx(4, rel=0.05 if not labels else 0.1)
+
+
+def test_a_window_of_one_customer_has_no_estimate_and_a_note(store):
+    window = rows(1, 200).append_column("customer", pa.array(["only"] * 200))
+    found = performance.estimated(check(store, window, min_rows=1, groups="customer"), reference(), Realised())
+    assert found.performance is None
+    assert len(found.notes) == 1

@@ -1,46 +1,59 @@
-"""Create or resume MLflow runs. A task and its retries share one run, and find the run by a key in its tags."""
+"""Create or resume MLflow runs. All tries of a task share one run.
+
+Two tries may run at the same time: the worker of the first try lost the contact with Airflow, but still runs. MLflow also
+may have created a run whose answer was lost, so that its client asks for a second run. Therefore the first try that
+creates a file in the artifact store *claims* the key of the task with its run, all tries use the claimed run, and other
+runs with this key are deleted.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.data.store import ATTEMPTS, ArtifactStore
 from airflow_mlops.registry.client import registry_errors, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
 
 KEY = "mlops.key"
 
 
 @contextmanager
 def run_for(
-    client: MlflowClient, experiment: str, key: str, name: str, tags: Mapping[str, str] | None = None
+    client: MlflowClient,
+    store: ArtifactStore,
+    experiment: str,
+    key: str,
+    name: str,
+    tags: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Create the MLflow run with the tag ``mlops.key`` = ``key`` in ``experiment``, or resume the run in a retry.
 
     At the end of the block, the status of the run becomes ``FINISHED``. If the block raises an exception, the status
-    becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``.
+    becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``. A try that fails does not change the
+    status of a run that another try has finished meanwhile.
 
+    :param store: artifact store in which the tries of the task share the id of the run
     :param experiment: name of the MLflow experiment
     :param key: :attr:`StepContext.key`, which is the same in all retries of a task
     :param name: name of the run in MLflow
     :param tags: tags of the run, in addition to ``mlops.key``
     :return: context manager that yields the id of the run
     :raises RegistryError: the run can be neither found nor created
+    :raises StoreError: the artifact store cannot be used
     """
+    folder = f"runs/{key.removesuffix('.json')}"
     with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
         experiment_id = experiment_for(client, experiment)
-        run_id = _find(client, experiment_id, key)
-        if run_id is None:
-            created = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
-            run_id = created.info.run_id
-        else:
-            client.update_run(run_id, status="RUNNING")
-            for tag, value in (tags or {}).items():
-                client.set_tag(run_id, tag, value)
+        run_id = claimed_run(client, store, folder, experiment_id, key, name, tags)
     status = "KILLED"
     try:
         yield run_id
@@ -52,10 +65,96 @@ def run_for(
         if status == "FINISHED":
             with registry_errors(f"MLflow run {name!r} cannot be ended"):
                 client.set_terminated(run_id, status)
+                # MLflow may have carried out a request late, after its answer was given up.
+                _delete_unclaimed(client, store, folder, experiment_id, key, run_id)
         else:
             # An error here must not hide the original one.
             with suppress(Exception):
-                client.set_terminated(run_id, status)
+                if client.get_run(run_id).info.status != "FINISHED":
+                    client.set_terminated(run_id, status)
+
+
+def claimed_run(
+    client: MlflowClient,
+    store: ArtifactStore,
+    folder: str,
+    experiment_id: str,
+    key: str,
+    name: str,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Return the id of the one MLflow run with the tag ``mlops.key`` = ``key``, which has the status ``RUNNING`` then.
+
+    The files ``folder/1``, ``folder/2``, ... contain the ids of runs. The first of these runs that was not deleted is the
+    run of the key. If there is none, the next file is created. A file never changes, so all callers use the same run.
+
+    :param folder: folder of the artifact store with the claims of this key
+    :param name: name of a new run in MLflow
+    :param tags: tags of the run, in addition to ``mlops.key``
+    :raises RegistryError: the run was deleted again and again
+    """
+    own: str | None = None
+    created = False
+    for number in range(1, ATTEMPTS + 1):
+        claim = f"{folder}/{number}"
+        run_id = _read(store, claim)
+        if run_id is None:
+            if own is None and (own := _unclaimed(client, experiment_id, key)) is None:
+                made = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
+                own, created = str(made.info.run_id), True
+            # If the answer of the write was lost and the write was repeated, the file exists, but it has the own run.
+            run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
+        if _is_active(client, run_id):
+            break
+        own = None if own == run_id else own
+    else:
+        raise RegistryError(f"The MLflow run of {key!r} was deleted {ATTEMPTS} times.")
+    if created:
+        _delete_unclaimed(client, store, folder, experiment_id, key, run_id)
+    if not created or run_id != own:
+        client.update_run(run_id, status="RUNNING")
+        for tag, value in (tags or {}).items():
+            client.set_tag(run_id, tag, value)
+    return run_id
+
+
+def _read(store: ArtifactStore, claim: str) -> str | None:
+    try:
+        return store.read_bytes(claim).decode()
+    except FileNotFoundError:
+        return None
+
+
+def _is_active(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _delete_unclaimed(
+    client: MlflowClient, store: ArtifactStore, folder: str, experiment_id: str, key: str, run_id: str
+) -> None:
+    """Delete the runs of a key that no file claims: of tries that lost the race, and of answers that were lost."""
+    others = [run.info.run_id for run in _runs(client, experiment_id, key) if run.info.run_id != run_id]
+    claimed = set(map(bytes.decode, store.read_many(store.keys(folder)).values())) if others else set()
+    delete_runs(client, [other for other in others if other not in claimed])
+
+
+def delete_runs(client: MlflowClient, run_ids: list[str]) -> None:
+    """Delete runs that duplicate another one. A failure is only logged, because the other run is complete."""
+    from mlflow.exceptions import MlflowException
+
+    for run_id in run_ids:
+        try:
+            client.delete_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                log.warning("MLflow run %s duplicates another run and cannot be deleted: %s", run_id, error.message)
 
 
 def experiment_for(client: MlflowClient, name: str) -> str:
@@ -82,11 +181,16 @@ def experiment_for(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _find(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None:
+    """Return the oldest run of a key: an earlier try created it and died, or a release without claims created it."""
+    found = _runs(client, experiment_id, key)
+    return str(found[0].info.run_id) if found else None
+
+
+def _runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
     # MLflow's filters have no escape character.
     quoted = f'"{key}"' if "'" in key else f"'{key}'"
-    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted}", max_results=1, order_by=["start_time ASC"])
-    return str(runs[0].info.run_id) if runs else None
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted}", order_by=["start_time ASC"]))
 
 
 def run_url(client: MlflowClient, run_id: str) -> str | None:

@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 # Tag of a version: the fingerprint of its export, contract, code and environment.
 IDENTITY = "mlops.identity"
+# Start of the source of a version that was registered from a logged model, before the id of the model.
+_LOGGED = "models:/"
 
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
@@ -113,7 +116,9 @@ def register(
 ) -> ModelVersionRef:
     """Register a logged model as a version of ``model``, and return the version.
 
-    If a version was already registered from the run, it is returned instead.
+    A run has one version. If a version was already registered from the run, it is returned instead. If several versions are
+    registered at the same time, because two tries of a task run at once or an answer of MLflow was lost, the first one
+    remains. Other models that the run has logged are deleted.
 
     :param run_id: id of the MLflow run that logged the model
     :param model_id: id of the logged model in MLflow
@@ -123,36 +128,87 @@ def register(
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"Run {run_id} cannot be registered as a version of {model!r}"):
-        existing = of_run(client, model, run_id)
-        if existing is not None:
-            return existing
-        try:
-            client.create_registered_model(model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return _ref(
-            client.create_model_version(
-                model, source=f"models:/{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags or {})
-            )
-        )
+        if not _of_run(client, model, run_id):
+            try:
+                client.create_registered_model(model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            try:
+                client.create_model_version(
+                    model, source=f"{_LOGGED}{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags or {})
+                )
+            except MlflowException:
+                # Another try may have registered its model meanwhile, and deleted this one.
+                if not _of_run(client, model, run_id):
+                    raise
+        # MLflow gives out rising numbers, so all tries keep the same version.
+        first, *others = _of_run(client, model, run_id)
+        for other in others:
+            with _unless_deleted():
+                client.delete_model_version(model, other.version)
+        _delete_other_models(client, run_id, _model_id(first))
+        return _ref(first)
+
+
+def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None) -> None:
+    """Delete the models that a run has logged, except that of its version."""
+    if model_id is None:
+        return
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for logged in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if logged.model_id != model_id:
+            with _unless_deleted():
+                client.delete_logged_model(logged.model_id)
+
+
+@contextmanager
+def _unless_deleted() -> Iterator[None]:
+    """Ignore that another try, or a repeated request, has already deleted something."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRef | None:
-    """Return the newest version of ``model`` with the tag ``mlops.identity`` = ``identity``.
+    """Return the oldest version of ``model`` with the tag ``mlops.identity`` = ``identity``.
 
     :param identity: fingerprint of the version's export, contract, code and environment
     :return: ``None`` if no version has this tag
     """
     with registry_errors(f"The versions of {model!r} cannot be searched"):
         found = client.search_model_versions(f"name = '{model}' and tags.`{IDENTITY}` = '{identity}'")
-    return _ref(max(found, key=lambda item: int(item.version))) if found else None
+    # Of versions of one run, only the oldest one stays.
+    return _ref(min(found, key=lambda item: int(item.version))) if found else None
 
 
 def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | None:
     """Return the first version of ``model`` that was registered from the MLflow run, or ``None`` if there is none."""
+    with registry_errors(f"The versions of {model!r} cannot be searched"):
+        found = _of_run(client, model, run_id)
+    return _ref(found[0]) if found else None
+
+
+def model_id_of(client: MlflowClient, ref: ModelVersionRef) -> str | None:
+    """Return the id of the logged model from which :func:`register` has registered a version, if it did."""
+    with registry_errors(f"{ref} is not in the MLflow registry"):
+        return _model_id(client.get_model_version(ref.model, str(ref.version)))
+
+
+def _model_id(found: ModelVersion) -> str | None:
+    # MLflow's SQL registry does not return the field `model_id` of a version.
+    source = found.source or ""
+    return source.removeprefix(_LOGGED) if source.startswith(_LOGGED) else None
+
+
+def _of_run(client: MlflowClient, model: str, run_id: str) -> list[ModelVersion]:
+    """Return the versions of ``model`` that were registered from the MLflow run, oldest first."""
     found = [item for item in client.search_model_versions(f"run_id = '{run_id}'") if item.name == model]
-    return _ref(min(found, key=lambda item: int(item.version))) if found else None
+    return sorted(found, key=lambda item: int(item.version))
 
 
 def _ref(found: ModelVersion) -> ModelVersionRef:

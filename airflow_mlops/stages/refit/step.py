@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import ModelFormatError, SpecError
+from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom
@@ -93,7 +93,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
         JUDGED_RUN_TAG: judged.ref.run_id,
     }
     context.progress(f"Fitting {judged.ref} again on all {len(rows.labels):,} rows of {dataset.manifest.name}.")
-    with run_for(client, judged.experiment, context.key, f"{judged.spec.trainer.label} (refit)", tags) as run_id:
+    name = f"{judged.spec.trainer.label} (refit)"
+    with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:
         version = of_run(client, verdict.model, run_id)
         if version is None:
             refit = _fit(client, context, run_id, judged, dataset, rows, test, _metric(verdict, judged))
@@ -185,8 +186,9 @@ def _fit(
         version = _register(client, context, run_id, judged, stored, dataset, rows, test, identity)
     else:
         context.progress(f"The version is identical to {version}, so no new version is registered.")
-        with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
-            client.set_tag(run_id, "mlops.identical_to", str(version.version))
+        if version.run_id != run_id:
+            with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
+                client.set_tag(run_id, "mlops.identical_to", str(version.version))
     drop_checkpoint(context)
     return refit.model_copy(update={"version": version})
 
@@ -202,13 +204,6 @@ def _register(
     test: TrainingData,
     identity: str,
 ) -> ModelVersionRef:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        with Phase(context, "Packaged"):
-            description = write_package(folder, stored, dataset, rows, test, part=None, importances=judged.importances)
-        with Phase(context, "Logged"), registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
-            record.log_explanation(client, run_id, stored.model, rows)
-            model_id = record.log_model(client, run_id, judged.spec, description, folder, stored.metrics)
     tags = {
         "mlops.dataset": dataset.manifest.id,
         "mlops.key": context.key,
@@ -218,7 +213,21 @@ def _register(
         REFIT_OF_TAG: str(judged.ref.version),
         JUDGED_RUN_TAG: judged.ref.run_id,
     }
-    return register(client, judged.spec.model, run_id, model_id, tags)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        with Phase(context, "Packaged"):
+            description = write_package(folder, stored, dataset, rows, test, part=None, importances=judged.importances)
+        try:
+            with Phase(context, "Logged"), registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
+                record.log_explanation(client, run_id, stored.model, rows)
+                model_id = record.log_model(client, run_id, judged.spec, description, folder, stored.metrics)
+            return register(client, judged.spec.model, run_id, model_id, tags)
+        except RegistryError:
+            # Another try of this task may have registered its model meanwhile. It then has deleted this one.
+            other = of_run(client, judged.spec.model, run_id)
+            if other is None:
+                raise
+            return other
 
 
 def _check(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.runs import KEY, experiment_for
+from airflow_mlops.registry.runs import claimed_run, delete_runs, experiment_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,18 +52,10 @@ class Record:
         :param tags: tags of the parent run
         :param metric: name of the optimised metric
         """
-        claim = f"{key}/run"
         with registry_errors(f"MLflow run {name!r} cannot be opened in experiment {experiment!r}"):
-            if not store.exists(claim):
-                experiment_id = experiment_for(client, experiment)
-                created = client.create_run(experiment_id, run_name=name, tags={**tags, KEY: key}).info.run_id
-                # Workers start together, so several workers may create a run. The run of the worker that creates the file
-                # first is used.
-                if not store.create_exclusive(claim, created.encode()):
-                    client.delete_run(created)
-            run_id = store.read_bytes(claim).decode()
-            client.update_run(run_id, status="RUNNING")
-        return cls(client, run_id, metric)
+            experiment_id = experiment_for(client, experiment)
+            run_id = claimed_run(client, store, f"{key}/runs", experiment_id, key, name, tags)
+            return cls(client, run_id, metric)
 
     def begin(self, number: int, values: Mapping[str, Any], run_id: str | None) -> str:
         """Start the MLflow run of a trial, and return the id of the run.
@@ -132,14 +124,23 @@ class Record:
                 self._client.set_terminated(run_id, "KILLED")
 
     def finish(
-        self, value: float, params: Mapping[str, Any], importances: Mapping[str, float], trials: Mapping[str, int]
+        self,
+        value: float,
+        params: Mapping[str, Any],
+        importances: Mapping[str, float],
+        trials: Mapping[str, int],
+        runs: Collection[str],
     ) -> None:
-        """End the parent run of a completed search.
+        """End the parent run of a completed search. Runs that belong to no trial are deleted.
+
+        A worker that dies between the creation of a run and its trial leaves such a run, and so does an answer of MLflow
+        that is lost.
 
         :param value: metric of the best trial
         :param params: parameters of the best trial
         :param importances: importance of each parameter, by name; empty if the importances cannot be computed
         :param trials: number of trials, by state
+        :param runs: ids of the MLflow runs of all trials
         """
         from mlflow.entities import Metric, Param
 
@@ -157,6 +158,10 @@ class Record:
             )
             if importances:
                 self._client.log_dict(self.run_id, dict(importances), "importances.json")
+            children = self._client.search_runs(
+                [self._experiment], f"tags.`{_PARENT}` = '{self.run_id}'", max_results=50_000
+            )
+            delete_runs(self._client, [run.info.run_id for run in children if run.info.run_id not in runs])
             self._client.set_terminated(self.run_id, "FINISHED")
 
     @contextmanager

@@ -108,7 +108,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
                 raise TrainingError(
                     f"All {sum(counts.values())} trials failed. Error of the first failed trial: {study.first_error()}"
                 )
-            record.finish(float(best.value or 0.0), params, study.importances(), counts)
+            record.finish(float(best.value or 0.0), params, study.importances(), counts, study.runs())
     return SearchResult(
         study=study.name,
         run_id=record.run_id,

@@ -104,6 +104,10 @@ class Study:
         found = trial.user_attrs.get(RUN)
         return None if found is None else str(found)
 
+    def runs(self) -> set[str]:
+        """Return the ids of the MLflow runs of all trials."""
+        return {str(trial.user_attrs[RUN]) for trial in self._trials() if RUN in trial.user_attrs}
+
     def set_run(self, trial: optuna.Trial, run_id: str) -> None:
         trial.set_user_attr(RUN, run_id)
 

@@ -7,7 +7,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Maximum number of parameters that MLflow accepts in one request.
 _BATCH = 100
+# Seconds between the attempts to log what another try logs at the same time.
+_PAUSES = (0.1, 0.5)
 
 
 def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
@@ -116,17 +118,24 @@ def log_run(
     }
     if rule := manifest.details.get("window_rule"):
         params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
-    # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its text.
-    known = client.get_run(run_id).data.params
-    new = [Param(name, str(value)) for name, value in params.items() if name not in known]
     now = int(time.time() * 1000)
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        tags=[RunTag(name, value) for name, value in tags.items()],
-    )
-    for start in range(0, len(new), _BATCH):
-        client.log_batch(run_id, params=new[start : start + _BATCH])
+
+    def log_numbers() -> None:
+        client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    def log_params() -> None:
+        # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its text.
+        known = client.get_run(run_id).data.params
+        new = [Param(name, str(value)) for name, value in params.items() if name not in known]
+        for start in range(0, len(new), _BATCH):
+            client.log_batch(run_id, params=new[start : start + _BATCH])
+
+    _insist(log_numbers)
+    _insist(log_params)
     client.log_dict(run_id, packages, ENVIRONMENT_FILE)
     client.log_dict(run_id, sources, CODE_FILE)
     # The stage `reproduce` trains the model again from this spec.
@@ -138,7 +147,25 @@ def log_run(
         source=json.dumps({"store": dataset.store.url, "name": manifest.name, "id": manifest.id}),
         profile=json.dumps({"num_rows": manifest.rows, **dataset.ref.parts}),
     )
-    client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])])
+    _insist(lambda: client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])]))
+
+
+def _insist(request: Callable[[], None]) -> None:
+    """Send an idempotent request, and repeat it if MLflow refuses it.
+
+    MLflow refuses one of two requests that add the same at the same time, and two tries of a task may do so.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for pause in _PAUSES:
+        try:
+            return request()
+        except MlflowException as error:
+            # MLflow's client has repeated requests that failed for other reasons.
+            if error.get_http_status_code() not in (400, 409, 500):
+                raise
+        time.sleep(pause)
+    return request()
 
 
 def log_explanation(client: MlflowClient, run_id: str, model: FittedModel, train: TrainingData) -> None:
@@ -169,18 +196,22 @@ def log_model(
     :param metrics: metrics on the split part ``test``, by name
     """
     from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.exceptions import MlflowException
 
     experiment_id = client.get_run(run_id).info.experiment_id
-    # An earlier try may have crashed after it logged the model and before it registered it.
-    for unfinished in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        client.delete_logged_model(unfinished.model_id)
     logged = client.create_logged_model(experiment_id, name=spec.model.replace(".", "_"), source_run_id=run_id)
     description.artifact_path = logged.artifact_location
     description.run_id = run_id
     description.model_id = description.model_uuid = logged.model_id
     description.save(str(folder / "MLmodel"))
     client.log_model_artifacts(logged.model_id, str(folder))
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    except MlflowException:
+        # MLflow refuses to repeat this request. It is repeated if its answer was lost.
+        outputs = client.get_run(run_id).outputs
+        if outputs is None or all(output.model_id != logged.model_id for output in outputs.model_outputs):
+            raise
     now = int(time.time() * 1000)
     client.log_batch(
         run_id,

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, unseen_classes
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
-from airflow_mlops.registry.versions import IDENTITY, identical, of_run, register
+from airflow_mlops.registry.versions import IDENTITY, download, identical, model_id_of, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.train import record
@@ -58,6 +59,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     experiment = spec.mlflow.experiment or spec.model
     with run_for(
         client,
+        context.store,
         experiment,
         context.key,
         name,
@@ -70,7 +72,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
             context.progress(
                 f"An earlier try of this task has already registered {candidate}. The model is not trained again."
             )
-            metrics = record.logged_metrics(client, run_id)
+            metrics = _metrics(client, candidate)
     unseen = unseen_classes(train, test)
     only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
     outcome = (
@@ -89,6 +91,11 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name}{outcome}. "
         f"Metrics on {len(test.labels):,} held-out rows: {numbers}.{only}",
     )
+
+
+def _metrics(client: MlflowClient, candidate: ModelVersionRef) -> dict[str, float]:
+    """Read the metrics of a version from its contract. Another try may have logged other metrics to the run since."""
+    return dict(OnnxModel.load(download(client, candidate)).contract.metrics)
 
 
 def _count(classes: Sequence[Any], test: TrainingData) -> str:
@@ -151,17 +158,10 @@ def _train_and_register(
     if existing is not None:
         with registry_errors(f"The training {name!r} cannot be logged to MLflow"):
             record.log_run(client, run_id, spec, dataset, fitted, train, test)
-            client.set_tag(run_id, "mlops.identical_to", str(existing.version))
+            if existing.run_id != run_id:
+                client.set_tag(run_id, "mlops.identical_to", str(existing.version))
         drop_checkpoint(context)
         return existing, fitted.metrics
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        with Phase(context, "Packaged"):
-            description = write_package(folder, fitted, dataset, train, test)
-        with Phase(context, "Logged"), registry_errors(f"The candidate {name!r} cannot be logged to MLflow"):
-            record.log_run(client, run_id, spec, dataset, fitted, train, test)
-            record.log_explanation(client, run_id, fitted.model, train)
-            model_id = record.log_model(client, run_id, spec, description, folder, fitted.metrics)
     tags = {
         "mlops.dataset": dataset.manifest.id,
         "mlops.key": context.key,
@@ -169,6 +169,25 @@ def _train_and_register(
         "mlops.status": "candidate",
         IDENTITY: identity,
     }
-    candidate = register(client, spec.model, run_id, model_id, tags)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        with Phase(context, "Packaged"):
+            description = write_package(folder, fitted, dataset, train, test)
+        model_id = None
+        try:
+            with Phase(context, "Logged"), registry_errors(f"The candidate {name!r} cannot be logged to MLflow"):
+                record.log_run(client, run_id, spec, dataset, fitted, train, test)
+                record.log_explanation(client, run_id, fitted.model, train)
+                model_id = record.log_model(client, run_id, spec, description, folder, fitted.metrics)
+            candidate = register(client, spec.model, run_id, model_id, tags)
+        except RegistryError:
+            # Another try of this task may have registered its model meanwhile. It then has deleted this one.
+            other = of_run(client, spec.model, run_id)
+            if other is None:
+                raise
+            candidate = other
     drop_checkpoint(context)
-    return candidate, fitted.metrics
+    if model_id_of(client, candidate) == model_id:
+        return candidate, fitted.metrics
+    context.progress(f"Another try of this task has registered {candidate} meanwhile.")
+    return candidate, _metrics(client, candidate)

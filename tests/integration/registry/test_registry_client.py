@@ -145,33 +145,33 @@ def test_credentials_do_not_leak_to_the_next_connection(strangers, monkeypatch):
     assert "MLFLOW_TRACKING_TOKEN" not in os.environ
 
 
-def test_each_key_has_exactly_one_run(client, experiment):
+def test_each_key_has_exactly_one_run(client, experiment, store):
     with (
         pytest.raises(ValueError, match="boom"),
-        run_for(client, experiment, "results/it's/1.json", "first", {"a": "1"}) as run_id,
+        run_for(client, store, experiment, "results/it's/1.json", "first", {"a": "1"}) as run_id,
     ):
         assert client.get_run(run_id).info.status == "RUNNING"
         raise ValueError("boom")
     assert client.get_run(run_id).info.status == "FAILED"
-    with run_for(client, experiment, "results/it's/1.json", "first", {"a": "2"}) as again:
+    with run_for(client, store, experiment, "results/it's/1.json", "first", {"a": "2"}) as again:
         assert again == run_id
         assert client.get_run(run_id).info.status == "RUNNING"
     found = client.get_run(run_id)
     assert (found.info.status, found.data.tags["a"], found.data.tags[KEY]) == ("FINISHED", "2", "results/it's/1.json")
-    with run_for(client, experiment, "results/other.json", "second") as other:
+    with run_for(client, store, experiment, "results/other.json", "second") as other:
         assert other != run_id
     assert len(client.search_runs([experiment_for(client, experiment)])) == 2
 
 
-def test_an_interrupted_run_has_the_status_killed(client, experiment):
-    with pytest.raises(KeyboardInterrupt), run_for(client, experiment, "k", "n") as run_id:
+def test_an_interrupted_run_has_the_status_killed(client, experiment, store):
+    with pytest.raises(KeyboardInterrupt), run_for(client, store, experiment, "k", "n") as run_id:
         raise KeyboardInterrupt
     assert client.get_run(run_id).info.status == "KILLED"
 
 
-def test_the_error_about_a_deleted_experiment_says_how_to_restore_it(client, experiment):
+def test_the_error_about_a_deleted_experiment_says_how_to_restore_it(client, experiment, store):
     client.delete_experiment(experiment_for(client, experiment))
-    with pytest.raises(RegistryError, match="was deleted. Restore it"), run_for(client, experiment, "k", "n"):
+    with pytest.raises(RegistryError, match="was deleted. Restore it"), run_for(client, store, experiment, "k", "n"):
         pass
 
 
@@ -186,8 +186,8 @@ def test_concurrent_tasks_share_one_experiment(client, experiment):
     assert len(set(found)) == 1
 
 
-def test_the_url_of_a_run_has_no_credentials(client, experiment, mlflow_server):
-    with run_for(client, experiment, "k", "n") as run_id:
+def test_the_url_of_a_run_has_no_credentials(client, experiment, store, mlflow_server):
+    with run_for(client, store, experiment, "k", "n") as run_id:
         pass
     assert (
         run_url(client, run_id) == f"{mlflow_server}/#/experiments/{experiment_for(client, experiment)}/runs/{run_id}"

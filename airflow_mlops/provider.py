@@ -105,6 +105,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": '{"Pod": {"image": "airflow-mlops-runner:0.1.0-cpu", "env_from": ["mlops"]}}',
                         "default": "",
                     },
+                    "cache_size": {
+                        "description": "Size of the cache of models that each worker downloads from MLflow, such as "
+                        "``10GB`` or ``500MB``. Above this size, the least recently used models are removed.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "50GB",
+                        "default": "10GB",
+                    },
                     "preload": {
                         "description": "Modules, separated by commas, that the scheduler imports before LocalExecutor "
                         "forks its workers, so that the tasks need not import them. The scheduler takes longer to start "

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from airflow.sdk import conf
 
+from airflow_mlops.registry.cache import DEFAULT_SIZE
+
 
 def default_store() -> str:
     """Return the URL of the artifact store: ``[mlops] artifacts``, or by default the folder ``mlops`` next to the DAGs
@@ -29,6 +31,11 @@ def prometheus_textfile() -> str:
 def prometheus_pushgateway() -> str:
     """Return the address of the Prometheus Pushgateway: ``[mlops] prometheus_pushgateway``, by default empty."""
     return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
+
+
+def cache_size() -> str:
+    """Return the size of the cache of models on a worker, such as ``10GB``: ``[mlops] cache_size``."""
+    return conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE
 
 
 def preload() -> list[str]:

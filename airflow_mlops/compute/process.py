@@ -20,6 +20,7 @@ from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 from airflow_mlops.core.parent import MODULES_VARIABLE, PARENT_VARIABLE
+from airflow_mlops.registry.cache import SIZE_VARIABLE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -107,6 +108,8 @@ class ProcessRunner(Runner[Process]):
         return result
 
     def _environment(self, conn_ids: set[str], context: Context) -> dict[str, str]:
+        from airflow_mlops.settings import cache_size
+
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -118,6 +121,7 @@ class ProcessRunner(Runner[Process]):
             "PYTHONUNBUFFERED": "1",
             MODULES_VARIABLE: os.pathsep.join(module_folders(context)),
             PARENT_VARIABLE: str(os.getpid()),
+            SIZE_VARIABLE: cache_size(),
         }
         return {**inherited, **secrets, **own, **self.compute.env}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ class WorkerRunner(Runner[Worker]):
     _running = False
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
+        from airflow_mlops.registry.cache import SIZE_VARIABLE
+        from airflow_mlops.settings import cache_size
         from airflow_mlops.stages.runner import run_call
 
+        os.environ[SIZE_VARIABLE] = cache_size()
         sys.path.extend(folder for folder in module_folders(context) if folder not in sys.path)
         self._running = True
         try:

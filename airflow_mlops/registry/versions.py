@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.registry.cache import cached
 from airflow_mlops.registry.client import registry_errors
 
 if TYPE_CHECKING:
@@ -52,9 +49,10 @@ def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
 def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
     """Download the files of a model version, and return the folder with the files.
 
-    Downloads are cached in a private temporary folder of the user.
+    Downloads are cached in a private temporary folder of the user, see :mod:`airflow_mlops.registry.cache`.
 
     :raises RegistryError: the version or its files do not exist any more
+    :raises SpecError: the setting ``[mlops] cache_size`` is not a size
     """
     with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
         found = client.get_model_version(ref.model, str(ref.version))
@@ -62,26 +60,11 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
         identity = "\n".join(
             [client.tracking_uri, found.source or "", found.run_id or "", str(found.creation_timestamp)]
         )
-        folder = (
-            _cache()
-            / f"{ref.model.replace('/', '_')}-v{ref.version}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-        )
-        if folder.is_dir():
-            return folder
-        partial = folder.with_name(f".{uuid.uuid4().hex}")
+        name = f"{ref.model.replace('/', '_')}-v{ref.version}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         try:
-            download_into(client, ref, partial)
-            try:
-                partial.rename(folder)
-            except OSError:
-                # Another task has downloaded the same version at the same time.
-                if not folder.is_dir():
-                    raise
+            return cached(name, lambda folder: download_into(client, ref, folder))
         except OSError as error:
             raise RegistryError(f"The files of {ref} cannot be downloaded from MLflow: {error}.") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> None:
@@ -95,20 +78,6 @@ def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> N
         mlflow.artifacts.download_artifacts(
             f"models:/{ref.model}/{ref.version}", dst_path=str(folder), tracking_uri=client.tracking_uri
         )
-
-
-def _cache() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "models"
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    owner = folder.parent.lstat()
-    # A folder of another user could contain manipulated models.
-    if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
-        raise RegistryError(
-            f"The cache folder {folder.parent} belongs to another user, is writable by others, or is a link. Remove "
-            "this folder, or set the environment variable TMPDIR to another folder."
-        )
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def register(

@@ -12,6 +12,7 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.references import DatasetLike, DatasetRef, DatasetSelection
+from airflow_mlops.core.sizes import SIZE
 from airflow_mlops.core.training_windows import TrainingWindow
 from airflow_mlops.data.columns import LabelColumn, reserved_message
 from airflow_mlops.data.expression_syntax import parse
@@ -136,7 +137,7 @@ class TrainingSetSpec(Spec):
     positive: bool | int | float | str | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
     max_single_feature_score: float = Field(default=0.99, gt=0.5, le=1.0)
-    memory_limit: str = Field(default="2GB", pattern=r"^[1-9]\d*(\.\d+)? ?[KMGT]i?B$")
+    memory_limit: str = Field(default="2GB", pattern=SIZE)
     owner: str = ""
     description: str = ""
 

@@ -9,6 +9,7 @@ import pytest
 
 # A step that counts its runs. It can fail once or always.
 STEP = """
+import os
 from pathlib import Path
 from airflow_mlops.core.errors import SourceError, SpecError
 from airflow_mlops.core.calls import Result, Spec
@@ -24,7 +25,7 @@ def run(spec: CountSpec, context) -> CountResult:
     file = Path(spec.file)
     runs = int(file.read_text()) + 1 if file.exists() else 1
     file.write_text(str(runs))
-    context.progress(f"counting {runs}")
+    context.progress(f"counting {runs}, cache {os.environ['MLOPS_CACHE_SIZE']}")
     if spec.fail == "once" and runs == 1:
         raise SourceError("The counter was not ready: try again.")
     if spec.fail == "always":
@@ -72,7 +73,8 @@ def count_step():
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])
-def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, tmp_path, capfd, caplog):
+def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, tmp_path, capfd, caplog, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MLOPS__CACHE_SIZE", "7GB")
     # If Airflow was imported while tests were collected, it logs to the standard output of that time.
     caplog.set_level("INFO", logger="airflow_mlops.stages")
     name = place.split("(")[0].lower()
@@ -80,7 +82,7 @@ def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, t
     assert run.states() == {"count": "success"}
     assert run.xcom("count") == {"runs": 1, "summary": "Counted 1 run."}
     logged = capfd.readouterr().out + caplog.text
-    assert "counting 1" in logged
+    assert "counting 1, cache 7GB" in logged
     assert "Counted 1 run." in logged
 
 

@@ -1,0 +1,178 @@
+"""The models that this machine has downloaded, in a private temporary folder of limited size.
+
+The least recently used models are removed first. A process locks the folder of each model that it has used or downloads
+(``flock``, shared), until the process ends. A folder is removed only by a process that gets an exclusive lock, and it is
+renamed before, so that no other process finds a part of it. Locks end with their process, also if it is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.sizes import parse_size
+
+# The setting `[mlops] cache_size`, which Airflow passes to the process of a step.
+SIZE_VARIABLE = "MLOPS_CACHE_SIZE"
+DEFAULT_SIZE = "10GB"
+_ATTEMPTS = 10
+
+# Descriptors of the folders that this process has locked, by path.
+_held: dict[Path, int] = {}
+
+
+def cached(name: str, fill: Callable[[Path], None]) -> Path:
+    """Return the folder ``name`` of the cache. The folder is not removed while this process runs.
+
+    If the folder does not exist, it is filled, and then other folders are removed until the cache is not larger than the
+    environment variable ``MLOPS_CACHE_SIZE``. Folders that are in use remain, even if the cache is too large then.
+
+    :param fill: function that writes the files into an empty folder
+    :raises RegistryError: the cache belongs to another user
+    :raises SpecError: the size of the cache is not a size
+    :raises OSError: the folder cannot be written
+    """
+    limit = parse_size(os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE, "The setting [mlops] cache_size")
+    root = _root()
+    folder = root / name
+    for _ in range(_ATTEMPTS):
+        if _hold(folder):
+            return folder
+        partial = root / f".{uuid.uuid4().hex}"
+        partial.mkdir(mode=0o700)
+        lock = _lock(partial)
+        if lock is None:
+            # Another process took the new folder for that of a process that was killed.
+            continue
+        try:
+            fill(partial)
+            try:
+                partial.rename(folder)
+            except OSError:
+                # Another process has filled the same folder at the same time.
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            held = _hold(folder)
+            os.close(lock)
+        if held:
+            _make_room(root, limit)
+            return folder
+    raise RegistryError(f"Other processes removed the folder {folder} again and again. Make [mlops] cache_size larger.")
+
+
+def _root() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "models"
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    owner = folder.parent.lstat()
+    # A folder of another user could contain manipulated models.
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o022 or folder.parent.is_symlink():
+        raise RegistryError(
+            f"The cache folder {folder.parent} belongs to another user, is writable by others, or is a link. Remove "
+            "this folder, or set the environment variable TMPDIR to another folder."
+        )
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _hold(folder: Path) -> bool:
+    """Lock a folder until this process ends, and record its use. Return ``False`` if the folder does not exist."""
+    lock = _held.get(folder)
+    if lock is not None and not _is(folder, lock):
+        os.close(_held.pop(folder))
+        lock = None
+    if lock is None:
+        lock = _lock(folder)
+        if lock is None:
+            return False
+        _held[folder] = lock
+    with suppress(OSError):
+        os.utime(folder)
+    return True
+
+
+def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
+    """Open and lock a folder. Return ``None`` if it does not exist any more, or another process has it locked."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(opened, mode)
+    except OSError:
+        # Some network file systems have no locks. No folder is removed there.
+        if mode != fcntl.LOCK_SH:
+            os.close(opened)
+            return None
+    if not _is(folder, opened):
+        os.close(opened)
+        return None
+    return opened
+
+
+def _is(folder: Path, opened: int) -> bool:
+    """Return whether a path still leads to an open folder. It may have been renamed."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(opened))
+    except FileNotFoundError:
+        return False
+
+
+def _make_room(root: Path, limit: int) -> None:
+    """Remove leftovers of killed downloads, and the least recently used folders until all others fit into ``limit``."""
+    with _one_process(root):
+        folders = []
+        for folder in root.iterdir():
+            if folder.name.startswith("."):
+                _remove(folder)
+            with suppress(FileNotFoundError):
+                folders.append((folder.stat().st_mtime_ns, folder, _size(folder)))
+        total = sum(size for _, _, size in folders)
+        for _, folder, size in sorted(folders):
+            if total <= limit:
+                return
+            if _remove(folder):
+                total -= size
+
+
+@contextmanager
+def _one_process(root: Path) -> Iterator[None]:
+    """Let one process at a time make room, so that two processes do not remove more than is necessary."""
+    lock = _lock(root, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove(folder: Path) -> bool:
+    lock = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if lock is None:
+        return False
+    try:
+        removed = folder.with_name(f".{uuid.uuid4().hex}")
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(parent, file)).st_size
+    return size

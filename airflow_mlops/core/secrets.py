@@ -68,6 +68,18 @@ def mask_urls(text: str) -> str:
     return _HTTP_QUERY.sub(r"\1", text)
 
 
+def url_credentials(text: str) -> Iterator[str]:
+    """Yield the credentials in the URLs of a text: passwords, tokens in place of a user, and what is secret in queries."""
+    for found in _USER_INFO.finditer(text) if "@" in text else ():
+        user, _, password = found["user"][:-1].partition(":")
+        if password:
+            yield password
+        elif (found["scheme"] or "").lower() in ("http:", "https:"):
+            yield user
+    for found in _IN_QUERY.finditer(text):
+        yield found[0].removeprefix(found["name"])
+
+
 def _without_user(found: re.Match[str]) -> str:
     scheme, user = found["scheme"] or "", found["user"]
     return found[0] if scheme.lower() in _WITH_CONTAINERS and ":" not in user else f"{scheme}//"

@@ -16,7 +16,7 @@ from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.operators.calendar import calendar
 from airflow_mlops.operators.failures import no_retry_of_final_errors
 from airflow_mlops.operators.parameters import SpecParameters
-from airflow_mlops.operators.rendering import is_template
+from airflow_mlops.operators.rendering import is_template, mask_credentials
 from airflow_mlops.settings import default_store
 
 if TYPE_CHECKING:
@@ -269,6 +269,10 @@ class StepOperator(SpecParameters, BaseOperator):
         if parent is self:
             self._read_files(jinja_env)
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        if parent is self:
+            # Airflow stores and shows the rendered fields. It masks only what it knows as a secret.
+            for name in template_fields:
+                mask_credentials(getattr(self, name, None))
 
     def _read_files(self, jinja_env: Environment | None) -> None:
         from jinja2 import TemplateNotFound

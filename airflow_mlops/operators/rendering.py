@@ -20,6 +20,7 @@ import jinja2
 import jinja2.nativetypes
 
 from airflow_mlops.core.errors import SpecError, one_line
+from airflow_mlops.core.secrets import url_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -178,6 +179,22 @@ def defined(value: Any) -> Any:
     if isinstance(value, jinja2.Undefined):
         str(value)
     return value
+
+
+def mask_credentials(value: Any) -> None:
+    """Let Airflow mask the credentials in the URLs of a rendered field, in logs and where it shows the field."""
+    if isinstance(value, str):
+        if "://" in value:
+            from airflow.sdk.log import mask_secret
+
+            for credential in url_credentials(value):
+                mask_secret(credential)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            mask_credentials(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            mask_credentials(item)
 
 
 def check_interval(value: Any, context: Context) -> None:

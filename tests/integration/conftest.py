@@ -118,6 +118,21 @@ class DagRunOutcome:
             ).one()
             return found.rendered_map_index
 
+    def rendered(self, task_id: str) -> dict[str, Any]:
+        """The rendered template fields of a task, as Airflow's UI shows them."""
+        from airflow.models.renderedtifields import RenderedTaskInstanceFields
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        fields = RenderedTaskInstanceFields
+        with create_session() as session:
+            found = session.scalars(
+                select(fields).where(
+                    fields.dag_id == self.dag_id, fields.run_id == self.run_id, fields.task_id == task_id
+                )
+            ).one()
+            return dict(found.rendered_fields)
+
     def asset_events(self) -> list[tuple[str, dict[str, Any]]]:
         """URI and extra of every asset event the run emitted, oldest first."""
         from airflow.models.asset import AssetEvent

@@ -134,3 +134,27 @@ def test_a_chain_leaves_no_secret(address, connections, run_dag, store, monkeypa
     assert [str(path) for path in written if leaks(path.read_bytes().decode(errors="replace"))] == []
     in_mlflow = [path for path in (HOME / "mlflow").rglob("*") if path.is_file()]
     assert [str(path) for path in in_mlflow if leaks(path.read_bytes().decode(errors="replace"))] == []
+
+
+RENDERED = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+with DAG("rendered", params={{"signature": "s3cr-signature-4711", "password": "s3cr-web-4711"}}):
+    IngestOperator(
+        task_id="rows", name="rows", format="csv",
+        files=[
+            "http://ada:{{{{ params.password }}}}@{address}/rows.csv?sig={{{{ params.signature }}}}",
+            "http://{{{{ params.password }}}}@{address}/rows.csv",
+        ],
+    )
+"""
+
+
+def test_rendered_fields_show_no_credentials_of_urls(address, run_dag):
+    """Airflow masks the passwords of connections, but knows nothing of a secret in a URL."""
+    run = run_dag(RENDERED.format(address=address))
+    assert run.states() == {"rows": "success"}
+    shown = run.rendered("rows")
+    assert len(shown["files"]) == 2
+    assert leaks(json.dumps(shown)) == []

@@ -143,3 +143,20 @@ def test_output_is_masked():
     output = io.StringIO()
     print("reading", URL, file=MaskedStream(output))
     assert output.getvalue() == "reading https://example.org/late.csv\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "credentials"),
+    [
+        ("postgresql://ada:hunter2@db/shop", ["hunter2"]),
+        ("https://ghp_0123456789@github.com/x", ["ghp_0123456789"]),
+        ("https://b.example/x.csv?sv=1&sig=ab%2Fc&se=2", ["ab%2Fc"]),
+        ("s3://bucket/x?secret_access_key=abcde", ["abcde"]),
+        ("https://a:one22@h/ and https://b:two33@h/?token=three", ["one22", "two33", "three"]),
+        ("abfs://container@account.dfs.core.windows.net/x", []),
+        ("https://airflow.example.com:8080/x?page=2", []),
+        ("mail to ada@example.com", []),
+    ],
+)
+def test_the_credentials_in_urls_are_found(text, credentials):
+    assert list(secrets.url_credentials(text)) == credentials

@@ -43,10 +43,9 @@ class Shell:
             "VIRTUAL_ENV": str(environment),
             "PATH": f"{environment}/bin:{os.environ['PATH']}",
             "AIRFLOW_HOME": str(folder / "new"),
-            # Nine processes of the MLflow server that the page does not use.
+            # Twelve processes of the MLflow server that the page does not need.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            # What is imported is compiled when it is imported; the other two thirds need not be.
-            "PIP_NO_COMPILE": "1",
+            "MLFLOW_WORKERS": "1",
         }
 
     def run(self, command: str, folder: Path | None = None) -> str:

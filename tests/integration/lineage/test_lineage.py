@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -98,22 +99,22 @@ import sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1], bundle_path=sys.argv[2], bundle_name="dags-folder")
 assert not bag.import_errors, bag.import_errors
-(dag,) = bag.dags.values()
-print("ended:", dag.test().state)
+for dag_id, dag in bag.dags.items():
+    print("ended:", dag_id, dag.test().state)
 """
 
 Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[str, list[Event]]]:
-    """Run the DAG of a file in a separate process with the file transport of the OpenLineage provider.
+def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[dict[str, str], list[Event]]]:
+    """Run the DAGs of a file in a separate process with the file transport of the OpenLineage provider.
 
-    Return the state of the DAG run and the emitted events.
+    Return the state of the run of each DAG and the emitted events.
     """
     from tests.integration.conftest import BUNDLE
 
-    def run(source: str, connections: dict[str, str] | None = None) -> tuple[str, list[Event]]:
+    def run(source: str, connections: dict[str, str] | None = None) -> tuple[dict[str, str], list[Event]]:
         log = tmp_path_factory.mktemp("lineage") / "events.json"
         file = BUNDLE / f"lineage_{uuid.uuid4().hex}.py"
         file.write_text(textwrap.dedent(source))
@@ -131,10 +132,10 @@ def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[str, list[
             )  # fmt: skip
         finally:
             file.unlink()
-        assert "ended:" in done.stdout, done.stdout[-4000:] + done.stderr[-4000:]
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         assert SECRET not in log.read_text()
-        state = done.stdout.rpartition("ended:")[2].split()[0]
-        return state, [json.loads(line) for line in log.read_text().splitlines()]
+        states = dict(re.findall(r"^ended: (\S+) (\S+)$", done.stdout, re.MULTILINE))
+        return states, [json.loads(line) for line in log.read_text().splitlines()]
 
     return run
 
@@ -183,8 +184,8 @@ def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, 
             {"conn_type": "mlflow", "host": mlflow_server, "login": "alice", "password": SECRET}
         ),
     }
-    state, events = run_emitting(LIFECYCLE.format(**used), connections)
-    assert state == "success"
+    states, events = run_emitting(LIFECYCLE.format(**used), connections)
+    assert states == {"lifecycle": "success"}
     last = {event["job"]["name"].rpartition(".")[2]: event for event in events if event["eventType"] != "START"}
     return last, {**used, "folder": str(folder), "mlflow": mlflow_server}
 
@@ -343,11 +344,37 @@ with DAG("failing", default_args={{"store": {store!r}}}):
 """
 
 
-def test_a_failed_validation_emits_its_expectations_as_assertions(run_emitting, tmp_path):
-    (tmp_path / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
-    source = FAILING.format(store=f"file://{tmp_path}/store", files=f"{tmp_path}/rows.csv", suite=SUITE)
-    state, events = run_emitting(source)
-    assert state == "failed"
+FORGETFUL = """
+import shutil
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+class ForgetfulOperator(IngestOperator):
+    def finish(self, result, context):
+        shutil.rmtree({folder!r} + "/forgetful/datasets")
+
+for name, files in (
+    ("forgetful", {folder!r} + "/complete.csv"),
+    ("remote", "https://alice:{secret}@127.0.0.1:1/rows.csv?signature={secret}"),
+):
+    with DAG(name):
+        ForgetfulOperator(task_id="rows", name="rows", files=files, format="csv", store="file://{folder}/forgetful")
+"""
+
+
+@pytest.fixture(scope="module")
+def small(run_emitting, tmp_path_factory) -> tuple[dict[str, str], list[Event]]:
+    """The states and events of three DAGs with one or two tasks, which one process runs."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
+    (folder / "complete.csv").write_text("a\n1\n")
+    failing = FAILING.format(store=f"file://{folder}/store", files=f"{folder}/rows.csv", suite=SUITE)
+    return run_emitting(failing + FORGETFUL.format(folder=str(folder), secret=SECRET))
+
+
+def test_a_failed_validation_emits_its_expectations_as_assertions(small):
+    states, events = small
+    assert states["failing"] == "failed"
     (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "failing.valid"]
     (read,) = event["inputs"]
     assertions = read["inputFacets"]["dataQualityAssertions"]["assertions"]
@@ -356,36 +383,19 @@ def test_a_failed_validation_emits_its_expectations_as_assertions(run_emitting, 
     assert event["outputs"] == []
 
 
-FORGETFUL = """
-import shutil
-from airflow.sdk import DAG
-from airflow_mlops.operators import IngestOperator
-
-class ForgetfulOperator(IngestOperator):
-    def finish(self, result, context):
-        shutil.rmtree({folder!r} + "/store/datasets")
-
-with DAG("forgetful"):
-    ForgetfulOperator(
-        task_id="rows", name="rows", files="https://alice:{secret}@127.0.0.1:1/rows.csv?signature={secret}"
-        if {remote} else {folder!r} + "/rows.csv", format="csv", store="file://{folder}/store",
-    )
-"""
-
-
-def test_a_task_succeeds_if_its_lineage_cannot_be_determined(run_emitting, tmp_path):
-    (tmp_path / "rows.csv").write_text("a\n1\n")
-    state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=False))
-    assert state == "success"
+def test_a_task_succeeds_if_its_lineage_cannot_be_determined(small):
+    states, events = small
+    assert states["forgetful"] == "success"
     (event,) = [event for event in events if event["job"]["name"] == "forgetful.rows" and event["eventType"] != "START"]
     assert event["eventType"] == "COMPLETE"
     assert not event["outputs"]
 
 
-def test_credentials_in_a_url_are_not_emitted(run_emitting, tmp_path):
-    state, events = run_emitting(FORGETFUL.format(folder=str(tmp_path), secret=SECRET, remote=True))
-    assert state == "failed"
-    (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "forgetful.rows"]
+def test_credentials_in_a_url_are_not_emitted(small):
+    # That no event contains the secret is asserted where the DAGs are run.
+    states, events = small
+    assert states["remote"] == "failed"
+    (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "remote.rows"]
     assert names(event["inputs"]) == {("https://127.0.0.1:1", "rows.csv")}
 
 

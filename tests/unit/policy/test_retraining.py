@@ -263,6 +263,11 @@ def test_the_cooldown_postpones_a_request_and_the_reason_says_until_when():
     assert plan(findings({"cooldown": "30D"}, **BAD), requests=[asking("2013-03")]).is_requested
 
 
+@pytest.mark.parametrize(("other", "asks"), [(0, True), (1, False), (19, False), (20, True), (90, True)])
+def test_the_cooldown_is_as_long_before_a_request_as_after_it(other, asks):
+    assert planned(day(10), {"cooldown": "10D"}, requests=[asking(day(other))]).is_requested is asks
+
+
 @pytest.mark.parametrize(
     ("asked", "asks", "state"),
     [

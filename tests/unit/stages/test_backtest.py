@@ -64,6 +64,19 @@ def test_no_strategy_is_better_than_the_oracle():
         assert all(mine.loss <= theirs.loss for mine, theirs in zip(oracle.steps, other.steps, strict=True))
 
 
+@pytest.mark.parametrize("delay", [0, 2])
+def test_no_strategy_knows_a_window_before_its_labels_have_arrived(delay):
+    world = replay([1.0] * 6 + [-1.0] * 6, delay)
+    changed = 6 - 3
+    never = [step.loss for step in world.never().steps]
+    for strategy in (world.every_window(), world.policy(Policy()), world.oracle()):
+        losses = [step.loss for step in strategy.steps]
+        # The first window with the new relation, and those before its labels arrive, are predicted by the old relation.
+        early = range(changed, changed + delay + 1)
+        assert all(losses[number] > 0.8 * never[number] for number in early)
+        assert losses[changed + delay + 1] < 0.8 * never[changed + delay + 1]
+
+
 def test_a_training_helped_if_the_replaced_model_would_have_lost_more():
     steps = replay([1.0] * 6 + [-1.0] * 6).policy(Policy()).steps
     assert [step.helped for step in steps if step.trained] == [True]

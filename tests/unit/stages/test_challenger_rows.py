@@ -1,0 +1,112 @@
+"""The rows on which MonitorOperator trains challengers: all windows up to the compared one, and none from after it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.contracts import VersionContract
+from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.gains import compare
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.monitor import challengers
+from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.performance import Realised
+from airflow_mlops.trainers import SklearnTrainer
+from tests.support.deployed import write
+
+V1 = ModelVersionRef(model="delays", version=1, run_id="r")
+ROWS = 10
+LINEAR = SklearnTrainer("sklearn.linear_model.LogisticRegression")
+
+
+@pytest.fixture
+def store(tmp_path) -> ArtifactStore:
+    return ArtifactStore(f"file://{tmp_path}/store")
+
+
+@pytest.fixture
+def given(store, monkeypatch):
+    """Return the rows that challengers of April get, as months by past, and the number of windows since training."""
+
+    def given(
+        trained_until: str = "2013-01", timestamp: str | None = "time_hour"
+    ) -> tuple[dict, list[int], int] | None:
+        seen = []
+
+        def cross_fit(fit, champion, current, older, metric, since_training, groups):
+            seen.append(({past: months(table) for past, table in older.items()}, months(current), since_training))
+            losses = np.ones(2)
+            return Comparison(
+                champion=V1, metric=metric, rows=2, value=0.5, loss=1, challengers=[compare(losses, losses, None, 2, 1)]
+            )
+
+        monkeypatch.setattr(challengers, "cross_fit", cross_fit)
+        until = int(trained_until[-2:])
+        training = pa.concat_tables([month(number) for number in range(1, until + 1)])
+        ref = write(store, "training", training, f"2013-01..{trained_until}" if until > 1 else "2013-01")
+        contract = ModelContract(
+            task="binary", label="label", features=[FeatureColumn(name="month", kind="number")], classes=[0, 1],
+            positive=1, dataset_name=ref.name, dataset_id=ref.id, timestamp=timestamp,
+        )  # fmt: skip
+        outcomes = {number: write(store, "outcomes", month(number), f"2013-0{number}") for number in range(1, 7)}
+        check = Check(
+            "delays", Window.model_validate("2013-04"), datetime(2013, 9, 1, tzinfo=timezone.utc), Policy(),
+            [open_dataset(store, outcomes[4])], store,
+        )  # fmt: skip
+        stored = VersionContract(contract=contract)
+        probe = challengers.probe(check, V1, stored, Realised(), [], LINEAR, None)
+        assert bool(seen) is (probe.comparison is not None)
+        return seen[0] if seen else None
+
+    return given
+
+
+def months(table: pa.Table) -> list[int]:
+    """Return the month of each row, once for each time that the rows of the month occur."""
+    return sorted(table["month"].to_pylist())[::ROWS]
+
+
+def month(number: int) -> pa.Table:
+    start = datetime(2013, number, 1, tzinfo=timezone.utc)
+    times = [start + timedelta(days=2 * day) for day in range(ROWS)]
+    return pa.table(
+        {
+            "month": pa.array([float(number)] * ROWS),
+            "label": [0, 1] * (ROWS // 2),
+            "time_hour": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def test_challengers_learn_from_all_windows_before_the_compared_one_and_from_no_later_one(given):
+    older, current, since_training = given()
+    # The past counts the compared window. May and June are in the store and later than the compared window.
+    assert older == {None: [1, 2, 3], 3: [2, 3], 1: []}
+    assert current == [4]
+    assert since_training == 3
+
+
+def test_windows_in_the_training_set_do_not_count_twice(given):
+    older, _, since_training = given("2013-03")
+    assert older == {None: [1, 2, 3], 3: [2, 3], 1: []}
+    assert since_training == 1
+
+
+@pytest.mark.parametrize("until", ["2013-04", "2013-05"])
+def test_a_champion_that_knows_the_window_is_not_compared_on_it(given, until):
+    assert given(until) is None
+
+
+def test_without_times_the_training_set_belongs_to_its_window(given):
+    older, _, _ = given("2013-02", timestamp=None)
+    # The rows of January and February have no times, so none of them is known to be from February.
+    assert older == {None: [1, 2, 3], 3: [3], 1: []}

@@ -30,7 +30,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, PROFILE_FILE, read_contract
 from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import folder_name
+from airflow_mlops.registry.integrity import require_unchanged
+from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,26 +78,27 @@ def write(
     return digest
 
 
-def read(
-    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, promoted: str | None = None
-) -> VersionContract:
+def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    :param promoted: SHA-256 of the contract of a foreign version in the ledger's entry of its promotion; ``None`` to
-        accept the contract that the version's tag names. It is accepted as well if the promoted contract was deleted
-    :raises ModelCorruptError: the version's tag in MLflow names another contract than ``promoted``
+    If the ledger has promoted the version, the contract and the profile must be those that were promoted. For a foreign
+    version whose promoted contract was deleted, the contract that the version's tag names is accepted.
+
+    :raises ModelCorruptError: the contract or the profile was changed after the promotion
     :raises ModelFormatError: the version has no contract, or the contract cannot be read
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
         tags = client.get_model_version(ref.model, str(ref.version)).tags
     digest = tags.get(CONTRACT_TAG)
+    promotion = Ledger(store, ref.model).promotion(ref.version)
+    promoted = promotion.contract_sha256 if promotion is not None else None
     if promoted is not None and digest != promoted and store.exists(_key(ref, promoted)):
         raise ModelCorruptError(
             f"The tag {CONTRACT_TAG} of {ref} in MLflow names another contract than the one that was promoted. Set the tag "
             f"to {promoted}."
         )
-    found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri)
+    found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri, promotion)
     if found is None:
         raise ModelFormatError(
             f"{ref} has no model contract (features, label, ML task), because TrainOperator did not train it and the "
@@ -118,7 +120,7 @@ def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) ->
     return VersionContract.model_validate_json(data)
 
 
-def _from_training(ref: ModelVersionRef, tracking_uri: str) -> VersionContract | None:
+def _from_training(ref: ModelVersionRef, tracking_uri: str, promotion: Entry | None) -> VersionContract | None:
     import mlflow
 
     uri = f"models:/{ref.model}/{ref.version}"
@@ -129,6 +131,8 @@ def _from_training(ref: ModelVersionRef, tracking_uri: str) -> VersionContract |
         if all(item.path != folder for item in files):
             return None
         mlflow.artifacts.download_artifacts(f"{uri}/{folder}", dst_path=temporary, tracking_uri=tracking_uri)
+        if promotion is not None:
+            require_unchanged(ref, promotion, Path(temporary), CONTRACT_FILE, PROFILE_FILE)
         profile = Path(temporary) / PROFILE_FILE
         try:
             return VersionContract(

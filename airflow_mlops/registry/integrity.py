@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
 from airflow_mlops.registry.versions import champion, download, download_into
 
@@ -77,6 +78,31 @@ def download_unchanged(client: MlflowClient, ref: ModelVersionRef, promotion: En
     if (found := difference(promotion.files, file_hashes(folder))) is not None:
         raise _corrupt(ref, promotion, found)
     return folder
+
+
+def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Path:
+    """Download the files of a version, and check them against the ledger if the ledger has promoted the version.
+
+    :param store: artifact store with the ledger
+    :raises ModelCorruptError: a file was changed, added or removed after the promotion
+    :raises RegistryError: the version or its files do not exist any more
+    """
+    return download_unchanged(client, ref, Ledger(store, ref.model).promotion(ref.version))
+
+
+def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *names: str) -> None:
+    """Check some downloaded files of a version against the ledger. Nothing is checked in entries of earlier releases.
+
+    :param promotion: the entry that made the version champion
+    :param folder: folder with the files
+    :param names: paths of the files in ``folder``, which need not exist
+    :raises ModelCorruptError: a file was changed, added or removed after the promotion
+    """
+    if promotion.files:
+        then = {name: promotion.files[name] for name in names if name in promotion.files}
+        now = {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
+        if (found := difference(then, now)) is not None:
+            raise _corrupt(ref, promotion, found)
 
 
 def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) -> str:

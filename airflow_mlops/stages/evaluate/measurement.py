@@ -30,7 +30,8 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
-from airflow_mlops.registry.versions import champion, download, version
+from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.baselines import small_tree
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
@@ -115,13 +116,15 @@ def compare(
     measured_champion, problem, stand_in = None, None, None
     if ref is not None:
         try:
-            loaded = load(download(client, ref), ref, data, allow_pyfunc=allow_pyfunc)
+            loaded = load(download_promoted(client, context.store, ref), ref, data, allow_pyfunc=allow_pyfunc)
             if (stand_in := _stand_in(client, loaded, data, context.store)) is not None:
                 context.progress(
                     f"The champion {ref} was fitted again on all rows of its training set, which contains held-out rows. "
                     f"{stand_in}, from which it was fitted again, is measured in its place."
                 )
-                loaded = load(download(client, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc)
+                loaded = load(
+                    download_promoted(client, context.store, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc
+                )
             measured_champion = _measure_champion(loaded, data, first, own)
         except RegistryUnavailableError:
             raise

@@ -36,6 +36,7 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import RowWeights
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.metrics.clusters import codes
@@ -51,7 +52,7 @@ from airflow_mlops.performance.gains import best_gain, rests, windows_after, win
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.registry import versions
+from airflow_mlops.registry import integrity
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.stages.monitor.check import Check
@@ -180,7 +181,7 @@ def probe(
         rows = _rows(check, contract)
         comparison = cross_fit(
             lambda table: refit(training.trainer, training.seed, contract, table),
-            _champion(present, contract, client),
+            _champion(present, contract, check.store, client),
             rows.current,
             _pasts(rows.older, check.window),
             metric_of(check.policy, contract),
@@ -252,12 +253,14 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
     return policy.metric if policy.metric in known else known[0]
 
 
-def _champion(present: ModelVersionRef, contract: ModelContract, client: MlflowClient) -> Champion:
+def _champion(
+    present: ModelVersionRef, contract: ModelContract, store: ArtifactStore, client: MlflowClient
+) -> Champion:
     loaded: list[OnnxModel] = []
 
     def predict(rows: pa.Table) -> Any:
         if not loaded:
-            loaded.append(OnnxModel.load(versions.download(client, present)))
+            loaded.append(OnnxModel.load(integrity.download_promoted(client, store, present)))
         return loaded[0].predict(rows)
 
     return Champion(present, contract, predict)

@@ -112,8 +112,7 @@ def _load(client: MlflowClient, context: StepContext, ref: ModelVersionRef, allo
     folder = download_unchanged(client, ref, promotion)
     if has_contract(folder):
         return OnnxModel.load(folder)
-    promoted = promotion.contract_sha256 if promotion is not None else None
-    contract = contracts.read(client, context.store, ref, promoted).contract
+    contract = contracts.read(client, context.store, ref).contract
     return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
 
 

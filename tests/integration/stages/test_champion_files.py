@@ -102,7 +102,7 @@ def test_the_entry_of_a_promotion_has_the_hashes_of_model_contract_and_card(clie
 
 @pytest.mark.parametrize("attack", ["contract", "model", "addition"])
 def test_changed_files_are_neither_scored_nor_verified(
-    attack, client, store, champion, run, elsewhere, tmp_path, verify
+    attack, client, store, dataset, champion, run, elsewhere, tmp_path, verify
 ):
     original = {path: (tmp_path / "v" / path).read_bytes() for path in ("mlops/contract.json", "model.onnx")}
     contract = json.loads(original["mlops/contract.json"])
@@ -118,6 +118,19 @@ def test_changed_files_are_neither_scored_nor_verified(
         run()
     with pytest.raises(SystemExit, match=path):
         verify()
+    # A later evaluation compares with the champion, and monitoring reads its contract and profile.
+    with pytest.raises(ModelCorruptError, match=path):
+        evaluate.run(
+            EvaluateSpec(
+                candidates=[register(client, tmp_path / "w", dataset, (1, 0), model=champion.model)], gates=GATES
+            ),
+            step(store),
+        )
+    if path.startswith("mlops/"):
+        with pytest.raises(ModelCorruptError, match=path):
+            contracts.read(client, store, champion)
+    else:
+        assert contracts.read(client, store, champion).contract.classes == contract["classes"]
     if path in original:
         # The damaged copy on this worker is replaced when the file in MLflow is restored.
         put(client, champion, path, original[path])

@@ -525,6 +525,13 @@ def test_a_request_is_moot_after_the_champion_changed_for_another_reason(limit, 
     assert check(store, "2013-02", limit)
 
 
+@pytest.mark.parametrize("kind", ["promoted", "rolled_back"])
+def test_a_change_of_the_champion_before_a_request_does_not_make_it_moot(kind, store):
+    promotion(store, kind=kind)
+    assert check(store, "2013-03")
+    assert states(store) == ["open"]
+
+
 @pytest.mark.parametrize(("limit", "asks"), [("cooldown", True), ("budget", False)])
 def test_after_another_promotion_an_answered_request_counts_for_the_budget_alone(limit, asks, store):
     assert check(store, "2013-02", limit)
